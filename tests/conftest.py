@@ -1,0 +1,50 @@
+"""Every test runs offline, on one thread, with caches of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# Read when torch, transformers or matplotlib are first imported, here and in what tests start.
+os.environ.update(
+    HF_DATASETS_OFFLINE="1",
+    HF_HUB_OFFLINE="1",
+    MKL_NUM_THREADS="1",
+    MPLBACKEND="Agg",
+    OMP_NUM_THREADS="1",
+    TOKENIZERS_PARALLELISM="false",
+)
+
+settings.register_profile("spikeformers", deadline=None, max_examples=25, derandomize=True)
+settings.load_profile("spikeformers")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give this process, a worker of pytest-xdist too, empty caches that are gone at its end."""
+    folder = Path(tempfile.mkdtemp(prefix="spikeformers-tests-"))
+    os.environ["SPIKEFORMERS_CACHE"] = str(folder / "spikeformers")
+    os.environ["HF_HOME"] = str(folder / "huggingface")
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Keep torch on one thread, so that parallel workers do not fight for cores."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Return the folder of shared data sets, or skip."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("SPIKEFORMERS_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip(f"no shared data: {folder} is no folder; SPIKEFORMERS_DATA may name one")
+    return folder
