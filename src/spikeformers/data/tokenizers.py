@@ -1,0 +1,257 @@
+"""Tokenizers: bytes, BPE trained on the corpus, or one from a folder or the hub.
+
+Whatever its origin, the tokenizer is a ``PreTrainedTokenizerFast`` that saves and loads with
+``AutoTokenizer``. Causal ones pad left and end a document with ``eos_token``; masked ones pad
+right, wrap a text in ``[CLS] ... [SEP]``, have ``[MASK]``, and end a document with ``sep_token``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spikeformers.errors import ConfigError, OfflineError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    from spikeformers.data.corpora import Corpus
+
+logger = logging.getLogger(__name__)
+
+END_OF_TEXT, CAUSAL_PAD = "<|endoftext|>", "<|pad|>"
+CAUSAL_SPECIALS = (END_OF_TEXT, CAUSAL_PAD)
+MASKED_SPECIALS = ("[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]")
+ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+def make_tokenizer(
+    spec: str, corpus: Corpus | None = None, *, masked: bool = False
+) -> PreTrainedTokenizerFast:
+    """Tokenizer for ``spec``: ``"byte"``, ``"bpe:4096"``, a folder, or a name on the hub.
+
+    ``corpus`` is read (its train split) only for ``bpe:N``. Raises ConfigError for a spec that
+    names nothing, and OfflineError for a hub name that cannot be reached.
+    """
+    if spec == "byte":
+        return _wrap(_byte_level({}, [], whole=True), masked=masked, origin=spec, roles={})
+    kind, _, size = spec.partition(":")
+    if kind == "bpe":
+        if not size.isdecimal():
+            raise ConfigError(f"tokenizer {spec!r}: bpe needs a vocabulary size, as in bpe:4096.")
+        if corpus is None:
+            raise ConfigError(f"tokenizer {spec!r} is trained on a corpus, and none was given.")
+        return _wrap(_train_bpe(int(size), corpus, masked), masked=masked, origin=spec, roles={})
+    folder = Path(spec).expanduser()
+    if folder.is_dir():
+        backend, roles = _load_folder(folder)
+        return _wrap(backend, masked=masked, origin=str(folder), roles=roles)
+    if folder.exists() or spec.startswith((".", "/", "~")) or "\\" in spec or spec.count("/") > 1:
+        raise ConfigError(
+            f"tokenizer {spec!r}: no such folder. Give byte, bpe:SIZE, a folder with a "
+            "tokenizer.json, or a name on the Hugging Face hub."
+        )
+    return _from_hub(spec, masked)
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
+    """sha256 (hex) of vocabulary, merges, rules and roles; padding and truncation left out."""
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    rules["padding"] = rules["truncation"] = None
+    roles = {role: getattr(tokenizer, role) for role in ROLES}
+    text = json.dumps([rules, roles], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def separator_id(tokenizer: PreTrainedTokenizerFast) -> int:
+    """Id of the token between documents: eos, or sep where there is no eos (BERT)."""
+    for token_id in (tokenizer.eos_token_id, tokenizer.sep_token_id):
+        if isinstance(token_id, int):
+            return token_id
+    raise ConfigError(
+        "this tokenizer has neither an eos nor a sep token to put between documents. "
+        "Make it with spikeformers.data.make_tokenizer, which adds one."
+    )
+
+
+def _byte_characters() -> list[str]:
+    """The printable character that stands for each byte 0..255 (GPT-2, encoder.py)."""
+    kept = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    moved = iter(range(256, 512))
+    return [chr(byte) if byte in kept else chr(next(moved)) for byte in range(256)]
+
+
+def _byte_level(
+    vocab: dict[str, int], merges: list[tuple[str, str]], *, whole: bool = False
+) -> Tokenizer:
+    """Byte-level BPE; no vocabulary means the 256 bytes, ``id == byte``.
+
+    ``whole``: do not cut into words first, which only merges would notice.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    vocab = vocab or {character: byte for byte, character in enumerate(_byte_characters())}
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not whole)
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def _train_bpe(size: int, corpus: Corpus, masked: bool) -> Tokenizer:
+    from tokenizers import trainers
+
+    specials = MASKED_SPECIALS if masked else CAUSAL_SPECIALS
+    least = 256 + len(specials)
+    if size < least:
+        raise ConfigError(
+            f"bpe:{size} is too small: 256 bytes and {len(specials)} special tokens need {least}. "
+            f"Give bpe:{least} or more, or byte."
+        )
+    backend = _byte_level({}, [])
+    trainer = trainers.BpeTrainer(
+        vocab_size=size - len(specials),  # the special tokens follow, as in GPT-2
+        initial_alphabet=_byte_characters(),
+        special_tokens=[],
+        show_progress=False,
+    )
+    backend.train_from_iterator(corpus.documents("train"), trainer)
+    found = backend.get_vocab_size() + len(specials)
+    if found < size:
+        logger.warning(
+            "bpe:%d: the corpus has pairs for %d tokens only; the vocabulary is that large.",
+            size,
+            found,
+        )
+    return backend
+
+
+def _load_folder(folder: Path) -> tuple[Tokenizer, dict[str, str]]:
+    """Backend and roles (``eos_token`` and so on) of the tokenizer files in ``folder``."""
+    from tokenizers import Tokenizer
+
+    named = folder / "tokenizer.json"
+    candidates = [named] if named.is_file() else sorted(folder.glob("*tokenizer*.json"))
+    candidates = [path for path in candidates if path.name != "tokenizer_config.json"]
+    try:
+        if len(candidates) == 1:
+            backend = Tokenizer.from_file(str(candidates[0]))
+        elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+            lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+            pairs = [tuple(line.split(" ")) for line in lines if not line.startswith("#version")]
+            merges = [(pair[0], pair[1]) for pair in pairs if len(pair) == 2]
+            vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+            backend = _byte_level(vocab, merges)
+        else:
+            raise ConfigError(
+                f"no tokenizer in {folder}: looked for tokenizer.json, and for vocab.json with "
+                f"merges.txt, and found {sorted(p.name for p in folder.iterdir())[:8]}."
+            )
+        config_path = folder / "tokenizer_config.json"
+        config: dict[str, Any] = {}
+        if config_path.is_file():
+            config = json.loads(config_path.read_text(encoding="utf-8"))
+    except ConfigError:
+        raise
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise ConfigError(f"the tokenizer files in {folder} cannot be read: {error}") from error
+    roles = {}
+    for role in ROLES:
+        value = config.get(role)
+        value = value.get("content") if isinstance(value, dict) else value
+        if isinstance(value, str):
+            roles[role] = value
+    return backend, roles
+
+
+def _from_hub(name: str, masked: bool) -> PreTrainedTokenizerFast:
+    from transformers import AutoTokenizer
+
+    from spikeformers.data.hub import check_online
+
+    check_online("models", name)
+    try:
+        loaded = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise OfflineError(
+            f"tokenizer {name!r} is no folder here and did not come from the Hugging Face hub "
+            f"({str(error).splitlines()[0]}). Use byte, bpe:SIZE, or a folder with a "
+            "tokenizer.json."
+        ) from error
+    backend = getattr(loaded, "backend_tokenizer", None)
+    if backend is None:
+        raise ConfigError(f"tokenizer {name!r} has no fast version, which spikeformers needs.")
+    roles = {role: getattr(loaded, role) for role in ROLES if getattr(loaded, role, None)}
+    return _wrap(backend, masked=masked, origin=name, roles=roles)
+
+
+def _wrap(
+    backend: Tokenizer, *, masked: bool, origin: str, roles: dict[str, str]
+) -> PreTrainedTokenizerFast:
+    """The Transformers tokenizer around ``backend``, with every role that training needs."""
+    from tokenizers import AddedToken, processors
+    from transformers import PreTrainedTokenizerFast
+
+    backend.no_padding()
+    backend.no_truncation()
+    before = backend.get_vocab_size()
+    roles = {role: token for role, token in roles.items() if backend.token_to_id(token) is not None}
+    for role, known in (_masked_roles() if masked else _causal_roles(roles)).items():
+        if role in roles:
+            continue
+        roles[role] = next((t for t in known if backend.token_to_id(t) is not None), known[0])
+    for role, token in roles.items():
+        eats_space = role == "mask_token" and _cuts_words(backend)
+        backend.add_special_tokens([AddedToken(token, lstrip=eats_space, special=True)])
+    added = backend.get_vocab_size() - before
+    if added and (origin not in ("byte",) and not origin.startswith("bpe:")):
+        logger.warning("tokenizer %s: added %d special tokens that it lacked.", origin, added)
+
+    plain = backend.post_processor is None or isinstance(
+        backend.post_processor, processors.ByteLevel
+    )
+    if not masked and not plain:  # a prompt must not end in [SEP]
+        backend.post_processor = processors.TemplateProcessing(
+            single="$A", pair="$A $B", special_tokens=[]
+        )
+    elif masked and plain:
+        first, last = roles["cls_token"], roles["sep_token"]
+        backend.post_processor = processors.TemplateProcessing(
+            single=f"{first} $A {last}",
+            pair=f"{first} $A {last} $B {last}",
+            special_tokens=[(t, backend.token_to_id(t)) for t in (first, last)],
+        )
+    # padding_side and model_input_names are saved only when given to the constructor.
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        padding_side="right" if masked else "left",
+        model_input_names=["input_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
+        **roles,
+    )
+
+
+def _causal_roles(roles: dict[str, str]) -> dict[str, tuple[str, ...]]:
+    """Role to the tokens that may play it, best first; the first is added if none is known."""
+    end = roles.get("eos_token", END_OF_TEXT)
+    pads = (CAUSAL_PAD, "<|padding|>", "<pad>", "[PAD]")
+    return {"eos_token": (END_OF_TEXT, "</s>", "[SEP]"), "bos_token": (end,), "pad_token": pads}
+
+
+def _masked_roles() -> dict[str, tuple[str, ...]]:
+    return {
+        "pad_token": ("[PAD]", "<pad>", CAUSAL_PAD, "<|padding|>"),
+        "cls_token": ("[CLS]", "<s>"),
+        "sep_token": ("[SEP]", "</s>"),
+        "mask_token": ("[MASK]", "<mask>"),
+        "unk_token": ("[UNK]", "<unk>"),
+    }
+
+
+def _cuts_words(backend: Tokenizer) -> bool:
+    """Whether a word's token includes the space before it, which its mask then replaces too."""
+    rule = json.loads(backend.to_str())["pre_tokenizer"] or {}
+    return rule.get("type") == "ByteLevel" and bool(rule.get("use_regex", True))
