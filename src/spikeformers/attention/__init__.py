@@ -1,0 +1,10 @@
+"""Attention mechanisms, one a file; masks come before any competition."""
+
+from __future__ import annotations
+
+from spikeformers.attention._base import Attention
+from spikeformers.attention.softmax import SoftmaxAttention
+from spikeformers.attention.ssa import SSA
+from spikeformers.attention.wta import COMPETITIONS, WTA
+
+__all__ = ["COMPETITIONS", "SSA", "WTA", "Attention", "SoftmaxAttention"]

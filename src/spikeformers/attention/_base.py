@@ -1,0 +1,51 @@
+"""What an attention core is: spikes q, k, v in, one vector a query out.
+
+    forward(q, k, v, allowed, bias) -> y      q, y [S, B, H, T, K]; k, v [S, B, H, J, K]
+
+``allowed`` is a bool mask that broadcasts to ``[B, 1, T, J]``; a query that may see no key
+gets zeros. ``bias`` ``[H, T, J]`` is added to the scores. ``weights(q, k, allowed, bias)``
+returns the weight ``[S, B, H, T, J]`` of each key, for pictures and for counting; it is the
+definition that ``forward`` computes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Base of all attention cores."""
+
+    weights_are_binary: bool = False
+    """Every weight is 0 or 1, so that the output is a sum of V's spikes."""
+    winners_per_query: int | None = None
+    """How many keys' V rows a query reads; None where it reads all."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def scores(self, q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
+        """``q k^T * scale + bias``, ``[S, B, H, T, J]``."""
+        scores = torch.matmul(q, k.transpose(-1, -2)) * self.scale
+        return scores if bias is None else scores + bias
+
+    def weights(self, q: Tensor, k: Tensor, allowed: Tensor, bias: Tensor | None) -> Tensor:
+        """Weight of each key for each query, ``[S, B, H, T, J]``."""
+        raise TypeError(f"{type(self).__name__} does not define weights()")
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
+        """Weighted sum of v."""
+        return torch.matmul(self.weights(q, k, allowed, bias), v)
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale:.4g}"
+
+
+def masked_softmax(scores: Tensor, allowed: Tensor) -> Tensor:
+    """Softmax over the allowed keys; rows that allow none are zero, not NaN."""
+    p = torch.softmax(scores.masked_fill(~allowed, float("-inf")), dim=-1)
+    return p if bool(allowed.any(-1).all()) else torch.nan_to_num(p, nan=0.0)

@@ -1,0 +1,193 @@
+"""Winner-take-all spiking self-attention: WSSA, and CWSSA under a causal mask.
+
+    A = Q K^T * s                                   per head
+    A_w = WTA_row(A + M)                            M = -inf where a query may not look
+    Y = A_w V
+
+    hard       A_w[i, j] = 1 iff j is the first argmax of row i
+    top_k      1 at the K largest of row i (fewer where fewer are allowed), lowest index on ties
+    sparsemax  Euclidean projection of row i on the simplex (Martins & Astudillo 2016, 1602.02068)
+
+Winner-Take-All Spiking Transformer for Language Modeling, https://arxiv.org/abs/2604.11321.
+The mask comes before the competition, so a row's winners never depend on later tokens.
+
+Unspecified by the paper: s (1/sqrt(head width); it moves no hard or top-K winner), and the
+surrogate. Here the backward pass of hard and top-K is that of
+
+    w = hard - p.detach() + p,   p = softmax(A / temperature + M)
+
+with the full softmax Jacobian. ``winner_weight="mean"`` gives each of K winners 1/K.
+With levels > 1 the scores sum over all pairs of sub-spikes before the one competition.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from spikeformers.attention._base import Attention, masked_softmax
+from spikeformers.errors import ConfigError, nearest
+
+Competition = Literal["hard", "top_k", "sparsemax"]
+COMPETITIONS: tuple[Competition, ...] = ("hard", "top_k", "sparsemax")
+
+
+def winners_of(scores: Tensor, winners: int) -> tuple[Tensor, Tensor]:
+    """Indices ``[..., T, W]`` of each row's winners, best first, and which of them exist.
+
+    A row with fewer than W allowed keys repeats an index where ``exists`` is false.
+
+    ``scores`` holds -inf where a key is not allowed; ties go to the lowest index.
+    """
+    found, exists = [], []
+    left = scores
+    for rank in range(min(winners, scores.shape[-1])):
+        if rank:
+            left = left.scatter(-1, found[-1], float("-inf"))
+        found.append(left.argmax(-1, keepdim=True))
+        exists.append(left.gather(-1, found[-1]) > float("-inf"))
+    return torch.cat(found, -1), torch.cat(exists, -1)
+
+
+def one_hot(index: Tensor, exists: Tensor, keys: int) -> Tensor:
+    """Rows with ones at the winners, ``[..., T, keys]``."""
+    rows = torch.zeros(*index.shape[:-1], keys, device=index.device)
+    return rows.scatter_add_(-1, index, exists.to(rows.dtype))
+
+
+def sparsemax(scores: Tensor) -> Tensor:
+    """Projection of each row on the probability simplex; -inf entries get zero."""
+    ordered = scores.sort(dim=-1, descending=True).values
+    rank = torch.arange(1, scores.shape[-1] + 1, device=scores.device, dtype=scores.dtype)
+    finite = ordered > float("-inf")
+    ordered = torch.where(finite, ordered, torch.zeros_like(ordered))
+    total = ordered.cumsum(-1)
+    support = ((1 + rank * ordered > total) & finite).sum(-1, keepdim=True)
+    tau = (total.gather(-1, (support - 1).clamp_min(0)) - 1) / support.clamp_min(1)
+    return torch.relu(scores - tau)
+
+
+class _Compete(torch.autograd.Function):
+    """``y = WTA(scores) v`` by gathering the winners' rows; softmax surrogate backwards."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor | None,
+        allowed: Tensor,
+        scale: float,
+        temperature: float,
+        winners: int,
+        weight: float,
+    ) -> Tensor:
+        scores = torch.matmul(q, k.transpose(-1, -2)).mul_(scale)
+        if bias is not None:
+            scores += bias
+        scores.masked_fill_(~allowed, float("-inf"))
+        index, exists = winners_of(scores, winners)
+        y = torch.zeros_like(q)
+        width = v.shape[-1]
+        for rank in range(index.shape[-1]):
+            one = slice(rank, rank + 1)
+            rows = v.gather(-2, index[..., one].expand(*index.shape[:-1], width))
+            y += rows * exists[..., one]
+        ctx.save_for_backward(q, k, v, scores, index, exists)
+        ctx.scale, ctx.temperature, ctx.weight = scale, temperature, weight
+        return y.mul_(weight) if weight != 1 else y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, scores, index, exists = ctx.saved_tensors
+        gy = grads[0]
+        p = torch.softmax(scores / ctx.temperature if ctx.temperature != 1 else scores, dim=-1)
+        seen = exists[..., :1]
+        if not bool(seen.all()):
+            p = torch.where(seen, p, torch.zeros_like(p))
+        g_scores = torch.matmul(gy, v.transpose(-1, -2)).mul_(p)
+        g_scores -= p.mul_(g_scores.sum(-1, keepdim=True))
+        if ctx.temperature != 1:
+            g_scores /= ctx.temperature
+        g_bias = g_scores.sum((0, 1)) if ctx.needs_input_grad[3] else None
+        g_scores *= ctx.scale
+        g_v = torch.zeros_like(v)
+        for rank in range(index.shape[-1]):
+            one = slice(rank, rank + 1)
+            g_v.scatter_add_(
+                -2,
+                index[..., one].expand(*index.shape[:-1], v.shape[-1]),
+                gy * (exists[..., one] * ctx.weight),
+            )
+        g_q = torch.matmul(g_scores, k)
+        g_k = torch.matmul(g_scores.transpose(-1, -2), q)
+        return g_q, g_k, g_v, g_bias, None, None, None, None, None
+
+
+class WTA(Attention):
+    """Winner-take-all attention with ``winners`` keys a query (hard: one)."""
+
+    def __init__(
+        self,
+        scale: float,
+        competition: Competition = "hard",
+        winners: int = 1,
+        temperature: float = 1.0,
+        winner_weight: Literal["one", "mean"] = "one",
+    ) -> None:
+        super().__init__(scale)
+        if competition not in COMPETITIONS:
+            raise ConfigError(
+                f"unknown wta {competition!r}; known: {', '.join(COMPETITIONS)}."
+                f"{nearest(competition, COMPETITIONS)}"
+            )
+        if winners < 1 or temperature <= 0:
+            raise ConfigError(
+                f"winners must be at least 1 and surrogate_temperature positive, "
+                f"not {winners} and {temperature}."
+            )
+        self.competition, self.temperature = competition, temperature
+        self.winners = 1 if competition == "hard" else winners
+        self.weight = 1.0 / self.winners if winner_weight == "mean" else 1.0
+        self.weights_are_binary = competition == "hard" or (
+            competition == "top_k" and self.weight == 1
+        )
+        self.winners_per_query = None if competition == "sparsemax" else self.winners
+
+    def weights(self, q: Tensor, k: Tensor, allowed: Tensor, bias: Tensor | None) -> Tensor:
+        scores = self.scores(q, k, bias).masked_fill(~allowed, float("-inf"))
+        if self.competition == "sparsemax":
+            return sparsemax(scores)
+        index, exists = winners_of(scores, self.winners)
+        hard = one_hot(index, exists, k.shape[-2]).to(q.dtype) * self.weight
+        p = masked_softmax(scores / self.temperature, allowed)
+        return hard - p.detach() + p if torch.is_grad_enabled() else hard
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
+        if self.competition == "sparsemax":
+            return super().forward(q, k, v, allowed, bias)
+        # Scores of spikes are exact in float32; half precision would invent ties.
+        with torch.autocast(q.device.type, enabled=False):
+            y: Tensor = _Compete.apply(
+                q.float(),
+                k.float(),
+                v.float(),
+                None if bias is None else bias.float(),
+                allowed,
+                self.scale,
+                self.temperature,
+                self.winners,
+                self.weight,
+            )
+        return y.to(v.dtype)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.competition}, winners={self.winners}, weight={self.weight:.4g}, "
+            f"scale={self.scale:.4g}, temperature={self.temperature}"
+        )

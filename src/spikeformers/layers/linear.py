@@ -1,0 +1,31 @@
+"""A linear map whose input is spikes.
+
+    y = x W^T + b                                   x holds counts times a unit, [S, B, T, D]
+    y = sum_d x_d (unit * W)^T + b                  x_d are binary sub-steps, [levels, S, B, T, D]
+
+The second form is what event-driven hardware runs; ``fold`` prepares the weights for it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class SpikeLinear(nn.Linear):
+    """``nn.Linear`` that also takes binary sub-steps once folded."""
+
+    folded: bool = False
+
+    def fold(self, unit: float) -> None:
+        """Fold the value of one spike into the weights and expect sub-steps from now on."""
+        with torch.no_grad():
+            self.weight.mul_(unit)
+        self.folded = True
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.folded:
+            return super().forward(input)
+        y = F.linear(input, self.weight).sum(0)
+        return y if self.bias is None else y + self.bias

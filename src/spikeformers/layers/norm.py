@@ -1,0 +1,27 @@
+"""Norms by name. ``gain`` is the initial scale: with a neuron behind, it is 1/threshold."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from spikeformers.errors import ConfigError, nearest
+
+NORMS = ("layer", "rms", "none")
+
+
+def make_norm(name: str, width: int, eps: float, gain: float = 1.0) -> nn.Module:
+    """LayerNorm (Ba et al. 2016), RMSNorm (Zhang & Sennrich 2019), or the identity."""
+    norm: nn.Module
+    if name == "layer":
+        norm = nn.LayerNorm(width, eps=eps)
+    elif name == "rms":
+        norm = nn.RMSNorm(width, eps=eps)
+    elif name == "none":
+        return nn.Identity()
+    else:
+        raise ConfigError(
+            f"unknown norm {name!r}; known: {', '.join(NORMS)}.{nearest(name, NORMS)}"
+        )
+    norm.initial_gain = gain  # type: ignore[assignment]
+    nn.init.constant_(norm.weight, gain)  # type: ignore[arg-type]
+    return norm

@@ -1,0 +1,58 @@
+"""Models, one paper a file, registered with the Transformers Auto classes on import."""
+
+from __future__ import annotations
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+)
+
+from spikeformers.models._spikingformer import SpikingformerConfig, SpikingLMOutput
+from spikeformers.models.control import control_of
+from spikeformers.models.loading import load_model
+from spikeformers.models.presets import PRESETS, build_config, build_model
+from spikeformers.models.wd_spikingformer import (
+    WDSpikingformerConfig,
+    WDSpikingformerForCausalLM,
+    WDSpikingformerModel,
+)
+from spikeformers.models.we_spikingformer import (
+    WESpikingformerConfig,
+    WESpikingformerForMaskedLM,
+    WESpikingformerForSequenceClassification,
+    WESpikingformerModel,
+)
+
+for _config, _auto, _model in (
+    (WDSpikingformerConfig, AutoModel, WDSpikingformerModel),
+    (WDSpikingformerConfig, AutoModelForCausalLM, WDSpikingformerForCausalLM),
+    (WESpikingformerConfig, AutoModel, WESpikingformerModel),
+    (WESpikingformerConfig, AutoModelForMaskedLM, WESpikingformerForMaskedLM),
+    (
+        WESpikingformerConfig,
+        AutoModelForSequenceClassification,
+        WESpikingformerForSequenceClassification,
+    ),
+):
+    AutoConfig.register(_config.model_type, _config, exist_ok=True)
+    _auto.register(_config, _model, exist_ok=True)
+
+__all__ = [
+    "PRESETS",
+    "SpikingLMOutput",
+    "SpikingformerConfig",
+    "WDSpikingformerConfig",
+    "WDSpikingformerForCausalLM",
+    "WDSpikingformerModel",
+    "WESpikingformerConfig",
+    "WESpikingformerForMaskedLM",
+    "WESpikingformerForSequenceClassification",
+    "WESpikingformerModel",
+    "build_config",
+    "build_model",
+    "control_of",
+    "load_model",
+]

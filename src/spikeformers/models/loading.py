@@ -1,0 +1,105 @@
+"""Open a model folder: config.json, model.safetensors, tokenizer; say clearly what is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+)
+
+from spikeformers.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".pickle")
+
+
+def load_model(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return the model, in eval mode, and its tokenizer.
+
+    Raises CheckpointError for a missing folder, a pickle, a truncated file, or weights that
+    belong to another model.
+    """
+    path = Path(folder)
+    check_folder(path)
+    config = AutoConfig.from_pretrained(path)
+    architecture = (config.architectures or [""])[0]
+    auto: Any = AutoModelForCausalLM
+    if "MaskedLM" in architecture:
+        auto = AutoModelForMaskedLM
+    elif "SequenceClassification" in architecture:
+        auto = AutoModelForSequenceClassification
+    try:
+        model, info = auto.from_pretrained(
+            path, output_loading_info=True, use_safetensors=True, ignore_mismatched_sizes=True
+        )
+    except (ValueError, OSError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: the model cannot be built: {error}") from error
+    wrong = {
+        "missing": sorted(info["missing_keys"]),
+        "unexpected": sorted(info["unexpected_keys"]),
+        "of another shape": sorted(str(key) for key in info["mismatched_keys"]),
+    }
+    if any(wrong.values()):
+        said = "; ".join(f"{len(v)} {k} (first: {v[0]})" for k, v in wrong.items() if v)
+        raise CheckpointError(
+            f"{path}: model.safetensors does not belong to its config.json "
+            f"({config.model_type}): {said}. Put the matching file back."
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (ValueError, OSError, KeyError) as error:
+        raise CheckpointError(f"{path}: the tokenizer cannot be read: {error}") from error
+    return model.eval(), tokenizer
+
+
+def check_folder(path: Path) -> None:
+    """Raise CheckpointError unless ``path`` looks like a whole, safe model folder."""
+    if path.suffix in PICKLES and path.is_file():
+        raise CheckpointError(
+            f"{path} is a pickle, which can run code when it is opened; it is not loaded. "
+            "Save the model with save_pretrained() (safetensors) where you trust it."
+        )
+    if not path.is_dir():
+        what = "is a file, not a model folder" if path.exists() else "does not exist"
+        raise CheckpointError(
+            f"{path} {what}; a model is a folder with config.json and model.safetensors."
+        )
+    config = path / "config.json"
+    if not config.is_file():
+        hint = ""
+        if (path / "run.json").is_file():
+            hint = " The run in it has not finished: go on with --resume."
+        raise CheckpointError(f"{path} has no config.json, so it is no model folder.{hint}")
+    try:
+        json.loads(config.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{config} is not valid JSON: {error}.") from error
+    weights = sorted(path.glob("*.safetensors"))
+    if not weights:
+        pickles = [p.name for p in path.iterdir() if p.suffix in PICKLES]
+        if pickles:
+            raise CheckpointError(
+                f"{path} holds {', '.join(pickles)} but no safetensors; pickles are never loaded. "
+                "Convert it with save_pretrained() where you trust it."
+            )
+        raise CheckpointError(f"{path} has no model.safetensors.")
+    for file in weights:
+        try:
+            with safe_open(file, framework="pt") as handle:
+                handle.keys()
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"{file} is truncated or not a safetensors file ({error}); copy it again or "
+                "take the run's last checkpoint with --resume."
+            ) from error

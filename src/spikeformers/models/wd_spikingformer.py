@@ -1,0 +1,158 @@
+"""WD-Spikingformer: a causal language model of winner-take-all spiking attention (CWSSA).
+
+    embedding (+ positions), repeated S times -> blocks -> mean over S -> norm -> (SN) -> head
+
+Winner-Take-All Spiking Transformer for Language Modeling, https://arxiv.org/abs/2604.11321.
+Unspecified by the paper: widths (24 x 1024 x 16 heads fits its 0.4 B), tying of the head, position
+encoding; see ``SpikingformerConfig`` for the rest.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+from transformers.generation import GenerationMixin
+
+from spikeformers.layers import SpikeLinear
+from spikeformers.models._spikingformer import (
+    SpikingformerConfig,
+    SpikingformerModel,
+    SpikingformerPreTrainedModel,
+    SpikingLMOutput,
+    expand,
+    make_neuron,
+    rate_loss,
+    total,
+    track_rates,
+)
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "wd-spikingformer-tiny": {
+        "hidden_size": 128,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 256,
+    },
+    "wd-spikingformer-small": {
+        "hidden_size": 320,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 5,
+        "max_position_embeddings": 512,
+    },
+    "wd-spikingformer-base": {
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "max_position_embeddings": 1024,
+    },
+    "wd-spikingformer-0.4b": {
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "max_position_embeddings": 1024,
+    },
+    "wd-spikingformer-1.0b": {
+        "hidden_size": 1792,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 28,
+        "max_position_embeddings": 1024,
+    },
+}
+
+
+class WDSpikingformerConfig(SpikingformerConfig):
+    """Configuration of WD-Spikingformer; fields and defaults in ``SpikingformerConfig``."""
+
+    model_type = "wd_spikingformer"
+
+
+class WDSpikingformerModel(SpikingformerModel):
+    """Backbone without a head."""
+
+    config_class = WDSpikingformerConfig
+
+
+class WDSpikingformerForCausalLM(SpikingformerPreTrainedModel, GenerationMixin):
+    """Next-token prediction; ``generate`` uses a key-value cache of spikes."""
+
+    config_class = WDSpikingformerConfig
+    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: WDSpikingformerConfig) -> None:
+        super().__init__(config)
+        self.model = WDSpikingformerModel(config)
+        self.head_neuron = make_neuron(config) if config.spiking_head else None
+        head = SpikeLinear if config.spiking_head else nn.Linear
+        self.lm_head = head(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        self.lm_head = value  # type: ignore[assignment]
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> SpikingLMOutput:
+        """Logits ``[B, T, V]``; ``labels`` ``[B, T]`` are shifted inside, -100 is ignored."""
+        rates = track_rates(self)
+        out = self.model(
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
+            use_cache,
+            output_attentions,
+            output_hidden_states,
+        )
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        hidden = out.last_hidden_state[:, keep]
+        if self.head_neuron is None:
+            logits = self.lm_head(hidden)
+        else:
+            logits = self.lm_head(self.head_neuron(hidden.unsqueeze(0))).squeeze(0)
+        lm_loss = None
+        if labels is not None:
+            lm_loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
+            )
+        rate = rate_loss(self.config, rates)
+        return SpikingLMOutput(
+            loss=total(lm_loss, rate),
+            logits=logits,
+            past_key_values=out.past_key_values,
+            hidden_states=out.hidden_states,
+            attentions=out.attentions,
+            lm_loss=lm_loss,
+            rate_loss=rate,
+        )
+
+    @torch.no_grad()
+    def expand_to_binary(self) -> WDSpikingformerForCausalLM:
+        """Return a copy that computes the same logits from binary sub-steps only.
+
+        Every neuron emits ``[levels, S, ...]`` zeros and ones, 1/levels is folded into the
+        weights behind it, and the head is untied. For checking and for hardware; not for training
+        or saving.
+        """
+        twin = copy.deepcopy(self).eval()
+        twin.lm_head.weight = nn.Parameter(twin.lm_head.weight.clone())
+        expand(twin)
+        return twin

@@ -1,0 +1,177 @@
+"""WE-Spikingformer: a masked language model of winner-take-all spiking attention (WSSA).
+
+    embedding + positions, repeated S times -> blocks -> mean over S -> norm -> (SN) -> head
+
+Winner-Take-All Spiking Transformer for Language Modeling, https://arxiv.org/abs/2604.11321.
+Unspecified by the paper: the shape (BERT-base's is inferred), the head (here a tied linear map
+with a bias) and how a sentence is pooled (``pooling``).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from spikeformers.errors import ConfigError
+from spikeformers.layers import SpikeLinear
+from spikeformers.models._spikingformer import (
+    SpikingformerConfig,
+    SpikingformerModel,
+    SpikingformerPreTrainedModel,
+    SpikingLMOutput,
+    make_neuron,
+    rate_loss,
+    total,
+    track_rates,
+)
+from spikeformers.models.wd_spikingformer import PRESETS as CAUSAL_PRESETS
+
+PRESETS: dict[str, dict[str, Any]] = {
+    name.replace("wd-", "we-"): {
+        **sizes,
+        "max_position_embeddings": min(sizes["max_position_embeddings"], 512),
+    }
+    for name, sizes in CAUSAL_PRESETS.items()
+}
+
+
+class WESpikingformerConfig(SpikingformerConfig):
+    """Configuration of WE-Spikingformer; fields and defaults in ``SpikingformerConfig``."""
+
+    model_type = "we_spikingformer"
+    causal: ClassVar[bool] = False
+    attentions: ClassVar[tuple[str, ...]] = ("wssa", "ssa", "softmax")
+
+    attention: str = "wssa"
+    max_position_embeddings: int = 512
+    use_cache: bool = False
+    pooling: str = "mean"
+    """What a classifier reads: "mean" over tokens that are not padding, or the "first" token."""
+
+    def validate_architecture(self) -> None:
+        super().validate_architecture()
+        if self.pooling not in ("mean", "first"):
+            raise ConfigError(f"pooling={self.pooling!r} is unknown; one of mean, first.")
+
+
+class WESpikingformerModel(SpikingformerModel):
+    """Backbone without a head."""
+
+    config_class = WESpikingformerConfig
+
+
+class WESpikingformerForMaskedLM(SpikingformerPreTrainedModel):
+    """Prediction of masked tokens."""
+
+    config_class = WESpikingformerConfig
+    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: WESpikingformerConfig) -> None:
+        super().__init__(config)
+        self.model = WESpikingformerModel(config)
+        self.head_neuron = make_neuron(config) if config.spiking_head else None
+        head = SpikeLinear if config.spiking_head else nn.Linear
+        self.lm_head = head(config.hidden_size, config.vocab_size, bias=True)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        self.lm_head = value  # type: ignore[assignment]
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> SpikingLMOutput:
+        """Logits ``[B, T, V]``; ``labels`` ``[B, T]`` hold -100 where nothing was masked."""
+        rates = track_rates(self)
+        out = self.model(
+            input_ids,
+            attention_mask,
+            position_ids,
+            inputs_embeds=inputs_embeds,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )
+        if self.head_neuron is None:
+            logits = self.lm_head(out.last_hidden_state)
+        else:
+            logits = self.lm_head(self.head_neuron(out.last_hidden_state.unsqueeze(0))).squeeze(0)
+        lm_loss = None
+        if labels is not None:
+            lm_loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
+            )
+        rate = rate_loss(self.config, rates)
+        return SpikingLMOutput(
+            loss=total(lm_loss, rate),
+            logits=logits,
+            hidden_states=out.hidden_states,
+            attentions=out.attentions,
+            lm_loss=lm_loss,
+            rate_loss=rate,
+        )
+
+
+class WESpikingformerForSequenceClassification(SpikingformerPreTrainedModel):
+    """One label (or one regressed value) a sequence."""
+
+    config_class = WESpikingformerConfig
+
+    def __init__(self, config: WESpikingformerConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = WESpikingformerModel(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput:
+        """Logits ``[B, num_labels]``."""
+        rates = track_rates(self)
+        out = self.model(
+            input_ids,
+            attention_mask,
+            position_ids,
+            inputs_embeds=inputs_embeds,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )
+        hidden = out.last_hidden_state
+        if self.config.pooling == "first":
+            pooled = hidden[:, 0]
+        elif attention_mask is None:
+            pooled = hidden.mean(1)
+        else:
+            keep = attention_mask.unsqueeze(-1).to(hidden.dtype)
+            pooled = (hidden * keep).sum(1) / keep.sum(1).clamp_min(1)
+        logits = self.classifier(self.dropout(pooled))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                labels=labels, pooled_logits=logits, config=self.config, **kwargs
+            )
+            loss = total(loss, rate_loss(self.config, rates))
+        return SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=out.hidden_states, attentions=out.attentions
+        )
