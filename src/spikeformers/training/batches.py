@@ -1,0 +1,152 @@
+"""The batch of a step: a pure function of the seed and the step, shared out over the ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from spikeformers.data.masking import mask_tokens
+from spikeformers.data.sampling import WindowSampler, batch
+from spikeformers.errors import ConfigError, DataError
+from spikeformers.training.config import TrainConfig
+from spikeformers.training.distributed import World
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from spikeformers.data.store import TokenSplit
+
+IGNORED = -100
+VALIDATION_EPOCH = 2**31 - 1  # the masks of validation: the same at every evaluation
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one forward pass takes; ``targets`` labels count in its mean loss."""
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    targets: int
+
+    def to(self, device: torch.device) -> dict[str, torch.Tensor]:
+        return {
+            "input_ids": self.input_ids.to(device, non_blocking=True),
+            "labels": self.labels.to(device, non_blocking=True),
+        }
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Next token (the model shifts), or the masked ones of ``mask_token_id`` is set."""
+
+    seed: int
+    vocab_size: int
+    mask_token_id: int | None = None
+    special_ids: tuple[int, ...] = ()
+    mask_probability: float = 0.15
+
+    def micro_batch(
+        self, ids: np.ndarray, starts: np.ndarray, epoch: np.ndarray | int
+    ) -> MicroBatch:
+        if self.mask_token_id is None:
+            inputs = torch.from_numpy(np.ascontiguousarray(ids))
+            return MicroBatch(inputs, inputs, ids.shape[0] * (ids.shape[1] - 1))
+        masked, labels = mask_tokens(
+            ids,
+            seed=self.seed,
+            epoch=epoch,
+            starts=starts,
+            mask_token_id=self.mask_token_id,
+            vocab_size=self.vocab_size,
+            special_ids=self.special_ids,
+            probability=self.mask_probability,
+        )
+        targets = int((labels != IGNORED).sum())
+        if targets == 0:  # a mean over nothing is NaN: one label of weight zero
+            labels[0, 0] = ids[0, 0]
+        return MicroBatch(torch.from_numpy(masked), torch.from_numpy(labels), targets)
+
+
+def make_objective(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: TrainConfig
+) -> Objective:
+    """Masked for ``...ForMaskedLM``, else causal; refuses what cannot fit together."""
+    vocabulary, longest = model.config.vocab_size, longest_context(model)
+    if len(tokenizer) > vocabulary:
+        raise ConfigError(
+            f"The tokenizer has {len(tokenizer)} tokens and the model a vocabulary of {vocabulary}."
+        )
+    if longest is not None and config.context > longest:
+        raise ConfigError(
+            f"context is {config.context}; this model takes at most {longest} tokens."
+        )
+    if not type(model).__name__.endswith("ForMaskedLM"):
+        return Objective(config.seed, vocabulary)
+    if tokenizer.mask_token_id is None:
+        raise ConfigError("A masked model needs a tokenizer with a mask token; this one has none.")
+    special = tuple(int(i) for i in tokenizer.all_special_ids)
+    return Objective(
+        config.seed, len(tokenizer), tokenizer.mask_token_id, special, config.mask_probability
+    )
+
+
+def longest_context(model: PreTrainedModel) -> int | None:
+    """The most tokens that the model's positions allow, if it says so."""
+    value: Any = getattr(model.config, "max_position_embeddings", None)
+    return int(value) if value else None
+
+
+class TrainBatches:
+    """This rank's micro-batches of each step of the training split."""
+
+    def __init__(
+        self, split: TokenSplit, objective: Objective, config: TrainConfig, world: World
+    ) -> None:
+        self.split, self.objective, self.config, self.world = split, objective, config, world
+        if split.num_tokens < config.context:
+            raise DataError(
+                f"The training text has {split.num_tokens} tokens, fewer than the context of "
+                f"{config.context}. Give more text or a smaller context."
+            )
+        self.sampler = WindowSampler(
+            split.num_tokens, config.context, config.batch_size, config.seed
+        )
+
+    def of(self, step: int) -> list[MicroBatch]:
+        def parts(whole: np.ndarray) -> list[np.ndarray]:
+            mine = np.split(whole, self.world.size)[self.world.rank]
+            return np.split(mine, self.config.gradient_accumulation)
+
+        windows = zip(
+            parts(self.sampler.indices(step)), parts(self.sampler.epochs(step)), strict=True
+        )
+        return [
+            self.objective.micro_batch(
+                batch(self.split, starts, self.config.context), starts, epochs
+            )
+            for starts, epochs in windows
+        ]
+
+
+def validation_batches(
+    split: TokenSplit, objective: Objective, config: TrainConfig, world: World
+) -> Iterator[MicroBatch]:
+    """Windows spread evenly over the split, the same at each call.
+
+    Every rank gets as many batches; one that has no window left repeats a window with 0 targets.
+    """
+    context = min(config.context, split.num_tokens)
+    windows = split.num_tokens // context
+    if config.eval_batches:
+        windows = min(windows, config.eval_batches * config.batch_size)
+    starts = np.linspace(0, split.num_tokens - context, windows).astype(np.int64)
+    for first in range(0, windows, config.batch_size):
+        chunk = starts[first : first + config.batch_size]
+        mine = chunk[world.rank :: world.size]
+        part = mine if len(mine) else chunk[:1]
+        one = objective.micro_batch(batch(split, part, context), part, VALIDATION_EPOCH)
+        yield one if len(mine) else MicroBatch(one.input_ids, one.labels, 0)

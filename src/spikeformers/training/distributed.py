@@ -1,0 +1,177 @@
+"""One process or many: who we are, how the model is spread, and what the ranks agree on."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+
+from spikeformers.errors import ConfigError
+from spikeformers.training.config import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among ``size``; ``group`` is a gloo group for numbers and checkpoints."""
+
+    rank: int
+    size: int
+    device: torch.device
+    strategy: str
+    group: Any = None
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Sum over the ranks, in float64 (the same numbers on each)."""
+        if self.size == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(total, group=self.group)
+        return list(total.tolist())
+
+    def mean(self, values: Sequence[float]) -> list[float]:
+        return [value / self.size for value in self.sum(values)]
+
+    def any(self, flag: bool) -> bool:
+        return self.sum([float(flag)])[0] > 0
+
+
+def choose_device(wanted: str, local_rank: int) -> torch.device:
+    """``auto`` is CUDA where there is one; a device asked for that is absent is an error."""
+    have = {"cpu": True, "cuda": torch.cuda.is_available()}
+    have["mps"] = torch.backends.mps.is_available()
+    name = ("cuda" if have["cuda"] else "cpu") if wanted == "auto" else wanted
+    if not have[name]:
+        raise ConfigError(f"device is {name!r}, and torch finds none here. Use device=auto.")
+    return torch.device("cuda", local_rank) if name == "cuda" else torch.device(name)
+
+
+def choose_strategy(wanted: str, size: int) -> str:
+    """``auto`` is DDP in more than one process; a strategy that cannot be met is an error."""
+    if size == 1 and wanted in ("ddp", "fsdp") and "RANK" not in os.environ:
+        raise ConfigError(
+            f"strategy is {wanted!r}, and this is a single process. Start it with "
+            "torchrun --nproc_per_node N, or use strategy=single."
+        )
+    if size > 1 and wanted == "single":
+        raise ConfigError(f"strategy is 'single' in {size} processes. Use ddp or fsdp.")
+    return ("ddp" if size > 1 else "single") if wanted == "auto" else wanted
+
+
+@contextmanager
+def open_world(config: TrainConfig) -> Iterator[World]:
+    """Join the processes that torchrun started (RANK is set), or be alone."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    strategy = choose_strategy(config.strategy, size)
+    device = choose_device(config.device, int(os.environ.get("LOCAL_RANK", "0")))
+    share = size * config.gradient_accumulation
+    if config.batch_size % share:
+        raise ConfigError(
+            f"batch_size is {config.batch_size}; with {size} processes and gradient_accumulation "
+            f"{config.gradient_accumulation} it must be a multiple of {share}."
+        )
+    if strategy == "single":
+        yield World(0, 1, device, strategy)
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    owns = not dist.is_initialized()
+    if owns:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    group = dist.new_group(backend="gloo")  # checkpoints hang or abort on the default group
+    try:
+        yield World(dist.get_rank(), size, device, strategy, group)
+    finally:
+        dist.destroy_process_group(None if owns else group)
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """The repeated blocks, by the Transformers convention ``_no_split_modules``."""
+    names = set(getattr(model, "_no_split_modules", None) or ())
+    return [
+        block
+        for stack in model.modules()
+        if isinstance(stack, nn.ModuleList)
+        for block in stack
+        if type(block).__name__ in names
+    ]
+
+
+def spread(model: nn.Module, world: World, *, compiled: bool) -> nn.Module:
+    """Move the model to the device and spread it; returns what the loop calls.
+
+    ``model`` itself stays the place where parameters live, whatever is returned.
+    """
+    model.to(world.device)
+    if world.strategy == "single":
+        if compiled:
+            model.compile()
+        return model
+    for tensor in (*model.parameters(), *model.buffers()):
+        dist.broadcast(tensor.detach(), src=0)
+    if world.strategy == "ddp":
+        if compiled:
+            model.compile()
+        device_ids = [world.device.index] if world.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(model, device_ids=device_ids)
+    return _shard(model, world, compiled)
+
+
+def _shard(model: nn.Module, world: World, compiled: bool) -> nn.Module:
+    from torch.distributed.device_mesh import init_device_mesh
+
+    scalars = [name for name, p in model.named_parameters() if p.ndim == 0]
+    if scalars:
+        raise ConfigError(
+            f"strategy=fsdp cannot shard the scalar parameters {scalars[:3]}. Use strategy=ddp."
+        )
+    mesh = init_device_mesh(world.device.type, (world.size,))
+    parts = blocks(model)
+    if not parts:
+        logger.warning("fsdp: the model names no _no_split_modules; it is sharded as one piece")
+    for block in parts:
+        if compiled:
+            block.compile()
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+@contextmanager
+def gradient_sync(module: nn.Module, *, wanted: bool) -> Iterator[None]:
+    """Exchange gradients in this backward pass, or (gradient accumulation) not yet."""
+    if isinstance(module, nn.parallel.DistributedDataParallel) and not wanted:
+        with module.no_sync():
+            yield
+        return
+    if isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(wanted)
+    yield
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """This rank's part of a tensor that may be sharded."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def full_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The whole state dict on the CPU of rank 0 (every rank must call; others get {})."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state = get_model_state_dict(model, options=options)
+    return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}

@@ -1,0 +1,81 @@
+"""The gradients of one step: forward and backward over this rank's part of the batch."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from spikeformers.training.batches import TrainBatches
+from spikeformers.training.config import TrainConfig
+from spikeformers.training.density import DensityMeter
+from spikeformers.training.distributed import World, gradient_sync
+from spikeformers.training.optim import gradient_norm, learning_rate
+from spikeformers.training.precision import Precision
+from spikeformers.training.validation import lm_loss
+
+
+@dataclass(frozen=True)
+class GradientStep:
+    """``module`` is called, ``model`` (inside it, or the same) holds the parameters."""
+
+    module: nn.Module
+    model: nn.Module
+    batches: TrainBatches
+    config: TrainConfig
+    world: World
+    precision: Precision
+    meter: DensityMeter
+
+    def __call__(self, step: int, *, measure: bool) -> dict[str, float]:
+        """Leave gradients in the parameters; return the losses of the whole batch and the norm.
+
+        The language-model loss is a mean over the targets of the global batch, however it is
+        parted; penalties are a mean over the parts. ``measure`` counts spikes in the first part.
+        """
+        parts = self.batches.of(step)
+        (targets,) = self.world.sum([sum(part.targets for part in parts)])
+        even = 1 / len(parts)
+        sums = {"loss": 0.0, "lm_loss": 0.0, "rate_loss": 0.0}
+        penalised = False
+        _seed_step(self.config.seed, step, self.world.rank)
+        for number, part in enumerate(parts):
+            share = part.targets * self.world.size / max(targets, 1)
+            observe = measure and number == 0 and not self.config.compile
+            with gradient_sync(self.module, wanted=number == len(parts) - 1):
+                counting = self.meter.measuring(self.model) if observe else nullcontext()
+                with self.precision.autocast(), counting:
+                    output = self.module(**part.to(self.world.device))
+                loss, language = output.loss * even, lm_loss(output)
+                if share != even:
+                    loss = loss + language * (share - even)
+                loss.backward()
+            penalty = getattr(output, "rate_loss", None)
+            penalised = penalised or penalty is not None
+            sums["loss"] += loss.item()
+            sums["lm_loss"] += language.item() * share
+            sums["rate_loss"] += float(penalty) * even if penalty is not None else 0.0
+        if measure and self.config.compile:
+            with (
+                torch.no_grad(),
+                self.precision.autocast(),
+                torch.compiler.set_stance("force_eager"),
+                self.meter.measuring(self.model),
+            ):
+                self.model(**parts[0].to(self.world.device))
+        loss_sum, lm_sum, rate_sum = self.world.mean(list(sums.values()))
+        metrics = {"loss": loss_sum, "lm_loss": lm_sum}
+        if penalised:
+            metrics["rate_loss"] = rate_sum
+        metrics["grad_norm"] = gradient_norm(self.model, self.world)
+        metrics["learning_rate"] = learning_rate(step, self.config)
+        return metrics
+
+
+def _seed_step(seed: int, step: int, rank: int) -> None:
+    """Dropout of a step depends on nothing before it, so no generator state is ever saved."""
+    (mixed,) = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)
+    torch.manual_seed(int(mixed) % 2**63)

@@ -1,0 +1,98 @@
+"""What a run writes about itself: ``metrics.jsonl``, TensorBoard files, a progress bar.
+
+One JSON object a line, ``kind`` "train" or "validation", with ``step`` (steps completed),
+``tokens_seen`` and ``seconds`` (of training steps alone) in each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from spikeformers.errors import StorageError
+
+
+class Journal:
+    """A context that logs on the main process and does nothing on the others."""
+
+    def __init__(
+        self, out: Path, *, step: int, total: int, enabled: bool = True, progress: bool = True
+    ) -> None:
+        self.path, self.step, self.total = out / "metrics.jsonl", step, total
+        self.enabled, self._show = enabled, progress and enabled
+        self._shown: dict[str, float] = {}
+
+    def __enter__(self) -> Journal:
+        if not self.enabled:
+            return self
+        from torch.utils.tensorboard import SummaryWriter
+
+        try:
+            truncate(self.path, self.step)
+            self._lines = self.path.open("a", encoding="utf-8")
+            folder = self.path.parent / "tensorboard"
+            self._board = SummaryWriter(str(folder), purge_step=self.step + 1)
+        except OSError as error:
+            raise StorageError(f"Could not write {self.path}: {error}") from error
+        self._bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[shown]}"),
+            TimeRemainingColumn(),
+            disable=not self._show,
+        )
+        self._task = self._bar.add_task("", total=self.total, completed=self.step, shown="")
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.enabled:
+            self._bar.stop()
+            self._lines.close()
+            self._board.close()
+
+    def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        """Append one line; ``density_by_layer`` becomes one TensorBoard curve a layer."""
+        if not self.enabled:
+            return
+        try:
+            line = {"kind": kind, "step": step, **values}
+            self._lines.write(json.dumps(line, allow_nan=False) + "\n")
+            self._lines.flush()
+            for key, value in values.items():
+                if isinstance(value, (int, float)):
+                    self._board.add_scalar(f"{kind}/{key}", value, step)
+            for layer, density in values.get("density_by_layer", {}).items():
+                self._board.add_scalar(f"density/{layer}", density, step)
+        except OSError as error:
+            raise StorageError(f"Could not write {self.path}: {error}") from error
+
+    def advance(self, step: int, values: Mapping[str, Any]) -> None:
+        """Move the bar; values not given (density between two measurements) stay as shown."""
+        if not self._show:
+            return
+        self._shown |= values
+        words = {"loss": "loss {:.3f}", "tokens_per_second": "{:,.0f} tokens/s"}
+        words["density"] = "density {:.3f}"
+        shown = [words[key].format(self._shown[key]) for key in words if key in self._shown]
+        self._bar.update(self._task, completed=step, shown="  ".join(shown))
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a ``metrics.jsonl``; a last line cut off by a crash is left out."""
+    lines = path.read_text("utf-8").splitlines(keepends=True) if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def truncate(path: Path, step: int) -> None:
+    """Drop the lines after ``step``: the resumed run will write them again."""
+    kept = [line for line in read_metrics(path) if line["step"] <= step]
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,188 @@
+"""The training loop: one step after another, each a pure function of weights, seed and step.
+
+Started alone, or by ``torchrun`` in several processes (DDP, FSDP2). Dropout is seeded anew at
+each step, batches come from a counter, so a run resumed from a checkpoint is the same run.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from spikeformers.errors import TrainingDiverged
+from spikeformers.training.batches import TrainBatches, make_objective
+from spikeformers.training.checkpoint import (
+    TrainState,
+    checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
+from spikeformers.training.config import TrainConfig
+from spikeformers.training.density import DensityMeter
+from spikeformers.training.distributed import open_world, spread
+from spikeformers.training.gradients import GradientStep
+from spikeformers.training.interrupt import Interrupt
+from spikeformers.training.journal import Journal
+from spikeformers.training.optim import clip, make_optimizer
+from spikeformers.training.precision import choose_precision
+from spikeformers.training.run_folder import export, open_run, run_record
+from spikeformers.training.validation import validate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from spikeformers.data.store import TokenStore
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended; ``final_validation`` is empty when it was interrupted."""
+
+    steps: int
+    tokens_seen: int
+    seconds: float  # of training steps, over all resumes; validation and saving not counted
+    final_validation: dict[str, float] = field(default_factory=dict)
+    interrupted: bool = False
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens_seen / self.seconds if self.seconds else 0.0
+
+
+def train(
+    model: PreTrainedModel,
+    store: TokenStore,
+    tokenizer: PreTrainedTokenizerBase,
+    out: str | Path,
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+    on_step: Callable[[int, Mapping[str, float]], None] | None = None,
+    model_card: str | Callable[[TrainResult], str] | None = None,
+) -> TrainResult:
+    """Train ``model`` in place on ``store`` and export it into the run folder ``out``.
+
+    ``on_step(step, metrics)`` is called after each step, from 1. Ctrl-C ends after the current
+    step with a checkpoint; ``resume=True`` then goes on exactly.
+
+    Raises ``UsageError`` before anything is written, ``TrainingDiverged`` before a step whose
+    loss or gradient is not finite changes a weight, ``StorageError``, ``CheckpointError``.
+    """
+    out, total = Path(out), config.total_steps
+    with open_world(config) as world, _settings(model, config), Interrupt() as interrupt:
+        precision = choose_precision(config.precision, world.device)
+        objective = make_objective(model, tokenizer, config)
+        batches = TrainBatches(store.split("train"), objective, config, world)
+        held_out = store.split("validation")
+        start = open_run(out, run_record(model, store.manifest, config), world, resume=resume)
+        if world.is_main:
+            logger.info("precision %s (%s)", precision.name, precision.reason)
+            logger.info("%s, %d process(es), %s", world.strategy, world.size, world.device)
+
+        model_class = type(model)
+        module = spread(model, world, compiled=config.compile)
+        optimizer = make_optimizer(model, config)
+        meter = DensityMeter()
+        gradients = GradientStep(module, model, batches, config, world, precision, meter)
+        state = load_checkpoint(start, model, optimizer, world) if start else TrainState()
+        validation: dict[str, float] = {}
+        stopped = False
+
+        with Journal(
+            out, step=state.step, total=total, enabled=world.is_main, progress=progress
+        ) as journal:
+            while state.step < total and not stopped:
+                began = time.perf_counter()
+                logs = state.step + 1 in (1, total) or (state.step + 1) % config.log_every == 0
+                metrics = gradients(state.step, measure=logs)
+                _refuse_divergence(metrics, state.step + 1, out)
+                clip(model, metrics["grad_norm"], config.grad_clip)
+                for group in optimizer.param_groups:
+                    group["lr"] = metrics["learning_rate"]
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+
+                took = time.perf_counter() - began
+                state.step += 1
+                state.tokens_seen += config.tokens_per_step
+                state.seconds += took
+                metrics["tokens_per_second"] = config.tokens_per_step / took
+                spent = {"tokens_seen": state.tokens_seen, "seconds": state.seconds}
+                measured = meter.report(state.step) if logs else {}
+                if logs:
+                    journal.write("train", state.step, metrics | spent | measured)
+                journal.advance(state.step, metrics | measured)
+                if on_step is not None:
+                    on_step(state.step, metrics)
+
+                last = state.step == total
+                stopped = world.any(interrupt.requested) and not last
+                if last or _due(state.step, config.eval_every):
+                    validation = validate(model, held_out, objective, config, world, precision)
+                    _refuse_divergence(validation, state.step, out)
+                    journal.write("validation", state.step, validation | spent)
+                if last or stopped or _due(state.step, config.save_every):
+                    save_checkpoint(
+                        out / "checkpoints",
+                        state,
+                        model,
+                        optimizer,
+                        world,
+                        keep=config.keep_checkpoints,
+                    )
+        if stopped:
+            return TrainResult(state.step, state.tokens_seen, state.seconds, interrupted=True)
+        if not validation:  # resumed when nothing was left to do but the export
+            validation = validate(model, held_out, objective, config, world, precision)
+        result = TrainResult(state.step, state.tokens_seen, state.seconds, validation)
+        if objective.mask_token_id is None:
+            model.config.use_cache = True
+        card = model_card(result) if callable(model_card) else model_card
+        export(model, model_class, tokenizer, out, world, card)
+        return result
+
+
+def _refuse_divergence(metrics: Mapping[str, float], step: int, out: Path) -> None:
+    """Raise ``TrainingDiverged`` for a number that is not finite (the same on every rank)."""
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            kept = checkpoints(out / "checkpoints")
+            last = f"The last good checkpoint is {kept[-1]}" if kept else "None was saved before"
+            raise TrainingDiverged(
+                f"The {name} is {value} at step {step}; training stopped there, and the weights "
+                f"were left as they were. {last}. Lower learning_rate or grad_clip, or use "
+                "another seed."
+            )
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+@contextmanager
+def _settings(model: PreTrainedModel, config: TrainConfig) -> Iterator[None]:
+    """Training mode, no generation cache, and the threads asked for; undone afterwards."""
+    threads, cached = torch.get_num_threads(), getattr(model.config, "use_cache", None)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    if cached is not None:
+        model.config.use_cache = False
+    model.train()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        if cached is not None:
+            model.config.use_cache = cached
+        model.eval()

@@ -1,0 +1,70 @@
+"""AdamW with decay on matrices only, the learning rate of a step, and gradient clipping."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import torch
+from torch import nn
+
+from spikeformers.training.config import TrainConfig
+from spikeformers.training.distributed import World, local
+
+UNDECAYED = re.compile(r"bias|norm|\bln|threshold|decay|tau|amplitude|temperature", re.IGNORECASE)
+
+
+def decays(name: str, parameter: torch.Tensor) -> bool:
+    """Weight decay is for matrices: two true dimensions, and no norm, bias or threshold."""
+    return sum(size > 1 for size in parameter.shape) >= 2 and not UNDECAYED.search(name)
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101, in two groups."""
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups[decays(name, parameter)].append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": groups[True], "weight_decay": config.weight_decay},
+            {"params": groups[False], "weight_decay": 0.0},
+        ],
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.eps,
+        fused=True,
+    )
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """The rate of step ``step`` (from 0): linear warm-up, then the schedule to its floor."""
+    total = config.total_steps
+    warmup = round(config.warmup_ratio * total)
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    if config.schedule == "constant":
+        return config.learning_rate
+    done = (step - warmup) / max(1, total - 1 - warmup)
+    left = (1 + math.cos(math.pi * done)) / 2 if config.schedule == "cosine" else 1 - done
+    floor = config.min_learning_rate_ratio
+    return config.learning_rate * (floor + (1 - floor) * left)
+
+
+def gradient_norm(model: nn.Module, world: World) -> float:
+    """The 2-norm of all gradients, summed in float64, over the shards of every rank."""
+    grads = [local(p.grad) for p in model.parameters() if p.grad is not None]
+    exact = torch.float32 if world.device.type == "mps" else torch.float64
+    norms = [torch.linalg.vector_norm(g, dtype=exact) for g in grads]
+    squared = float(torch.stack(norms).square().sum()) if norms else 0.0
+    if world.strategy == "fsdp":
+        (squared,) = world.sum([squared])
+    return math.sqrt(squared)
+
+
+def clip(model: nn.Module, norm: float, largest: float) -> None:
+    """Scale the gradients down to the norm ``largest`` where ``norm`` exceeds it."""
+    if norm > largest:
+        torch._foreach_mul_(
+            [local(p.grad) for p in model.parameters() if p.grad is not None], largest / norm
+        )

@@ -1,0 +1,44 @@
+"""Which floating-point type the forward pass computes in, and why."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from spikeformers.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Precision:
+    """``fp32`` or ``bf16`` (autocast: weights and gradients stay float32)."""
+
+    name: str
+    reason: str
+    device: torch.device
+
+    def autocast(self) -> AbstractContextManager[object]:
+        if self.name == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+def choose_precision(wanted: str, device: torch.device) -> Precision:
+    """Resolve ``auto``; bf16 on a device without it is a ``ConfigError``."""
+    if wanted == "fp32":
+        return Precision("fp32", "asked for", device)
+    refused = _why_no_bf16(device)
+    if wanted == "auto":
+        if device.type != "cuda" or refused:
+            return Precision("fp32", refused or f"auto: {device.type} is fastest in fp32", device)
+        return Precision("bf16", "auto: this CUDA device computes bf16", device)
+    if refused:
+        raise ConfigError(f"precision is 'bf16', and {refused}. Use precision=auto.")
+    return Precision("bf16", "asked for", device)
+
+
+def _why_no_bf16(device: torch.device) -> str:
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return f"{torch.cuda.get_device_name(device)} has no bf16"
+    return "mps autocast has no tested bf16" if device.type == "mps" else ""

@@ -1,0 +1,175 @@
+"""The folder of a run: who may begin in it, who may resume, and the exported model.
+
+run.json  metrics.jsonl  tensorboard/  checkpoints/step-0000100/
+config.json  model.safetensors  tokenizer files  README.md     (once the run is complete)
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+
+from spikeformers.errors import CheckpointError, ConfigError, StorageError, UsageError
+from spikeformers.training.checkpoint import checkpoints
+from spikeformers.training.config import RESUMABLE_CHANGES, ROUNDING_CHANGES, TrainConfig
+from spikeformers.training.distributed import World, full_state
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+RUN_FILES = ("run.json", "metrics.jsonl", "checkpoints", "config.json", "model.safetensors")
+VOLATILE = ("use_cache", "architectures", "transformers_version", "dtype", "_name_or_path")
+"""Model config keys that loading and saving change, and training does not read."""
+
+
+def run_record(
+    model: PreTrainedModel, manifest: Mapping[str, Any], config: TrainConfig
+) -> dict[str, Any]:
+    """The content of ``run.json``: the resolved request, and what it ran on."""
+    described = json.loads(model.config.to_json_string(use_diff=False))
+    return {
+        "config": config.as_dict(),
+        "model": {key: value for key, value in described.items() if key not in VOLATILE},
+        "data": json.loads(json.dumps(dict(manifest), default=str)),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "transformers": str(transformers.__version__),
+        },
+    }
+
+
+def open_run(out: Path, record: dict[str, Any], world: World, *, resume: bool) -> Path | None:
+    """Begin (writes ``run.json``) or resume; returns the checkpoint to go on from.
+
+    Raises ``UsageError`` for a folder that is taken, or nothing to resume, and ``ConfigError``
+    naming the keys for a resume with another config, model or data.
+    """
+    if resume:
+        _same_run(out, record, world)
+        found = checkpoints(out / "checkpoints")
+        if not found:
+            logger.info("no checkpoint in %s yet: beginning at step 0", out)
+        return found[-1] if found else None
+    if taken := [name for name in RUN_FILES if (out / name).exists()]:
+        raise UsageError(
+            f"{out} already holds a run ({taken[0]}). Use --resume to go on with it, or another "
+            "--out."
+        )
+    world.sum([0.0])  # nobody writes before everybody has looked
+    if world.is_main:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            write_text(out / "run.json", json.dumps(record, indent=2) + "\n")
+        except OSError as error:
+            raise StorageError(f"Could not begin a run in {out}: {error}") from error
+    return None
+
+
+def _same_run(out: Path, record: dict[str, Any], world: World) -> None:
+    path = out / "run.json"
+    if not path.is_file():
+        raise UsageError(f"Nothing to resume: {path} does not exist. Start without --resume.")
+    try:
+        before = json.loads(path.read_text("utf-8"))
+        sections = {key: dict(before[key]) for key in ("config", "model", "data")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error!r}. Begin in another --out.") from (
+            error
+        )
+    sections["config"] = TrainConfig().as_dict() | sections["config"]
+    for section, old in sections.items():
+        new = record[section]
+        differ = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+        allowed = RESUMABLE_CHANGES + ROUNDING_CHANGES if section == "config" else ()
+        refused = [key for key in differ if key not in allowed]
+        if refused:
+            told = "; ".join(f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in refused)
+            raise ConfigError(
+                f"{out} was begun with another {section}: {told}. Resume with the values of "
+                f"{path}, or begin in another --out."
+            )
+        rounding = [key for key in differ if key in ROUNDING_CHANGES]
+        if rounding and world.is_main:
+            logger.warning(
+                "%s changed: the run goes on, equal up to rounding and dropout, not bit for bit",
+                ", ".join(rounding),
+            )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``path`` through a temporary name."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, "utf-8")
+    os.replace(temporary, path)
+
+
+def export(
+    model: PreTrainedModel,
+    model_class: type[PreTrainedModel],
+    tokenizer: PreTrainedTokenizerBase,
+    out: Path,
+    world: World,
+    model_card: str | None,
+) -> None:
+    """Save model, tokenizer and card into ``out``, ``config.json`` last. Every rank calls this.
+
+    ``model_class`` is the class before sharding, of which the whole model is rebuilt.
+    Raises ``StorageError`` when the disk refuses; what ``out`` held before stays.
+    """
+    state = full_state(model) if world.strategy == "fsdp" else None
+    if not world.is_main:
+        return
+    if state is not None:
+        model = model_class(model.config)
+        model.load_state_dict(state)
+    temporary = out / ".export"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        with _no_shard_bar():
+            model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        if model_card is not None:
+            write_text(temporary / "README.md", model_card)
+        for path in sorted(temporary.iterdir(), key=lambda path: path.name == "config.json"):
+            os.replace(path, out / path.name)
+        temporary.rmdir()
+    except (OSError, _safetensors_error()) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise StorageError(
+            f"Could not save the model into {out}: {error}. The checkpoints in "
+            f"{out / 'checkpoints'} are complete; free some space and resume."
+        ) from error
+
+
+@contextmanager
+def _no_shard_bar() -> Iterator[None]:
+    """Without the bar that Transformers draws while it writes one file."""
+    from transformers.utils import logging as transformers_logging
+
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def _safetensors_error() -> type[Exception]:
+    from safetensors import SafetensorError
+
+    return SafetensorError

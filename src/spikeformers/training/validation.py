@@ -1,0 +1,57 @@
+"""Validation: the language-model loss over windows of the held-out text."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from spikeformers.errors import DataError
+from spikeformers.training.batches import Objective, validation_batches
+from spikeformers.training.config import TrainConfig
+from spikeformers.training.distributed import World
+from spikeformers.training.precision import Precision
+
+if TYPE_CHECKING:
+    from spikeformers.data.store import TokenSplit
+
+
+def lm_loss(output: Any) -> torch.Tensor:
+    """The loss without penalties: ``lm_loss`` where the model gives one, else ``loss``."""
+    separate = getattr(output, "lm_loss", None)
+    loss: torch.Tensor = output.loss if separate is None else separate
+    return loss
+
+
+def validate(
+    model: nn.Module,
+    split: TokenSplit,
+    objective: Objective,
+    config: TrainConfig,
+    world: World,
+    precision: Precision,
+) -> dict[str, float]:
+    """Loss (nats a token), perplexity, and bits a byte of the text.
+
+    For a masked model these are of the masked tokens: a pseudo-perplexity.
+    """
+    if split.num_tokens < 2:
+        raise DataError("The validation text is empty. Give a corpus with more documents.")
+    was_training = model.training
+    model.eval()
+    total = targets = 0.0
+    with torch.no_grad(), precision.autocast():
+        for one in validation_batches(split, objective, config, world):
+            loss = lm_loss(model(**one.to(world.device))).double().item()
+            total += loss * one.targets if one.targets else 0.0
+            targets += one.targets
+    model.train(was_training)
+    total, targets = world.sum([total, targets])
+    loss = total / max(targets, 1.0)
+    return {
+        "loss": loss,
+        "perplexity": math.exp(min(loss, 700.0)),
+        "bits_per_byte": loss / math.log(2) * split.num_tokens / split.num_bytes,
+    }
