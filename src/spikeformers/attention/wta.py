@@ -41,7 +41,8 @@ def winners_of(scores: Tensor, winners: int) -> tuple[Tensor, Tensor]:
 
     ``scores`` holds -inf where a key is not allowed; ties go to the lowest index.
     """
-    found, exists = [], []
+    found: list[Tensor] = []
+    exists: list[Tensor] = []
     left = scores
     for rank in range(min(winners, scores.shape[-1])):
         if rank:

@@ -44,6 +44,7 @@ class TLIF(Neuron):
     """Spikes in {-a, 0, +a}; one amplitude a per neuron layer."""
 
     spike_type = "ternary"
+    calibrated: Tensor
 
     def __init__(
         self,
