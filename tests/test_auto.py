@@ -50,16 +50,22 @@ def test_importing_the_package_brings_no_heavy_library() -> None:
     "first",
     [
         "import spikeformers",
-        "import transformers, spikeformers",
         "from transformers import AutoModelForCausalLM; import spikeformers",
-        "import spikeformers; from transformers import AutoModelForCausalLM",
-        "import spikeformers; from transformers import pipeline",
-        "import spikeformers; from transformers import PreTrainedModel",
+        "import spikeformers; from transformers import PreTrainedModel, pipeline",
         "import spikeformers.models",
-        "from spikeformers.data import make_tokenizer",
-        "from spikeformers import train",
-        "import spikeformers; spikeformers.WDSpikingformerConfig()",
-        "import spikeformers, importlib; importlib.reload(spikeformers)",
+        *(
+            pytest.param(first, marks=pytest.mark.slow)
+            for first in (
+                "import transformers, spikeformers",
+                "import spikeformers; from transformers import AutoModelForCausalLM",
+                "import spikeformers; from transformers import pipeline",
+                "import spikeformers.neurons; from transformers import Trainer",
+                "from spikeformers.data import make_tokenizer",
+                "from spikeformers import train",
+                "import spikeformers; spikeformers.WDSpikingformerConfig()",
+                "import spikeformers, importlib; importlib.reload(spikeformers)",
+            )
+        ),
     ],
 )
 def test_auto_classes_know_the_models_in_any_order_of_imports(first: str) -> None:
