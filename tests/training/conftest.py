@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,7 @@ from spikeformers.data import load_corpus, make_tokenizer, tokenize_corpus
 from spikeformers.models import build_config, build_model
 from spikeformers.training import TrainConfig
 
-WORDS = "the spike of a neuron wins or loses and then all is quiet again until the next".split()
+WORDS = ["the", "spike", "of", "a", "neuron", "wins", "or", "loses", "and", "is", "quiet", "again"]
 
 
 def write_corpus(path: Path) -> Path:
@@ -94,15 +95,20 @@ MODELS: dict[str, Callable[..., PreTrainedModel]] = {
 MASKED = ("bert", "we")
 
 
-@pytest.fixture
-def setup(causal: Any, masked: Any) -> Callable[..., tuple[PreTrainedModel, Any, Any]]:
-    """``setup("wd")`` gives (a fresh model, store, tokenizer), the same at each call."""
+@pytest.fixture(scope="session")
+def fresh(causal: Any, masked: Any) -> Callable[..., tuple[PreTrainedModel, Any, Any]]:
+    """``fresh("wd")`` gives (a fresh model, store, tokenizer), the same at each call."""
 
     def make(kind: str, **kw: Any) -> tuple[PreTrainedModel, Any, Any]:
         data = masked if kind in MASKED else causal
         return MODELS[kind](data.tokenizer, **kw), data.store, data.tokenizer
 
     return make
+
+
+@pytest.fixture(scope="session")
+def config() -> Callable[..., TrainConfig]:
+    return tiny
 
 
 def tiny(**changes: Any) -> TrainConfig:
@@ -112,3 +118,20 @@ def tiny(**changes: Any) -> TrainConfig:
         "save_every": 2, "log_every": 1, "learning_rate": 1e-2, "device": "cpu",
     }  # fmt: skip
     return TrainConfig.from_dict(values | changes)
+
+
+@pytest.fixture
+def full_disk() -> Callable[..., AbstractContextManager[None]]:
+    """``with full_disk():`` files cannot grow beyond a few bytes; the kernel refuses the write."""
+    resource = pytest.importorskip("resource")
+
+    @contextmanager
+    def limited(limit: int = 4096) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited

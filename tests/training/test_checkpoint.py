@@ -1,0 +1,169 @@
+"""What is saved comes back; what is damaged is named; what was there before stays."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from spikeformers.errors import CheckpointError, StorageError
+from spikeformers.training import TrainConfig
+from spikeformers.training.checkpoint import (
+    TrainState,
+    checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
+from spikeformers.training.distributed import World
+from spikeformers.training.optim import make_optimizer
+
+ALONE = World(0, 1, torch.device("cpu"), "single")
+
+
+def trained(fresh: Any, kind: str = "wd", seed: int = 0) -> tuple[Any, torch.optim.AdamW]:
+    """A model and its optimiser after one step."""
+    model, store, _ = fresh(kind, seed=seed)
+    optimizer = make_optimizer(model, TrainConfig())
+    ids = torch.from_numpy(store.split("train").tokens[:32].astype("int64")).view(2, 16)
+    model(input_ids=ids, labels=ids).loss.backward()
+    optimizer.step()
+    return model, optimizer
+
+
+def save(folder: Path, pair: tuple[Any, Any], step: int = 1, keep: int = 2) -> Path:
+    state = TrainState(step, step * 64, step * 0.5)
+    return save_checkpoint(folder, state, *pair, ALONE, keep=keep)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bert", "wd", "we"])
+def test_round_trip(kind: str, tmp_path: Path, fresh: Any) -> None:
+    model, optimizer = trained(fresh, kind)
+    path = save(tmp_path, (model, optimizer))
+    other = fresh(kind, seed=1)[0]
+    opened = make_optimizer(other, TrainConfig())
+    state = load_checkpoint(path, other, opened, ALONE)
+    assert (state.step, state.tokens_seen, state.seconds) == (1, 64, 0.5)
+    assert all(torch.equal(model.state_dict()[k], v) for k, v in other.state_dict().items())
+    pairs = zip(model.parameters(), other.parameters(), strict=True)
+    for mine, theirs in pairs:
+        assert optimizer.state[mine].keys() == opened.state[theirs].keys()
+        for key, value in optimizer.state[mine].items():
+            assert torch.equal(value, opened.state[theirs][key]), key
+
+
+def test_a_parameter_that_got_no_gradient_comes_back_without_state(
+    tmp_path: Path, fresh: Any
+) -> None:
+    model = fresh("wd")[0]
+    first = next(model.parameters())
+    optimizer = make_optimizer(model, TrainConfig())
+    first.grad = torch.ones_like(first)
+    optimizer.step()
+    path = save(tmp_path, (model, optimizer), step=3)  # its own count is 1
+    opened = make_optimizer(model, TrainConfig())
+    load_checkpoint(path, model, opened, ALONE)
+    assert list(opened.state) == [first]
+    assert opened.state[first]["step"] == 1
+
+
+def test_only_json_and_safetensors_are_written(tmp_path: Path, fresh: Any) -> None:
+    path = save(tmp_path, trained(fresh))
+    assert sorted(p.suffix for p in path.iterdir()) == [".json", ".safetensors"]
+    (shard,) = path.glob("*.safetensors")
+    assert any(name.endswith(".exp_avg_sq") for name in load_file(shard))
+
+
+def test_the_newest_are_kept_and_the_incomplete_ignored(tmp_path: Path, fresh: Any) -> None:
+    pair = trained(fresh)
+    for step in (5, 90, 100):
+        save(tmp_path, pair, step)
+    (tmp_path / ".tmp-step-0000200").mkdir()
+    (tmp_path / "step-0000300").mkdir()  # no checkpoint.json
+    assert [p.name for p in checkpoints(tmp_path)] == ["step-0000090", "step-0000100"]
+    save(tmp_path, pair, 110, keep=1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-0000110", "step-0000300"]
+
+
+def test_saving_the_same_step_again_replaces_it(tmp_path: Path, fresh: Any) -> None:
+    model, optimizer = trained(fresh)
+    save(tmp_path, (model, optimizer))
+    with torch.no_grad():
+        next(model.parameters()).fill_(0.5)
+    path = save(tmp_path, (model, optimizer))
+    (shard,) = path.glob("*.safetensors")
+    name = next(name for name, _ in model.named_parameters())
+    assert (load_file(shard)[f"model.{name}"] == 0.5).all()
+
+
+def test_a_truncated_file_is_named_and_the_last_good_one_too(tmp_path: Path, fresh: Any) -> None:
+    pair = trained(fresh)
+    save(tmp_path, pair, 1)
+    path = save(tmp_path, pair, 2)
+    (shard,) = path.glob("*.safetensors")
+    size = shard.stat().st_size
+    with shard.open("r+b") as file:
+        file.truncate(size - 10)
+    with pytest.raises(CheckpointError) as raised:
+        load_checkpoint(path, *pair, ALONE)
+    message = str(raised.value)
+    assert f"{shard} is {size - 10} bytes instead of {size}" in message
+    assert "to go on from step-0000001" in message
+
+
+def test_altered_bytes_are_found(tmp_path: Path, fresh: Any) -> None:
+    pair = trained(fresh)
+    path = save(tmp_path, pair)
+    (shard,) = path.glob("*.safetensors")
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"SHA-256 differs.*no other checkpoint"):
+        load_checkpoint(path, *pair, ALONE)
+
+
+def test_missing_foreign_and_unreadable_files(tmp_path: Path, fresh: Any) -> None:
+    pair = trained(fresh)
+    path = save(tmp_path, pair)
+    (shard,) = path.glob("*.safetensors")
+    shutil.copy(shard, path / "shard-99.safetensors")
+    with pytest.raises(CheckpointError, match=r"shard-99.safetensors is not a part"):
+        load_checkpoint(path, *pair, ALONE)
+    shard.unlink()
+    with pytest.raises(CheckpointError, match=f"{shard.name} is missing"):
+        load_checkpoint(path, *pair, ALONE)
+    record = path / "checkpoint.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"format_version": 99}))
+    with pytest.raises(CheckpointError, match="format 99; this version reads format 1"):
+        load_checkpoint(path, *pair, ALONE)
+    record.write_bytes(b"\x80\x04pickle")
+    with pytest.raises(CheckpointError, match=r"checkpoint\.json is unreadable"):
+        load_checkpoint(path, *pair, ALONE)
+
+
+def test_another_models_checkpoint_is_refused_before_anything_changes(
+    tmp_path: Path, fresh: Any
+) -> None:
+    path = save(tmp_path, trained(fresh, "gpt2"))
+    model = fresh("wd")[0]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match="belongs to another model"):
+        load_checkpoint(path, model, make_optimizer(model, TrainConfig()), ALONE)
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint(
+    tmp_path: Path, fresh: Any, full_disk: Any
+) -> None:
+    pair = trained(fresh)
+    good = save(tmp_path, pair, 1)
+    content = {p.name: p.read_bytes() for p in good.iterdir()}
+    with full_disk(), pytest.raises(StorageError, match=r"step-0000002.*last good one is .*0001"):
+        save(tmp_path, pair, 2)
+    assert [p.name for p in tmp_path.iterdir()] == [good.name]
+    assert {p.name: p.read_bytes() for p in good.iterdir()} == content
+    assert load_checkpoint(good, *pair, ALONE).step == 1

@@ -1,0 +1,58 @@
+"""Counted spikes, and layers that never fire."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from spikeformers.neurons import LIF
+from spikeformers.training.density import DensityMeter
+
+
+class Two(nn.Module):
+    """Two neurons of threshold one, the second of which gets half its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = LIF(threshold=1.0), LIF(threshold=1.0)
+
+    def forward(self, current: torch.Tensor) -> None:
+        self.first(current)
+        self.second(current[..., :1] * 0.1)
+
+
+def test_density_by_layer_and_overall(caplog: pytest.LogCaptureFixture) -> None:
+    meter, model = DensityMeter(), Two()
+    current = torch.tensor([[0.0, 2.0, 2.0, 0.0]])  # [S=1, 4]: two of four fire
+    with meter.measuring(model):
+        model(current)
+        model(current * 0)
+    with caplog.at_level(logging.WARNING):
+        report = meter.report(step=9)
+        meter.report(step=10)
+    assert report["density_by_layer"] == {"first": 0.25, "second": 0.0}
+    assert report["density"] == 2 / 10
+    assert report["dead_layers"] == ["second"]
+    assert [r.getMessage() for r in caplog.records] == ["second does not fire at all (step 9)"]
+
+
+def test_nothing_is_counted_outside_or_left_from_before() -> None:
+    meter, model = DensityMeter(), Two()
+    current = torch.full((1, 4), 2.0)
+    with meter.measuring(model):
+        model(current)
+    model(current)
+    assert meter.by_layer() == {"first": 1.0, "second": 0.0}
+    with meter.measuring(model):
+        model(current * 0)
+    assert meter.by_layer() == {"first": 0.0, "second": 0.0}
+
+
+def test_a_model_of_real_numbers_has_no_density() -> None:
+    meter, model = DensityMeter(), nn.Linear(2, 2)
+    with meter.measuring(model):
+        model(torch.zeros(1, 2))
+    assert meter.report(1) == {}

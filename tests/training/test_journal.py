@@ -1,0 +1,67 @@
+"""Lines are appended, cut back on resume, and readable after a crash."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from spikeformers.errors import StorageError
+from spikeformers.training.journal import Journal, read_metrics, truncate
+
+
+def test_lines_and_event_files(tmp_path: Path) -> None:
+    with Journal(tmp_path, step=0, total=2, progress=False) as journal:
+        journal.write("train", 1, {"loss": 0.5, "density_by_layer": {"a": 0.25}})
+        journal.write("validation", 1, {"loss": 0.75})
+        journal.advance(1, {"loss": 0.5})
+    assert read_metrics(tmp_path / "metrics.jsonl") == [
+        {"kind": "train", "step": 1, "loss": 0.5, "density_by_layer": {"a": 0.25}},
+        {"kind": "validation", "step": 1, "loss": 0.75},
+    ]
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert set(events.Tags()["scalars"]) == {"train/loss", "validation/loss", "density/a"}
+    assert events.Scalars("density/a")[0].value == 0.25
+
+
+def test_resuming_drops_later_lines_and_half_ones(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"step": step}) + "\n" for step in (1, 2, 3, 4)]
+    path.write_text("".join(lines) + '{"step": 5, "lo')
+    truncate(path, 3)
+    assert path.read_text() == "".join(lines[:3])
+
+
+def test_a_resumed_journal_goes_on_where_the_checkpoint_was(tmp_path: Path) -> None:
+    for begin in (0, 1):
+        with Journal(tmp_path, step=begin, total=3, progress=False) as journal:
+            for step in range(begin, 3):
+                journal.write("train", step + 1, {"loss": float(begin)})
+    assert [(line["step"], line["loss"]) for line in read_metrics(tmp_path / "metrics.jsonl")] == [
+        (1, 0.0), (2, 1.0), (3, 1.0),
+    ]  # fmt: skip
+
+
+def test_other_ranks_write_nothing(tmp_path: Path) -> None:
+    with Journal(tmp_path, step=0, total=1, enabled=False) as journal:
+        journal.write("train", 1, {"loss": 1.0})
+        journal.advance(1, {"loss": 1.0})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(StorageError, match=r"metrics\.jsonl"):
+        Journal(tmp_path, step=0, total=1, progress=False).__enter__()
+
+
+def test_the_bar_shows_loss_speed_and_density(tmp_path: Path) -> None:
+    with Journal(tmp_path, step=0, total=9) as journal:
+        journal.advance(1, {"loss": 2.5, "tokens_per_second": 1234.0, "density": 0.125})
+        journal.advance(2, {"loss": 2.25, "tokens_per_second": 1234.0})
+        task = journal._bar.tasks[0]
+        assert task.fields["shown"] == "loss 2.250  1,234 tokens/s  density 0.125"
+        assert (task.completed, task.total) == (2, 9)

@@ -1,0 +1,84 @@
+"""Schedule, weight decay, gradient norm and clipping, against numbers worked by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from spikeformers.training import TrainConfig
+from spikeformers.training.distributed import World
+from spikeformers.training.optim import clip, decays, gradient_norm, learning_rate, make_optimizer
+
+ALONE = World(0, 1, torch.device("cpu"), "single")
+
+
+def rates(**changes: Any) -> list[float]:
+    values = {"steps": 7, "warmup_ratio": 2 / 7, "learning_rate": 1.0} | changes
+    config = TrainConfig.from_dict(values)
+    return [learning_rate(step, config) for step in range(7)]
+
+
+def test_linear_schedule() -> None:
+    assert rates(schedule="linear") == pytest.approx([0.5, 1, 1, 0.775, 0.55, 0.325, 0.1])
+
+
+def test_cosine_schedule() -> None:
+    bend = 0.9 * (1 + math.cos(math.pi / 4)) / 2
+    wanted = [0.5, 1, 1, 0.1 + bend, 0.55, 1 - bend, 0.1]
+    assert rates(schedule="cosine") == pytest.approx(wanted)
+
+
+def test_constant_schedule_and_no_warm_up() -> None:
+    assert rates(schedule="constant") == [0.5, 1, 1, 1, 1, 1, 1]
+    assert rates(schedule="constant", warmup_ratio=0) == [1] * 7
+
+
+def test_a_run_of_one_step_uses_the_peak_rate() -> None:
+    assert learning_rate(0, TrainConfig(steps=1, learning_rate=2.0)) == 2.0
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bert", "wd", "we"])
+def test_only_matrices_decay(kind: str, fresh: Any) -> None:
+    model = fresh(kind)[0]
+    names = {name: decays(name, p) for name, p in model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        if parameter.ndim < 2 or "norm" in name.lower() or name.endswith("bias"):
+            assert not names[name], name
+    assert sum(names.values()) >= 8  # projections of two blocks
+    groups = make_optimizer(model, TrainConfig(weight_decay=0.3)).param_groups
+    assert [group["weight_decay"] for group in groups] == [0.3, 0.0]
+    assert [len(group["params"]) for group in groups] == [
+        sum(names.values()),
+        len(names) - sum(names.values()),
+    ]
+
+
+def test_thresholds_never_decay_whatever_their_shape() -> None:
+    assert not decays("layers.0.fire.threshold", torch.zeros(4, 4))
+    assert not decays("layers.0.scale", torch.zeros(1, 1, 8))
+    assert decays("layers.0.weight", torch.zeros(4, 4))
+
+
+def one_layer(gradient: list[float]) -> nn.Linear:
+    layer = nn.Linear(len(gradient), 1, bias=False)
+    layer.weight.grad = torch.tensor([gradient])
+    return layer
+
+
+def test_the_gradient_norm_is_clipped_only_from_above() -> None:
+    layer = one_layer([3.0, 4.0])
+    assert gradient_norm(layer, ALONE) == 5.0
+    clip(layer, 5.0, 10.0)
+    assert layer.weight.grad.tolist() == [[3.0, 4.0]]
+    clip(layer, 5.0, 1.0)
+    assert layer.weight.grad.tolist() == [[pytest.approx(0.6), pytest.approx(0.8)]]
+
+
+def test_the_gradient_norm_does_not_overflow() -> None:
+    assert gradient_norm(one_layer([3e30, 4e30]), ALONE) == pytest.approx(5e30)
+    assert math.isnan(gradient_norm(one_layer([1.0, math.nan]), ALONE))
+    assert gradient_norm(one_layer([1.0, math.inf]), ALONE) == math.inf
