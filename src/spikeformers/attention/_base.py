@@ -10,6 +10,8 @@ definition that ``forward`` computes.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -22,13 +24,22 @@ class Attention(nn.Module):
     winners_per_query: int | None = None
     """How many keys' V rows a query reads; None where it reads all."""
 
-    def __init__(self, scale: float) -> None:
+    def __init__(self, scale: float, heads: int = 1, learn_scale: bool = False) -> None:
         super().__init__()
-        self.scale = scale
+        self.initial_scale = scale
+        self.log_scale = nn.Parameter(torch.full((heads, 1, 1), math.log(scale)), learn_scale)
+
+    def scale(self) -> Tensor:
+        """Factor on ``q k^T`` of each head, ``[H, 1, 1]``.
+
+        One positive number a head moves no winner by itself; beside a bias it does, and then
+        dividing the bias by it once, after training, saves the product.
+        """
+        return self.log_scale.exp()
 
     def scores(self, q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
         """``q k^T * scale + bias``, ``[S, B, H, T, J]``."""
-        scores = torch.matmul(q, k.transpose(-1, -2)) * self.scale
+        scores = torch.matmul(q, k.transpose(-1, -2)) * self.scale()
         return scores if bias is None else scores + bias
 
     def weights(self, q: Tensor, k: Tensor, allowed: Tensor, bias: Tensor | None) -> Tensor:
@@ -42,7 +53,8 @@ class Attention(nn.Module):
         return torch.matmul(self.weights(q, k, allowed, bias), v)
 
     def extra_repr(self) -> str:
-        return f"scale={self.scale:.4g}"
+        learned = ", learned" if self.log_scale.requires_grad else ""
+        return f"scale={self.initial_scale:.4g}{learned}"
 
 
 def masked_softmax(scores: Tensor, allowed: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ The mask comes before the competition, so a row's winners never depend on later 
 Unspecified by the paper: s (1/sqrt(head width); it moves no hard or top-K winner), and the
 surrogate. Here the backward pass of hard and top-K is that of
 
-    w = hard - p.detach() + p,   p = softmax(A / temperature + M)
+    w = hard - p.detach() + p,   p = softmax(A / temperature + M)      A with the bias, if any
 
 with the full softmax Jacobian. ``winner_weight="mean"`` gives each of K winners 1/K.
 With levels > 1 the scores sum over all pairs of sub-spikes before the one competition.
@@ -81,7 +81,7 @@ class _Compete(torch.autograd.Function):
         v: Tensor,
         bias: Tensor | None,
         allowed: Tensor,
-        scale: float,
+        scale: Tensor,
         temperature: float,
         winners: int,
         weight: float,
@@ -97,13 +97,13 @@ class _Compete(torch.autograd.Function):
             one = slice(rank, rank + 1)
             rows = v.gather(-2, index[..., one].expand(*index.shape[:-1], width))
             y += rows * exists[..., one]
-        ctx.save_for_backward(q, k, v, scores, index, exists)
-        ctx.scale, ctx.temperature, ctx.weight = scale, temperature, weight
+        ctx.save_for_backward(q, k, v, scale, scores, index, exists)
+        ctx.temperature, ctx.weight = temperature, weight
         return y.mul_(weight) if weight != 1 else y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, scores, index, exists = ctx.saved_tensors
+        q, k, v, scale, scores, index, exists = ctx.saved_tensors
         gy = grads[0]
         p = torch.softmax(scores / ctx.temperature if ctx.temperature != 1 else scores, dim=-1)
         seen = exists[..., :1]
@@ -114,7 +114,6 @@ class _Compete(torch.autograd.Function):
         if ctx.temperature != 1:
             g_scores /= ctx.temperature
         g_bias = g_scores.sum((0, 1)) if ctx.needs_input_grad[3] else None
-        g_scores *= ctx.scale
         g_v = torch.zeros_like(v)
         for rank in range(index.shape[-1]):
             one = slice(rank, rank + 1)
@@ -124,8 +123,12 @@ class _Compete(torch.autograd.Function):
                 gy * (exists[..., one] * ctx.weight),
             )
         g_q = torch.matmul(g_scores, k)
-        g_k = torch.matmul(g_scores.transpose(-1, -2), q)
-        return g_q, g_k, g_v, g_bias, None, None, None, None, None
+        g_scale = None
+        if ctx.needs_input_grad[5]:
+            g_scale = (g_q * q).sum((0, 1, -2, -1)).view_as(scale)
+        g_q *= scale
+        g_k = torch.matmul(g_scores.transpose(-1, -2), q).mul_(scale)
+        return g_q, g_k, g_v, g_bias, None, g_scale, None, None, None
 
 
 class WTA(Attention):
@@ -138,8 +141,10 @@ class WTA(Attention):
         winners: int = 1,
         temperature: float = 1.0,
         winner_weight: Literal["one", "mean"] = "one",
+        heads: int = 1,
+        learn_scale: bool = False,
     ) -> None:
-        super().__init__(scale)
+        super().__init__(scale, heads, learn_scale)
         if competition not in COMPETITIONS:
             raise ConfigError(
                 f"unknown wta {competition!r}; known: {', '.join(COMPETITIONS)}."
@@ -180,7 +185,7 @@ class WTA(Attention):
                 v.float(),
                 None if bias is None else bias.float(),
                 allowed,
-                self.scale,
+                self.scale(),
                 self.temperature,
                 self.winners,
                 self.weight,
@@ -190,5 +195,5 @@ class WTA(Attention):
     def extra_repr(self) -> str:
         return (
             f"{self.competition}, winners={self.winners}, weight={self.weight:.4g}, "
-            f"scale={self.scale:.4g}, temperature={self.temperature}"
+            f"temperature={self.temperature}, {super().extra_repr()}"
         )

@@ -57,6 +57,8 @@ class SpikingformerConfig(PreTrainedConfig):
     """"one" (the paper's K ones a row) or "mean" (1/K)."""
     attention_scale: float | None = None
     """s; 1/sqrt(head width) unless given, 0.125 for SSA. Unspecified by the paper."""
+    learn_attention_scale: bool = False
+    """Learn s, one number a head. It is the surrogate's inverse temperature as well."""
     surrogate_temperature: float = 1.0
     """tau of the softmax in the backward pass of hard and top-K. Unspecified by the paper."""
 
@@ -73,10 +75,12 @@ class SpikingformerConfig(PreTrainedConfig):
     reset: str = "soft"
     surrogate: str = "arctan"
     surrogate_sharpness: float = 2.0
+    integer_gradient: str = "rectangular"
+    """NI-LIF and I-LIF: "rectangular" (the source's) or "sigmoid" (a softplus' derivative)."""
     surrogate_margin: float = 0.0
-    """NI-LIF and I-LIF: the gradient is one on [-margin, levels + margin]."""
+    """Rectangular integer gradient: it is one on [-margin, levels + margin]."""
     surrogate_leak: float = 0.0
-    """NI-LIF and I-LIF: the gradient beyond that window."""
+    """Rectangular integer gradient: its value beyond that window."""
 
     norm: str = "layer"
     norm_eps: float = 1e-5
@@ -120,6 +124,7 @@ class SpikingformerConfig(PreTrainedConfig):
             ("position", POSITIONS),
             ("surrogate", tuple(SURROGATES)),
             ("winner_weight", ("one", "mean")),
+            ("integer_gradient", ("rectangular", "sigmoid")),
         ):
             value = getattr(self, key)
             if value not in known:
@@ -168,7 +173,14 @@ def make_neuron(config: SpikingformerConfig) -> Neuron:
     """One neuron layer of the configured kind."""
     if config.neuron in ("ni-lif", "i-lif"):
         kind = NILIF if config.neuron == "ni-lif" else ILIF
-        return kind(config.levels, config.decay, config.surrogate_margin, config.surrogate_leak)
+        return kind(
+            config.levels,
+            config.decay,
+            config.integer_gradient,  # type: ignore[arg-type]
+            config.surrogate_sharpness,
+            config.surrogate_margin,
+            config.surrogate_leak,
+        )
     if config.neuron == "t-lif":
         return TLIF(
             config.decay,
@@ -189,17 +201,20 @@ def make_neuron(config: SpikingformerConfig) -> Neuron:
 def make_attention(config: SpikingformerConfig) -> Attention:
     """The configured attention core."""
     scale = config.attention_scale
+    heads, learn = config.num_attention_heads, config.learn_attention_scale
     if config.attention == "ssa":
-        return SSA(0.125 if scale is None else scale)
+        return SSA(0.125 if scale is None else scale, heads, learn)
     scale = 1 / math.sqrt(config.head_width) if scale is None else scale
     if config.attention == "softmax":
-        return SoftmaxAttention(scale)
+        return SoftmaxAttention(scale, heads, learn)
     return WTA(
         scale,
         config.wta,  # type: ignore[arg-type]
         config.winners,
         config.surrogate_temperature,
         config.winner_weight,  # type: ignore[arg-type]
+        heads,
+        learn,
     )
 
 
@@ -360,6 +375,8 @@ class SpikingformerPreTrainedModel(PreTrainedModel):
                 nn.init.zeros_(module.bias)
         elif isinstance(module, RelativeBias):
             nn.init.zeros_(module.bias)
+        elif isinstance(module, Attention):
+            nn.init.constant_(module.log_scale, math.log(module.initial_scale))
         elif isinstance(module, TLIF):
             nn.init.constant_(module.amplitude, module.initial_amplitude)
             module.calibrated.fill_(module.mode != "first-batch")

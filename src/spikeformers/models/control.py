@@ -1,53 +1,78 @@
 """The dense twin: a Transformers model of the same shape, the control of every claim.
 
-WD-Spikingformer's is GPT-2 (softmax attention, GELU, learned positions, pre-norm), WE's is BERT;
-vocabulary, width, depth, heads, MLP width, positions, dropout and tying are the spiking model's.
-Differs: the twins lack the spiking model's extra norms (under 2 % of the parameters at
-``tiny``), and BERT's head has a dense layer of its own.
+                 positions "learned"     positions "rotary"
+    causal       GPT-2                   GPT-NeoX, sequential residual
+    masked       BERT                    RoFormer
+
+Softmax attention, GELU, pre-norm (GPT) or post-norm (BERT); vocabulary, width, depth, heads, MLP
+width, positions, dropout, initialisation and tying are the spiking model's. A spiking model that
+knows relative positions is compared with a dense one that knows them too (rotary, Su et al.
+2021, https://arxiv.org/abs/2104.09864), so that the gap between the two is what spiking costs.
+Differs: the twins lack the spiking model's extra norms, and BERT's and RoFormer's heads have a
+dense layer of their own.
 """
 
 from __future__ import annotations
 
-from transformers import BertConfig, GPT2Config, PreTrainedConfig
+from typing import Any, Literal
+
+from transformers import BertConfig, GPT2Config, GPTNeoXConfig, PreTrainedConfig, RoFormerConfig
 
 from spikeformers.errors import ConfigError
 from spikeformers.models._spikingformer import SpikingformerConfig
 
+TwinPositions = Literal["learned", "rotary"]
 
-def control_of(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Config of the dense twin of ``config``; ConfigError for a model that is none of ours."""
+
+def control_of(
+    config: PreTrainedConfig, positions: TwinPositions | None = None
+) -> PreTrainedConfig:
+    """Config of the dense twin of ``config``.
+
+    ``positions`` is "rotary" for a spiking model with a relative bias and "learned" for any other,
+    unless given. Raises ConfigError for the config of a model that is none of ours.
+    """
     if not isinstance(config, SpikingformerConfig):
         raise ConfigError(
             f"control_of() takes the config of a spiking model, not {type(config).__name__}."
         )
-    if config.causal:
+    if positions is None:
+        positions = "rotary" if config.position in ("relative", "both") else "learned"
+    if positions not in ("learned", "rotary"):
+        raise ConfigError(f"positions of a dense twin are learned or rotary, not {positions!r}.")
+    shape: dict[str, Any] = {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "max_position_embeddings": config.max_position_embeddings,
+        "initializer_range": config.initializer_range,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "pad_token_id": config.pad_token_id,
+    }
+    if not config.causal:
+        encoder = BertConfig if positions == "learned" else RoFormerConfig
+        return encoder(
+            **shape,
+            intermediate_size=config.intermediate_size,
+            type_vocab_size=1,
+            hidden_dropout_prob=config.dropout,
+            attention_probs_dropout_prob=config.dropout,
+        )
+    shape |= {"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id}
+    if positions == "learned":
         return GPT2Config(
-            vocab_size=config.vocab_size,
-            n_positions=config.max_position_embeddings,
-            n_embd=config.hidden_size,
-            n_layer=config.num_hidden_layers,
-            n_head=config.num_attention_heads,
+            **shape,
             n_inner=config.intermediate_size,
             resid_pdrop=config.dropout,
             embd_pdrop=config.dropout,
             attn_pdrop=config.dropout,
-            initializer_range=config.initializer_range,
-            tie_word_embeddings=config.tie_word_embeddings,
-            bos_token_id=config.bos_token_id,
-            eos_token_id=config.eos_token_id,
-            pad_token_id=config.pad_token_id,
         )
-    return BertConfig(
-        vocab_size=config.vocab_size,
-        hidden_size=config.hidden_size,
-        num_hidden_layers=config.num_hidden_layers,
-        num_attention_heads=config.num_attention_heads,
+    return GPTNeoXConfig(
+        **shape,
         intermediate_size=config.intermediate_size,
-        max_position_embeddings=config.max_position_embeddings,
-        type_vocab_size=1,
-        hidden_dropout_prob=config.dropout,
-        attention_probs_dropout_prob=config.dropout,
-        initializer_range=config.initializer_range,
-        tie_word_embeddings=config.tie_word_embeddings,
-        pad_token_id=config.pad_token_id,
+        hidden_dropout=config.dropout,
+        attention_dropout=config.dropout,
+        use_parallel_residual=False,
+        rotary_pct=1.0,
     )

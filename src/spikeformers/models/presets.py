@@ -21,7 +21,7 @@ from spikeformers.models.we_spikingformer import WESpikingformerConfig
 
 PRESETS: dict[str, dict[str, Any]] = {**wd_spikingformer.PRESETS, **we_spikingformer.PRESETS}
 
-MASKED_TYPES = ("we_spikingformer", "bert")
+MASKED_TYPES = ("we_spikingformer", "bert", "roformer")
 
 
 def _kind(preset: str) -> type[SpikingformerConfig]:

@@ -3,8 +3,7 @@
     U[t] = H[t-1] + X[t];   S[t] = clip(round(U[t]), 0, D);   H[t] = decay * (U[t] - S[t])
 
 SpikeYOLO, https://arxiv.org/abs/2407.20708: NI-LIF without the division by D.
-Gradient: straight-through, 1 for U in [0, D] and zero outside (``margin`` and ``leak`` as in
-NI-LIF).
+Gradient: as NI-LIF's, without the 1/D.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from __future__ import annotations
 from torch import Tensor
 
 from spikeformers.neurons.nilif import NILIF
-from spikeformers.neurons.surrogate import round_clip
 
 
 class ILIF(NILIF):
@@ -24,5 +22,5 @@ class ILIF(NILIF):
 
     def step(self, current: Tensor, carry: Tensor | None) -> tuple[Tensor, Tensor]:
         u = current if carry is None else carry + current
-        count = round_clip(u, self.levels, self.margin, self.leak)
+        count = self.count(u)
         return count, self.decay * (u - count)

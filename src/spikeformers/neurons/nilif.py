@@ -8,18 +8,26 @@ Spike2Former, https://arxiv.org/abs/2412.14587; used as "T x D" by the WTA spiki
 https://arxiv.org/abs/2604.11321. With T = 1 nothing recurs. At inference S * D is D binary spikes
 (``expanded``), and the 1/D is folded into the weights that follow.
 
-Gradient: straight-through, dS/dU = 1/D for U in [0, D] and zero outside.
-Differs: ``margin`` widens that window to [-margin, D + margin] and ``leak`` passes a share of the
-gradient beyond it; both are zero in the source.
+Gradient of the count, ``D * dS/dU``, by ``gradient``:
+
+    rectangular   1 for U in [0, D], 0 outside: the source's straight-through rule
+    sigmoid       sigmoid(sharpness * U), the derivative of a softplus
+
+Differs: the second, which leaves no unit without a gradient; for the first, ``margin`` widens the
+window to [-margin, D + margin] and ``leak`` passes a share beyond it (both zero in the source).
 """
 
 from __future__ import annotations
+
+from typing import Literal, get_args
 
 from torch import Tensor
 
 from spikeformers.errors import ConfigError
 from spikeformers.neurons._base import Neuron
-from spikeformers.neurons.surrogate import round_clip
+from spikeformers.neurons.surrogate import round_clip, round_clip_soft
+
+IntegerGradient = Literal["rectangular", "sigmoid"]
 
 
 class NILIF(Neuron):
@@ -28,21 +36,41 @@ class NILIF(Neuron):
     spike_type = "integer"
 
     def __init__(
-        self, levels: int = 4, decay: float = 0.5, margin: float = 0.0, leak: float = 0.0
+        self,
+        levels: int = 4,
+        decay: float = 0.5,
+        gradient: IntegerGradient = "rectangular",
+        sharpness: float = 2.0,
+        margin: float = 0.0,
+        leak: float = 0.0,
     ) -> None:
         super().__init__()
         if levels < 1:
             raise ConfigError(f"levels must be at least 1, not {levels}.")
-        self.levels, self.decay, self.margin, self.leak = levels, decay, margin, leak
+        if gradient not in get_args(IntegerGradient):
+            raise ConfigError(
+                f"gradients of an integer neuron are {get_args(IntegerGradient)}, not {gradient!r}."
+            )
+        self.levels, self.decay, self.gradient = levels, decay, gradient
+        self.sharpness, self.margin, self.leak = sharpness, margin, leak
 
     @property
     def unit(self) -> float:
         return 1.0 / self.levels
 
+    def count(self, u: Tensor) -> Tensor:
+        """``clip(round(u), 0, levels)`` with the configured gradient."""
+        if self.gradient == "sigmoid":
+            return round_clip_soft(u, self.levels, self.sharpness)
+        return round_clip(u, self.levels, self.margin, self.leak)
+
     def step(self, current: Tensor, carry: Tensor | None) -> tuple[Tensor, Tensor]:
         u = current if carry is None else carry + current
-        count = round_clip(u, self.levels, self.margin, self.leak)
+        count = self.count(u)
         return count / self.levels, self.decay * (u - count)
 
     def extra_repr(self) -> str:
-        return f"levels={self.levels}, decay={self.decay}, margin={self.margin}, leak={self.leak}"
+        shape = f"margin={self.margin}, leak={self.leak}"
+        if self.gradient == "sigmoid":
+            shape = f"sharpness={self.sharpness}"
+        return f"levels={self.levels}, decay={self.decay}, gradient={self.gradient}, {shape}"

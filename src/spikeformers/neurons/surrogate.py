@@ -100,6 +100,18 @@ class _RoundClip(torch.autograd.Function):
         return torch.where(inside, grads[0], grads[0] * ctx.leak), None, None, None
 
 
+class _RoundClipSoft(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, levels: int, sharpness: float) -> Tensor:
+        ctx.save_for_backward(torch.sigmoid(sharpness * u))
+        return torch.round(u).clamp_(0, levels)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (slope,) = ctx.saved_tensors
+        return grads[0] * slope, None, None
+
+
 def round_clip(u: Tensor, levels: int, margin: float = 0.0, leak: float = 0.0) -> Tensor:
     """``clip(round(u), 0, levels)``; gradient 1 for u in [-margin, levels + margin], else ``leak``.
 
@@ -107,4 +119,13 @@ def round_clip(u: Tensor, levels: int, margin: float = 0.0, leak: float = 0.0) -
     straight-through rule of Spike2Former (NI-LIF).
     """
     count: Tensor = _RoundClip.apply(u, levels, margin, leak)
+    return count
+
+
+def round_clip_soft(u: Tensor, levels: int, sharpness: float) -> Tensor:
+    """``clip(round(u), 0, levels)`` with the gradient of a softplus, ``sigmoid(sharpness * u)``.
+
+    Silent units keep a gradient that fades with their distance, saturated ones keep all of it.
+    """
+    count: Tensor = _RoundClipSoft.apply(u, levels, sharpness)
     return count
