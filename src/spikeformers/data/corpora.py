@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import platform
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -64,9 +65,12 @@ class Corpus:
                 f"corpus {self.name} has no {split!r} split; it has {', '.join(self.splits)}."
                 f"{nearest(split, self.splits)}"
             )
-        for _, text in self.streams[split]():
-            if text and (self.continuous or not text.isspace()):
-                yield text
+        try:
+            for _, text in self.streams[split]():
+                if text and (self.continuous or not text.isspace()):
+                    yield text
+        except OSError as error:
+            raise DataError(f"corpus {self.name} cannot be read: {error}.") from error
 
 
 def load_corpus(
@@ -85,7 +89,7 @@ def load_corpus(
     """
     if not 0 <= validation_fraction < 1:
         raise ConfigError(f"validation_fraction must lie in [0, 1), got {validation_fraction}.")
-    fraction = Fraction(validation_fraction).limit_denominator(1000)
+    fraction = Fraction(validation_fraction).limit_denominator(100_000)
     if str(source) == "builtin":
         return _builtin(fraction)
     path = Path(source).expanduser()
@@ -153,7 +157,8 @@ def _builtin(fraction: Fraction) -> Corpus:
     size = sum(len(text.encode()) for _, text in documents)
     full = _digest(str(fraction), [("builtin", digest.hexdigest())])
     streams = {"train": lambda: documents}
-    return _finish("builtin", full, streams, fraction, "", size)
+    version = f"documentation of Python {platform.python_version()}"
+    return _finish("builtin", full, streams, fraction, version, size)
 
 
 def _file(path: Path, field: str, fraction: Fraction, options: str) -> Corpus:

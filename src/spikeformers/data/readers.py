@@ -179,7 +179,15 @@ def _json_text(path: Path, number: int, line: bytes, field: str) -> str:
         raise DataError(
             f"{path}:{number}: field {field!r} holds {type(row[field]).__name__}, not text."
         )
-    return str(row[field])
+    text = str(row[field])
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{path}:{number}: field {field!r} holds half a character, "
+            f"\\u{ord(text[error.start]):04x}, which is no text. Mend or leave out the line."
+        ) from error
+    return text
 
 
 def parquet_rows(path: Path, name: str, field: str) -> Iterator[Document]:

@@ -136,6 +136,7 @@ def tokenize_corpus(
     try:
         cache.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=cache))
+        draft.chmod(0o755)  # a cache may be shared
         _write(draft, corpus, tokenizer, digest, progress)
         _put_in_place(draft, folder)
     except OSError as error:

@@ -24,8 +24,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 END_OF_TEXT, CAUSAL_PAD = "<|endoftext|>", "<|pad|>"
-CAUSAL_SPECIALS = (END_OF_TEXT, CAUSAL_PAD)
-MASKED_SPECIALS = ("[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]")
+# Role -> the tokens that may play it, best first; the first is added where none is known.
+_PADS = (CAUSAL_PAD, "<|padding|>", "<pad>", "[PAD]")
+CAUSAL_ROLES = {"eos_token": (END_OF_TEXT, "</s>", "[SEP]"), "pad_token": _PADS}
+MASKED_ROLES = {
+    "pad_token": _PADS[::-1],
+    "cls_token": ("[CLS]", "<s>"),
+    "sep_token": ("[SEP]", "</s>"),
+    "mask_token": ("[MASK]", "<mask>"),
+    "unk_token": ("[UNK]", "<unk>"),
+}
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -104,7 +112,7 @@ def _byte_level(
 def _train_bpe(size: int, corpus: Corpus, masked: bool) -> Tokenizer:
     from tokenizers import trainers
 
-    specials = MASKED_SPECIALS if masked else CAUSAL_SPECIALS
+    specials = MASKED_ROLES if masked else CAUSAL_ROLES  # one token a role
     least = 256 + len(specials)
     if size < least:
         raise ConfigError(
@@ -199,25 +207,24 @@ def _wrap(
     backend.no_truncation()
     before = backend.get_vocab_size()
     roles = {role: token for role, token in roles.items() if backend.token_to_id(token) is not None}
-    for role, known in (_masked_roles() if masked else _causal_roles(roles)).items():
-        if role in roles:
-            continue
-        roles[role] = next((t for t in known if backend.token_to_id(t) is not None), known[0])
+    for role, known in (MASKED_ROLES if masked else CAUSAL_ROLES).items():
+        if role not in roles:
+            roles[role] = next((t for t in known if backend.token_to_id(t) is not None), known[0])
+    if not masked:
+        roles.setdefault("bos_token", roles["eos_token"])
     for role, token in roles.items():
         eats_space = role == "mask_token" and _cuts_words(backend)
         backend.add_special_tokens([AddedToken(token, lstrip=eats_space, special=True)])
     added = backend.get_vocab_size() - before
-    if added and (origin not in ("byte",) and not origin.startswith("bpe:")):
-        logger.warning("tokenizer %s: added %d special tokens that it lacked.", origin, added)
+    if added and origin != "byte" and not origin.startswith("bpe:"):
+        logger.info("tokenizer %s: added %d special tokens that it lacked.", origin, added)
 
-    plain = backend.post_processor is None or isinstance(
-        backend.post_processor, processors.ByteLevel
-    )
-    if not masked and not plain:  # a prompt must not end in [SEP]
+    put_around = backend.encode("a").ids != backend.encode("a", add_special_tokens=False).ids
+    if put_around and not masked:  # a prompt must not end in [SEP]
         backend.post_processor = processors.TemplateProcessing(
             single="$A", pair="$A $B", special_tokens=[]
         )
-    elif masked and plain:
+    elif masked and not put_around:
         first, last = roles["cls_token"], roles["sep_token"]
         backend.post_processor = processors.TemplateProcessing(
             single=f"{first} $A {last}",
@@ -234,24 +241,9 @@ def _wrap(
     )
 
 
-def _causal_roles(roles: dict[str, str]) -> dict[str, tuple[str, ...]]:
-    """Role to the tokens that may play it, best first; the first is added if none is known."""
-    end = roles.get("eos_token", END_OF_TEXT)
-    pads = (CAUSAL_PAD, "<|padding|>", "<pad>", "[PAD]")
-    return {"eos_token": (END_OF_TEXT, "</s>", "[SEP]"), "bos_token": (end,), "pad_token": pads}
-
-
-def _masked_roles() -> dict[str, tuple[str, ...]]:
-    return {
-        "pad_token": ("[PAD]", "<pad>", CAUSAL_PAD, "<|padding|>"),
-        "cls_token": ("[CLS]", "<s>"),
-        "sep_token": ("[SEP]", "</s>"),
-        "mask_token": ("[MASK]", "<mask>"),
-        "unk_token": ("[UNK]", "<unk>"),
-    }
-
-
 def _cuts_words(backend: Tokenizer) -> bool:
     """Whether a word's token includes the space before it, which its mask then replaces too."""
     rule = json.loads(backend.to_str())["pre_tokenizer"] or {}
+    if rule.get("type") == "Sequence":
+        return any(part.get("type") == "ByteLevel" for part in rule["pretokenizers"])
     return rule.get("type") == "ByteLevel" and bool(rule.get("use_regex", True))

@@ -1,0 +1,97 @@
+"""Hub data sets, with the library's loader replaced by data sets made here."""
+
+from __future__ import annotations
+
+import email.message
+import ssl
+import urllib.error
+
+import datasets
+import pytest
+
+from spikeformers.data import hub
+from spikeformers.data.corpora import load_corpus
+from spikeformers.errors import DataError, OfflineError
+
+
+@pytest.fixture
+def published(monkeypatch):
+    """A data set that ``load_dataset`` returns; the test changes it."""
+    found = datasets.DatasetDict(
+        train=datasets.Dataset.from_dict({"text": ["eins", "", "zwei"], "n": [1, 2, 3]}),
+        validation=datasets.Dataset.from_dict({"text": ["drei"], "n": [4]}),
+    )
+
+    def load(name, config_name):
+        assert (name, config_name) == ("some/words", "german")
+        return found
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    return found
+
+
+def load(**kwargs):
+    return load_corpus("some/words", config_name="german", **kwargs)
+
+
+def test_official_splits(published):
+    corpus = load()
+    assert corpus.splits == ("train", "validation")
+    assert list(corpus.documents("train")) == ["eins", "zwei"]
+    assert list(corpus.documents("validation")) == ["drei"]
+    before = corpus.digest
+    published["train"] = datasets.Dataset.from_dict({"text": ["eins", "", "ZWEI"]})
+    assert load().digest != before
+
+
+def test_validation_is_held_out_where_there_is_none(published):
+    del published["validation"]
+    parts = {s: list(load().documents(s)) for s in load().splits}
+    assert sorted(parts["train"] + parts["validation"]) == ["eins", "zwei"]
+
+
+def test_wrong_column(published):
+    with pytest.raises(DataError, match=r"no column 'txt'; .*\['n', 'text'\].*mean 'text'"):
+        load(text_field="txt")
+    with pytest.raises(DataError, match="'n' holds int, not text"):
+        list(load(text_field="n").documents("train"))
+
+
+def test_no_train_split(published):
+    del published["train"]
+    with pytest.raises(DataError, match=r"no train split; it has \['validation'\]"):
+        load()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (datasets.exceptions.DatasetNotFoundError("doesn't exist"), DataError),
+        (ConnectionError("no route"), OfflineError),
+        (ValueError("Config name is missing"), DataError),
+    ],
+)
+def test_what_the_library_says(monkeypatch, error, kind):
+    def fail(name, config_name):
+        raise error
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(kind, match=str(error)):
+        load()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        urllib.error.HTTPError("u", 404, "not found", email.message.Message(), None),
+        urllib.error.URLError(ssl.SSLError("a private certificate")),
+    ],
+)
+def test_any_answer_means_online(monkeypatch, answer):
+    def answers(url, timeout):
+        raise answer
+
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.delenv("HF_DATASETS_OFFLINE")
+    monkeypatch.setattr("urllib.request.urlopen", answers)
+    hub.check_online("datasets", "some/words")
