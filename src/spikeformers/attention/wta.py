@@ -109,8 +109,10 @@ class _Compete(torch.autograd.Function):
         seen = exists[..., :1]
         if not bool(seen.all()):
             p = torch.where(seen, p, torch.zeros_like(p))
-        g_scores = torch.matmul(gy, v.transpose(-1, -2)).mul_(p)
-        g_scores -= p.mul_(g_scores.sum(-1, keepdim=True))
+        # p * (g - sum(p * g)), the softmax Jacobian, in one pass
+        g_scores = torch.ops.aten._softmax_backward_data(
+            torch.matmul(gy, v.transpose(-1, -2)), p, -1, p.dtype
+        )
         if ctx.temperature != 1:
             g_scores /= ctx.temperature
         g_bias = g_scores.sum((0, 1)) if ctx.needs_input_grad[3] else None

@@ -24,8 +24,9 @@ class RelativeBias(nn.Module):
 
     def forward(self, queries: int, keys: int, device: torch.device) -> Tensor:
         """Bias for the last ``queries`` of ``keys`` positions, ``[H, queries, keys]``."""
-        i = torch.arange(keys - queries, keys, device=device).unsqueeze(1)
-        distance = i - torch.arange(keys, device=device)
         limit = self.max_distance - 1
         lowest = 0 if self.causal else -limit
-        return self.bias[:, distance.clamp(lowest, limit) - lowest]
+        # One entry a distance, from keys - 1 down to 1 - queries; each row is a window of it.
+        distance = torch.arange(keys - 1, -queries, -1, device=device)
+        line = self.bias[:, distance.clamp(lowest, limit) - lowest]
+        return line.unfold(-1, keys, 1).flip(1)

@@ -1,5 +1,7 @@
 """What a neuron is: ``step(current, carry) -> (spikes, carry)``, looped over simulation steps.
 
+    U[t] = H[t-1] + current[t];   S[t] = fire(U[t]);   H[t] = keep(U[t], S[t])
+
 S simulation steps lead every shape, ``[S, ...]``. The carry is what the membrane hands to the
 next step; it starts at zero with every call, so nothing leaks between batches, and it is not a
 buffer, so it never enters ``state_dict``.
@@ -20,7 +22,7 @@ SpikeType = Literal["binary", "ternary", "integer"]
 
 
 class Neuron(nn.Module):
-    """Base of all neurons; ``step`` in each subclass is its specification."""
+    """Base of all neurons; ``fire`` and ``keep`` of each subclass are its specification."""
 
     spike_type: SpikeType = "binary"
     levels: int = 1
@@ -35,18 +37,31 @@ class Neuron(nn.Module):
         """Value of one spike."""
         return 1.0
 
+    def fire(self, u: Tensor) -> Tensor:
+        """Spikes of membrane potential ``u``."""
+        raise TypeError(f"{type(self).__name__} does not define fire()")
+
+    def keep(self, u: Tensor, spikes: Tensor) -> Tensor:
+        """What the membrane hands to the next step."""
+        raise TypeError(f"{type(self).__name__} does not define keep()")
+
     def step(self, current: Tensor, carry: Tensor | None) -> tuple[Tensor, Tensor]:
         """Advance one simulation step; ``carry`` is None at the first."""
-        raise TypeError(f"{type(self).__name__} does not define step()")
+        u = current if carry is None else carry + current
+        spikes = self.fire(u)
+        return spikes, self.keep(u, spikes)
 
     def forward(self, current: Tensor) -> Tensor:
         """Map currents ``[S, ...]`` to spikes of the same shape."""
-        carry: Tensor | None = None
-        steps = []
-        for now in current.unbind(0):
-            spikes, carry = self.step(now, carry)
-            steps.append(spikes)
-        spikes_S = torch.stack(steps) if len(steps) > 1 else steps[0].unsqueeze(0)
+        if current.shape[0] == 1:  # nothing recurs, so nothing is kept
+            spikes_S = self.fire(current)
+        else:
+            carry: Tensor | None = None
+            steps = []
+            for now in current.unbind(0):
+                spikes, carry = self.step(now, carry)
+                steps.append(spikes)
+            spikes_S = torch.stack(steps)
         if self.activity is not None:
             self.activity.append(spikes_S.abs().mean() / self.unit)
         return expand(spikes_S, self.levels, self.unit) if self.expanded else spikes_S

@@ -8,8 +8,6 @@ Gradient: as NI-LIF's, without the 1/D.
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from spikeformers.neurons.nilif import NILIF
 
 
@@ -19,8 +17,3 @@ class ILIF(NILIF):
     @property
     def unit(self) -> float:
         return 1.0
-
-    def step(self, current: Tensor, carry: Tensor | None) -> tuple[Tensor, Tensor]:
-        u = current if carry is None else carry + current
-        count = self.count(u)
-        return count, self.decay * (u - count)

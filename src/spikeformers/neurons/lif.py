@@ -45,14 +45,15 @@ class LIF(Neuron):
         self.derivative, self.sharpness = surrogate(surrogate_name), sharpness
         self.surrogate_name = surrogate_name
 
-    def step(self, current: Tensor, carry: Tensor | None) -> tuple[Tensor, Tensor]:
-        u = current if carry is None else carry + current
-        s = step(u - self.threshold, self.derivative, self.sharpness)
+    def fire(self, u: Tensor) -> Tensor:
+        return step(u - self.threshold, self.derivative, self.sharpness)
+
+    def keep(self, u: Tensor, spikes: Tensor) -> Tensor:
         if self.reset == "soft":
-            return s, self.decay * (u - self.threshold * s)
+            return self.decay * (u - self.threshold * spikes)
         if self.reset == "hard":
-            return s, self.decay * u * (1 - s)
-        return s, self.decay * u - self.threshold * s
+            return self.decay * u * (1 - spikes)
+        return self.decay * u - self.threshold * spikes
 
     def extra_repr(self) -> str:
         return (

@@ -58,16 +58,13 @@ class NILIF(Neuron):
     def unit(self) -> float:
         return 1.0 / self.levels
 
-    def count(self, u: Tensor) -> Tensor:
-        """``clip(round(u), 0, levels)`` with the configured gradient."""
+    def fire(self, u: Tensor) -> Tensor:
         if self.gradient == "sigmoid":
-            return round_clip_soft(u, self.levels, self.sharpness)
-        return round_clip(u, self.levels, self.margin, self.leak)
+            return round_clip_soft(u, self.levels, self.unit, self.sharpness)
+        return round_clip(u, self.levels, self.unit, self.margin, self.leak)
 
-    def step(self, current: Tensor, carry: Tensor | None) -> tuple[Tensor, Tensor]:
-        u = current if carry is None else carry + current
-        count = self.count(u)
-        return count / self.levels, self.decay * (u - count)
+    def keep(self, u: Tensor, spikes: Tensor) -> Tensor:
+        return self.decay * (u - spikes / self.unit)
 
     def extra_repr(self) -> str:
         shape = f"margin={self.margin}, leak={self.leak}"

@@ -86,46 +86,51 @@ def step(x: Tensor, derivative: Derivative, sharpness: float) -> Tensor:
 
 class _RoundClip(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, u: Tensor, levels: int, margin: float, leak: float) -> Tensor:
-        inside = (u >= -margin) & (u <= levels + margin)
-        ctx.save_for_backward(inside)
-        ctx.leak = leak
-        return torch.round(u).clamp_(0, levels)
+    def forward(
+        ctx: Any, u: Tensor, levels: int, unit: float, margin: float, leak: float
+    ) -> Tensor:
+        ctx.save_for_backward((u >= -margin) & (u <= levels + margin))
+        ctx.unit, ctx.leak = unit, leak
+        return torch.round(u).clamp_(0, levels).mul_(unit)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
         (inside,) = ctx.saved_tensors
-        if ctx.leak == 0:
-            return grads[0] * inside, None, None, None
-        return torch.where(inside, grads[0], grads[0] * ctx.leak), None, None, None
+        grad = grads[0] * ctx.unit
+        grad = grad.mul_(inside) if ctx.leak == 0 else torch.where(inside, grad, grad * ctx.leak)
+        return grad, None, None, None, None
 
 
 class _RoundClipSoft(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, u: Tensor, levels: int, sharpness: float) -> Tensor:
+    def forward(ctx: Any, u: Tensor, levels: int, unit: float, sharpness: float) -> Tensor:
         ctx.save_for_backward(torch.sigmoid(sharpness * u))
-        return torch.round(u).clamp_(0, levels)
+        ctx.unit = unit
+        return torch.round(u).clamp_(0, levels).mul_(unit)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         (slope,) = ctx.saved_tensors
-        return grads[0] * slope, None, None
+        return (grads[0] * slope).mul_(ctx.unit), None, None, None
 
 
-def round_clip(u: Tensor, levels: int, margin: float = 0.0, leak: float = 0.0) -> Tensor:
-    """``clip(round(u), 0, levels)``; gradient 1 for u in [-margin, levels + margin], else ``leak``.
+def round_clip(
+    u: Tensor, levels: int, unit: float = 1.0, margin: float = 0.0, leak: float = 0.0
+) -> Tensor:
+    """``unit * clip(round(u), 0, levels)``.
 
-    Halves round to even, as ``torch.round`` does. With margin and leak zero this is the
-    straight-through rule of Spike2Former (NI-LIF).
+    The gradient is ``unit`` for u in [-margin, levels + margin] and ``unit * leak`` outside; with
+    both zero that is the straight-through rule of Spike2Former (NI-LIF). Halves round to even.
     """
-    count: Tensor = _RoundClip.apply(u, levels, margin, leak)
-    return count
+    spikes: Tensor = _RoundClip.apply(u, levels, unit, margin, leak)
+    return spikes
 
 
-def round_clip_soft(u: Tensor, levels: int, sharpness: float) -> Tensor:
-    """``clip(round(u), 0, levels)`` with the gradient of a softplus, ``sigmoid(sharpness * u)``.
+def round_clip_soft(u: Tensor, levels: int, unit: float, sharpness: float) -> Tensor:
+    """``unit * clip(round(u), 0, levels)`` with the gradient of a softplus.
 
-    Silent units keep a gradient that fades with their distance, saturated ones keep all of it.
+    That is ``unit * sigmoid(sharpness * u)``: silent units keep a gradient that fades with their
+    distance, saturated ones keep all of it.
     """
-    count: Tensor = _RoundClipSoft.apply(u, levels, sharpness)
-    return count
+    spikes: Tensor = _RoundClipSoft.apply(u, levels, unit, sharpness)
+    return spikes

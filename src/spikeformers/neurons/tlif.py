@@ -77,14 +77,15 @@ class TLIF(Neuron):
                 self.calibrated.fill_(True)
         return super().forward(current)
 
-    def step(self, current: Tensor, carry: Tensor | None) -> tuple[Tensor, Tensor]:
+    def fire(self, u: Tensor) -> Tensor:
         a = self.amplitude.abs()
-        u = current if carry is None else carry + current
-        t: Tensor = _Ternary.apply(u / a, self.threshold_ratio)
-        s = a * t
+        sign: Tensor = _Ternary.apply(u / a, self.threshold_ratio)
+        return a * sign
+
+    def keep(self, u: Tensor, spikes: Tensor) -> Tensor:
         if self.reset == "soft":
-            return s, self.decay * (u - s)
-        return s, self.decay * u * (t == 0)
+            return self.decay * (u - spikes)
+        return self.decay * u * (spikes == 0)
 
     def extra_repr(self) -> str:
         return (
