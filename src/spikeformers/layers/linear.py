@@ -17,6 +17,8 @@ class SpikeLinear(nn.Linear):
     """``nn.Linear`` that also takes binary sub-steps once folded."""
 
     folded: bool = False
+    ends_residual: bool = False
+    """Its output joins the membrane stream; models scale such weights by depth at the start."""
 
     def fold(self, unit: float) -> None:
         """Fold the value of one spike into the weights and expect sub-steps from now on."""

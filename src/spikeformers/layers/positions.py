@@ -4,7 +4,8 @@
 
 One learned number a head and distance, added to the scores before the winners are chosen:
 additions and comparisons only. T5's relative bias (https://arxiv.org/abs/1910.10683) without its
-logarithmic buckets.
+logarithmic buckets, starting from ALiBi (https://arxiv.org/abs/2108.12409): head h of H has
+``bias = -slope * 2^(-8 h / H) * |i - j|``, so that near keys win until training says otherwise.
 """
 
 from __future__ import annotations
@@ -16,11 +17,20 @@ from torch import Tensor, nn
 class RelativeBias(nn.Module):
     """Learned bias ``[H, T, J]`` from distances; both directions where ``causal`` is false."""
 
-    def __init__(self, heads: int, max_distance: int, causal: bool) -> None:
+    def __init__(self, heads: int, max_distance: int, causal: bool, slope: float = 1.0) -> None:
         super().__init__()
-        self.max_distance, self.causal = max_distance, causal
+        self.max_distance, self.causal, self.slope = max_distance, causal, slope
         entries = max_distance if causal else 2 * max_distance - 1
         self.bias = nn.Parameter(torch.zeros(heads, entries))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Set the bias back to its ALiBi start."""
+        heads, entries = self.bias.shape
+        slopes = 2.0 ** (-8.0 * torch.arange(1, heads + 1) / heads) * self.slope
+        distance = torch.arange(entries).sub(0 if self.causal else self.max_distance - 1).abs()
+        self.bias.copy_(-slopes[:, None] * distance)
 
     def forward(self, queries: int, keys: int, device: torch.device) -> Tensor:
         """Bias for the last ``queries`` of ``keys`` positions, ``[H, queries, keys]``."""

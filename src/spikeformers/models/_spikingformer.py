@@ -56,8 +56,8 @@ class SpikingformerConfig(PreTrainedConfig):
     winner_weight: str = "one"
     """"one" (the paper's K ones a row) or "mean" (1/K)."""
     attention_scale: float | None = None
-    """s; 1/sqrt(head width) unless given, 0.125 for SSA. Unspecified by the paper."""
-    learn_attention_scale: bool = False
+    """s; levels/sqrt(head width) unless given, 0.125 for SSA. Unspecified by the paper."""
+    learn_attention_scale: bool = True
     """Learn s, one number a head. It is the surrogate's inverse temperature as well."""
     surrogate_temperature: float = 1.0
     """tau of the softmax in the backward pass of hard and top-K. Unspecified by the paper."""
@@ -86,12 +86,14 @@ class SpikingformerConfig(PreTrainedConfig):
     norm_eps: float = 1e-5
     pre_norm: bool = True
     projection_norm: bool = True
-    output_norm: bool = True
+    output_norm: bool = False
     neuron_gain: float = 1.0
     """Initial scale of the norm in front of a neuron: one over its threshold."""
-    position: str = "learned"
-    relative_distance: int = 128
-    """Distances a relative bias tells apart; longer ones share the last entry."""
+    position: str | None = None
+    """"learned" (absolute), "relative" (a bias on the scores), "both" or "none"; unless given,
+    "relative", but "learned" for SSA, whose scores are no competition that a bias could sway."""
+    relative_slope: float = 1.0
+    """Where the relative bias starts: ALiBi's slopes times this."""
     spiking_head: bool = False
     """A neuron in front of the language-model head, so that the head is spike-driven too."""
     dropout: float = 0.0
@@ -112,6 +114,8 @@ class SpikingformerConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
+        if self.position is None:
+            self.position = "learned" if self.attention == "ssa" else "relative"
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
@@ -131,6 +135,11 @@ class SpikingformerConfig(PreTrainedConfig):
                 raise ConfigError(
                     f"{key}={value!r} is unknown; one of {', '.join(known)}.{nearest(value, known)}"
                 )
+        if self.attention == "ssa" and self.position in ("relative", "both"):
+            raise ConfigError(
+                f"attention='ssa' multiplies its scores with V, so position={self.position!r} "
+                "would add reals to them; use position='learned' or 'none'."
+            )
         for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "steps", "levels"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"{key} must be at least 1, not {getattr(self, key)}.")
@@ -204,7 +213,7 @@ def make_attention(config: SpikingformerConfig) -> Attention:
     heads, learn = config.num_attention_heads, config.learn_attention_scale
     if config.attention == "ssa":
         return SSA(0.125 if scale is None else scale, heads, learn)
-    scale = 1 / math.sqrt(config.head_width) if scale is None else scale
+    scale = config.levels / math.sqrt(config.head_width) if scale is None else scale
     if config.attention == "softmax":
         return SoftmaxAttention(scale, heads, learn)
     return WTA(
@@ -251,6 +260,7 @@ class SpikingAttention(nn.Module):
         one_row = self.core.weights_are_binary and self.core.winners_per_query == 1
         self.fire_out = None if one_row else Fire(config, width, norm=True)
         self.out = SpikeLinear(width, width, config.bias)
+        self.out.ends_residual = True
         self.out_norm = make_norm(
             config.norm if config.output_norm else "none", width, config.norm_eps
         )
@@ -323,6 +333,7 @@ class SpikingMLP(nn.Module):
         self.up = SpikeLinear(width, hidden, config.bias)
         self.fire_hidden = Fire(config, hidden, config.projection_norm)
         self.down = SpikeLinear(hidden, width, config.bias)
+        self.down.ends_residual = True
         self.out_norm = make_norm(
             config.norm if config.output_norm else "none", width, config.norm_eps
         )
@@ -366,7 +377,10 @@ class SpikingformerPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Linear, nn.Embedding)):
-            nn.init.normal_(module.weight, std=self.config.initializer_range)
+            std = self.config.initializer_range
+            if getattr(module, "ends_residual", False):  # GPT-2's rule
+                std /= math.sqrt(2 * self.config.num_hidden_layers)
+            nn.init.normal_(module.weight, std=std)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
@@ -374,7 +388,7 @@ class SpikingformerPreTrainedModel(PreTrainedModel):
             if isinstance(module, nn.LayerNorm):
                 nn.init.zeros_(module.bias)
         elif isinstance(module, RelativeBias):
-            nn.init.zeros_(module.bias)
+            module.reset_parameters()
         elif isinstance(module, Attention):
             nn.init.constant_(module.log_scale, math.log(module.initial_scale))
         elif isinstance(module, TLIF):
@@ -394,7 +408,12 @@ class SpikingformerModel(SpikingformerPreTrainedModel):
         )
         relative = config.position in ("relative", "both")
         self.relative = nn.ModuleList(
-            RelativeBias(config.num_attention_heads, config.relative_distance, config.causal)
+            RelativeBias(
+                config.num_attention_heads,
+                config.max_position_embeddings,
+                config.causal,
+                config.relative_slope,
+            )
             for _ in range(config.num_hidden_layers if relative else 0)
         )
         self.dropout = nn.Dropout(config.dropout)
