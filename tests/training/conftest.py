@@ -135,3 +135,9 @@ def full_disk() -> Callable[..., AbstractContextManager[None]]:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     return limited
+
+
+@pytest.fixture(scope="session")
+def corpus_text() -> Callable[[Path], Path]:
+    """``corpus_text(folder)`` writes the corpus there, for processes of their own."""
+    return write_corpus

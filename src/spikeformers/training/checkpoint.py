@@ -30,7 +30,7 @@ from torch.distributed.checkpoint.hf_storage import (
 )
 
 from spikeformers.errors import CheckpointError, StorageError
-from spikeformers.training.distributed import World
+from spikeformers.training.distributed import World, reshard
 
 logger = logging.getLogger(__name__)
 
@@ -164,6 +164,7 @@ def _tensors(
     model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
     """Name -> tensor (sharing memory) for all that is saved, and the optimiser's step counts."""
+    reshard(model)
     tensors: dict[str, torch.Tensor] = {}
     steps: dict[str, int] = {}
     for name, parameter in model.named_parameters():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,8 +75,7 @@ def choose_strategy(wanted: str, size: int) -> str:
     return ("ddp" if size > 1 else "single") if wanted == "auto" else wanted
 
 
-@contextmanager
-def open_world(config: TrainConfig) -> Iterator[World]:
+def open_world(config: TrainConfig) -> World:
     """Join the processes that torchrun started (RANK is set), or be alone."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     strategy = choose_strategy(config.strategy, size)
@@ -85,18 +87,23 @@ def open_world(config: TrainConfig) -> Iterator[World]:
             f"{config.gradient_accumulation} it must be a multiple of {share}."
         )
     if strategy == "single":
-        yield World(0, 1, device, strategy)
-        return
+        return World(0, 1, device, strategy)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    owns = not dist.is_initialized()
-    if owns:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    group = dist.new_group(backend="gloo")  # checkpoints hang or abort on the default group
-    try:
-        yield World(dist.get_rank(), size, device, strategy, group)
-    finally:
-        dist.destroy_process_group(None if owns else group)
+    group = _join("nccl" if device.type == "cuda" else "gloo")
+    return World(dist.get_rank(), size, device, strategy, group)
+
+
+@functools.cache
+def _join(backend: str) -> Any:
+    """Join once, until the process ends: gloo crashes where it is left and joined again.
+
+    Returns the group of our own; checkpoints hang or abort on the default one.
+    """
+    if not dist.is_initialized():
+        dist.init_process_group(backend)
+        atexit.register(dist.destroy_process_group)
+    return dist.new_group(backend="gloo")
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
@@ -139,6 +146,8 @@ def _shard(model: nn.Module, world: World, compiled: bool) -> nn.Module:
         raise ConfigError(
             f"strategy=fsdp cannot shard the scalar parameters {scalars[:3]}. Use strategy=ddp."
         )
+    # It warns of operations in place on outputs; the loop has none.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(world.device.type, (world.size,))
     parts = blocks(model)
     if not parts:
@@ -161,6 +170,16 @@ def gradient_sync(module: nn.Module, *, wanted: bool) -> Iterator[None]:
     if isinstance(module, FSDPModule):
         module.set_requires_gradient_sync(wanted)
     yield
+
+
+def reshard(model: nn.Module) -> None:
+    """Give FSDP2's gathered parameters back, as backward does and a forward alone does not.
+
+    Until then ``named_parameters`` names tensors that the optimiser does not know.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:

@@ -57,7 +57,7 @@ class GradientStep:
             penalised = penalised or penalty is not None
             sums["loss"] += loss.item()
             sums["lm_loss"] += language.item() * share
-            sums["rate_loss"] += float(penalty) * even if penalty is not None else 0.0
+            sums["rate_loss"] += penalty.item() * even if penalty is not None else 0.0
         if measure and self.config.compile:
             with (
                 torch.no_grad(),

@@ -80,7 +80,8 @@ def train(
     loss or gradient is not finite changes a weight, ``StorageError``, ``CheckpointError``.
     """
     out, total = Path(out), config.total_steps
-    with open_world(config) as world, _settings(model, config), Interrupt() as interrupt:
+    world = open_world(config)
+    with _settings(model, config), Interrupt() as interrupt:
         precision = choose_precision(config.precision, world.device)
         objective = make_objective(model, tokenizer, config)
         batches = TrainBatches(store.split("train"), objective, config, world)

@@ -11,7 +11,7 @@ from torch import nn
 from spikeformers.errors import DataError
 from spikeformers.training.batches import Objective, validation_batches
 from spikeformers.training.config import TrainConfig
-from spikeformers.training.distributed import World
+from spikeformers.training.distributed import World, reshard
 from spikeformers.training.precision import Precision
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def validate(
             loss = lm_loss(model(**one.to(world.device))).double().item()
             total += loss * one.targets if one.targets else 0.0
             targets += one.targets
+    reshard(model)
     model.train(was_training)
     total, targets = world.sum([total, targets])
     loss = total / max(targets, 1.0)

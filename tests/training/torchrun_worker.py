@@ -1,0 +1,58 @@
+"""What each rank does in test_distributed.py: ``torchrun torchrun_worker.py STRATEGY FOLDER``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from conftest import MASKED, MODELS, tiny
+from spikeformers.data import load_corpus, make_tokenizer, tokenize_corpus
+from spikeformers.errors import TrainingDiverged
+from spikeformers.training import train
+
+
+def main(strategy: str, folder: Path) -> None:
+    """Train each kind, interrupted by one rank, then a whole run, then one that diverges."""
+    torch.set_num_threads(1)
+    rank = int(os.environ["RANK"])
+    corpus = load_corpus(str(folder / "text"))
+    for kind, make in MODELS.items():
+        tokenizer = make_tokenizer("byte", masked=kind in MASKED)
+        store = tokenize_corpus(corpus, tokenizer, folder / "cache")
+        losses: list[list[float]] = []
+
+        def on_step(step: int, metrics: Mapping[str, float], losses=losses) -> None:
+            losses.append([metrics["loss"], metrics["grad_norm"]])
+            if step == 3 and rank == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        model = make(tokenizer, dropout=0.0, seed=rank)  # rank 0's weights must win
+        result = train(
+            model, store, tokenizer, folder / kind, tiny(strategy=strategy),
+            progress=False, on_step=on_step,
+        )  # fmt: skip
+        assert result.interrupted
+        if rank == 0:
+            (folder / f"{kind}.json").write_text(json.dumps(losses))
+
+    model = MODELS["we"](tokenizer, dropout=0.0)
+    config = tiny(strategy=strategy, gradient_accumulation=2, steps=3)
+    train(model, store, tokenizer, folder / "whole", config, progress=False)
+
+    model = MODELS["we"](tokenizer, dropout=0.0)
+    if rank == 1:
+        model.register_forward_hook(lambda *a: setattr(a[2], "loss", a[2].loss * float("nan")))
+    try:
+        train(model, store, tokenizer, folder / "nan", tiny(strategy=strategy), progress=False)
+    except TrainingDiverged as error:
+        (folder / f"diverged-{rank}").write_text(str(error))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
