@@ -1,0 +1,221 @@
+"""How each kind of module is counted, in closed form.
+
+    linear     SOP = (sum of counts at the input) * outputs;  MACs = rows * inputs * outputs
+    scores     SOP = sum over allowed (i, j) of sum_k count(q_ik) * count(k_jk)      coincidences
+    values     SOP = sum over allowed (i, j) with A_w[i, j] != 0 of sum_k count(v_jk)
+
+A real operand counts 1 everywhere, so with one side real these are the accumulates that the other
+side's spikes leave. In ``values`` each event of V adds the weight A_w[i, j], whatever its width, as
+each event of a linear layer adds a real weight: hard and top-K gather the winners' rows, sparsemax
+those of its support, softmax all that are allowed, and SSA those whose integer score is not 0.
+
+Elementwise, per value unless said otherwise, with S simulation steps:
+
+    norm       layer: 4 add, 3 mult; rms: 1 add, 3 mult; and one root a row
+    neuron     a comparison per level and step (ternary 2), and per carried step 2 add and 1 mult
+    winners    a row of n allowed keys: K passes of n - 1, n - 2, ... comparisons (winner_compare)
+    softmax    per allowed pair: 1 mult (scale), 1 compare, 2 function (exp, division), 1 add
+    sparsemax  per allowed pair: 1 mult, 3 add, log2(n) winner_compare (a sort)
+    SSA        nothing: its scale folds into the threshold behind it, as a WTA's moves no winner
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from spikeformers.attention import WTA, Attention, SoftmaxAttention
+from spikeformers.energy.operands import Spikes, counts, operand, spikes_of
+from spikeformers.energy.records import Operand, Product, Trace
+from spikeformers.neurons import Neuron
+
+
+class Place(NamedTuple):
+    """Where in the model something happens."""
+
+    name: str
+    component: str
+    layer: int | None
+
+
+class Rows:
+    """Which (sequence, token) rows count: those that are not padding."""
+
+    def __init__(self, batch: int, tokens: int, mask: Tensor | None) -> None:
+        self.shape = (batch, tokens)
+        self.keep = None if mask is None or bool(mask.all()) else mask.bool()
+        self.tokens = batch * tokens if self.keep is None else int(self.keep.sum())
+
+    @property
+    def share(self) -> float:
+        """Real tokens per token of the batch."""
+        return self.tokens / (self.shape[0] * self.shape[1])
+
+    def select(self, x: Tensor) -> Tensor:
+        """Rows of ``[..., B, T, D]`` or ``[..., B * T, D]`` that count; other shapes whole."""
+        if self.keep is None:
+            return x
+        if tuple(x.shape[-3:-1]) == self.shape:
+            return x[..., self.keep, :]
+        if x.dim() >= 2 and x.shape[-2] == self.keep.numel():
+            return x[..., self.keep.flatten(), :]
+        return x
+
+    def select_heads(self, x: Tensor) -> Tensor:
+        """Rows of ``[..., B, H, T, K]`` that count."""
+        if x.dim() < 4:
+            return x
+        return self.select(x.transpose(-3, -2).flatten(-2))
+
+    def queries(self, queries: int) -> Tensor | bool:
+        """Mask of the queries that count, ``[B, 1, T, 1]``; True where all do."""
+        return True if self.keep is None else self.keep[:, None, -queries:, None]
+
+
+def linear(
+    trace: Trace, place: Place, rows: Rows, x: Tensor, known: Spikes | None, weight: Tensor
+) -> int:
+    """Count ``x W`` (``weight`` ``[in, out]``); returns the MACs that were really dispatched."""
+    inputs, outputs = weight.shape
+    spikes = spikes_of(x, known)
+    left = operand(rows.select(x), spikes)
+    stored = spikes_of(weight)
+    right = operand(weight, stored)
+    times = left.size // inputs
+    sop = 0
+    if spikes is not None:
+        sop = left.total * outputs
+    elif stored is not None:
+        sop = right.total * times
+    trace.add_product(
+        Product(
+            place.name, "linear", place.component, place.layer, left, right,
+            macs=left.size * outputs, sop=sop,
+        )
+    )  # fmt: skip
+    return x.numel() * outputs
+
+
+def norm(trace: Trace, place: Place, rows: Rows, x: Tensor, kind: str) -> None:
+    """Count a layer or RMS norm over the last dimension of ``x``."""
+    x = rows.select(x)
+    n, rows_ = x.numel(), x.numel() // x.shape[-1]
+    adds = 4 * n if kind == "layer" else n
+    trace.add_operations("norms", place.layer, add=adds, mult=3 * n, function=rows_)
+
+
+def neuron(
+    trace: Trace, place: Place, rows: Rows, module: Neuron, current: Tensor, spikes: Tensor
+) -> Spikes:
+    """Count a neuron's spikes and updates; returns what its spikes are."""
+    steps = current.shape[0]
+    n = rows.select(current).numel()
+    carried = n // steps * (steps - 1)
+    thresholds = 2 if module.spike_type == "ternary" else module.levels
+    trace.add_operations(
+        "neurons", place.layer, compare=thresholds * n, add=2 * carried, mult=carried
+    )
+    kind = Spikes("binary", 1.0) if module.expanded else Spikes(module.spike_type, module.unit)
+    trace.add_neuron(place.name, operand(rows.select(spikes), kind))
+    return kind
+
+
+def attention(
+    trace: Trace,
+    place: Place,
+    rows: Rows,
+    sides: tuple[Tensor, Tensor, Tensor],
+    known: tuple[Spikes | None, Spikes | None, Spikes | None],
+    allowed: Tensor,
+    weights: Tensor | None,
+    weights_are_real: bool = True,
+) -> Tensor:
+    """Count both products of attention; returns the allowed pairs ``[..., H, T, J]``.
+
+    ``sides`` are q ``[..., H, T, K]``, k and v ``[..., H', J, K]`` (H' divides H); ``weights``
+    ``[..., H, T, J]`` is None for softmax, whose weights are real and not zero where allowed.
+    """
+    q, k, v = sides
+    q_spikes, k_spikes, v_spikes = (
+        spikes_of(x, kind) for x, kind in zip(sides, known, strict=True)
+    )
+    if q.dim() >= 3 and k.shape[-3] != q.shape[-3]:
+        k, v = (x.repeat_interleave(q.shape[-3] // x.shape[-3], -3) for x in (k, v))
+    shape = (*q.shape[:-1], k.shape[-2])
+    pairs = (allowed & rows.queries(q.shape[-2])).expand(shape)
+    number = int(pairs.sum())
+
+    coincidences = torch.matmul(counts(q, q_spikes), counts(k, k_spikes).transpose(-1, -2))
+    dense = q_spikes is None and k_spikes is None
+    trace.add_product(
+        Product(
+            f"{place.name}.scores", "scores", place.component, place.layer,
+            operand(rows.select_heads(q), q_spikes), operand(rows.select_heads(k), k_spikes),
+            macs=number * q.shape[-1],
+            sop=0 if dense else int((coincidences * pairs).sum(dtype=torch.float64)),
+        )
+    )  # fmt: skip
+
+    attended = pairs if weights is None else pairs & (weights != 0)
+    w_spikes = None if weights is None or weights_are_real else spikes_of(weights)
+    total = 0
+    if weights is not None and w_spikes is not None:
+        total = int((counts(weights, w_spikes) * pairs).sum(dtype=torch.float64))
+    readers = attended.sum(-2).double()
+    gathered = int((readers * counts(v, v_spikes).sum(-1, dtype=torch.float64)).sum())
+    dense = w_spikes is None and v_spikes is None
+    trace.add_product(
+        Product(
+            f"{place.name}.values", "values", place.component, place.layer,
+            Operand(w_spikes.kind if w_spikes else "real", number, int(attended.sum()), total),
+            operand(rows.select_heads(v), v_spikes),
+            macs=number * v.shape[-1],
+            sop=0 if dense else gathered,
+        )
+    )  # fmt: skip
+    return pairs
+
+
+def is_real(module: Attention) -> bool:
+    """Whether the weights of this core are real numbers, even where they happen to be 0 and 1."""
+    sparsemax = isinstance(module, WTA) and module.winners_per_query is None
+    return sparsemax or isinstance(module, SoftmaxAttention)
+
+
+def softmax(trace: Trace, place: Place, pairs: int) -> None:
+    """Count scale and softmax over ``pairs`` scores."""
+    trace.add_operations(
+        place.component, place.layer, mult=pairs, compare=pairs, function=2 * pairs, add=pairs
+    )
+
+
+def core(trace: Trace, place: Place, module: Attention, pairs: Tensor, bias: bool) -> None:
+    """Count what happens between the two products of a spiking attention core."""
+    number = int(pairs.sum())
+    if bias:
+        trace.add_operations(place.component, place.layer, add=number)
+    if isinstance(module, SoftmaxAttention):
+        softmax(trace, place, number)
+    if not isinstance(module, WTA):
+        return
+    keys = pairs.sum(-1)
+    if module.winners_per_query is None:
+        sort = int((keys * keys.clamp_min(1).double().log2().ceil()).sum())
+        trace.add_operations(
+            place.component, place.layer, mult=number, add=3 * number, winner_compare=sort
+        )
+        return
+    passes = sum(int((keys - 1 - r).clamp_min(0).sum()) for r in range(module.winners_per_query))
+    trace.add_operations(place.component, place.layer, winner_compare=passes)
+
+
+def norm_kind(module: nn.Module) -> str | None:
+    """Which norm this is: "layer", "rms" or None."""
+    if isinstance(module, nn.LayerNorm):
+        return "layer"
+    name = type(module).__name__
+    if isinstance(module, nn.RMSNorm) or name.endswith("RMSNorm"):
+        return "rms"
+    return "layer" if name.endswith("LayerNorm") else None

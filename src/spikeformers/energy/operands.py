@@ -1,0 +1,76 @@
+"""Which tensors are spikes: known from the neuron that made them, else read off the values.
+
+Known: a neuron's output carries its ``(kind, unit)`` through operations that only move values
+(view, transpose, cat, gather ...). Else, by the values x, with u the smallest non-zero ``|x|``
+(u = 1 where all x are integers):
+
+    x in {0, u}          binary           x in u * {0, 1 .. 4096} (or negative)   integer
+    x in {-u, 0, u}      ternary          anything else, or all zeros             real
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from spikeformers.energy.records import Kind, Operand
+
+LARGEST_COUNT = 4096
+_PROBE = 64
+
+
+class Spikes(NamedTuple):
+    """What the values of a tensor are multiples of."""
+
+    kind: Kind
+    unit: float
+
+
+def spikes_of(x: Tensor, known: Spikes | None = None) -> Spikes | None:
+    """Kind and unit of the spikes in ``x``; None where they are real numbers."""
+    x = x.detach()
+    if known is not None and _multiples(x, known.unit, tolerance=2e-2):
+        return known
+    size = x.abs()
+    largest = float(size.max()) if size.numel() else 0.0
+    if not 0 < largest < float("inf"):
+        return None
+    unit = float(size.masked_fill(size == 0, float("inf")).min())
+    if not _multiples(x, 1.0, tolerance=0.0):
+        probe = x.flatten()[:_PROBE]  # most dense tensors end here
+        if largest / unit > LARGEST_COUNT or not _multiples(probe, unit, tolerance=1e-3):
+            return None
+        if not _multiples(x, unit, tolerance=1e-3):
+            return None
+    elif largest > LARGEST_COUNT:
+        return None
+    else:
+        unit = 1.0
+    if largest / unit > 1.5:
+        return Spikes("integer", unit)
+    return Spikes("ternary" if bool((x < 0).any()) else "binary", unit)
+
+
+def counts(x: Tensor, spikes: Spikes | None) -> Tensor:
+    """Counts of ``x``, float32; a real operand counts one everywhere, as each value costs one."""
+    if spikes is None:
+        return torch.ones_like(x, dtype=torch.float32)
+    return (x.float().abs() / spikes.unit).round_()
+
+
+def operand(x: Tensor, spikes: Spikes | None) -> Operand:
+    """Sizes and sums of ``x``."""
+    nonzero = int(torch.count_nonzero(x))
+    if spikes is None:
+        return Operand("real", x.numel(), nonzero, 0)
+    total = int(counts(x, spikes).sum(dtype=torch.float64))
+    return Operand(spikes.kind, x.numel(), nonzero, total)
+
+
+def _multiples(x: Tensor, unit: float, tolerance: float) -> bool:
+    if unit <= 0:
+        return False
+    ratio = x.double() / unit
+    return x.numel() == 0 or float((ratio - ratio.round()).abs().max()) <= tolerance

@@ -1,0 +1,367 @@
+"""One tracer for energy and audit: a real forward pass, counted.
+
+Hooks on modules count what has a closed form (count.py). Below them a dispatch mode sees every
+operation, functional calls included, and holds the hooks to account: a matrix product that belongs
+to no counted module is an error that names it, never a silent zero.
+
+Counted: Linear and Conv1D, scaled_dot_product_attention, spiking attention cores, attention written
+out as product, softmax, product, embeddings, norms, neurons, and elementwise operations elsewhere.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+from transformers.pytorch_utils import Conv1D
+
+from spikeformers.attention import Attention
+from spikeformers.energy import count
+from spikeformers.energy import operations as ops
+from spikeformers.energy.count import Place, Rows
+from spikeformers.energy.modes import DispatchMode, FunctionMode
+from spikeformers.energy.operands import Spikes
+from spikeformers.energy.records import Trace
+from spikeformers.errors import SpikeformersError
+from spikeformers.models._spikingformer import SpikingAttention
+from spikeformers.neurons import Neuron
+
+Batch = Tensor | Mapping[str, Tensor]
+_ATTENTION = "attention scores and values"
+_CLOSED = ("linear", "embedding", "norm", "neuron", "core", "sdpa", "expanded")
+_ACCOUNTS = ("linear", "core", "sdpa", "expanded")
+
+
+@dataclass
+class _Frame:
+    """A module (or SDPA call) that is running."""
+
+    name: str
+    module: nn.Module
+    kind: str
+    dispatched: int = 0
+    products: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)
+    softmaxes: list[Tensor] = field(default_factory=list)
+
+
+def trace(model: nn.Module, batch: Batch) -> Trace:
+    """Count one forward pass over ids ``[B, T]``, or ``{"input_ids", "attention_mask"}``.
+
+    The model runs in eval mode, without cache or gradients, and is left as it was. Raises
+    SpikeformersError where a matrix product belongs to no counted module.
+    """
+    inputs = {"input_ids": batch} if isinstance(batch, Tensor) else dict(batch)
+    inputs.pop("labels", None)
+    ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+    parameters = inspect.signature(model.forward).parameters
+    if "use_cache" in parameters:
+        inputs["use_cache"] = False  # type: ignore[assignment]
+    tracer = _Tracer(model, Rows(ids.shape[0], ids.shape[1], mask))
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), tracer:
+            model(**inputs)
+    finally:
+        model.train(training)
+    tracer.complain()
+    return tracer.trace
+
+
+class _Tracer:
+    """Frames of running modules, and what their hooks counted."""
+
+    def __init__(self, model: nn.Module, rows: Rows) -> None:
+        self.model, self.rows = model, rows
+        self.trace = Trace(tokens=rows.tokens)
+        self.frames: list[_Frame] = []
+        self.known: Any = WeakTensorKeyDictionary()
+        self.last_spikes: dict[nn.Module, Tensor] = {}
+        self.paused = False
+        self.width = 0
+        """Width of the embeddings, by which residual additions are known."""
+        self.unaccounted: list[str] = []
+        self._stack = ExitStack()
+
+    def __enter__(self) -> _Tracer:
+        for name, module in self.model.named_modules():
+            for handle in (
+                module.register_forward_pre_hook(self._enter(name), with_kwargs=True),
+                module.register_forward_hook(self._leave(name), with_kwargs=True),
+            ):
+                self._stack.callback(handle.remove)
+        self._stack.enter_context(FunctionMode(self))
+        self._stack.enter_context(DispatchMode(self))
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._stack.close()
+
+    def complain(self) -> None:
+        """Raise if a matrix product was not counted."""
+        if self.unaccounted:
+            shown = "; ".join(self.unaccounted[:8])
+            more = len(self.unaccounted) - 8
+            raise SpikeformersError(
+                f"{len(self.unaccounted)} matrix products of {type(self.model).__name__} belong to "
+                f"no counted module, so the count would be wrong: {shown}"
+                f"{f'; and {more} more' if more > 0 else ''}. Counted are Linear, Conv1D, "
+                "scaled_dot_product_attention, spiking attention cores and softmax attention."
+            )
+
+    def place(self, name: str, component: str) -> Place:
+        """Where ``name`` is: its layer is the first number in its path."""
+        found = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
+        return Place(name, component, int(found[1]) if found else None)
+
+    # --- modules -----------------------------------------------------------------------------
+
+    def _enter(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self.frames.append(_Frame(name, module, _kind(module)))
+
+        return hook
+
+    def _leave(self, name: str) -> Callable[..., None]:
+        def hook(
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+        ) -> None:
+            frame = self.frames.pop()
+            self.paused = True
+            try:
+                count_kind = _COUNTERS.get(frame.kind)
+                if count_kind is not None:
+                    bound = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+                    count_kind(self, frame, bound, output)
+                elif frame.products:
+                    self._written_out(frame)
+            finally:
+                self.paused = False
+
+        return hook
+
+    def _linear(self, frame: _Frame, inputs: dict[str, Any], output: Tensor) -> None:
+        module: Any = frame.module
+        x: Tensor = next(iter(inputs.values()))
+        weight = module.weight if isinstance(module, Conv1D) else module.weight.t()
+        place = self.place(frame.name, self._linear_component(frame.name))
+        expected = count.linear(self.trace, place, self.rows, x, self.known.get(x), weight)
+        self._check(frame, expected, expected)
+        if module.bias is not None:
+            self.trace.add_operations(
+                place.component, place.layer, add=self.rows.select(output).numel()
+            )
+
+    def _linear_component(self, name: str) -> str:
+        if self.place(name, "").layer is None:
+            return "embedding" if "embed" in name else "head"
+        inside = any("Attention" in type(frame.module).__name__ for frame in self.frames)
+        return "attention projections" if inside else "mlp"
+
+    def _embedding(self, frame: _Frame, inputs: dict[str, Any], output: Tensor) -> None:
+        rows = self.rows.tokens if output.shape[-2] == self.rows.shape[1] else output.shape[-2]
+        place = self.place(frame.name, "embedding")
+        self.width = self.width or output.shape[-1]
+        self.trace.add_operations("embedding", place.layer, lookup=rows * output.shape[-1])
+
+    def _norm(self, frame: _Frame, inputs: dict[str, Any], output: Tensor) -> None:
+        kind = count.norm_kind(frame.module)
+        assert kind is not None
+        count.norm(self.trace, self.place(frame.name, "norms"), self.rows, output, kind)
+
+    def _neuron(self, frame: _Frame, inputs: dict[str, Any], output: Tensor) -> None:
+        module = frame.module
+        assert isinstance(module, Neuron)
+        place = self.place(frame.name, "neurons")
+        current = inputs["current"]
+        self.known[output] = count.neuron(self.trace, place, self.rows, module, current, output)
+        if module.expanded:
+            self.last_spikes[module] = output
+
+    def _core(self, frame: _Frame, inputs: dict[str, Any], output: Tensor) -> None:
+        module = frame.module
+        assert isinstance(module, Attention)
+        q, k, v = inputs["q"], inputs["k"], inputs["v"]
+        bias = inputs.get("bias")
+        known = (self.known.get(q), self.known.get(k), self.known.get(v))
+        place = self.place(frame.name, _ATTENTION)
+        self._spiking_attention(place, module, (q, k, v), known, inputs["allowed"], bias)
+        pairs = q.numel() // q.shape[-1] * k.shape[-2]
+        self._check(frame, pairs * q.shape[-1], pairs * (q.shape[-1] + v.shape[-1]))
+        if module.weights_are_binary and module.winners_per_query == 1 and known[2] is not None:
+            self.known[output] = known[2]  # each output row is one row of V
+
+    def _expanded(self, frame: _Frame, inputs: dict[str, Any], output: Any) -> None:
+        """Binary sub-steps: scores are summed over all pairs of them before the competition."""
+        module: Any = frame.module
+        fires = (module.fire_query, module.fire_key, module.fire_value)
+        sides = tuple(
+            module._heads(self.last_spikes.pop(f.neuron).sum(0)) * f.neuron.unit for f in fires
+        )
+        known = tuple(Spikes("integer", f.neuron.unit) for f in fires)
+        place = self.place(f"{frame.name}.core", _ATTENTION)
+        self._spiking_attention(
+            place, module.core, sides, known, inputs["allowed"], inputs.get("bias")
+        )
+
+    def _spiking_attention(
+        self, place: Place, core: Attention, sides: Any, known: Any, allowed: Tensor, bias: Any
+    ) -> None:
+        weights = core.weights(sides[0], sides[1], allowed, bias)
+        pairs = count.attention(
+            self.trace, place, self.rows, sides, known, allowed, weights, count.is_real(core)
+        )
+        count.core(self.trace, place, core, pairs, bias is not None)
+
+    def _written_out(self, frame: _Frame) -> None:
+        """Attention as two products around one softmax of the masked scores."""
+        if len(frame.products) == 2 and len(frame.softmaxes) == 1:
+            (_, q, k), (_, _, v) = frame.products
+            scores = frame.softmaxes[0]
+            lead = scores.shape[:-2]
+            width = q.shape[-1]
+            if q.numel() == scores.numel() // scores.shape[-1] * width:
+                self.softmax_attention(
+                    frame.name,
+                    q.reshape(*lead, -1, width),
+                    k.transpose(-1, -2).reshape(*lead, -1, width),
+                    v.reshape(*lead, -1, v.shape[-1]),
+                    scores > torch.finfo(scores.dtype).min / 2,
+                )
+                return
+        self.unaccounted += [self._said(op, a, b, frame.name) for op, a, b in frame.products]
+
+    def enter_sdpa(self) -> str:
+        """Open a frame for an SDPA call in the running module."""
+        name = self.frames[-1].name if self.frames else "sdpa"
+        self.frames.append(_Frame(name, self.model, "sdpa"))
+        return name
+
+    def leave_sdpa(self) -> None:
+        """Close it."""
+        self.frames.pop()
+
+    def softmax_attention(
+        self, name: str, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor
+    ) -> None:
+        """Count softmax attention over the allowed pairs."""
+        place = self.place(name, _ATTENTION)
+        known = (self.known.get(q), self.known.get(k), self.known.get(v))
+        pairs = count.attention(self.trace, place, self.rows, (q, k, v), known, allowed, None)
+        count.softmax(self.trace, place, int(pairs.sum()))
+
+    def _check(self, frame: _Frame, least: int, most: int) -> None:
+        if not least <= frame.dispatched <= most:
+            self.unaccounted.append(
+                f"{frame.name} ({type(frame.module).__name__}) did {frame.dispatched} MACs where "
+                f"{least}{f' to {most}' if most > least else ''} are counted"
+            )
+
+    # --- operations --------------------------------------------------------------------------
+
+    def see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        """One operation of the dispatcher."""
+        if self.paused:
+            return
+        name = ops.base_name(func)
+        if func._schema.is_mutable and args and isinstance(args[0], Tensor):
+            self.known.pop(args[0], None)
+        elif name in ops.MOVES:
+            self._carry(args, out)
+        if ops.is_product(name):
+            self._product(name, args, out)
+        elif name in ("_softmax", "_safe_softmax"):
+            self._softmax(args[0])
+        elif not any(frame.kind in _CLOSED for frame in self.frames):
+            self._elementwise(name, args, kwargs, out)
+
+    def _carry(self, args: tuple[Any, ...], out: Any) -> None:
+        sources = args[0] if isinstance(args[0], (list, tuple)) else args[:1]
+        kinds = {self.known.get(x) for x in sources if isinstance(x, Tensor)}
+        kind = kinds.pop() if len(kinds) == 1 else None
+        if kind is not None:
+            for made in out if isinstance(out, (list, tuple)) else (out,):
+                self.known[made] = kind
+
+    def _product(self, name: str, args: tuple[Any, ...], out: Any) -> None:
+        made = out[0] if isinstance(out, tuple) else out
+        for frame in reversed(self.frames):
+            if frame.kind in _ACCOUNTS:
+                frame.dispatched += ops.macs_of(name, args, made)
+                return
+        left, right = ops.sides(name, args)
+        top = self.frames[-1] if self.frames else None
+        if top is not None and name in ("bmm", "baddbmm"):
+            top.products.append((name, left, right))
+        else:
+            self.unaccounted.append(self._said(name, left, right, top.name if top else ""))
+
+    def _softmax(self, scores: Tensor) -> None:
+        if self.frames and self.frames[-1].products:
+            self.frames[-1].softmaxes.append(scores)
+
+    def _elementwise(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+    ) -> None:
+        frame = self.frames[-1] if self.frames else _Frame("", self.model, "open")
+        if len(frame.products) == 1:  # between the two products: counted with the softmax
+            return
+        found = ops.elementwise(name, args, kwargs, out)
+        if found:
+            place = self.place(frame.name, self._elementwise_component(frame, name, args))
+            share = self.rows.share
+            self.trace.add_operations(
+                place.component, place.layer, **{k: round(n * share) for k, n in found.items()}
+            )
+
+    def _elementwise_component(self, frame: _Frame, name: str, args: tuple[Any, ...]) -> str:
+        if frame.kind == "activation":
+            return "activations"
+        if self.place(frame.name, "").layer is None:
+            return "embedding" if name == "add" else "other"
+        stream = (*self.rows.shape, self.width)
+        if name == "add" and all(
+            isinstance(x, Tensor) and tuple(x.shape[-3:]) == stream for x in args[:2]
+        ):
+            return "residual"
+        inside = any("Attention" in type(f.module).__name__ for f in self.frames)
+        return _ATTENTION if inside else "activations"
+
+    def _said(self, op: str, left: Tensor, right: Tensor, name: str) -> str:
+        return f"aten.{op} {list(left.shape)} x {list(right.shape)} in {name or 'the model'}"
+
+
+_COUNTERS: dict[str, Callable[[_Tracer, _Frame, dict[str, Any], Any], None]] = {
+    "linear": _Tracer._linear,
+    "embedding": _Tracer._embedding,
+    "norm": _Tracer._norm,
+    "neuron": _Tracer._neuron,
+    "core": _Tracer._core,
+    "expanded": _Tracer._expanded,
+}
+
+
+def _kind(module: nn.Module) -> str:
+    if isinstance(module, (nn.Linear, Conv1D)):
+        return "linear"
+    if isinstance(module, nn.Embedding):
+        return "embedding"
+    if isinstance(module, Neuron):
+        return "neuron"
+    if isinstance(module, Attention):
+        return "core"
+    if isinstance(module, SpikingAttention) and module.fire_in.neuron.expanded:
+        return "expanded"
+    if count.norm_kind(module) is not None:
+        return "norm"
+    home = type(module).__module__
+    if home in ("transformers.activations", "torch.nn.modules.activation"):
+        return "activation"
+    return "open"

@@ -1,0 +1,233 @@
+"""Perplexity and bits per byte by a sliding window; a masked loss for models of masked tokens.
+
+    nats per token      H = -1/N sum_i ln p(t_i | its window)
+    perplexity          exp(H)            word perplexity   exp(H * N / words)
+    bits per byte       H * N / (ln 2 * bytes)
+
+N counts the separator after each document too: that a text ends has to be predicted; bytes and
+words are the text's alone. Masked models have none of these: they give the mean loss, accuracy and
+exp(loss) at masked positions, by a stated seed and probability.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from spikeformers.data import TokenSplit, mask_tokens
+from spikeformers.data.masking import IGNORED
+from spikeformers.errors import ConfigError
+from spikeformers.evaluation.windows import Text, Window, text_of, windows_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Progress = Callable[[int, int], None]  # tokens scored, tokens in all
+
+
+@dataclass(frozen=True)
+class PerplexityReport:
+    """Figures of one evaluation; those that a kind of model does not have are None."""
+
+    kind: Literal["causal", "masked"]
+    context: int
+    stride: int
+    tokens: int
+    """Tokens scored: all of the text, or the masked ones."""
+    bytes: int
+    words: int
+    nats_per_token: float | None = None
+    perplexity: float | None = None
+    word_perplexity: float | None = None
+    bits_per_byte: float | None = None
+    masked_loss: float | None = None
+    """Nats a masked token."""
+    masked_accuracy: float | None = None
+    masked_perplexity: float | None = None
+    mask_seed: int | None = None
+    mask_probability: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; a figure too large for a float is None."""
+        return {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in asdict(self).items()
+        }
+
+
+def perplexity(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    documents: Iterable[str] | TokenSplit,
+    *,
+    context: int | None = None,
+    stride: int | None = None,
+    max_tokens: int | None = None,
+    batch_size: int = 8,
+    progress: Progress | None = None,
+    mask_seed: int = 0,
+    mask_probability: float = 0.15,
+) -> PerplexityReport:
+    """Score every token of the documents once; see ``windows.py`` for context and stride.
+
+    ``context`` is the length the model was trained with where its run recorded it, else the most
+    positions it has; ``stride`` is ``context // 2``. Masked models ignore stride. Membranes start
+    at zero in every window, so the result does not depend on ``batch_size``.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, not {batch_size}.")
+    text = text_of(tokenizer, documents, max_tokens)
+    context = context_of(model) if context is None else context
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if longest is not None and context > longest:
+        raise ConfigError(f"context is {context}; this model takes at most {longest} tokens.")
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            if _is_masked(model):
+                return _masked(
+                    model, tokenizer, text, context, batch_size, progress,
+                    mask_seed, mask_probability,
+                )  # fmt: skip
+            stride = max(1, context // 2) if stride is None else stride
+            return _causal(model, tokenizer, text, context, stride, batch_size, progress)
+    finally:
+        model.train(training)
+
+
+def context_of(model: PreTrainedModel) -> int:
+    """Tokens a window holds by default: as trained (``run.json``), else all positions."""
+    record = Path(str(getattr(model.config, "_name_or_path", "") or "")) / "run.json"
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if record.is_file():
+        trained = json.loads(record.read_text(encoding="utf-8")).get("config", {}).get("context")
+        if isinstance(trained, int):
+            return trained if longest is None else min(trained, longest)
+    if longest is None:
+        raise ConfigError("this model does not say how many positions it has; give a context.")
+    return int(longest)
+
+
+def _is_masked(model: PreTrainedModel) -> bool:
+    return type(model).__name__.endswith("ForMaskedLM")
+
+
+def _causal(
+    model: Any,
+    tokenizer: Any,
+    text: Text,
+    context: int,
+    stride: int,
+    batch_size: int,
+    progress: Progress | None,
+) -> PerplexityReport:
+    from spikeformers.data.tokenizers import separator_id
+
+    stream = np.concatenate([[separator_id(tokenizer)], text.tokens])
+    total, done = 0.0, 0
+    windows = list(windows_of(len(stream), context, stride))
+    for first in range(0, len(windows), batch_size):
+        batch = windows[first : first + batch_size]
+        total += _score(model, stream, batch)
+        done += sum(window.scored for window in batch)
+        if progress is not None:
+            progress(done, len(text.tokens))
+    return PerplexityReport(
+        kind="causal",
+        context=context,
+        stride=stride,
+        tokens=done,
+        bytes=text.bytes,
+        words=text.words,
+        nats_per_token=total / done,
+        perplexity=_exp(total / done),
+        word_perplexity=_exp(total / text.words) if text.words else None,
+        bits_per_byte=total / math.log(2) / text.bytes,
+    )
+
+
+def _score(model: Any, stream: np.ndarray, windows: list[Window]) -> float:
+    """Summed nats of what the windows (of one length) score."""
+    ids = np.stack([stream[w.start : w.start + w.length] for w in windows])
+    inputs = torch.from_numpy(ids).to(model.device)
+    logits = model(input_ids=inputs).logits
+    total = 0.0
+    for row, window in enumerate(windows):
+        nats = F.cross_entropy(
+            logits[row, -window.scored - 1 : -1].float(),
+            inputs[row, -window.scored :],
+            reduction="none",
+        )
+        total += float(nats.double().sum())
+    return total
+
+
+def _masked(
+    model: Any,
+    tokenizer: Any,
+    text: Text,
+    context: int,
+    batch_size: int,
+    progress: Progress | None,
+    seed: int,
+    probability: float,
+) -> PerplexityReport:
+    if tokenizer.mask_token_id is None:
+        raise ConfigError("a masked model needs a tokenizer with a mask token; this one has none.")
+    count = len(text.tokens)
+    total, right, scored, done = 0.0, 0, 0, 0
+    starts = np.arange(0, count, context, dtype=np.int64)
+    whole = starts[starts + context <= count]
+    groups = [whole[i : i + batch_size] for i in range(0, len(whole), batch_size)]
+    groups += [starts[len(whole) :]] if len(whole) < len(starts) else []
+    for group in groups:
+        length = min(context, count - int(group[0]))
+        ids = text.tokens[group[:, None] + np.arange(length)]
+        inputs, labels = mask_tokens(
+            ids,
+            seed=seed,
+            epoch=0,
+            starts=group,
+            mask_token_id=tokenizer.mask_token_id,
+            vocab_size=len(tokenizer),
+            special_ids=[int(i) for i in tokenizer.all_special_ids],
+            probability=probability,
+        )
+        chosen = torch.from_numpy(labels != IGNORED)
+        if bool(chosen.any()):
+            logits = model(input_ids=torch.from_numpy(inputs).to(model.device)).logits
+            here = logits[chosen.to(logits.device)].float()
+            wanted = torch.from_numpy(labels)[chosen].to(here.device)
+            total += float(F.cross_entropy(here, wanted, reduction="none").double().sum())
+            right += int((here.argmax(-1) == wanted).sum())
+            scored += len(wanted)
+        done += ids.size
+        if progress is not None:
+            progress(done, count)
+    loss = total / scored if scored else math.nan
+    return PerplexityReport(
+        kind="masked",
+        context=context,
+        stride=context,
+        tokens=scored,
+        bytes=text.bytes,
+        words=text.words,
+        masked_loss=loss,
+        masked_accuracy=right / scored if scored else math.nan,
+        masked_perplexity=_exp(loss),
+        mask_seed=seed,
+        mask_probability=probability,
+    )
+
+
+def _exp(x: float) -> float:
+    return math.exp(x) if not x > 700 else math.inf
