@@ -103,9 +103,9 @@ class SpikingformerConfig(PreTrainedConfig):
     use_cache: bool = True
 
     firing_rate_weight: float = 0.0
-    """Weight of the loss term that pulls firing towards ``firing_rate_target``."""
-    firing_rate_target: float = 0.0
-    """Mean count a neuron may emit per simulation step before it costs."""
+    """Weight of the firing-rate term of the loss; 0 switches it off."""
+    firing_rate_target: float = 0.1
+    """Density (non-zero fraction) above which a neuron layer's spikes cost."""
 
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
@@ -508,9 +508,12 @@ def _allowed(
     return allowed if mask is None else allowed & mask[:, None, None, :].bool()
 
 
-def track_rates(model: SpikingformerPreTrainedModel) -> list[Tensor] | None:
-    """Have every neuron append its mean count in the coming forward, if a penalty is set."""
-    rates: list[Tensor] | None = None
+Activity = list[tuple[Tensor, Tensor]]
+
+
+def track_rates(model: SpikingformerPreTrainedModel) -> Activity | None:
+    """Have every neuron report its activity in the coming forward, if a penalty is set."""
+    rates: Activity | None = None
     if model.training and model.config.firing_rate_weight > 0:
         rates = []
     for module in model.modules():
@@ -519,12 +522,16 @@ def track_rates(model: SpikingformerPreTrainedModel) -> list[Tensor] | None:
     return rates
 
 
-def rate_loss(config: SpikingformerConfig, rates: list[Tensor] | None) -> Tensor | None:
-    """``weight * mean_l relu(rate_l - target)`` over neuron layers l; None without a penalty."""
+def rate_loss(config: SpikingformerConfig, rates: Activity | None) -> Tensor | None:
+    """``weight * sum_l mean_count_l * [density_l > target]`` over neuron layers l.
+
+    A layer at or under its target costs nothing, so the term switches itself off. None without a
+    penalty.
+    """
     if not rates:
         return None
-    excess = torch.relu(torch.stack(rates) - config.firing_rate_target)
-    return config.firing_rate_weight * excess.mean()
+    counts, densities = (torch.stack(column) for column in zip(*rates, strict=True))
+    return config.firing_rate_weight * (counts * (densities > config.firing_rate_target)).sum()
 
 
 def total(lm_loss: Tensor | None, rate: Tensor | None) -> Tensor | None:

@@ -27,8 +27,8 @@ class Neuron(nn.Module):
     spike_type: SpikeType = "binary"
     levels: int = 1
     """Largest count a single step can emit."""
-    activity: list[Tensor] | None = None
-    """When a list, every forward appends its mean count per unit (differentiable)."""
+    activity: list[tuple[Tensor, Tensor]] | None = None
+    """When a list, every forward appends (mean count, differentiable; non-zero fraction)."""
     expanded: bool = False
     """Emit binary sub-steps ``[levels, S, ...]`` instead of counts (see ``expand``)."""
 
@@ -63,7 +63,8 @@ class Neuron(nn.Module):
                 steps.append(spikes)
             spikes_S = torch.stack(steps)
         if self.activity is not None:
-            self.activity.append(spikes_S.abs().mean() / self.unit)
+            density = spikes_S.detach().count_nonzero() / spikes_S.numel()
+            self.activity.append((spikes_S.abs().mean() / self.unit, density))
         return expand(spikes_S, self.levels, self.unit) if self.expanded else spikes_S
 
 
