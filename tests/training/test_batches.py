@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from spikeformers.data import WindowSampler, batch
+from spikeformers.data.masking import IGNORED
 from spikeformers.errors import ConfigError, DataError
 from spikeformers.training.batches import (
-    IGNORED,
     Objective,
     TrainBatches,
     make_objective,
@@ -112,5 +112,5 @@ def test_what_does_not_fit_together_is_refused(fresh: Any, config: Any, causal: 
         make_objective(model, tokenizer, config())
     split = store.split("train")
     long = config(context=split.num_tokens + 1)
-    with pytest.raises(DataError, match=f"{split.num_tokens} tokens, fewer than the context"):
+    with pytest.raises(DataError, match=f"shorter than the context: {split.num_tokens} tokens"):
         TrainBatches(split, Objective(0, 300), long, world())

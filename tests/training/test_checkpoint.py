@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from spikeformers.errors import CheckpointError, StorageError
-from spikeformers.training import TrainConfig
+from spikeformers.training import TrainConfig, checkpoint
 from spikeformers.training.checkpoint import (
     TrainState,
     checkpoints,
@@ -167,3 +167,22 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(
     assert [p.name for p in tmp_path.iterdir()] == [good.name]
     assert {p.name: p.read_bytes() for p in good.iterdir()} == content
     assert load_checkpoint(good, *pair, ALONE).step == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+def test_only_the_disk_is_called_a_storage_error(
+    error: type[BaseException], tmp_path: Path, fresh: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = trained(fresh)
+    good = save(tmp_path, pair, 1)
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(checkpoint.HuggingFaceStorageWriter, "write_data", interrupted)
+    with pytest.raises(error):
+        save(tmp_path, pair, 2)
+    assert checkpoints(tmp_path) == [good]
+    monkeypatch.undo()
+    save(tmp_path, pair, 2)
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["step-0000001", "step-0000002"]

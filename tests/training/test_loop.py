@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
 from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from spikeformers.errors import ConfigError, StorageError, TrainingDiverged, UsageError
+from spikeformers.errors import ConfigError, DataError, StorageError, TrainingDiverged, UsageError
 from spikeformers.models import load_model
 from spikeformers.training import TrainResult, loop, train
 from spikeformers.training.checkpoint import checkpoints
@@ -262,6 +264,12 @@ def test_nothing_is_written_for_a_request_that_cannot_be_met(
             continue
         with pytest.raises(ConfigError):
             train(*fresh("wd"), tmp_path / "run", config(**wrong), progress=False)
+    model, store, tokenizer = fresh("wd")
+    empty = dataclasses.replace(store.split("validation"), num_tokens=0)
+    splits = {"train": store.split("train"), "validation": empty}
+    without = SimpleNamespace(split=splits.__getitem__, manifest=store.manifest)
+    with pytest.raises(DataError, match="validation text is empty"):
+        train(model, without, tokenizer, tmp_path / "run", config(), progress=False)
     assert not (tmp_path / "run").exists()
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from spikeformers.data.masking import mask_tokens
+from spikeformers.data.masking import IGNORED, mask_tokens
 from spikeformers.data.sampling import WindowSampler, batch
-from spikeformers.errors import ConfigError, DataError
+from spikeformers.errors import ConfigError
 from spikeformers.training.config import TrainConfig
 from spikeformers.training.distributed import World
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from spikeformers.data.store import TokenSplit
 
-IGNORED = -100
 VALIDATION_EPOCH = 2**31 - 1  # the masks of validation: the same at every evaluation
 
 
@@ -107,11 +106,6 @@ class TrainBatches:
         self, split: TokenSplit, objective: Objective, config: TrainConfig, world: World
     ) -> None:
         self.split, self.objective, self.config, self.world = split, objective, config, world
-        if split.num_tokens < config.context:
-            raise DataError(
-                f"The training text has {split.num_tokens} tokens, fewer than the context of "
-                f"{config.context}. Give more text or a smaller context."
-            )
         self.sampler = WindowSampler(
             split.num_tokens, config.context, config.batch_size, config.seed
         )

@@ -220,26 +220,26 @@ def _prune(folder: Path, keep: int) -> None:
 @contextmanager
 def _storage_errors(final: Path, temporary: Path, world: World) -> Iterator[None]:
     """Turn a refused write, on any rank, into a ``StorageError`` on every rank."""
-    refused: BaseException | None = None
+    refused: OSError | None = None
     try:
         yield
-    except (OSError, CheckpointException) as error:
+    except OSError as error:
         refused = error
+    except CheckpointException as error:
+        causes = [cause for cause, _ in error.failures.values()]
+        refused = next((cause for cause in causes if isinstance(cause, OSError)), None)
+        if refused is None:  # a second Ctrl-C, or a mistake of ours: not the disk's doing
+            raise causes[0] from error
     if world.any(refused is not None):
         if world.is_main:
             shutil.rmtree(temporary, ignore_errors=True)
         kept = checkpoints(final.parent)
         raise StorageError(
-            f"Could not write the checkpoint {final}: {_reason(refused)}. "
+            f"Could not write the checkpoint {final}: "
+            f"{refused or 'another process failed'}. "
             + (f"The last good one is {kept[-1]}." if kept else "No earlier one exists.")
             + " Free some space and resume."
         ) from refused
-
-
-def _reason(error: BaseException | None) -> str:
-    if isinstance(error, CheckpointException) and error.failures:
-        error = next(iter(error.failures.values()))[0]
-    return str(error) if error else "another process could not write"
 
 
 @contextmanager

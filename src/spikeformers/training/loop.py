@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from spikeformers.errors import TrainingDiverged
+from spikeformers.errors import DataError, TrainingDiverged
 from spikeformers.training.batches import TrainBatches, make_objective
 from spikeformers.training.checkpoint import (
     TrainState,
@@ -86,6 +86,8 @@ def train(
         objective = make_objective(model, tokenizer, config)
         batches = TrainBatches(store.split("train"), objective, config, world)
         held_out = store.split("validation")
+        if held_out.num_tokens < 2:
+            raise DataError("The validation text is empty. Give a corpus with more documents.")
         start = open_run(out, run_record(model, store.manifest, config), world, resume=resume)
         if world.is_main:
             logger.info("precision %s (%s)", precision.name, precision.reason)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from spikeformers.errors import DataError
 from spikeformers.training.batches import Objective, validation_batches
 from spikeformers.training.config import TrainConfig
 from spikeformers.training.distributed import World, reshard
@@ -37,8 +36,6 @@ def validate(
 
     For a masked model these are of the masked tokens: a pseudo-perplexity.
     """
-    if split.num_tokens < 2:
-        raise DataError("The validation text is empty. Give a corpus with more documents.")
     was_training = model.training
     model.eval()
     total = targets = 0.0
