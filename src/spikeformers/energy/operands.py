@@ -37,17 +37,15 @@ def spikes_of(x: Tensor, known: Spikes | None = None) -> Spikes | None:
     largest = float(size.max()) if size.numel() else 0.0
     if not 0 < largest < float("inf"):
         return None
-    unit = float(size.masked_fill(size == 0, float("inf")).min())
-    if not _multiples(x, 1.0, tolerance=0.0):
-        probe = x.flatten()[:_PROBE]  # most dense tensors end here
-        if largest / unit > LARGEST_COUNT or not _multiples(probe, unit, tolerance=1e-3):
-            return None
-        if not _multiples(x, unit, tolerance=1e-3):
-            return None
-    elif largest > LARGEST_COUNT:
-        return None
-    else:
+    probe = x.flatten()[:_PROBE]  # most dense tensors are done with after these
+    if _multiples(probe, 1.0, tolerance=0.0) and _multiples(x, 1.0, tolerance=0.0):
         unit = 1.0
+    else:
+        unit = float(size.masked_fill(size == 0, float("inf")).min())
+        if not _multiples(probe, unit, tolerance=1e-3) or not _multiples(x, unit, tolerance=1e-3):
+            return None
+    if largest / unit > LARGEST_COUNT:
+        return None
     if largest / unit > 1.5:
         return Spikes("integer", unit)
     return Spikes("ternary" if bool((x < 0).any()) else "binary", unit)

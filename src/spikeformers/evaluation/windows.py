@@ -89,7 +89,8 @@ def _of_documents(tokenizer: Any, documents: Iterable[str], limit: int | None, e
             kept = limit - held
             ids = ids[:kept]
             if kept < len(encoding.ids):
-                text = text[: encoding.offsets[kept - 1][1]] if kept else ""
+                at = encoding.offsets
+                text = text[: min(at[kept - 1][1], at[kept][0])] if kept else ""
         pieces.append(np.array(ids, dtype=np.int64))
         held += len(ids)
         size += len(text.encode("utf-8"))

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import Tensor
+
+from spikeformers.energy import (
+    density_of,
+    energy_of,
+    neuron_names,
+    raster_of,
+    winners_of_sentence,
+)
+from spikeformers.errors import ConfigError
+
+Make = Callable[..., Any]
+
+
+def test_density_is_that_of_the_energy_report(spiking: Make, ids: Tensor) -> None:
+    model = spiking("wd", spiking_head=True)
+    found = density_of(model, [ids, ids[:1]])
+    assert found == energy_of(model, [ids, ids[:1]]).neurons
+    assert list(found) == neuron_names(model) or set(found) == set(neuron_names(model))
+
+
+@pytest.mark.parametrize("overrides", [{}, {"neuron": "lif", "steps": 3}, {"neuron": "t-lif"}])
+def test_a_raster_holds_the_counts(spiking: Make, ids: Tensor, overrides: dict[str, Any]) -> None:
+    model = spiking("wd", **overrides)
+    name = "model.layers.1.mlp.fire_hidden.neuron"
+    raster = raster_of(model, ids[0], name)
+    assert raster.shape == (32, 7)
+    assert np.array_equal(raster, raster.round())
+    assert np.abs(raster).sum() == density_of(model, [ids[:1]])[name].total
+    assert (raster.min() < 0) == (overrides.get("neuron") == "t-lif")
+
+
+def test_a_raster_of_the_expanded_model_is_the_same(spiking: Make, ids: Tensor) -> None:
+    model = spiking("wd")
+    name = "model.layers.0.attention.fire_in.neuron"
+    expanded = raster_of(model.expand_to_binary(), ids[0], name)
+    assert np.array_equal(expanded, raster_of(model, ids[0], name))
+
+
+def test_an_unknown_layer_names_the_nearest(spiking: Make, dense: Make, ids: Tensor) -> None:
+    with pytest.raises(ConfigError, match=r"Did you mean 'model\.layers\.0\.mlp\.fire_in\.neuron'"):
+        raster_of(spiking("wd"), ids[0], "model.layers.0.mlp.fire_in.neurn")
+    with pytest.raises(ConfigError, match="has no neurons"):
+        raster_of(dense("wd"), ids[0], "x")
+
+
+def test_winners(spiking: Make, ids: Tensor) -> None:
+    hard = winners_of_sentence(spiking("wd"), ids[0])
+    assert hard.shape == (2, 2, 7, 7)
+    assert np.array_equal(hard.sum(-1), np.ones((2, 2, 7)))
+    assert set(np.unique(hard)) == {0.0, 1.0}
+    assert not np.triu(hard, 1).any()
+    top = winners_of_sentence(spiking("wd", wta="top_k", winners=3), ids[:1])
+    assert np.array_equal(top.sum(-1)[0, 0], [1, 2, 3, 3, 3, 3, 3])
+
+
+def test_a_fused_dense_model_shows_no_weights(dense: Make, ids: Tensor) -> None:
+    model = dense("wd")
+    with pytest.raises(ConfigError, match="eager"):
+        winners_of_sentence(model, ids[0])
+    model.set_attn_implementation("eager")
+    assert winners_of_sentence(model, ids[0]).sum(-1) == pytest.approx(np.ones((2, 2, 7)))
