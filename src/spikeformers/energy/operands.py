@@ -70,5 +70,5 @@ def operand(x: Tensor, spikes: Spikes | None) -> Operand:
 def _multiples(x: Tensor, unit: float, tolerance: float) -> bool:
     if unit <= 0:
         return False
-    ratio = x.double() / unit
+    ratio = x.float() / unit
     return x.numel() == 0 or float((ratio - ratio.round()).abs().max()) <= tolerance
