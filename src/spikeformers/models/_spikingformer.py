@@ -102,8 +102,8 @@ class SpikingformerConfig(PreTrainedConfig):
     tie_word_embeddings: bool = True
     use_cache: bool = True
 
-    firing_rate_weight: float = 0.0
-    """Weight of the firing-rate term of the loss; 0 switches it off."""
+    firing_rate_weight: float = 0.05
+    """Weight of the firing-rate term of the loss; 0, the paper's silence, switches it off."""
     firing_rate_target: float = 0.1
     """Density (non-zero fraction) above which a neuron layer's spikes cost."""
 

@@ -34,7 +34,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "wd-spikingformer-tiny": {
         "hidden_size": 128,
         "num_hidden_layers": 4,
-        "num_attention_heads": 4,
+        "num_attention_heads": 8,
         "max_position_embeddings": 256,
     },
     "wd-spikingformer-small": {
