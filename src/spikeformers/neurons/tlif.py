@@ -73,8 +73,10 @@ class TLIF(Neuron):
     def forward(self, current: Tensor) -> Tensor:
         if self.training and not bool(self.calibrated):
             with torch.no_grad():
-                self.amplitude.copy_(2 * current.abs().mean())
-                self.calibrated.fill_(True)
+                amplitude = 2 * current.abs().mean()
+                if amplitude > 0:  # a silent batch says nothing
+                    self.amplitude.copy_(amplitude)
+                    self.calibrated.fill_(True)
         return super().forward(current)
 
     def fire(self, u: Tensor) -> Tensor:

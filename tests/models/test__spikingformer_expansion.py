@@ -1,0 +1,70 @@
+"""Binary expansion: sub-steps of zeros and ones give the logits that counts give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from spikeformers.errors import ConfigError
+from spikeformers.neurons import Neuron, observe
+
+Make = Callable[..., Any]
+Choices = dict[str, Any]
+F64 = torch.float64
+
+
+def ids(seed: int, batch: int, tokens: int, vocab: int = 23) -> Tensor:
+    return torch.randint(0, vocab, (batch, tokens), generator=torch.Generator().manual_seed(seed))
+
+
+EXPANDABLE: list[Choices] = [
+    {"neuron": "ni-lif", "levels": 4, "steps": 1},
+    {"neuron": "ni-lif", "levels": 2, "steps": 1},
+    {"neuron": "ni-lif", "levels": 4, "steps": 2},
+    {"neuron": "ni-lif", "levels": 2, "steps": 2},
+    {"neuron": "i-lif", "levels": 2, "steps": 1},
+    {"neuron": "i-lif", "levels": 4, "steps": 2},
+    {"neuron": "lif", "levels": 1, "steps": 1},
+    {"neuron": "lif", "levels": 1, "steps": 2},
+]
+
+
+def named(choices: Choices) -> str:
+    return "-".join(str(v) for v in choices.values())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("spiking_head", [False, True])
+@pytest.mark.parametrize("choices", EXPANDABLE, ids=named)
+def test_binary_model_gives_the_same_logits(
+    make_model: Make, attention: Choices, choices: Choices, spiking_head: bool
+) -> None:
+    model = make_model("wd", dtype=F64, spiking_head=spiking_head, **attention, **choices)
+    tokens = ids(2, 2, 9)
+    logits = model(tokens).logits
+    binary = model.expand_to_binary()
+    seen: set[str] = set()
+
+    def check(name: str, neuron: Neuron, spikes: Tensor) -> None:
+        assert spikes.shape[0] == neuron.levels == choices["levels"]
+        assert bool(((spikes == 0) | (spikes == 1)).all()), name
+        if spikes.any():
+            seen.add(name)
+
+    with observe(binary, check):
+        torch.testing.assert_close(binary(tokens).logits, logits, rtol=0, atol=1e-9)
+    assert len(seen) == sum(isinstance(m, Neuron) for m in model.modules())
+    # The model itself is as it was, and it can be cached in either form.
+    assert torch.equal(model(tokens).logits, logits)
+    past = binary(tokens[:, :5], use_cache=True).past_key_values
+    rest = binary(tokens[:, 5:], past_key_values=past, use_cache=True).logits
+    torch.testing.assert_close(rest, logits[:, 5:], rtol=0, atol=1e-9)
+
+
+def test_ternary_spikes_do_not_expand(make_model: Make) -> None:
+    with pytest.raises(ConfigError, match="t-lif spikes have a sign"):
+        make_model("wd", neuron="t-lif").expand_to_binary()
