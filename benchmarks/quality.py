@@ -4,10 +4,11 @@
     python benchmarks/quality.py table
 
 ``run`` trains every row of ROWS through the library's own loop, one process and one thread each,
-under ``runs/quality/``; rows that are done are kept and unfinished ones resume. ``table`` reads the
-results and writes ``benchmarks/results/quality-NAME.json`` and ``.md``. All rows of a corpus see
-the same tokens in the same order; validation is the whole validation split. Losses and times are
-measured, energies estimated (45 nm prices of the papers).
+under ``runs/quality/``; rows that are done are kept and unfinished ones resume (then the CPU time
+is that of the last part only). ``table`` reads the results and writes
+``benchmarks/results/quality-NAME.json`` and ``.md``. All rows of a corpus see the same tokens in
+the same order; validation is the whole validation split. Losses and times are measured, energies
+estimated (45 nm prices of the papers).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,10 +35,11 @@ class Row:
 
     model: dict[str, Any] = field(default_factory=dict)
     twin: str | None = None
-    learning_rate: float = 4e-3
+    learning_rate: float = 5e-3
     seeds: tuple[int, ...] = (0,)
 
 
+SETTING = ("tokenizer", "preset", "steps", "batch", "context")
 THREE = (0, 1, 2)
 ROWS: dict[str, Row] = {
     "dense-rotary": Row(twin="rotary", seeds=THREE),
@@ -45,13 +48,17 @@ ROWS: dict[str, Row] = {
     "softmax": Row({"attention": "softmax"}),
     "cwssa-top3": Row({"wta": "top_k", "winners": 3}),
     "ssa": Row({"attention": "ssa"}),
-    "cwssa-hard-learned-positions": Row({"position": "learned"}),
+    "cwssa-hard, any density": Row({"firing_rate_weight": 0.0}),
+    "cwssa-hard, target 0.05": Row({"firing_rate_target": 0.05}),
+    "cwssa-hard, real head": Row({"spiking_head": False}),
+    "cwssa-hard, learned positions": Row({"position": "learned"}),
 }
 
 
 def folder(data: str, row: str, seed: int) -> Path:
     """Run folder of one row and seed."""
-    return RUNS / Path(data).name / f"{row}-s{seed}"
+    name = "".join(c if c.isalnum() or c in "-." else "_" for c in row)
+    return RUNS / Path(data).name / f"{name}-s{seed}"
 
 
 def train_one(args: argparse.Namespace) -> None:
@@ -87,11 +94,12 @@ def train_one(args: argparse.Namespace) -> None:
         save_every=max(1, args.steps // 10),
         keep_checkpoints=1,
     )
+    began = time.process_time()
     result = train(
         model, store, tokenizer, out, config, resume=(out / "run.json").is_file(), progress=False
     )
     if result.interrupted:
-        return
+        sys.exit(130)
     held_out = store.split("validation")
     report = perplexity(model, tokenizer, held_out, context=args.context)
     tokens = torch.tensor(held_out.tokens[: 16 * args.context].astype("int64"))
@@ -99,13 +107,14 @@ def train_one(args: argparse.Namespace) -> None:
     summary = {
         "row": args.row,
         "seed": args.seed,
-        "setting": {k: v for k, v in vars(args).items() if k not in ("row", "seed", "command")},
+        "setting": {key: getattr(args, key) for key in SETTING},
         "learning_rate": row.learning_rate,
         "parameters": model.num_parameters(),
         "tokens_seen": result.tokens_seen,
         "train_seconds": result.seconds,
+        "train_cpu_seconds": time.process_time() - began,
         "perplexity": report.as_dict(),
-        "energy": energy.as_dict(),
+        "energy": {k: v for k, v in energy.as_dict().items() if k not in ("products", "prices")},
         "commit": _commit(),
         "machine": f"{platform.machine()}, {platform.system()}, one thread",
         "torch": torch.__version__,
@@ -164,22 +173,23 @@ def markdown(name: str, found: list[dict[str, Any]]) -> str:
         f"{setting['batch']} x {setting['context']} tokens; commit {found[0]['commit']}, torch "
         f"{found[0]['torch']}, {found[0]['machine']}.",
         "",
-        "| row | seeds | nats/token | bits/byte | density | train s | nJ/token (estimated) | parameters |",
+        "| row | seeds | nats/token | bits/byte | density | nJ/token, estimated | train CPU s "
+        "| parameters |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in ROWS:
         runs = [r for r in found if r["row"] == row]
         if not runs:
             continue
-        density = runs[0]["energy"].get("density")
+        spiking = runs[0]["energy"]["by_neuron"]
         cells = [
             row,
             str(len(runs)),
             _mean([r["perplexity"]["nats_per_token"] for r in runs], 3),
             _mean([r["perplexity"]["bits_per_byte"] for r in runs], 3),
-            "1" if density is None else _mean([r["energy"]["density"] for r in runs], 3),
-            f"{statistics.mean(r['train_seconds'] for r in runs):.0f}",
-            _mean([r["energy"]["picojoules_per_token"] / 1e3 for r in runs], 1),
+            _mean([r["energy"]["density"] for r in runs], 3) if spiking else "1",
+            _mean([r["energy"]["picojoules_per_token"] / 1e3 for r in runs], 0),
+            f"{statistics.mean(r['train_cpu_seconds'] for r in runs):.0f}",
             f"{runs[0]['parameters']:,}",
         ]
         lines.append("| " + " | ".join(cells) + " |")

@@ -15,6 +15,7 @@ Shapes: S simulation steps, B batch, T tokens, D width, H heads, K per head, J k
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -94,7 +95,7 @@ class SpikingformerConfig(PreTrainedConfig):
     "relative", but "learned" for SSA, whose scores are no competition that a bias could sway."""
     relative_slope: float = 1.0
     """Where the relative bias starts: ALiBi's slopes times this."""
-    spiking_head: bool = False
+    spiking_head: bool = True
     """A neuron in front of the language-model head, so that the head is spike-driven too."""
     dropout: float = 0.0
     initializer_range: float = 0.02
@@ -205,6 +206,15 @@ def make_neuron(config: SpikingformerConfig) -> Neuron:
         config.surrogate,
         config.surrogate_sharpness,
     )
+
+
+def make_head_neuron(config: SpikingformerConfig) -> Neuron | None:
+    """The neuron in front of the head, or None; its counts are whole, since 1/D starves logits."""
+    if not config.spiking_head:
+        return None
+    whole = copy.copy(config)
+    whole.neuron = "i-lif" if config.neuron == "ni-lif" else config.neuron
+    return make_neuron(whole)
 
 
 def make_attention(config: SpikingformerConfig) -> Attention:
@@ -549,9 +559,9 @@ def expand(model: SpikingformerPreTrainedModel) -> None:
         raise ConfigError(
             "expand_to_binary() needs binary or integer neurons; t-lif spikes have a sign."
         )
-    unit = neurons[0].unit
     for neuron in neurons:
         neuron.expanded = True
+    head = model.get_output_embeddings()
     for module in model.modules():
         if isinstance(module, SpikeLinear):
-            module.fold(unit)
+            module.fold((neurons[-1] if module is head else neurons[0]).unit)

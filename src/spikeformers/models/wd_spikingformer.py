@@ -24,7 +24,7 @@ from spikeformers.models._spikingformer import (
     SpikingformerPreTrainedModel,
     SpikingLMOutput,
     expand,
-    make_neuron,
+    make_head_neuron,
     rate_loss,
     total,
     track_rates,
@@ -85,7 +85,7 @@ class WDSpikingformerForCausalLM(SpikingformerPreTrainedModel, GenerationMixin):
     def __init__(self, config: WDSpikingformerConfig) -> None:
         super().__init__(config)
         self.model = WDSpikingformerModel(config)
-        self.head_neuron = make_neuron(config) if config.spiking_head else None
+        self.head_neuron = make_head_neuron(config)
         head = SpikeLinear if config.spiking_head else nn.Linear
         self.lm_head = head(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()

@@ -21,7 +21,7 @@ from spikeformers.models._spikingformer import (
     SpikingformerModel,
     SpikingformerPreTrainedModel,
     SpikingLMOutput,
-    make_neuron,
+    make_head_neuron,
     rate_loss,
     total,
     track_rates,
@@ -71,7 +71,7 @@ class WESpikingformerForMaskedLM(SpikingformerPreTrainedModel):
     def __init__(self, config: WESpikingformerConfig) -> None:
         super().__init__(config)
         self.model = WESpikingformerModel(config)
-        self.head_neuron = make_neuron(config) if config.spiking_head else None
+        self.head_neuron = make_head_neuron(config)
         head = SpikeLinear if config.spiking_head else nn.Linear
         self.lm_head = head(config.hidden_size, config.vocab_size, bias=True)
         self.post_init()
