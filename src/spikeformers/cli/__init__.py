@@ -1,0 +1,102 @@
+"""The command line: one verb a file, each its arguments, one call, one print.
+
+    spikeformers demo | pretrain | evaluate perplexity | generate | energy | info
+
+Exit codes: 0 done, 1 something failed, 2 the request is wrong, 130 interrupted. Results go to
+standard output, progress and messages to standard error. Nothing heavy is imported before a verb
+runs.
+"""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import typer
+
+from spikeformers.cli import demo, energy, evaluate, generate, info, pretrain
+from spikeformers.errors import SpikeformersError
+
+app = typer.Typer(
+    name="spikeformers",
+    help="Spiking transformers for language: train them, measure them beside a dense twin, "
+    "let them write.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="rich",
+)
+evaluation = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+app.add_typer(evaluation, name="evaluate", help="Measure a model on text.")
+
+
+def _help(verb: Callable[..., None]) -> str:
+    """A verb's docstring with its paragraphs unwrapped, for any width of terminal."""
+    paragraphs = (inspect.getdoc(verb) or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+for _app, _verb in (
+    (app, demo.demo),
+    (app, pretrain.pretrain),
+    (evaluation, evaluate.perplexity),
+    (app, generate.generate),
+    (app, energy.energy),
+    (app, info.info),
+):
+    _app.command(help=_help(_verb))(_verb)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from spikeformers import __version__
+
+        print(f"spikeformers {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error, at any place.")
+    ] = False,
+) -> None:
+    """What stands before a verb; `main` reads --debug itself."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
+    try:
+        app(given, prog_name="spikeformers")
+    except SpikeformersError as error:
+        if debug:
+            raise
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except OSError as error:
+        if debug or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" while writing {error.filename}" if error.filename else ""
+        _fail(f"{os.strerror(error.errno)}{where}. What was there before is unchanged.", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    """Print one message to standard error and exit."""
+    from rich.console import Console
+
+    console = Console(stderr=True, soft_wrap=True)
+    console.print("[bold red]error:[/]", end=" ")
+    console.print(message, markup=False, highlight=False)
+    sys.exit(code)

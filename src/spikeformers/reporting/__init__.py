@@ -1,0 +1,21 @@
+"""Reports: pictures, one HTML page, model cards, what a model is made of."""
+
+from spikeformers.reporting._files import write_text
+from spikeformers.reporting.card import model_card, training_card
+from spikeformers.reporting.describe import describe
+from spikeformers.reporting.gather import by_point, outside_blocks, windows_of
+from spikeformers.reporting.pair import Trained, report_pair
+from spikeformers.reporting.pair_page import pair_rows
+
+__all__ = [
+    "Trained",
+    "by_point",
+    "describe",
+    "model_card",
+    "outside_blocks",
+    "pair_rows",
+    "report_pair",
+    "training_card",
+    "windows_of",
+    "write_text",
+]

@@ -1,0 +1,5 @@
+"""``python -m spikeformers.cli``, and for torchrun: ``torchrun -m spikeformers.cli ...``."""
+
+from spikeformers.cli import main
+
+main()

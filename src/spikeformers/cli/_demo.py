@@ -1,0 +1,184 @@
+"""The demo: a tiny spiking model and its dense twin, same text, same batches, one report.
+
+OUT/demo.json      the settings; OUT/spiking, OUT/control   run folders and models
+OUT/summary.json   OUT/report.html   OUT/pictures/          once both are measured
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from spikeformers.errors import UsageError
+
+# What the demo trains, chosen so that all of it takes about five minutes on two cores.
+DEMO_PRESET = "wd-spikingformer-tiny"
+DEMO_TOKENIZER = "bpe:2048"
+DEMO_MODEL: dict[str, Any] = {}
+DEMO_CONTEXT = 128
+DEMO_BATCH = 16
+DEMO_STEPS = 700  # of each model, at DEMO_MINUTES
+DEMO_MINUTES = 5.0
+DEMO_TRAIN: dict[str, Any] = {"learning_rate": 2e-3, "eval_batches": 8}
+DEMO_PROMPT = "Return the"
+DEMO_SENTENCE = "Return a list of the items, sorted in the order in which they were added."
+
+PARTS = ("spiking", "control")
+MADE = (*PARTS, "pictures", "summary.json", "report.html", "demo.json")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that decides what a demo computes."""
+
+    seed: int = 0
+    steps: int = DEMO_STEPS
+    preset: str = DEMO_PRESET
+    tokenizer: str = DEMO_TOKENIZER
+    source: str = "builtin"
+    context: int = DEMO_CONTEXT
+    batch_size: int = DEMO_BATCH
+    model: dict[str, Any] = field(default_factory=lambda: dict(DEMO_MODEL))
+    train: dict[str, Any] = field(default_factory=lambda: dict(DEMO_TRAIN))
+    prompt: str = DEMO_PROMPT
+    sentence: str = DEMO_SENTENCE
+    new_tokens: int = 80
+
+
+def make_settings(*, seed: int, minutes: float) -> Settings:
+    """The settings of a demo; the steps grow with ``minutes``, whatever the machine."""
+    return Settings(seed=seed, steps=max(1, round(DEMO_STEPS * minutes / DEMO_MINUTES)))
+
+
+def run_demo(out: Path, settings: Settings, *, overwrite: bool = False) -> dict[str, Any] | None:
+    """Train what is not trained yet, measure, report; the summary, or None when interrupted.
+
+    A folder whose demo is complete is left alone and its summary returned. Raises ``UsageError``
+    for a folder that holds something else, or a demo begun with other settings.
+    """
+    finished = _enter(out, settings, overwrite)
+    if finished is not None:
+        return finished
+    for part in PARTS:
+        if not _train(out, part, settings):
+            return None
+    return _report(out, settings)
+
+
+def _enter(out: Path, settings: Settings, overwrite: bool) -> dict[str, Any] | None:
+    from spikeformers.cli._output import say
+    from spikeformers.reporting import write_text
+
+    marker, summary = out / "demo.json", out / "summary.json"
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; name a folder.")
+    if marker.is_file() and overwrite:
+        for name in MADE:
+            path = out / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    if not marker.is_file():
+        if taken := [name for name in MADE if (out / name).exists()]:
+            raise UsageError(f"{out} holds a {taken[0]} that no demo made. Name another --out.")
+        write_text(marker, json.dumps(asdict(settings), indent=2) + "\n")
+        return None
+    before = json.loads(marker.read_text(encoding="utf-8"))
+    if before != json.loads(json.dumps(asdict(settings))):
+        told = "; ".join(
+            f"{key} was {before.get(key)!r}, now {value!r}"
+            for key, value in asdict(settings).items()
+            if before.get(key) != value
+        )
+        raise UsageError(
+            f"{out} holds a demo with other settings ({told}). Use --overwrite, or another --out."
+        )
+    if summary.is_file():
+        say(f"{out} holds this demo already; --overwrite trains it anew.")
+        found: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))
+        return found
+    say(f"Going on with the demo in {out}.")
+    return None
+
+
+def _train(out: Path, part: str, settings: Settings) -> bool:
+    """Train one of the two models unless it is there; False when interrupted."""
+    from spikeformers.cli._output import say
+    from spikeformers.cli._run import REQUEST, describe, prepare
+    from spikeformers.reporting import training_card
+    from spikeformers.training import train
+
+    folder = out / part
+    if (folder / "config.json").is_file():
+        return True
+    number, title = PARTS.index(part) + 1, {"spiking": "spiking model", "control": "dense twin"}
+    say(f"\n[bold]{number} of {len(PARTS)}: the {title[part]}[/]")
+    run = prepare(recipe_of(settings, control=part == "control"))
+    run.store.manifest[REQUEST] = run.request
+    describe(run)
+    result = train(
+        run.model,
+        run.store,
+        run.tokenizer,
+        folder,
+        run.config,
+        resume=(folder / "run.json").is_file(),
+        model_card=lambda result: training_card(
+            f"demo-{part}", run.model, run.store, run.config, result
+        ),
+    )
+    return not result.interrupted
+
+
+def recipe_of(settings: Settings, *, control: bool) -> Any:
+    """The recipe of one of the two models; they differ in ``control`` only."""
+    from spikeformers.cli._recipe import Recipe
+
+    every = max(1, settings.steps // 8)
+    train = {
+        "steps": settings.steps,
+        "context": settings.context,
+        "batch_size": settings.batch_size,
+        "seed": settings.seed,
+        "eval_every": every,
+        "save_every": every,
+        **settings.train,
+    }
+    data = {"source": settings.source, "tokenizer": settings.tokenizer}
+    return Recipe(settings.preset, control, dict(settings.model), data, train)
+
+
+def _report(out: Path, settings: Settings) -> dict[str, Any]:
+    from spikeformers.cli._generation import write
+    from spikeformers.cli._output import say
+    from spikeformers.cli._run import read_data
+    from spikeformers.models import load_model
+    from spikeformers.reporting import Trained, report_pair
+
+    say("\n[bold]Measuring both[/]")
+    data = {"source": settings.source, "tokenizer": settings.tokenizer}
+    corpus, _, store = read_data(data, masked=settings.preset.startswith("we-"))
+    models = {}
+    for part in PARTS:
+        model, tokenizer = load_model(out / part)
+        sample = write(
+            model,
+            tokenizer,
+            settings.prompt,
+            max_new_tokens=min(settings.new_tokens, settings.context // 2),
+            seed=settings.seed,
+        )
+        models[part] = Trained(out / part, model, tokenizer, sample.text)
+    return report_pair(
+        out,
+        models["spiking"],
+        models["control"],
+        store,
+        corpus=corpus,
+        context=settings.context,
+        seed=settings.seed,
+        prompt=settings.prompt,
+        sentence=settings.sentence,
+        settings=asdict(settings),
+    )

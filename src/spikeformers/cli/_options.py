@@ -1,0 +1,24 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[Path, typer.Argument(help="Model folder.", metavar="MODEL", show_default=False)]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        help="builtin, a text, JSONL or Parquet file, a folder, or a data set of the hub.",
+        metavar="SOURCE",
+        show_default=False,
+    ),
+]
+Split = Annotated[str, typer.Option(help="Part of the text: train, validation or test.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+TextField = Annotated[
+    str, typer.Option("--text-field", help="Field or column with the text, of JSONL or Parquet.")
+]

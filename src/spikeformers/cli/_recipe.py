@@ -1,0 +1,202 @@
+"""What to train: a preset, its text and every key, from options, ``--set`` and a YAML recipe.
+
+A recipe is one mapping, in sections or flat; ``--set`` takes the same keys and wins over it:
+
+    preset: wd-spikingformer-tiny            tokenizer: bpe:2048
+    model: {wta: top_k, winners: 3}          preset: wd-spikingformer-tiny
+    train: {steps: 2000, context: 128}       wta: top_k
+    data: {source: builtin}                  learning_rate: 2e-3
+
+A key that two sections know is the training one unless its section stands before it, as in
+``model.steps=4``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from spikeformers.errors import ConfigError, DataError, UsageError, nearest
+
+TOP = ("preset", "control")
+DEFAULT_TOKENIZER = "bpe:4096"
+_EXPONENT = re.compile(
+    r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+"
+)  # a number that YAML 1.1 reads as text
+
+
+@dataclass
+class Recipe:
+    """A whole request: which model, which text, how to train."""
+
+    preset: str = ""
+    control: bool = False
+    model: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+
+    def merge(self, other: Recipe) -> Recipe:
+        """This recipe with the keys of ``other`` on top."""
+        return Recipe(
+            other.preset or self.preset,
+            other.control or self.control,
+            self.model | other.model,
+            self.data | other.data,
+            self.train | other.train,
+        )
+
+    def check(self) -> None:
+        """Raise ``ConfigError`` or ``DataError`` for what is missing, unknown or out of range."""
+        from spikeformers.models import PRESETS, build_config
+        from spikeformers.training import TrainConfig
+
+        if not self.preset:
+            raise ConfigError(f"no preset was named. Give --preset, one of {', '.join(PRESETS)}.")
+        if not self.data.get("source"):
+            raise DataError(
+                "no text was named. Give --data: builtin, a file, a folder, or a data set's name."
+            )
+        _check_types(self.model, build_config(self.preset, 512))
+        build_config(self.preset, 512, self.model).validate_architecture()
+        TrainConfig.from_dict(self.train)
+
+
+def data_keys() -> dict[str, Any]:
+    """Keys of the data section and their defaults, which `load_corpus` declares."""
+    from spikeformers.data import load_corpus
+
+    parameters = list(inspect.signature(load_corpus).parameters.values())[1:]
+    declared = {parameter.name: parameter.default for parameter in parameters}
+    return {"source": "", "tokenizer": DEFAULT_TOKENIZER, **declared}
+
+
+def known_sections(preset: str = "") -> dict[str, list[str]]:
+    """Section -> the keys it takes; training comes first, so it gets a key that two know."""
+    from spikeformers.models import PRESETS
+    from spikeformers.models.presets import known_keys
+    from spikeformers.training import TrainConfig
+
+    presets = [preset] if preset in PRESETS else ["wd-spikingformer-tiny", "we-spikingformer-tiny"]
+    model = set().union(*(known_keys(name) for name in presets))
+    return {
+        "train": [one.name for one in fields(TrainConfig)],
+        "data": list(data_keys()),
+        "model": sorted(model),
+    }
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in a YAML file; unknown keys fail and name file and key."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"the recipe {path} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        said = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not valid YAML: {said}") from error
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{path} holds {type(content).__name__}; a recipe is keys and values.")
+    return from_mapping(content, str(path))
+
+
+def from_mapping(content: Mapping[Any, Any], origin: str) -> Recipe:
+    """A recipe from nested or flat keys; ``origin`` is named in errors."""
+    recipe = Recipe()
+    sections = known_sections(str(content.get("preset", "")))
+    for key, value in content.items():
+        if key in sections and isinstance(value, Mapping):
+            for inner, one in value.items():
+                if key == "model" and inner in TOP:
+                    _put(recipe, sections, str(inner), one, origin)
+                else:
+                    _put(recipe, sections, f"{key}.{inner}", one, origin)
+        elif key == "data":  # flat: the source itself
+            _put(recipe, sections, "data.source", value, origin)
+        else:
+            _put(recipe, sections, str(key), value, origin)
+    return recipe
+
+
+def from_assignments(assignments: Sequence[str], preset: str = "") -> Recipe:
+    """A recipe from ``key=value`` texts, whose values are YAML scalars."""
+    recipe, sections = Recipe(), known_sections(preset)
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {text}: it must be key=value, as in --set steps=500.")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {text}: the value is not valid YAML.") from error
+        _put(recipe, sections, key.strip(), parsed, f"--set {text}")
+    return recipe
+
+
+def _put(
+    recipe: Recipe, sections: Mapping[str, Sequence[str]], key: str, value: Any, origin: str
+) -> None:
+    if key in TOP:
+        wanted = str if key == "preset" else bool
+        if not isinstance(value, wanted):
+            raise ConfigError(f"{origin}: {key} is {value!r}; it must be a {wanted.__name__}.")
+        setattr(recipe, key, value)
+        return
+    section, dot, inner = key.partition(".")
+    if dot and section in sections:
+        if inner not in sections[section]:
+            raise ConfigError(_unknown(origin, inner, sections, section))
+    else:
+        inner = key
+        section = next((name for name, keys in sections.items() if key in keys), "")
+        if not section:
+            raise ConfigError(_unknown(origin, key, sections))
+    getattr(recipe, section)[inner] = _number(value)
+
+
+def _unknown(
+    origin: str, key: str, sections: Mapping[str, Sequence[str]], section: str = ""
+) -> str:
+    for other, keys in sections.items():
+        if section and key in keys:
+            return f"{origin}: {key!r} belongs to the section {other}, not to {section}."
+    keys = sections[section] if section else [*TOP, *(k for ks in sections.values() for k in ks)]
+    hint = nearest(key, keys) or nearest(key, [k for ks in sections.values() for k in ks])
+    where = f" in the section {section}" if section else ""
+    listed = "; ".join(f"{name}: {', '.join(known)}" for name, known in sections.items())
+    return f"{origin}: unknown key {key!r}{where}.{hint or f' Known keys are {listed}.'}"
+
+
+def _check_types(values: Mapping[str, Any], config: Any) -> None:
+    """Raise ``ConfigError`` for a model value of another type than the preset's own."""
+    for key, value in values.items():
+        usual = getattr(config, key, None)
+        if usual is None or value is None:
+            continue
+        kind, wanted = next(
+            (one, told)
+            for one, told in (
+                (bool, "true or false"),
+                (int, "a whole number"),
+                (float, "a number"),
+                (str, "text"),
+                (object, f"a {type(usual).__name__}"),
+            )
+            if isinstance(usual, one)
+        )
+        fits = isinstance(value, (int, float) if kind is float else kind)
+        if not fits or (isinstance(value, bool) and kind in (int, float)):
+            raise ConfigError(f"{key} is {value!r}; it must be {wanted}, as in {usual!r}.")
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_number(one) for one in value]
+    if isinstance(value, str) and _EXPONENT.fullmatch(value):
+        return float(value)
+    return value

@@ -1,0 +1,143 @@
+"""What a model is made of: shapes, parameters, and what flows at each point of it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from spikeformers.attention import Attention
+from spikeformers.neurons import Neuron
+from spikeformers.reporting.gather import POINTS, point_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SHAPE = {
+    "hidden_size": "width",
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "heads",
+    "intermediate_size": "MLP width",
+    "vocab_size": "vocabulary",
+    "max_position_embeddings": "positions",
+}
+_BLOCK = re.compile(r"(?<=\.)\d+(?=\.)")
+
+
+def describe(model: PreTrainedModel) -> dict[str, Any]:
+    """Plain values: ``model_type``, ``class``, ``parameters`` (tied ones once), ``shape``,
+    ``neuron`` and ``attention`` (None for a dense model), ``points`` and ``tensors``.
+
+    ``points``: ``{"point", "spike_type", "values"}`` in the order of the forward pass, one block
+    for all. ``tensors``: ``{"name", "shape", "count", "parameters"}``, blocks folded into ``*``.
+    Works on the meta device.
+    """
+    config = model.config
+    shape = {name: getattr(config, key, None) for key, name in SHAPE.items()}
+    if shape["MLP width"] is None and shape["width"]:
+        shape["MLP width"] = 4 * shape["width"]  # GPT-2 leaves it unset
+    neurons = {name: m for name, m in model.named_modules() if isinstance(m, Neuron)}
+    core = next((m for m in model.modules() if isinstance(m, Attention)), None)
+    return {
+        "model_type": config.model_type,
+        "class": type(model).__name__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "shape": shape,
+        "neuron": _neuron(model, neurons),
+        "attention": None if core is None else _attention(config, core),
+        "points": _points(model, neurons, core),
+        "tensors": _tensors(model),
+    }
+
+
+def spike_values(neuron: Neuron) -> str:
+    """What a neuron emits in one step, such as ``0, 1/4, ... 4/4``."""
+    if neuron.spike_type == "binary":
+        return "0, 1"
+    if neuron.spike_type == "ternary":
+        return "-a, 0, a"
+    if neuron.unit == 1:
+        return f"0, 1, ... {neuron.levels}"
+    return f"0, 1/{neuron.levels}, ... {neuron.levels}/{neuron.levels}"
+
+
+def _neuron(model: PreTrainedModel, neurons: dict[str, Neuron]) -> dict[str, Any] | None:
+    first = next(iter(neurons.values()), None)
+    if first is None:
+        return None
+    config = model.config
+    return {
+        "kind": config.neuron,
+        "spike_type": first.spike_type,
+        "steps": config.steps,
+        "levels": first.levels,
+        "values": spike_values(first),
+        "layers": len(neurons),
+        "detail": first.extra_repr(),
+    }
+
+
+def _attention(config: Any, core: Attention) -> dict[str, Any]:
+    return {
+        "kind": config.attention,
+        "competition": config.wta if hasattr(core, "competition") else None,
+        "winners": core.winners_per_query,
+        "binary_weights": core.weights_are_binary,
+        "causal": bool(config.causal),
+        "detail": core.extra_repr(),
+    }
+
+
+def _points(
+    model: PreTrainedModel, neurons: dict[str, Neuron], core: Attention | None
+) -> list[dict[str, str]]:
+    def point(name: str, spike_type: str, values: str) -> dict[str, str]:
+        return {"point": name, "spike_type": spike_type, "values": values}
+
+    real = "real numbers"
+    if core is None:
+        names = ("embedding", "attention", "MLP", "head")
+        return [point(name, "real", real) for name in names]
+    found = {point_of(name)[1]: neuron for name, neuron in neurons.items()}
+    rows = [
+        point("embedding", "real", real),
+        point("membrane stream between blocks", "real", real),
+    ]
+    for name in (*POINTS.values(), *sorted(set(found) - set(POINTS.values()) - {"head"})):
+        if name in found:
+            rows.append(point(name, found[name].spike_type, spike_values(found[name])))
+        if name == "value":
+            rows += _attention_points(point, core, found[name], fired="attention output" in found)
+    head = found.get("head")
+    rows.append(
+        point("head input", "real", real)
+        if head is None
+        else point("head input", head.spike_type, spike_values(head))
+    )
+    return [*rows, point("logits", "real", real)]
+
+
+def _attention_points(point: Any, core: Attention, value: Neuron, *, fired: bool) -> Any:
+    binary = core.weights_are_binary
+    weights = "0, 1; ones a row: " + str(core.winners_per_query) if binary else "real numbers"
+    yield point("attention scores q k", "integer", "counts of coincidences, scaled")
+    yield point("attention weights", "binary" if binary else "real", weights)
+    if not fired:
+        yield point(
+            "attention output", value.spike_type, f"the winner's value: {spike_values(value)}"
+        )
+    else:
+        yield point("weights times value", "integer" if binary else "real", "a sum of values")
+
+
+def _tensors(model: nn.Module) -> list[dict[str, Any]]:
+    rows: dict[tuple[str, tuple[int, ...]], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        key = (_BLOCK.sub("*", name), tuple(parameter.shape))
+        row = rows.setdefault(
+            key, {"name": key[0], "shape": list(key[1]), "count": 0, "parameters": 0}
+        )
+        row["count"] += 1
+        row["parameters"] += parameter.numel()
+    return list(rows.values())

@@ -1,0 +1,112 @@
+"""One page that holds everything: no link to anything outside it, pictures inlined as PNG."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+
+from spikeformers.reporting._files import write_text
+
+CSS = """
+:root { color-scheme: light dark; --ink: #1f2328; --soft: #59636e; --page: #ffffff;
+  --card: #f6f8fa; --line: #d1d9e0; --mark: #0969da; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #9198a1; --page: #0d1117;
+  --card: #161b22; --line: #3d444d; --mark: #6cb6ff; } }
+body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 62rem; background: var(--page);
+  color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
+h1 { font-size: 1.7rem; margin: 0 0 .25rem; } h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; }
+p.lead, figcaption, .note { color: var(--soft); }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }
+.scroll { overflow-x: auto; }
+th, td { padding: .4rem .75rem; border-bottom: 1px solid var(--line); text-align: right; }
+th:first-child, td:first-child { text-align: left; } th { color: var(--soft); font-weight: 600; }
+figure { margin: 1rem 0 1.5rem; }
+figure img { width: 100%; height: auto; background: #fff; border: 1px solid var(--line);
+  border-radius: .5rem; padding: .5rem; box-sizing: border-box; }
+figcaption { font-size: .9rem; margin-top: .35rem; }
+pre { background: var(--card); border: 1px solid var(--line); border-radius: .5rem;
+  padding: .75rem 1rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .9rem; }
+pre b { color: var(--mark); }
+.kind { border: 1px solid var(--line); border-radius: 1rem; padding: 0 .5rem; font-size: .75rem;
+  color: var(--soft); white-space: nowrap; }
+"""
+
+
+@dataclass
+class Section:
+    """A heading and what stands under it, in this order: text, table, samples, pictures."""
+
+    title: str
+    text: str = ""
+    header: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    samples: Sequence[tuple[str, str, str]] = ()
+    """(whose, prompt, text)"""
+    pictures: Sequence[tuple[Path, str]] = ()
+    """(PNG file, caption)"""
+
+
+@dataclass
+class Page:
+    """A report."""
+
+    title: str
+    lead: str
+    sections: list[Section] = field(default_factory=list)
+
+
+def write_page(path: Path, page: Page) -> None:
+    """Write ``page`` to ``path`` as one file; "estimated" and "measured" in cells are marked."""
+    body = "\n".join(_section(section) for section in page.sections)
+    write_text(
+        path,
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(page.title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n"
+        f'<h1>{escape(page.title)}</h1>\n<p class="lead">{escape(page.lead)}</p>\n'
+        f"{body}\n</body>\n</html>\n",
+    )
+
+
+def _section(section: Section) -> str:
+    parts = [f"<h2>{escape(section.title)}</h2>"]
+    if section.text:
+        parts.append(f"<p>{escape(section.text)}</p>")
+    if section.rows:
+        parts.append(_table(section.header, section.rows))
+    for whose, prompt, text in section.samples:
+        parts.append(
+            f'<p class="note">{escape(whose)}</p><pre><b>{escape(prompt)}</b>{escape(text)}</pre>'
+        )
+    parts.extend(_figure(path, caption) for path, caption in section.pictures)
+    return "\n".join(parts)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+    lines = "".join(
+        "<tr>" + "".join(f"<td>{_cell(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    head = f"<thead><tr>{head}</tr></thead>" if header else ""
+    return f'<div class="scroll"><table>{head}<tbody>{lines}</tbody></table></div>'
+
+
+def _cell(text: str) -> str:
+    shown = escape(text)
+    return f'<span class="kind">{shown}</span>' if text in ("estimated", "measured") else shown
+
+
+def _figure(path: Path, caption: str) -> str:
+    content = base64.b64encode(path.read_bytes()).decode("ascii")
+    return (
+        f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{content}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def pairs(values: Mapping[str, object]) -> list[tuple[str, str]]:
+    """Rows of a table of two columns."""
+    return [(key, str(value)) for key, value in values.items()]

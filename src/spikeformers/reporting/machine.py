@@ -1,0 +1,60 @@
+"""Which machine and which versions a number was measured with."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import spikeformers
+
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores this process may use, memory, system and, if any, the accelerator."""
+    told: dict[str, Any] = {
+        "system": f"{platform.system()} {platform.release()}",
+        "processor": _processor(),
+        "cores": _cores(),
+        "threads": torch.get_num_threads(),
+    }
+    memory = _memory()
+    if memory is not None:
+        told["memory_gib"] = round(memory / 2**30, 1)
+    if torch.cuda.is_available():
+        told["accelerator"] = torch.cuda.get_device_name()
+    return told
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of this package and of what it computes with."""
+    found = {"python": platform.python_version(), "spikeformers": spikeformers.__version__}
+    return found | {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # Linux only
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):  # a system that does not say
+        return None

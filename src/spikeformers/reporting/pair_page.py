@@ -1,0 +1,112 @@
+"""The tables and the page of a spiking model beside its dense twin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from spikeformers.reporting.html import Page, Section, pairs, write_page
+
+ROWS = (
+    ("validation bits per byte", "bits_per_byte", "{:.3f}", "measured"),
+    ("validation perplexity, per token", "perplexity", "{:,.1f}", "measured"),
+    ("validation perplexity, per word", "word_perplexity", "{:,.0f}", "measured"),
+    ("firing density", "density", "{:.3f}", "measured"),
+    ("energy, matrix products, nJ a token", "energy_pj_per_token", "{:,.1f}", "estimated"),
+    (
+        "energy with elementwise work, nJ a token",
+        "energy_with_elementwise_pj_per_token",
+        "{:,.1f}",
+        "estimated",
+    ),
+    ("parameters", "parameters", "{:,}", ""),
+    ("training tokens seen", "tokens_seen", "{:,}", ""),
+    ("training time, s", "train_seconds", "{:,.1f}", "measured"),
+    ("training speed, tokens/s", "tokens_per_second", "{:,.0f}", "measured"),
+    ("writing speed, tokens/s", "generation_tokens_per_second", "{:,.0f}", "measured"),
+)
+HEADER = ("", "spiking", "dense twin", "")
+
+
+def pair_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """(what, spiking, dense twin, "measured" or "estimated") for every figure of a summary."""
+    rows = []
+    for title, key, form, kind in ROWS:
+        cells = []
+        for side in ("spiking", "control"):
+            value = summary[side].get(key)
+            if value is not None and "nJ" in title:
+                value /= 1000
+            cells.append("-" if value is None else form.format(value))
+        rows.append((title, cells[0], cells[1], kind))
+    return rows
+
+
+def write_pair_page(path: Path, summary: Mapping[str, Any], drawn: Mapping[str, Path]) -> None:
+    """Write the report of a pair; ``drawn`` names the PNG files of `report_pair`."""
+    spiking, control, corpus = summary["spiking"], summary["control"], summary["corpus"]
+    gap = spiking["bits_per_byte"] - control["bits_per_byte"]
+    ratio = control["energy_pj_per_token"] / spiking["energy_pj_per_token"]
+    lead = (
+        f"A {spiking['model_type']} of {spiking['parameters']:,} parameters beside its dense twin "
+        f"({control['model_type']}), trained on the same {spiking['tokens_seen']:,} tokens in the "
+        f"same order, seed {summary['seed']}. The spiking model needs {gap:+.3f} bits a byte of "
+        f"the twin's {control['bits_per_byte']:.3f}, fires at a density of "
+        f"{spiking['density']:.2f}, and by the papers' count (estimated) its matrix products take "
+        f"{1 / ratio:.2f} of the twin's energy."
+    )
+    where = {
+        **summary["machine"],
+        **summary["versions"],
+        "text": f"{corpus['name']}: {corpus['split_by']}",
+        "sha256 of the text": corpus["sha256"],
+        "tokens": ", ".join(f"{name} {count:,}" for name, count in summary["tokens"].items()),
+        "evaluation": f"sliding window of {spiking['context']} tokens, stride {spiking['stride']}, "
+        f"{spiking['evaluated_tokens']:,} tokens",
+    }
+    sections = [
+        Section("Results", header=HEADER, rows=pair_rows(summary)),
+        Section(
+            "Training",
+            pictures=[(drawn["loss"], "Loss of both models over the tokens they saw (measured).")],
+        ),
+        Section(
+            "Spikes",
+            text="Density is the share of a neuron layer's outputs that are not zero, on "
+            "validation text. The rasters show up to 64 evenly spaced units a layer of one block.",
+            pictures=[
+                (drawn["density"], "Firing density of every neuron layer (measured)."),
+                (drawn["raster"], "Spikes of one block while it reads one sentence (measured)."),
+                (
+                    drawn["winners"],
+                    "Attention winners in the same sentence: how many heads of a block chose each "
+                    "earlier token. Spaces are shown as dots (measured).",
+                ),
+            ],
+        ),
+        Section(
+            "Energy",
+            text="Every figure here is estimated: events were counted in a real run on validation "
+            "text and multiplied with the 45 nm prices of Horowitz, ISSCC 2014 (4.6 pJ a "
+            "multiply-accumulate, 0.9 pJ an accumulate). Nothing was metered, and moving data is "
+            "not in it, nor would a CPU or GPU skip the zeros.",
+            pictures=[
+                (
+                    drawn["energy"],
+                    "Energy by component, elementwise work such as norms and comparisons "
+                    "included (estimated).",
+                )
+            ],
+        ),
+        Section(
+            "What they write",
+            text="Drawn with the same seed from the same prompt, which is set in bold.",
+            samples=[
+                ("spiking", summary["prompt"], spiking["sample"]),
+                ("dense twin", summary["prompt"], control["sample"]),
+            ],
+        ),
+        Section("Measured where", rows=pairs(where)),
+    ]
+    write_page(path, Page("A spiking language model beside its dense twin", lead, sections))

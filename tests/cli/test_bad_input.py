@@ -1,0 +1,169 @@
+"""Whatever is wrong: one clear message, the right exit code, nothing damaged."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+
+PRETRAIN = ("pretrain", "--preset", "wd-spikingformer-tiny", "--tokenizer", "byte")
+GENERATE = ("--prompt", "the ", "--max-new-tokens", 2)
+
+
+def one_message(ended: object, code: int, *said: str) -> None:
+    assert ended.code == code, ended.err
+    assert ended.out == ""
+    assert "Traceback" not in ended.err
+    assert ended.err.count("error: ") == 1
+    for part in said:
+        assert part in ended.err
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_missing_file(spikeformers, tmp_path):
+    out = tmp_path / "run"
+    ended = spikeformers(*PRETRAIN, "--data", tmp_path / "none.txt", "--out", out)
+    one_message(ended, 2, "no such file or folder", "none.txt")
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("content", ["", " \n\n\t\n"])
+def test_an_empty_corpus(spikeformers, tmp_path, content):
+    path, out = tmp_path / "empty.txt", tmp_path / "run"
+    path.write_text(content)
+    one_message(spikeformers(*PRETRAIN, "--data", path, "--out", out), 2, "empty")
+    assert not out.exists()
+
+
+def test_a_corpus_shorter_than_the_context(spikeformers, tiny, tmp_path):
+    path, out = tmp_path / "short.txt", tmp_path / "run"
+    path.write_text("only a few words\n\nand a few more\n")
+    ended = spikeformers(*PRETRAIN, "--data", path, "--out", out, *tiny(context=256))
+    one_message(ended, 2, "context", "256")
+    assert not out.exists()
+
+
+def test_an_unknown_preset(spikeformers, text, tmp_path):
+    given = ("--preset", "wd-spikingformer-tinny", "--data", text, "--out", tmp_path / "run")
+    one_message(spikeformers("pretrain", *given), 2, "Did you mean 'wd-spikingformer-tiny'?")
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("learning_rat=1", "Did you mean 'learning_rate'?"),
+        ("num_hidden_layer=1", "Did you mean 'num_hidden_layers'?"),
+        ("steps=many", "steps is 'many'"),
+        ("wta=hardest", "Did you mean 'hard'?"),
+        ("hidden_size=wide", "hidden_size"),
+        ("hidden_size=30", "does not divide"),
+        ("schedule=cosinus", "Did you mean 'cosine'?"),
+    ],
+)
+def test_unknown_keys_and_values(spikeformers, text, tmp_path, assignment, said):
+    out = tmp_path / "run"
+    ended = spikeformers(*PRETRAIN, "--data", text, "--out", out, "--set", assignment)
+    one_message(ended, 2, said)
+    assert not out.exists()
+
+
+@pytest.fixture
+def broken(causal, tmp_path) -> Path:
+    """A copy of a model, to be broken."""
+    folder = tmp_path / "model"
+    shutil.copytree(causal, folder)
+    return folder
+
+
+VERBS = ["info", "generate", "energy", "evaluate"]
+
+
+def use(spikeformers, verb: str, model: Path, text: Path):
+    more = {
+        "info": ("info", model),
+        "generate": ("generate", model, *GENERATE),
+        "energy": ("energy", model, "--data", text),
+        "evaluate": ("evaluate", "perplexity", model, "--data", text),
+    }
+    return spikeformers(*more[verb])
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_truncated_safetensors(spikeformers, broken, text, verb):
+    file = broken / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    before = listing(broken)
+    one_message(use(spikeformers, verb, broken, text), 1, "truncated")
+    assert listing(broken) == before
+
+
+def test_a_foreign_safetensors(spikeformers, broken, text):
+    import torch
+
+    save_file({"other.weight": torch.zeros(2)}, broken / "model.safetensors", {"format": "pt"})
+    one_message(use(spikeformers, "generate", broken, text), 1, "does not belong")
+
+
+def test_a_pickle_offered_as_a_model(spikeformers, broken, text):
+    (broken / "model.safetensors").rename(broken / "pytorch_model.bin")
+    one_message(use(spikeformers, "info", broken, text), 1, "pickles are never loaded")
+    file = broken / "pytorch_model.bin"
+    one_message(use(spikeformers, "generate", file, text), 1, "is a pickle")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_missing_model(spikeformers, text, tmp_path, verb):
+    ended = use(spikeformers, verb, tmp_path / "none", text)
+    one_message(ended, 1, "none")
+
+
+def test_a_prompt_longer_than_the_context(spikeformers, causal):
+    one_message(spikeformers("generate", causal, "--prompt", "x" * 99), 2, "99 tokens")
+
+
+def test_a_loss_that_is_not_a_number(spikeformers, tiny, text, tmp_path, monkeypatch):
+    from spikeformers.training import gradients
+
+    measured = gradients.GradientStep.__call__
+
+    def spoilt(self, step, **given):
+        metrics = measured(self, step, **given)
+        return metrics | {"loss": float("nan")} if step == 4 else metrics
+
+    monkeypatch.setattr(gradients.GradientStep, "__call__", spoilt)
+    out = tmp_path / "run"
+    given = (*PRETRAIN, "--data", text, "--out", out)
+    one_message(spikeformers(*given, *tiny(save_every=2)), 1, "step 5", "step-0000004")
+    assert (out / "checkpoints" / "step-0000004" / "checkpoint.json").is_file()
+
+
+def test_a_full_disk_while_checkpointing(spikeformers, tiny, text, tmp_path, monkeypatch):
+    from spikeformers.training import checkpoint
+
+    replace = os.replace
+
+    def full(source, target):
+        if "step-0000004" in str(target):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        replace(source, target)
+
+    monkeypatch.setattr(checkpoint.os, "replace", full)
+    out = tmp_path / "run"
+    given = (*PRETRAIN, "--data", text, "--out", out)
+    one_message(spikeformers(*given, *tiny(save_every=2)), 1, "No space left", "step-0000002")
+    assert (out / "checkpoints" / "step-0000002" / "checkpoint.json").is_file()
+
+
+def test_a_file_where_the_folder_should_be(spikeformers, text, tmp_path):
+    out = tmp_path / "run"
+    out.write_text("mine")
+    one_message(spikeformers(*PRETRAIN, "--data", text, "--out", out), 2, "is a file")
+    one_message(spikeformers("demo", "--out", out), 2, "is a file")
+    assert out.read_text() == "mine"

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+
+from spikeformers.models import PRESETS, load_model
+
+
+def test_json_of_a_model(spikeformers, causal):
+    said = spikeformers("info", causal, "--json").json
+    model, _ = load_model(causal)
+    assert said["parameters"] == model.num_parameters()
+    assert said["model"] == str(causal)
+    assert said["shape"] == {
+        "width": 16, "layers": 2, "heads": 2, "MLP width": 64, "vocabulary": 258, "positions": 32
+    }  # fmt: skip
+    assert said["neuron"]["kind"] == "ni-lif"
+    assert sum(row["parameters"] for row in said["tensors"]) == said["parameters"]
+
+
+def test_the_tables(spikeformers, causal):
+    ended = spikeformers("info", causal, "--tensors")
+    assert ended.code == 0
+    for said in ("ni-lif, 1x4 (T x D)", "cwssa, hard, 1 winner a query, causal", "0, 1/4, ... 4/4"):
+        assert said in ended.out
+    assert "model.layers.*.mlp.up.weight" in ended.out
+
+
+def test_a_dense_model(spikeformers, control):
+    said = spikeformers("info", control, "--json").json
+    assert (said["neuron"], said["attention"]) == (None, None)
+    assert {point["spike_type"] for point in said["points"]} == {"real"}
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name.endswith(("tiny", "1.0b"))])
+def test_a_preset_needs_no_weights(spikeformers, preset):
+    said = spikeformers("info", preset, "--json").json
+    assert said["shape"]["width"] == PRESETS[preset]["hidden_size"]
+    if preset.endswith("1.0b"):
+        assert 0.9e9 < said["parameters"] < 1.2e9
+
+
+def test_an_unknown_model_names_the_nearest_preset(spikeformers):
+    ended = spikeformers("info", "wd-spikingformer-tny")
+    assert ended.code != 0
+    assert "Did you mean 'wd-spikingformer-tiny'?" in ended.err

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from spikeformers.energy import operands_of
+from spikeformers.reporting import describe
+
+
+def types(described):
+    return {row["point"]: row["spike_type"] for row in described["points"]}
+
+
+def test_points_of_hard_winners(build):
+    model = build(spiking_head=False)
+    described = describe(model)
+    assert types(described) == {
+        "embedding": "real",
+        "membrane stream between blocks": "real",
+        "attention input": "integer",
+        "query": "integer",
+        "key": "integer",
+        "value": "integer",
+        "attention scores q k": "integer",
+        "attention weights": "binary",
+        "attention output": "integer",
+        "MLP input": "integer",
+        "MLP hidden": "integer",
+        "head input": "real",
+        "logits": "real",
+    }
+    assert described["parameters"] == model.num_parameters()
+    assert sum(row["parameters"] for row in described["tensors"]) == model.num_parameters()
+
+
+def test_what_it_says_of_operands_is_what_a_trace_sees(build):
+    model = build()
+    seen = {p.name: p for p in operands_of(model, torch.arange(24).reshape(1, 24))}
+    said = types(describe(model))
+    first = "model.layers.0"
+    assert seen[f"{first}.attention.query"].left.kind == said["attention input"]
+    assert seen[f"{first}.attention.core.values"].left.kind == said["attention weights"]
+    assert seen[f"{first}.attention.core.values"].right.kind == said["value"]
+    assert seen[f"{first}.attention.out"].left.kind == said["attention output"]
+    assert seen[f"{first}.mlp.up"].left.kind == said["MLP input"]
+    assert seen[f"{first}.mlp.down"].left.kind == said["MLP hidden"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "neuron", "weights", "values"),
+    [
+        ({"neuron": "lif"}, "binary", "binary", "0, 1"),
+        ({"neuron": "t-lif"}, "ternary", "binary", "-a, 0, a"),
+        ({"neuron": "i-lif", "levels": 3}, "integer", "binary", "0, 1, ... 3"),
+        ({"wta": "top_k"}, "integer", "binary", "0, 1/4, ... 4/4"),
+        ({"wta": "sparsemax"}, "integer", "real", "0, 1/4, ... 4/4"),
+        ({"attention": "softmax"}, "integer", "real", "0, 1/4, ... 4/4"),
+    ],
+)
+def test_neurons_and_competitions(build, changes, neuron, weights, values):
+    described = describe(build(**changes))
+    assert types(described)["query"] == described["neuron"]["spike_type"] == neuron
+    assert types(described)["attention weights"] == weights
+    assert described["neuron"]["values"] == values
+    fired = changes.get("wta", "hard") != "hard" or "attention" in changes
+    assert ("weights times value" in types(described)) == fired
+
+
+def test_a_spiking_head(build):
+    assert types(describe(build(spiking_head=True)))["head input"] == "integer"
+
+
+def test_a_dense_twin(build):
+    described = describe(build(control=True))
+    assert (described["neuron"], described["attention"]) == (None, None)
+    assert described["shape"]["width"] == 16
+    assert set(types(described).values()) == {"real"}
+
+
+def test_the_meta_device_will_do(build):
+    with torch.device("meta"):
+        described = describe(build())
+    assert described == describe(build())
