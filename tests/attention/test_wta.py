@@ -81,6 +81,22 @@ def test_hard_winner_is_the_first_argmax_of_the_counts(seed: int, levels: int) -
             np.testing.assert_array_equal(got, reference(counts, allowed, winners))
 
 
+@pytest.mark.parametrize("levels", [3, 5, 6, 7])
+def test_ties_hold_where_levels_are_no_power_of_two(levels: int) -> None:
+    """1/3 is not exact in binary; equal counts have to tie all the same."""
+    q, k = (spikes(i, 1, 8, 2, 32, 16, levels=levels) for i in range(2))
+    counts = torch.einsum("sbhtk,sbhjk->sbhtj", q * levels, k * levels).round().long()
+    hard = WTA(0.25, "hard")
+    hard.score_unit = 1 / levels**2
+    with torch.no_grad():
+        got = hard.weights(q, k, causal(32), None).argmax(-1)
+        numbered = torch.arange(32.0).view(1, 1, 1, 32, 1).expand(1, 8, 2, 32, 16).contiguous()
+        gathered = hard(q, k, numbered, causal(32))[..., 0].long()
+    expected = counts.masked_fill(~causal(32), -1).argmax(-1)
+    assert (got != expected).sum() == 0
+    assert (gathered != expected).sum() == 0
+
+
 @every_wta
 @given(seed=seeds)
 def test_future_tokens_never_change_the_past(kind: str, seed: int) -> None:
@@ -267,6 +283,20 @@ def test_forward_is_weights_times_v(kind: str, mask: str) -> None:
         got = core(q, k, v, masks(mask, 5, 5), bias)
     assert got.abs().sum() > 0
     torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("kind", ["hard", "top-3"])
+def test_half_precision_names_the_same_winners(kind: str) -> None:
+    """Counts are exact in bfloat16 and their scores are not: nothing may tie that did not."""
+    core = WTA(0.125, **FAMILY[kind])
+    q, k, v = qkv(3, 24, 2, 64)
+    with torch.no_grad():
+        exact = core.weights(q, k, causal(24), None)
+        got = core(q.bfloat16(), k.bfloat16(), v.bfloat16(), causal(24))
+        weights = core.weights(q.bfloat16(), k.bfloat16(), causal(24), None)
+    assert got.dtype == torch.bfloat16
+    assert torch.equal(got, torch.matmul(exact, v).bfloat16())
+    assert torch.equal(weights.float(), exact)
 
 
 @every_wta

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
-from spikeformers.models import build_model
+from spikeformers.errors import ConfigError
+from spikeformers.models import WDSpikingformerConfig, WESpikingformerConfig, build_model
 from spikeformers.neurons import TLIF, Neuron, observe
 
 Make = Callable[..., Any]
@@ -304,3 +306,35 @@ def test_hidden_states_and_attentions(make_model: Make, kind: str) -> None:
 
 
 # --- configs --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "choices", "said"),
+    [
+        (WDSpikingformerConfig, {"attention": "wssa"}, "Did you mean 'cwssa'"),
+        (WESpikingformerConfig, {"attention": "cwssa"}, "Did you mean 'wssa'"),
+        (WDSpikingformerConfig, {"wta": "topk"}, "Did you mean 'top_k'"),
+        (WDSpikingformerConfig, {"neuron": "nilif"}, "Did you mean 'ni-lif'"),
+        (WDSpikingformerConfig, {"norm": "layr"}, "Did you mean 'layer'"),
+        (WDSpikingformerConfig, {"position": "relativ"}, "Did you mean 'relative'"),
+        (WDSpikingformerConfig, {"surrogate": "arctn"}, "Did you mean 'arctan'"),
+        (WDSpikingformerConfig, {"winner_weight": "men"}, "Did you mean 'mean'"),
+        (WDSpikingformerConfig, {"integer_gradient": "sigmoidal"}, "Did you mean 'sigmoid'"),
+        (WESpikingformerConfig, {"pooling": "max"}, "one of mean, first"),
+        (WDSpikingformerConfig, {"levels": 0}, "levels must be at least 1, not 0"),
+        (WDSpikingformerConfig, {"steps": 0}, "steps must be at least 1, not 0"),
+        (
+            WDSpikingformerConfig,
+            {"hidden_size": 30, "num_attention_heads": 4},
+            "hidden_size 30 does not divide into 4 heads",
+        ),
+        (
+            WDSpikingformerConfig,
+            {"attention": "ssa", "position": "relative"},
+            "use position='learned' or 'none'",
+        ),
+    ],
+)
+def test_configs_that_no_model_can_have(config: Any, choices: Choices, said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        config(**choices)

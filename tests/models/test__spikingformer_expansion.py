@@ -65,6 +65,45 @@ def test_binary_model_gives_the_same_logits(
     torch.testing.assert_close(rest, logits[:, 5:], rtol=0, atol=1e-9)
 
 
+@torch.no_grad()
+def test_masked_binary_model_gives_the_same_logits(make_model: Make) -> None:
+    model = make_model("we", dtype=F64)
+    tokens = ids(2, 2, 9)
+    binary = model.expand_to_binary()
+    torch.testing.assert_close(binary(tokens).logits, model(tokens).logits, rtol=0, atol=1e-9)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("levels", [3, 5])
+def test_binary_model_where_levels_are_no_power_of_two(make_model: Make, levels: int) -> None:
+    """Without a bias equal counts tie, and 1/3 is not exact: the same key has to win."""
+    model = make_model("wd", dtype=F64, levels=levels, position="learned", hidden_size=64)
+    tokens = ids(2, 4, 24)
+    binary = model.expand_to_binary()
+    torch.testing.assert_close(binary(tokens).logits, model(tokens).logits, rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+def test_binary_model_reports_the_same_attention(make_model: Make, attention: Choices) -> None:
+    model = make_model("wd", dtype=F64, **attention)
+    tokens = ids(2, 2, 9)
+    expected = model(tokens, output_attentions=True).attentions
+    got = model.expand_to_binary()(tokens, output_attentions=True).attentions
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_ternary_spikes_do_not_expand(make_model: Make) -> None:
     with pytest.raises(ConfigError, match="t-lif spikes have a sign"):
         make_model("wd", neuron="t-lif").expand_to_binary()
+
+
+def test_a_model_in_training_with_a_penalty_can_be_expanded(make_model: Make) -> None:
+    model = make_model("wd", firing_rate_weight=1.0)
+    model.train()
+    tokens = ids(3, 2, 6)
+    model(tokens, labels=tokens).loss.backward()
+    binary = model.expand_to_binary()
+    model.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(binary(tokens).logits, model(tokens).logits, rtol=0, atol=1e-4)

@@ -144,6 +144,27 @@ def test_broken_config(folder: Path, content: str) -> None:
         load_model(folder)
 
 
+def test_config_that_is_no_object(folder: Path) -> None:
+    (folder / "config.json").write_text("[]")
+    refused(folder, "config")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"model_type": None},
+        {"model_type": "wd_spikeformer"},
+        {"attention": "wssa"},
+        {"hidden_size": "wide"},
+        {"num_attention_heads": 3},
+    ],
+    ids=str,
+)
+def test_config_with_a_wrong_value(folder: Path, values: dict[str, Any]) -> None:
+    edit(folder, **values)
+    refused(folder, "wssa|wd_spikeformer|model_type|hidden_size|heads")
+
+
 def test_no_tokenizer(folder: Path) -> None:
     for file in folder.glob("*token*"):
         file.unlink()

@@ -88,3 +88,48 @@ def test_unknown_names(preset: str, overrides: dict[str, Any], said: str) -> Non
     with pytest.raises(ConfigError, match=said) as caught:
         build_config(preset, 50, overrides)
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "said"),
+    [
+        ("wd-spikingformer-tiny", {"attention": "wssa"}, r"Did you mean 'cwssa'\?"),
+        ("we-spikingformer-tiny", {"attention": "cwssa"}, r"Did you mean 'wssa'\?"),
+        ("wd-spikingformer-tiny", {"neuron": "nilif"}, r"Did you mean 'ni-lif'\?"),
+        ("wd-spikingformer-tiny", {"num_attention_heads": 3}, "does not divide into 3 heads"),
+        ("wd-spikingformer-tiny", {"levels": 0}, "levels must be at least 1, not 0"),
+        ("wd-spikingformer-tiny", {"hidden_size": "wide"}, "hidden_size"),
+        ("wd-spikingformer-tiny", {"dropout": "much"}, "dropout"),
+    ],
+)
+def test_bad_values_are_refused_by_the_config(
+    preset: str, overrides: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        build_config(preset, 50, overrides)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"attention_scale": 0.0},
+        {"attention_scale": -1.0},
+        {"wta": "top_k", "winners": 0},
+        {"surrogate_temperature": 0.0},
+        {"dropout": 1.5},
+        {"neuron": "lif", "reset": "softly"},
+        {"neuron": "t-lif", "reset": "delayed"},
+        {"neuron": "t-lif", "amplitude": "frozen"},
+        {"num_hidden_layers": 0},
+        {"intermediate_size": 0},
+        {"max_position_embeddings": 0},
+    ],
+    ids=str,
+)
+def test_values_no_model_can_be_built_from(overrides: dict[str, Any]) -> None:
+    """By the config or by the model, but a ConfigError that names the key's value."""
+    value = str(list(overrides.values())[-1])
+    with pytest.raises(ConfigError) as caught:
+        build_model(build_config("wd-spikingformer-tiny", 50, overrides))
+    assert value in str(caught.value)

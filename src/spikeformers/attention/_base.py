@@ -23,6 +23,10 @@ class Attention(nn.Module):
     """Every weight is 0 or 1, so that the output is a sum of V's spikes."""
     winners_per_query: int | None = None
     """How many keys' V rows a query reads; None where it reads all."""
+    score_unit: float | None = None
+    """Product of q's and k's spike units where floats do not hold it exactly (D = 3, say).
+    Scores are then rounded to its multiples, so that equal counts tie whatever the order of sums.
+    """
 
     def __init__(self, scale: float, heads: int = 1, learn_scale: bool = False) -> None:
         super().__init__()
@@ -39,7 +43,11 @@ class Attention(nn.Module):
 
     def scores(self, q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
         """``q k^T * scale + bias``, ``[S, B, H, T, J]``."""
-        scores = torch.matmul(q, k.transpose(-1, -2)) * self.scale()
+        scores = torch.matmul(q, k.transpose(-1, -2))
+        if self.score_unit is not None:
+            exact = torch.round(scores / self.score_unit) * self.score_unit
+            scores = scores + (exact - scores).detach()
+        scores = scores * self.scale()
         return scores if bias is None else scores + bias
 
     def weights(self, q: Tensor, k: Tensor, allowed: Tensor, bias: Tensor | None) -> Tensor:

@@ -85,8 +85,12 @@ class _Compete(torch.autograd.Function):
         temperature: float,
         winners: int,
         weight: float,
+        unit: float | None = None,
     ) -> Tensor:
-        scores = torch.matmul(q, k.transpose(-1, -2)).mul_(scale)
+        scores = torch.matmul(q, k.transpose(-1, -2))
+        if unit is not None:
+            scores.div_(unit).round_().mul_(unit)
+        scores *= scale
         if bias is not None:
             scores += bias
         scores.masked_fill_(~allowed, float("-inf"))
@@ -130,7 +134,11 @@ class _Compete(torch.autograd.Function):
             g_scale = (g_q * q).sum((0, 1, -2, -1)).view_as(scale)
         g_q *= scale
         g_k = torch.matmul(g_scores.transpose(-1, -2), q).mul_(scale)
-        return g_q, g_k, g_v, g_bias, None, g_scale, None, None, None
+        return g_q, g_k, g_v, g_bias, None, g_scale, None, None, None, None
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
 
 
 class WTA(Attention):
@@ -166,7 +174,9 @@ class WTA(Attention):
         self.winners_per_query = None if competition == "sparsemax" else self.winners
 
     def weights(self, q: Tensor, k: Tensor, allowed: Tensor, bias: Tensor | None) -> Tensor:
-        scores = self.scores(q, k, bias).masked_fill(~allowed, float("-inf"))
+        with torch.autocast(q.device.type, enabled=False):  # as in forward
+            q, k = _at_least_float32(q), _at_least_float32(k)
+            scores = self.scores(q, k, bias).masked_fill(~allowed, float("-inf"))
         if self.competition == "sparsemax":
             return sparsemax(scores)
         index, exists = winners_of(scores, self.winners)
@@ -182,15 +192,16 @@ class WTA(Attention):
         # Scores of spikes are exact in float32; half precision would invent ties.
         with torch.autocast(q.device.type, enabled=False):
             y: Tensor = _Compete.apply(
-                q.float(),
-                k.float(),
-                v.float(),
-                None if bias is None else bias.float(),
+                _at_least_float32(q),
+                _at_least_float32(k),
+                _at_least_float32(v),
+                None if bias is None else _at_least_float32(bias),
                 allowed,
                 self.scale(),
                 self.temperature,
                 self.winners,
                 self.weight,
+                self.score_unit,
             )
         return y.to(v.dtype)
 

@@ -18,9 +18,10 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
+from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
@@ -35,6 +36,7 @@ from spikeformers.neurons import ILIF, LIF, NEURONS, NILIF, SURROGATES, TLIF, Ne
 POSITIONS = ("learned", "relative", "both", "none")
 
 
+@strict(accept_kwargs=True)
 class SpikingformerConfig(PreTrainedConfig):
     """Every choice of a WTA spiking transformer; a field a choice, its default here only."""
 
@@ -141,9 +143,30 @@ class SpikingformerConfig(PreTrainedConfig):
                 f"attention='ssa' multiplies its scores with V, so position={self.position!r} "
                 "would add reals to them; use position='learned' or 'none'."
             )
-        for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "steps", "levels"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"{key} must be at least 1, not {getattr(self, key)}.")
+        for key in (
+            *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"),
+            *("intermediate_size", "max_position_embeddings", "steps", "levels", "winners"),
+        ):
+            value = getattr(self, key)
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise ConfigError(f"{key} must be a whole number, not {value!r}.")
+            if value < 1:
+                raise ConfigError(f"{key} must be at least 1, not {value}.")
+        for key, low, high in (
+            ("attention_scale", 0.0, math.inf),
+            ("surrogate_temperature", 0.0, math.inf),
+            ("surrogate_sharpness", 0.0, math.inf),
+            ("threshold", 0.0, math.inf),
+            ("neuron_gain", 0.0, math.inf),
+            ("dropout", -1e-9, 1.0),
+            ("decay", -1e-9, 1 + 1e-9),
+        ):
+            value = getattr(self, key)
+            if value is None and key == "attention_scale":
+                continue
+            if not isinstance(value, (int, float)) or not low < value < high:
+                span = "greater than 0" if high == math.inf else "between 0 and 1"
+                raise ConfigError(f"{key} must be a number {span}, not {value!r}.")
         if self.hidden_size % self.num_attention_heads:
             raise ConfigError(
                 f"hidden_size {self.hidden_size} does not divide into "
@@ -154,6 +177,9 @@ class SpikingformerConfig(PreTrainedConfig):
     def head_width(self) -> int:
         """K, the width of one head."""
         return self.hidden_size // self.num_attention_heads
+
+
+Model = TypeVar("Model", bound=PreTrainedModel)
 
 
 @dataclass
@@ -293,19 +319,23 @@ class SpikingAttention(nn.Module):
         v = self._heads(self.fire_value(self.value(spikes)))
         if cache is not None:
             k, v = _append(cache, k, v, self.layer)
+        self.core.score_unit = _inexact(self.fire_query.neuron.unit * self.fire_key.neuron.unit)
+        weights = None
         if self.fire_in.neuron.expanded:
-            y = self._expanded(q, k, v, allowed, bias)
+            y, weights = self._expanded(q, k, v, allowed, bias)
         else:
             y = self.core(q, k, v, allowed, bias)
+            if want_weights:
+                weights = self.core.weights(q, k, allowed, bias)
         y = y.transpose(-3, -2).flatten(-2)
         if self.fire_out is not None:
             y = self.fire_out(y)
         y = self.out_norm(self.out(y))
-        return y, self.core.weights(q, k, allowed, bias) if want_weights else None
+        return y, weights if want_weights else None
 
     def _expanded(
         self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, bias: Tensor | None
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         """Attention over binary sub-steps: one competition on the sum over all pairs."""
         q_unit, k_unit, v_unit = (
             fire.neuron.unit for fire in (self.fire_query, self.fire_key, self.fire_value)
@@ -315,7 +345,12 @@ class SpikingAttention(nn.Module):
         eye = torch.eye(pairs.shape[-1], device=pairs.device, dtype=pairs.dtype)
         weights = self.core.weights(pairs * (q_unit * k_unit), eye, allowed, bias)
         y = torch.matmul(weights, v)
-        return y if self.fire_out is None else y.sum(0) * v_unit
+        return y if self.fire_out is None else y.sum(0) * v_unit, weights
+
+
+def _inexact(unit: float) -> float | None:
+    """``unit`` unless it is a power of two, whose multiples floats add without rounding."""
+    return None if math.frexp(unit)[0] == 0.5 else unit
 
 
 def _append(cache: Cache, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
@@ -541,6 +576,7 @@ def rate_loss(config: SpikingformerConfig, rates: Activity | None) -> Tensor | N
     if not rates:
         return None
     counts, densities = (torch.stack(column) for column in zip(*rates, strict=True))
+    rates.clear()  # or the neurons would keep this graph until the next forward
     return config.firing_rate_weight * (counts * (densities > config.firing_rate_target)).sum()
 
 
@@ -549,10 +585,13 @@ def total(lm_loss: Tensor | None, rate: Tensor | None) -> Tensor | None:
     return lm_loss if lm_loss is None or rate is None else lm_loss + rate
 
 
-def expand(model: SpikingformerPreTrainedModel) -> None:
-    """Turn ``model`` in place into its binary form: neurons emit sub-steps, weights hold 1/D.
+@torch.no_grad()
+def expanded(model: Model) -> Model:
+    """Return a copy that computes the same logits from binary sub-steps only.
 
-    Raises ConfigError for ternary neurons, whose spikes have a sign and do not expand.
+    Every neuron emits ``[levels, S, ...]`` zeros and ones, the value of a spike is folded into the
+    weights behind it, and the head is untied. For checking and for hardware; not for training or
+    saving. Raises ConfigError for ternary neurons, whose spikes have a sign and do not expand.
     """
     neurons = [m for m in model.modules() if isinstance(m, Neuron)]
     if any(neuron.spike_type == "ternary" for neuron in neurons):
@@ -560,8 +599,13 @@ def expand(model: SpikingformerPreTrainedModel) -> None:
             "expand_to_binary() needs binary or integer neurons; t-lif spikes have a sign."
         )
     for neuron in neurons:
-        neuron.expanded = True
-    head = model.get_output_embeddings()
-    for module in model.modules():
-        if isinstance(module, SpikeLinear):
+        neuron.activity = None
+    twin = copy.deepcopy(model).eval()
+    head = twin.get_output_embeddings()
+    head.weight = nn.Parameter(head.weight.clone())
+    for module in twin.modules():
+        if isinstance(module, Neuron):
+            module.expanded = True
+        elif isinstance(module, SpikeLinear):
             module.fold((neurons[-1] if module is head else neurons[0]).unit)
+    return twin

@@ -32,7 +32,7 @@ def load_model(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
     """
     path = Path(folder)
     check_folder(path)
-    config = AutoConfig.from_pretrained(path)
+    config = _read_config(path)
     architecture = (config.architectures or [""])[0]
     auto: Any = AutoModelForCausalLM
     if "MaskedLM" in architecture:
@@ -63,6 +63,21 @@ def load_model(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
     return model.eval(), tokenizer
 
 
+def _read_config(path: Path) -> Any:
+    """The config of a model folder; CheckpointError whatever is wrong with it."""
+    file = path / "config.json"
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{file} is not valid JSON: {error}.") from error
+    if not isinstance(values, dict) or not values.get("model_type"):
+        raise CheckpointError(f"{file} names no model_type, so it is no model's config.")
+    try:
+        return AutoConfig.from_pretrained(path)
+    except Exception as error:  # Transformers and huggingface_hub raise many types here
+        raise CheckpointError(f"{file} describes no model that can be built: {error}") from error
+
+
 def check_folder(path: Path) -> None:
     """Raise CheckpointError unless ``path`` looks like a whole, safe model folder."""
     if path.suffix in PICKLES and path.is_file():
@@ -81,10 +96,6 @@ def check_folder(path: Path) -> None:
         if (path / "run.json").is_file():
             hint = " The run in it has not finished: go on with --resume."
         raise CheckpointError(f"{path} has no config.json, so it is no model folder.{hint}")
-    try:
-        json.loads(config.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{config} is not valid JSON: {error}.") from error
     weights = sorted(path.glob("*.safetensors"))
     if not weights:
         pickles = [p.name for p in path.iterdir() if p.suffix in PICKLES]

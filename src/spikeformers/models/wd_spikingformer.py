@@ -9,10 +9,9 @@ encoding; see ``SpikingformerConfig`` for the rest.
 
 from __future__ import annotations
 
-import copy
 from typing import Any, ClassVar
 
-import torch
+from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
@@ -23,7 +22,7 @@ from spikeformers.models._spikingformer import (
     SpikingformerModel,
     SpikingformerPreTrainedModel,
     SpikingLMOutput,
-    expand,
+    expanded,
     make_head_neuron,
     rate_loss,
     total,
@@ -64,6 +63,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+@strict(accept_kwargs=True)
 class WDSpikingformerConfig(SpikingformerConfig):
     """Configuration of WD-Spikingformer; fields and defaults in ``SpikingformerConfig``."""
 
@@ -144,15 +144,6 @@ class WDSpikingformerForCausalLM(SpikingformerPreTrainedModel, GenerationMixin):
             rate_loss=rate,
         )
 
-    @torch.no_grad()
     def expand_to_binary(self) -> WDSpikingformerForCausalLM:
-        """Return a copy that computes the same logits from binary sub-steps only.
-
-        Every neuron emits ``[levels, S, ...]`` zeros and ones, 1/levels is folded into the
-        weights behind it, and the head is untied. For checking and for hardware; not for training
-        or saving.
-        """
-        twin = copy.deepcopy(self).eval()
-        twin.lm_head.weight = nn.Parameter(twin.lm_head.weight.clone())
-        expand(twin)
-        return twin
+        """Return a copy that computes the same logits from zeros and ones; see ``expanded``."""
+        return expanded(self)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -21,6 +22,7 @@ from spikeformers.models._spikingformer import (
     SpikingformerModel,
     SpikingformerPreTrainedModel,
     SpikingLMOutput,
+    expanded,
     make_head_neuron,
     rate_loss,
     total,
@@ -37,6 +39,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+@strict(accept_kwargs=True)
 class WESpikingformerConfig(SpikingformerConfig):
     """Configuration of WE-Spikingformer; fields and defaults in ``SpikingformerConfig``."""
 
@@ -122,6 +125,10 @@ class WESpikingformerForMaskedLM(SpikingformerPreTrainedModel):
             rate_loss=rate,
         )
 
+    def expand_to_binary(self) -> WESpikingformerForMaskedLM:
+        """Return a copy that computes the same logits from zeros and ones; see ``expanded``."""
+        return expanded(self)
+
 
 class WESpikingformerForSequenceClassification(SpikingformerPreTrainedModel):
     """One label (or one regressed value) a sequence."""
@@ -166,12 +173,12 @@ class WESpikingformerForSequenceClassification(SpikingformerPreTrainedModel):
             keep = attention_mask.unsqueeze(-1).to(hidden.dtype)
             pooled = (hidden * keep).sum(1) / keep.sum(1).clamp_min(1)
         logits = self.classifier(self.dropout(pooled))
-        loss = None
+        loss, rate = None, rate_loss(self.config, rates)
         if labels is not None:
             loss = self.loss_function(
                 labels=labels, pooled_logits=logits, config=self.config, **kwargs
             )
-            loss = total(loss, rate_loss(self.config, rates))
+            loss = total(loss, rate)
         return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=out.hidden_states, attentions=out.attentions
         )
