@@ -132,8 +132,13 @@ def _commit() -> str:
 
 def run(args: argparse.Namespace) -> None:
     """Train all rows, ``--jobs`` at a time."""
-    rows = args.rows.split(",") if args.rows else list(ROWS)
-    work = sorted(((seed, row) for row in rows for seed in ROWS[row].seeds), key=lambda w: w[0])
+    rows = args.rows.split("|") if args.rows else list(ROWS)
+    work = [
+        (seed, row)
+        for seed in (int(seed) for seed in args.seeds.split(","))
+        for row in rows
+        if seed in ROWS[row].seeds
+    ]
     shared = ["--data", args.data, "--tokenizer", args.tokenizer, "--preset", args.preset]
     for key in ("steps", "batch", "context"):
         shared += [f"--{key}", str(getattr(args, key))]
@@ -217,7 +222,10 @@ def main() -> None:
         sub.add_argument("--context", type=int, default=128)
         if name == "run":
             sub.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
-            sub.add_argument("--rows", help="comma-separated rows; all unless given")
+            sub.add_argument(
+                "--rows", help="rows, separated by a bar: 'ssa|softmax'; all unless given"
+            )
+            sub.add_argument("--seeds", default="0,1,2", help="only these of each row's seeds")
         else:
             sub.add_argument("--row", required=True, choices=list(ROWS))
             sub.add_argument("--seed", type=int, required=True)
