@@ -47,8 +47,13 @@ def test_version(spikeformers):
         (
             OSError(errno.ENOSPC, "No space left on device", "/full/disk"),
             1,
-            "error: No space left on device while writing /full/disk. What was there before is "
-            "unchanged.\n",
+            "error: No space left on device: /full/disk. What was there before is unchanged; free "
+            "some space. --debug shows where.\n",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/their/file"),
+            1,
+            "error: Permission denied: /their/file. --debug shows where.\n",
         ),
     ],
 )

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import inspect
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated
@@ -86,10 +85,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except OSError as error:
-        if debug or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if debug:
             raise
-        where = f" while writing {error.filename}" if error.filename else ""
-        _fail(f"{os.strerror(error.errno)}{where}. What was there before is unchanged.", 1)
+        _fail(f"{_what_failed(error)} --debug shows where.", 1)
+
+
+def _what_failed(error: OSError) -> str:
+    said = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}."
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return f"{said} What was there before is unchanged; free some space." if full else said
 
 
 def _fail(message: str, code: int) -> None:

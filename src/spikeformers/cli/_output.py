@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from spikeformers.data import Corpus, TokenStore
+
+
+def is_main_process() -> bool:
+    """Whether this process speaks: it is alone, or torchrun's first."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def start(*, verbose: bool = True) -> None:
@@ -70,7 +76,12 @@ def reading_bar(what: str) -> Iterator[Callable[[int, int | None], None]]:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     with Progress(
-        TextColumn(what), BarColumn(), DownloadColumn(), TimeRemainingColumn(), transient=True
+        TextColumn(what),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+        transient=True,
+        disable=not is_main_process(),
     ) as progress:
         tasks: list[Any] = []
 

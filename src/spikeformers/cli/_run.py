@@ -129,13 +129,6 @@ def read_record(out: Path) -> dict[str, Any]:
     return record
 
 
-def is_main_process() -> bool:
-    """Whether this process speaks: it is alone, or torchrun's first."""
-    import os
-
-    return os.environ.get("RANK", "0") == "0"
-
-
 def refuse_taken(out: Path) -> None:
     """Raise ``UsageError`` for a folder that holds a run, before any text is read."""
     from spikeformers.training.run_folder import RUN_FILES

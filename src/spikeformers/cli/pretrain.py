@@ -76,11 +76,17 @@ def pretrain(
 
 
 def _train(given: Recipe, out: Path, *, resume: bool, as_json: bool) -> None:
-    from spikeformers.cli._output import make_table, print_json, print_table, say, start
+    from spikeformers.cli._output import (
+        is_main_process,
+        make_table,
+        print_json,
+        print_table,
+        say,
+        start,
+    )
     from spikeformers.cli._run import (
         REQUEST,
         describe,
-        is_main_process,
         prepare,
         refuse_taken,
         reopen,

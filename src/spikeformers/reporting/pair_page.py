@@ -47,14 +47,15 @@ def write_pair_page(path: Path, summary: Mapping[str, Any], drawn: Mapping[str, 
     """Write the report of a pair; ``drawn`` names the PNG files of `report_pair`."""
     spiking, control, corpus = summary["spiking"], summary["control"], summary["corpus"]
     gap = spiking["bits_per_byte"] - control["bits_per_byte"]
-    ratio = control["energy_pj_per_token"] / spiking["energy_pj_per_token"]
+    share = spiking["energy_pj_per_token"] / control["energy_pj_per_token"]
     lead = (
         f"A {spiking['model_type']} of {spiking['parameters']:,} parameters beside its dense twin "
         f"({control['model_type']}), trained on the same {spiking['tokens_seen']:,} tokens in the "
-        f"same order, seed {summary['seed']}. The spiking model needs {gap:+.3f} bits a byte of "
-        f"the twin's {control['bits_per_byte']:.3f}, fires at a density of "
-        f"{spiking['density']:.2f}, and by the papers' count (estimated) its matrix products take "
-        f"{1 / ratio:.2f} of the twin's energy."
+        f"same order, seed {summary['seed']}. On validation text it needs "
+        f"{spiking['bits_per_byte']:.3f} bits a byte where the twin needs "
+        f"{control['bits_per_byte']:.3f} ({gap:+.3f}). It fires at a density of "
+        f"{spiking['density']:.2f}, and by the papers' count its matrix products take "
+        f"{share:.3f} of the twin's energy (estimated)."
     )
     where = {
         **summary["machine"],

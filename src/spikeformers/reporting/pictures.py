@@ -141,7 +141,11 @@ def spike_raster(
             bar.outline.set_visible(False)
             bar.minorticks_off()
         figure.suptitle(
-            "Spikes while one sentence is read", x=0.01, ha="left", fontsize=11, fontweight="bold"
+            f"Spikes while one sentence is read{'' if levels > 1 else ': a dot is one spike'}",
+            x=0.01,
+            ha="left",
+            fontsize=11,
+            fontweight="bold",
         )
 
 
