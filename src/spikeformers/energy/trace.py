@@ -30,7 +30,7 @@ from spikeformers.energy.modes import DispatchMode, FunctionMode
 from spikeformers.energy.operands import Spikes
 from spikeformers.energy.records import Trace
 from spikeformers.errors import SpikeformersError
-from spikeformers.models._spikingformer import SpikingAttention
+from spikeformers.models._block import SpikingAttention
 from spikeformers.neurons import Neuron
 
 Batch = Tensor | Mapping[str, Tensor]

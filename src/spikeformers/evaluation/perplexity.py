@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from spikeformers.data import TokenSplit, mask_tokens
@@ -155,7 +156,7 @@ def _causal(
     )
 
 
-def _score(model: Any, stream: np.ndarray, windows: list[Window]) -> float:
+def _score(model: Any, stream: NDArray[Any], windows: list[Window]) -> float:
     """Summed nats of what the windows (of one length) score."""
     ids = np.stack([stream[w.start : w.start + w.length] for w in windows])
     inputs = torch.from_numpy(ids).to(model.device)

@@ -10,7 +10,8 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
-from spikeformers.models._spikingformer import SpikingformerConfig, SpikingLMOutput
+from spikeformers.models._config import SpikingformerConfig
+from spikeformers.models._spikingformer import SpikingLMOutput
 from spikeformers.models.control import control_of
 from spikeformers.models.loading import load_model
 from spikeformers.models.presets import PRESETS, build_config, build_model

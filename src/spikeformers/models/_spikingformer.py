@@ -1,16 +1,8 @@
-"""What WD- and WE-Spikingformer share: config, sublayers, block, backbone.
+"""What WD- and WE-Spikingformer share: backbone, language-model head, firing-rate term.
 
-    X' = SN(Norm(X));  Q, K, V = SN(Norm(X' W_q)), SN(Norm(X' W_k)), SN(Norm(X' W_v))
-    X <- X + Norm(SN(Attention(Q, K, V)) W_o)                          membrane shortcut
-    X <- X + Norm(SN(Norm(SN(Norm(X)) W_1)) W_2)
+    embedding (+ positions), repeated S times -> blocks -> mean over S -> norm -> SN -> head
 
-Winner-Take-All Spiking Transformer for Language Modeling, https://arxiv.org/abs/2604.11321.
-Unspecified by the paper, a config field each: where norms stand (``pre_norm``,
-``projection_norm``, ``output_norm``), which norm, the neuron after attention, position encoding,
-initialisation, and what the head reads. With ``pre_norm=False`` the block is the paper's as
-rebuilt from Spikingformer; docs/log.md says why the default differs.
-
-Shapes: S simulation steps, B batch, T tokens, D width, H heads, K per head, J keys.
+The config is in ``_config``, the block in ``_block``.
 """
 
 from __future__ import annotations
@@ -21,163 +13,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import ModelOutput
 
-from spikeformers.attention import COMPETITIONS, SSA, WTA, Attention, SoftmaxAttention
-from spikeformers.errors import ConfigError, nearest
-from spikeformers.layers import NORMS, RelativeBias, SpikeLinear, make_norm
-from spikeformers.neurons import ILIF, LIF, NEURONS, NILIF, SURROGATES, TLIF, Neuron
-
-POSITIONS = ("learned", "relative", "both", "none")
-
-
-@strict(accept_kwargs=True)
-class SpikingformerConfig(PreTrainedConfig):
-    """Every choice of a WTA spiking transformer; a field a choice, its default here only."""
-
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
-    causal: ClassVar[bool] = True
-    attentions: ClassVar[tuple[str, ...]] = ("cwssa", "ssa", "softmax")
-
-    vocab_size: int = 50257
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int | None = None
-    """Hidden width of the MLP; 4 * hidden_size unless given."""
-    max_position_embeddings: int = 1024
-
-    attention: str = "cwssa"
-    wta: str = "hard"
-    winners: int = 3
-    """K of wta="top_k"."""
-    winner_weight: str = "one"
-    """"one" (the paper's K ones a row) or "mean" (1/K)."""
-    attention_scale: float | None = None
-    """s; levels/sqrt(head width) unless given, 0.125 for SSA. Unspecified by the paper."""
-    learn_attention_scale: bool = True
-    """Learn s, one number a head. It is the surrogate's inverse temperature as well."""
-    surrogate_temperature: float = 1.0
-    """tau of the softmax in the backward pass of hard and top-K. Unspecified by the paper."""
-
-    neuron: str = "ni-lif"
-    levels: int = 4
-    """D of "T x D": the largest count an integer neuron emits in one step."""
-    steps: int = 1
-    """T of "T x D": simulation steps S."""
-    decay: float = 0.5
-    threshold: float = 1.0
-    """Threshold of LIF (membrane units) or initial amplitude of T-LIF."""
-    threshold_ratio: float = 0.5
-    amplitude: str = "learnable"
-    reset: str = "soft"
-    surrogate: str = "arctan"
-    surrogate_sharpness: float = 2.0
-    integer_gradient: str = "rectangular"
-    """NI-LIF and I-LIF: "rectangular" (the source's) or "sigmoid" (a softplus' derivative)."""
-    surrogate_margin: float = 0.0
-    """Rectangular integer gradient: it is one on [-margin, levels + margin]."""
-    surrogate_leak: float = 0.0
-    """Rectangular integer gradient: its value beyond that window."""
-
-    norm: str = "layer"
-    norm_eps: float = 1e-5
-    pre_norm: bool = True
-    projection_norm: bool = True
-    output_norm: bool = False
-    neuron_gain: float = 1.0
-    """Initial scale of the norm in front of a neuron: one over its threshold."""
-    position: str | None = None
-    """"learned" (absolute), "relative" (a bias on the scores), "both" or "none"; unless given,
-    "relative", but "learned" for SSA, whose scores are no competition that a bias could sway."""
-    relative_slope: float = 1.0
-    """Where the relative bias starts: ALiBi's slopes times this."""
-    spiking_head: bool = True
-    """A neuron in front of the language-model head, so that the head is spike-driven too."""
-    dropout: float = 0.0
-    initializer_range: float = 0.02
-    bias: bool = True
-    tie_word_embeddings: bool = True
-    use_cache: bool = True
-
-    firing_rate_weight: float = 0.05
-    """Weight of the firing-rate term of the loss; 0, the paper's silence, switches it off."""
-    firing_rate_target: float = 0.1
-    """Density (non-zero fraction) above which a neuron layer's spikes cost."""
-
-    bos_token_id: int | None = None
-    eos_token_id: int | list[int] | None = None
-    pad_token_id: int | None = None
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        if self.intermediate_size is None:
-            self.intermediate_size = 4 * self.hidden_size
-        if self.position is None:
-            self.position = "learned" if self.attention == "ssa" else "relative"
-        super().__post_init__(**kwargs)
-
-    def validate_architecture(self) -> None:
-        """Refuse what no model can be built from (ConfigError)."""
-        for key, known in (
-            ("attention", self.attentions),
-            ("wta", COMPETITIONS),
-            ("neuron", NEURONS),
-            ("norm", NORMS),
-            ("position", POSITIONS),
-            ("surrogate", tuple(SURROGATES)),
-            ("winner_weight", ("one", "mean")),
-            ("integer_gradient", ("rectangular", "sigmoid")),
-        ):
-            value = getattr(self, key)
-            if value not in known:
-                raise ConfigError(
-                    f"{key}={value!r} is unknown; one of {', '.join(known)}.{nearest(value, known)}"
-                )
-        if self.attention == "ssa" and self.position in ("relative", "both"):
-            raise ConfigError(
-                f"attention='ssa' multiplies its scores with V, so position={self.position!r} "
-                "would add reals to them; use position='learned' or 'none'."
-            )
-        for key in (
-            *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"),
-            *("intermediate_size", "max_position_embeddings", "steps", "levels", "winners"),
-        ):
-            value = getattr(self, key)
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise ConfigError(f"{key} must be a whole number, not {value!r}.")
-            if value < 1:
-                raise ConfigError(f"{key} must be at least 1, not {value}.")
-        for key, low, high in (
-            ("attention_scale", 0.0, math.inf),
-            ("surrogate_temperature", 0.0, math.inf),
-            ("surrogate_sharpness", 0.0, math.inf),
-            ("threshold", 0.0, math.inf),
-            ("neuron_gain", 0.0, math.inf),
-            ("dropout", -1e-9, 1.0),
-            ("decay", -1e-9, 1 + 1e-9),
-        ):
-            value = getattr(self, key)
-            if value is None and key == "attention_scale":
-                continue
-            if not isinstance(value, (int, float)) or not low < value < high:
-                span = "greater than 0" if high == math.inf else "between 0 and 1"
-                raise ConfigError(f"{key} must be a number {span}, not {value!r}.")
-        if self.hidden_size % self.num_attention_heads:
-            raise ConfigError(
-                f"hidden_size {self.hidden_size} does not divide into "
-                f"{self.num_attention_heads} heads."
-            )
-
-    @property
-    def head_width(self) -> int:
-        """K, the width of one head."""
-        return self.hidden_size // self.num_attention_heads
-
+from spikeformers.attention import Attention
+from spikeformers.errors import ConfigError
+from spikeformers.layers import RelativeBias, SpikeLinear, make_norm
+from spikeformers.models._block import SpikingBlock, make_head_neuron
+from spikeformers.models._config import SpikingformerConfig
+from spikeformers.neurons import TLIF, Neuron
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -203,211 +49,6 @@ class SpikingLMOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
     lm_loss: Tensor | None = None
     rate_loss: Tensor | None = None
-
-
-def make_neuron(config: SpikingformerConfig) -> Neuron:
-    """One neuron layer of the configured kind."""
-    if config.neuron in ("ni-lif", "i-lif"):
-        kind = NILIF if config.neuron == "ni-lif" else ILIF
-        return kind(
-            config.levels,
-            config.decay,
-            config.integer_gradient,  # type: ignore[arg-type]
-            config.surrogate_sharpness,
-            config.surrogate_margin,
-            config.surrogate_leak,
-        )
-    if config.neuron == "t-lif":
-        return TLIF(
-            config.decay,
-            config.threshold_ratio,
-            config.reset,  # type: ignore[arg-type]
-            config.amplitude,  # type: ignore[arg-type]
-            config.threshold,
-        )
-    return LIF(
-        config.decay,
-        config.threshold,
-        config.reset,  # type: ignore[arg-type]
-        config.surrogate,
-        config.surrogate_sharpness,
-    )
-
-
-def make_head_neuron(config: SpikingformerConfig) -> Neuron | None:
-    """The neuron in front of the head, or None; its counts are whole, since 1/D starves logits."""
-    if not config.spiking_head:
-        return None
-    whole = copy.copy(config)
-    whole.neuron = "i-lif" if config.neuron == "ni-lif" else config.neuron
-    return make_neuron(whole)
-
-
-def make_attention(config: SpikingformerConfig) -> Attention:
-    """The configured attention core."""
-    scale = config.attention_scale
-    heads, learn = config.num_attention_heads, config.learn_attention_scale
-    if config.attention == "ssa":
-        return SSA(0.125 if scale is None else scale, heads, learn)
-    scale = config.levels / math.sqrt(config.head_width) if scale is None else scale
-    if config.attention == "softmax":
-        return SoftmaxAttention(scale, heads, learn)
-    return WTA(
-        scale,
-        config.wta,  # type: ignore[arg-type]
-        config.winners,
-        config.surrogate_temperature,
-        config.winner_weight,  # type: ignore[arg-type]
-        heads,
-        learn,
-    )
-
-
-class Fire(nn.Module):
-    """Norm, then neuron: ``SN(Norm(x))``; without the norm where ``norm`` is false."""
-
-    def __init__(self, config: SpikingformerConfig, width: int, norm: bool) -> None:
-        super().__init__()
-        name = config.norm if norm else "none"
-        self.norm = make_norm(name, width, config.norm_eps, config.neuron_gain)
-        self.neuron = make_neuron(config)
-
-    def forward(self, x: Tensor) -> Tensor:
-        spikes: Tensor = self.neuron(self.norm(x))
-        return spikes
-
-
-class SpikingAttention(nn.Module):
-    """Spikes in, heads of spikes through the attention core, membrane current out."""
-
-    def __init__(self, config: SpikingformerConfig, layer: int) -> None:
-        super().__init__()
-        width = config.hidden_size
-        self.layer, self.heads = layer, config.num_attention_heads
-        self.fire_in = Fire(config, width, config.pre_norm)
-        self.query = SpikeLinear(width, width, config.bias)
-        self.key = SpikeLinear(width, width, config.bias)
-        self.value = SpikeLinear(width, width, config.bias)
-        self.fire_query = Fire(config, width, config.projection_norm)
-        self.fire_key = Fire(config, width, config.projection_norm)
-        self.fire_value = Fire(config, width, config.projection_norm)
-        self.core = make_attention(config)
-        # One winner's V row already is spikes; sums of rows have to fire again.
-        one_row = self.core.weights_are_binary and self.core.winners_per_query == 1
-        self.fire_out = None if one_row else Fire(config, width, norm=True)
-        self.out = SpikeLinear(width, width, config.bias)
-        self.out.ends_residual = True
-        self.out_norm = make_norm(
-            config.norm if config.output_norm else "none", width, config.norm_eps
-        )
-
-    def _heads(self, x: Tensor) -> Tensor:
-        """``[..., B, T, D]`` to ``[..., B, H, T, K]``."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
-
-    def forward(
-        self,
-        x: Tensor,
-        allowed: Tensor,
-        bias: Tensor | None,
-        cache: Cache | None,
-        want_weights: bool,
-    ) -> tuple[Tensor, Tensor | None]:
-        spikes = self.fire_in(x)
-        q = self._heads(self.fire_query(self.query(spikes)))
-        k = self._heads(self.fire_key(self.key(spikes)))
-        v = self._heads(self.fire_value(self.value(spikes)))
-        if cache is not None:
-            k, v = _append(cache, k, v, self.layer)
-        self.core.score_unit = _inexact(self.fire_query.neuron.unit * self.fire_key.neuron.unit)
-        weights = None
-        if self.fire_in.neuron.expanded:
-            y, weights = self._expanded(q, k, v, allowed, bias)
-        else:
-            y = self.core(q, k, v, allowed, bias)
-            if want_weights:
-                weights = self.core.weights(q, k, allowed, bias)
-        y = y.transpose(-3, -2).flatten(-2)
-        if self.fire_out is not None:
-            y = self.fire_out(y)
-        y = self.out_norm(self.out(y))
-        return y, weights if want_weights else None
-
-    def _expanded(
-        self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, bias: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Attention over binary sub-steps: one competition on the sum over all pairs."""
-        q_unit, k_unit, v_unit = (
-            fire.neuron.unit for fire in (self.fire_query, self.fire_key, self.fire_value)
-        )
-        pairs = torch.einsum("dsbhtk,esbhjk->sbhtj", q, k)
-        # The core takes any q k^T: hand it the summed scores as q against an identity k.
-        eye = torch.eye(pairs.shape[-1], device=pairs.device, dtype=pairs.dtype)
-        weights = self.core.weights(pairs * (q_unit * k_unit), eye, allowed, bias)
-        y = torch.matmul(weights, v)
-        return y if self.fire_out is None else y.sum(0) * v_unit, weights
-
-
-def _inexact(unit: float) -> float | None:
-    """``unit`` unless it is a power of two, whose multiples floats add without rounding."""
-    return None if math.frexp(unit)[0] == 0.5 else unit
-
-
-def _append(cache: Cache, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-    """Append to a Transformers cache, which holds ``[B, H, J, S * K]`` (batch first for beams)."""
-    lead, width = k.shape[:-4], k.shape[-1]
-
-    def pack(x: Tensor) -> Tensor:
-        return x.flatten(0, -5).permute(1, 2, 3, 0, 4).flatten(-2)
-
-    def unpack(x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, width)).permute(3, 0, 1, 2, 4).unflatten(0, lead)
-
-    k_all, v_all = cache.update(pack(k), pack(v), layer)
-    return unpack(k_all), unpack(v_all)
-
-
-class SpikingMLP(nn.Module):
-    """Two spike-driven linear maps; no GELU."""
-
-    def __init__(self, config: SpikingformerConfig) -> None:
-        super().__init__()
-        width, hidden = config.hidden_size, config.intermediate_size
-        assert hidden is not None
-        self.fire_in = Fire(config, width, config.pre_norm)
-        self.up = SpikeLinear(width, hidden, config.bias)
-        self.fire_hidden = Fire(config, hidden, config.projection_norm)
-        self.down = SpikeLinear(hidden, width, config.bias)
-        self.down.ends_residual = True
-        self.out_norm = make_norm(
-            config.norm if config.output_norm else "none", width, config.norm_eps
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.out_norm(self.down(self.fire_hidden(self.up(self.fire_in(x)))))
-        return y
-
-
-class SpikingBlock(GradientCheckpointingLayer):
-    """Attention and MLP on the membrane stream ``[S, B, T, D]``."""
-
-    def __init__(self, config: SpikingformerConfig, layer: int) -> None:
-        super().__init__()
-        self.attention = SpikingAttention(config, layer)
-        self.mlp = SpikingMLP(config)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(
-        self,
-        x: Tensor,
-        allowed: Tensor,
-        bias: Tensor | None = None,
-        cache: Cache | None = None,
-        want_weights: bool = False,
-    ) -> tuple[Tensor, Tensor | None]:
-        y, weights = self.attention(x, allowed, bias, cache, want_weights)
-        x = x + self.dropout(y)
-        return x + self.dropout(self.mlp(x)), weights
 
 
 class SpikingformerPreTrainedModel(PreTrainedModel):
@@ -551,6 +192,59 @@ def _allowed(
         allowed = allowed.tril(past)
     allowed = allowed[None, None]
     return allowed if mask is None else allowed & mask[:, None, None, :].bool()
+
+
+class SpikingLM(SpikingformerPreTrainedModel):
+    """Backbone, neuron, tied head; subclasses name the backbone and call ``_finish``."""
+
+    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: SpikingformerConfig, model: SpikingformerModel, bias: bool) -> None:
+        super().__init__(config)
+        self.model = model
+        self.head_neuron = make_head_neuron(config)
+        head = SpikeLinear if config.spiking_head else nn.Linear
+        self.lm_head = head(config.hidden_size, config.vocab_size, bias=bias)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        self.lm_head = value  # type: ignore[assignment]
+
+    def _finish(
+        self,
+        out: SpikingformerOutput,
+        hidden: Tensor,
+        labels: Tensor | None,
+        rates: Activity | None,
+        **kwargs: Any,
+    ) -> SpikingLMOutput:
+        """Logits ``[B, T, V]`` of ``hidden`` ``[B, T, D]``, and the loss where there are labels."""
+        if self.head_neuron is None:
+            logits = self.lm_head(hidden)
+        else:
+            logits = self.lm_head(self.head_neuron(hidden.unsqueeze(0))).squeeze(0)
+        lm_loss = None
+        if labels is not None:
+            lm_loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
+            )
+        rate = rate_loss(self.config, rates)
+        return SpikingLMOutput(
+            loss=total(lm_loss, rate),
+            logits=logits,
+            past_key_values=out.past_key_values,
+            hidden_states=out.hidden_states,
+            attentions=out.attentions,
+            lm_loss=lm_loss,
+            rate_loss=rate,
+        )
+
+    def expand_to_binary(self) -> SpikingLM:
+        """Return a copy that computes the same logits from zeros and ones; see ``expanded``."""
+        return expanded(self)
 
 
 Activity = list[tuple[Tensor, Tensor]]

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from transformers import BertConfig, GPT2Config, GPTNeoXConfig, PreTrainedConfig, RoFormerConfig
 
 from spikeformers.errors import ConfigError
-from spikeformers.models._spikingformer import SpikingformerConfig
+from spikeformers.models._config import SpikingformerConfig
 
 TwinPositions = Literal["learned", "rotary"]
 

@@ -15,7 +15,7 @@ from transformers import (
 
 from spikeformers.errors import ConfigError, nearest
 from spikeformers.models import wd_spikingformer, we_spikingformer
-from spikeformers.models._spikingformer import SpikingformerConfig
+from spikeformers.models._config import SpikingformerConfig
 from spikeformers.models.wd_spikingformer import WDSpikingformerConfig
 from spikeformers.models.we_spikingformer import WESpikingformerConfig
 

@@ -9,23 +9,18 @@ encoding; see ``SpikingformerConfig`` for the rest.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
 
-from spikeformers.layers import SpikeLinear
+from spikeformers.models._config import SpikingformerConfig
 from spikeformers.models._spikingformer import (
-    SpikingformerConfig,
     SpikingformerModel,
-    SpikingformerPreTrainedModel,
+    SpikingLM,
     SpikingLMOutput,
-    expanded,
-    make_head_neuron,
-    rate_loss,
-    total,
     track_rates,
 )
 
@@ -76,25 +71,13 @@ class WDSpikingformerModel(SpikingformerModel):
     config_class = WDSpikingformerConfig
 
 
-class WDSpikingformerForCausalLM(SpikingformerPreTrainedModel, GenerationMixin):
+class WDSpikingformerForCausalLM(SpikingLM, GenerationMixin):
     """Next-token prediction; ``generate`` uses a key-value cache of spikes."""
 
     config_class = WDSpikingformerConfig
-    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: WDSpikingformerConfig) -> None:
-        super().__init__(config)
-        self.model = WDSpikingformerModel(config)
-        self.head_neuron = make_head_neuron(config)
-        head = SpikeLinear if config.spiking_head else nn.Linear
-        self.lm_head = head(config.hidden_size, config.vocab_size, bias=False)
-        self.post_init()
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.lm_head
-
-    def set_output_embeddings(self, value: nn.Module) -> None:
-        self.lm_head = value  # type: ignore[assignment]
+        super().__init__(config, WDSpikingformerModel(config), bias=False)
 
     def forward(
         self,
@@ -123,27 +106,4 @@ class WDSpikingformerForCausalLM(SpikingformerPreTrainedModel, GenerationMixin):
             output_hidden_states,
         )
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        hidden = out.last_hidden_state[:, keep]
-        if self.head_neuron is None:
-            logits = self.lm_head(hidden)
-        else:
-            logits = self.lm_head(self.head_neuron(hidden.unsqueeze(0))).squeeze(0)
-        lm_loss = None
-        if labels is not None:
-            lm_loss = self.loss_function(
-                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
-            )
-        rate = rate_loss(self.config, rates)
-        return SpikingLMOutput(
-            loss=total(lm_loss, rate),
-            logits=logits,
-            past_key_values=out.past_key_values,
-            hidden_states=out.hidden_states,
-            attentions=out.attentions,
-            lm_loss=lm_loss,
-            rate_loss=rate,
-        )
-
-    def expand_to_binary(self) -> WDSpikingformerForCausalLM:
-        """Return a copy that computes the same logits from zeros and ones; see ``expanded``."""
-        return expanded(self)
+        return self._finish(out, out.last_hidden_state[:, keep], labels, rates, **kwargs)

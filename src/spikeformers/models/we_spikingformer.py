@@ -16,14 +16,12 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from spikeformers.errors import ConfigError
-from spikeformers.layers import SpikeLinear
+from spikeformers.models._config import SpikingformerConfig
 from spikeformers.models._spikingformer import (
-    SpikingformerConfig,
     SpikingformerModel,
     SpikingformerPreTrainedModel,
+    SpikingLM,
     SpikingLMOutput,
-    expanded,
-    make_head_neuron,
     rate_loss,
     total,
     track_rates,
@@ -65,25 +63,13 @@ class WESpikingformerModel(SpikingformerModel):
     config_class = WESpikingformerConfig
 
 
-class WESpikingformerForMaskedLM(SpikingformerPreTrainedModel):
+class WESpikingformerForMaskedLM(SpikingLM):
     """Prediction of masked tokens."""
 
     config_class = WESpikingformerConfig
-    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: WESpikingformerConfig) -> None:
-        super().__init__(config)
-        self.model = WESpikingformerModel(config)
-        self.head_neuron = make_head_neuron(config)
-        head = SpikeLinear if config.spiking_head else nn.Linear
-        self.lm_head = head(config.hidden_size, config.vocab_size, bias=True)
-        self.post_init()
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.lm_head
-
-    def set_output_embeddings(self, value: nn.Module) -> None:
-        self.lm_head = value  # type: ignore[assignment]
+        super().__init__(config, WESpikingformerModel(config), bias=True)
 
     def forward(
         self,
@@ -106,28 +92,7 @@ class WESpikingformerForMaskedLM(SpikingformerPreTrainedModel):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
         )
-        if self.head_neuron is None:
-            logits = self.lm_head(out.last_hidden_state)
-        else:
-            logits = self.lm_head(self.head_neuron(out.last_hidden_state.unsqueeze(0))).squeeze(0)
-        lm_loss = None
-        if labels is not None:
-            lm_loss = self.loss_function(
-                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
-            )
-        rate = rate_loss(self.config, rates)
-        return SpikingLMOutput(
-            loss=total(lm_loss, rate),
-            logits=logits,
-            hidden_states=out.hidden_states,
-            attentions=out.attentions,
-            lm_loss=lm_loss,
-            rate_loss=rate,
-        )
-
-    def expand_to_binary(self) -> WESpikingformerForMaskedLM:
-        """Return a copy that computes the same logits from zeros and ones; see ``expanded``."""
-        return expanded(self)
+        return self._finish(out, out.last_hidden_state, labels, rates, **kwargs)
 
 
 class WESpikingformerForSequenceClassification(SpikingformerPreTrainedModel):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from spikeformers.data.masking import IGNORED, mask_tokens
 from spikeformers.data.sampling import WindowSampler, batch
@@ -49,7 +50,7 @@ class Objective:
     mask_probability: float = 0.15
 
     def micro_batch(
-        self, ids: np.ndarray, starts: np.ndarray, epoch: np.ndarray | int
+        self, ids: NDArray[Any], starts: NDArray[Any], epoch: NDArray[Any] | int
     ) -> MicroBatch:
         if self.mask_token_id is None:
             inputs = torch.from_numpy(np.ascontiguousarray(ids))
@@ -111,7 +112,7 @@ class TrainBatches:
         )
 
     def of(self, step: int) -> list[MicroBatch]:
-        def parts(whole: np.ndarray) -> list[np.ndarray]:
+        def parts(whole: NDArray[Any]) -> list[NDArray[Any]]:
             mine = np.split(whole, self.world.size)[self.world.rank]
             return np.split(mine, self.config.gradient_accumulation)
 

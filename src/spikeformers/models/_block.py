@@ -1,0 +1,232 @@
+"""One block: attention and MLP on the membrane stream, spikes into every matrix product.
+
+    X' = SN(Norm(X));  Q, K, V = SN(Norm(X' W_q)), SN(Norm(X' W_k)), SN(Norm(X' W_v))
+    X <- X + Attention(Q, K, V) W_o                         hard WTA: the output already is spikes
+    X <- X + SN(Norm(SN(Norm(X)) W_1)) W_2
+
+Attention that sums rows (top-K, SSA, softmax, sparsemax) fires again, SN(Norm(A_w V)), before W_o.
+Winner-Take-All Spiking Transformer for Language Modeling, https://arxiv.org/abs/2604.11321; the
+norms stand where the config says.
+
+Shapes: S simulation steps, B batch, T tokens, D width, H heads, K per head, J keys.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from spikeformers.attention import SSA, WTA, Attention, SoftmaxAttention
+from spikeformers.layers import SpikeLinear, make_norm
+from spikeformers.models._config import SpikingformerConfig
+from spikeformers.neurons import ILIF, LIF, NILIF, TLIF, Neuron
+
+
+def make_neuron(config: SpikingformerConfig) -> Neuron:
+    """One neuron layer of the configured kind."""
+    if config.neuron in ("ni-lif", "i-lif"):
+        kind = NILIF if config.neuron == "ni-lif" else ILIF
+        return kind(
+            config.levels,
+            config.decay,
+            config.integer_gradient,  # type: ignore[arg-type]
+            config.surrogate_sharpness,
+            config.surrogate_margin,
+            config.surrogate_leak,
+        )
+    if config.neuron == "t-lif":
+        return TLIF(
+            config.decay,
+            config.threshold_ratio,
+            config.reset,  # type: ignore[arg-type]
+            config.amplitude,  # type: ignore[arg-type]
+            config.threshold,
+        )
+    return LIF(
+        config.decay,
+        config.threshold,
+        config.reset,  # type: ignore[arg-type]
+        config.surrogate,
+        config.surrogate_sharpness,
+    )
+
+
+def make_head_neuron(config: SpikingformerConfig) -> Neuron | None:
+    """The neuron in front of the head, or None; its counts are whole, since 1/D starves logits."""
+    if not config.spiking_head:
+        return None
+    whole = copy.copy(config)
+    whole.neuron = "i-lif" if config.neuron == "ni-lif" else config.neuron
+    return make_neuron(whole)
+
+
+def make_attention(config: SpikingformerConfig) -> Attention:
+    """The configured attention core."""
+    scale = config.attention_scale
+    heads, learn = config.num_attention_heads, config.learn_attention_scale
+    if config.attention == "ssa":
+        return SSA(0.125 if scale is None else scale, heads, learn)
+    scale = config.levels / math.sqrt(config.head_width) if scale is None else scale
+    if config.attention == "softmax":
+        return SoftmaxAttention(scale, heads, learn)
+    return WTA(
+        scale,
+        config.wta,  # type: ignore[arg-type]
+        config.winners,
+        config.surrogate_temperature,
+        config.winner_weight,  # type: ignore[arg-type]
+        heads,
+        learn,
+    )
+
+
+class Fire(nn.Module):
+    """Norm, then neuron: ``SN(Norm(x))``; without the norm where ``norm`` is false."""
+
+    def __init__(self, config: SpikingformerConfig, width: int, norm: bool) -> None:
+        super().__init__()
+        name = config.norm if norm else "none"
+        self.norm = make_norm(name, width, config.norm_eps, config.neuron_gain)
+        self.neuron = make_neuron(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        spikes: Tensor = self.neuron(self.norm(x))
+        return spikes
+
+
+class SpikingAttention(nn.Module):
+    """Spikes in, heads of spikes through the attention core, membrane current out."""
+
+    def __init__(self, config: SpikingformerConfig, layer: int) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.layer, self.heads = layer, config.num_attention_heads
+        self.fire_in = Fire(config, width, config.pre_norm)
+        self.query = SpikeLinear(width, width, config.bias)
+        self.key = SpikeLinear(width, width, config.bias)
+        self.value = SpikeLinear(width, width, config.bias)
+        self.fire_query = Fire(config, width, config.projection_norm)
+        self.fire_key = Fire(config, width, config.projection_norm)
+        self.fire_value = Fire(config, width, config.projection_norm)
+        self.core = make_attention(config)
+        # One winner's V row already is spikes; sums of rows have to fire again.
+        one_row = self.core.weights_are_binary and self.core.winners_per_query == 1
+        self.fire_out = None if one_row else Fire(config, width, norm=True)
+        self.out = SpikeLinear(width, width, config.bias)
+        self.out.ends_residual = True
+        self.out_norm = make_norm(
+            config.norm if config.output_norm else "none", width, config.norm_eps
+        )
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """``[..., B, T, D]`` to ``[..., B, H, T, K]``."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+
+    def forward(
+        self,
+        x: Tensor,
+        allowed: Tensor,
+        bias: Tensor | None,
+        cache: Cache | None,
+        want_weights: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        spikes = self.fire_in(x)
+        q = self._heads(self.fire_query(self.query(spikes)))
+        k = self._heads(self.fire_key(self.key(spikes)))
+        v = self._heads(self.fire_value(self.value(spikes)))
+        if cache is not None:
+            k, v = _append(cache, k, v, self.layer)
+        self.core.score_unit = _inexact(self.fire_query.neuron.unit * self.fire_key.neuron.unit)
+        weights = None
+        if self.fire_in.neuron.expanded:
+            y, weights = self._expanded(q, k, v, allowed, bias)
+        else:
+            y = self.core(q, k, v, allowed, bias)
+            if want_weights:
+                weights = self.core.weights(q, k, allowed, bias)
+        y = y.transpose(-3, -2).flatten(-2)
+        if self.fire_out is not None:
+            y = self.fire_out(y)
+        y = self.out_norm(self.out(y))
+        return y, weights if want_weights else None
+
+    def _expanded(
+        self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Attention over binary sub-steps: one competition on the sum over all pairs."""
+        q_unit, k_unit, v_unit = (
+            fire.neuron.unit for fire in (self.fire_query, self.fire_key, self.fire_value)
+        )
+        pairs = torch.einsum("dsbhtk,esbhjk->sbhtj", q, k)
+        # The core takes any q k^T: hand it the summed scores as q against an identity k.
+        eye = torch.eye(pairs.shape[-1], device=pairs.device, dtype=pairs.dtype)
+        weights = self.core.weights(pairs * (q_unit * k_unit), eye, allowed, bias)
+        y = torch.matmul(weights, v)
+        return y if self.fire_out is None else y.sum(0) * v_unit, weights
+
+
+def _inexact(unit: float) -> float | None:
+    """``unit`` unless it is a power of two, whose multiples floats add without rounding."""
+    return None if math.frexp(unit)[0] == 0.5 else unit
+
+
+def _append(cache: Cache, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    """Append to a Transformers cache, which holds ``[B, H, J, S * K]`` (batch first for beams)."""
+    lead, width = k.shape[:-4], k.shape[-1]
+
+    def pack(x: Tensor) -> Tensor:
+        return x.flatten(0, -5).permute(1, 2, 3, 0, 4).flatten(-2)
+
+    def unpack(x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, width)).permute(3, 0, 1, 2, 4).unflatten(0, lead)
+
+    k_all, v_all = cache.update(pack(k), pack(v), layer)
+    return unpack(k_all), unpack(v_all)
+
+
+class SpikingMLP(nn.Module):
+    """Two spike-driven linear maps; no GELU."""
+
+    def __init__(self, config: SpikingformerConfig) -> None:
+        super().__init__()
+        width, hidden = config.hidden_size, config.intermediate_size
+        assert hidden is not None
+        self.fire_in = Fire(config, width, config.pre_norm)
+        self.up = SpikeLinear(width, hidden, config.bias)
+        self.fire_hidden = Fire(config, hidden, config.projection_norm)
+        self.down = SpikeLinear(hidden, width, config.bias)
+        self.down.ends_residual = True
+        self.out_norm = make_norm(
+            config.norm if config.output_norm else "none", width, config.norm_eps
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.out_norm(self.down(self.fire_hidden(self.up(self.fire_in(x)))))
+        return y
+
+
+class SpikingBlock(GradientCheckpointingLayer):
+    """Attention and MLP on the membrane stream ``[S, B, T, D]``."""
+
+    def __init__(self, config: SpikingformerConfig, layer: int) -> None:
+        super().__init__()
+        self.attention = SpikingAttention(config, layer)
+        self.mlp = SpikingMLP(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        allowed: Tensor,
+        bias: Tensor | None = None,
+        cache: Cache | None = None,
+        want_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        y, weights = self.attention(x, allowed, bias, cache, want_weights)
+        x = x + self.dropout(y)
+        return x + self.dropout(self.mlp(x)), weights

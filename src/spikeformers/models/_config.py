@@ -1,0 +1,166 @@
+"""Every choice of a winner-take-all spiking transformer, with its default, in this one place.
+
+Winner-Take-All Spiking Transformer for Language Modeling, https://arxiv.org/abs/2604.11321.
+Unspecified by the paper, a field each: where norms stand (``pre_norm``, ``projection_norm``,
+``output_norm``), which norm, positions, the surrogates, initialisation, and what the head reads.
+``pre_norm=False, output_norm=True`` is the block as rebuilt from Spikingformer; docs/log.md says
+why the defaults differ.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from spikeformers.attention import COMPETITIONS
+from spikeformers.errors import ConfigError, nearest
+from spikeformers.layers import NORMS
+from spikeformers.neurons import NEURONS, SURROGATES
+
+POSITIONS = ("learned", "relative", "both", "none")
+
+
+@strict(accept_kwargs=True)
+class SpikingformerConfig(PreTrainedConfig):
+    """Every choice of a WTA spiking transformer; a field a choice, its default here only."""
+
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    causal: ClassVar[bool] = True
+    attentions: ClassVar[tuple[str, ...]] = ("cwssa", "ssa", "softmax")
+
+    vocab_size: int = 50257
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int | None = None
+    """Hidden width of the MLP; 4 * hidden_size unless given."""
+    max_position_embeddings: int = 1024
+
+    attention: str = "cwssa"
+    wta: str = "hard"
+    winners: int = 3
+    """K of wta="top_k"."""
+    winner_weight: str = "one"
+    """"one" (the paper's K ones a row) or "mean" (1/K)."""
+    attention_scale: float | None = None
+    """s; levels/sqrt(head width) unless given, 0.125 for SSA. Unspecified by the paper."""
+    learn_attention_scale: bool = True
+    """Learn s, one number a head. It is the surrogate's inverse temperature as well."""
+    surrogate_temperature: float = 1.0
+    """tau of the softmax in the backward pass of hard and top-K. Unspecified by the paper."""
+
+    neuron: str = "ni-lif"
+    levels: int = 4
+    """D of "T x D": the largest count an integer neuron emits in one step."""
+    steps: int = 1
+    """T of "T x D": simulation steps S."""
+    decay: float = 0.5
+    threshold: float = 1.0
+    """Threshold of LIF (membrane units) or initial amplitude of T-LIF."""
+    threshold_ratio: float = 0.5
+    amplitude: str = "learnable"
+    reset: str = "soft"
+    surrogate: str = "arctan"
+    surrogate_sharpness: float = 2.0
+    integer_gradient: str = "rectangular"
+    """NI-LIF and I-LIF: "rectangular" (the source's) or "sigmoid" (a softplus' derivative)."""
+    surrogate_margin: float = 0.0
+    """Rectangular integer gradient: it is one on [-margin, levels + margin]."""
+    surrogate_leak: float = 0.0
+    """Rectangular integer gradient: its value beyond that window."""
+
+    norm: str = "layer"
+    norm_eps: float = 1e-5
+    pre_norm: bool = True
+    projection_norm: bool = True
+    output_norm: bool = False
+    neuron_gain: float = 1.0
+    """Initial scale of the norm in front of a neuron: one over its threshold."""
+    position: str | None = None
+    """"learned" (absolute), "relative" (a bias on the scores), "both" or "none"; unless given,
+    "relative", but "learned" for SSA, whose scores are no competition that a bias could sway."""
+    relative_slope: float = 1.0
+    """Where the relative bias starts: ALiBi's slopes times this."""
+    spiking_head: bool = True
+    """A neuron in front of the language-model head, so that the head is spike-driven too."""
+    dropout: float = 0.0
+    initializer_range: float = 0.02
+    bias: bool = True
+    tie_word_embeddings: bool = True
+    use_cache: bool = True
+
+    firing_rate_weight: float = 0.05
+    """Weight of the firing-rate term of the loss; 0, the paper's silence, switches it off."""
+    firing_rate_target: float = 0.1
+    """Density (non-zero fraction) above which a neuron layer's spikes cost."""
+
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.intermediate_size is None:
+            self.intermediate_size = 4 * self.hidden_size
+        if self.position is None:
+            self.position = "learned" if self.attention == "ssa" else "relative"
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self) -> None:
+        """Refuse what no model can be built from (ConfigError)."""
+        for key, known in (
+            ("attention", self.attentions),
+            ("wta", COMPETITIONS),
+            ("neuron", NEURONS),
+            ("norm", NORMS),
+            ("position", POSITIONS),
+            ("surrogate", tuple(SURROGATES)),
+            ("winner_weight", ("one", "mean")),
+            ("integer_gradient", ("rectangular", "sigmoid")),
+        ):
+            value = getattr(self, key)
+            if value not in known:
+                raise ConfigError(
+                    f"{key}={value!r} is unknown; one of {', '.join(known)}.{nearest(value, known)}"
+                )
+        if self.attention == "ssa" and self.position in ("relative", "both"):
+            raise ConfigError(
+                f"attention='ssa' multiplies its scores with V, so position={self.position!r} "
+                "would add reals to them; use position='learned' or 'none'."
+            )
+        for key in (
+            *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"),
+            *("intermediate_size", "max_position_embeddings", "steps", "levels", "winners"),
+        ):
+            value = getattr(self, key)
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise ConfigError(f"{key} must be a whole number, not {value!r}.")
+            if value < 1:
+                raise ConfigError(f"{key} must be at least 1, not {value}.")
+        for key, low, high in (
+            ("attention_scale", 0.0, math.inf),
+            ("surrogate_temperature", 0.0, math.inf),
+            ("surrogate_sharpness", 0.0, math.inf),
+            ("threshold", 0.0, math.inf),
+            ("neuron_gain", 0.0, math.inf),
+            ("dropout", -1e-9, 1.0),
+            ("decay", -1e-9, 1 + 1e-9),
+        ):
+            value = getattr(self, key)
+            if value is None and key == "attention_scale":
+                continue
+            if not isinstance(value, (int, float)) or not low < value < high:
+                span = "greater than 0" if high == math.inf else "between 0 and 1"
+                raise ConfigError(f"{key} must be a number {span}, not {value!r}.")
+        if self.hidden_size % self.num_attention_heads:
+            raise ConfigError(
+                f"hidden_size {self.hidden_size} does not divide into "
+                f"{self.num_attention_heads} heads."
+            )
+
+    @property
+    def head_width(self) -> int:
+        """K, the width of one head."""
+        return self.hidden_size // self.num_attention_heads
