@@ -171,7 +171,7 @@ def test_two_processes_train_one_model(text, tmp_path):
     sets = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "steps": 2}
     sets |= {"context": 16, "batch_size": 4, "eval_batches": 1}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node", "2", "-m", "spikeformers.cli", "pretrain", *WD]
+    command += ["--nproc_per_node", "2", "-m", "spikeformers", "pretrain", *WD]
     command += ["--data", str(text), "--out", str(tmp_path / "run"), "--json"]
     command += [part for k, v in sets.items() for part in ("--set", f"{k}={v}")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)

@@ -59,7 +59,7 @@ def pretrain(
     (text_field, validation_fraction, config_name). steps alone are training steps; a model's
     simulation steps are model.steps. context and max_position_embeddings follow each other
     unless both are set. Ctrl-C leaves a checkpoint; runs in several processes under
-    torchrun -m spikeformers.cli pretrain ...
+    torchrun -m spikeformers pretrain ...
 
     JSON: steps, tokens_seen, seconds, tokens_per_second, parameters, interrupted, validation
     (loss, perplexity, bits_per_byte), out.

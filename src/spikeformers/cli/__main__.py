@@ -1,5 +1,0 @@
-"""``python -m spikeformers.cli``, and for torchrun: ``torchrun -m spikeformers.cli ...``."""
-
-from spikeformers.cli import main
-
-main()
