@@ -133,18 +133,21 @@ def test_what_is_logged(whole: dict[str, Path]) -> None:
     ]  # fmt: skip
     assert [line["tokens_seen"] for line in found[:3]] == [64, 128, 192]
     first = found[0]
-    assert first["loss"] == first["lm_loss"]
-    assert "rate_loss" not in first
+    assert first["loss"] == pytest.approx(first["lm_loss"] + first["rate_loss"])
+    assert first["rate_loss"] > 0
     assert first["grad_norm"] > 0
     assert first["learning_rate"] == 1e-2
-    assert len(first["density_by_layer"]) == 12
+    assert len(first["density_by_layer"]) == 13  # six in each of two blocks, one at the head
     assert 0 < first["density"] < 1
     assert first["dead_layers"] == [n for n, d in first["density_by_layer"].items() if d == 0]
     assert set(found[3]) == {
         "kind", "step", "loss", "perplexity", "bits_per_byte", "tokens_seen",
     }  # fmt: skip
     assert found[7]["loss"] < found[3]["loss"] < first["loss"]  # it learns
-    assert "density" not in lines(whole["gpt2"])[0]
+    dense = lines(whole["gpt2"])[0]
+    assert "density" not in dense
+    assert dense["loss"] == dense["lm_loss"]
+    assert "rate_loss" not in dense
 
 
 def test_a_rate_penalty_is_logged_apart_and_not_validated(

@@ -53,8 +53,8 @@ class SpikingformerConfig(PreTrainedConfig):
     """tau of the softmax in the backward pass of hard and top-K. Unspecified by the paper."""
 
     neuron: str = "ni-lif"
-    levels: int = 4
-    """D of "T x D": the largest count an integer neuron emits in one step."""
+    levels: int = 8
+    """D of "T x D": the largest count an integer neuron emits in one step; the paper's is 4."""
     steps: int = 1
     """T of "T x D": simulation steps S."""
     decay: float = 0.5
@@ -95,7 +95,7 @@ class SpikingformerConfig(PreTrainedConfig):
     firing_rate_weight: float = 0.05
     """Weight of the firing-rate term of the loss; 0, the paper's silence, switches it off."""
     firing_rate_target: float = 0.1
-    """Density (non-zero fraction) above which a neuron layer's spikes cost."""
+    """Density (non-zero fraction) above which spikes of a neuron layer in the blocks cost."""
 
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None

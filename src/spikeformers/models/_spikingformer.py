@@ -251,11 +251,14 @@ Activity = list[tuple[Tensor, Tensor]]
 
 
 def track_rates(model: SpikingformerPreTrainedModel) -> Activity | None:
-    """Have every neuron report its activity in the coming forward, if a penalty is set."""
+    """Have every neuron of the blocks report its activity in the coming forward, if it costs.
+
+    The head's neuron is left out: its spikes are what all logits are made of.
+    """
     rates: Activity | None = None
     if model.training and model.config.firing_rate_weight > 0:
         rates = []
-    for module in model.modules():
+    for module in model.model.modules():
         if isinstance(module, Neuron):
             module.activity = rates
     return rates
