@@ -22,7 +22,7 @@ DEMO_CONTEXT = 128
 DEMO_BATCH = 16
 DEMO_STEPS = 500  # of each model, at DEMO_MINUTES
 DEMO_MINUTES = 5.0
-DEMO_TRAIN: dict[str, Any] = {"learning_rate": 2e-3, "eval_batches": 8}
+DEMO_TRAIN: dict[str, Any] = {"learning_rate": 5e-3, "eval_batches": 8}
 DEMO_PROMPT = "Return the"
 DEMO_SENTENCE = "Return a list of the items, sorted in the order in which they were added."
 
