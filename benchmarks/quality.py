@@ -48,6 +48,7 @@ ROWS: dict[str, Row] = {
     "softmax": Row({"attention": "softmax"}),
     "cwssa-top3": Row({"wta": "top_k", "winners": 3}),
     "ssa": Row({"attention": "ssa"}),
+    "cwssa-hard, 8 levels": Row({"levels": 8}),
     "cwssa-hard, 4 levels": Row({"levels": 4}),
     "cwssa-hard, any density": Row({"firing_rate_weight": 0.0}),
     "cwssa-hard, target 0.05": Row({"firing_rate_target": 0.05}),

@@ -53,7 +53,7 @@ class SpikingformerConfig(PreTrainedConfig):
     """tau of the softmax in the backward pass of hard and top-K. Unspecified by the paper."""
 
     neuron: str = "ni-lif"
-    levels: int = 8
+    levels: int = 16
     """D of "T x D": the largest count an integer neuron emits in one step; the paper's is 4."""
     steps: int = 1
     """T of "T x D": simulation steps S."""
