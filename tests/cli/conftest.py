@@ -17,7 +17,7 @@ from spikeformers.cli import main
 
 WORDS = ["the", "spike", "of", "a", "neuron", "wins", "or", "loses", "and", "all", "is", "quiet"]
 SMALL = {
-    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "levels": 4,
     "context": 32, "batch_size": 4, "steps": 6, "eval_batches": 2, "log_every": 1,
     "learning_rate": 0.01, "device": "cpu",
 }  # fmt: skip

@@ -17,6 +17,8 @@ SIZES = {
     "num_attention_heads": 2,
     "intermediate_size": 32,
     "max_position_embeddings": 32,
+    "levels": 4,
+    "spiking_head": False,
 }
 
 
