@@ -175,10 +175,12 @@ def table(_: argparse.Namespace) -> None:
 def markdown(name: str, found: list[dict[str, Any]]) -> str:
     """One line a row, mean and sample deviation over its seeds."""
     setting = found[0]["setting"]
+    commits = ", ".join(sorted({run["commit"] for run in found}))
     lines = [
         f"{name}, {setting['tokenizer']}, {setting['preset']}, {setting['steps']} steps of "
-        f"{setting['batch']} x {setting['context']} tokens; commit {found[0]['commit']}, torch "
-        f"{found[0]['torch']}, {found[0]['machine']}.",
+        f"{setting['batch']} x {setting['context']} tokens; seeds from 0; commits {commits}; "
+        f"torch {found[0]['torch']}, {found[0]['machine']}. Losses measured over the whole validation "
+        "split, energies estimated.",
         "",
         "| row | seeds | nats/token | bits/byte | density | nJ/token, estimated | train CPU s "
         "| parameters |",

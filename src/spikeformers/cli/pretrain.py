@@ -62,7 +62,7 @@ def pretrain(
     torchrun -m spikeformers pretrain ...
 
     JSON: steps, tokens_seen, seconds, tokens_per_second, parameters, interrupted, validation
-    (loss, perplexity, bits_per_byte), out.
+    (loss, perplexity, bits_per_byte; of a masked model loss, masked_perplexity), out.
     """
     from spikeformers.cli._recipe import Recipe, from_assignments, read_recipe
 
@@ -127,10 +127,19 @@ def _train(given: Recipe, out: Path, *, resume: bool, as_json: bool) -> None:
         )
     elif not result.interrupted:
         ended = result.final_validation
+        if "masked_perplexity" in ended:
+            measured = [
+                ("validation loss", f"{ended['loss']:.4f} nats a masked token"),
+                ("masked perplexity", f"{ended['masked_perplexity']:,.2f}"),
+            ]
+        else:
+            measured = [
+                ("validation loss", f"{ended['loss']:.4f} nats a token"),
+                ("perplexity", f"{ended['perplexity']:,.2f} a token"),
+                ("bits per byte", f"{ended['bits_per_byte']:.4f}"),
+            ]
         rows = [
-            ("validation loss", f"{ended['loss']:.4f} nats a token"),
-            ("perplexity", f"{ended['perplexity']:,.2f} a token"),
-            ("bits per byte", f"{ended['bits_per_byte']:.4f}"),
+            *measured,
             ("tokens seen", f"{result.tokens_seen:,}"),
             ("training", f"{result.seconds:,.1f} s, {result.tokens_per_second:,.0f} tokens/s"),
             ("model", str(out)),

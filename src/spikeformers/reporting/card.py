@@ -158,6 +158,7 @@ def _results(results: Mapping[str, float], masked: bool) -> str:
         "loss": ("loss", "nats a token"),
         "perplexity": ("perplexity", "a token"),
         "bits_per_byte": ("bits per byte", "of the text"),
+        "masked_perplexity": ("masked perplexity", "a masked token"),
     }
     rows = {
         f"{told[key][0]}, {told[key][1]}" if key in told else key: f"{value:,.4f}"

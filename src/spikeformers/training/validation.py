@@ -34,7 +34,8 @@ def validate(
 ) -> dict[str, float]:
     """Loss (nats a token), perplexity, and bits a byte of the text.
 
-    For a masked model these are of the masked tokens: a pseudo-perplexity.
+    A masked model has its loss at masked positions and ``masked_perplexity``, which says nothing
+    about the bits that the text takes.
     """
     was_training = model.training
     model.eval()
@@ -48,8 +49,8 @@ def validate(
     model.train(was_training)
     total, targets = world.sum([total, targets])
     loss = total / max(targets, 1.0)
-    return {
-        "loss": loss,
-        "perplexity": math.exp(min(loss, 700.0)),
-        "bits_per_byte": loss / math.log(2) * split.num_tokens / split.num_bytes,
-    }
+    perplexity = math.exp(loss) if loss < 700 else math.inf
+    if objective.mask_token_id is not None:
+        return {"loss": loss, "masked_perplexity": perplexity}
+    bits_per_byte = loss / math.log(2) * split.num_tokens / split.num_bytes
+    return {"loss": loss, "perplexity": perplexity, "bits_per_byte": bits_per_byte}
