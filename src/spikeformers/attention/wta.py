@@ -91,9 +91,12 @@ class _Compete(torch.autograd.Function):
         if unit is not None:
             scores.div_(unit).round_().mul_(unit)
         scores *= scale
-        if bias is not None:
-            scores += bias
-        scores.masked_fill_(~allowed, float("-inf"))
+        if bias is not None and allowed.shape[0] == 1:  # one mask for the batch: one pass for both
+            scores += bias.masked_fill(~allowed[0], float("-inf"))
+        else:
+            if bias is not None:
+                scores += bias
+            scores.masked_fill_(~allowed, float("-inf"))
         index, exists = winners_of(scores, winners)
         y = torch.zeros_like(q)
         width = v.shape[-1]

@@ -64,7 +64,8 @@ class Neuron(nn.Module):
             spikes_S = torch.stack(steps)
         if self.activity is not None:
             density = spikes_S.detach().count_nonzero() / spikes_S.numel()
-            self.activity.append((spikes_S.abs().mean() / self.unit, density))
+            count = spikes_S.abs() if self.spike_type == "ternary" else spikes_S
+            self.activity.append((count.mean() / self.unit, density))
         return expand(spikes_S, self.levels, self.unit) if self.expanded else spikes_S
 
 
