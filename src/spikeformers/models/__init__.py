@@ -10,8 +10,13 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
-from spikeformers.models._config import SpikingformerConfig
+from spikeformers.models._config import SpikingConfig, SpikingformerConfig
 from spikeformers.models._spikingformer import SpikingLMOutput
+from spikeformers.models.bispikclm import (
+    BiSpikCLMConfig,
+    BiSpikCLMForCausalLM,
+    BiSpikCLMModel,
+)
 from spikeformers.models.control import control_of
 from spikeformers.models.loading import load_model
 from spikeformers.models.presets import PRESETS, build_config, build_model
@@ -30,6 +35,8 @@ from spikeformers.models.we_spikingformer import (
 for _config, _auto, _model in (
     (WDSpikingformerConfig, AutoModel, WDSpikingformerModel),
     (WDSpikingformerConfig, AutoModelForCausalLM, WDSpikingformerForCausalLM),
+    (BiSpikCLMConfig, AutoModel, BiSpikCLMModel),
+    (BiSpikCLMConfig, AutoModelForCausalLM, BiSpikCLMForCausalLM),
     (WESpikingformerConfig, AutoModel, WESpikingformerModel),
     (WESpikingformerConfig, AutoModelForMaskedLM, WESpikingformerForMaskedLM),
     (
@@ -43,6 +50,10 @@ for _config, _auto, _model in (
 
 __all__ = [
     "PRESETS",
+    "BiSpikCLMConfig",
+    "BiSpikCLMForCausalLM",
+    "BiSpikCLMModel",
+    "SpikingConfig",
     "SpikingLMOutput",
     "SpikingformerConfig",
     "WDSpikingformerConfig",
