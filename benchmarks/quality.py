@@ -5,8 +5,9 @@
 
 ``run`` trains every row of ROWS through the library's own loop, one process and one thread each,
 under ``runs/quality/``; rows that are done are kept and unfinished ones resume (then the CPU time
-is that of the last part only). ``table`` reads the results and writes
-``benchmarks/results/quality-NAME.json`` and ``.md``. All rows of a corpus see the same tokens in
+is that of the last part only). ``table`` reads the results, writes
+``benchmarks/results/quality-NAME.json`` and ``.md``, and puts the tables into README between the
+marks ``<!-- quality-NAME -->`` and ``<!-- end -->``. All rows of a corpus see the same tokens in
 the same order; validation is the whole validation split. Losses and times are measured, energies
 estimated (45 nm prices of the papers).
 """
@@ -27,6 +28,7 @@ from typing import Any
 
 RUNS = Path("runs/quality")
 RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parents[1] / "README.md"
 
 
 @dataclass(frozen=True)
@@ -37,17 +39,19 @@ class Row:
     twin: str | None = None
     learning_rate: float = 5e-3
     seeds: tuple[int, ...] = (0,)
+    label: str | None = None
+    """Its name in the table, where it is not the key."""
 
 
 SETTING = ("tokenizer", "preset", "steps", "batch", "context")
 THREE = (0, 1, 2)
 ROWS: dict[str, Row] = {
-    "dense-rotary": Row(twin="rotary", seeds=THREE),
-    "cwssa-hard": Row(seeds=THREE),
-    "dense-learned": Row(twin="learned"),
-    "softmax": Row({"attention": "softmax"}),
-    "cwssa-top3": Row({"wta": "top_k", "winners": 3}),
-    "ssa": Row({"attention": "ssa"}),
+    "dense-rotary": Row(twin="rotary", seeds=THREE, label="dense twin, rotary positions"),
+    "cwssa-hard": Row(seeds=THREE, label="**spiking, CWSSA hard**"),
+    "dense-learned": Row(twin="learned", label="dense twin, learned positions (GPT-2)"),
+    "softmax": Row({"attention": "softmax"}, label="spiking, softmax"),
+    "cwssa-top3": Row({"wta": "top_k", "winners": 3}, label="spiking, CWSSA top-3"),
+    "ssa": Row({"attention": "ssa"}, label="spiking, SSA (learned positions)"),
     "cwssa-hard, 8 levels": Row({"levels": 8}),
     "cwssa-hard, 4 levels": Row({"levels": 4}),
     "cwssa-hard, any density": Row({"firing_rate_weight": 0.0}),
@@ -57,10 +61,10 @@ ROWS: dict[str, Row] = {
 }
 
 
-def folder(data: str, row: str, seed: int) -> Path:
+def folder(args: argparse.Namespace, row: str, seed: int) -> Path:
     """Run folder of one row and seed."""
     name = "".join(c if c.isalnum() or c in "-." else "_" for c in row)
-    return RUNS / Path(data).name / f"{name}-s{seed}"
+    return RUNS / (args.name or Path(args.data).name) / f"{name}-s{seed}"
 
 
 def train_one(args: argparse.Namespace) -> None:
@@ -75,7 +79,7 @@ def train_one(args: argparse.Namespace) -> None:
     from spikeformers.training import TrainConfig, train
 
     row = ROWS[args.row]
-    out = folder(args.data, args.row, args.seed)
+    out = folder(args, args.row, args.seed)
     if (out / "result.json").is_file():
         return
     torch.set_num_threads(1)
@@ -142,13 +146,14 @@ def run(args: argparse.Namespace) -> None:
         if seed in ROWS[row].seeds
     ]
     shared = ["--data", args.data, "--tokenizer", args.tokenizer, "--preset", args.preset]
+    shared += ["--name", args.name] if args.name else []
     for key in ("steps", "batch", "context"):
         shared += [f"--{key}", str(getattr(args, key))]
 
     def one(item: tuple[int, str]) -> None:
         seed, row = item
         command = [sys.executable, __file__, "one", "--row", row, "--seed", str(seed), *shared]
-        log = folder(args.data, row, seed).with_suffix(".log")
+        log = folder(args, row, seed).with_suffix(".log")
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a", encoding="utf-8") as stream:
             code = subprocess.run(command, stdout=stream, stderr=stream, check=False).returncode
@@ -169,7 +174,18 @@ def table(_: argparse.Namespace) -> None:
             text = markdown(corpus.name, found)
             (RESULTS / f"quality-{corpus.name}.md").write_text(text, encoding="utf-8")
             (RESULTS / f"quality-{corpus.name}.json").write_text(json.dumps(found, indent=1) + "\n")
+            fill_readme(f"quality-{corpus.name}", text)
             print(text)
+
+
+def fill_readme(name: str, text: str) -> None:
+    """Replace what stands in README between the marks of ``name``; no marks, no table there."""
+    before, mark, rest = README.read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
+    if mark:
+        _, end, after = rest.partition("<!-- end -->")
+        if not end:
+            raise SystemExit(f"README.md: {mark.strip()} has no <!-- end -->.")
+        README.write_text(f"{before}{mark}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 def markdown(name: str, found: list[dict[str, Any]]) -> str:
@@ -192,7 +208,7 @@ def markdown(name: str, found: list[dict[str, Any]]) -> str:
             continue
         spiking = runs[0]["energy"]["by_neuron"]
         cells = [
-            row,
+            ROWS[row].label or row,
             str(len(runs)),
             _mean([r["perplexity"]["nats_per_token"] for r in runs], 3),
             _mean([r["perplexity"]["bits_per_byte"] for r in runs], 3),
@@ -207,8 +223,10 @@ def markdown(name: str, found: list[dict[str, Any]]) -> str:
 
 
 def _mean(values: list[float], digits: int) -> str:
-    mean = f"{statistics.mean(values):.{digits}f}"
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+    """Mean, and the sample deviation where it shows at so many digits."""
+    mean = f"{statistics.mean(values):,.{digits}f}"
+    spread = f"{statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{mean} ± {spread}" if spread.strip("0.") else mean
 
 
 def main() -> None:
@@ -220,6 +238,7 @@ def main() -> None:
         if name == "table":
             continue
         sub.add_argument("--data", default="builtin", help="builtin, or a corpus folder")
+        sub.add_argument("--name", help="of the table and its folder; the corpus' unless given")
         sub.add_argument("--tokenizer", default="bpe:4096")
         sub.add_argument("--preset", default="wd-spikingformer-tiny")
         sub.add_argument("--steps", type=int, default=2000)

@@ -16,7 +16,7 @@ def test_points_of_hard_winners(build):
     described = describe(model)
     assert types(described) == {
         "embedding": "real",
-        "membrane stream between blocks": "real",
+        "stream between blocks": "real",
         "attention input": "integer",
         "query": "integer",
         "key": "integer",

@@ -101,6 +101,11 @@ class SpikingformerModel(SpikingformerPreTrainedModel):
         """From the repeated embedding ``[S, B, T, D]`` to the stream that enters the blocks."""
         return nn.Identity()
 
+    @property
+    def stream(self) -> tuple[str, str]:
+        """Spike type of what flows from block to block, and its values."""
+        return "real", "real numbers"
+
     def __init__(self, config: SpikingConfig) -> None:
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)

@@ -144,6 +144,9 @@ class BinaryAttention(nn.Module):
         super().__init__()
         width, heads = config.hidden_size, config.num_attention_heads
         self.layer, self.heads = layer, heads
+        # The stream is binary where it enters the first block, and with "or" everywhere.
+        reads_counts = config.residual == "add" and layer > 0
+        self.fire_in = SN(config, width) if reads_counts else nn.Identity()
         self.query = SpikeLinear(width, width, config.bias)
         self.key = SpikeLinear(width, width, config.bias)
         self.value = SpikeLinear(width, width, config.bias)
@@ -166,12 +169,13 @@ class BinaryAttention(nn.Module):
 
     def forward(
         self,
-        spikes: Tensor,
+        x: Tensor,
         allowed: Tensor,
         bias: Tensor | None,
         cache: Cache | None,
         want_weights: bool,
     ) -> tuple[Tensor, Tensor | None]:
+        spikes = self.fire_in(x)
         q = self._heads(self.fire_query(self.query(spikes)))
         k = self._heads(self.fire_key(self.key(spikes)))
         v = self._heads(self.fire_value(self.value(spikes)))
@@ -183,19 +187,20 @@ class BinaryAttention(nn.Module):
 
 
 class BinaryMLP(nn.Module):
-    """SFFN: two spike-driven linear maps, each followed by SN."""
+    """SN, then SFFN: two spike-driven linear maps, each followed by SN."""
 
     def __init__(self, config: BiSpikCLMConfig) -> None:
         super().__init__()
         width, hidden = config.hidden_size, config.intermediate_size
         assert hidden is not None
+        self.fire_in = SN(config, width)
         self.up = SpikeLinear(width, hidden, config.bias)
         self.fire_hidden = SN(config, hidden)
         self.down = SpikeLinear(hidden, width, config.bias)
         self.fire_out = SN(config, width)
 
-    def forward(self, spikes: Tensor) -> Tensor:
-        out: Tensor = self.fire_out(self.down(self.fire_hidden(self.up(spikes))))
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fire_out(self.down(self.fire_hidden(self.up(self.fire_in(x)))))
         return out
 
 
@@ -204,11 +209,7 @@ class BinaryBlock(GradientCheckpointingLayer):
 
     def __init__(self, config: BiSpikCLMConfig, layer: int) -> None:
         super().__init__()
-        # The stream is binary where it enters the first block, and with "or" everywhere.
-        reads_counts = config.residual == "add" and layer > 0
-        self.fire_attention = SN(config, config.hidden_size) if reads_counts else nn.Identity()
         self.attention = BinaryAttention(config, layer)
-        self.fire_mlp = SN(config, config.hidden_size)
         self.mlp = BinaryMLP(config)
         self.dropout = nn.Dropout(config.dropout)
         self.residual = config.residual
@@ -226,14 +227,15 @@ class BinaryBlock(GradientCheckpointingLayer):
         cache: Cache | None = None,
         want_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        y, weights = self.attention(self.fire_attention(x), allowed, bias, cache, want_weights)
+        y, weights = self.attention(x, allowed, bias, cache, want_weights)
         x = self.join(x, y)
-        return self.join(x, self.mlp(self.fire_mlp(x))), weights
+        return self.join(x, self.mlp(x)), weights
 
 
 class BiSpikCLMModel(SpikingformerModel):
     """Backbone without a head; ``hidden_states[0]`` is the mean of the embedding's spikes."""
 
+    config: BiSpikCLMConfig
     config_class = BiSpikCLMConfig
     _no_split_modules: ClassVar[list[str]] = ["BinaryBlock"]
 
@@ -244,6 +246,12 @@ class BiSpikCLMModel(SpikingformerModel):
     @staticmethod
     def make_encoder(config: BiSpikCLMConfig) -> nn.Module:
         return SN(config, config.hidden_size)
+
+    @property
+    def stream(self) -> tuple[str, str]:
+        if self.config.residual == "or":
+            return "binary", "0, 1"
+        return "integer", f"0, 1, ... {2 * self.config.num_hidden_layers + 1}"
 
 
 class BiSpikCLMForCausalLM(SpikingCausalLM):

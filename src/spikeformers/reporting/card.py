@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from spikeformers.training import TrainConfig, TrainResult
 
 PAPERS = {
+    "bispikclm": ("BiSpikCLM", "https://arxiv.org/abs/2605.13859"),
     "wd_spikingformer": ("WD-Spikingformer", "https://arxiv.org/abs/2604.11321"),
     "we_spikingformer": ("WE-Spikingformer", "https://arxiv.org/abs/2604.11321"),
-    "gpt2": ("GPT-2", "the dense twin of a WD-Spikingformer"),
-    "gpt_neox": ("GPT-NeoX", "the dense twin of a WD-Spikingformer"),
-    "bert": ("BERT", "the dense twin of a WE-Spikingformer"),
-    "roformer": ("RoFormer", "the dense twin of a WE-Spikingformer"),
+    "gpt2": ("GPT-2", "a dense twin"),
+    "gpt_neox": ("GPT-NeoX", "a dense twin"),
+    "bert": ("BERT", "a dense twin"),
+    "roformer": ("RoFormer", "a dense twin"),
 }
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from spikeformers.attention import Attention
 from spikeformers.neurons import Neuron
-from spikeformers.reporting.gather import POINTS, point_of
+from spikeformers.reporting.gather import EDGES, POINTS, point_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -102,8 +102,12 @@ def _points(
     found = {point_of(name)[1]: neuron for name, neuron in neurons.items()}
     rows = [
         point("embedding", "real", real),
-        point("membrane stream between blocks", "real", real),
+        point("stream between blocks", *model.base_model.stream),
     ]
+    if "embedding" in found:
+        fired = found.pop("embedding")
+        rows.insert(1, point("embedding, fired", fired.spike_type, spike_values(fired)))
+    found.pop(EDGES, None)  # told with the attention's weights
     for name in (*POINTS.values(), *sorted(set(found) - set(POINTS.values()) - {"head"})):
         if name in found:
             rows.append(point(name, found[name].spike_type, spike_values(found[name])))
@@ -120,7 +124,9 @@ def _points(
 
 def _attention_points(point: Any, core: Attention, value: Neuron, *, fired: bool) -> Any:
     binary = core.weights_are_binary
-    weights = "0, 1; ones a row: " + str(core.winners_per_query) if binary else "real numbers"
+    weights = "0, 1" if binary else "real numbers"
+    if binary and core.winners_per_query:
+        weights += f"; ones a row: {core.winners_per_query}"
     yield point("attention scores q k", "integer", "counts of coincidences, scaled")
     yield point("attention weights", "binary" if binary else "real", weights)
     if not fired:
