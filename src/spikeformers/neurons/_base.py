@@ -1,4 +1,4 @@
-"""What a neuron is: ``step(current, carry) -> (spikes, carry)``, looped over simulation steps.
+"""What a neuron is: ``step(current, carry) -> (spikes, carry)``, run over simulation steps.
 
     U[t] = H[t-1] + current[t];   S[t] = fire(U[t]);   H[t] = keep(U[t], S[t])
 
@@ -51,17 +51,19 @@ class Neuron(nn.Module):
         spikes = self.fire(u)
         return spikes, self.keep(u, spikes)
 
+    def run(self, current: Tensor) -> Tensor:
+        """``step`` after ``step`` over currents ``[S, ...]``; a faster equal may override it."""
+        carry: Tensor | None = None
+        steps = []
+        for now in current.unbind(0):
+            spikes, carry = self.step(now, carry)
+            steps.append(spikes)
+        return torch.stack(steps)
+
     def forward(self, current: Tensor) -> Tensor:
         """Map currents ``[S, ...]`` to spikes of the same shape."""
-        if current.shape[0] == 1:  # nothing recurs, so nothing is kept
-            spikes_S = self.fire(current)
-        else:
-            carry: Tensor | None = None
-            steps = []
-            for now in current.unbind(0):
-                spikes, carry = self.step(now, carry)
-                steps.append(spikes)
-            spikes_S = torch.stack(steps)
+        # With one step nothing recurs, so nothing is kept.
+        spikes_S = self.fire(current) if current.shape[0] == 1 else self.run(current)
         if self.activity is not None:
             density = spikes_S.detach().count_nonzero() / spikes_S.numel()
             count = spikes_S.abs() if self.spike_type == "ternary" else spikes_S

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from spikeformers.errors import ConfigError
 from spikeformers.neurons._base import Neuron
+from spikeformers.neurons._scan import LIFScan
 from spikeformers.neurons.surrogate import step, surrogate
 
 Reset = Literal["soft", "hard", "delayed"]
@@ -75,6 +76,12 @@ class LIF(Neuron):
         if self.reset == "hard":
             return self.decay * u * (1 - spikes)
         return self.decay * u - self.v_th * spikes
+
+    def run(self, current: Tensor) -> Tensor:
+        spikes: Tensor = LIFScan.apply(
+            current, self.v_th, self.decay, self.reset, self.derivative, self.sharpness
+        )
+        return spikes
 
     def extra_repr(self) -> str:
         return (
