@@ -31,8 +31,9 @@ TEACHER: dict[str, str] = {
     "teacher": "",
     "gguf_file": "",
     "teacher_dtype": "auto",
+    "cache_teacher": "",
 }
-"""Keys of the distill section that say who teaches, and their defaults."""
+"""Keys of the distill section that say who teaches and how it is kept, and their defaults."""
 _EXPONENT = re.compile(
     r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+"
 )  # a number that YAML 1.1 reads as text
