@@ -113,7 +113,7 @@ class Distilled(nn.Module):
 class Distillation(Task):
     """SpAD of ``student`` (a causal model, spiking or dense) from a causal ``teacher``.
 
-    The projections begin from ``seed``, which the student's initialisation does not share.
+    ``seed`` is that of the projections, in a stream of random numbers of their own.
     ``cache_teacher`` is a folder, "auto", or "" for none; see ``cache.py``.
     """
 
@@ -131,7 +131,7 @@ class Distillation(Task):
         self.cache: TeacherCache | None = None
         self.digest = ""  # of the teacher, from `start` on
         self.alignment = align(Shape.of(student.config), Shape.of(teacher.config), spad)
-        self.distilled = Distilled(student, self.alignment, spad, seed + 1)
+        self.distilled = Distilled(student, self.alignment, spad, seed)
         self.module = self.distilled
         self.needs = Needs.of(spad, self.alignment)
         self.terms = spad.active
