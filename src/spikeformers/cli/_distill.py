@@ -96,7 +96,7 @@ def _teacher(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     import torch
 
-    from spikeformers.models.reference import load_reference
+    from spikeformers.models import load_reference
 
     if config.threads:
         torch.set_num_threads(config.threads)

@@ -19,29 +19,14 @@ from spikeformers.training import spad as losses
 from spikeformers.training import train
 from spikeformers.training.checkpoint import checkpoints
 from spikeformers.training.distillation import TERMS, Distillation, SpADConfig
-from spikeformers.training.distillation.teacher import Needs, Teacher
 from spikeformers.training.journal import read_metrics
 
 TIMES = ("seconds", "tokens_per_second")
 OTHER = {"n_embd": 24, "n_layer": 3, "n_head": 3}  # unlike the student in every shape
 
 
-def dense(tokenizer: Any, **shape: int) -> Any:
-    """A GPT-2 that shows its attention maps."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    torch.manual_seed(3)
-    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2} | shape
-    config = GPT2Config(
-        vocab_size=len(tokenizer), n_positions=32, **sizes, attn_implementation="eager",
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, initializer_range=0.2,
-        bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
-    return GPT2LMHeadModel(config).eval()
-
-
 @pytest.fixture
-def task(fresh: Any) -> Callable[..., Distillation]:
+def task(fresh: Any, dense: Any) -> Callable[..., Distillation]:
     """``task(saa=0)`` distils a fresh WD-Spikingformer from a GPT-2 of other shapes."""
 
     def make(cache: str = "", seed: int = 0, shape: Any = OTHER, **choices: Any) -> Distillation:
@@ -143,7 +128,7 @@ def test_gradient_reaches_every_projection_and_the_student(task: Any, causal: An
     assert not gradients(distilled.teacher.model)
 
 
-def test_a_student_like_its_teacher_has_no_loss_left_but_the_text(fresh: Any, causal: Any) -> None:
+def test_a_student_like_its_teacher_has_no_loss_left_but_the_text(causal: Any, dense: Any) -> None:
     teacher = dense(causal.tokenizer)
     spad = SpADConfig(saa_rate=0, sfa_project_always=False, sfa_normalise_teacher=False)
     found = output_of(Distillation(dense(causal.tokenizer), teacher, spad), causal.store).terms
@@ -169,21 +154,6 @@ def test_leaving_a_term_out_removes_it(term: str, task: Any, causal: Any) -> Non
     for name, gradient in gradients(less.module).items():
         wanted = total[name] - share.get(name, torch.zeros(()))
         torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-6)
-
-
-def test_the_teacher_is_asked_for_no_more_than_is_used(task: Any, causal: Any) -> None:
-    distilled = task(ea=0, saa=0, sfa=0)
-    found = distilled.teacher(ids_of(causal.store), distilled.needs)
-    assert found.logits is not None
-    assert found[:3] == (None, None, None)
-    assert not task(ea=0, saa=0, sfa=0, sta=0).needs
-
-
-def test_a_teacher_that_hides_its_maps(fresh: Any, causal: Any) -> None:
-    teacher = dense(causal.tokenizer)
-    teacher.set_attn_implementation("sdpa")
-    with pytest.raises(ConfigError, match="returns no attention maps: leave out saa"):
-        Teacher(teacher)(ids_of(causal.store), Needs((1,), attentions=True))
 
 
 # --- whole runs
@@ -214,7 +184,9 @@ def interrupt_at(stop: int) -> Callable[[int, Mapping[str, float]], None]:
 
 
 @pytest.fixture(scope="module")
-def whole(fresh: Any, causal: Any, config: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(
+    fresh: Any, dense: Any, causal: Any, config: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """An uninterrupted run, with dropout."""
     out = tmp_path_factory.mktemp("distilled") / "run"
     model, _, tokenizer = fresh("wd")
@@ -339,7 +311,7 @@ def test_enormous_and_infinite_gradients(
 
 
 def test_a_context_beyond_the_teachers_positions(
-    fresh: Any, causal: Any, config: Any, tmp_path: Path
+    fresh: Any, dense: Any, causal: Any, config: Any, tmp_path: Path
 ) -> None:
     model, _, tokenizer = fresh("wd", max_position_embeddings=64)
     task = Distillation(model, dense(tokenizer), SpADConfig())
