@@ -20,6 +20,7 @@ from spikeformers.models.bispikclm import (
 from spikeformers.models.control import control_of
 from spikeformers.models.loading import load_model
 from spikeformers.models.presets import PRESETS, build_config, build_model
+from spikeformers.models.reference import load_reference
 from spikeformers.models.wd_spikingformer import (
     WDSpikingformerConfig,
     WDSpikingformerForCausalLM,
@@ -67,4 +68,5 @@ __all__ = [
     "build_model",
     "control_of",
     "load_model",
+    "load_reference",
 ]
