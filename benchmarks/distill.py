@@ -59,7 +59,10 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
     from spikeformers.training import TrainConfig, train
 
     row = ROWS[args.row]
-    teacher, tokenizer = load_reference(args.teacher, gguf_file=args.gguf_file)
+    spad = SpADConfig(**row.spad)
+    teacher, tokenizer = load_reference(
+        args.teacher, gguf_file=args.gguf_file, attentions="saa" in spad.active
+    )
     corpus = load_corpus(args.data)
     store = tokenize_corpus(corpus, tokenizer)
     set_seed(args.seed)
@@ -77,7 +80,7 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
         save_every=max(1, args.steps // 5),
         keep_checkpoints=1,
     )
-    task = Distillation(student, teacher, SpADConfig(**row.spad), args.seed)
+    task = Distillation(student, teacher, spad, args.seed)
     began = time.process_time()
     result = train(
         student,
@@ -94,7 +97,7 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
     spent = time.process_time() - began
     held_out = store.split("validation")
     limit = args.limit or None
-    report = perplexity(student, tokenizer, held_out, context=args.context, limit=limit)
+    report = perplexity(student, tokenizer, held_out, context=args.context, max_tokens=limit)
     tokens = torch.tensor(held_out.tokens[: 16 * args.context].astype("int64"))
     batch = [tokens.view(16, args.context)]
     mine, theirs = energy_of(student, batch), energy_of(teacher, batch)
@@ -103,7 +106,7 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
         "student": args.student,
         "teacher": args.teacher_name or Path(args.teacher).name,
         "teacher_bits_per_byte": perplexity(
-            teacher, tokenizer, held_out, context=args.context, limit=limit
+            teacher, tokenizer, held_out, context=args.context, max_tokens=limit
         ).bits_per_byte,
         "parameters": student.num_parameters(),
         "tokens_seen": result.tokens_seen,
@@ -111,7 +114,9 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
         "train_cpu_seconds": spent,
         "curve": _curve(out),
         "perplexity": report.as_dict(),
-        "agreement": agreement(student, teacher, held_out, context=args.context).as_dict(),
+        "agreement": agreement(
+            student, teacher, held_out, context=args.context, max_tokens=limit
+        ).as_dict(),
         "energy": {k: v for k, v in mine.as_dict().items() if k not in ("products", "prices")},
         "teacher_picojoules_per_token": theirs.picojoules_per_token,
         "corpus": corpus.digest,
