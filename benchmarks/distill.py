@@ -49,7 +49,6 @@ ROWS: dict[str, Row] = {
 def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
     """Train (or resume) one row with one seed."""
     import torch
-    from spikeformers.training.distillation import Distillation, SpADConfig
     from transformers import set_seed
 
     from spikeformers.data import load_corpus, tokenize_corpus
@@ -57,6 +56,7 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
     from spikeformers.evaluation import agreement, perplexity
     from spikeformers.models import build_config, build_model, load_reference
     from spikeformers.training import TrainConfig, train
+    from spikeformers.training.distillation import Distillation, SpADConfig
 
     row = ROWS[args.row]
     spad = SpADConfig(**row.spad)

@@ -125,6 +125,8 @@ class _Tracer:
 
     def _enter(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if self.paused:  # a counter asks the core for its weights again
+                return
             self.frames.append(_Frame(name, module, _kind(module)))
 
         return hook
@@ -133,6 +135,8 @@ class _Tracer:
         def hook(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
         ) -> None:
+            if self.paused:
+                return
             frame = self.frames.pop()
             self.paused = True
             try:
