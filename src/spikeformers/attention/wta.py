@@ -184,8 +184,10 @@ class WTA(Attention):
             return sparsemax(scores)
         index, exists = winners_of(scores, self.winners)
         hard = one_hot(index, exists, k.shape[-2]).to(q.dtype) * self.weight
+        if not torch.is_grad_enabled():
+            return hard
         p = masked_softmax(scores / self.temperature, allowed)
-        return hard - p.detach() + p if torch.is_grad_enabled() else hard
+        return hard - p.detach() + p
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, bias: Tensor | None = None
