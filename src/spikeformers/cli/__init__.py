@@ -1,11 +1,11 @@
 """The command line: one verb a file, each its arguments, one call, one print.
 
-    spikeformers demo | pretrain | distill | generate | energy | info
+    spikeformers demo | pretrain | distill | generate | energy | audit | info
     spikeformers evaluate perplexity | agreement
 
-Exit codes: 0 done, 1 something failed, 2 the request is wrong, 130 interrupted. Results go to
-standard output, progress and messages to standard error. Nothing heavy is imported before a verb
-runs.
+Exit codes: 0 done, 1 something failed or falls short of a requirement, 2 the request is wrong, 130
+interrupted. Results go to standard output, progress and messages to standard error. Nothing heavy
+is imported before a verb runs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from spikeformers.cli import demo, distill, energy, evaluate, generate, info, pretrain
+from spikeformers.cli import audit, demo, distill, energy, evaluate, generate, info, pretrain
 from spikeformers.errors import SpikeformersError
 
 app = typer.Typer(
@@ -49,6 +49,7 @@ for _app, _verb in (
     (evaluation, evaluate.agreement),
     (app, generate.generate),
     (app, energy.energy),
+    (app, audit.audit),
     (app, info.info),
 ):
     _app.command(help=_help(_verb))(_verb)
