@@ -99,6 +99,27 @@ def test_an_adder_does_every_product_in_the_blocks(
     assert (report.failures("binary") == []) == (neuron == "lif")
 
 
+def test_bispikclm(binary: Any, ids: Tensor) -> None:
+    report = audit(binary, [ids])
+    assert report.failures("softmax-free", scope="model") == []
+    assert report.failures("addition-only") == []
+    # One product a block reads counts (O_int); all others have an operand of zeros and ones.
+    short = report.failures("binary", scope="model")
+    assert [(one.name, one.operands[0].kind) for one in short] == [
+        ("model.layers.0.attention.out", "integer"),
+        ("model.layers.1.attention.out", "integer"),
+        ("lm_head", "real"),
+    ]
+    assert len(report.products()) == 2 * 8
+    edges, values = report.products()["model.layers.0.attention.core.values"].operands
+    assert (edges.kind, edges.source) == (values.kind, values.source) == ("binary", "neuron")
+    strictly = report.failures("addition-only", strict=True)
+    assert {one.what for one in strictly} == {"normalisation", "multiplication"}
+    leaks = [one for one in strictly if one.what == "multiplication"]
+    assert {one.module.rsplit(".", 1)[1] for one in leaks} == {"neuron"}  # beta = 0.9
+    assert {one.verdict for one in leaks} == {"scale"}
+
+
 @pytest.mark.parametrize("block", [{"pre_norm": False}, {"projection_norm": False}])
 def test_other_blocks_too(spiking: Make, ids: Tensor, block: dict[str, Any]) -> None:
     assert audit(spiking("wd", **block), [ids]).failures("addition-only") == []

@@ -194,3 +194,13 @@ def test_elementwise_operations_of_gpt2(dense: Make, ids: Tensor) -> None:
     # gelu_new: x^3 (2), * 0.044715, * sqrt(2/pi), * 0.5, * x; two additions; one tanh
     n = tokens * hidden
     assert found["activations", 0] == {"mult": 6 * n, "add": 2 * n, "function": n}
+
+
+def test_neurons_inside_an_attention_core_are_counted_once(binary: Any, ids: Tensor) -> None:
+    found = trace(binary, ids)
+    edges = found.neurons["model.layers.0.attention.core.neuron"]
+    assert (edges.kind, edges.size) == ("binary", 4 * 2 * 2 * 7 * 7)  # S B H T J
+    assert found.products["model.layers.0.attention.core.values"].left.total == edges.total
+    steps, layers, pairs = 4, 2, 56
+    linear = 14 * (4 * 16 * 16 + 2 * 16 * 32)
+    assert macs(found) == steps * layers * (linear + 2 * pairs * 16) + 14 * 16 * 50
