@@ -139,8 +139,6 @@ class _Tracer:
             if self.paused:
                 return
             frame = self.frames.pop()
-            if self.paused:  # run by a counter, which asks a core for its weights
-                return
             self.paused = True
             try:
                 count_kind = _COUNTERS.get(frame.kind)
