@@ -14,6 +14,7 @@ integrates to one over x, so that they differ in shape and not in size.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -89,16 +90,28 @@ class _RoundClip(torch.autograd.Function):
     def forward(
         ctx: Any, u: Tensor, levels: int, unit: float, margin: float, leak: float
     ) -> Tensor:
-        ctx.save_for_backward((u >= -margin) & (u <= levels + margin))
-        ctx.unit, ctx.leak = unit, leak
+        ctx.save_for_backward(u)
+        ctx.window, ctx.unit, ctx.leak = (-margin, levels + margin), unit, leak
         return torch.round(u).clamp_(0, levels).mul_(unit)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
-        (inside,) = ctx.saved_tensors
-        grad = grads[0] * ctx.unit
-        grad = grad.mul_(inside) if ctx.leak == 0 else torch.where(inside, grad, grad * ctx.leak)
-        return grad, None, None, None, None
+        (u,) = ctx.saved_tensors
+        return _inside(grads[0], u, *ctx.window, ctx.leak).mul_(ctx.unit), None, None, None, None
+
+
+def _inside(grad: Tensor, u: Tensor, low: float, high: float, leak: float) -> Tensor:
+    """``grad`` where ``low <= u <= high``, ``leak * grad`` elsewhere; a new tensor."""
+    if leak:
+        return torch.where((u >= low) & (u <= high), grad, grad * leak)
+    # One pass over floats; its bounds are out themselves, hence the neighbours of low and high.
+    below, above = _next(low, -math.inf, u.dtype), _next(high, math.inf, u.dtype)
+    return torch.ops.aten.hardtanh_backward(grad, u, below, above)
+
+
+@functools.lru_cache
+def _next(x: float, towards: float, dtype: torch.dtype) -> float:
+    return float(torch.nextafter(*(torch.tensor(y, dtype=dtype) for y in (x, towards))))
 
 
 class _RoundClipSoft(torch.autograd.Function):
