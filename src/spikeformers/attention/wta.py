@@ -138,7 +138,7 @@ class _Compete(torch.autograd.Function):
                 g_bias[:, block.rows, block.keys] = g_scores.sum((0, 1))
             g_scores = g_scores.flatten(0, -3)
             g_q[:, block.rows] = torch.bmm(g_scores, k[:, block.keys])
-            g_k[:, block.keys].baddbmm_(g_scores.transpose(1, 2), q[:, block.rows])
+            g_k[:, block.keys] += torch.bmm(g_scores.transpose(1, 2), q[:, block.rows])
         g_scale = None
         if ctx.needs_input_grad[5]:
             g_scale = (g_q * q).view(*ctx.batch, -1).sum((0, 1, -1)).view_as(scale)
