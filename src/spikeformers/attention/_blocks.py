@@ -11,7 +11,6 @@ N is S * B * H here, all heads in one batch of products.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +18,10 @@ from torch import Tensor
 
 ROWS = 32
 """Queries a block."""
+WHOLE = 2**18
+"""Scores that stay in the cache anyway, where blocks would only cost calls."""
+FEW = 2**14
+"""Scores below which one slow argmax is quicker than several fast calls."""
 
 NEVER = float("-inf")
 
@@ -31,16 +34,21 @@ class Block:
     keys: slice
 
 
-def query_blocks(allowed: Tensor, queries: int, keys: int) -> list[Block]:
-    """Blocks that cover all queries in order; ``allowed`` ``[B or 1, 1, T, J]``."""
-    if queries <= ROWS or allowed.device.type != "cpu":
+def query_blocks(allowed: Tensor, q: Tensor, keys: int, fewest: int = 1) -> list[Block]:
+    """Blocks that cover all queries in order; ``allowed`` ``[B or 1, 1, T, J]``.
+
+    Each has ``fewest`` keys at least, if there are as many.
+    """
+    queries = q.shape[-2]
+    small = q.shape[:-1].numel() * keys <= WHOLE
+    if queries <= ROWS or small or allowed.device.type != "cpu":
         return [Block(slice(0, queries), slice(0, keys))]
-    seen = allowed.any(0)[0].expand(queries, keys)
-    ends = (seen * torch.arange(1, keys + 1)).amax(-1)  # of each query, 0 where it sees none
-    return [
-        Block(slice(ROWS * i, ROWS * i + len(some)), slice(0, max(int(some.max()), 1)))
-        for i, some in enumerate(ends.split(ROWS))
-    ]
+    fewest = min(fewest, keys)
+    seen = allowed.any(0)[0]
+    # The number of keys up to the last that each query sees; 0 where it sees none.
+    ends = (seen * torch.arange(1, keys + 1)).amax(-1).tolist()
+    spans = [(start, min(start + ROWS, queries)) for start in range(0, queries, ROWS)]
+    return [Block(slice(i, j), slice(0, max(fewest, *ends[i:j]))) for i, j in spans]
 
 
 def terms_of(bias: Tensor | None, allowed: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
@@ -77,46 +85,10 @@ def block_scores(
 def first_argmax(scores: Tensor) -> tuple[Tensor, Tensor]:
     """Highest score of each row, and the lowest index that has it; both ``[..., T, 1]``."""
     best = scores.amax(-1, keepdim=True)
-    if scores.device.type != "cpu":
+    if scores.device.type != "cpu" or scores.numel() < FEW:
         return best, scores.argmax(-1, keepdim=True)
     keys = scores.shape[-1]
     hits = torch.eq(scores, best, out=torch.empty_like(scores))
     hits *= torch.arange(keys, 0, -1, dtype=scores.dtype)  # the lower the index the heavier
     index = keys - hits.amax(-1, keepdim=True).long()
     return best, index.clamp_(max=keys - 1)  # a row with a NaN has no hit
-
-
-def gather_rows(v: Tensor, index: Tensor, exists: Tensor) -> Tensor:
-    """Sum of the winners' rows of v, ``[S, B, H, T, K]``; index and exists ``[S, B, H, T, W]``."""
-    keys, width = v.shape[-2:]
-    rows = v.transpose(-3, -2).reshape(-1, width)
-    y: Tensor | None = None
-    for number, count in _row_numbers(index, exists.to(v.dtype), keys):
-        won = rows.index_select(0, number.flatten()).view(*number.shape, width).mul_(count)
-        y = won if y is None else y.add_(won)
-    assert y is not None
-    return y.transpose(-3, -2)
-
-
-def scatter_rows(g: Tensor, index: Tensor, exists: Tensor, keys: int) -> Tensor:
-    """Gradient ``[S, B, H, J, K]`` of v where ``g`` is that of ``gather_rows``."""
-    steps, batch, heads, _, width = g.shape
-    laid_out = g.transpose(-3, -2)
-    g_v = g.new_zeros(steps, batch, keys, heads, width)
-    for number, count in _row_numbers(index, exists.to(g.dtype), keys):
-        g_v.view(-1, width).index_add_(0, number.flatten(), (laid_out * count).flatten(0, -2))
-    return g_v.transpose(-3, -2)
-
-
-def _row_numbers(index: Tensor, exists: Tensor, keys: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each rank the winners' rows in v as ``[S B J H, K]``, and 1 where there is one.
-
-    Both in the order S, B, T, H, in which v leaves its neuron and y enters the next map, so that
-    neither is copied.
-    """
-    steps, batch, heads = index.shape[:3]
-    sequence = torch.arange(steps * batch, device=index.device).view(steps, batch, 1, 1)
-    head = torch.arange(heads, device=index.device)
-    for key, exist in zip(index.unbind(-1), exists.unbind(-1), strict=True):
-        number = (sequence * keys + key.transpose(-2, -1)) * heads + head
-        yield number, exist.transpose(-2, -1).unsqueeze(-1)

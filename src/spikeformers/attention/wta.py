@@ -32,9 +32,7 @@ from spikeformers.attention._blocks import (
     NEVER,
     block_scores,
     first_argmax,
-    gather_rows,
     query_blocks,
-    scatter_rows,
     terms_of,
 )
 from spikeformers.errors import ConfigError, nearest
@@ -100,8 +98,9 @@ class _Compete(torch.autograd.Function):
         weight: float,
         unit: float | None = None,
     ) -> Tensor:
-        batch = q.shape[:-2]
-        blocks = query_blocks(allowed, q.shape[-2], k.shape[-2])
+        batch, y = q.shape[:-2], torch.zeros_like(q)
+        allowed = allowed.expand(-1, -1, q.shape[-2], k.shape[-2])
+        blocks = query_blocks(allowed, q, k.shape[-2], winners)
         terms = terms_of(bias, allowed, q.dtype)
         q, k = q.flatten(0, -3), k.flatten(0, -3)
         found = [
@@ -109,17 +108,20 @@ class _Compete(torch.autograd.Function):
             for block in blocks
         ]
         index, exists = (torch.cat(parts, -2) for parts in zip(*found, strict=True))
-        y = gather_rows(v, index, exists)
-        ctx.save_for_backward(q, k, v.flatten(0, -3), scale, index, exists, *terms)
+        counts = exists.to(v.dtype)
+        for rank in range(index.shape[-1]):
+            one = slice(rank, rank + 1)
+            y.addcmul_(v.gather(-2, index[..., one].expand_as(y)), counts[..., one])
+        ctx.save_for_backward(q, k, v, scale, index, counts, *terms)
         ctx.batch, ctx.blocks, ctx.unit = batch, blocks, unit
         ctx.temperature, ctx.weight = temperature, weight
         return y.mul_(weight) if weight != 1 else y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, scale, index, exists, *terms = ctx.saved_tensors
-        gy = grads[0].flatten(0, -3)
-        some_see_none = not bool(exists[..., :1].all())
+        q, k, v, scale, index, counts, *terms = ctx.saved_tensors
+        gy, v_heads = grads[0].flatten(0, -3), v.flatten(0, -3)
+        some_see_none = not bool(counts[..., :1].all())
         g_q, g_k = torch.empty_like(q), torch.zeros_like(k)
         g_bias = torch.zeros_like(terms[0]) if ctx.needs_input_grad[3] else None
         for block in ctx.blocks:
@@ -128,10 +130,10 @@ class _Compete(torch.autograd.Function):
                 scores /= ctx.temperature
             p = torch.softmax(scores, dim=-1)
             if some_see_none:
-                p = torch.where(exists[..., block.rows, :1], p, torch.zeros_like(p))
-            g_p = torch.bmm(gy[:, block.rows], v[:, block.keys].transpose(1, 2)).view_as(p)
+                p = torch.where(counts[..., block.rows, :1] > 0, p, torch.zeros_like(p))
+            g_p = torch.bmm(gy[:, block.rows], v_heads[:, block.keys].transpose(1, 2))
             # p * (g - sum(p * g)), the softmax Jacobian, in one pass
-            g_scores = torch.ops.aten._softmax_backward_data(g_p, p, -1, p.dtype)
+            g_scores = torch.ops.aten._softmax_backward_data(g_p.view_as(p), p, -1, p.dtype)
             if ctx.temperature != 1:
                 g_scores /= ctx.temperature
             if g_bias is not None:
@@ -143,9 +145,11 @@ class _Compete(torch.autograd.Function):
         if ctx.needs_input_grad[5]:
             g_scale = (g_q * q).view(*ctx.batch, -1).sum((0, 1, -1)).view_as(scale)
         g_q, g_k = (g.view(*ctx.batch, *g.shape[1:]).mul_(scale) for g in (g_q, g_k))
-        g_v = scatter_rows(grads[0], index, exists, v.shape[-2])
-        if ctx.weight != 1:
-            g_v *= ctx.weight
+        g_v = torch.zeros_like(v)
+        for rank in range(index.shape[-1]):
+            one = slice(rank, rank + 1)
+            g_rows = grads[0] * (counts[..., one] * ctx.weight)
+            g_v.scatter_add_(-2, index[..., one].expand_as(g_rows), g_rows)
         return g_q, g_k, g_v, g_bias, None, g_scale, None, None, None, None
 
 

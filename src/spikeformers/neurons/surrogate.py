@@ -14,8 +14,8 @@ integrates to one over x, so that they differ in shape and not in size.
 
 from __future__ import annotations
 
-import functools
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -97,21 +97,28 @@ class _RoundClip(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
         (u,) = ctx.saved_tensors
-        return _inside(grads[0], u, *ctx.window, ctx.leak).mul_(ctx.unit), None, None, None, None
+        low, high = ctx.window
+        return _inside(grads[0], u, low, high, ctx.leak).mul_(ctx.unit), None, None, None, None
 
 
 def _inside(grad: Tensor, u: Tensor, low: float, high: float, leak: float) -> Tensor:
     """``grad`` where ``low <= u <= high``, ``leak * grad`` elsewhere; a new tensor."""
-    if leak:
+    if leak or not 0 <= -low < math.inf:
         return torch.where((u >= low) & (u <= high), grad, grad * leak)
-    # One pass over floats; its bounds are out themselves, hence the neighbours of low and high.
-    below, above = _next(low, -math.inf, u.dtype), _next(high, math.inf, u.dtype)
-    return torch.ops.aten.hardtanh_backward(grad, u, below, above)
+    # One pass over floats. Its bounds are outside themselves, hence the next numbers beyond.
+    beyond = _beyond(low, u.dtype), _beyond(high, u.dtype)
+    inside: Tensor = torch.ops.aten.hardtanh_backward(grad, u, *beyond)
+    return inside
 
 
-@functools.lru_cache
-def _next(x: float, towards: float, dtype: torch.dtype) -> float:
-    return float(torch.nextafter(*(torch.tensor(y, dtype=dtype) for y in (x, towards))))
+def _beyond(x: float, dtype: torch.dtype) -> float:
+    """``x`` as a ``dtype``, and then the next number away from zero.
+
+    In plain floats: torch.compile cannot follow torch.nextafter into a number.
+    """
+    info = torch.finfo(dtype)
+    gap = max(math.ulp(x) / sys.float_info.epsilon * info.eps, info.smallest_normal * info.eps)
+    return round(x / gap) * gap + math.copysign(gap, x)
 
 
 class _RoundClipSoft(torch.autograd.Function):
