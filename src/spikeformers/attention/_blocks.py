@@ -92,3 +92,13 @@ def first_argmax(scores: Tensor) -> tuple[Tensor, Tensor]:
     hits *= torch.arange(keys, 0, -1, dtype=scores.dtype)  # the lower the index the heavier
     index = keys - hits.amax(-1, keepdim=True).long()
     return best, index.clamp_(max=keys - 1)  # a row with a NaN has no hit
+
+
+def row_numbers(index: Tensor, keys: int) -> list[Tensor]:
+    """For each rank, winners ``[S, B, H, T, W]`` as rows of v in one piece, ``[N * J, K]``.
+
+    Whole rows by number are several times faster than gather and scatter over every element.
+    """
+    first = torch.arange(index.shape[:3].numel(), device=index.device) * keys
+    rows = index + first.view(*index.shape[:3], 1, 1)
+    return [row.flatten() for row in rows.unbind(-1)]

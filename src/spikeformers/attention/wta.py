@@ -33,6 +33,7 @@ from spikeformers.attention._blocks import (
     block_scores,
     first_argmax,
     query_blocks,
+    row_numbers,
     terms_of,
 )
 from spikeformers.errors import ConfigError, nearest
@@ -102,16 +103,16 @@ class _Compete(torch.autograd.Function):
         allowed = allowed.expand(-1, -1, q.shape[-2], k.shape[-2])
         blocks = query_blocks(allowed, q, k.shape[-2], winners)
         terms = terms_of(bias, allowed, q.dtype)
-        q, k = q.flatten(0, -3), k.flatten(0, -3)
+        q, k, v = q.flatten(0, -3), k.flatten(0, -3), v.flatten(0, -3)
         found = [
             winners_of(block_scores(q, k, scale, terms, unit, batch, block), winners)
             for block in blocks
         ]
         index, exists = (torch.cat(parts, -2) for parts in zip(*found, strict=True))
         counts = exists.to(v.dtype)
-        for rank in range(index.shape[-1]):
-            one = slice(rank, rank + 1)
-            y.addcmul_(v.gather(-2, index[..., one].expand_as(y)), counts[..., one])
+        for row, count in zip(row_numbers(index, k.shape[-2]), counts.unbind(-1), strict=True):
+            won = v.flatten(0, 1).index_select(0, row).view_as(y)
+            y.addcmul_(won, count.unsqueeze(-1))
         ctx.save_for_backward(q, k, v, scale, index, counts, *terms)
         ctx.batch, ctx.blocks, ctx.unit = batch, blocks, unit
         ctx.temperature, ctx.weight = temperature, weight
@@ -120,7 +121,7 @@ class _Compete(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, scale, index, counts, *terms = ctx.saved_tensors
-        gy, v_heads = grads[0].flatten(0, -3), v.flatten(0, -3)
+        gy = grads[0].flatten(0, -3)
         some_see_none = not bool(counts[..., :1].all())
         g_q, g_k = torch.empty_like(q), torch.zeros_like(k)
         g_bias = torch.zeros_like(terms[0]) if ctx.needs_input_grad[3] else None
@@ -131,7 +132,7 @@ class _Compete(torch.autograd.Function):
             p = torch.softmax(scores, dim=-1)
             if some_see_none:
                 p = torch.where(counts[..., block.rows, :1] > 0, p, torch.zeros_like(p))
-            g_p = torch.bmm(gy[:, block.rows], v_heads[:, block.keys].transpose(1, 2))
+            g_p = torch.bmm(gy[:, block.rows], v[:, block.keys].transpose(1, 2))
             # p * (g - sum(p * g)), the softmax Jacobian, in one pass
             g_scores = torch.ops.aten._softmax_backward_data(g_p.view_as(p), p, -1, p.dtype)
             if ctx.temperature != 1:
@@ -144,12 +145,13 @@ class _Compete(torch.autograd.Function):
         g_scale = None
         if ctx.needs_input_grad[5]:
             g_scale = (g_q * q).view(*ctx.batch, -1).sum((0, 1, -1)).view_as(scale)
-        g_q, g_k = (g.view(*ctx.batch, *g.shape[1:]).mul_(scale) for g in (g_q, g_k))
         g_v = torch.zeros_like(v)
-        for rank in range(index.shape[-1]):
-            one = slice(rank, rank + 1)
-            g_rows = grads[0] * (counts[..., one] * ctx.weight)
-            g_v.scatter_add_(-2, index[..., one].expand_as(g_rows), g_rows)
+        for row, count in zip(row_numbers(index, k.shape[-2]), counts.unbind(-1), strict=True):
+            g_rows = gy * (count * ctx.weight).view(*gy.shape[:-1], 1)
+            g_v.flatten(0, 1).index_add_(0, row, g_rows.flatten(0, 1))
+        g_q, g_k, g_v = (g.view(*ctx.batch, *g.shape[1:]) for g in (g_q, g_k, g_v))
+        g_q *= scale
+        g_k *= scale
         return g_q, g_k, g_v, g_bias, None, g_scale, None, None, None, None
 
 
