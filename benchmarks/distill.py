@@ -23,7 +23,7 @@ from typing import Any
 from _sweep import Sweep, markdown_table, mean
 
 SETTING = ("steps", "batch", "context", "learning_rate")
-ONLY_HTA: dict[str, Any] = {"ea": 0.0, "saa": 0.0, "sfa": 0.0, "sta": 0.0}
+ONLY_HTA: dict[str, Any] = {"ea": 0.0, "saa": 0.0, "sfa": 0.0, "sta": 0.0, "hta": 1.0}
 CONTROL = "cross-entropy only"
 
 
@@ -75,6 +75,7 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
         learning_rate=args.learning_rate,
         seed=args.seed,
         threads=1,
+        log_every=50,
         eval_every=max(1, args.steps // 10),
         eval_batches=args.eval_batches,
         save_every=max(1, args.steps // 5),

@@ -199,7 +199,12 @@ def test_elementwise_operations_of_gpt2(dense: Make, ids: Tensor) -> None:
 def test_neurons_inside_an_attention_core_are_counted_once(binary: Any, ids: Tensor) -> None:
     found = trace(binary, ids)
     edges = found.neurons["model.layers.0.attention.core.neuron"]
-    assert (edges.kind, edges.size) == ("binary", 4 * 2 * 2 * 7 * 7)  # S B H T J
+    assert (edges.kind, edges.size) == ("binary", 4 * 2 * 2 * 28)  # S B H, T (T + 1) / 2 pairs
+    # Layer 0: q, k, v, out, MLP in and out of 16 each, MLP hidden of 32; four steps of 14 tokens.
+    units = 14 * (6 * 16 + 32) + 2 * 2 * 28
+    assert found.operations["neurons", 0] == {
+        "compare": 4 * units, "add": 2 * 3 * units, "mult": 3 * units
+    }  # fmt: skip
     assert found.products["model.layers.0.attention.core.values"].left.total == edges.total
     steps, layers, pairs = 4, 2, 56
     linear = 14 * (4 * 16 * 16 + 2 * 16 * 32)

@@ -25,6 +25,8 @@ class Frame:
     dispatched: int = 0
     products: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)
     softmaxes: list[Tensor] = field(default_factory=list)
+    edges: tuple[str, Neuron, Tensor] | None = None
+    """Of an attention core: the neuron that fired its weights, and what it fired."""
     listed: Counter[str] = field(default_factory=Counter)
     """How many operations of each name an audit has seen here."""
 

@@ -184,6 +184,11 @@ class _Tracer:
     def _neuron(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
         module = frame.module
         assert isinstance(module, Neuron)
+        around = self.frames[-1] if self.frames else None
+        if around is not None and around.kind == "core":
+            self.known[output] = Spikes(module.spike_type, module.unit)
+            around.edges = (frame.name, module, output)  # counted when it is known which may fire
+            return
         place = self.place(frame.name, "neurons")
         current = inputs["current"]
         self.known[output] = count.neuron(self.trace, place, self.rows, module, current, output)
@@ -197,7 +202,12 @@ class _Tracer:
         bias = inputs.get("bias")
         known = (self.known.get(q), self.known.get(k), self.known.get(v))
         place = self.place(frame.name, _ATTENTION)
-        weights = self._spiking_attention(place, module, (q, k, v), known, inputs["allowed"], bias)
+        allowed = inputs["allowed"]
+        weights = self._spiking_attention(place, module, (q, k, v), known, allowed, bias)
+        if frame.edges is not None:
+            name, neuron, spikes = frame.edges
+            edges = self.place(name, "neurons")
+            count.edges(self.trace, edges, self.rows, neuron, spikes, allowed)
         pairs = q.numel() // q.shape[-1] * k.shape[-2]
         if self.listing is not None and frame.dispatched == pairs * q.shape[-1]:
             self.listing.gathered([*self.frames, frame], weights, v)
