@@ -100,7 +100,7 @@ def known_sections(preset: str = "") -> dict[str, list[str]]:
     from spikeformers.training import TrainConfig
     from spikeformers.training.distillation import SpADConfig
 
-    presets = [preset] if preset in PRESETS else ["wd-spikingformer-tiny", "we-spikingformer-tiny"]
+    presets = [preset] if preset in PRESETS else list(PRESETS)
     model = set().union(*(known_keys(name) for name in presets))
     return {
         "train": [one.name for one in fields(TrainConfig)],
