@@ -164,6 +164,37 @@ def test_blocks_name_the_winners_of_the_whole(seed: int, winners: int, levels: i
         assert torch.equal(core(q, k, numbers.contiguous(), allowed), expected)
 
 
+@pytest.mark.parametrize("pieces", ["one", "many"])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("kind", FAMILY)
+def test_heads_as_a_model_lays_them_out(
+    kind: str, batch: int, pieces: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heads inside tokens, so that a batch of one is a view where a larger one is a copy."""
+    if pieces == "many":
+        monkeypatch.setattr(_blocks, "ROWS", 3)
+        monkeypatch.setattr(_blocks, "WHOLE", 0)
+    core = WTA(0.4, heads=2, learn_scale=True, **FAMILY[kind]).double()
+    torch.manual_seed(3)
+    q, k, v = (
+        torch.randint(0, 5, (1, batch, 8, 2, 4)).double().div(4).transpose(-3, -2).requires_grad_()
+        for _ in range(3)
+    )
+    bias = torch.randn(2, 8, 8).double().requires_grad_()
+    inputs = [q, k, v, bias, core.log_scale]
+    upstream = torch.randn(1, batch, 8, 2, 4).double().transpose(-3, -2)
+    expected = torch.matmul(core.weights(q, k, causal(8), bias), v)
+    got = core(q, k, v, causal(8), bias)
+    torch.testing.assert_close(got, expected)
+    for a, b in zip(
+        torch.autograd.grad(got, inputs, upstream),
+        torch.autograd.grad(expected, inputs, upstream),
+        strict=True,
+    ):
+        assert b.abs().max() > 1e-3
+        torch.testing.assert_close(a, b)
+
+
 # --- blocks in a model --------------------------------------------------------------------------
 
 

@@ -144,8 +144,8 @@ class _Compete(torch.autograd.Function):
             g_k[:, block.keys] += torch.bmm(g_scores.transpose(1, 2), q[:, block.rows])
         g_scale = None
         if ctx.needs_input_grad[5]:
-            g_scale = (g_q * q).view(*ctx.batch, -1).sum((0, 1, -1)).view_as(scale)
-        g_v = torch.zeros_like(v)
+            g_scale = (g_q * q).sum((-2, -1)).view(ctx.batch).sum((0, 1)).view_as(scale)
+        g_v = v.new_zeros(v.shape)  # contiguous: its rows are added to in place
         for row, count in zip(row_numbers(index, k.shape[-2]), counts.unbind(-1), strict=True):
             g_rows = gy * (count * ctx.weight).view(*gy.shape[:-1], 1)
             g_v.flatten(0, 1).index_add_(0, row, g_rows.flatten(0, 1))
