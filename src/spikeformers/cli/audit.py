@@ -118,9 +118,8 @@ def _tables(report: AuditReport, unfold: bool) -> list[Any]:
     for title, inside in (("In the blocks", True), ("Outside the blocks", False)):
         rows = [row for row in report.rows if (row.layer is not None) == inside]
         shown = rows if unfold else [row for row in rows if not _is_free(row)]
-        heads = ("where", "what", "operation", "operands", "verdict", "times")
         if shown:
-            tables.append(make_table(title, heads, _lines(shown, unfold)))
+            tables.append(make_table(*_shortened(title, _lines(shown, unfold), unfold)))
         if len(shown) < len(rows):
             tables[
                 -1
@@ -129,6 +128,23 @@ def _tables(report: AuditReport, unfold: bool) -> list[Any]:
             )
     met = [(one, *(_how_many(report, one, scope) for scope in SCOPES)) for one in REQUIREMENTS]
     return [*tables, make_table("Requirements", ("", *SCOPES), met)]
+
+
+def _shortened(
+    title: str, lines: list[tuple[str, ...]], unfold: bool
+) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+    """Title, heads and lines that fit a terminal: what all names begin with moves to the title.
+
+    The operation of the dispatcher shows in the unfolded list alone.
+    """
+    heads = ("where", "what", "operation", "operands", "verdict", "times")
+    if unfold:
+        return title, heads, lines
+    block, star, _ = lines[0][0].partition("*.")
+    if star and all(line[0].startswith(block + star) for line in lines):
+        title += f": {block}*"
+        lines = [(line[0].removeprefix(block + star), *line[1:]) for line in lines]
+    return title, heads[:2] + heads[3:], [line[:2] + line[3:] for line in lines]
 
 
 def _is_free(row: Row) -> bool:
@@ -148,7 +164,7 @@ def _lines(rows: Sequence[Row], unfold: bool) -> list[tuple[str, ...]]:
     for row in rows:
         name = row.name if unfold else _NUMBER.sub("*", row.name)
         sign = " / " if row.what == "division" else " x "
-        operands = sign.join(_operand(side) for side in row.operands)
+        operands = sign.join(_operand(side, row.what) for side in row.operands)
         key = (name or "(the model)", row.what, row.op.removeprefix("aten."), operands, row.verdict)
         groups.setdefault((*key, str(len(groups))) if unfold else key, []).append(row)
     return [
@@ -157,10 +173,13 @@ def _lines(rows: Sequence[Row], unfold: bool) -> list[tuple[str, ...]]:
     ]
 
 
-def _operand(side: Side) -> str:
+def _operand(side: Side, what: str) -> str:
     """Kind and where it is known from; ``{}`` stands for the density of spikes."""
     if side.constant:
-        return "powers of two" if side.shift and not side.is_spikes else f"{side.kind} constants"
+        if side.shift and not side.is_spikes:
+            return "powers of two"
+        name = "weights" if what == "product" else "constants"
+        return name if side.kind == "real" else f"{side.kind} {name}"
     known = " by value" if side.source == "values" else ""
     return f"{side.kind} {{}}{known}" if side.is_spikes else side.kind
 
