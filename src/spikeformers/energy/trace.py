@@ -208,7 +208,7 @@ class _Tracer:
             name, neuron, spikes = frame.edges
             edges = self.place(name, "neurons")
             count.edges(self.trace, edges, self.rows, neuron, spikes, allowed)
-        # A core may skip keys that no query of a block sees, and may gather V instead of multiplying.
+        # A core may skip keys that no query of a block sees, and gather V instead of multiplying.
         pairs = q.numel() // q.shape[-1] * k.shape[-2]
         seen = int(allowed.expand(*q.shape[:-1], k.shape[-2]).sum())
         if self.listing is not None and frame.dispatched <= pairs * q.shape[-1]:
