@@ -121,3 +121,12 @@ def control(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
     """The dense twin of `causal`."""
     folder = tmp_path_factory.mktemp("twin") / "run"
     return pretrained(folder, text, "wd-spikingformer-tiny", "--control")
+
+
+@pytest.fixture(scope="session")
+def engine_file(tmp_path_factory: pytest.TempPathFactory, causal: Path) -> Path:
+    """`causal` as an engine file, which `export engine` made."""
+    pytest.importorskip("spikeformers.kernels._native")
+    path = tmp_path_factory.mktemp("engine") / "model.engine"
+    assert execute("export", "engine", causal, "--out", path, "--weights", "fp32") == 0
+    return path

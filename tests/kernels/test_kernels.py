@@ -193,7 +193,7 @@ def test_the_choice_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_the_extension_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "_native", None)
-    monkeypatch.setattr(kernels, "_missing", "No module named _native", raising=False)
+    monkeypatch.setattr(kernels, "_missing", "No module named _native")
     with pytest.raises(EngineUnavailable, match="C\\+\\+20 compiler"):
         kernels.choose()
 

@@ -10,8 +10,10 @@ engine runs whole models over these kernels in one call (`spikeformers.engine`).
 
 from __future__ import annotations
 
+import importlib
 import os
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,15 +21,14 @@ import numpy as np
 from spikeformers.errors import EngineUnavailable
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from numpy.typing import NDArray
 
+_native: ModuleType | None
+_missing = ""
 try:
-    from spikeformers.kernels import _native
+    _native = importlib.import_module("spikeformers.kernels._native")
 except ImportError as error:  # the package was installed without a compiler
-    _native = None  # type: ignore[assignment]
-    _missing = str(error)
+    _native, _missing = None, str(error)
 
 VARIABLE = "SPIKEFORMERS_KERNELS"
 
