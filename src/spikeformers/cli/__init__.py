@@ -1,6 +1,7 @@
 """The command line: one verb a file, each its arguments, one call, one print.
 
-    spikeformers demo | pretrain | evaluate perplexity | generate | energy | info | export engine
+    spikeformers demo | pretrain | evaluate perplexity | generate | energy | info
+    spikeformers export engine | bench decode | bench prefill | bench memory
 
 Exit codes: 0 done, 1 something failed, 2 the request is wrong, 130 interrupted. Results go to
 standard output, progress and messages to standard error. Nothing heavy is imported before a verb
@@ -17,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from spikeformers.cli import demo, energy, evaluate, export, generate, info, pretrain
+from spikeformers.cli import bench, demo, energy, evaluate, export, generate, info, pretrain
 from spikeformers.errors import SpikeformersError
 
 app = typer.Typer(
@@ -32,6 +33,8 @@ app = typer.Typer(
 )
 evaluation = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 app.add_typer(evaluation, name="evaluate", help="Measure a model on text.")
+benching = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+app.add_typer(benching, name="bench", help="Time the engine beside PyTorch and other programs.")
 exporting = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 app.add_typer(exporting, name="export", help="Write a model for another program to run.")
 
@@ -50,6 +53,9 @@ for _app, _verb in (
     (app, energy.energy),
     (app, info.info),
     (exporting, export.engine),
+    (benching, bench.decode),
+    (benching, bench.prefill),
+    (benching, bench.memory),
 ):
     _app.command(help=_help(_verb))(_verb)
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from spikeformers.engine.description import Description, NeuronSpec, NormSpec
 from spikeformers.engine.file import Packed, is_engine_file, read, write
-from spikeformers.engine.runtime import Engine, load
+from spikeformers.engine.runtime import Engine, EngineSystem, load
 
 __all__ = [
     "Description",
     "Engine",
+    "EngineSystem",
     "NeuronSpec",
     "NormSpec",
     "Packed",

@@ -135,6 +135,23 @@ class Engine:
             raise UsageError(f"{error}.") from error
 
 
+class EngineSystem:
+    """An engine as `spikeformers.evaluation.systems` times it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.text = engine.sequence()
+
+    def begin(self, ids: Sequence[int]) -> None:
+        """Read a prompt."""
+        self.text = self.engine.sequence()
+        self.engine.feed(self.text, ids)
+
+    def step(self, token: int) -> None:
+        """Append one token."""
+        self.engine.advance(self.text, token)
+
+
 def load(path: str | Path, *, threads: int | None = None, kernels: str | None = None) -> Engine:
     """Open an engine file; ``threads`` are all processors unless given.
 
