@@ -145,15 +145,27 @@ void rows_i8_real(const std::int8_t* w, std::int64_t stride, Events events, cons
 // by the caller. Missing rows of the last group are weight zero.
 void panel_pack(const std::int8_t* w, std::int64_t stride, std::int64_t rows, std::int64_t columns,
                 std::uint8_t* panel) {
-  for (std::int64_t group = 0; 4 * group < rows; ++group)
-    for (int r = 0; r < 4; ++r) {
-      const std::int64_t row = 4 * group + r;
-      std::uint8_t* to = panel + group * 4 * kPanelColumns + r;
+  static constexpr std::int8_t silent[kPanelColumns] = {};
+  for (std::int64_t group = 0; 4 * group < rows; ++group) {
+    const std::int8_t* row[4];
+    for (int r = 0; r < 4; ++r)
+      row[r] = 4 * group + r < rows ? w + (4 * group + r) * stride : silent;
+    std::uint8_t* to = panel + group * 4 * kPanelColumns;
+    if (columns < kPanelColumns) {
       for (std::int64_t o = 0; o < kPanelColumns; ++o)
-        to[4 * o] = row < rows && o < columns
-                        ? static_cast<std::uint8_t>(w[row * stride + o] + 128)
-                        : std::uint8_t{128};
+        for (int r = 0; r < 4; ++r)
+          to[4 * o + r] = static_cast<std::uint8_t>((o < columns ? row[r][o] : 0) + 128);
+      continue;
     }
+    std::uint32_t four[kPanelColumns];  // a whole word at a time, which compilers vectorise
+    for (std::int64_t o = 0; o < kPanelColumns; ++o) {
+      const auto a = static_cast<std::uint8_t>(row[0][o]), b = static_cast<std::uint8_t>(row[1][o]);
+      const auto c = static_cast<std::uint8_t>(row[2][o]), d = static_cast<std::uint8_t>(row[3][o]);
+      four[o] = (std::uint32_t{a} | std::uint32_t{b} << 8 | std::uint32_t{c} << 16 |
+                 std::uint32_t{d} << 24) ^ 0x80808080u;
+    }
+    __builtin_memcpy(to, four, sizeof four);
+  }
 }
 
 // sum[64] += four counts (packed in a word) times the four rows of each listed group.
