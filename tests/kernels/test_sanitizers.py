@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 RUN = """
 import sys
-sys.meta_path = [f for f in sys.meta_path if "Editable" not in type(f).__name__]
+sys.meta_path = [f for f in sys.meta_path if "Redirect" not in type(f).__name__]
 sys.path.insert(0, {site!r})
 import spikeformers.kernels._native as native
 assert native.__file__.startswith({site!r}), native.__file__
