@@ -2,6 +2,7 @@
 
     spikeformers demo | pretrain | distill | generate | energy | audit | info
     spikeformers evaluate perplexity | agreement
+    spikeformers export engine | bench decode | bench prefill | bench memory
 
 Exit codes: 0 done, 1 something failed or falls short of a requirement, 2 the request is wrong, 130
 interrupted. Results go to standard output, progress and messages to standard error. Nothing heavy
@@ -18,7 +19,18 @@ from typing import Annotated
 
 import typer
 
-from spikeformers.cli import audit, demo, distill, energy, evaluate, generate, info, pretrain
+from spikeformers.cli import (
+    audit,
+    bench,
+    demo,
+    distill,
+    energy,
+    evaluate,
+    export,
+    generate,
+    info,
+    pretrain,
+)
 from spikeformers.errors import SpikeformersError
 
 app = typer.Typer(
@@ -33,6 +45,10 @@ app = typer.Typer(
 )
 evaluation = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 app.add_typer(evaluation, name="evaluate", help="Measure a model on text.")
+benching = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+app.add_typer(benching, name="bench", help="Time the engine beside PyTorch and other programs.")
+exporting = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+app.add_typer(exporting, name="export", help="Write a model for another program to run.")
 
 
 def _help(verb: Callable[..., None]) -> str:
@@ -51,6 +67,10 @@ for _app, _verb in (
     (app, energy.energy),
     (app, audit.audit),
     (app, info.info),
+    (exporting, export.engine),
+    (benching, bench.decode),
+    (benching, bench.prefill),
+    (benching, bench.memory),
 ):
     _app.command(help=_help(_verb))(_verb)
 
