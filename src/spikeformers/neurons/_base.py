@@ -51,6 +51,12 @@ class Neuron(nn.Module):
         spikes = self.fire(u)
         return spikes, self.keep(u, spikes)
 
+    def operations(self, values: int, steps: int) -> dict[str, int]:
+        """Elementwise operations of a forward over ``values`` currents in ``steps`` steps."""
+        carried = values // steps * (steps - 1)
+        thresholds = 2 if self.spike_type == "ternary" else self.levels
+        return {"compare": thresholds * values, "add": 2 * carried, "mult": carried}
+
     def forward(self, current: Tensor) -> Tensor:
         """Map currents ``[S, ...]`` to spikes of the same shape."""
         if current.shape[0] == 1:  # nothing recurs, so nothing is kept
