@@ -1,13 +1,16 @@
-"""Evaluation: perplexity and bits per byte, masked loss, speed of decoding."""
+"""Evaluation: perplexity and bits per byte, masked loss, agreement of two models, speed."""
 
 from __future__ import annotations
 
+from spikeformers.evaluation.agreement import Agreement, agreement_of
 from spikeformers.evaluation.perplexity import PerplexityReport, context_of, perplexity
 from spikeformers.evaluation.speed import Speed, decoding_speed, decoding_speeds
 
 __all__ = [
+    "Agreement",
     "PerplexityReport",
     "Speed",
+    "agreement_of",
     "context_of",
     "decoding_speed",
     "decoding_speeds",

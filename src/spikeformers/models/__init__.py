@@ -14,6 +14,10 @@ from spikeformers.models._config import SpikingformerConfig
 from spikeformers.models._spikingformer import SpikingLMOutput
 from spikeformers.models.control import control_of
 from spikeformers.models.loading import load_model
+from spikeformers.models.neurtransformer import (
+    NeurTransformerConfig,
+    NeurTransformerForCausalLM,
+)
 from spikeformers.models.presets import PRESETS, build_config, build_model
 from spikeformers.models.wd_spikingformer import (
     WDSpikingformerConfig,
@@ -30,6 +34,7 @@ from spikeformers.models.we_spikingformer import (
 for _config, _auto, _model in (
     (WDSpikingformerConfig, AutoModel, WDSpikingformerModel),
     (WDSpikingformerConfig, AutoModelForCausalLM, WDSpikingformerForCausalLM),
+    (NeurTransformerConfig, AutoModelForCausalLM, NeurTransformerForCausalLM),
     (WESpikingformerConfig, AutoModel, WESpikingformerModel),
     (WESpikingformerConfig, AutoModelForMaskedLM, WESpikingformerForMaskedLM),
     (
@@ -43,6 +48,8 @@ for _config, _auto, _model in (
 
 __all__ = [
     "PRESETS",
+    "NeurTransformerConfig",
+    "NeurTransformerForCausalLM",
     "SpikingLMOutput",
     "SpikingformerConfig",
     "WDSpikingformerConfig",

@@ -7,7 +7,7 @@
               sum_t n_t = clip(round(x T / theta), -T, T) for constant x, halves away from zero
 
 Bu et al. 2022 (https://arxiv.org/abs/2303.04347); the pair after spiking neurons with negative
-spikes, as https://arxiv.org/abs/2510.00133 needs one for GELU (reconstruction: it gives no equation).
+spikes, as https://arxiv.org/abs/2510.00133 needs them for GELU (it gives no equation).
 
 ``theta`` is the largest value that T steps can say; one spike is worth ``theta / T``. Constant
 input over T = L steps gives ``sum_t s_t theta / T = h(x)`` exactly: Tx + theta/2 crosses multiples
@@ -109,16 +109,15 @@ class IF(Neuron):
         """
         if current.shape[0] == 1 and not self.unrolled:
             low = -self.simulated if self.signed else 0
-            spikes = count_of(current / by_sign(current, self.value), low, self.simulated)
-        else:
-            if current.shape[0] == 1:
-                current = current.expand(self.simulated, *current.shape[1:])
-            spikes, membrane = [], None
-            for now in current.unbind(0):
-                fired, membrane = self.step(now, membrane)
-                spikes.append(fired)
-            spikes = torch.stack(spikes)
-        return spikes
+            return count_of(current / by_sign(current, self.value), low, self.simulated)
+        if current.shape[0] == 1:
+            current = current.expand(self.simulated, *current.shape[1:])
+        membrane: Tensor | None = None
+        steps = []
+        for now in current.unbind(0):
+            spikes, membrane = self.step(now, membrane)
+            steps.append(spikes)
+        return torch.stack(steps)
 
     def step(self, current: Tensor, carry: Tensor | None) -> tuple[Tensor, Tensor]:
         """One step; the carry is the membrane of each neuron of the pair, ``[1 or 2, ...]``."""
