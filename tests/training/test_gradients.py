@@ -12,6 +12,7 @@ from spikeformers.training.density import DensityMeter
 from spikeformers.training.distributed import World
 from spikeformers.training.gradients import GradientStep
 from spikeformers.training.precision import choose_precision
+from spikeformers.training.task import Task
 
 ALONE = World(0, 1, torch.device("cpu"), "single")
 FP32 = choose_precision("fp32", torch.device("cpu"))
@@ -22,7 +23,7 @@ def step_of(parts: tuple[Any, Any, Any], config: Any) -> GradientStep:
     objective = make_objective(model, tokenizer, config)
     batches = TrainBatches(store.split("train"), objective, config, ALONE)
     model.train()
-    return GradientStep(model, model, batches, config, ALONE, FP32, DensityMeter())
+    return GradientStep(model, Task(model), batches, config, ALONE, FP32, DensityMeter())
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "bert", "wd", "we"])

@@ -1,6 +1,6 @@
 """The command line: one verb a file, each its arguments, one call, one print.
 
-    spikeformers demo | pretrain | evaluate perplexity | generate | energy | info
+    spikeformers demo | pretrain | distill | evaluate perplexity | generate | energy | info
 
 Exit codes: 0 done, 1 something failed, 2 the request is wrong, 130 interrupted. Results go to
 standard output, progress and messages to standard error. Nothing heavy is imported before a verb
@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from spikeformers.cli import demo, energy, evaluate, generate, info, pretrain
+from spikeformers.cli import demo, distill, energy, evaluate, generate, info, pretrain
 from spikeformers.errors import SpikeformersError
 
 app = typer.Typer(
@@ -43,6 +43,7 @@ def _help(verb: Callable[..., None]) -> str:
 for _app, _verb in (
     (app, demo.demo),
     (app, pretrain.pretrain),
+    (app, distill.distill),
     (evaluation, evaluate.perplexity),
     (app, generate.generate),
     (app, energy.energy),

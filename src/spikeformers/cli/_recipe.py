@@ -7,7 +7,8 @@ A recipe is one mapping, in sections or flat; ``--set`` takes the same keys and 
     train: {steps: 2000, context: 128}       wta: top_k
     data: {source: builtin}                  learning_rate: 2e-3
 
-A key that two sections know is the training one unless its section stands before it, as in
+`spikeformers distill` takes a section more, distill: the teacher and the fields of SpADConfig. A
+key that two sections know is the training one unless its section stands before it, as in
 ``model.steps=4``.
 """
 
@@ -26,6 +27,12 @@ from spikeformers.errors import ConfigError, DataError, UsageError, nearest
 
 TOP = ("preset", "control")
 DEFAULT_TOKENIZER = "bpe:4096"
+TEACHER: dict[str, str] = {
+    "teacher": "",
+    "gguf_file": "",
+    "teacher_dtype": "auto",
+}
+"""Keys of the distill section that say who teaches, and their defaults."""
 _EXPONENT = re.compile(
     r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+"
 )  # a number that YAML 1.1 reads as text
@@ -40,6 +47,7 @@ class Recipe:
     model: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
+    distill: dict[str, Any] = field(default_factory=dict)
 
     def merge(self, other: Recipe) -> Recipe:
         """This recipe with the keys of ``other`` on top."""
@@ -49,12 +57,14 @@ class Recipe:
             self.model | other.model,
             self.data | other.data,
             self.train | other.train,
+            self.distill | other.distill,
         )
 
     def check(self) -> None:
         """Raise ``ConfigError`` or ``DataError`` for what is missing, unknown or out of range."""
         from spikeformers.models import PRESETS, build_config
         from spikeformers.training import TrainConfig
+        from spikeformers.training.distillation import SpADConfig
 
         if not self.preset:
             raise ConfigError(f"no preset was named. Give --preset, one of {', '.join(PRESETS)}.")
@@ -65,6 +75,12 @@ class Recipe:
         _check_types(self.model, build_config(self.preset, 512))
         build_config(self.preset, 512, self.model).validate_architecture()
         TrainConfig.from_dict(self.train)
+        SpADConfig.from_dict(self.spad)
+
+    @property
+    def spad(self) -> dict[str, Any]:
+        """The distill section without the keys that say who teaches."""
+        return {key: value for key, value in self.distill.items() if key not in TEACHER}
 
 
 def data_keys() -> dict[str, Any]:
@@ -81,6 +97,7 @@ def known_sections(preset: str = "") -> dict[str, list[str]]:
     from spikeformers.models import PRESETS
     from spikeformers.models.presets import known_keys
     from spikeformers.training import TrainConfig
+    from spikeformers.training.distillation import SpADConfig
 
     presets = [preset] if preset in PRESETS else ["wd-spikingformer-tiny", "we-spikingformer-tiny"]
     model = set().union(*(known_keys(name) for name in presets))
@@ -88,6 +105,7 @@ def known_sections(preset: str = "") -> dict[str, list[str]]:
         "train": [one.name for one in fields(TrainConfig)],
         "data": list(data_keys()),
         "model": sorted(model),
+        "distill": [*TEACHER, *(one.name for one in fields(SpADConfig))],
     }
 
 

@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spikeformers.cli._output import say, tokenize
+import typer
+
+from spikeformers.cli._output import (
+    is_main_process,
+    make_table,
+    print_json,
+    print_table,
+    say,
+    tokenize,
+)
 from spikeformers.cli._recipe import Recipe, data_keys
 from spikeformers.errors import CheckpointError, ConfigError, UsageError
 
@@ -17,8 +26,10 @@ if TYPE_CHECKING:
 
     from spikeformers.data import Corpus, TokenStore
     from spikeformers.training import TrainConfig
+    from spikeformers.training.task import Task
 
 REQUEST = "request"  # key of run.json's data section that says how the data were asked for
+DISTILL = "distill"  # key of that request, in a run of `distill`
 
 
 @dataclass
@@ -39,6 +50,10 @@ def prepare(recipe: Recipe) -> Run:
     from spikeformers.training import TrainConfig
 
     recipe.check()
+    if recipe.distill:
+        raise ConfigError(
+            f"{next(iter(recipe.distill))} is a key of distillation: use spikeformers distill."
+        )
     model, train = dict(recipe.model), dict(recipe.train)
     # One length for training windows and positions, unless both were given.
     positions = "max_position_embeddings"
@@ -78,12 +93,9 @@ def reopen(out: Path, changes: Recipe) -> Run:
             f"{out / 'run.json'} does not say which data were used: the run was not begun by "
             "`spikeformers pretrain`. Resume it with spikeformers.train(..., resume=True)."
         )
-    other = bool(changes.preset) and changes.preset != data["preset"]
-    if changes.model or other or (changes.control and not data["control"]):
-        raise ConfigError(
-            f"{out} was begun as {data['preset']}{' --control' if data['control'] else ''}; "
-            "--resume cannot change the model. Begin in another --out."
-        )
+    if DISTILL in data or changes.distill:
+        raise UsageError(f"{out} is resumed with `spikeformers {verb_of(data)}`, and its keys.")
+    refuse_another_model(out, data, changes)
     source = {key: value for key, value in data.items() if key in data_keys()}
     config = TrainConfig.from_dict(record["config"] | changes.train)
     model = AutoConfig.for_model(**record["model"])
@@ -91,6 +103,21 @@ def reopen(out: Path, changes: Recipe) -> Run:
     # Another place of the same text is fine: `train` compares the digest of its content.
     corpus, tokenizer, store = read_data(source | changes.data, masked=masked)
     return Run(corpus, tokenizer, store, initialise(model, config.seed), config, data)
+
+
+def verb_of(request: Mapping[str, Any]) -> str:
+    """The verb that began a run."""
+    return "distill" if DISTILL in request else "pretrain"
+
+
+def refuse_another_model(out: Path, request: Mapping[str, Any], changes: Recipe) -> None:
+    """Raise ``ConfigError`` where a resumed run is asked to be of another model."""
+    other = bool(changes.preset) and changes.preset != request["preset"]
+    if changes.model or other or (changes.control and not request["control"]):
+        raise ConfigError(
+            f"{out} was begun as {request['preset']}{' --control' if request['control'] else ''}; "
+            "--resume cannot change the model. Begin in another --out."
+        )
 
 
 def read_data(
@@ -146,6 +173,84 @@ def describe(run: Run) -> None:
     """What is about to be trained, in four lines to standard error."""
     corpus, config, tokens = run.corpus, run.config, run.store.split("train").num_tokens
     say(f"text      {corpus.name}, sha256 {corpus.digest[:12]}; {corpus.split_by}")
-    say(f"tokens    {tokens:,} to train on; tokenizer {run.request['tokenizer']}")
+    named = run.request["tokenizer"] or "the teacher's"
+    say(f"tokens    {tokens:,} to train on; tokenizer {named}")
     say(f"model     {run.model.config.model_type}, {run.model.num_parameters():,} parameters")
     say(f"training  {config.total_steps:,} steps of {config.tokens_per_step:,} tokens")
+
+
+def carry_out(
+    run: Run,
+    out: Path,
+    *,
+    resume: bool,
+    as_json: bool,
+    task: Task | None = None,
+    card: Mapping[str, str] | None = None,
+) -> None:
+    """Train, then print how it ended; exit code 130 when it was interrupted.
+
+    ``card`` are more rows of the model card.
+    """
+    from spikeformers.reporting import training_card
+    from spikeformers.training import train
+
+    run.store.manifest[REQUEST] = run.request
+    if is_main_process():
+        describe(run)
+    result = train(
+        run.model,
+        run.store,
+        run.tokenizer,
+        out,
+        run.config,
+        task=task,
+        resume=resume,
+        model_card=lambda result: training_card(
+            out.name, run.model, run.store, run.config, result, card
+        ),
+    )
+    if not is_main_process():
+        return
+    if as_json:
+        print_json(
+            {
+                "steps": result.steps,
+                "tokens_seen": result.tokens_seen,
+                "seconds": result.seconds,
+                "tokens_per_second": result.tokens_per_second,
+                "parameters": run.model.num_parameters(),
+                "interrupted": result.interrupted,
+                "validation": result.final_validation,
+                "out": str(out),
+            }
+        )
+    elif not result.interrupted:
+        rows = [
+            *(
+                (title, form.format(result.final_validation[key]))
+                for key, (title, form) in _measured(result.final_validation).items()
+                if key in result.final_validation
+            ),
+            ("tokens seen", f"{result.tokens_seen:,}"),
+            ("training", f"{result.seconds:,.1f} s, {result.tokens_per_second:,.0f} tokens/s"),
+            ("model", str(out)),
+        ]
+        print_table(make_table("", ("trained", f"{result.steps:,} steps"), rows))
+    if result.interrupted:
+        again = f"spikeformers {verb_of(run.request)} --out {out} --resume"
+        say(f"Stopped after step {result.steps}; {again} goes on.")
+        raise typer.Exit(130)
+
+
+def _measured(validation: Mapping[str, float]) -> dict[str, tuple[str, str]]:
+    """Key of a validation result -> its title and how it is written."""
+    of = "masked token" if "masked_perplexity" in validation else "token"
+    return {
+        "loss": ("validation loss", f"{{:.4f}} nats a {of}"),
+        "masked_perplexity": ("masked perplexity", "{:,.2f}"),
+        "perplexity": ("perplexity", "{:,.2f} a token"),
+        "bits_per_byte": ("bits per byte", "{:.4f}"),
+        "teacher_agreement": ("same likeliest token as the teacher", "{:.4f} of tokens"),
+        "teacher_kl": ("KL from the teacher", "{:.4f} nats a token"),
+    }

@@ -76,76 +76,11 @@ def pretrain(
 
 
 def _train(given: Recipe, out: Path, *, resume: bool, as_json: bool) -> None:
-    from spikeformers.cli._output import (
-        is_main_process,
-        make_table,
-        print_json,
-        print_table,
-        say,
-        start,
-    )
-    from spikeformers.cli._run import (
-        REQUEST,
-        describe,
-        prepare,
-        refuse_taken,
-        reopen,
-    )
-    from spikeformers.reporting import training_card
-    from spikeformers.training import train
+    from spikeformers.cli._output import is_main_process, start
+    from spikeformers.cli._run import carry_out, prepare, refuse_taken, reopen
 
     start(verbose=is_main_process())
     if not resume:
         refuse_taken(out)
     run = reopen(out, given) if resume else prepare(given)
-    run.store.manifest[REQUEST] = run.request
-    if is_main_process():
-        describe(run)
-    result = train(
-        run.model,
-        run.store,
-        run.tokenizer,
-        out,
-        run.config,
-        resume=resume,
-        model_card=lambda result: training_card(out.name, run.model, run.store, run.config, result),
-    )
-    if not is_main_process():
-        return
-    if as_json:
-        print_json(
-            {
-                "steps": result.steps,
-                "tokens_seen": result.tokens_seen,
-                "seconds": result.seconds,
-                "tokens_per_second": result.tokens_per_second,
-                "parameters": run.model.num_parameters(),
-                "interrupted": result.interrupted,
-                "validation": result.final_validation,
-                "out": str(out),
-            }
-        )
-    elif not result.interrupted:
-        ended = result.final_validation
-        if "masked_perplexity" in ended:
-            measured = [
-                ("validation loss", f"{ended['loss']:.4f} nats a masked token"),
-                ("masked perplexity", f"{ended['masked_perplexity']:,.2f}"),
-            ]
-        else:
-            measured = [
-                ("validation loss", f"{ended['loss']:.4f} nats a token"),
-                ("perplexity", f"{ended['perplexity']:,.2f} a token"),
-                ("bits per byte", f"{ended['bits_per_byte']:.4f}"),
-            ]
-        rows = [
-            *measured,
-            ("tokens seen", f"{result.tokens_seen:,}"),
-            ("training", f"{result.seconds:,.1f} s, {result.tokens_per_second:,.0f} tokens/s"),
-            ("model", str(out)),
-        ]
-        print_table(make_table("", ("trained", f"{result.steps:,} steps"), rows))
-    if result.interrupted:
-        again = f"spikeformers pretrain --out {out} --resume"
-        say(f"Stopped after step {result.steps}; {again} goes on.")
-        raise typer.Exit(130)
+    carry_out(run, out, resume=resume, as_json=as_json)

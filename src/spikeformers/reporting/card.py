@@ -36,8 +36,9 @@ def training_card(
     store: TokenStore,
     config: TrainConfig,
     result: TrainResult,
+    more: Mapping[str, str] | None = None,
 ) -> str:
-    """The card of a model that `train` has just made."""
+    """The card of a model that `train` has just made; ``more`` are rows about its training."""
     manifest = store.manifest
     return model_card(
         name,
@@ -59,6 +60,7 @@ def training_card(
             "learning rate": f"{config.learning_rate:g}, {config.schedule}",
             "seed": str(config.seed),
             "time": f"{result.seconds:,.1f} s (measured)",
+            **(more or {}),
         },
         results=result.final_validation,
     )
@@ -159,6 +161,8 @@ def _results(results: Mapping[str, float], masked: bool) -> str:
         "perplexity": ("perplexity", "a token"),
         "bits_per_byte": ("bits per byte", "of the text"),
         "masked_perplexity": ("masked perplexity", "a masked token"),
+        "teacher_agreement": ("same likeliest token as the teacher", "share of tokens"),
+        "teacher_kl": ("KL from the teacher", "nats a token"),
     }
     rows = {
         f"{told[key][0]}, {told[key][1]}" if key in told else key: f"{value:,.4f}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,11 +27,15 @@ VALIDATION_EPOCH = 2**31 - 1  # the masks of validation: the same at every evalu
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one forward pass takes; ``targets`` labels count in its mean loss."""
+    """What one forward pass takes; ``targets`` labels count in its mean loss.
+
+    ``starts`` are the places of its windows in the split.
+    """
 
     input_ids: torch.Tensor
     labels: torch.Tensor
     targets: int
+    starts: NDArray[Any]
 
     def to(self, device: torch.device) -> dict[str, torch.Tensor]:
         return {
@@ -54,7 +59,7 @@ class Objective:
     ) -> MicroBatch:
         if self.mask_token_id is None:
             inputs = torch.from_numpy(np.ascontiguousarray(ids))
-            return MicroBatch(inputs, inputs, ids.shape[0] * (ids.shape[1] - 1))
+            return MicroBatch(inputs, inputs, ids.shape[0] * (ids.shape[1] - 1), starts)
         masked, labels = mask_tokens(
             ids,
             seed=self.seed,
@@ -68,7 +73,7 @@ class Objective:
         targets = int((labels != IGNORED).sum())
         if targets == 0:  # a mean over nothing is NaN: one label of weight zero
             labels[0, 0] = ids[0, 0]
-        return MicroBatch(torch.from_numpy(masked), torch.from_numpy(labels), targets)
+        return MicroBatch(torch.from_numpy(masked), torch.from_numpy(labels), targets, starts)
 
 
 def make_objective(
@@ -144,4 +149,4 @@ def validation_batches(
         mine = chunk[world.rank :: world.size]
         part = mine if len(mine) else chunk[:1]
         one = objective.micro_batch(batch(split, part, context), part, VALIDATION_EPOCH)
-        yield one if len(mine) else MicroBatch(one.input_ids, one.labels, 0)
+        yield one if len(mine) else dataclasses.replace(one, targets=0)

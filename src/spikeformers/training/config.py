@@ -70,7 +70,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = _typed(field.name, str(field.type), getattr(self, field.name))
+            value = typed(field.name, str(field.type), getattr(self, field.name))
             object.__setattr__(self, field.name, value)
         for name, known in CHOICES.items():
             if (value := getattr(self, name)) not in known:
@@ -79,15 +79,15 @@ class TrainConfig:
                     f"{nearest(value, known)}"
                 )
         for name in POSITIVE:
-            _require(getattr(self, name) > 0, name, getattr(self, name), "greater than 0")
+            require(getattr(self, name) > 0, name, getattr(self, name), "greater than 0")
         for name in NOT_NEGATIVE:
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or greater")
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or greater")
         for name in FRACTIONS:
-            _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
-        _require(self.mask_probability > 0, "mask_probability", 0, "greater than 0")
-        _require(all(0 <= b < 1 for b in self.betas), "betas", self.betas, "in [0, 1)")
-        _require(self.context >= 2, "context", self.context, "2 or greater")
-        _require(
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
+        require(self.mask_probability > 0, "mask_probability", 0, "greater than 0")
+        require(all(0 <= b < 1 for b in self.betas), "betas", self.betas, "in [0, 1)")
+        require(self.context >= 2, "context", self.context, "2 or greater")
+        require(
             self.batch_size % self.gradient_accumulation == 0,
             "batch_size",
             self.batch_size,
@@ -119,12 +119,13 @@ class TrainConfig:
         return cls(**values)
 
 
-def _require(holds: bool, name: str, value: object, wanted: str) -> None:
+def require(holds: bool, name: str, value: object, wanted: str) -> None:
+    """Raise ``ConfigError`` unless the condition on ``name`` holds."""
     if not holds:
         raise ConfigError(f"{name} is {value!r}; it must be {wanted}.")
 
 
-def _typed(name: str, kind: str, value: Any) -> Any:
+def typed(name: str, kind: str, value: Any) -> Any:
     """``value`` as the field's type. YAML reads 1e-3 as text, so numbers in text are taken."""
     problem = ConfigError(f"{name} is {value!r}; it must be of type {kind}.")
     if kind == "bool" or isinstance(value, bool):

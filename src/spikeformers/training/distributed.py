@@ -118,10 +118,13 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     ]
 
 
-def spread(model: nn.Module, world: World, *, compiled: bool) -> nn.Module:
+def spread(
+    model: nn.Module, world: World, *, compiled: bool, leaves_unused: bool = False
+) -> nn.Module:
     """Move the model to the device and spread it; returns what the loop calls.
 
-    ``model`` itself stays the place where parameters live, whatever is returned.
+    ``model`` itself stays the place where parameters live, whatever is returned. Parameters that
+    get no gradient are an error under DDP unless ``leaves_unused``.
     """
     model.to(world.device)
     if world.strategy == "single":
@@ -134,7 +137,9 @@ def spread(model: nn.Module, world: World, *, compiled: bool) -> nn.Module:
         if compiled:
             model.compile()
         device_ids = [world.device.index] if world.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(model, device_ids=device_ids)
+        return nn.parallel.DistributedDataParallel(
+            model, device_ids=device_ids, find_unused_parameters=leaves_unused
+        )
     return _shard(model, world, compiled)
 
 
@@ -170,6 +175,15 @@ def gradient_sync(module: nn.Module, *, wanted: bool) -> Iterator[None]:
     if isinstance(module, FSDPModule):
         module.set_requires_gradient_sync(wanted)
     yield
+
+
+def average_gradients(model: nn.Module, world: World) -> None:
+    """Replace each gradient by its mean over the ranks, where no backward pass did so."""
+    if world.size > 1:
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                dist.all_reduce(parameter.grad)
+                parameter.grad /= world.size
 
 
 def reshard(model: nn.Module) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,18 +13,19 @@ from torch import nn
 from spikeformers.training.batches import TrainBatches
 from spikeformers.training.config import TrainConfig
 from spikeformers.training.density import DensityMeter
-from spikeformers.training.distributed import World, gradient_sync
+from spikeformers.training.distributed import World, average_gradients, gradient_sync
 from spikeformers.training.optim import gradient_norm, learning_rate
 from spikeformers.training.precision import Precision
+from spikeformers.training.task import Task
 from spikeformers.training.validation import lm_loss
 
 
 @dataclass(frozen=True)
 class GradientStep:
-    """``module`` is called, ``model`` (inside it, or the same) holds the parameters."""
+    """``module`` is called; ``task.module`` (inside it, or the same) holds the parameters."""
 
     module: nn.Module
-    model: nn.Module
+    task: Task
     batches: TrainBatches
     config: TrainConfig
     world: World
@@ -34,21 +36,28 @@ class GradientStep:
         """Leave gradients in the parameters; return the losses of the whole batch and the norm.
 
         The language-model loss is a mean over the targets of the global batch, however it is
-        parted; penalties are a mean over the parts. ``measure`` counts spikes in the first part.
+        parted; penalties and terms are a mean over the parts. ``measure`` counts spikes, and takes
+        the gradient norm of each of the task's terms, in the first part.
         """
         parts = self.batches.of(step)
         (targets,) = self.world.sum([sum(part.targets for part in parts)])
         even = 1 / len(parts)
         sums = {"loss": 0.0, "lm_loss": 0.0, "rate_loss": 0.0}
+        sums |= {f"loss/{term}": 0.0 for term in self.task.terms}
         penalised = False
-        _seed_step(self.config.seed, step, self.world.rank)
+        norms: dict[str, float] = {}
         for number, part in enumerate(parts):
+            inputs = self.task.inputs(part, self.world.device)
+            if number == 0:
+                if measure and self.task.terms:
+                    norms = self._norms_of_terms(inputs, step)
+                _seed_step(self.config.seed, step, self.world.rank)
             share = part.targets * self.world.size / max(targets, 1)
             observe = measure and number == 0 and not self.config.compile
             with gradient_sync(self.module, wanted=number == len(parts) - 1):
-                counting = self.meter.measuring(self.model) if observe else nullcontext()
+                counting = self.meter.measuring(self.task.model) if observe else nullcontext()
                 with self.precision.autocast(), counting:
-                    output = self.module(**part.to(self.world.device))
+                    output = self.module(**inputs)
                 loss, language = output.loss * even, lm_loss(output)
                 if share != even:
                     loss = loss + language * (share - even)
@@ -58,21 +67,40 @@ class GradientStep:
             sums["loss"] += loss.item()
             sums["lm_loss"] += language.item() * share
             sums["rate_loss"] += penalty.item() * even if penalty is not None else 0.0
+            for term in self.task.terms:
+                sums[f"loss/{term}"] += output.terms[term].item() * even
         if measure and self.config.compile:
             with (
                 torch.no_grad(),
                 self.precision.autocast(),
                 torch.compiler.set_stance("force_eager"),
-                self.meter.measuring(self.model),
+                self.meter.measuring(self.task.model),
             ):
-                self.model(**parts[0].to(self.world.device))
-        loss_sum, lm_sum, rate_sum = self.world.mean(list(sums.values()))
-        metrics = {"loss": loss_sum, "lm_loss": lm_sum}
-        if penalised:
-            metrics["rate_loss"] = rate_sum
-        metrics["grad_norm"] = gradient_norm(self.model, self.world)
+                self.task.module(**parts[0].to(self.world.device))
+        metrics = dict(zip(sums, self.world.mean(list(sums.values())), strict=True))
+        if not penalised:
+            del metrics["rate_loss"]
+        metrics["grad_norm"] = gradient_norm(self.task.module, self.world)
+        metrics |= norms
         metrics["learning_rate"] = learning_rate(step, self.config)
         return metrics
+
+    def _norms_of_terms(self, inputs: dict[str, Any], step: int) -> dict[str, float]:
+        """Norm of the gradient that each term alone contributes; leaves no gradient behind."""
+        _seed_step(self.config.seed, step, self.world.rank)
+        sharded = self.world.strategy == "fsdp"
+        norms = {}
+        eager = torch.compiler.set_stance("force_eager") if self.config.compile else nullcontext()
+        with eager, gradient_sync(self.module, wanted=sharded):
+            with self.precision.autocast():
+                output = self.module(**inputs)
+            for term in self.task.terms:
+                output.contributions[term].backward(retain_graph=True)
+                if not sharded:
+                    average_gradients(self.task.module, self.world)
+                norms[f"grad_norm/{term}"] = gradient_norm(self.task.module, self.world)
+                self.task.module.zero_grad(set_to_none=True)
+        return norms
 
 
 def _seed_step(seed: int, step: int, rank: int) -> None:

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +34,7 @@ from spikeformers.training.journal import Journal
 from spikeformers.training.optim import clip, make_optimizer
 from spikeformers.training.precision import choose_precision
 from spikeformers.training.run_folder import export, open_run, run_record
+from spikeformers.training.task import Task
 from spikeformers.training.validation import validate
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def train(
     out: str | Path,
     config: TrainConfig,
     *,
+    task: Task | None = None,
     resume: bool = False,
     progress: bool = True,
     on_step: Callable[[int, Mapping[str, float]], None] | None = None,
@@ -73,6 +75,7 @@ def train(
 ) -> TrainResult:
     """Train ``model`` in place on ``store`` and export it into the run folder ``out``.
 
+    ``task``, of the same model, is the loss; the model's own unless given.
     ``on_step(step, metrics)`` is called after each step, from 1. Ctrl-C ends after the current
     step with a checkpoint; ``resume=True`` then goes on exactly.
 
@@ -81,24 +84,29 @@ def train(
     """
     out, total = Path(out), config.total_steps
     world = open_world(config)
-    with _settings(model, config), Interrupt() as interrupt:
+    task = task or Task(model)
+    with _settings(model, config), closing(task), Interrupt() as interrupt:
         precision = choose_precision(config.precision, world.device)
         objective = make_objective(model, tokenizer, config)
         batches = TrainBatches(store.split("train"), objective, config, world)
         held_out = store.split("validation")
         if held_out.num_tokens < 2:
             raise DataError("The validation text is empty. Give a corpus with more documents.")
-        start = open_run(out, run_record(model, store.manifest, config), world, resume=resume)
+        task.start(store, config, world)
+        record = run_record(model, store.manifest, config, task.record())
+        start = open_run(out, record, world, resume=resume)
         if world.is_main:
             logger.info("precision %s (%s)", precision.name, precision.reason)
             logger.info("%s, %d process(es), %s", world.strategy, world.size, world.device)
 
         model_class = type(model)
-        module = spread(model, world, compiled=config.compile)
-        optimizer = make_optimizer(model, config)
+        trained = task.module.train()
+        module = spread(trained, world, compiled=config.compile, leaves_unused=task.leaves_unused)
+        optimizer = make_optimizer(trained, config)
         meter = DensityMeter()
-        gradients = GradientStep(module, model, batches, config, world, precision, meter)
-        state = load_checkpoint(start, model, optimizer, world) if start else TrainState()
+        gradients = GradientStep(module, task, batches, config, world, precision, meter)
+        measured_on = (held_out, objective, config, world, precision, task.judge)
+        state = load_checkpoint(start, trained, optimizer, world) if start else TrainState()
         validation: dict[str, float] = {}
         stopped = False
 
@@ -110,7 +118,7 @@ def train(
                 logs = state.step + 1 in (1, total) or (state.step + 1) % config.log_every == 0
                 metrics = gradients(state.step, measure=logs)
                 _refuse_divergence(metrics, state.step + 1, out)
-                clip(model, metrics["grad_norm"], config.grad_clip)
+                clip(trained, metrics["grad_norm"], config.grad_clip)
                 for group in optimizer.param_groups:
                     group["lr"] = metrics["learning_rate"]
                 optimizer.step()
@@ -132,14 +140,14 @@ def train(
                 last = state.step == total
                 stopped = world.any(interrupt.requested) and not last
                 if last or _due(state.step, config.eval_every):
-                    validation = validate(model, held_out, objective, config, world, precision)
+                    validation = validate(trained, *measured_on)
                     _refuse_divergence(validation, state.step, out)
                     journal.write("validation", state.step, validation | spent)
                 if last or stopped or _due(state.step, config.save_every):
                     save_checkpoint(
                         out / "checkpoints",
                         state,
-                        model,
+                        trained,
                         optimizer,
                         world,
                         keep=config.keep_checkpoints,
@@ -147,7 +155,7 @@ def train(
         if stopped:
             return TrainResult(state.step, state.tokens_seen, state.seconds, interrupted=True)
         if not validation:  # resumed when nothing was left to do but the export
-            validation = validate(model, held_out, objective, config, world, precision)
+            validation = validate(trained, *measured_on)
         result = TrainResult(state.step, state.tokens_seen, state.seconds, validation)
         if objective.mask_token_id is None:
             model.config.use_cache = True

@@ -56,7 +56,7 @@ def gradient_norm(model: nn.Module, world: World) -> float:
     grads = [local(p.grad) for p in model.parameters() if p.grad is not None]
     exact = torch.float32 if world.device.type == "mps" else torch.float64
     norms = [torch.linalg.vector_norm(g, dtype=exact) for g in grads]
-    squared = float(torch.stack(norms).square().sum()) if norms else 0.0
+    squared = float(torch.stack(norms).cpu().double().square().sum()) if norms else 0.0
     if world.strategy == "fsdp":
         (squared,) = world.sum([squared])
     return math.sqrt(squared)

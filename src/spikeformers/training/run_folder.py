@@ -35,7 +35,10 @@ VOLATILE = ("use_cache", "architectures", "transformers_version", "dtype", "_nam
 
 
 def run_record(
-    model: PreTrainedModel, manifest: Mapping[str, Any], config: TrainConfig
+    model: PreTrainedModel,
+    manifest: Mapping[str, Any],
+    config: TrainConfig,
+    task: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of ``run.json``: the resolved request, and what it ran on."""
     described = json.loads(model.config.to_json_string(use_diff=False))
@@ -43,6 +46,7 @@ def run_record(
         "config": config.as_dict(),
         "model": {key: value for key, value in described.items() if key not in VOLATILE},
         "data": json.loads(json.dumps(dict(manifest), default=str)),
+        "task": json.loads(json.dumps(dict(task or {}))),
         "parameters": sum(p.numel() for p in model.parameters()),
         "versions": {
             "python": platform.python_version(),
@@ -86,6 +90,7 @@ def _same_run(out: Path, record: dict[str, Any], world: World) -> None:
     try:
         before = json.loads(path.read_text("utf-8"))
         sections = {key: dict(before[key]) for key in ("config", "model", "data")}
+        sections["task"] = dict(before.get("task", {}))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error!r}. Begin in another --out.") from (
             error

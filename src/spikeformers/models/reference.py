@@ -1,0 +1,127 @@
+"""Any causal language model as it stands: teacher of a distillation, reference of a comparison.
+
+A folder of this project or of Transformers, a name on the Hugging Face hub, or a GGUF file, whose
+weights are dequantised. Only safetensors and GGUF are read, never a pickle.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from spikeformers.data.hub import check_online
+from spikeformers.errors import CheckpointError, ConfigError, OfflineError
+from spikeformers.models.loading import check_folder
+from spikeformers.models.presets import is_masked
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+DTYPES = {"auto": "auto", "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def load_reference(
+    name: str, *, gguf_file: str = "", dtype: str = "auto", attentions: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """The model, in eval mode and without gradients, and its tokenizer.
+
+    ``dtype`` "auto" keeps the weights' own; a GGUF file's become float32. ``attentions`` chooses
+    the attention that can return its maps. Raises CheckpointError for what cannot be read,
+    ConfigError for a model that is not causal, OfflineError for a hub that does not answer.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}.")
+    source, local = _find(name, gguf_file)
+    more: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
+    try:
+        config = AutoConfig.from_pretrained(source, **more)
+        _refuse_masked(name, config)
+        wanted = more | {"use_safetensors": True} if not gguf_file else more
+        if attentions:
+            wanted = wanted | {"attn_implementation": "eager"}
+        chosen = torch.float32 if gguf_file and dtype == "auto" else DTYPES[dtype]
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source, dtype=chosen, output_loading_info=True, **wanted
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", **more)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        said = " ".join(str(error).split())[:300]
+        if local:
+            raise CheckpointError(f"{name} cannot be loaded as a causal model: {said}") from error
+        raise OfflineError(
+            f"{name!r} is no folder here and did not come from the Hugging Face hub: {said}"
+        ) from error
+    if info["missing_keys"]:
+        raise CheckpointError(
+            f"{name}: {len(info['missing_keys'])} weights are missing (first: "
+            f"{min(info['missing_keys'])}), so the file does not belong to its config."
+        )
+    if not getattr(tokenizer, "is_fast", False):
+        raise ConfigError(f"{name}: its tokenizer has no fast version, which spikeformers needs.")
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(f"{name}: its tokenizer names no eos token to put between documents.")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model = model.eval().requires_grad_(False)
+    refuse_acausal(name, model)
+    return model, tokenizer
+
+
+def _find(name: str, gguf_file: str) -> tuple[str, bool]:
+    """Where to load from, and whether that is a folder here."""
+    folder = Path(name).expanduser()
+    if gguf_file:
+        if importlib.util.find_spec("gguf") is None:
+            raise ConfigError("GGUF files need the gguf package: pip install 'spikeformers[gguf]'.")
+        if folder.is_dir() and not (folder / gguf_file).is_file():
+            held = sorted(path.name for path in folder.glob("*.gguf"))
+            raise CheckpointError(
+                f"{folder} has no {gguf_file}; it holds {', '.join(held) or 'no GGUF file'}."
+            )
+    elif folder.is_dir():
+        if not (folder / "config.json").is_file() and any(folder.glob("*.gguf")):
+            found = min(path.name for path in folder.glob("*.gguf"))
+            raise CheckpointError(f"{folder} holds GGUF; name the file: --gguf-file {found}.")
+        check_folder(folder)
+    if folder.is_dir():
+        return str(folder), True
+    if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1 or not name:
+        check_folder(folder)
+    check_online("models", name)
+    if os.environ.get("HF_HUB_OFFLINE"):
+        from huggingface_hub import try_to_load_from_cache
+
+        if not isinstance(try_to_load_from_cache(name, gguf_file or "config.json"), str):
+            raise OfflineError(
+                f"{name!r} is no folder here, and the hub is switched off (HF_HUB_OFFLINE). Give "
+                "a model folder, or unset it."
+            )
+    return name, False
+
+
+def _refuse_masked(name: str, config: Any) -> None:
+    architecture = (getattr(config, "architectures", None) or [""])[0]
+    if is_masked(config) or "MaskedLM" in architecture:
+        raise ConfigError(
+            f"{name} ({architecture or config.model_type}) predicts masked tokens. A causal "
+            "language model is needed, such as OPT, GPT-2, LLaMA or a WD-Spikingformer."
+        )
+
+
+@torch.no_grad()
+def refuse_acausal(name: str, model: Any) -> None:
+    """Raise ConfigError if a later token changes an earlier row of logits."""
+    first = torch.arange(4, device=model.device)[None] % model.config.vocab_size
+    second = first.clone()
+    second[0, -1] = (first[0, -1] + 1) % model.config.vocab_size
+    one, two = (model(input_ids=ids, use_cache=False).logits[0, :-1] for ids in (first, second))
+    if not torch.allclose(one, two, atol=1e-3, rtol=1e-3):
+        raise ConfigError(
+            f"{name} ({type(model).__name__}) lets a token see later ones; a causal language model "
+            "is needed."
+        )

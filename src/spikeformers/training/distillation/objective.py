@@ -1,0 +1,163 @@
+"""Distillation as a task of the training loop: student, projections, and the weighted sum."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.modeling_outputs import ModelOutput
+
+from spikeformers.errors import ConfigError
+from spikeformers.neurons import LIF
+from spikeformers.training import spad as losses
+from spikeformers.training.batches import MicroBatch, longest_context
+from spikeformers.training.config import TrainConfig
+from spikeformers.training.distillation.config import SpADConfig
+from spikeformers.training.distillation.mapping import Alignment, Shape, align
+from spikeformers.training.distillation.projections import Projections
+from spikeformers.training.distillation.teacher import Needs, Teacher, TeacherOutput
+from spikeformers.training.distributed import World
+from spikeformers.training.task import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from spikeformers.data.store import TokenStore
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class DistilledOutput(ModelOutput):
+    """``loss`` is ``sum(contributions) + rate_loss``; ``terms`` are unweighted."""
+
+    loss: Tensor | None = None
+    lm_loss: Tensor | None = None
+    rate_loss: Tensor | None = None
+    terms: dict[str, Tensor] | None = None
+    contributions: dict[str, Tensor] | None = None
+
+
+class Distilled(nn.Module):
+    """Student and projections: all that is trained, saved in checkpoints, and spread over ranks."""
+
+    def __init__(
+        self, student: PreTrainedModel, alignment: Alignment, spad: SpADConfig, seed: int
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.projections = Projections(alignment, spad, seed)
+        self.spad = spad
+        self.layers = [layer for layer, _ in alignment.layers]
+        lif = LIF(spad.rate_decay, spad.rate_threshold, "delayed")  # the paper's reset
+        self.rate = partial(losses.firing_rate, neuron=lif, steps=spad.rate_steps)
+        self._no_split_modules = student._no_split_modules  # what `fully_shard` parts
+
+    def forward(
+        self, input_ids: Tensor, labels: Tensor, teacher: TeacherOutput | None = None
+    ) -> Any:
+        """The student's own output; with ``teacher`` a ``DistilledOutput``."""
+        if teacher is None:
+            return self.student(input_ids=input_ids, labels=labels)
+        output = self.student(
+            input_ids=input_ids,
+            output_hidden_states=teacher.embedding is not None or teacher.features is not None,
+            output_attentions=teacher.attentions is not None,
+        )
+        terms = self.terms(output, labels, teacher)
+        contributions = {term: weight * terms[term] for term, weight in self.spad.weights.items()}
+        loss = torch.stack(list(contributions.values())).sum()
+        if (rate_loss := getattr(output, "rate_loss", None)) is not None:
+            loss = loss + rate_loss
+        lm_loss = terms["hta"] if "hta" in terms else self._unlearned(output.logits, labels)
+        return DistilledOutput(loss, lm_loss, rate_loss, terms, contributions)
+
+    def terms(self, output: Any, labels: Tensor, teacher: TeacherOutput) -> dict[str, Tensor]:
+        """The active terms, unweighted; see ``spad.py`` for the equations."""
+        spad, maps, found = self.spad, self.projections, {}
+        if teacher.embedding is not None:
+            embedded = maps.embedding(output.hidden_states[0])
+            found["ea"] = losses.embedding_alignment(embedded, teacher.embedding)
+        if teacher.attentions is not None:
+            mine = maps.attentions([output.attentions[layer - 1] for layer in self.layers])
+            found["saa"] = losses.attention_alignment(
+                mine, teacher.attentions, self.rate, spad.saa_rate
+            )
+        if teacher.features is not None:
+            features = maps.hidden([output.hidden_states[layer] for layer in self.layers])
+            wanted = teacher.features
+            if spad.sfa_normalise_teacher:
+                wanted = tuple(F.layer_norm(one.float(), one.shape[-1:]) for one in wanted)
+            found["sfa"] = losses.feature_alignment(features, wanted, self.rate, spad.sfa_rate)
+        if teacher.logits is not None:
+            found["sta"] = losses.soft_targets(output.logits, teacher.logits, spad.tau)
+        if "hta" in spad.active:
+            found["hta"] = losses.hard_targets(output.logits, labels)
+        return found
+
+    @staticmethod
+    @torch.no_grad()
+    def _unlearned(logits: Tensor, labels: Tensor) -> Tensor:
+        """The cross-entropy of a run without HTA: logged, not learned from."""
+        return losses.hard_targets(logits, labels)
+
+
+class Distillation(Task):
+    """SpAD of ``student`` (a causal model, spiking or dense) from a causal ``teacher``.
+
+    The projections begin from ``seed``, which the student's initialisation does not share.
+    """
+
+    def __init__(
+        self, student: PreTrainedModel, teacher: PreTrainedModel, spad: SpADConfig, seed: int = 0
+    ) -> None:
+        super().__init__(student)
+        self.spad, self.teacher = spad, Teacher(teacher)
+        self.alignment = align(Shape.of(student.config), Shape.of(teacher.config), spad)
+        self.distilled = Distilled(student, self.alignment, spad, seed + 1)
+        self.module = self.distilled
+        self.needs = Needs.of(spad, self.alignment)
+        self.terms = spad.active
+        self.leaves_unused = not {"sta", "hta"} & set(spad.active)
+
+    def start(self, store: TokenStore, config: TrainConfig, world: World) -> None:
+        longest = longest_context(self.teacher.model)
+        if longest is not None and config.context > longest:
+            raise ConfigError(
+                f"context is {config.context}; the teacher takes at most {longest} tokens."
+            )
+        self.teacher.model.to(world.device)
+        if world.is_main:
+            for line in self.describe():
+                logger.info("%s", line)
+
+    def describe(self) -> list[str]:
+        """Weights, mapping and projections, a line each."""
+        weights = ", ".join(f"{term} {weight:g}" for term, weight in self.spad.weights.items())
+        projected = sum(p.numel() for p in self.distilled.projections.parameters())
+        lines = [f"terms: {weights}", *self.alignment.describe(self.spad)]
+        return [*lines, f"projections: {projected:,} parameters, trained and not exported"]
+
+    def inputs(self, part: MicroBatch, device: torch.device) -> dict[str, Any]:
+        batch: dict[str, Any] = part.to(device)
+        wanted = self.teacher(batch["input_ids"], self.needs) if self.needs else TeacherOutput()
+        return batch | {"teacher": wanted}
+
+    def judge(self, part: MicroBatch, output: Any, device: torch.device) -> dict[str, float]:
+        """Share of tokens whose likeliest next token is the teacher's, and KL from it (nats)."""
+        ids = part.input_ids.to(device)
+        theirs = self.teacher(ids, Needs((), logits=True)).logits
+        assert theirs is not None
+        agree = (output.logits.argmax(-1) == theirs.argmax(-1)).double().mean()
+        return {
+            "teacher_agreement": agree.item(),
+            "teacher_kl": losses.soft_targets(output.logits, theirs, tau=1.0).item(),
+        }
+
+    def record(self) -> dict[str, Any]:
+        return {**self.spad.as_dict(), "teacher_sha256": self.teacher.digest()}

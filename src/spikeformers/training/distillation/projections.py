@@ -1,0 +1,76 @@
+"""The trained maps from the student's shapes to the teacher's, which the student does not keep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from spikeformers.training.distillation.config import SpADConfig
+from spikeformers.training.distillation.mapping import Alignment
+
+
+class Projections(nn.Module):
+    """EA: a linear map; SAA: one over heads a layer; SFA: MLP and LayerNorm a layer.
+
+    Only what the active terms and differing shapes ask for exists. Initial values depend on
+    ``seed`` alone.
+    """
+
+    def __init__(self, alignment: Alignment, spad: SpADConfig, seed: int) -> None:
+        super().__init__()
+        s, t = alignment.student, alignment.teacher
+        of, active = len(alignment.layers), spad.active
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.embedding: nn.Module = nn.Identity()
+            if "ea" in active and s.width != t.width:
+                self.embedding = nn.Linear(s.width, t.width, bias=False)
+            mapped = "saa" in active and s.heads != t.heads
+            self.heads = nn.ModuleList(
+                HeadMap(s.heads, t.heads, learned=spad.saa_heads == "learned")
+                for _ in range(of if mapped else 0)
+            )
+            projected = "sfa" in active and (spad.sfa_project_always or s.width != t.width)
+            self.features = nn.ModuleList(
+                _mlp(s.width, spad.sfa_hidden or t.width, t.width)
+                for _ in range(of if projected else 0)
+            )
+
+    def attentions(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """``[B, H_s, T, J]`` a layer to ``[B, H_t, T, J]``."""
+        if not self.heads:
+            return list(maps)
+        return [head(one) for head, one in zip(self.heads, maps, strict=True)]
+
+    def hidden(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """``[B, T, D_s]`` a layer to F, ``[B, T, D_t]``."""
+        if not self.features:
+            return list(features)
+        return [mlp(one) for mlp, one in zip(self.features, features, strict=True)]
+
+
+class HeadMap(nn.Module):
+    """``A_t = sum_s W[t, s] A_s``, from rows that average or repeat the heads at their place."""
+
+    def __init__(self, student: int, teacher: int, *, learned: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(neighbours(student, teacher), requires_grad=learned)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return torch.einsum("ts,bsqk->btqk", self.weight, maps)
+
+
+def neighbours(student: int, teacher: int) -> Tensor:
+    """``W[t, s]``: the part of t's place in [0, 1] that s's covers, so that rows sum to 1."""
+    t = torch.arange(teacher, dtype=torch.float64)[:, None] / teacher
+    s = torch.arange(student, dtype=torch.float64)[None, :] / student
+    both = torch.minimum(t + 1 / teacher, s + 1 / student) - torch.maximum(t, s)
+    return (both.clamp_min(0) * teacher).float()
+
+
+def _mlp(width: int, hidden: int, out: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, out), nn.LayerNorm(out)
+    )
