@@ -1,6 +1,7 @@
 """The command line: one verb a file, each its arguments, one call, one print.
 
-    spikeformers demo | pretrain | distill | evaluate perplexity | generate | energy | info
+    spikeformers demo | pretrain | distill | convert | finetune-attention
+    spikeformers evaluate perplexity | generate | energy | info
 
 Exit codes: 0 done, 1 something failed, 2 the request is wrong, 130 interrupted. Results go to
 standard output, progress and messages to standard error. Nothing heavy is imported before a verb
@@ -17,7 +18,17 @@ from typing import Annotated
 
 import typer
 
-from spikeformers.cli import demo, distill, energy, evaluate, generate, info, pretrain
+from spikeformers.cli import (
+    convert,
+    demo,
+    distill,
+    energy,
+    evaluate,
+    finetune_attention,
+    generate,
+    info,
+    pretrain,
+)
 from spikeformers.errors import SpikeformersError
 
 app = typer.Typer(
@@ -44,6 +55,8 @@ for _app, _verb in (
     (app, demo.demo),
     (app, pretrain.pretrain),
     (app, distill.distill),
+    (app, convert.convert),
+    (app, finetune_attention.finetune_attention),
     (evaluation, evaluate.perplexity),
     (app, generate.generate),
     (app, energy.energy),

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from spikeformers.conversion.convert import Converted, convert, convert_module
-from spikeformers.conversion.loading import load_source
+from spikeformers.conversion.convert import (
+    Converted,
+    convert,
+    convert_module,
+    finish,
+    refuse_taken,
+)
+from spikeformers.conversion.loading import calibration_windows, load_source
 from spikeformers.conversion.plan import Plan, Row, make_plan
 from spikeformers.conversion.thresholds import Rule, pair_thresholds, threshold_of
 
@@ -12,10 +18,13 @@ __all__ = [
     "Plan",
     "Row",
     "Rule",
+    "calibration_windows",
     "convert",
     "convert_module",
+    "finish",
     "load_source",
     "make_plan",
     "pair_thresholds",
+    "refuse_taken",
     "threshold_of",
 ]

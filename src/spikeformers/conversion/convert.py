@@ -4,7 +4,9 @@
     OUT/conversion/calibration/layer-000...      1. activations of the dense model
     OUT/conversion/converted/0.mlp.safetensors   2. a spiking module's weights and thresholds
     OUT/conversion/converted/0.mlp.json             and what its conversion changed
-    OUT/config.json, model.safetensors ...       3. the model; then the files above are removed
+    OUT/config.json, model.safetensors ...       3. the model
+    OUT/report.json ...                          4. the report, by others; `finish` then removes
+                                                    OUT/conversion
 
 What the conversion of a module changed is measured on the calibration text, with the dense model's
 own activations at its input, so errors of earlier blocks are not in it.
@@ -88,8 +90,25 @@ def convert(
         tell("conversion", number + 1, len(work))
     spiking = assemble(model, plan, folder / "converted")
     _export(spiking, tokenizer, Path(out))
-    shutil.rmtree(folder, ignore_errors=True)
     return Converted(spiking, records)
+
+
+def finish(out: str | Path) -> None:
+    """Remove what only a resume needs, once nothing is left to do."""
+    shutil.rmtree(Path(out) / FOLDER, ignore_errors=True)
+
+
+def refuse_taken(out: Path, *, resume: bool) -> None:
+    """Raise UsageError for an ``out`` that is a file, holds a model, or has nothing to resume."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; name a folder.")
+    begun = (out / FOLDER / "request.json").is_file()
+    if begun and not resume:
+        raise UsageError(f"{out} holds a conversion that has not finished; --resume goes on.")
+    if resume and not begun:
+        raise UsageError(f"Nothing to resume: {out} holds no conversion. Start without --resume.")
+    if not begun and (taken := [name for name in TAKEN if (out / name).exists()]):
+        raise UsageError(f"{out} already holds a model ({taken[0]}). Name another --out.")
 
 
 def _request(model: PreTrainedModel, windows: Tensor, plan: Plan, rule: Rule) -> dict[str, Any]:
@@ -108,14 +127,9 @@ def _request(model: PreTrainedModel, windows: Tensor, plan: Plan, rule: Rule) ->
 
 
 def _open(out: Path, request: dict[str, Any], resume: bool) -> None:
+    refuse_taken(out, resume=resume)
     path = out / FOLDER / "request.json"
-    if taken := [name for name in TAKEN if (out / name).exists()]:
-        raise UsageError(f"{out} already holds a model ({taken[0]}). Name another --out.")
-    if path.is_file() and not resume:
-        raise UsageError(f"{out} holds a conversion that has not finished; --resume goes on.")
     if resume:
-        if not path.is_file():
-            raise UsageError(f"Nothing to resume: {path} does not exist. Start without --resume.")
         try:
             before = json.loads(path.read_text("utf-8"))
         except (OSError, ValueError) as error:

@@ -1,79 +1,63 @@
-"""The dense model to convert: a folder, a GGUF file in a folder, or a name on the hub."""
+"""The dense model to convert, and the text it is calibrated on."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoConfig
 
-from spikeformers.data.hub import check_online
-from spikeformers.errors import CheckpointError, ConfigError, OfflineError
-from spikeformers.models import load_model
+from spikeformers.errors import ConfigError, DataError
 from spikeformers.models._sources import source_of
+from spikeformers.models.reference import load_reference
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from spikeformers.data import TokenSplit
 
 
-def load_source(name: str, gguf_file: str = "") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model in float32, in eval mode, and its tokenizer, which ends documents with eos.
+def load_source(name: str, gguf_file: str = "") -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """The causal model called ``name`` (a folder or a hub name) in float32, and its tokenizer.
 
-    A GGUF file's numbers are read as they are and computed with in float32. Raises ConfigError for
-    an architecture that has no conversion, a quantised model, or a model that spikes already;
-    CheckpointError for a folder that cannot be read; OfflineError where the hub does not answer.
+    A GGUF file's numbers are taken as they are. Raises ConfigError for an architecture that has no
+    conversion, a quantised model, or one that spikes already; else as ``load_reference``.
     """
-    import torch
-
-    path = Path(name).expanduser()
-    if not path.exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise CheckpointError(f"{name} does not exist; give a model folder or a name of the hub.")
-    if not path.exists():
-        check_online("models", name)
-    where = str(path) if path.exists() else name
-    options: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
-    if gguf_file and path.is_dir() and not (path / gguf_file).is_file():
-        raise CheckpointError(f"{path} holds no {gguf_file}.")
-    if path.exists() and not gguf_file:
-        _refuse(_described(where, options, path.exists()), name)
-        model, tokenizer = load_model(path)
-        model = model.float()
-    else:
-        described = _described(where, options, path.exists())
-        _refuse(described, name)
-        try:
-            model = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, **options)
-            tokenizer = AutoTokenizer.from_pretrained(where, **options)
-        except (OSError, ValueError, ImportError) as error:
-            raise _unreadable(name, error, path.exists()) from error
-    if tokenizer.eos_token_id is None:
-        raise ConfigError(f"{name}: its tokenizer has no eos token to put between documents.")
-    return model.eval(), tokenizer
+    folder = Path(name).expanduser()
+    if (folder / "config.json").is_file() and not gguf_file:
+        with suppress(OSError, ValueError, KeyError):  # load_reference says what is wrong
+            refuse(AutoConfig.from_pretrained(folder), name)  # before any weight is read
+    model, tokenizer = load_reference(name, gguf_file=gguf_file, dtype="fp32")
+    if gguf_file:  # read as real numbers; the file's format is no longer the model's
+        model.config.quantization_config = None
+    refuse(model.config, name)
+    return model, tokenizer
 
 
-def _described(where: str, options: dict[str, Any], local: bool) -> Any:
-    try:
-        return AutoConfig.from_pretrained(where, **options)
-    except Exception as error:  # Transformers and huggingface_hub raise many types here
-        raise _unreadable(where, error, local) from error
-
-
-def _refuse(config: Any, name: str) -> None:
+def refuse(config: Any, name: str) -> None:
+    """Raise ConfigError for a model that cannot be converted, whatever its weights."""
     if config.model_type == "neurtransformer" or config.model_type.endswith("spikingformer"):
         raise ConfigError(f"{name} is a spiking model ({config.model_type}) already.")
-    source_of(config.model_type)
     if getattr(config, "quantization_config", None) is not None:
         raise ConfigError(
             f"{name} is quantised, and a conversion needs the real weights. Convert the model "
             "that it was quantised from."
         )
+    source_of(config.model_type)
 
 
-def _unreadable(name: str, error: Exception, local: bool) -> Exception:
-    said = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if local or isinstance(error, ImportError):
-        return CheckpointError(f"{name}: the model cannot be read: {said}")
-    return OfflineError(
-        f"{name!r} is no folder here, and the Hugging Face hub does not give it ({said}). Check "
-        "the name or the network, or give a folder."
-    )
+def calibration_windows(split: TokenSplit, context: int, tokens: int) -> Tensor:
+    """About ``tokens`` ids of the split as windows ``[W, context]``, spread evenly over it."""
+    if tokens < 1:
+        raise ConfigError(f"calibration needs at least 1 token, not {tokens}.")
+    if split.num_tokens < 2:
+        raise DataError(f"the {split.name} text is too short to calibrate on.")
+    context = min(context, split.num_tokens)
+    windows = max(1, min(round(tokens / context), split.num_tokens // context))
+    starts = np.linspace(0, split.num_tokens - context, windows).astype(np.int64)
+    ids = split.tokens[starts[:, None] + np.arange(context)].astype(np.int64)
+    return torch.from_numpy(ids)

@@ -93,7 +93,8 @@ def make_plan(model: PreTrainedModel, *, allow_dense: bool = False, **choices: A
 def source_values(config: Any) -> dict[str, Any]:
     """The source's config as plain values, without what belongs to a file."""
     values = config.to_dict()
-    for key in ("_name_or_path", "transformers_version", "architectures", "dtype", "use_cache"):
+    file = ("_name_or_path", "transformers_version", "architectures", "dtype", "use_cache")
+    for key in (*file, "quantization_config"):
         values.pop(key, None)
     return dict(values)
 

@@ -22,6 +22,7 @@ from spikeformers.errors import ConfigError
 
 RuleName = Literal["mse", "percentile"]
 GRID = [2 ** (-i / 4) for i in range(33)]
+MOST_ROWS = 1024  # that a threshold is chosen on; more are thinned out evenly
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ def threshold_of(x: Tensor, steps: int, rule: Rule, target: Tensor | None = None
 
     With ``target`` ``[N, C]``, mse compares the quantised ``x`` with that, over all rows.
     """
+    if len(x) > MOST_ROWS:
+        kept = torch.linspace(0, len(x) - 1, MOST_ROWS, device=x.device).long()
+        x, target = x[kept], None if target is None else target[kept]
     largest = x.amax(0).clamp_min(0)
     if rule.name == "percentile":
         return _percentile(x, rule.percentile / 100)

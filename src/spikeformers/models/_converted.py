@@ -55,7 +55,7 @@ class SpikeMap(nn.Linear):
 class StepMap(SpikeMap):
     """A map whose output is a current a step, for neurons that do not wait for the last one."""
 
-    def forward(self, input: Tensor, value: Tensor) -> Tensor:
+    def forward(self, input: Tensor, value: Tensor) -> Tensor:  # type: ignore[override]
         return self.per_step(input, value)
 
 
