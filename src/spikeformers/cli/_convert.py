@@ -104,7 +104,7 @@ def check_choices(choices: dict[str, Any]) -> None:
 
     known = {
         *("steps", "ffn", "attention", "wta", "winners"),
-        *("attention_neuron", "ssa_norm", "schedule", "unrolled"),
+        *("code", "attention_neuron", "ssa_norm", "schedule", "unrolled"),
     }
     defaults = {field.name: field.default for field in fields(NeurTransformerConfig)}  # type: ignore[arg-type]
     for key, value in choices.items():

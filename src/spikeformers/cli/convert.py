@@ -36,6 +36,10 @@ def convert(
     ffn: Annotated[
         str, typer.Option(help="Feed-forward: signed-if, qcfs, ni-lif or kept.")
     ] = "signed-if",
+    code: Annotated[
+        str,
+        typer.Option(help="Of signed-if: rate (equal spikes) or phase (binary digits, T <= 8)."),
+    ] = "rate",
     attention: Annotated[str, typer.Option(help="Attention: ssa, cwssa or kept.")] = "ssa",
     wta: Annotated[str, typer.Option(help="Competition of cwssa: hard or top_k.")] = "hard",
     winners: Annotated[int, typer.Option(help="K of top_k.")] = 3,
@@ -107,7 +111,8 @@ def convert(
     if method != "neurtransformer":
         raise ConfigError(f"--method {method}: the one method is neurtransformer.")
     choices: dict[str, Any] = {
-        **{"steps": steps, "ffn": ffn, "attention": attention, "wta": wta, "winners": winners},
+        **{"steps": steps, "code": code, "ffn": ffn},
+        **{"attention": attention, "wta": wta, "winners": winners},
         **parse_assignments(assign or []),
     }
     asked = Asked(

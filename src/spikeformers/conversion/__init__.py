@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from spikeformers.conversion.convert import (
+from spikeformers.conversion.loading import calibration_windows, load_source
+from spikeformers.conversion.plan import Plan, Row, make_plan
+from spikeformers.conversion.stages import (
     Converted,
     convert,
     convert_module,
     finish,
     refuse_taken,
 )
-from spikeformers.conversion.loading import calibration_windows, load_source
-from spikeformers.conversion.plan import Plan, Row, make_plan
 from spikeformers.conversion.thresholds import Rule, pair_thresholds, threshold_of
 
 __all__ = [

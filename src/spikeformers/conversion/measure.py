@@ -1,9 +1,11 @@
 """What the conversion of one module changed, on its calibration input.
 
-relative error   |y~ - y| / |y| over all values        cosine   mean over tokens
-clipped          share of currents beyond what T steps can say, theta (1 + 1/(2T))
-rate             spikes a neuron, or pair, and step: mean |count| / T
-density          share of neurons, or pairs, with any spike in the T steps
+    relative error   |y~ - y| / |y| over all values        cosine   mean over tokens
+    clipped          share of currents beyond theta (1 + 1/(2L)), L the largest count of T steps
+    rate             spikes a neuron, or pair, and step
+    density          share of neurons, or pairs, with any spike in the T steps
+
+The input is the dense model's, and so is the output that it is compared with.
 """
 
 from __future__ import annotations
@@ -64,9 +66,9 @@ def _watching(module: nn.Module, found: dict[str, dict[str, float]]) -> Iterator
     def hook(name: str) -> Any:
         def call(neuron: IF, args: tuple[Tensor, ...], spikes: Tensor) -> None:
             current = args[0].mean(0, keepdim=True)
-            limit = by_sign(current, neuron.threshold) * (1 + 0.5 / neuron.simulated)
+            limit = by_sign(current, neuron.threshold) * (1 + 0.5 / neuron.largest)
             beyond = current.abs() > limit if neuron.signed else current > limit
-            count = spikes.abs().sum(0)
+            count = neuron.events(spikes).sum(0)
             theta = neuron.threshold
             found[name] = {
                 "clipped": float(beyond.float().mean()),

@@ -100,7 +100,7 @@ def source_values(config: Any) -> dict[str, Any]:
 
 
 def _method(config: NeurTransformerConfig, part: str, activation: str) -> tuple[str, str]:
-    steps = f", T = {config.steps}"
+    steps = f", T = {config.steps}{', phase-coded' if config.code == 'phase' else ''}"
     if part == "mlp":
         return "SpikingFeedForward", FFN[config.ffn].format(act=activation) + steps
     kind = "ssa" if config.attention == "ssa" else config.wta

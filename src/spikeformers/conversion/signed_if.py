@@ -21,7 +21,7 @@ from spikeformers.models._converted import SpikingFeedForward
 def calibrate(block: SpikingFeedForward, x: Tensor, rule: Rule) -> None:
     """Set the thresholds of ``block``, whose weights are the source's, from inputs ``[N, D]``."""
     neuron = block.fire_in
-    neuron.threshold.copy_(pair_thresholds(x, neuron.simulated, rule))
+    neuron.threshold.copy_(pair_thresholds(x, neuron.largest, rule))
     spikes = neuron(x.unsqueeze(0))
     z = block.up(spikes, neuron.value)
     assert block.act is not None
@@ -29,4 +29,4 @@ def calibrate(block: SpikingFeedForward, x: Tensor, rule: Rule) -> None:
     h = block.act(z)
     if block.gate is not None:
         h = block.act(block.gate(spikes, neuron.value)) * z
-    block.fire_hidden.threshold.copy_(pair_thresholds(h, neuron.simulated, rule))
+    block.fire_hidden.threshold.copy_(pair_thresholds(h, neuron.largest, rule))

@@ -38,8 +38,7 @@ class Read:
 def prepare(block: SpikingSelfAttention, sample: Sample, rule: Rule) -> None:
     """Thresholds of the input and of q, k, v."""
     x = sample.attention_in
-    steps = block.fire_in.simulated
-    block.fire_in.threshold.copy_(pair_thresholds(x.flatten(0, 1), steps, rule))
+    block.fire_in.threshold.copy_(pair_thresholds(x.flatten(0, 1), block.fire_in.largest, rule))
     q, k, v = block.currents(x, sample.rotary)
     for fire, current in ((block.fire_query, q), (block.fire_key, k)):
         one_a_head = current.transpose(0, 1).flatten(1).t()  # [values, H]
@@ -51,7 +50,7 @@ def prepare(block: SpikingSelfAttention, sample: Sample, rule: Rule) -> None:
 
 def _one(fire: IF, x: Tensor, rule: Rule) -> Tensor:
     """One threshold a column, for both signs where the neuron has both."""
-    theta = threshold_of(x.abs() if fire.signed else x, fire.simulated, rule)
+    theta = threshold_of(x.abs() if fire.signed else x, fire.largest, rule)
     return torch.where(theta > 0, theta, x.abs().amax(0).clamp_min(1e-6))
 
 

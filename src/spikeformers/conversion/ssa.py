@@ -34,4 +34,4 @@ def fire_out(block: SpikingSelfAttention, sample: Sample, rule: Rule, scaling: f
     assert block.fire_out is not None
     block.gain.copy_(gains(y, seen.wanted))
     current = (y * block.gain).flatten(0, 1)
-    block.fire_out.threshold.copy_(pair_thresholds(current, block.fire_out.simulated, rule))
+    block.fire_out.threshold.copy_(pair_thresholds(current, block.fire_out.largest, rule))

@@ -1,8 +1,8 @@
 """Thresholds from real activations, one a channel and sign.
 
     percentile    theta = the p-th percentile of the values of that sign
-    mse           theta = argmin over a grid of  sum (x - s * clip(round(x / s), 0, T))^2,
-                  s = theta / T
+    mse           theta = argmin over a grid of  sum (x - s * clip(round(x / s), 0, L))^2,
+                  s = theta / L, L the largest count of T steps
 
 The grid goes down from the largest value in steps of 2^(1/4), eight octaves deep; each channel has
 a grid of its own. A channel without a value of that sign takes the other sign's threshold, so that
@@ -39,7 +39,7 @@ class Rule:
             raise ConfigError(f"percentile must lie in (0, 100], not {self.percentile}.")
 
 
-def threshold_of(x: Tensor, steps: int, rule: Rule, target: Tensor | None = None) -> Tensor:
+def threshold_of(x: Tensor, levels: int, rule: Rule, target: Tensor | None = None) -> Tensor:
     """Theta ``[C]`` for the positive values of ``x`` ``[N, C]``; 0 where a channel has none.
 
     With ``target`` ``[N, C]``, mse compares the quantised ``x`` with that, over all rows.
@@ -53,8 +53,8 @@ def threshold_of(x: Tensor, steps: int, rule: Rule, target: Tensor | None = None
     best, lowest = largest.clone(), torch.full_like(largest, math.inf)
     wanted = x.clamp_min(0) if target is None else target
     for factor in GRID:
-        s = (largest * factor / steps).clamp_min(1e-12)
-        said = torch.floor(x / s + 0.5).clamp_(0, steps).mul_(s)
+        s = (largest * factor / levels).clamp_min(1e-12)
+        said = torch.floor(x / s + 0.5).clamp_(0, levels).mul_(s)
         error = said.sub_(wanted).square_().sum(0)
         better = error < lowest
         best = torch.where(better, largest * factor, best)
@@ -70,7 +70,7 @@ def _percentile(x: Tensor, share: float) -> Tensor:
     return ordered.gather(0, rank.clamp(0, len(x) - 1).unsqueeze(0)).squeeze(0)
 
 
-def pair_thresholds(x: Tensor, steps: int, rule: Rule) -> Tensor:
+def pair_thresholds(x: Tensor, levels: int, rule: Rule) -> Tensor:
     """Theta ``[2, C]`` of the ON and of the OFF neuron for the values ``x`` ``[N, C]``."""
-    on, off = threshold_of(x, steps, rule), threshold_of(-x, steps, rule)
+    on, off = threshold_of(x, levels, rule), threshold_of(-x, levels, rule)
     return torch.stack((torch.where(on > 0, on, off), torch.where(off > 0, off, on)))

@@ -13,7 +13,7 @@ Elementwise, per value unless said otherwise, with S simulation steps:
 
     norm       layer: 4 add, 3 mult; rms: 1 add, 3 mult; and one root a row
     neuron     a comparison per level and step (ternary 2), and per carried step 2 add and 1 mult;
-               IF and its pair: 2 add and 1 comparison a neuron and step, however they are run
+               IF and pairs of it: 2 add and 1 comparison a neuron and step, however they are run
     winners    a row of n allowed keys: K passes of n - 1, n - 2, ... comparisons (winner_compare)
     softmax    per allowed pair: 1 mult (scale), 1 compare, 2 function (exp, division), 1 add
     sparsemax  per allowed pair: 1 mult, 3 add, log2(n) winner_compare (a sort)
@@ -114,9 +114,16 @@ def neuron(
     steps = current.shape[0]
     n = rows.select(current).numel()
     trace.add_operations("neurons", place.layer, **module.operations(n, steps))
-    kind = Spikes("binary", 1.0) if module.expanded else Spikes(module.spike_type, module.unit)
+    kind = spikes_by(module)
     trace.add_neuron(place.name, operand(rows.select(spikes), kind))
     return kind
+
+
+def spikes_by(module: Neuron) -> Spikes:
+    """What a neuron's output is."""
+    if module.expanded:
+        return Spikes("binary", 1.0)
+    return Spikes(module.spike_type, module.unit, module.weighted)
 
 
 def attention(

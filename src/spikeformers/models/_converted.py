@@ -30,8 +30,10 @@ from transformers.activations import ACT2FN
 
 from spikeformers.attention import SSA, WTA, Attention
 from spikeformers.models._sources import Shape
-from spikeformers.neurons import IF, SignedIF, SignedNILIF, by_sign
+from spikeformers.neurons import IF, PhaseIF, SignedIF, SignedNILIF, by_sign
 
+CODES: dict[str, type[SignedIF]] = {"rate": SignedIF, "phase": PhaseIF}
+"""How a pair says a value in T steps."""
 SCORE_SCALE = 0.125  # s of SSA, as in Spikformer
 
 
@@ -63,7 +65,14 @@ class SpikingFeedForward(nn.Module):
     """Spikes into both (gated: all three) linear maps."""
 
     def __init__(
-        self, shape: Shape, method: str, steps: int, *, unrolled: bool, pipelined: bool
+        self,
+        shape: Shape,
+        method: str,
+        steps: int,
+        *,
+        code: str,
+        unrolled: bool,
+        pipelined: bool,
     ) -> None:
         super().__init__()
         self.method, self.gated = method, shape.gated
@@ -74,7 +83,7 @@ class SpikingFeedForward(nn.Module):
         def pair(channels: int) -> SignedIF:
             if method == "ni-lif":
                 return SignedNILIF((channels,), steps)
-            return SignedIF((channels,), steps, unrolled)
+            return CODES[code]((channels,), steps, unrolled)
 
         self.fire_in = pair(shape.width)
         self.up = first(shape.width, shape.hidden, shape.ffn_bias)
@@ -128,13 +137,15 @@ class SpikingSelfAttention(nn.Module):
         winners: int,
         neuron: str,
         steps: int,
+        code: str,
         norm: str,
         unrolled: bool,
     ) -> None:
         super().__init__()
         self.layer_idx, self.shape = layer, shape
         heads, kv_heads, width = shape.heads, shape.kv_heads, shape.head_width
-        self.fire_in = SignedIF((shape.width,), steps, unrolled)
+        pair = CODES[code]
+        self.fire_in = pair((shape.width,), steps, unrolled)
         self.query = SpikeMap(shape.width, heads * width, shape.qkv_bias)
         self.key = SpikeMap(shape.width, kv_heads * width, shape.qkv_bias)
         self.value = SpikeMap(shape.width, kv_heads * width, shape.qkv_bias)
@@ -142,7 +153,7 @@ class SpikingSelfAttention(nn.Module):
         def fire(count: int, channels: int) -> IF:
             if neuron == "if":
                 return IF((count, 1, channels), steps)
-            return SignedIF((count, 1, channels), steps, symmetric=True)
+            return pair((count, 1, channels), steps, symmetric=True)
 
         self.fire_query, self.fire_key = fire(heads, 1), fire(kv_heads, 1)
         self.fire_value = fire(kv_heads, width)
@@ -161,7 +172,7 @@ class SpikingSelfAttention(nn.Module):
         one_row = self.core.winners_per_query == 1
         self.norm = nn.RMSNorm(width) if attention == "ssa" and norm == "rms" else None
         self.gain = None if one_row else nn.Parameter(torch.ones(heads * width))
-        self.fire_out = None if one_row else SignedIF((heads * width,), steps, unrolled)
+        self.fire_out = None if one_row else pair((heads * width,), steps, unrolled)
         self.out = SpikeMap(heads * width, shape.width, shape.out_bias)
         self.dropout = nn.Dropout(shape.dropout)
 

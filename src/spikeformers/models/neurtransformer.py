@@ -23,6 +23,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from spikeformers.errors import ConfigError, nearest
 from spikeformers.models._converted import SpikingFeedForward, SpikingSelfAttention
 from spikeformers.models._sources import Source, source_config, source_of
+from spikeformers.neurons.phase import MOST_STEPS
 
 FFN_METHODS = ("signed-if", "qcfs", "ni-lif", "kept")
 ATTENTIONS = ("ssa", "cwssa", "kept")
@@ -48,6 +49,9 @@ class NeurTransformerConfig(PreTrainedConfig):
     """K of wta="top_k"; each winner weighs 1/K."""
     steps: int = 16
     """T: simulation steps a value is said in. Unspecified by the paper."""
+    code: str = "rate"
+    """How a pair of neurons says a value: "rate" (equal spikes, T sizes) or "phase" (a spike at
+    step t weighs 2^-t, 2^T - 1 sizes; at most 8 steps, signed-if only). Not in the paper."""
     attention_neuron: str = "signed-if"
     """Neurons of q, k and v: "signed-if", or "if" (no negative spikes). Unspecified by the paper,
     whose name for them is LIF-like (tau = 2); these do not leak."""
@@ -94,6 +98,7 @@ class NeurTransformerConfig(PreTrainedConfig):
             ("ffn", FFN_METHODS),
             ("attention", ATTENTIONS),
             ("wta", ("hard", "top_k")),
+            ("code", ("rate", "phase")),
             ("attention_neuron", ("signed-if", "if")),
             ("ssa_norm", ("rms", "none")),
             ("schedule", ("layerwise", "pipelined")),
@@ -106,6 +111,15 @@ class NeurTransformerConfig(PreTrainedConfig):
         for key in ("steps", "winners"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"{key} must be at least 1, not {getattr(self, key)}.")
+        if self.code == "phase" and not (
+            self.steps <= MOST_STEPS
+            and self.ffn in ("signed-if", "kept")
+            and self.attention_neuron == "signed-if"
+        ):
+            raise ConfigError(
+                f"code='phase' is for signed-if neurons and at most {MOST_STEPS} steps; asked for "
+                f"ffn={self.ffn!r}, attention_neuron={self.attention_neuron!r}, {self.steps} steps."
+            )
         if self.source is not None and self.source.get("model_type") not in (None, ""):
             source_of(self.source["model_type"])
 
@@ -219,6 +233,7 @@ def spiking_module(
             shape,
             config.ffn,
             config.steps,
+            code=config.code,
             unrolled=config.unrolled,
             pipelined=config.schedule == "pipelined",
         )
@@ -230,6 +245,7 @@ def spiking_module(
         winners=config.winners,
         neuron=config.attention_neuron,
         steps=config.steps,
+        code=config.code,
         norm=config.ssa_norm,
         unrolled=config.unrolled,
     )

@@ -6,6 +6,7 @@ from spikeformers.neurons._base import Neuron, SpikeType, expand, observe
 from spikeformers.neurons.ilif import ILIF
 from spikeformers.neurons.lif import LIF
 from spikeformers.neurons.nilif import NILIF
+from spikeformers.neurons.phase import PhaseIF
 from spikeformers.neurons.qcfs import IF, QCFS, SignedIF, SignedNILIF, by_sign
 from spikeformers.neurons.surrogate import SURROGATES
 from spikeformers.neurons.tlif import TLIF
@@ -22,6 +23,7 @@ __all__ = [
     "SURROGATES",
     "TLIF",
     "Neuron",
+    "PhaseIF",
     "SignedIF",
     "SignedNILIF",
     "SpikeType",

@@ -29,6 +29,8 @@ class Neuron(nn.Module):
     """Largest count a single step can emit."""
     activity: list[tuple[Tensor, Tensor]] | None = None
     """When a list, every forward appends (mean count, differentiable; non-zero fraction)."""
+    weighted: bool = False
+    """Whether a count is a sum of binary digits, one spike each, and costs as many accumulates."""
     expanded: bool = False
     """Emit binary sub-steps ``[levels, S, ...]`` instead of counts (see ``expand``)."""
 

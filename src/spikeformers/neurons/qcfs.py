@@ -100,7 +100,12 @@ class IF(Neuron):
     @property
     def value(self) -> Tensor:
         """What one spike says, ``theta / T``, of the shape of ``threshold``."""
-        return self.threshold.clamp_min(SMALLEST) / self.simulated
+        return self.threshold.clamp_min(SMALLEST) / self.largest
+
+    @property
+    def largest(self) -> int:
+        """The largest count of T steps."""
+        return self.simulated
 
     def forward(self, current: Tensor) -> Tensor:
         """Spikes of a constant current ``[1, ...]`` or of one a step, ``[T, ...]``.
@@ -108,8 +113,12 @@ class IF(Neuron):
         A constant one gives counts ``[1, ...]``, or ``[T, ...]`` spikes where unrolled.
         """
         if current.shape[0] == 1 and not self.unrolled:
-            low = -self.simulated if self.signed else 0
-            return count_of(current / by_sign(current, self.value), low, self.simulated)
+            low = -self.largest if self.signed else 0
+            return count_of(current / by_sign(current, self.value), low, self.largest)
+        return self._run(current)
+
+    def _run(self, current: Tensor) -> Tensor:
+        """Step by step, ``[T, ...]``; forward only."""
         if current.shape[0] == 1:
             current = current.expand(self.simulated, *current.shape[1:])
         membrane: Tensor | None = None
@@ -135,6 +144,10 @@ class IF(Neuron):
 
     def _drive(self, current: Tensor) -> Tensor:
         return torch.stack((current, -current)) if self.signed else current.unsqueeze(0)
+
+    def events(self, spikes: Tensor) -> Tensor:
+        """How many spikes each value of ``forward``'s output stands for."""
+        return spikes.detach().abs()
 
     def operations(self, values: int, steps: int) -> dict[str, int]:
         """Of ``values`` neurons, or pairs: an addition and a comparison a step, and the reset."""

@@ -139,7 +139,7 @@ def report_conversion(
         "method": {
             key: getattr(plan.config, key)
             for key in (
-                *("ffn", "attention", "wta", "winners", "steps"),
+                *("ffn", "attention", "wta", "winners", "steps", "code"),
                 *("attention_neuron", "ssa_norm", "schedule"),
             )
         },

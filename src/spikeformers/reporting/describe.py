@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from spikeformers.attention import Attention
-from spikeformers.neurons import Neuron
+from spikeformers.neurons import IF, Neuron
 from spikeformers.reporting.gather import POINTS, point_of
 
 if TYPE_CHECKING:
@@ -52,11 +52,16 @@ def describe(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def spike_values(neuron: Neuron) -> str:
-    """What a neuron emits in one step, such as ``0, 1/4, ... 4/4``."""
+    """What a neuron emits in one step, such as ``0, 1/4, ... 4/4``; IF neurons hand on the sum of
+    their T steps, unless unrolled.
+    """
+    if isinstance(neuron, IF) and neuron.spike_type == "integer":
+        least = -neuron.largest if neuron.signed else 0
+        return f"{least}, ... {neuron.largest}, the sum of {neuron.simulated} steps"
     if neuron.spike_type == "binary":
         return "0, 1"
     if neuron.spike_type == "ternary":
-        return "-a, 0, a"
+        return "-1, 0, 1" if isinstance(neuron, IF) else "-a, 0, a"
     if neuron.unit == 1:
         return f"0, 1, ... {neuron.levels}"
     return f"0, 1/{neuron.levels}, ... {neuron.levels}/{neuron.levels}"
@@ -71,7 +76,7 @@ def _neuron(model: PreTrainedModel, neurons: dict[str, Neuron]) -> dict[str, Any
         "kind": config.neuron,
         "spike_type": first.spike_type,
         "steps": config.steps,
-        "levels": first.levels,
+        "levels": 1 if isinstance(first, IF) else first.levels,
         "values": spike_values(first),
         "layers": len(neurons),
         "detail": first.extra_repr(),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from spikeformers.data import TokenSplit
 
 SMOOTHING = 50  # points of the training loss that are kept, each a mean
-_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.(.+?)(?:\.neuron)?$")
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.(.+?)(?:\.neuron)?$")
 
 POINTS = {
     "attention.fire_in": "attention input",
@@ -32,8 +32,10 @@ POINTS = {
     "attention.fire_value": "value",
     "attention.fire_out": "attention output",
     "mlp.fire_in": "MLP input",
+    "mlp.fire_act": "MLP activation",
     "mlp.fire_hidden": "MLP hidden",
 }
+ATTENTION_NAMES = ("self_attn.", "attn.")  # in the sources of converted models
 
 
 def point_of(name: str) -> tuple[int | None, str]:
@@ -41,7 +43,11 @@ def point_of(name: str) -> tuple[int | None, str]:
     match = _LAYER.search(name)
     if match is None:
         return None, name.removesuffix(".neuron").replace("head_neuron", "head")
-    return int(match[1]), POINTS.get(match[2], match[2])
+    path = match[2]
+    for prefix in ATTENTION_NAMES:
+        if path.startswith(prefix):
+            path = path.replace(prefix, "attention.", 1)
+    return int(match[1]), POINTS.get(path, path)
 
 
 def loss_curve(name: str, run: Path) -> Curve:
