@@ -52,7 +52,7 @@ def test_digits_counts_ones() -> None:
 
 
 def test_it_takes_one_value_and_few_steps() -> None:
-    with pytest.raises(ConfigError, match="at most 8 steps"):
-        PhaseIF((1,), 9)
+    with pytest.raises(ConfigError, match="at most 16 steps"):
+        PhaseIF((1,), 17)
     with pytest.raises(ConfigError, match="no current a step"):
         PhaseIF((1,), 2, unrolled=True)(torch.zeros(2, 1))

@@ -38,7 +38,7 @@ def convert(
     ] = "signed-if",
     code: Annotated[
         str,
-        typer.Option(help="Of signed-if: rate (equal spikes) or phase (binary digits, T <= 8)."),
+        typer.Option(help="Of signed-if: rate (equal spikes) or phase (binary digits)."),
     ] = "rate",
     attention: Annotated[str, typer.Option(help="Attention: ssa, cwssa or kept.")] = "ssa",
     wta: Annotated[str, typer.Option(help="Competition of cwssa: hard or top_k.")] = "hard",

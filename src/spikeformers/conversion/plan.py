@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from spikeformers.errors import ConfigError
 from spikeformers.models import NeurTransformerConfig
 from spikeformers.models._sources import source_of, unsupported
+from spikeformers.models.neurtransformer import neurtransformer_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -62,8 +63,7 @@ def make_plan(model: PreTrainedModel, *, allow_dense: bool = False, **choices: A
     """
     described = model.config
     source = source_of(described.model_type)
-    probe = NeurTransformerConfig(**choices)
-    probe.validate_architecture()
+    probe = neurtransformer_config(**choices)
     refused = unsupported(described, attention=probe.attention, ffn=probe.ffn)
     if refused and not allow_dense:
         listed = "; ".join(f"{name}: {why}" for name, why in list(refused.items())[:4])
@@ -72,7 +72,7 @@ def make_plan(model: PreTrainedModel, *, allow_dense: bool = False, **choices: A
             f"{len(refused)} modules have no conversion ({listed}{more}). --allow-dense leaves "
             "them as they are and lists them."
         )
-    config = NeurTransformerConfig(
+    config = neurtransformer_config(
         source=source_values(described), dense=sorted(refused) or None, **choices
     )
     rows = []

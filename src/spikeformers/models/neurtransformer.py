@@ -23,7 +23,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from spikeformers.errors import ConfigError, nearest
 from spikeformers.models._converted import SpikingFeedForward, SpikingSelfAttention
 from spikeformers.models._sources import Source, source_config, source_of
-from spikeformers.neurons.phase import MOST_STEPS
+from spikeformers.neurons.phase import MOST_STEPS, MOST_STEPS_OF_PRODUCTS
 
 FFN_METHODS = ("signed-if", "qcfs", "ni-lif", "kept")
 ATTENTIONS = ("ssa", "cwssa", "kept")
@@ -51,7 +51,8 @@ class NeurTransformerConfig(PreTrainedConfig):
     """T: simulation steps a value is said in. Unspecified by the paper."""
     code: str = "rate"
     """How a pair of neurons says a value: "rate" (equal spikes, T sizes) or "phase" (a spike at
-    step t weighs 2^-t, 2^T - 1 sizes; at most 8 steps, signed-if only). Not in the paper."""
+    step t weighs 2^-t, 2^T - 1 sizes; signed-if only, at most 16 steps, 8 where attention spikes).
+    Not in the paper."""
     attention_neuron: str = "signed-if"
     """Neurons of q, k and v: "signed-if", or "if" (no negative spikes). Unspecified by the paper,
     whose name for them is LIF-like (tau = 2); these do not leak."""
@@ -111,14 +112,16 @@ class NeurTransformerConfig(PreTrainedConfig):
         for key in ("steps", "winners"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"{key} must be at least 1, not {getattr(self, key)}.")
+        most = MOST_STEPS if self.attention == "kept" else MOST_STEPS_OF_PRODUCTS
         if self.code == "phase" and not (
-            self.steps <= MOST_STEPS
+            self.steps <= most
             and self.ffn in ("signed-if", "kept")
             and self.attention_neuron == "signed-if"
         ):
             raise ConfigError(
-                f"code='phase' is for signed-if neurons and at most {MOST_STEPS} steps; asked for "
-                f"ffn={self.ffn!r}, attention_neuron={self.attention_neuron!r}, {self.steps} steps."
+                f"code='phase' is for signed-if neurons and at most {most} steps with "
+                f"attention={self.attention!r}; asked for ffn={self.ffn!r}, "
+                f"attention_neuron={self.attention_neuron!r}, {self.steps} steps."
             )
         if self.source is not None and self.source.get("model_type") not in (None, ""):
             source_of(self.source["model_type"])
@@ -211,6 +214,17 @@ class NeurTransformerForCausalLM(NeurTransformerPreTrainedModel, GenerationMixin
             **kwargs,
         )
         return out
+
+
+def neurtransformer_config(**values: Any) -> NeurTransformerConfig:
+    """A checked config; ConfigError for what describes no model."""
+    try:
+        return NeurTransformerConfig(**values)
+    except Exception as error:  # huggingface_hub wraps validation errors in types of its own
+        cause = error if isinstance(error, ConfigError) else error.__cause__
+        if isinstance(cause, ConfigError):
+            raise cause from None
+        raise ConfigError(f"NeurTransformer with {values}: {error}") from error
 
 
 def install(model: nn.Module, config: NeurTransformerConfig) -> None:

@@ -25,7 +25,9 @@ from spikeformers.errors import ConfigError
 from spikeformers.neurons._base import SpikeType
 from spikeformers.neurons.qcfs import SignedIF, by_sign
 
-MOST_STEPS = 8  # so that products of two counts add up exactly in float32, over 256 channels
+MOST_STEPS = 16
+MOST_STEPS_OF_PRODUCTS = 8
+"""Of q and k: so that products of two counts add up exactly in float32, over 256 channels."""
 
 
 def digits(count: Tensor) -> Tensor:
@@ -52,7 +54,7 @@ class PhaseIF(SignedIF):
         if steps > MOST_STEPS:
             raise ConfigError(
                 f"phase coding takes at most {MOST_STEPS} steps, which say {2**MOST_STEPS - 1} "
-                f"sizes exactly; not {steps}."
+                f"sizes; not {steps}."
             )
         super().__init__(shape, steps, unrolled, symmetric)
 
