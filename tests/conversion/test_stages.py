@@ -340,6 +340,6 @@ def test_the_request_is_written_down(
     model = dense("gpt_neox")
     convert(model, tokenizer, windows, make_plan(model, steps=3), tmp_path)
     request = json.loads((tmp_path / "conversion/request.json").read_text())
-    assert request["rule"] == {"name": "mse", "percentile": 99.9}
+    assert request["rule"] == {"name": "mse", "percentile": 99.9, "margin": 1.0}
     assert request["config"]["steps"] == 3
     assert request["config"]["source"]["model_type"] == "gpt_neox"

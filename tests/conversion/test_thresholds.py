@@ -70,6 +70,11 @@ def test_percentile_out_of_range(percentile: float) -> None:
         Rule("percentile", percentile)
 
 
+def test_margin_is_positive() -> None:
+    with pytest.raises(ConfigError, match="margin must be greater than 0, not 0"):
+        Rule(margin=0)
+
+
 def test_unknown_rule() -> None:
     with pytest.raises(ConfigError, match="not 'median'"):
         Rule("median")  # type: ignore[arg-type]

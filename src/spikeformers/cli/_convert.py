@@ -30,6 +30,7 @@ class Asked:
     choices: dict[str, Any]
     rule: str
     percentile: float
+    margin: float
     calibration_tokens: int
     context: int | None
     tokens: int
@@ -54,7 +55,7 @@ def run_conversion(
     from spikeformers.evaluation import context_of
     from spikeformers.reporting import measure_pair, report_conversion
 
-    rule = Rule(asked.rule, asked.percentile)  # type: ignore[arg-type]
+    rule = Rule(asked.rule, asked.percentile, asked.margin)  # type: ignore[arg-type]
     check_choices(asked.choices)
     refuse_taken(asked.out, resume=asked.resume)
     corpus = load_corpus(asked.calibration, text_field=asked.text_field)

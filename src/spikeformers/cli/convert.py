@@ -53,6 +53,9 @@ def convert(
     ] = None,
     rule: Annotated[str, typer.Option(help="Thresholds by mse or percentile.")] = "mse",
     percentile: Annotated[float, typer.Option(help="Of the rule percentile.")] = 99.9,
+    margin: Annotated[
+        float, typer.Option(help="Factor on the thresholds of feed-forward blocks' hidden values.")
+    ] = 1.0,
     calibration_tokens: Annotated[
         int, typer.Option(help="Tokens of the training text to calibrate on.")
     ] = 2048,
@@ -116,7 +119,7 @@ def convert(
         **parse_assignments(assign or []),
     }
     asked = Asked(
-        model, gguf_file, out, calibration, text_field, choices, rule, percentile,
+        model, gguf_file, out, calibration, text_field, choices, rule, percentile, margin,
         calibration_tokens, context, tokens, allow_dense, resume,
     )  # fmt: skip
     summary = run_conversion(asked, show_plan, plan_only=plan_only)

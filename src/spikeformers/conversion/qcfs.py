@@ -39,7 +39,7 @@ def calibrate(
     block.fire_act.threshold.copy_(theta)
     h = _said(block.fire_act(z.unsqueeze(0)), block.fire_act.value)
     if block.fire_hidden is not None:
-        block.fire_hidden.threshold.copy_(pair_thresholds(h * up, steps, rule))
+        block.fire_hidden.threshold.copy_(pair_thresholds(h * up, steps, rule) * rule.margin)
     elif block.down.bias is not None:
         block.down.bias.add_(block.down.weight @ (wanted - h).mean(0))
 

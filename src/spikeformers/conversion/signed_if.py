@@ -29,4 +29,5 @@ def calibrate(block: SpikingFeedForward, x: Tensor, rule: Rule) -> None:
     h = block.act(z)
     if block.gate is not None:
         h = block.act(block.gate(spikes, neuron.value)) * z
-    block.fire_hidden.threshold.copy_(pair_thresholds(h, neuron.largest, rule))
+    theta = pair_thresholds(h, neuron.largest, rule)
+    block.fire_hidden.threshold.copy_(theta * rule.margin)
