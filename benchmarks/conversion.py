@@ -89,8 +89,8 @@ def run(args: argparse.Namespace) -> None:
             shutil.rmtree(out, ignore_errors=True)
             plan = make_plan(model, **choices)
             rule = Rule(args.rule, args.percentile)
-            if row.get("code") == "phase":  # many sizes: all of the range, and room beyond it
-                rule = Rule("percentile", 100.0, args.margin)
+            if row.get("code") == "phase" and args.phase_margin:
+                rule = Rule("percentile", 100.0, args.phase_margin)
             found = convert(model, tokenizer, windows, plan, out, rule=rule)
             finish(out)
             spiking, layers = found.model, found.layers
@@ -104,7 +104,15 @@ def run(args: argparse.Namespace) -> None:
             context=args.context, tokens=args.tokens, known=known,
         )  # fmt: skip
         known = measured["original"]
-        keys = ("name", "context", "tokens", "calibration_tokens", "rule", "percentile", "margin")
+        keys = (
+            "name",
+            "context",
+            "tokens",
+            "calibration_tokens",
+            "rule",
+            "percentile",
+            "phase_margin",
+        )
         summary = {
             "row": name,
             "choices": row,
@@ -170,6 +178,10 @@ def tune(
     }
 
 
+def _room(margin: float) -> str:
+    return f" (phase: the largest values, hidden ones times {margin:g})" if margin else ""
+
+
 def _commit() -> str:
     command = ["git", "rev-parse", "--short", "HEAD"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -215,13 +227,13 @@ def table(_: argparse.Namespace) -> None:
 def markdown(name: str, found: list[dict[str, Any]]) -> str:
     """One line a row."""
     setting, original = found[0]["setting"], found[0]["original"]
+    commits = ", ".join(sorted({r["commit"] for r in found}))
     lines = [
         f"{name} ({found[0]['source_type']}, {found[0]['parameters']:,} parameters): perplexity "
         f"{original['perplexity']:.3f}, {original['bits_per_byte']:.4f} bits a byte on "
         f"{original['tokens']:,} validation tokens, windows of {setting['context']}, stride one "
         f"less; calibrated on {setting['calibration_tokens']:,} training tokens, thresholds by "
-        f"{setting['rule']} (phase: the largest values, hidden ones with margin "
-        f"{setting['margin']:g}); commits {', '.join(sorted({r['commit'] for r in found}))}; torch "
+        f"{setting['rule']}{_room(setting['phase_margin'])}; commits {commits}; torch "
         f"{found[0]['torch']}, {found[0]['machine']}. Quality and spikes measured, energies "
         "estimated, as shares of the original's: attention block and whole model by the papers' "
         "sum, and with elementwise work.",
@@ -274,7 +286,12 @@ def main() -> None:
     one.add_argument("--calibration-tokens", type=int, default=2048)
     one.add_argument("--rule", default="mse")
     one.add_argument("--percentile", type=float, default=99.9)
-    one.add_argument("--margin", type=float, default=8.0, help="of phase-coded rows")
+    one.add_argument(
+        "--phase-margin",
+        type=float,
+        default=0.0,
+        help="phase-coded rows: the largest values, and room of this factor",
+    )
     one.add_argument("--rows", default="", help="parts of row names, separated by |")
     one.add_argument("--tune-steps", type=int, default=300)
     one.add_argument("--batch", type=int, default=16)
