@@ -47,10 +47,10 @@ def rows() -> dict[str, dict[str, Any]]:
             **{"ffn": "kept", "attention": "cwssa", "steps": t, "wta": "top_k", "winners": 3},
         }
     for name, attention in (("ssa", "ssa"), ("cwssa hard", "cwssa")):
-        whole = {"ffn": "signed-if", "attention": attention, "steps": 4}
-        found[f"whole {name}, T=4"] = whole
-        found[f"whole {name}, T=4, tuned"] = {**whole, "tune": "lm"}
-        found[f"whole {name}, T=4, tuned with KD"] = {**whole, "tune": "kd"}
+        whole = {"ffn": "signed-if", "attention": attention, "steps": 4, "code": "phase"}
+        found[f"whole {name} phase, T=4"] = whole
+        found[f"whole {name} phase, T=4, tuned"] = {**whole, "tune": "lm"}
+        found[f"whole {name} phase, T=4, tuned with KD"] = {**whole, "tune": "kd"}
     found["original, tuned"] = {"tune": "lm"}
     return found
 
@@ -209,7 +209,7 @@ def table(_: argparse.Namespace) -> None:
         ):
             curves: dict[str, dict[int, float]] = {}
             for r in found:
-                if "tune" not in r["choices"]:
+                if "tune" not in r["choices"] and not r["row"].startswith("whole"):
                     name = r["row"].rpartition(", T=")[0]
                     value = r["spiking"] if key == "perplexity" else r["agreement"]
                     curves.setdefault(name, {})[r["choices"]["steps"]] = value[key]
