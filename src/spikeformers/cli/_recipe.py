@@ -144,8 +144,9 @@ def from_mapping(content: Mapping[Any, Any], origin: str) -> Recipe:
 def from_assignments(assignments: Sequence[str], preset: str = "") -> Recipe:
     """A recipe from ``key=value`` texts, whose values are YAML scalars."""
     recipe, sections = Recipe(), known_sections(preset)
-    for key, value in parse_assignments(assignments).items():
-        _put(recipe, sections, key, value, f"--set {key}")
+    for text in assignments:
+        ((key, value),) = parse_assignments([text]).items()
+        _put(recipe, sections, key, value, f"--set {text}")
     return recipe
 
 

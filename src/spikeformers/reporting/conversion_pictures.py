@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from spikeformers.reporting._style import CYCLE, GREY, drawing
 
@@ -39,6 +39,7 @@ def by_block(path: Path, layers: Sequence[Mapping[str, Any]], key: str) -> None:
                 label=NAMED[part],
             )
         axes.set_xlabel("block")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(key.replace("_", " "))
         axes.set_title("What converting each module changed, on the calibration text")
         axes.set_ylim(bottom=0)
@@ -66,6 +67,7 @@ def rates(path: Path, layers: Sequence[Mapping[str, Any]]) -> None:
                 label=kind,
             )
         axes.set_xlabel("block")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel("spikes a neuron pair and step")
         axes.set_title("Firing rates on the calibration text")
         axes.set_ylim(bottom=0)
