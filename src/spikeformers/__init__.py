@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from spikeformers.energy import energy_of
     from spikeformers.evaluation import perplexity
     from spikeformers.models import (
+        BiSpikCLMConfig,
+        BiSpikCLMForCausalLM,
         WDSpikingformerConfig,
         WDSpikingformerForCausalLM,
         WESpikingformerConfig,
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from spikeformers.training import TrainConfig, train
 
 _ROOM_OF = {
+    "BiSpikCLMConfig": "models",
+    "BiSpikCLMForCausalLM": "models",
     "TrainConfig": "training",
     "WDSpikingformerConfig": "models",
     "WDSpikingformerForCausalLM": "models",
@@ -54,6 +58,8 @@ _ROOM_OF = {
 }
 
 __all__ = [
+    "BiSpikCLMConfig",
+    "BiSpikCLMForCausalLM",
     "TrainConfig",
     "WDSpikingformerConfig",
     "WDSpikingformerForCausalLM",

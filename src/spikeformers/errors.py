@@ -6,6 +6,7 @@ SpikeformersError            1  something failed
 |   `-- DataError               missing, empty, short or unreadable data
 |-- CheckpointError          1  a model or checkpoint that cannot be read
 |-- TrainingDiverged         1  a loss or gradient that is not finite
+|-- RequirementNotMet        1  an audited model falls short of what was required
 |-- OfflineError             1  something has to be downloaded, and nothing answers
 `-- StorageError             1  the disk refused a write
 """
@@ -42,6 +43,10 @@ class CheckpointError(SpikeformersError):
 
 class TrainingDiverged(SpikeformersError):
     """The loss or the gradient norm is not finite; the last good checkpoint is kept."""
+
+
+class RequirementNotMet(SpikeformersError):
+    """An audited model falls short of a requirement."""
 
 
 class OfflineError(SpikeformersError):

@@ -121,3 +121,18 @@ def control(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
     """The dense twin of `causal`."""
     folder = tmp_path_factory.mktemp("twin") / "run"
     return pretrained(folder, text, "wd-spikingformer-tiny", "--control")
+
+
+@pytest.fixture(scope="session")
+def teacher(control: Path) -> Path:
+    """A dense model that teaches."""
+    return control
+
+
+@pytest.fixture(scope="session")
+def student(tmp_path_factory: pytest.TempPathFactory, text: Path, teacher: Path) -> Path:
+    """A tiny WD-Spikingformer that `distill` made, without interruption."""
+    folder = tmp_path_factory.mktemp("student") / "run"
+    given = ("--teacher", teacher, "--student", "wd-spikingformer-tiny", "--data", text)
+    assert execute("distill", *given, "--out", folder, *sets()) == 0
+    return folder

@@ -82,7 +82,7 @@ def broken(causal, tmp_path) -> Path:
     return folder
 
 
-VERBS = ["info", "generate", "energy", "evaluate"]
+VERBS = ["info", "generate", "energy", "audit", "evaluate"]
 
 
 def use(spikeformers, verb: str, model: Path, text: Path):
@@ -90,6 +90,7 @@ def use(spikeformers, verb: str, model: Path, text: Path):
         "info": ("info", model),
         "generate": ("generate", model, *GENERATE),
         "energy": ("energy", model, "--data", text),
+        "audit": ("audit", model, "--data", text),
         "evaluate": ("evaluate", "perplexity", model, "--data", text),
     }
     return spikeformers(*more[verb])

@@ -70,6 +70,10 @@ def test_json_and_plan(spikeformers, control, text, tmp_path):
     ended = spikeformers(*given, "--out", tmp_path / "out", "--attention", "kept", "--json")
     found = ended.json
     assert found["method"]["ffn"] == "qcfs"
+    described = spikeformers("info", tmp_path / "out", "--json").json
+    points = {row["point"]: row["spike_type"] for row in described["points"]}
+    assert points["attention"] == "real"
+    assert points["MLP input"] == points["MLP activation"] == "integer"
     assert found["left_dense"] == ["gpt_neox.layers.0.attention", "gpt_neox.layers.1.attention"]
     assert all(layer["time_varying_error"] > 0 for layer in found["layers"])
 

@@ -14,7 +14,7 @@ from spikeformers.errors import CheckpointError, UsageError
 def test_help_names_every_verb(spikeformers):
     ended = spikeformers("--help")
     assert ended.code == 0
-    for verb in ("demo", "pretrain", "evaluate", "generate", "energy", "info"):
+    for verb in ("demo", "pretrain", "distill", "evaluate", "generate", "energy", "audit", "info"):
         assert f" {verb} " in ended.out
 
 
@@ -80,7 +80,7 @@ def test_debug_shows_the_traceback(monkeypatch):
         cli.main(["info", "x", "--debug"])
 
 
-@pytest.mark.parametrize("verb", ["info", "generate", "energy", "pretrain"])
+@pytest.mark.parametrize("verb", ["info", "generate", "energy", "audit", "pretrain", "distill"])
 def test_a_missing_argument_is_a_usage_error(spikeformers, verb):
     ended = spikeformers(verb)
     assert ended.code == 2

@@ -44,6 +44,14 @@ def spiking() -> Callable[..., PreTrainedModel]:
 
 
 @pytest.fixture
+def binary() -> PreTrainedModel:
+    """A BiSpikCLM of 4 steps."""
+    torch.manual_seed(3)
+    sizes = {key: value for key, value in SIZES.items() if key != "levels"}
+    return _liven(build_model(build_config("bispikclm-tiny", 50, sizes)))
+
+
+@pytest.fixture
 def dense() -> Callable[..., PreTrainedModel]:
     """``dense("wd", "rotary")``: the twin of that spiking model."""
 

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
-from spikeformers.energy import operands_of, without_spikes
-from spikeformers.errors import SpikeformersError
+from spikeformers.energy import AuditReport, audit, trace
+from spikeformers.errors import ConfigError, DataError, SpikeformersError
+from spikeformers.neurons import LIF, NILIF, TLIF, Neuron
 
 Make = Callable[..., Any]
+Call = Callable[[Tensor, Tensor, Tensor], Tensor]
 NEURONS = {"ni-lif": "integer", "i-lif": "integer", "lif": "binary", "t-lif": "ternary"}
 ATTENTION: list[dict[str, Any]] = [
     {"wta": "hard"},
@@ -20,58 +25,560 @@ ATTENTION: list[dict[str, Any]] = [
     {"attention": "ssa"},
     {"attention": "softmax"},
 ]
+IDS = torch.arange(24).reshape(2, 12)
+
+
+class Block(nn.Module):
+    """``call(x, spikes, weight)``, written as a functional call in a block."""
+
+    def __init__(self, call: Call, neuron: Neuron | None = None) -> None:
+        super().__init__()
+        self.call, self.fire = call, neuron or LIF(threshold=0.5)
+        self.weight = nn.Parameter(torch.randn(16, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.call(x, self.fire(x.unsqueeze(0)).squeeze(0), self.weight)
+
+
+class Toy(nn.Module):
+    """Embedding, one block, head."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(50, 16)
+        self.layers = nn.ModuleList([block])
+        self.head = nn.Linear(16, 16)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        y: Tensor = self.head(self.layers[0](self.embed(input_ids)))
+        return y
+
+
+def audited(call: Call, neuron: Neuron | None = None) -> AuditReport:
+    """Audit of a block that multiplies by spikes, and also does ``call``."""
+    torch.manual_seed(1)
+    return audit(Toy(Block(lambda x, s, w: call(x, s, w) + s @ w, neuron)), [IDS])
+
+
+def row(report: AuditReport, what: str) -> Any:
+    """The only row of that class in the block."""
+    (found,) = [one for one in report.within("blocks") if one.what == what]
+    return found
+
+
+# --- our models --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["wd", "we"])
 @pytest.mark.parametrize("neuron", NEURONS)
 @pytest.mark.parametrize("attention", ATTENTION)
-def test_every_product_in_the_blocks_has_spikes_on_one_side(
+def test_an_adder_does_every_product_in_the_blocks(
     spiking: Make, ids: Tensor, kind: str, neuron: str, attention: dict[str, Any]
 ) -> None:
-    model = spiking(kind, neuron=neuron, steps=2, **attention)
-    products = operands_of(model, ids)
+    report = audit(spiking(kind, neuron=neuron, steps=2, **attention), [ids])
+    products = report.products()
     assert len(products) == 2 * 8  # q, k, v, scores, values, out, up, down
-    assert without_spikes(products) == []
-    for product in products:
-        if product.role == "linear":
-            assert (product.left.kind, product.right.kind) == (NEURONS[neuron], "real")
-        elif product.role == "scores":
-            assert product.left.kind == product.right.kind == NEURONS[neuron]
-        else:
-            assert product.right.kind == NEURONS[neuron]
+    assert report.failures("addition-only") == []
+    for name, product in products.items():
+        left, right = product.operands
+        if name.endswith(".scores"):
+            assert left.kind == right.kind == NEURONS[neuron]
+            assert left.source == right.source == "neuron"
+        elif name.endswith(".values"):
+            assert right.kind == NEURONS[neuron]
             if attention.get("wta") in ("hard", "top_k"):
-                assert product.left.kind == "binary"
+                assert left.kind == "binary"
+        else:
+            assert (left.kind, left.source, left.constant) == (NEURONS[neuron], "neuron", False)
+            assert (right.kind, right.constant) == ("real", True)
+    softmaxes = [one.name for one in report.failures("softmax-free")]
+    assert softmaxes == [
+        f"model.layers.{layer}.attention.core"
+        for layer in range(2 * (attention.get("attention") == "softmax"))
+    ]
+    assert (report.failures("binary") == []) == (neuron == "lif")
+
+
+def test_bispikclm(binary: Any, ids: Tensor) -> None:
+    report = audit(binary, [ids])
+    assert report.failures("softmax-free", scope="model") == []
+    assert report.failures("addition-only") == []
+    # One product a block reads counts (O_int); all others have an operand of zeros and ones.
+    short = report.failures("binary", scope="model")
+    assert [(one.name, one.operands[0].kind) for one in short] == [
+        ("model.layers.0.attention.out", "integer"),
+        ("model.layers.1.attention.out", "integer"),
+        ("lm_head", "real"),
+    ]
+    assert len(report.products()) == 2 * 8
+    edges, values = report.products()["model.layers.0.attention.core.values"].operands
+    assert (edges.kind, edges.source) == (values.kind, values.source) == ("binary", "neuron")
+    strictly = report.failures("addition-only", strict=True)
+    assert {one.what for one in strictly} == {"normalisation", "multiplication"}
+    leaks = [one for one in strictly if one.what == "multiplication"]
+    assert {one.module.rsplit(".", 1)[1] for one in leaks} == {"neuron"}  # beta = 0.9
+    assert {one.verdict for one in leaks} == {"scale"}
 
 
 @pytest.mark.parametrize("block", [{"pre_norm": False}, {"projection_norm": False}])
 def test_other_blocks_too(spiking: Make, ids: Tensor, block: dict[str, Any]) -> None:
-    assert without_spikes(operands_of(spiking("wd", **block), ids)) == []
+    assert audit(spiking("wd", **block), [ids]).failures("addition-only") == []
+
+
+def test_counts_expanded_to_zeros_and_ones(spiking: Make, ids: Tensor) -> None:
+    report = audit(spiking("wd").expand_to_binary(), [ids])
+    (scores,) = report.failures("binary")  # counts, once einsum has summed the sub-steps
+    assert (scores.name, scores.verdict) == ("model.layers.0.attention", "adder")
+    assert [side.kind for side in scores.operands] == ["integer", "integer"]
+    assert report.failures("addition-only") == report.failures("softmax-free") == []
+
+
+def test_the_head_is_dense_unless_it_spikes(spiking: Make, ids: Tensor) -> None:
+    plain = audit(spiking("wd"), [ids])
+    assert [one.name for one in plain.failures("addition-only", scope="model")] == ["lm_head"]
+    spiked = audit(spiking("wd", spiking_head=True), [ids])
+    assert spiked.failures("addition-only", scope="model") == []
+
+
+def test_what_strict_finds_in_a_spiking_block(spiking: Make, ids: Tensor) -> None:
+    report = audit(spiking("wd", num_hidden_layers=1), [ids])
+    found = report.failures("addition-only", strict=True)
+    assert {one.what for one in found} == {"normalisation"}
+    assert len(found) == 6  # in front of each neuron
+    three = audit(spiking("wd", num_hidden_layers=1, levels=3), [ids])
+    # The value of a spike is 1/3: times counts it is additions, dividing scores by 1/9 is not.
+    divided = [
+        one for one in three.failures("addition-only", strict=True) if one.what == "division"
+    ]
+    assert [(one.name, one.verdict) for one in divided] == [
+        ("model.layers.0.attention.core", "scale")
+    ]
 
 
 @pytest.mark.parametrize("kind", ["wd", "we"])
 @pytest.mark.parametrize("positions", ["learned", "rotary"])
-def test_the_dense_twin_fails(dense: Make, ids: Tensor, kind: str, positions: str) -> None:
-    products = operands_of(dense(kind, positions), ids)
-    assert len(products) >= 2 * 6
-    assert without_spikes(products) == [product.name for product in products]
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_dense_twins_fail(
+    dense: Make, ids: Tensor, kind: str, positions: str, implementation: str
+) -> None:
+    model = dense(kind, positions)
+    if not (kind == "we" and positions == "rotary"):  # RoFormer knows only eager attention
+        model.set_attn_implementation(implementation)
+    report = audit(model, [ids])
+    assert len(report.products()) >= 2 * 6
+    assert report.failures("addition-only") == list(report.products().values())
+    assert [one.what for one in report.failures("softmax-free")] == ["softmax"] * 2
 
 
-def test_the_head_is_dense_unless_it_spikes(spiking: Make, ids: Tensor) -> None:
-    plain = operands_of(spiking("wd"), ids, blocks_only=False)
-    assert without_spikes(plain) == ["lm_head"]
-    spiked = operands_of(spiking("wd", spiking_head=True), ids, blocks_only=False)
-    assert without_spikes(spiked) == []
+def test_transformers_of_other_families_fail() -> None:
+    sizes = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    llama = LlamaForCausalLM(
+        LlamaConfig(intermediate_size=32, num_key_value_heads=1, **sizes)  # type: ignore[arg-type]
+    )
+    opt = OPTForCausalLM(
+        OPTConfig(ffn_dim=32, word_embed_proj_dim=16, max_position_embeddings=32, **sizes)  # type: ignore[arg-type]
+    )
+    found = audit(llama, [IDS])
+    assert [one.name.removeprefix("model.layers.0.") for one in found.failures("binary")] == [
+        "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.scores",
+        "self_attn.values", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
+    ]  # fmt: skip
+    assert [one.what for one in found.failures("softmax-free")] == ["softmax"]
+    assert len(audit(opt, [IDS]).failures("addition-only")) == 8
+
+
+def test_attention_of_torch_itself_fails() -> None:
+    class Attends(nn.MultiheadAttention):
+        def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+            return super().forward(x, x, x, need_weights=False)[0]
+
+    report = audit(Toy(Attends(16, 2)), [IDS])
+    products = report.failures("addition-only")  # in_proj in one, scores, values, out_proj
+    assert [one.role for one in products] == ["", "scores", "values", ""]
+    assert [one.what for one in report.failures("softmax-free")] == ["softmax"]
+
+
+# --- hidden products ---------------------------------------------------------------------------
+
+PRODUCTS: dict[str, Call] = {
+    "matmul": lambda x, s, w: torch.matmul(x, w),
+    "operator on views": lambda x, s, w: (x.unflatten(-1, (2, 8)) @ w[:8, :8].t()).flatten(-2),
+    "einsum": lambda x, s, w: torch.einsum("btd,de->bte", x, w),
+    "linear": lambda x, s, w: F.linear(x, w),
+    "bmm": lambda x, s, w: torch.bmm(torch.bmm(x, x.transpose(1, 2)), s),
+    "addmm": lambda x, s, w: torch.addmm(w[0], x.flatten(0, 1), w).view_as(x),
+    "conv1d": lambda x, s, w: F.conv1d(x.transpose(1, 2), w.unsqueeze(-1)).transpose(1, 2),
+    "mv": lambda x, s, w: (x @ w[0]).unsqueeze(-1),
+    "dot": lambda x, s, w: torch.dot(x[0, 0], w[0]),
+    "written out": lambda x, s, w: (x.unsqueeze(-1) * w).sum(-2),
+    "written out, as a mean": lambda x, s, w: (x.unsqueeze(-1) * w).mean(-2),
+    "written out, on a view": lambda x, s, w: (x.unsqueeze(-1) * w).transpose(0, 1).sum(0).sum(),
+    "mixture of experts": lambda x, s, w: torch.baddbmm(x, x, w.expand(2, 16, 16)),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_a_product_of_reals_in_a_functional_call_fails(name: str) -> None:
+    report = audited(PRODUCTS[name])
+    found = report.failures("addition-only")
+    assert found[0].module == "layers.0"
+    assert [(one.what, one.verdict) for one in found] == [("product", "multiplier")]
+    assert report.failures("binary") == found
+    assert found[0].operands[0].kind == "real"
+    assert report.failures("softmax-free") == []
+
+
+@pytest.mark.parametrize("name", set(PRODUCTS) - {"bmm", "mixture of experts"})
+@pytest.mark.parametrize(
+    ("neuron", "verdict"),
+    [(LIF(threshold=0.3), "binary"), (TLIF(), "adder"), (NILIF(levels=4), "adder")],
+)
+def test_the_same_product_of_spikes_does_not(name: str, neuron: Neuron, verdict: str) -> None:
+    report = audited(lambda x, s, w: PRODUCTS[name](s, s, w), neuron)
+    assert report.failures("addition-only") == []
+    assert {one.verdict for one in report.products().values()} == {verdict}
+    assert (report.failures("binary") == []) == (verdict == "binary")
+
+
+def test_fused_attention_in_a_functional_call_fails() -> None:
+    def attend(x: Tensor, s: Tensor, w: Tensor) -> Tensor:
+        s, x = s.unsqueeze(1), x.unsqueeze(1)
+        return F.scaled_dot_product_attention(s, s, x).squeeze(1)
+
+    report = audited(attend)
+    assert [(one.name, one.what, one.verdict) for one in report.rows if one.layer == 0] == [
+        ("layers.0.scores", "product", "binary"),
+        ("layers.0", "softmax", "multiplier"),
+        ("layers.0.values", "product", "multiplier"),
+        ("layers.0", "product", "binary"),
+    ]
+    assert [one.name for one in report.failures("binary")] == ["layers.0.values"]
+    assert [one.name for one in report.failures("softmax-free")] == ["layers.0"]
+
+
+def test_attention_that_is_not_fused_fails_too() -> None:
+    report = audited(lambda x, s, w: F.scaled_dot_product_attention(x, s, x))  # no heads
+    assert {one.op for one in report.within("blocks")} >= {"aten.bmm", "aten._safe_softmax"}
+    assert [one.op for one in report.failures("addition-only")] == ["aten.bmm"]
+    assert [one.what for one in report.failures("softmax-free")] == ["softmax"]
+
+
+def test_a_gain_before_a_mean_is_no_product() -> None:
+    report = audited(lambda x, s, w: (x.expand(4, 2, 12, 16) * w[0]).mean(0))
+    assert report.failures("addition-only") == []
+    assert row(report, "multiplication").verdict == "scale"
 
 
 def test_real_numbers_sneaked_into_a_block_are_found(spiking: Make, ids: Tensor) -> None:
     model = spiking("wd")
-    model.model.layers[1].mlp.fire_hidden.neuron = torch.nn.GELU()
-    assert without_spikes(operands_of(model, ids)) == ["model.layers.1.mlp.down"]
+    model.model.layers[1].mlp.fire_hidden.neuron = nn.GELU()
+    found = audit(model, [ids]).failures("addition-only")
+    assert [one.name for one in found] == ["model.layers.1.mlp.down"]
 
 
-def test_a_functional_product_in_a_block_is_found(spiking: Make, ids: Tensor) -> None:
+def test_a_product_that_energy_refuses_is_listed(spiking: Make, ids: Tensor) -> None:
     model = spiking("wd")
     norm = model.model.layers[0].mlp.out_norm
-    norm.register_forward_hook(lambda module, args, out: out @ torch.eye(16))
+    weight = torch.randn(16, 16)
+    norm.register_forward_hook(lambda module, args, out: out @ weight)
     with pytest.raises(SpikeformersError, match=r"in model\.layers\.0\.mlp"):
-        operands_of(model, ids)
+        trace(model, ids)
+    (found,) = audit(model, [ids]).failures("addition-only")
+    assert (found.name, found.op) == ("model.layers.0.mlp.out_norm", "aten.mm")
+    assert [side.shape for side in found.operands] == [(14, 16), (16, 16)]
+
+
+def test_a_linear_layer_that_spoils_its_spikes_is_found(spiking: Make, ids: Tensor) -> None:
+    class Sneaky(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input + 0.1 * input.sum(-1, keepdim=True).cos())
+
+    model = spiking("wd")
+    model.model.layers[0].mlp.up = Sneaky(16, 32)
+    found = audit(model, [ids]).failures("addition-only")
+    assert [one.name for one in found] == ["model.layers.0.mlp.up"]
+    assert trace(model, ids).products["model.layers.0.mlp.up"].spiking  # a hook sees its input
+
+
+def test_a_neuron_that_lies_is_found() -> None:
+    class Liar(Neuron):
+        spike_type = "binary"
+
+        def fire(self, u: Tensor) -> Tensor:
+            return u.round()
+
+        def keep(self, u: Tensor, spikes: Tensor) -> Tensor:
+            return u
+
+    report = audited(lambda x, s, w: s, Liar())
+    assert row(report, "product").operands[0].kind == "integer"
+    assert row(report, "product").operands[0].source == "values"
+
+
+# --- softmax and exponentials ------------------------------------------------------------------
+
+SOFTMAXES: dict[str, Call] = {
+    "method": lambda x, s, w: x.softmax(-1),
+    "function": lambda x, s, w: F.softmax(x, dim=-1),
+    "logarithm": lambda x, s, w: F.log_softmax(x, -1),
+    "of spikes": lambda x, s, w: s.softmax(-1),
+    "logsumexp": lambda x, s, w: x - torch.logsumexp(x, -1, keepdim=True),
+    "written out": lambda x, s, w: x.exp() / x.exp().sum(-1, keepdim=True),
+    "in place": lambda x, s, w: x.clone().exp_(),
+    "base two": lambda x, s, w: torch.exp2(x * math.log2(math.e)),
+    "a power": lambda x, s, w: math.e**x,
+    "expm1": lambda x, s, w: torch.expm1(x) + 1,
+    "hyperbolic": lambda x, s, w: torch.cosh(x) + torch.sinh(x),
+    "into zeros": lambda x, s, w: torch.zeros_like(x).index_add(0, torch.arange(2), x).exp(),
+    "through a view": lambda x, s, w: _filled(torch.zeros_like(x), x).exp(),
+    "through numpy": lambda x, s, w: torch.from_numpy(x.numpy()).exp(),
+}
+
+
+def _filled(zeros: Tensor, x: Tensor) -> Tensor:
+    zeros.view(-1)[3:7] = x.flatten()[3:7]
+    return zeros
+
+
+@pytest.mark.parametrize("name", SOFTMAXES)
+def test_a_hidden_softmax_fails(name: str) -> None:
+    report = audited(SOFTMAXES[name])
+    found = report.failures("softmax-free")
+    assert {one.module for one in found} == {"layers.0"}
+    assert {one.what for one in found} <= {"softmax", "exponential"}
+    assert {one.verdict for one in found} == {"multiplier"}
+    assert report.failures("addition-only") == report.failures("binary") == []
+    assert set(map(id, found)) <= set(map(id, report.failures("binary", strict=True)))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, s, w: x * w[0].exp(),  # of a parameter: fixed before the run
+        lambda x, s, w: x * torch.arange(16.0).neg().exp(),
+        lambda x, s, w: x.argmax(-1, keepdim=True) * s,
+        lambda x, s, w: x.relu() / x.relu().sum(-1, keepdim=True),
+        lambda x, s, w: x.sigmoid(),
+    ],
+)
+def test_what_is_no_softmax(call: Call) -> None:
+    assert audited(call).failures("softmax-free") == []
+
+
+@pytest.mark.parametrize("activation", [F.gelu, F.silu, torch.tanh, torch.sigmoid, torch.erf])
+def test_transcendentals_are_listed_and_fail_strict_only(activation: Any) -> None:
+    report = audited(lambda x, s, w: activation(x))
+    found = row(report, "transcendental")
+    assert found.verdict == "multiplier"
+    assert report.failures("binary") == []
+    assert report.failures("binary", strict=True) == [found]
+
+
+def test_a_softmax_in_a_norm_is_not_overlooked() -> None:
+    class HonestLayerNorm(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.softmax(-1) / x.std(-1, keepdim=True)
+
+    report = audit(Toy(nn.Sequential(HonestLayerNorm(), nn.Linear(16, 16))), [IDS])
+    inside = [(one.what, one.op) for one in report.within("blocks")]
+    assert inside == [
+        ("softmax", "aten._softmax"),
+        ("normalisation", "HonestLayerNorm"),
+        ("product", "aten.addmm"),
+    ]
+
+
+# --- divisions, factors, norms -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "verdict"),
+    [
+        (lambda x, s, w: x / 8, "adder"),
+        (lambda x, s, w: x / 0.25, "adder"),
+        (lambda x, s, w: x / 3, "scale"),
+        (lambda x, s, w: x / w[0], "scale"),
+        (lambda x, s, w: x / w[0].detach().sign(), "adder"),
+        (lambda x, s, w: x / x.sum(-1, keepdim=True), "multiplier"),
+        (lambda x, s, w: x.clone().div_(x.max()), "multiplier"),
+        (lambda x, s, w: 1 / x, "multiplier"),
+        (lambda x, s, w: x**-1, "multiplier"),
+        (lambda x, s, w: x[:, :8].mean(1, keepdim=True), "adder"),
+        (lambda x, s, w: x.mean(1, keepdim=True), "scale"),  # of twelve
+    ],
+)
+def test_divisions(call: Call, verdict: str) -> None:
+    report = audited(call)
+    found = row(report, "division")
+    assert found.verdict == verdict
+    strictly = report.failures("addition-only", strict=True)
+    assert (found in strictly) == (verdict != "adder")
+    assert report.failures("addition-only") == []
+
+
+@pytest.mark.parametrize(
+    ("call", "verdict"),
+    [
+        (lambda x, s, w: x * s, "adder"),
+        (lambda x, s, w: x * (x > 0), "adder"),
+        (lambda x, s, w: x * 0.5, "adder"),
+        (lambda x, s, w: x * 0.9, "scale"),
+        (lambda x, s, w: x * torch.full((1, 1), 0.9), "scale"),
+        (lambda x, s, w: x * w[0], "scale"),
+        (lambda x, s, w: x * x, "multiplier"),
+        (lambda x, s, w: x**2, "multiplier"),
+        (lambda x, s, w: s.clone().mul_(x), "adder"),
+        (lambda x, s, w: torch.add(x, s, alpha=0.3), "adder"),
+        (lambda x, s, w: torch.add(s, x, alpha=0.3), "scale"),
+        (lambda x, s, w: torch.addcmul(x, x, x), "multiplier"),
+        (lambda x, s, w: F.hardswish(x), "multiplier"),
+    ],
+)
+def test_factors(call: Call, verdict: str) -> None:
+    assert row(audited(call), "multiplication").verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("call", "ops"),
+    [
+        (lambda x, s, w: F.layer_norm(x, (16,)), {"aten.native_layer_norm"}),
+        (lambda x, s, w: x * x.pow(2).mean(-1, keepdim=True).rsqrt(), {"aten.rsqrt"}),
+        (lambda x, s, w: x - x.var(-1, keepdim=True).sqrt(), {"aten.var", "aten.sqrt"}),
+        (lambda x, s, w: F.normalize(x, dim=-1), {"aten.linalg_vector_norm"}),
+    ],
+)
+def test_norms_in_functional_calls(call: Call, ops: set[str]) -> None:
+    report = audited(call)
+    found = [one for one in report.within("blocks") if one.what == "normalisation"]
+    assert {one.op for one in found} == ops
+    assert {one.verdict for one in found} == {"multiplier"}
+
+
+def test_batch_norm_with_fixed_statistics_is_a_scale() -> None:
+    report = audit(Toy(nn.Sequential(nn.BatchNorm1d(12), nn.Linear(16, 16))), [IDS])
+    found = row(report, "normalisation")
+    assert (found.verdict, found.note) == (
+        "scale", "statistics fixed before the run: a scale and a shift",
+    )  # fmt: skip
+    of_data = audited(lambda x, s, w: F.batch_norm(x, None, None, training=True))
+    assert row(of_data, "normalisation").verdict == "multiplier"
+
+
+def test_a_norm_module_is_one_row() -> None:
+    report = audit(Toy(nn.Sequential(nn.RMSNorm(16), nn.Linear(16, 16))), [IDS])
+    found = row(report, "normalisation")
+    assert (found.name, found.op, found.verdict) == ("layers.0.0", "RMSNorm", "multiplier")
+
+
+# --- what proves nothing -----------------------------------------------------------------------
+
+
+def test_silent_neurons_keep_their_kind() -> None:
+    silent = row(audited(lambda x, s, w: s, LIF(threshold=1e6)), "product")
+    assert (silent.verdict, silent.operands[0].kind) == ("binary", "binary")
+    assert silent.operands[0].density == 0
+
+
+def test_zeros_of_unknown_origin_prove_nothing() -> None:
+    report = audited(lambda x, s, w: (x - x) @ w)
+    (found,) = report.failures("addition-only")
+    assert (found.verdict, found.operands[0].kind) == ("silent", "silent")
+    assert report.failures("binary") == [found]
+
+
+def test_operations_that_the_audit_does_not_know_fail_everything() -> None:
+    report = audited(lambda x, s, w: F.bilinear(s, s, w.expand(16, 16, 16)))
+    (found,) = report.failures("softmax-free")
+    assert (found.op, found.verdict) == ("aten._trilinear", "unknown")
+    assert report.failures("binary") == report.failures("addition-only") == [found]
+
+
+def test_a_number_that_leaves_the_tensors_is_unknown() -> None:
+    report = audited(lambda x, s, w: x / x.max().item())
+    assert row(report, "unknown").op == "aten._local_scalar_dense"
+
+
+def test_operations_of_other_libraries_are_unknown() -> None:
+    @torch.library.custom_op("spikeformers_tests::relu", mutates_args=())
+    def relu(x: Tensor) -> Tensor:
+        return x.exp()
+
+    report = audited(lambda x, s, w: relu(x))
+    assert row(report, "unknown").op == "spikeformers_tests.relu"
+
+
+def test_a_unit_that_changes_from_call_to_call_is_no_spike() -> None:
+    torch.manual_seed(1)
+
+    def scaled(x: Tensor, s: Tensor, w: Tensor) -> Tensor:
+        return (s * x.abs().mean()) @ w
+
+    model = Toy(Block(scaled))
+    once = audit(model, [IDS])
+    assert row(once, "product").verdict == "binary"
+    twice = audit(model, [IDS[:1], IDS[1:]])
+    assert twice.tokens == once.tokens == 24
+    assert row(twice, "product").verdict == "multiplier"
+
+
+# --- the report --------------------------------------------------------------------------------
+
+
+def test_a_scope_without_products_says_nothing() -> None:
+    report = audit(Plain(), [IDS])
+    with pytest.raises(ConfigError, match="no matrix product ran in the blocks of Plain"):
+        report.failures("binary")
+    assert [one.name for one in report.failures("binary", scope="model")] == ["up"]
+    assert report.as_dict()["falls_short"]["blocks"] is None
+
+
+class Plain(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.up = nn.Embedding(50, 4), nn.Linear(4, 4)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        y: Tensor = self.up(self.embed(input_ids))
+        return y
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"requirement": "binari"}, "Did you mean 'binary'"),
+        ({"requirement": "binary", "scope": "block"}, "Did you mean 'blocks'"),
+        ({"requirement": "softmax-free", "strict": True}, "strict sharpens"),
+    ],
+)
+def test_wrong_requests(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        audited(lambda x, s, w: s).failures(**given)
+
+
+def test_no_tokens() -> None:
+    with pytest.raises(DataError, match="no token"):
+        audit(Plain(), [])
+
+
+def test_plain_values() -> None:
+    found = audited(lambda x, s, w: s).as_dict()
+    assert (found["model"], found["tokens"]) == ("Toy", 24)
+    product = next(one for one in found["rows"] if one["what"] == "product")
+    assert (product["name"], product["layer"], product["verdict"]) == ("layers.0", 0, "binary")
+    left, right = product["operands"]
+    assert (left["kind"], left["source"], left["unit"]) == ("binary", "neuron", 1.0)
+    assert 0 < left["density"] < 1
+    assert (right["kind"], right["constant"], right["shape"]) == ("real", True, [16, 16])
+    assert found["falls_short"] == {
+        "blocks": {"binary": [], "addition-only": [], "softmax-free": []},
+        "model": {"binary": ["head"], "addition-only": ["head"], "softmax-free": []},
+    }
+
+
+def test_an_audit_changes_nothing(spiking: Make, ids: Tensor) -> None:
+    model = spiking("wd").train()
+    before = model(ids).logits
+    audit(model, [ids])
+    assert model.training
+    assert torch.equal(model(ids).logits, before)
+    assert not any(module._forward_hooks for module in model.modules())

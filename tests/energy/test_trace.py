@@ -194,3 +194,34 @@ def test_elementwise_operations_of_gpt2(dense: Make, ids: Tensor) -> None:
     # gelu_new: x^3 (2), * 0.044715, * sqrt(2/pi), * 0.5, * x; two additions; one tanh
     n = tokens * hidden
     assert found["activations", 0] == {"mult": 6 * n, "add": 2 * n, "function": n}
+
+
+def test_neurons_inside_an_attention_core_are_counted_once(binary: Any, ids: Tensor) -> None:
+    found = trace(binary, ids)
+    edges = found.neurons["model.layers.0.attention.core.neuron"]
+    assert (edges.kind, edges.size) == ("binary", 4 * 2 * 2 * 28)  # S B H, T (T + 1) / 2 pairs
+    # Layer 0: q, k, v, out, MLP in and out of 16 each, MLP hidden of 32; four steps of 14 tokens.
+    units = 14 * (6 * 16 + 32) + 2 * 2 * 28
+    assert found.operations["neurons", 0] == {
+        "compare": 4 * units, "add": 2 * 3 * units, "mult": 3 * units
+    }  # fmt: skip
+    assert found.products["model.layers.0.attention.core.values"].left.total == edges.total
+    steps, layers, pairs = 4, 2, 56
+    linear = 14 * (4 * 16 * 16 + 2 * 16 * 32)
+    assert macs(found) == steps * layers * (linear + 2 * pairs * 16) + 14 * 16 * 50
+
+
+def test_attention_in_blocks_counts_as_attention_in_one_piece(
+    spiking: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training step's blocks leave out keys that no query sees; the count is the same."""
+    from spikeformers.attention import _blocks
+
+    model = spiking("wd", max_position_embeddings=80)
+    tokens = torch.arange(70).remainder(50).repeat(2, 1)
+    whole = trace(model, tokens)
+    monkeypatch.setattr(_blocks, "WHOLE", 0)
+    blocks = trace(model, tokens)
+    assert whole.products == blocks.products
+    assert whole.operations == blocks.operations
+    assert "model.layers.0.attention.core.values" in whole.products

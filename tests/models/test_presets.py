@@ -39,7 +39,7 @@ def test_sizes(family: str, size: str, vocab_size: int, expected: float, within:
 
 
 def test_shapes_the_paper_states_or_implies() -> None:
-    assert set(PRESETS) == {
+    assert {preset for preset in PRESETS if "spikingformer" in preset} == {
         f"{family}-spikingformer-{size}"
         for family in ("wd", "we")
         for size in ("tiny", "small", "base", "0.4b", "1.0b")

@@ -129,6 +129,21 @@ def test_activity_appends_mean_count_and_density(kind: str) -> None:
     assert not density.requires_grad
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_activity_is_exact_for_a_large_layer(dtype: torch.dtype) -> None:
+    """1 in 64 units fires twice of at most 4: no dtype of spikes may lose some of them."""
+    neuron = NILIF(4)
+    neuron.activity = kept = []
+    current = torch.zeros(1, 2**20, dtype=dtype)
+    current[0, ::64] = 2
+    current.requires_grad_()
+    neuron(current)
+    ((count, density),) = kept
+    assert (count.item(), density.item()) == (2 / 64, 1 / 64)
+    count.backward()
+    assert torch.equal(current.grad, torch.full_like(current, 2.0**-20))
+
+
 def test_observe_calls_with_names_and_spikes_and_stops_after() -> None:
     model = nn.Sequential(nn.Linear(3, 3), LIF(), nn.Sequential(NILIF(2)))
     seen: list[tuple[str, Neuron, Tensor]] = []

@@ -121,3 +121,26 @@ def test_unknown_reset_and_surrogate() -> None:
         LIF(reset="softly")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="Did you mean 'sigmoid'"):
         LIF(surrogate_name="sigmoi")
+
+
+def test_a_learned_threshold_starts_where_it_is_told_and_stays_positive() -> None:
+    neuron = LIF(0.5, 0.7, "delayed", threshold_shape=(2, 1))
+    assert dict(neuron.named_parameters()).keys() == {"log_threshold"}
+    torch.testing.assert_close(neuron.v_th, torch.full((2, 1), 0.7))
+    with torch.no_grad():
+        neuron.log_threshold.copy_(torch.tensor([[0.0], [-3.0]]))
+    # thresholds 1 and exp(-3) = 0.05, one a row
+    assert neuron(torch.full((1, 2, 3), 0.5))[0].tolist() == [[0, 0, 0], [1, 1, 1]]
+    neuron.reset_parameters()
+    torch.testing.assert_close(neuron.v_th, torch.full((2, 1), 0.7))
+
+
+def test_a_learned_threshold_has_the_gradient_of_both_its_places() -> None:
+    neuron = LIF(0.5, 1.0, "delayed", threshold_shape=(1,)).double()
+    current = torch.tensor([[1.2], [0.9]], dtype=torch.float64)
+    neuron(current).sum().backward()
+    # U = 1.2 fires; U = 0.6 + 0.9 - 1 = 0.5. g(x) = 1 / (1 + (pi x)^2).
+    g0, g1 = (1 / (1 + (torch.pi * x) ** 2) for x in (0.2, -0.5))
+    # dS0 = -g0; dS1 = g1 (-1 - S0 - dS0 V_th) with S0 = 1, V_th = 1; and d V_th / d log V_th = 1.
+    expected = -g0 + g1 * (-1 - 1 + g0)
+    torch.testing.assert_close(neuron.log_threshold.grad, torch.tensor([expected]).double())

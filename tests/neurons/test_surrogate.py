@@ -86,6 +86,27 @@ def test_round_clip_passes_the_gradient_inside_its_window(
     torch.testing.assert_close(u.grad, 0.5 * torch.tensor(expected))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("margin", [0.0, 0.25, 0.1, -0.25])
+@pytest.mark.parametrize("levels", [1, 4, 5, 16])
+def test_round_clip_window_holds_its_bounds_and_not_their_neighbours(
+    levels: int, margin: float, dtype: torch.dtype
+) -> None:
+    low, high = (torch.tensor(x, dtype=dtype) for x in (-margin, levels + margin))
+    far = torch.tensor(math.inf, dtype=dtype)
+    below, above = torch.nextafter(low, -far), torch.nextafter(high, far)
+    u = torch.stack([below, low, high, above, below, low, high, above] * 5)  # vector lanes and tail
+    u.requires_grad_()
+    round_clip(u, levels, 0.5, margin).sum().backward()
+    assert u.grad.tolist() == [0, 0.5, 0.5, 0] * 10
+
+
+def test_round_clip_takes_a_window_without_an_end() -> None:
+    u = torch.tensor([-1e30, 0.0, 1e30], requires_grad=True)
+    round_clip(u, 4, margin=math.inf).sum().backward()
+    assert u.grad.tolist() == [1, 1, 1]
+
+
 def test_round_clip_soft_has_the_gradient_of_a_softplus() -> None:
     u = torch.tensor([-2.0, -0.5, 0.0, 1.3, 4.0, 9.0], dtype=torch.float64, requires_grad=True)
     (3 * round_clip_soft(u, 4, 0.25, 2.0)).sum().backward()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from spikeformers.energy import operands_of
+from spikeformers.energy import audit
 from spikeformers.reporting import describe
 
 
@@ -16,7 +16,7 @@ def test_points_of_hard_winners(build):
     described = describe(model)
     assert types(described) == {
         "embedding": "real",
-        "membrane stream between blocks": "real",
+        "stream between blocks": "real",
         "attention input": "integer",
         "query": "integer",
         "key": "integer",
@@ -35,15 +35,15 @@ def test_points_of_hard_winners(build):
 
 def test_what_it_says_of_operands_is_what_a_trace_sees(build):
     model = build()
-    seen = {p.name: p for p in operands_of(model, torch.arange(24).reshape(1, 24))}
+    seen = audit(model, [torch.arange(24).reshape(1, 24)]).products()
     said = types(describe(model))
     first = "model.layers.0"
-    assert seen[f"{first}.attention.query"].left.kind == said["attention input"]
-    assert seen[f"{first}.attention.core.values"].left.kind == said["attention weights"]
-    assert seen[f"{first}.attention.core.values"].right.kind == said["value"]
-    assert seen[f"{first}.attention.out"].left.kind == said["attention output"]
-    assert seen[f"{first}.mlp.up"].left.kind == said["MLP input"]
-    assert seen[f"{first}.mlp.down"].left.kind == said["MLP hidden"]
+    assert seen[f"{first}.attention.query"].operands[0].kind == said["attention input"]
+    assert seen[f"{first}.attention.core.values"].operands[0].kind == said["attention weights"]
+    assert seen[f"{first}.attention.core.values"].operands[1].kind == said["value"]
+    assert seen[f"{first}.attention.out"].operands[0].kind == said["attention output"]
+    assert seen[f"{first}.mlp.up"].operands[0].kind == said["MLP input"]
+    assert seen[f"{first}.mlp.down"].operands[0].kind == said["MLP hidden"]
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from spikeformers.attention._base import Attention
+from spikeformers.attention.sfsa import SFSA
 from spikeformers.attention.softmax import SoftmaxAttention
 from spikeformers.attention.ssa import SSA
 from spikeformers.attention.wta import COMPETITIONS, WTA
 
-__all__ = ["COMPETITIONS", "SSA", "WTA", "Attention", "SoftmaxAttention"]
+__all__ = ["COMPETITIONS", "SFSA", "SSA", "WTA", "Attention", "SoftmaxAttention"]

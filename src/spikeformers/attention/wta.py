@@ -28,6 +28,14 @@ import torch
 from torch import Tensor
 
 from spikeformers.attention._base import Attention, masked_softmax
+from spikeformers.attention._blocks import (
+    NEVER,
+    block_scores,
+    first_argmax,
+    query_blocks,
+    row_numbers,
+    terms_of,
+)
 from spikeformers.errors import ConfigError, nearest
 
 Competition = Literal["hard", "top_k", "sparsemax"]
@@ -43,12 +51,13 @@ def winners_of(scores: Tensor, winners: int) -> tuple[Tensor, Tensor]:
     """
     found: list[Tensor] = []
     exists: list[Tensor] = []
-    left = scores
+    left = scores.detach()
     for rank in range(min(winners, scores.shape[-1])):
         if rank:
-            left = left.scatter(-1, found[-1], float("-inf"))
-        found.append(left.argmax(-1, keepdim=True))
-        exists.append(left.gather(-1, found[-1]) > float("-inf"))
+            left = left.scatter(-1, found[-1], NEVER)
+        best, index = first_argmax(left)
+        found.append(index)
+        exists.append(best > NEVER)
     return torch.cat(found, -1), torch.cat(exists, -1)
 
 
@@ -71,7 +80,10 @@ def sparsemax(scores: Tensor) -> Tensor:
 
 
 class _Compete(torch.autograd.Function):
-    """``y = WTA(scores) v`` by gathering the winners' rows; softmax surrogate backwards."""
+    """``y = WTA(scores) v`` by gathering the winners' rows; softmax surrogate backwards.
+
+    Both passes take the queries block by block (``_blocks``); the second computes the scores anew.
+    """
 
     @staticmethod
     def forward(
@@ -87,56 +99,59 @@ class _Compete(torch.autograd.Function):
         weight: float,
         unit: float | None = None,
     ) -> Tensor:
-        scores = torch.matmul(q, k.transpose(-1, -2))
-        if unit is not None:
-            scores.div_(unit).round_().mul_(unit)
-        scores *= scale
-        if bias is not None and allowed.shape[0] == 1:  # one mask for the batch: one pass for both
-            scores += bias.masked_fill(~allowed[0], float("-inf"))
-        else:
-            if bias is not None:
-                scores += bias
-            scores.masked_fill_(~allowed, float("-inf"))
-        index, exists = winners_of(scores, winners)
-        y = torch.zeros_like(q)
-        width = v.shape[-1]
-        for rank in range(index.shape[-1]):
-            one = slice(rank, rank + 1)
-            rows = v.gather(-2, index[..., one].expand(*index.shape[:-1], width))
-            y += rows * exists[..., one]
-        ctx.save_for_backward(q, k, v, scale, scores, index, exists)
+        batch, y = q.shape[:-2], torch.zeros_like(q)
+        allowed = allowed.expand(-1, -1, q.shape[-2], k.shape[-2])
+        blocks = query_blocks(allowed, q, k.shape[-2], winners)
+        terms = terms_of(bias, allowed, q.dtype)
+        q, k, v = q.flatten(0, -3), k.flatten(0, -3), v.flatten(0, -3)
+        found = [
+            winners_of(block_scores(q, k, scale, terms, unit, batch, block), winners)
+            for block in blocks
+        ]
+        index, exists = (torch.cat(parts, -2) for parts in zip(*found, strict=True))
+        counts = exists.to(v.dtype)
+        for row, count in zip(row_numbers(index, k.shape[-2]), counts.unbind(-1), strict=True):
+            won = v.flatten(0, 1).index_select(0, row).view_as(y)
+            y.addcmul_(won, count.unsqueeze(-1))
+        ctx.save_for_backward(q, k, v, scale, index, counts, *terms)
+        ctx.batch, ctx.blocks, ctx.unit = batch, blocks, unit
         ctx.temperature, ctx.weight = temperature, weight
         return y.mul_(weight) if weight != 1 else y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, scale, scores, index, exists = ctx.saved_tensors
-        gy = grads[0]
-        p = torch.softmax(scores / ctx.temperature if ctx.temperature != 1 else scores, dim=-1)
-        seen = exists[..., :1]
-        if not bool(seen.all()):
-            p = torch.where(seen, p, torch.zeros_like(p))
-        # p * (g - sum(p * g)), the softmax Jacobian, in one pass
-        g_scores = torch.ops.aten._softmax_backward_data(
-            torch.matmul(gy, v.transpose(-1, -2)), p, -1, p.dtype
-        )
-        if ctx.temperature != 1:
-            g_scores /= ctx.temperature
-        g_bias = g_scores.sum((0, 1)) if ctx.needs_input_grad[3] else None
-        g_v = torch.zeros_like(v)
-        for rank in range(index.shape[-1]):
-            one = slice(rank, rank + 1)
-            g_v.scatter_add_(
-                -2,
-                index[..., one].expand(*index.shape[:-1], v.shape[-1]),
-                gy * (exists[..., one] * ctx.weight),
-            )
-        g_q = torch.matmul(g_scores, k)
+        q, k, v, scale, index, counts, *terms = ctx.saved_tensors
+        gy = grads[0].flatten(0, -3)
+        some_see_none = not bool(counts[..., :1].all())
+        g_q, g_k = torch.empty_like(q), torch.zeros_like(k)
+        g_bias = torch.zeros_like(terms[0]) if ctx.needs_input_grad[3] else None
+        for block in ctx.blocks:
+            scores = block_scores(q, k, scale, terms, ctx.unit, ctx.batch, block)
+            if ctx.temperature != 1:
+                scores /= ctx.temperature
+            p = torch.softmax(scores, dim=-1)
+            if some_see_none:
+                p = torch.where(counts[..., block.rows, :1] > 0, p, torch.zeros_like(p))
+            g_p = torch.bmm(gy[:, block.rows], v[:, block.keys].transpose(1, 2))
+            # p * (g - sum(p * g)), the softmax Jacobian, in one pass
+            g_scores = torch.ops.aten._softmax_backward_data(g_p.view_as(p), p, -1, p.dtype)
+            if ctx.temperature != 1:
+                g_scores /= ctx.temperature
+            if g_bias is not None:
+                g_bias[:, block.rows, block.keys] = g_scores.sum((0, 1))
+            g_scores = g_scores.flatten(0, -3)
+            g_q[:, block.rows] = torch.bmm(g_scores, k[:, block.keys])
+            g_k[:, block.keys] += torch.bmm(g_scores.transpose(1, 2), q[:, block.rows])
         g_scale = None
         if ctx.needs_input_grad[5]:
-            g_scale = (g_q * q).sum((0, 1, -2, -1)).view_as(scale)
+            g_scale = (g_q * q).sum((-2, -1)).view(ctx.batch).sum((0, 1)).view_as(scale)
+        g_v = v.new_zeros(v.shape)  # contiguous: its rows are added to in place
+        for row, count in zip(row_numbers(index, k.shape[-2]), counts.unbind(-1), strict=True):
+            g_rows = gy * (count * ctx.weight).view(*gy.shape[:-1], 1)
+            g_v.flatten(0, 1).index_add_(0, row, g_rows.flatten(0, 1))
+        g_q, g_k, g_v = (g.view(*ctx.batch, *g.shape[1:]) for g in (g_q, g_k, g_v))
         g_q *= scale
-        g_k = torch.matmul(g_scores.transpose(-1, -2), q).mul_(scale)
+        g_k *= scale
         return g_q, g_k, g_v, g_bias, None, g_scale, None, None, None, None
 
 
@@ -184,8 +199,10 @@ class WTA(Attention):
             return sparsemax(scores)
         index, exists = winners_of(scores, self.winners)
         hard = one_hot(index, exists, k.shape[-2]).to(q.dtype) * self.weight
+        if not torch.is_grad_enabled():
+            return hard
         p = masked_softmax(scores / self.temperature, allowed)
-        return hard - p.detach() + p if torch.is_grad_enabled() else hard
+        return hard - p.detach() + p
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, bias: Tensor | None = None

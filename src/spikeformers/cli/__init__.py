@@ -1,11 +1,12 @@
 """The command line: one verb a file, each its arguments, one call, one print.
 
     spikeformers demo | pretrain | distill | convert | finetune-attention
-    spikeformers evaluate perplexity | generate | energy | info
+    spikeformers generate | energy | audit | info
+    spikeformers evaluate perplexity | agreement
 
-Exit codes: 0 done, 1 something failed, 2 the request is wrong, 130 interrupted. Results go to
-standard output, progress and messages to standard error. Nothing heavy is imported before a verb
-runs.
+Exit codes: 0 done, 1 something failed or falls short of a requirement, 2 the request is wrong, 130
+interrupted. Results go to standard output, progress and messages to standard error. Nothing heavy
+is imported before a verb runs.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Annotated
 import typer
 
 from spikeformers.cli import (
+    audit,
     convert,
     demo,
     distill,
@@ -58,8 +60,10 @@ for _app, _verb in (
     (app, convert.convert),
     (app, finetune_attention.finetune_attention),
     (evaluation, evaluate.perplexity),
+    (evaluation, evaluate.agreement),
     (app, generate.generate),
     (app, energy.energy),
+    (app, audit.audit),
     (app, info.info),
 ):
     _app.command(help=_help(_verb))(_verb)

@@ -59,7 +59,8 @@ def prepare(recipe: Recipe) -> tuple[Run, Distillation]:
     if recipe.control:
         student = control_of(student)
     request = {"preset": recipe.preset, "control": recipe.control, **data, DISTILL: who}
-    return _build(student, teacher, spad, corpus, tokenizer, store, config, request)
+    cache = who["cache_teacher"]
+    return _build(student, teacher, spad, corpus, tokenizer, store, config, request, cache)
 
 
 def reopen(out: Path, changes: Recipe) -> tuple[Run, Distillation]:
@@ -86,7 +87,8 @@ def reopen(out: Path, changes: Recipe) -> tuple[Run, Distillation]:
     source = {key: value for key, value in request.items() if key in data_keys()}
     corpus, store = _text(source | changes.data, tokenizer)
     student = AutoConfig.for_model(**record["model"])
-    return _build(student, teacher, spad, corpus, tokenizer, store, config, request)
+    cache = who["cache_teacher"]
+    return _build(student, teacher, spad, corpus, tokenizer, store, config, request, cache)
 
 
 def _teacher(
@@ -94,7 +96,7 @@ def _teacher(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     import torch
 
-    from spikeformers.models.reference import load_reference
+    from spikeformers.models import load_reference
 
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -132,13 +134,14 @@ def _build(
     store: TokenStore,
     config: TrainConfig,
     request: dict[str, Any],
+    cache_teacher: str,
 ) -> tuple[Run, Distillation]:
     from spikeformers.training.distillation import Distillation
 
     if "saa" in spad.active:
         student._attn_implementation = "eager"  # a dense student, too, must show its maps
     model = initialise(student, config.seed)
-    task = Distillation(model, teacher, spad, config.seed)
+    task = Distillation(model, teacher, spad, config.seed, cache_teacher)
     return Run(corpus, tokenizer, store, model, config, request), task
 
 

@@ -31,8 +31,9 @@ TEACHER: dict[str, str] = {
     "teacher": "",
     "gguf_file": "",
     "teacher_dtype": "auto",
+    "cache_teacher": "",
 }
-"""Keys of the distill section that say who teaches, and their defaults."""
+"""Keys of the distill section that say who teaches and how it is kept, and their defaults."""
 _EXPONENT = re.compile(
     r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+"
 )  # a number that YAML 1.1 reads as text
@@ -99,7 +100,7 @@ def known_sections(preset: str = "") -> dict[str, list[str]]:
     from spikeformers.training import TrainConfig
     from spikeformers.training.distillation import SpADConfig
 
-    presets = [preset] if preset in PRESETS else ["wd-spikingformer-tiny", "we-spikingformer-tiny"]
+    presets = [preset] if preset in PRESETS else list(PRESETS)
     model = set().union(*(known_keys(name) for name in presets))
     return {
         "train": [one.name for one in fields(TrainConfig)],

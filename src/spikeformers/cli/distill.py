@@ -22,6 +22,10 @@ def distill(
     teacher_dtype: Annotated[
         str, typer.Option(help="auto (the weights' own), fp32, bf16 or fp16.", show_default="auto")
     ] = "",
+    cache_teacher: Annotated[
+        str,
+        typer.Option(help="Keep the teacher's outputs: a folder, or auto.", metavar="DIR|auto"),
+    ] = "",
     student: Annotated[
         str, typer.Option(help="Preset of the student, such as wd-spikingformer-tiny.")
     ] = "",
@@ -78,7 +82,12 @@ def distill(
 
     start(verbose=is_main_process())
     given = read_recipe(recipe) if recipe else Recipe()
-    who = {"teacher": teacher, "gguf_file": gguf_file, "teacher_dtype": teacher_dtype}
+    who = {
+        "teacher": teacher,
+        "gguf_file": gguf_file,
+        "teacher_dtype": teacher_dtype,
+        "cache_teacher": cache_teacher,
+    }
     named = Recipe(
         student,
         control,

@@ -76,11 +76,11 @@ def _twin(config: Any, control: Path | None) -> tuple[Any, str | None]:
     """The dense model to compare with, and whose weights it has."""
     import torch
 
-    from spikeformers.models import SpikingformerConfig, build_model, control_of, load_model
+    from spikeformers.models import SpikingConfig, build_model, control_of, load_model
 
     if control is not None:
         return load_model(control)[0], str(control)
-    if not isinstance(config, SpikingformerConfig):
+    if not isinstance(config, SpikingConfig):
         return None, None
     torch.manual_seed(0)
     return build_model(control_of(config)).eval(), "fresh"

@@ -1,4 +1,4 @@
-"""``spikeformers evaluate``: how well a model predicts a text."""
+"""``spikeformers evaluate``: how well a model predicts a text, or agrees with another."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from spikeformers.cli._options import Data, Json, Model, Split, TextField
+from spikeformers.errors import ConfigError
 
 
 def perplexity(
@@ -89,3 +90,78 @@ def perplexity(
     rows += [("text", f"{corpus.name}, {split}: {sizes}")]
     rows += [("window", f"{report.context} tokens, stride {report.stride}")]
     print_table(make_table("", (str(model), report.kind), rows))
+
+
+def agreement(
+    model: Model,
+    data: Data,
+    reference: Annotated[
+        str,
+        typer.Option(
+            help="Model to agree with: a folder, or a name on the hub.", show_default=False
+        ),
+    ],
+    gguf_file: Annotated[str, typer.Option(help="GGUF file of the reference.")] = "",
+    split: Split = "validation",
+    context: Annotated[
+        int | None,
+        typer.Option(min=2, help="Tokens in a window.", show_default="as trained"),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Cut the text here.", show_default="all of it")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Windows at once.")] = 8,
+    text_field: TextField = "text",
+    as_json: Json = False,
+) -> None:
+    """Agreement of a causal model with another of the same tokenizer, such as its teacher.
+
+    The share of positions where both find the same next token likeliest, the KL divergence from
+    the reference in nats a token, and the mean cosine of the centred logits.
+
+    JSON: tokens, context, agreement, kl, cosine; model, reference, data, split, sha256 of the text.
+    """
+    from spikeformers.cli._output import (
+        counting_bar,
+        make_table,
+        print_json,
+        print_table,
+        start,
+        tokenize,
+    )
+    from spikeformers.data import load_corpus
+    from spikeformers.evaluation import agreement as measure
+    from spikeformers.evaluation import context_of
+    from spikeformers.models import load_reference
+
+    start(verbose=False)
+    loaded, tokenizer = load_reference(str(model))
+    other, others = load_reference(reference, gguf_file=gguf_file)
+    if tokenizer.get_vocab() != others.get_vocab():
+        raise ConfigError(
+            f"{model} and {reference} have different tokenizers: there is no token by token."
+        )
+    corpus = load_corpus(data, text_field=text_field)
+    part = tokenize(corpus, tokenizer).split(split)
+    with counting_bar("comparing") as move:
+        report = measure(
+            loaded,
+            other,
+            part,
+            context=context_of(loaded) if context is None else context,
+            max_tokens=max_tokens,
+            batch_size=batch_size,
+            progress=move,
+        )
+    if as_json:
+        asked = {"model": str(model), "reference": reference, "data": data, "split": split}
+        print_json(report.as_dict() | asked | {"sha256": corpus.digest})
+        return
+    rows = [
+        ("same likeliest token", f"{report.agreement:.4f} of tokens"),
+        ("KL from the reference", f"{report.kl:.4f} nats a token"),
+        ("cosine of logits", f"{report.cosine:.4f}"),
+        ("text", f"{corpus.name}, {split}: {report.tokens:,} tokens"),
+        ("window", f"{report.context} tokens"),
+    ]
+    print_table(make_table("", (str(model), reference), rows))

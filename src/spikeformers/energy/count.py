@@ -126,6 +126,22 @@ def spikes_by(module: Neuron) -> Spikes:
     return Spikes(module.spike_type, module.unit, module.weighted)
 
 
+def edges(
+    trace: Trace, place: Place, rows: Rows, module: Neuron, spikes: Tensor, allowed: Tensor
+) -> None:
+    """Count a neuron on attention scores ``[S, B, H, T, J]``: allowed pairs of real queries only.
+
+    A masked pair has no current and never fires, so no machine would update it.
+    """
+    pairs = (allowed & rows.queries(spikes.shape[-2])).expand(spikes.shape)
+    n, steps = int(pairs.sum()), spikes.shape[0]
+    carried = n // steps * (steps - 1)
+    trace.add_operations(
+        "neurons", place.layer, compare=module.levels * n, add=2 * carried, mult=carried
+    )
+    trace.add_neuron(place.name, operand(spikes[pairs], Spikes(module.spike_type, module.unit)))
+
+
 def attention(
     trace: Trace,
     place: Place,

@@ -16,6 +16,9 @@ class Watcher(Protocol):
 
     paused: bool
 
+    def look(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """One operation of the dispatcher, about to run."""
+
     def see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """One operation of the dispatcher, done."""
 
@@ -88,6 +91,7 @@ class DispatchMode(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        self.watcher.look(func, args, kwargs)
         out = func(*args, **kwargs)
         self.watcher.see(func, args, kwargs, out)
         return out

@@ -36,7 +36,11 @@ class Spikes(NamedTuple):
 def spikes_of(x: Tensor, known: Spikes | None = None) -> Spikes | None:
     """Kind and unit of the spikes in ``x``; None where they are real numbers."""
     x = x.detach()
-    if known is not None and _multiples(x, known.unit, tolerance=2e-2):
+    if x.dtype == torch.bool:
+        return Spikes("binary", 1.0)
+    if x.is_complex():
+        return None
+    if known is not None and _is(x, known):
         return known
     size = x.abs()
     largest = float(size.max()) if size.numel() else 0.0
@@ -71,6 +75,18 @@ def operand(x: Tensor, spikes: Spikes | None) -> Operand:
         return Operand("real", x.numel(), nonzero, 0)
     total = int(counts(x, spikes).sum(dtype=torch.float64))
     return Operand(spikes.kind, x.numel(), nonzero, total)
+
+
+def _is(x: Tensor, known: Spikes) -> bool:
+    """Whether the values of ``x`` are what the neuron that made it says."""
+    if not _multiples(x, known.unit, tolerance=2e-2):
+        return False
+    if known.kind == "integer" or x.numel() == 0:
+        return True
+    least, most = (float(value) for value in x.aminmax())
+    return (
+        most <= 1.5 * known.unit and least >= (-1.5 if known.kind == "ternary" else 0) * known.unit
+    )
 
 
 def _multiples(x: Tensor, unit: float, tolerance: float) -> bool:

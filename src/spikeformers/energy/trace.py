@@ -11,10 +11,8 @@ out as product, softmax, product, embeddings, norms, neurons, and elementwise op
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,11 +24,12 @@ from spikeformers.attention import Attention
 from spikeformers.energy import count
 from spikeformers.energy import operations as ops
 from spikeformers.energy.count import Place, Rows
+from spikeformers.energy.frames import Frame, kind_of, layer_of
+from spikeformers.energy.listing import Listing
 from spikeformers.energy.modes import DispatchMode, FunctionMode
 from spikeformers.energy.operands import Spikes
 from spikeformers.energy.records import Trace
 from spikeformers.errors import SpikeformersError
-from spikeformers.models._block import SpikingAttention
 from spikeformers.neurons import Neuron
 
 Batch = Tensor | Mapping[str, Tensor]
@@ -39,31 +38,33 @@ _CLOSED = ("linear", "embedding", "norm", "neuron", "core", "sdpa", "expanded")
 _ACCOUNTS = ("linear", "core", "sdpa", "expanded")
 
 
-@dataclass
-class _Frame:
-    """A module (or SDPA call) that is running."""
-
-    name: str
-    module: nn.Module
-    kind: str
-    dispatched: int = 0
-    products: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)
-    softmaxes: list[Tensor] = field(default_factory=list)
-
-
 def trace(model: nn.Module, batch: Batch) -> Trace:
     """Count one forward pass over ids ``[B, T]``, or ``{"input_ids", "attention_mask"}``.
 
     The model runs in eval mode, without cache or gradients, and is left as it was. Raises
     SpikeformersError where a matrix product belongs to no counted module.
     """
+    tracer = _run(model, batch, None)
+    tracer.complain()
+    return tracer.trace
+
+
+def trace_into(listing: Listing, model: nn.Module, batch: Batch) -> int:
+    """List every operation of one forward pass, whether it can be counted or not.
+
+    Returns the number of tokens, padding left out. The model runs as in ``trace``.
+    """
+    return _run(model, batch, listing).trace.tokens
+
+
+def _run(model: nn.Module, batch: Batch, listing: Listing | None) -> _Tracer:
     inputs = {"input_ids": batch} if isinstance(batch, Tensor) else dict(batch)
     inputs.pop("labels", None)
     ids, mask = inputs["input_ids"], inputs.get("attention_mask")
     parameters = inspect.signature(model.forward).parameters
     if "use_cache" in parameters:
         inputs["use_cache"] = False  # type: ignore[assignment]
-    tracer = _Tracer(model, Rows(ids.shape[0], ids.shape[1], mask))
+    tracer = _Tracer(model, Rows(ids.shape[0], ids.shape[1], mask), listing)
     training = model.training
     model.eval()
     try:
@@ -71,17 +72,16 @@ def trace(model: nn.Module, batch: Batch) -> Trace:
             model(**inputs)
     finally:
         model.train(training)
-    tracer.complain()
-    return tracer.trace
+    return tracer
 
 
 class _Tracer:
     """Frames of running modules, and what their hooks counted."""
 
-    def __init__(self, model: nn.Module, rows: Rows) -> None:
-        self.model, self.rows = model, rows
+    def __init__(self, model: nn.Module, rows: Rows, listing: Listing | None) -> None:
+        self.model, self.rows, self.listing = model, rows, listing
         self.trace = Trace(tokens=rows.tokens)
-        self.frames: list[_Frame] = []
+        self.frames: list[Frame] = []
         self.known: Any = WeakTensorKeyDictionary()
         self.last_spikes: dict[nn.Module, Tensor] = {}
         self.paused = False
@@ -89,6 +89,8 @@ class _Tracer:
         """Width of the embeddings, by which residual additions are known."""
         self.unaccounted: list[str] = []
         self._stack = ExitStack()
+        if listing is not None:
+            listing.begin(self.known)
 
     def __enter__(self) -> _Tracer:
         for name, module in self.model.named_modules():
@@ -117,15 +119,16 @@ class _Tracer:
             )
 
     def place(self, name: str, component: str) -> Place:
-        """Where ``name`` is: its layer is the first number in its path."""
-        found = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
-        return Place(name, component, int(found[1]) if found else None)
+        """Where ``name`` is."""
+        return Place(name, component, layer_of(name))
 
     # --- modules -----------------------------------------------------------------------------
 
     def _enter(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self.frames.append(_Frame(name, module, _kind(module)))
+            if self.paused:  # a counter asks the core for its weights again
+                return
+            self.frames.append(Frame(name, module, kind_of(module)))
 
         return hook
 
@@ -133,6 +136,8 @@ class _Tracer:
         def hook(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
         ) -> None:
+            if self.paused:
+                return
             frame = self.frames.pop()
             self.paused = True
             try:
@@ -147,7 +152,7 @@ class _Tracer:
 
         return hook
 
-    def _linear(self, frame: _Frame, inputs: dict[str, Any], output: Tensor) -> None:
+    def _linear(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
         module: Any = frame.module
         x: Tensor = next(iter(inputs.values()))
         weight = module.weight if isinstance(module, Conv1D) else module.weight.t()
@@ -165,40 +170,54 @@ class _Tracer:
         inside = any("Attention" in type(frame.module).__name__ for frame in self.frames)
         return "attention projections" if inside else "mlp"
 
-    def _embedding(self, frame: _Frame, inputs: dict[str, Any], output: Tensor) -> None:
+    def _embedding(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
         rows = self.rows.tokens if output.shape[-2] == self.rows.shape[1] else output.shape[-2]
         place = self.place(frame.name, "embedding")
         self.width = self.width or output.shape[-1]
         self.trace.add_operations("embedding", place.layer, lookup=rows * output.shape[-1])
 
-    def _norm(self, frame: _Frame, inputs: dict[str, Any], output: Tensor) -> None:
+    def _norm(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
         kind = count.norm_kind(frame.module)
         assert kind is not None
         count.norm(self.trace, self.place(frame.name, "norms"), self.rows, output, kind)
 
-    def _neuron(self, frame: _Frame, inputs: dict[str, Any], output: Tensor) -> None:
+    def _neuron(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
         module = frame.module
         assert isinstance(module, Neuron)
+        around = self.frames[-1] if self.frames else None
+        if around is not None and around.kind == "core":
+            self.known[output] = Spikes(module.spike_type, module.unit)
+            around.edges = (frame.name, module, output)  # counted when it is known which may fire
+            return
         place = self.place(frame.name, "neurons")
         current = inputs["current"]
         self.known[output] = count.neuron(self.trace, place, self.rows, module, current, output)
         if module.expanded:
             self.last_spikes[module] = output
 
-    def _core(self, frame: _Frame, inputs: dict[str, Any], output: Tensor) -> None:
+    def _core(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
         module = frame.module
         assert isinstance(module, Attention)
         q, k, v = inputs["q"], inputs["k"], inputs["v"]
         bias = inputs.get("bias")
         known = (self.known.get(q), self.known.get(k), self.known.get(v))
         place = self.place(frame.name, _ATTENTION)
-        self._spiking_attention(place, module, (q, k, v), known, inputs["allowed"], bias)
+        allowed = inputs["allowed"]
+        weights = self._spiking_attention(place, module, (q, k, v), known, allowed, bias)
+        if frame.edges is not None:
+            name, neuron, spikes = frame.edges
+            edges = self.place(name, "neurons")
+            count.edges(self.trace, edges, self.rows, neuron, spikes, allowed)
+        # A core may skip keys that no query of a block sees, and gather V instead of multiplying.
         pairs = q.numel() // q.shape[-1] * k.shape[-2]
-        self._check(frame, pairs * q.shape[-1], pairs * (q.shape[-1] + v.shape[-1]))
+        seen = int(allowed.expand(*q.shape[:-1], k.shape[-2]).sum())
+        if self.listing is not None and frame.dispatched <= pairs * q.shape[-1]:
+            self.listing.gathered([*self.frames, frame], weights, v)
+        self._check(frame, seen * q.shape[-1], pairs * (q.shape[-1] + v.shape[-1]))
         if module.weights_are_binary and module.winners_per_query == 1 and known[2] is not None:
             self.known[output] = known[2]  # each output row is one row of V
 
-    def _expanded(self, frame: _Frame, inputs: dict[str, Any], output: Any) -> None:
+    def _expanded(self, frame: Frame, inputs: dict[str, Any], output: Any) -> None:
         """Binary sub-steps: scores are summed over all pairs of them before the competition."""
         module: Any = frame.module
         fires = (module.fire_query, module.fire_key, module.fire_value)
@@ -213,21 +232,24 @@ class _Tracer:
 
     def _spiking_attention(
         self, place: Place, core: Attention, sides: Any, known: Any, allowed: Tensor, bias: Any
-    ) -> None:
+    ) -> Tensor:
         weights = core.weights(sides[0], sides[1], allowed, bias)
         pairs = count.attention(
             self.trace, place, self.rows, sides, known, allowed, weights, count.is_real(core)
         )
         count.core(self.trace, place, core, pairs, bias is not None)
+        return weights
 
-    def _written_out(self, frame: _Frame) -> None:
+    def _written_out(self, frame: Frame) -> None:
         """Attention as two products around one softmax of the masked scores."""
         if len(frame.products) == 2 and len(frame.softmaxes) == 1:
             (_, q, k), (_, _, v) = frame.products
             scores = frame.softmaxes[0]
             lead = scores.shape[:-2]
-            width = q.shape[-1]
-            if q.numel() == scores.numel() // scores.shape[-1] * width:
+            width, keys = q.shape[-1], scores.shape[-1]
+            whole = scores.numel() // keys * width, lead.numel() * keys * width
+            values = lead.numel() * keys * v.shape[-1]
+            if (q.numel(), k.numel(), v.numel()) == (*whole, values):
                 self.softmax_attention(
                     frame.name,
                     q.reshape(*lead, -1, width),
@@ -241,7 +263,7 @@ class _Tracer:
     def enter_sdpa(self) -> str:
         """Open a frame for an SDPA call in the running module."""
         name = self.frames[-1].name if self.frames else "sdpa"
-        self.frames.append(_Frame(name, self.model, "sdpa"))
+        self.frames.append(Frame(name, self.model, "sdpa"))
         return name
 
     def leave_sdpa(self) -> None:
@@ -257,7 +279,7 @@ class _Tracer:
         pairs = count.attention(self.trace, place, self.rows, (q, k, v), known, allowed, None)
         count.softmax(self.trace, place, int(pairs.sum()))
 
-    def _check(self, frame: _Frame, least: int, most: int) -> None:
+    def _check(self, frame: Frame, least: int, most: int) -> None:
         if not least <= frame.dispatched <= most:
             self.unaccounted.append(
                 f"{frame.name} ({type(frame.module).__name__}) did {frame.dispatched} MACs where "
@@ -266,10 +288,17 @@ class _Tracer:
 
     # --- operations --------------------------------------------------------------------------
 
+    def look(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """One operation of the dispatcher, about to run."""
+        if self.listing is not None and not self.paused:
+            self.listing.before(func, args, kwargs, self.frames)
+
     def see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """One operation of the dispatcher."""
         if self.paused:
             return
+        if self.listing is not None:
+            self.listing.after(func, args, kwargs, out)
         name = ops.base_name(func)
         if func._schema.is_mutable and args and isinstance(args[0], Tensor):
             self.known.pop(args[0], None)
@@ -310,7 +339,7 @@ class _Tracer:
     def _elementwise(
         self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
     ) -> None:
-        frame = self.frames[-1] if self.frames else _Frame("", self.model, "open")
+        frame = self.frames[-1] if self.frames else Frame("", self.model, "open")
         if len(frame.products) == 1:  # between the two products: counted with the softmax
             return
         found = ops.elementwise(name, args, kwargs, out)
@@ -321,7 +350,7 @@ class _Tracer:
                 place.component, place.layer, **{k: round(n * share) for k, n in found.items()}
             )
 
-    def _elementwise_component(self, frame: _Frame, name: str, args: tuple[Any, ...]) -> str:
+    def _elementwise_component(self, frame: Frame, name: str, args: tuple[Any, ...]) -> str:
         if frame.kind == "activation":
             return "activations"
         if self.place(frame.name, "").layer is None:
@@ -338,7 +367,7 @@ class _Tracer:
         return f"aten.{op} {list(left.shape)} x {list(right.shape)} in {name or 'the model'}"
 
 
-_COUNTERS: dict[str, Callable[[_Tracer, _Frame, dict[str, Any], Any], None]] = {
+_COUNTERS: dict[str, Callable[[_Tracer, Frame, dict[str, Any], Any], None]] = {
     "linear": _Tracer._linear,
     "embedding": _Tracer._embedding,
     "norm": _Tracer._norm,
@@ -346,22 +375,3 @@ _COUNTERS: dict[str, Callable[[_Tracer, _Frame, dict[str, Any], Any], None]] = {
     "core": _Tracer._core,
     "expanded": _Tracer._expanded,
 }
-
-
-def _kind(module: nn.Module) -> str:
-    if isinstance(module, (nn.Linear, Conv1D)):
-        return "linear"
-    if isinstance(module, nn.Embedding):
-        return "embedding"
-    if isinstance(module, Neuron):
-        return "neuron"
-    if isinstance(module, Attention):
-        return "core"
-    if isinstance(module, SpikingAttention) and module.fire_in.neuron.expanded:
-        return "expanded"
-    if count.norm_kind(module) is not None:
-        return "norm"
-    home = type(module).__module__
-    if home in ("transformers.activations", "torch.nn.modules.activation"):
-        return "activation"
-    return "open"

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from spikeformers.evaluation.agreement import Agreement, agreement_of
+from spikeformers.evaluation.agreement import AgreementReport, agreement
+from spikeformers.evaluation.likeness import Likeness, likeness_of
 from spikeformers.evaluation.perplexity import PerplexityReport, context_of, perplexity
 from spikeformers.evaluation.speed import Speed, decoding_speed, decoding_speeds
 
 __all__ = [
-    "Agreement",
+    "AgreementReport",
+    "Likeness",
     "PerplexityReport",
     "Speed",
-    "agreement_of",
+    "agreement",
     "context_of",
     "decoding_speed",
     "decoding_speeds",
+    "likeness_of",
     "perplexity",
 ]

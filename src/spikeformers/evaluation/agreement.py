@@ -1,87 +1,106 @@
-"""How far two causal models agree, token by token, on the same windows.
+"""How far one causal model agrees with another, token by token.
 
-    agreement        mean over tokens of [argmax of one = argmax of the other]
-    logit cosine     mean over tokens of cos(logits, logits')
-    hidden cosine    mean over tokens of cos(h, h'), h what the head reads
+    agreement   share of positions where both find the same next token likeliest
+    KL          sum_v p(v) ln(p(v) / q(v)), p the reference, q the model; nats a token
+    cosine      of the two rows of logits, each less its mean (softmax does not see the mean)
 
-Definitions as the NeurTransformer note gives them (token-wise accuracy, cosine similarity).
+Means over all positions of windows that lie side by side; the last, shorter one is its own batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from spikeformers.data import TokenSplit
 from spikeformers.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+Progress = Callable[[int, int], None]  # tokens compared, tokens in all
+
 
 @dataclass(frozen=True)
-class Agreement:
-    """Means over ``tokens`` predictions."""
+class AgreementReport:
+    """Means over ``tokens`` positions."""
 
     tokens: int
+    context: int
     agreement: float
-    logit_cosine: float
-    hidden_cosine: float
+    kl: float
+    """Nats a token, from the reference to the model."""
+    cosine: float
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
 
 
-def agreement_of(
+@torch.no_grad()
+def agreement(
     model: PreTrainedModel,
     reference: PreTrainedModel,
-    windows: Iterable[Tensor],
-    progress: Callable[[int], None] | None = None,
-) -> Agreement:
-    """Compare ``model`` with ``reference`` on batches of ids ``[B, T]``, every position.
+    split: TokenSplit,
+    *,
+    context: int,
+    max_tokens: int | None = None,
+    batch_size: int = 8,
+    progress: Progress | None = None,
+) -> AgreementReport:
+    """Compare two causal models of one vocabulary on ``split``, in windows of ``context``.
 
-    Raises ConfigError for models of different vocabularies and DataError for no tokens.
+    Raises ConfigError for models that cannot be compared, DataError for an empty text.
     """
-    if model.config.vocab_size != reference.config.vocab_size:
+    if batch_size < 1 or context < 1:
+        raise ConfigError(f"context and batch_size must be positive: {context}, {batch_size}.")
+    for name, one in (("model", model), ("reference", reference)):
+        longest = getattr(one.config, "max_position_embeddings", None)
+        if longest and context > longest:
+            raise ConfigError(f"context is {context}; the {name} takes at most {longest} tokens.")
+    sizes = [one.config.vocab_size for one in (model, reference)]
+    if sizes[0] != sizes[1]:
         raise ConfigError(
-            f"vocabularies of {model.config.vocab_size} and {reference.config.vocab_size} tokens "
-            "cannot be compared."
+            f"The model has a vocabulary of {sizes[0]} and the reference one of {sizes[1]}; only "
+            "models of one tokenizer can be compared token by token."
         )
-    tokens, sums = 0, torch.zeros(3, dtype=torch.float64)
-    for ids in windows:
-        ours, theirs = _outputs(model, ids), _outputs(reference, ids)
-        same = (ours[0].argmax(-1) == theirs[0].argmax(-1)).double().sum()
-        cosines = [
-            F.cosine_similarity(a.float(), b.float(), dim=-1).double().sum()
-            for a, b in zip(ours, theirs, strict=True)
-        ]
-        sums += torch.stack([same, *cosines]).cpu()
-        tokens += ids.numel()
-        if progress is not None:
-            progress(tokens)
-    if tokens == 0:
-        raise DataError("there is no token to compare on: give at least one batch of ids.")
-    agreement, logits, hidden = (sums / tokens).tolist()
-    return Agreement(tokens, agreement, logits, hidden)
-
-
-def _outputs(model: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits, and the head's input."""
-    seen: list[Tensor] = []
-    head = model.get_output_embeddings()
-    handle = head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    training = model.training
-    model.eval()
+    tokens = np.asarray(split.tokens[:max_tokens], dtype=np.int64)
+    if not len(tokens):
+        raise DataError(f"the split {split.name!r} is empty: there is nothing to compare on.")
+    modes = [one.training for one in (model, reference)]
+    model.eval(), reference.eval()
+    sums, done = torch.zeros(3, dtype=torch.float64), 0
     try:
-        with torch.no_grad():
-            logits = model(input_ids=ids.to(model.device), use_cache=False).logits
+        for ids in _windows(tokens, context, batch_size):
+            mine, theirs = (one(input_ids=ids.to(one.device)).logits for one in (model, reference))
+            sums += _sums(mine, theirs.to(mine.device))
+            done += ids.numel()
+            if progress is not None:
+                progress(done, len(tokens))
     finally:
-        handle.remove()
-        model.train(training)
-    hidden = seen[-1]
-    return logits, hidden.reshape(*logits.shape[:2], -1) if hidden.dim() == 3 else hidden[0]
+        model.train(modes[0]), reference.train(modes[1])
+    return AgreementReport(done, context, *(sums / done).tolist())
+
+
+def _sums(mine: Tensor, theirs: Tensor) -> Tensor:
+    """Agreement, KL and cosine, summed over the positions of ``[B, T, V]``."""
+    mine, theirs = mine.float(), theirs.float()
+    same = (mine.argmax(-1) == theirs.argmax(-1)).double().sum()
+    kl = F.kl_div(mine.log_softmax(-1), theirs.log_softmax(-1), reduction="none", log_target=True)
+    cosine = F.cosine_similarity(mine - mine.mean(-1, True), theirs - theirs.mean(-1, True), -1)
+    return torch.stack([same, kl.sum(-1).double().sum(), cosine.double().sum()]).cpu()
+
+
+def _windows(tokens: Any, context: int, batch_size: int) -> Any:
+    whole = len(tokens) // context * context
+    rows = tokens[:whole].reshape(-1, context)
+    for first in range(0, len(rows), batch_size):
+        yield torch.from_numpy(rows[first : first + batch_size])
+    if whole < len(tokens):
+        yield torch.from_numpy(tokens[None, whole:])

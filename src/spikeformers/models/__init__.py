@@ -10,8 +10,13 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
-from spikeformers.models._config import SpikingformerConfig
+from spikeformers.models._config import SpikingConfig, SpikingformerConfig
 from spikeformers.models._spikingformer import SpikingLMOutput
+from spikeformers.models.bispikclm import (
+    BiSpikCLMConfig,
+    BiSpikCLMForCausalLM,
+    BiSpikCLMModel,
+)
 from spikeformers.models.control import control_of
 from spikeformers.models.loading import load_model
 from spikeformers.models.neurtransformer import (
@@ -19,6 +24,7 @@ from spikeformers.models.neurtransformer import (
     NeurTransformerForCausalLM,
 )
 from spikeformers.models.presets import PRESETS, build_config, build_model
+from spikeformers.models.reference import load_reference
 from spikeformers.models.wd_spikingformer import (
     WDSpikingformerConfig,
     WDSpikingformerForCausalLM,
@@ -35,6 +41,8 @@ for _config, _auto, _model in (
     (WDSpikingformerConfig, AutoModel, WDSpikingformerModel),
     (WDSpikingformerConfig, AutoModelForCausalLM, WDSpikingformerForCausalLM),
     (NeurTransformerConfig, AutoModelForCausalLM, NeurTransformerForCausalLM),
+    (BiSpikCLMConfig, AutoModel, BiSpikCLMModel),
+    (BiSpikCLMConfig, AutoModelForCausalLM, BiSpikCLMForCausalLM),
     (WESpikingformerConfig, AutoModel, WESpikingformerModel),
     (WESpikingformerConfig, AutoModelForMaskedLM, WESpikingformerForMaskedLM),
     (
@@ -48,8 +56,12 @@ for _config, _auto, _model in (
 
 __all__ = [
     "PRESETS",
+    "BiSpikCLMConfig",
+    "BiSpikCLMForCausalLM",
+    "BiSpikCLMModel",
     "NeurTransformerConfig",
     "NeurTransformerForCausalLM",
+    "SpikingConfig",
     "SpikingLMOutput",
     "SpikingformerConfig",
     "WDSpikingformerConfig",
@@ -63,4 +75,5 @@ __all__ = [
     "build_model",
     "control_of",
     "load_model",
+    "load_reference",
 ]

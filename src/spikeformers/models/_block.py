@@ -23,6 +23,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from spikeformers.attention import SSA, WTA, Attention, SoftmaxAttention
 from spikeformers.layers import SpikeLinear, make_norm
+from spikeformers.models._cache import append
 from spikeformers.models._config import SpikingformerConfig
 from spikeformers.neurons import ILIF, LIF, NILIF, TLIF, Neuron
 
@@ -140,7 +141,7 @@ class SpikingAttention(nn.Module):
         k = self._heads(self.fire_key(self.key(spikes)))
         v = self._heads(self.fire_value(self.value(spikes)))
         if cache is not None:
-            k, v = _append(cache, k, v, self.layer)
+            k, v = append(cache, k, v, self.layer)
         self.core.score_unit = _inexact(self.fire_query.neuron.unit * self.fire_key.neuron.unit)
         weights = None
         if self.fire_in.neuron.expanded:
@@ -173,20 +174,6 @@ class SpikingAttention(nn.Module):
 def _inexact(unit: float) -> float | None:
     """``unit`` unless it is a power of two, whose multiples floats add without rounding."""
     return None if math.frexp(unit)[0] == 0.5 else unit
-
-
-def _append(cache: Cache, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-    """Append to a Transformers cache, which holds ``[B, H, J, S * K]`` (batch first for beams)."""
-    lead, width = k.shape[:-4], k.shape[-1]
-
-    def pack(x: Tensor) -> Tensor:
-        return x.flatten(0, -5).permute(1, 2, 3, 0, 4).flatten(-2)
-
-    def unpack(x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, width)).permute(3, 0, 1, 2, 4).unflatten(0, lead)
-
-    k_all, v_all = cache.update(pack(k), pack(v), layer)
-    return unpack(k_all), unpack(v_all)
 
 
 class SpikingMLP(nn.Module):

@@ -1,4 +1,4 @@
-"""Every choice of a winner-take-all spiking transformer, with its default, in this one place.
+"""What the configs of all spiking language models share, and the WTA spiking transformer's own.
 
 Winner-Take-All Spiking Transformer for Language Modeling, https://arxiv.org/abs/2604.11321.
 Unspecified by the paper, a field each: where norms stand (``pre_norm``, ``projection_norm``,
@@ -24,12 +24,11 @@ POSITIONS = ("learned", "relative", "both", "none")
 
 
 @strict(accept_kwargs=True)
-class SpikingformerConfig(PreTrainedConfig):
-    """Every choice of a WTA spiking transformer; a field a choice, its default here only."""
+class SpikingConfig(PreTrainedConfig):
+    """Shape, norms, positions and firing-rate term: what every spiking language model has."""
 
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
     causal: ClassVar[bool] = True
-    attentions: ClassVar[tuple[str, ...]] = ("cwssa", "ssa", "softmax")
 
     vocab_size: int = 50257
     hidden_size: int = 768
@@ -38,6 +37,99 @@ class SpikingformerConfig(PreTrainedConfig):
     intermediate_size: int | None = None
     """Hidden width of the MLP; 4 * hidden_size unless given."""
     max_position_embeddings: int = 1024
+
+    steps: int = 1
+    """T of the papers: simulation steps S."""
+    decay: float = 0.5
+    threshold: float = 1.0
+    """Threshold of LIF (membrane units) or initial amplitude of T-LIF."""
+    surrogate: str = "arctan"
+    surrogate_sharpness: float = 2.0
+
+    norm: str = "layer"
+    norm_eps: float = 1e-5
+    neuron_gain: float = 1.0
+    """Initial scale of the norm in front of a neuron: one over its threshold."""
+    position: str | None = None
+    """"learned" (absolute), "relative" (a bias on the scores), "both" or "none"; "relative" unless
+    given."""
+    relative_slope: float = 1.0
+    """Where the relative bias starts: ALiBi's slopes times this."""
+    spiking_head: bool = True
+    """A neuron in front of the language-model head, so that the head is spike-driven too."""
+    dropout: float = 0.0
+    initializer_range: float = 0.02
+    bias: bool = True
+    tie_word_embeddings: bool = True
+    use_cache: bool = True
+
+    firing_rate_weight: float = 0.05
+    """Weight of the firing-rate term of the loss; 0, the papers' silence, switches it off."""
+    firing_rate_target: float = 0.1
+    """Density (non-zero fraction) above which spikes of a neuron layer in the blocks cost."""
+
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.intermediate_size is None:
+            self.intermediate_size = 4 * self.hidden_size
+        if self.position is None:
+            self.position = "relative"
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self) -> None:
+        """Refuse what no model can be built from (ConfigError)."""
+        self._one_of("norm", NORMS)
+        self._one_of("position", POSITIONS)
+        self._one_of("surrogate", tuple(SURROGATES))
+        for key in (
+            *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"),
+            *("intermediate_size", "max_position_embeddings", "steps"),
+        ):
+            self._at_least_one(key)
+        for key in ("surrogate_sharpness", "threshold", "neuron_gain"):
+            self._between(key, 0.0, math.inf)
+        self._between("dropout", -1e-9, 1.0)
+        self._between("decay", -1e-9, 1 + 1e-9)
+        if self.hidden_size % self.num_attention_heads:
+            raise ConfigError(
+                f"hidden_size {self.hidden_size} does not divide into "
+                f"{self.num_attention_heads} heads."
+            )
+
+    def _one_of(self, key: str, known: tuple[str, ...]) -> None:
+        value = getattr(self, key)
+        if value not in known:
+            raise ConfigError(
+                f"{key}={value!r} is unknown; one of {', '.join(known)}.{nearest(value, known)}"
+            )
+
+    def _at_least_one(self, key: str) -> None:
+        value = getattr(self, key)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ConfigError(f"{key} must be a whole number, not {value!r}.")
+        if value < 1:
+            raise ConfigError(f"{key} must be at least 1, not {value}.")
+
+    def _between(self, key: str, low: float, high: float) -> None:
+        value = getattr(self, key)
+        if not isinstance(value, (int, float)) or not low < value < high:
+            span = "greater than 0" if high == math.inf else "between 0 and 1"
+            raise ConfigError(f"{key} must be a number {span}, not {value!r}.")
+
+    @property
+    def head_width(self) -> int:
+        """K, the width of one head."""
+        return self.hidden_size // self.num_attention_heads
+
+
+@strict(accept_kwargs=True)
+class SpikingformerConfig(SpikingConfig):
+    """Every choice of a WTA spiking transformer; a field a choice, its default here only."""
+
+    attentions: ClassVar[tuple[str, ...]] = ("cwssa", "ssa", "softmax")
 
     attention: str = "cwssa"
     wta: str = "hard"
@@ -54,17 +146,11 @@ class SpikingformerConfig(PreTrainedConfig):
 
     neuron: str = "ni-lif"
     levels: int = 16
-    """D of "T x D": the largest count an integer neuron emits in one step; the paper's is 4."""
-    steps: int = 1
-    """T of "T x D": simulation steps S."""
-    decay: float = 0.5
-    threshold: float = 1.0
-    """Threshold of LIF (membrane units) or initial amplitude of T-LIF."""
+    """D of "T x D": the largest count an integer neuron emits in one step; the paper's is 4.
+    T is ``steps``."""
     threshold_ratio: float = 0.5
     amplitude: str = "learnable"
     reset: str = "soft"
-    surrogate: str = "arctan"
-    surrogate_sharpness: float = 2.0
     integer_gradient: str = "rectangular"
     """NI-LIF and I-LIF: "rectangular" (the source's) or "sigmoid" (a softplus' derivative)."""
     surrogate_margin: float = 0.0
@@ -72,95 +158,31 @@ class SpikingformerConfig(PreTrainedConfig):
     surrogate_leak: float = 0.0
     """Rectangular integer gradient: its value beyond that window."""
 
-    norm: str = "layer"
-    norm_eps: float = 1e-5
     pre_norm: bool = True
     projection_norm: bool = True
     output_norm: bool = False
-    neuron_gain: float = 1.0
-    """Initial scale of the norm in front of a neuron: one over its threshold."""
-    position: str | None = None
-    """"learned" (absolute), "relative" (a bias on the scores), "both" or "none"; unless given,
-    "relative", but "learned" for SSA, whose scores are no competition that a bias could sway."""
-    relative_slope: float = 1.0
-    """Where the relative bias starts: ALiBi's slopes times this."""
-    spiking_head: bool = True
-    """A neuron in front of the language-model head, so that the head is spike-driven too."""
-    dropout: float = 0.0
-    initializer_range: float = 0.02
-    bias: bool = True
-    tie_word_embeddings: bool = True
-    use_cache: bool = True
-
-    firing_rate_weight: float = 0.05
-    """Weight of the firing-rate term of the loss; 0, the paper's silence, switches it off."""
-    firing_rate_target: float = 0.1
-    """Density (non-zero fraction) above which spikes of a neuron layer in the blocks cost."""
-
-    bos_token_id: int | None = None
-    eos_token_id: int | list[int] | None = None
-    pad_token_id: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if self.intermediate_size is None:
-            self.intermediate_size = 4 * self.hidden_size
-        if self.position is None:
-            self.position = "learned" if self.attention == "ssa" else "relative"
+        # SSA's scores are no competition that a bias could sway.
+        if self.position is None and self.attention == "ssa":
+            self.position = "learned"
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
         """Refuse what no model can be built from (ConfigError)."""
-        for key, known in (
-            ("attention", self.attentions),
-            ("wta", COMPETITIONS),
-            ("neuron", NEURONS),
-            ("norm", NORMS),
-            ("position", POSITIONS),
-            ("surrogate", tuple(SURROGATES)),
-            ("winner_weight", ("one", "mean")),
-            ("integer_gradient", ("rectangular", "sigmoid")),
-        ):
-            value = getattr(self, key)
-            if value not in known:
-                raise ConfigError(
-                    f"{key}={value!r} is unknown; one of {', '.join(known)}.{nearest(value, known)}"
-                )
+        self._one_of("attention", self.attentions)
+        self._one_of("wta", COMPETITIONS)
+        self._one_of("neuron", NEURONS)
+        self._one_of("winner_weight", ("one", "mean"))
+        self._one_of("integer_gradient", ("rectangular", "sigmoid"))
+        super().validate_architecture()
         if self.attention == "ssa" and self.position in ("relative", "both"):
             raise ConfigError(
                 f"attention='ssa' multiplies its scores with V, so position={self.position!r} "
                 "would add reals to them; use position='learned' or 'none'."
             )
-        for key in (
-            *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"),
-            *("intermediate_size", "max_position_embeddings", "steps", "levels", "winners"),
-        ):
-            value = getattr(self, key)
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise ConfigError(f"{key} must be a whole number, not {value!r}.")
-            if value < 1:
-                raise ConfigError(f"{key} must be at least 1, not {value}.")
-        for key, low, high in (
-            ("attention_scale", 0.0, math.inf),
-            ("surrogate_temperature", 0.0, math.inf),
-            ("surrogate_sharpness", 0.0, math.inf),
-            ("threshold", 0.0, math.inf),
-            ("neuron_gain", 0.0, math.inf),
-            ("dropout", -1e-9, 1.0),
-            ("decay", -1e-9, 1 + 1e-9),
-        ):
-            value = getattr(self, key)
-            if value is None and key == "attention_scale":
-                continue
-            if not isinstance(value, (int, float)) or not low < value < high:
-                span = "greater than 0" if high == math.inf else "between 0 and 1"
-                raise ConfigError(f"{key} must be a number {span}, not {value!r}.")
-        if self.hidden_size % self.num_attention_heads:
-            raise ConfigError(
-                f"hidden_size {self.hidden_size} does not divide into "
-                f"{self.num_attention_heads} heads."
-            )
-
-    @property
-    def head_width(self) -> int:
-        """K, the width of one head."""
-        return self.hidden_size // self.num_attention_heads
+        self._at_least_one("levels")
+        self._at_least_one("winners")
+        if self.attention_scale is not None:
+            self._between("attention_scale", 0.0, math.inf)
+        self._between("surrogate_temperature", 0.0, math.inf)

@@ -1,8 +1,8 @@
-"""What WD- and WE-Spikingformer share: backbone, language-model head, firing-rate term.
+"""What spiking language models share: backbone, language-model head, firing-rate term.
 
     embedding (+ positions), repeated S times -> blocks -> mean over S -> norm -> SN -> head
 
-The config is in ``_config``, the block in ``_block``.
+The configs are in ``_config``, the WTA spiking transformer's block in ``_block``.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import ModelOutput
 
 from spikeformers.attention import Attention
 from spikeformers.errors import ConfigError
 from spikeformers.layers import RelativeBias, SpikeLinear, make_norm
 from spikeformers.models._block import SpikingBlock, make_head_neuron
-from spikeformers.models._config import SpikingformerConfig
-from spikeformers.neurons import TLIF, Neuron
+from spikeformers.models._config import SpikingConfig
+from spikeformers.neurons import LIF, TLIF, Neuron
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -54,8 +55,8 @@ class SpikingLMOutput(ModelOutput):
 class SpikingformerPreTrainedModel(PreTrainedModel):
     """Weight initialisation and loading for every head."""
 
-    config: SpikingformerConfig
-    config_class = SpikingformerConfig
+    config: SpikingConfig
+    config_class = SpikingConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules: ClassVar[list[str]] = ["SpikingBlock"]
@@ -77,15 +78,35 @@ class SpikingformerPreTrainedModel(PreTrainedModel):
             module.reset_parameters()
         elif isinstance(module, Attention):
             nn.init.constant_(module.log_scale, math.log(module.initial_scale))
+        elif isinstance(module, LIF):
+            module.reset_parameters()
         elif isinstance(module, TLIF):
             nn.init.constant_(module.amplitude, module.initial_amplitude)
             module.calibrated.fill_(module.mode != "first-batch")
 
 
 class SpikingformerModel(SpikingformerPreTrainedModel):
-    """Embedding, blocks, mean over simulation steps, final norm."""
+    """Embedding, blocks, mean over simulation steps, final norm.
 
-    def __init__(self, config: SpikingformerConfig) -> None:
+    A method of its own kind says what a block is and what the stream starts from.
+    """
+
+    @staticmethod
+    def make_block(config: Any, layer: int) -> nn.Module:
+        """Block ``layer``: ``(x, allowed, bias, cache, want_weights) -> (x, weights)``."""
+        return SpikingBlock(config, layer)
+
+    @staticmethod
+    def make_encoder(config: Any) -> nn.Module:
+        """From the repeated embedding ``[S, B, T, D]`` to the stream that enters the blocks."""
+        return nn.Identity()
+
+    @property
+    def stream(self) -> tuple[str, str]:
+        """Spike type of what flows from block to block, and its values."""
+        return "real", "real numbers"
+
+    def __init__(self, config: SpikingConfig) -> None:
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         learned = config.position in ("learned", "both")
@@ -103,8 +124,9 @@ class SpikingformerModel(SpikingformerPreTrainedModel):
             for _ in range(config.num_hidden_layers if relative else 0)
         )
         self.dropout = nn.Dropout(config.dropout)
+        self.encoder = self.make_encoder(config)
         self.layers = nn.ModuleList(
-            SpikingBlock(config, layer) for layer in range(config.num_hidden_layers)
+            self.make_block(config, layer) for layer in range(config.num_hidden_layers)
         )
         self.norm = make_norm(config.norm, config.hidden_size, config.norm_eps)
         self.gradient_checkpointing = False
@@ -156,6 +178,7 @@ class SpikingformerModel(SpikingformerPreTrainedModel):
         x = self.dropout(x).unsqueeze(0)
         if self.config.steps > 1:
             x = x.expand(self.config.steps, -1, -1, -1)
+        x = self.encoder(x)
         hidden, maps = [], []
         for layer, block in enumerate(self.layers):
             if output_hidden_states:
@@ -199,13 +222,18 @@ class SpikingLM(SpikingformerPreTrainedModel):
 
     _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
 
-    def __init__(self, config: SpikingformerConfig, model: SpikingformerModel, bias: bool) -> None:
+    def __init__(self, config: SpikingConfig, model: SpikingformerModel, bias: bool) -> None:
         super().__init__(config)
         self.model = model
-        self.head_neuron = make_head_neuron(config)
+        self.head_neuron = self.make_head_neuron(config)
         head = SpikeLinear if config.spiking_head else nn.Linear
         self.lm_head = head(config.hidden_size, config.vocab_size, bias=bias)
         self.post_init()
+
+    @staticmethod
+    def make_head_neuron(config: Any) -> Neuron | None:
+        """The neuron in front of the head, or None."""
+        return make_head_neuron(config)
 
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
@@ -222,10 +250,7 @@ class SpikingLM(SpikingformerPreTrainedModel):
         **kwargs: Any,
     ) -> SpikingLMOutput:
         """Logits ``[B, T, V]`` of ``hidden`` ``[B, T, D]``, and the loss where there are labels."""
-        if self.head_neuron is None:
-            logits = self.lm_head(hidden)
-        else:
-            logits = self.lm_head(self.head_neuron(hidden.unsqueeze(0))).squeeze(0)
+        logits = self.logits_of(hidden)
         lm_loss = None
         if labels is not None:
             lm_loss = self.loss_function(
@@ -242,9 +267,48 @@ class SpikingLM(SpikingformerPreTrainedModel):
             rate_loss=rate,
         )
 
+    def logits_of(self, hidden: Tensor) -> Tensor:
+        """Head on the normed mean over steps, ``[B, T, D] -> [B, T, V]``."""
+        if self.head_neuron is None:
+            return self.lm_head(hidden)
+        return self.lm_head(self.head_neuron(hidden.unsqueeze(0))).squeeze(0)
+
     def expand_to_binary(self) -> SpikingLM:
         """Return a copy that computes the same logits from zeros and ones; see ``expanded``."""
         return expanded(self)
+
+
+class SpikingCausalLM(SpikingLM, GenerationMixin):
+    """Next-token prediction; ``generate`` uses a key-value cache of spikes."""
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> SpikingLMOutput:
+        """Logits ``[B, T, V]``; ``labels`` ``[B, T]`` are shifted inside, -100 is ignored."""
+        rates = track_rates(self)
+        out = self.model(
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
+            use_cache,
+            output_attentions,
+            output_hidden_states,
+        )
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        return self._finish(out, out.last_hidden_state[:, keep], labels, rates, **kwargs)
 
 
 Activity = list[tuple[Tensor, Tensor]]
@@ -264,7 +328,7 @@ def track_rates(model: SpikingformerPreTrainedModel) -> Activity | None:
     return rates
 
 
-def rate_loss(config: SpikingformerConfig, rates: Activity | None) -> Tensor | None:
+def rate_loss(config: SpikingConfig, rates: Activity | None) -> Tensor | None:
     """``weight * sum_l mean_count_l * [density_l > target]`` over neuron layers l.
 
     A layer at or under its target costs nothing, so the term switches itself off. None without a

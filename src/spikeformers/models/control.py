@@ -19,7 +19,7 @@ from typing import Any, Literal
 from transformers import BertConfig, GPT2Config, GPTNeoXConfig, PreTrainedConfig, RoFormerConfig
 
 from spikeformers.errors import ConfigError
-from spikeformers.models._config import SpikingformerConfig
+from spikeformers.models._config import SpikingConfig
 
 TwinPositions = Literal["learned", "rotary"]
 
@@ -32,7 +32,7 @@ def control_of(
     ``positions`` is "rotary" for a spiking model with a relative bias and "learned" for any other,
     unless given. Raises ConfigError for the config of a model that is none of ours.
     """
-    if not isinstance(config, SpikingformerConfig):
+    if not isinstance(config, SpikingConfig):
         raise ConfigError(
             f"control_of() takes the config of a spiking model, not {type(config).__name__}."
         )

@@ -14,18 +14,28 @@ from transformers import (
 )
 
 from spikeformers.errors import ConfigError, nearest
-from spikeformers.models import wd_spikingformer, we_spikingformer
-from spikeformers.models._config import SpikingformerConfig
+from spikeformers.models import bispikclm, wd_spikingformer, we_spikingformer
+from spikeformers.models._config import SpikingConfig
+from spikeformers.models.bispikclm import BiSpikCLMConfig
 from spikeformers.models.wd_spikingformer import WDSpikingformerConfig
 from spikeformers.models.we_spikingformer import WESpikingformerConfig
 
-PRESETS: dict[str, dict[str, Any]] = {**wd_spikingformer.PRESETS, **we_spikingformer.PRESETS}
+PRESETS: dict[str, dict[str, Any]] = {
+    **wd_spikingformer.PRESETS,
+    **we_spikingformer.PRESETS,
+    **bispikclm.PRESETS,
+}
+_KINDS: dict[str, type[SpikingConfig]] = {
+    "wd": WDSpikingformerConfig,
+    "we": WESpikingformerConfig,
+    "bispikclm": BiSpikCLMConfig,
+}
 
 MASKED_TYPES = ("we_spikingformer", "bert", "roformer")
 
 
-def _kind(preset: str) -> type[SpikingformerConfig]:
-    return WDSpikingformerConfig if preset.startswith("wd-") else WESpikingformerConfig
+def _kind(preset: str) -> type[SpikingConfig]:
+    return _KINDS[preset.partition("-")[0]]
 
 
 def known_keys(preset: str) -> set[str]:
@@ -36,7 +46,7 @@ def known_keys(preset: str) -> set[str]:
 
 def build_config(
     preset: str, vocab_size: int, overrides: Mapping[str, Any] | None = None
-) -> SpikingformerConfig:
+) -> SpikingConfig:
     """Config of ``preset`` with ``overrides``; ConfigError names the nearest preset or key."""
     if preset not in PRESETS:
         raise ConfigError(

@@ -12,17 +12,9 @@ from __future__ import annotations
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from torch import Tensor
-from transformers.cache_utils import Cache
-from transformers.generation import GenerationMixin
 
 from spikeformers.models._config import SpikingformerConfig
-from spikeformers.models._spikingformer import (
-    SpikingformerModel,
-    SpikingLM,
-    SpikingLMOutput,
-    track_rates,
-)
+from spikeformers.models._spikingformer import SpikingCausalLM, SpikingformerModel
 
 PRESETS: dict[str, dict[str, Any]] = {
     "wd-spikingformer-tiny": {
@@ -71,39 +63,10 @@ class WDSpikingformerModel(SpikingformerModel):
     config_class = WDSpikingformerConfig
 
 
-class WDSpikingformerForCausalLM(SpikingLM, GenerationMixin):
+class WDSpikingformerForCausalLM(SpikingCausalLM):
     """Next-token prediction; ``generate`` uses a key-value cache of spikes."""
 
     config_class = WDSpikingformerConfig
 
     def __init__(self, config: WDSpikingformerConfig) -> None:
         super().__init__(config, WDSpikingformerModel(config), bias=False)
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        use_cache: bool | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        logits_to_keep: int | Tensor = 0,
-        **kwargs: Any,
-    ) -> SpikingLMOutput:
-        """Logits ``[B, T, V]``; ``labels`` ``[B, T]`` are shifted inside, -100 is ignored."""
-        rates = track_rates(self)
-        out = self.model(
-            input_ids,
-            attention_mask,
-            position_ids,
-            past_key_values,
-            inputs_embeds,
-            use_cache,
-            output_attentions,
-            output_hidden_states,
-        )
-        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        return self._finish(out, out.last_hidden_state[:, keep], labels, rates, **kwargs)

@@ -9,24 +9,30 @@
 Neftci et al. 2019, https://arxiv.org/abs/1901.09948; "soft" is the form in the WTA spiking
 transformer (https://arxiv.org/abs/2604.11321), "delayed" the one in BiSpikCLM
 (https://arxiv.org/abs/2605.13859). The reset stays in the graph.
-Differs: no synaptic current.
+Differs: no synaptic current; with ``threshold_shape`` V_th is learned, ``exp(log_threshold)``.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from spikeformers.errors import ConfigError
 from spikeformers.neurons._base import Neuron
+from spikeformers.neurons._scan import LIFScan
 from spikeformers.neurons.surrogate import step, surrogate
 
 Reset = Literal["soft", "hard", "delayed"]
 
 
 class LIF(Neuron):
-    """Binary spikes; ``decay`` per step in (0, 1], ``threshold`` in units of the membrane."""
+    """Binary spikes; ``decay`` per step in (0, 1], ``threshold`` in units of the membrane.
+
+    ``threshold_shape``, which broadcasts to the current, makes the threshold a parameter.
+    """
 
     spike_type = "binary"
 
@@ -37,6 +43,7 @@ class LIF(Neuron):
         reset: Reset = "soft",
         surrogate_name: str = "arctan",
         sharpness: float = 2.0,
+        threshold_shape: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         if reset not in get_args(Reset):
@@ -44,19 +51,41 @@ class LIF(Neuron):
         self.decay, self.threshold, self.reset = decay, threshold, reset
         self.derivative, self.sharpness = surrogate(surrogate_name), sharpness
         self.surrogate_name = surrogate_name
+        self.log_threshold: nn.Parameter | None = None
+        if threshold_shape is not None:
+            self.log_threshold = nn.Parameter(torch.empty(threshold_shape))
+            self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Set a learned threshold back to where it starts."""
+        if self.log_threshold is not None:
+            self.log_threshold.fill_(math.log(self.threshold))
+
+    @property
+    def v_th(self) -> float | Tensor:
+        """The threshold as it is now."""
+        return self.threshold if self.log_threshold is None else self.log_threshold.exp()
 
     def fire(self, u: Tensor) -> Tensor:
-        return step(u - self.threshold, self.derivative, self.sharpness)
+        return step(u - self.v_th, self.derivative, self.sharpness)
 
     def keep(self, u: Tensor, spikes: Tensor) -> Tensor:
         if self.reset == "soft":
-            return self.decay * (u - self.threshold * spikes)
+            return self.decay * (u - self.v_th * spikes)
         if self.reset == "hard":
             return self.decay * u * (1 - spikes)
-        return self.decay * u - self.threshold * spikes
+        return self.decay * u - self.v_th * spikes
+
+    def run(self, current: Tensor) -> Tensor:
+        spikes: Tensor = LIFScan.apply(
+            current, self.v_th, self.decay, self.reset, self.derivative, self.sharpness
+        )
+        return spikes
 
     def extra_repr(self) -> str:
         return (
-            f"decay={self.decay}, threshold={self.threshold}, reset={self.reset}, "
+            f"decay={self.decay}, threshold={self.threshold}"
+            f"{'' if self.log_threshold is None else ' (learned)'}, reset={self.reset}, "
             f"surrogate={self.surrogate_name}({self.sharpness})"
         )

@@ -15,6 +15,7 @@ integrates to one over x, so that they differ in shape and not in size.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -89,16 +90,35 @@ class _RoundClip(torch.autograd.Function):
     def forward(
         ctx: Any, u: Tensor, levels: int, unit: float, margin: float, leak: float
     ) -> Tensor:
-        ctx.save_for_backward((u >= -margin) & (u <= levels + margin))
-        ctx.unit, ctx.leak = unit, leak
+        ctx.save_for_backward(u)
+        ctx.window, ctx.unit, ctx.leak = (-margin, levels + margin), unit, leak
         return torch.round(u).clamp_(0, levels).mul_(unit)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
-        (inside,) = ctx.saved_tensors
-        grad = grads[0] * ctx.unit
-        grad = grad.mul_(inside) if ctx.leak == 0 else torch.where(inside, grad, grad * ctx.leak)
-        return grad, None, None, None, None
+        (u,) = ctx.saved_tensors
+        low, high = ctx.window
+        return _inside(grads[0], u, low, high, ctx.leak).mul_(ctx.unit), None, None, None, None
+
+
+def _inside(grad: Tensor, u: Tensor, low: float, high: float, leak: float) -> Tensor:
+    """``grad`` where ``low <= u <= high``, ``leak * grad`` elsewhere; a new tensor."""
+    if leak or not 0 <= -low < math.inf:
+        return torch.where((u >= low) & (u <= high), grad, grad * leak)
+    # One pass over floats. Its bounds are outside themselves, hence the next numbers beyond.
+    beyond = _beyond(low, u.dtype), _beyond(high, u.dtype)
+    inside: Tensor = torch.ops.aten.hardtanh_backward(grad, u, *beyond)
+    return inside
+
+
+def _beyond(x: float, dtype: torch.dtype) -> float:
+    """``x`` as a ``dtype``, and then the next number away from zero.
+
+    In plain floats: torch.compile cannot follow torch.nextafter into a number.
+    """
+    info = torch.finfo(dtype)
+    gap = max(math.ulp(x) / sys.float_info.epsilon * info.eps, info.smallest_normal * info.eps)
+    return round(x / gap) * gap + math.copysign(gap, x)
 
 
 class _RoundClipSoft(torch.autograd.Function):

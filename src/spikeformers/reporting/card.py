@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
 PAPERS = {
     "neurtransformer": ("NeurTransformer", "https://arxiv.org/abs/2510.00133"),
+    "bispikclm": ("BiSpikCLM", "https://arxiv.org/abs/2605.13859"),
     "wd_spikingformer": ("WD-Spikingformer", "https://arxiv.org/abs/2604.11321"),
     "we_spikingformer": ("WE-Spikingformer", "https://arxiv.org/abs/2604.11321"),
-    "gpt2": ("GPT-2", "the dense twin of a WD-Spikingformer"),
-    "gpt_neox": ("GPT-NeoX", "the dense twin of a WD-Spikingformer"),
-    "bert": ("BERT", "the dense twin of a WE-Spikingformer"),
-    "roformer": ("RoFormer", "the dense twin of a WE-Spikingformer"),
+    "gpt2": ("GPT-2", "a dense twin"),
+    "gpt_neox": ("GPT-NeoX", "a dense twin"),
+    "bert": ("BERT", "a dense twin"),
+    "roformer": ("RoFormer", "a dense twin"),
 }
 
 

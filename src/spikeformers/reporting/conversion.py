@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from spikeformers.conversion import Plan
 from spikeformers.energy import EnergyReport, energy_of
-from spikeformers.evaluation import agreement_of, perplexity
+from spikeformers.evaluation import likeness_of, perplexity
 from spikeformers.models._converted import SpikingSelfAttention
 from spikeformers.neurons import Neuron
 from spikeformers.reporting import conversion_pictures, pictures
@@ -66,7 +66,7 @@ def measure_pair(
         "spiking": one("spiking", spiking),
     }
     windows = windows_of(split, context, tokens)
-    compared = agreement_of(
+    compared = likeness_of(
         spiking, original, windows, lambda done: tell("agreement", min(done, tokens), tokens)
     )
     return found | {"agreement": compared.as_dict(), "context": context}

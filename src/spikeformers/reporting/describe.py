@@ -9,7 +9,7 @@ from torch import nn
 
 from spikeformers.attention import Attention
 from spikeformers.neurons import IF, Neuron
-from spikeformers.reporting.gather import POINTS, point_of
+from spikeformers.reporting.gather import EDGES, POINTS, point_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -101,18 +101,24 @@ def _points(
         return {"point": name, "spike_type": spike_type, "values": values}
 
     real = "real numbers"
-    if core is None:
+    if not neurons:
         names = ("embedding", "attention", "MLP", "head")
         return [point(name, "real", real) for name in names]
     found = {point_of(name)[1]: neuron for name, neuron in neurons.items()}
     rows = [
         point("embedding", "real", real),
-        point("membrane stream between blocks", "real", real),
+        point("stream between blocks", *getattr(model.base_model, "stream", ("real", real))),
     ]
+    if core is None:  # a converted model that kept its softmax
+        rows.append(point("attention", "real", real))
+    if "embedding" in found:
+        fired = found.pop("embedding")
+        rows.insert(1, point("embedding, fired", fired.spike_type, spike_values(fired)))
+    found.pop(EDGES, None)  # told with the attention's weights
     for name in (*POINTS.values(), *sorted(set(found) - set(POINTS.values()) - {"head"})):
         if name in found:
             rows.append(point(name, found[name].spike_type, spike_values(found[name])))
-        if name == "value":
+        if name == "value" and core is not None:
             rows += _attention_points(point, core, found[name], fired="attention output" in found)
     head = found.get("head")
     rows.append(
@@ -125,7 +131,9 @@ def _points(
 
 def _attention_points(point: Any, core: Attention, value: Neuron, *, fired: bool) -> Any:
     binary = core.weights_are_binary
-    weights = "0, 1; ones a row: " + str(core.winners_per_query) if binary else "real numbers"
+    weights = "0, 1" if binary else "real numbers"
+    if binary and core.winners_per_query:
+        weights += f"; ones a row: {core.winners_per_query}"
     yield point("attention scores q k", "integer", "counts of coincidences, scaled")
     yield point("attention weights", "binary" if binary else "real", weights)
     if not fired:

@@ -25,15 +25,18 @@ if TYPE_CHECKING:
 SMOOTHING = 50  # points of the training loss that are kept, each a mean
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.(.+?)(?:\.neuron)?$")
 
+EDGES = "attention edges"  # binary weights that a neuron fires (SFSA)
 POINTS = {
     "attention.fire_in": "attention input",
     "attention.fire_query": "query",
     "attention.fire_key": "key",
     "attention.fire_value": "value",
+    "attention.core": EDGES,
     "attention.fire_out": "attention output",
     "mlp.fire_in": "MLP input",
     "mlp.fire_act": "MLP activation",
     "mlp.fire_hidden": "MLP hidden",
+    "mlp.fire_out": "MLP output",
 }
 ATTENTION_NAMES = ("self_attn.", "attn.")  # in the sources of converted models
 
@@ -42,7 +45,9 @@ def point_of(name: str) -> tuple[int | None, str]:
     """Block (from 0) and readable point of a neuron's module name."""
     match = _LAYER.search(name)
     if match is None:
-        return None, name.removesuffix(".neuron").replace("head_neuron", "head")
+        outside = {"head_neuron": "head", "model.encoder": "embedding"}
+        short = name.removesuffix(".neuron")
+        return None, outside.get(short, short)
     path = match[2]
     for prefix in ATTENTION_NAMES:
         if path.startswith(prefix):
@@ -101,7 +106,7 @@ def rasters(
     found: dict[str, NDArray[Any]] = {}
     for name in neuron_names(model):
         at, point = point_of(name)
-        if at == block:
+        if at == block and point != EDGES:  # their axes are keys; the winners' map shows them
             counts = raster_of(model, ids, name).T
             width = counts.shape[1]
             found[point] = counts[:, np.linspace(0, width - 1, min(units, width)).astype(int)]

@@ -20,13 +20,10 @@ class Shape:
 
     @classmethod
     def of(cls, config: Any) -> Shape:
-        """What a Transformers config says."""
-        return cls(
-            config.num_hidden_layers,
-            config.num_attention_heads,
-            config.hidden_size,
-            config.vocab_size,
-        )
+        """What a Transformers config says; a model without heads has 0."""
+        text = config.get_text_config()
+        heads = getattr(text, "num_attention_heads", None) or 0
+        return cls(text.num_hidden_layers, heads, text.hidden_size, text.vocab_size)
 
 
 @dataclass(frozen=True)
@@ -66,6 +63,8 @@ def align(student: Shape, teacher: Shape, spad: SpADConfig) -> Alignment:
             f"{teacher.vocabulary}; soft targets compare them token by token. Build the student "
             "with the teacher's tokenizer and vocab_size."
         )
+    if "saa" in spad.active and not teacher.heads:
+        raise ConfigError("The teacher has no attention heads: leave out saa.")
     depth = student.layers
     if not spad.layer_map:  # ceil: every student layer has one, and the last has the last
         chosen = [-(-layer * teacher.layers // depth) for layer in range(1, depth + 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import dataclass
 from functools import partial
@@ -12,11 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_outputs import ModelOutput
 
+from spikeformers.data.sampling import WindowSampler
 from spikeformers.errors import ConfigError
 from spikeformers.neurons import LIF
 from spikeformers.training import spad as losses
 from spikeformers.training.batches import MicroBatch, longest_context
 from spikeformers.training.config import TrainConfig
+from spikeformers.training.distillation.cache import TeacherCache
 from spikeformers.training.distillation.config import SpADConfig
 from spikeformers.training.distillation.mapping import Alignment, Shape, align
 from spikeformers.training.distillation.projections import Projections
@@ -110,16 +113,25 @@ class Distilled(nn.Module):
 class Distillation(Task):
     """SpAD of ``student`` (a causal model, spiking or dense) from a causal ``teacher``.
 
-    The projections begin from ``seed``, which the student's initialisation does not share.
+    ``seed`` is that of the projections, in a stream of random numbers of their own.
+    ``cache_teacher`` is a folder, "auto", or "" for none; see ``cache.py``.
     """
 
     def __init__(
-        self, student: PreTrainedModel, teacher: PreTrainedModel, spad: SpADConfig, seed: int = 0
+        self,
+        student: PreTrainedModel,
+        teacher: PreTrainedModel,
+        spad: SpADConfig,
+        seed: int = 0,
+        cache_teacher: str = "",
     ) -> None:
         super().__init__(student)
         self.spad, self.teacher = spad, Teacher(teacher)
+        self.cache_teacher = cache_teacher
+        self.cache: TeacherCache | None = None
+        self.digest = ""  # of the teacher, from `start` on
         self.alignment = align(Shape.of(student.config), Shape.of(teacher.config), spad)
-        self.distilled = Distilled(student, self.alignment, spad, seed + 1)
+        self.distilled = Distilled(student, self.alignment, spad, seed)
         self.module = self.distilled
         self.needs = Needs.of(spad, self.alignment)
         self.terms = spad.active
@@ -132,9 +144,37 @@ class Distillation(Task):
                 f"context is {config.context}; the teacher takes at most {longest} tokens."
             )
         self.teacher.model.to(world.device)
+        lines = self.describe()
+        self.digest = self.teacher.digest()
+        if self.cache_teacher and self.needs:
+            lines.append(self._open_cache(store, config))
+        elif self.cache_teacher:
+            lines.append("teacher cache: none, as no active term asks the teacher")
         if world.is_main:
-            for line in self.describe():
+            for line in lines:
                 logger.info("%s", line)
+
+    def _open_cache(self, store: TokenStore, config: TrainConfig) -> str:
+        """Open the cache; says what this run will add to it."""
+        split, manifest, model = store.split("train"), store.manifest, self.teacher.model
+        identity = {
+            "teacher_sha256": self.digest,
+            "teacher": json.loads(model.config.to_json_string(use_diff=False)),
+            "attention": model.config._attn_implementation,
+            "device": model.device.type,
+            **{key: manifest[key] for key in ("corpus", "tokenizer", "splits")},
+        }
+        self.cache = TeacherCache(
+            self.cache_teacher, self.teacher, self.needs, identity, config.context
+        )
+        windows = WindowSampler(split.num_tokens, config.context, config.batch_size, config.seed)
+        starts = (start for step in range(config.total_steps) for start in windows.indices(step))
+        return self.cache.plan(starts)
+
+    def close(self) -> None:
+        if self.cache is not None:
+            self.cache.close()
+            self.cache = None
 
     def describe(self) -> list[str]:
         """Weights, mapping and projections, a line each."""
@@ -145,7 +185,11 @@ class Distillation(Task):
 
     def inputs(self, part: MicroBatch, device: torch.device) -> dict[str, Any]:
         batch: dict[str, Any] = part.to(device)
-        wanted = self.teacher(batch["input_ids"], self.needs) if self.needs else TeacherOutput()
+        wanted = TeacherOutput()
+        if self.cache is not None:
+            wanted = self.cache(batch["input_ids"], part.starts)
+        elif self.needs:
+            wanted = self.teacher(batch["input_ids"], self.needs)
         return batch | {"teacher": wanted}
 
     def judge(self, part: MicroBatch, output: Any, device: torch.device) -> dict[str, float]:
@@ -160,4 +204,4 @@ class Distillation(Task):
         }
 
     def record(self) -> dict[str, Any]:
-        return {**self.spad.as_dict(), "teacher_sha256": self.teacher.digest()}
+        return {**self.spad.as_dict(), "teacher_sha256": self.digest}

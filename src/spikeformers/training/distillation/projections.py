@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,27 +17,27 @@ class Projections(nn.Module):
     """EA: a linear map; SAA: one over heads a layer; SFA: MLP and LayerNorm a layer.
 
     Only what the active terms and differing shapes ask for exists. Initial values depend on
-    ``seed`` alone.
+    ``seed`` alone, not on which other terms are active.
     """
 
     def __init__(self, alignment: Alignment, spad: SpADConfig, seed: int) -> None:
         super().__init__()
         s, t = alignment.student, alignment.teacher
-        of, active = len(alignment.layers), spad.active
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.embedding: nn.Module = nn.Identity()
+        layers, active = len(alignment.layers), spad.active
+        self.embedding: nn.Module = nn.Identity()
+        with _drawn_from(seed, 1):
             if "ea" in active and s.width != t.width:
                 self.embedding = nn.Linear(s.width, t.width, bias=False)
-            mapped = "saa" in active and s.heads != t.heads
-            self.heads = nn.ModuleList(
-                HeadMap(s.heads, t.heads, learned=spad.saa_heads == "learned")
-                for _ in range(of if mapped else 0)
-            )
-            projected = "sfa" in active and (spad.sfa_project_always or s.width != t.width)
+        mapped = "saa" in active and s.heads != t.heads
+        self.heads = nn.ModuleList(
+            HeadMap(s.heads, t.heads, learned=spad.saa_heads == "learned")
+            for _ in range(layers if mapped else 0)
+        )
+        projected = "sfa" in active and (spad.sfa_project_always or s.width != t.width)
+        with _drawn_from(seed, 2):
             self.features = nn.ModuleList(
                 _mlp(s.width, spad.sfa_hidden or t.width, t.width)
-                for _ in range(of if projected else 0)
+                for _ in range(layers if projected else 0)
             )
 
     def attentions(self, maps: Sequence[Tensor]) -> list[Tensor]:
@@ -68,6 +70,15 @@ def neighbours(student: int, teacher: int) -> Tensor:
     s = torch.arange(student, dtype=torch.float64)[None, :] / student
     both = torch.minimum(t + 1 / teacher, s + 1 / student) - torch.maximum(t, s)
     return (both.clamp_min(0) * teacher).float()
+
+
+@contextmanager
+def _drawn_from(seed: int, stream: int) -> Iterator[None]:
+    """Random numbers of their own, which leave the run's generator where it was."""
+    (mixed,) = np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(mixed) % 2**63)
+        yield
 
 
 def _mlp(width: int, hidden: int, out: int) -> nn.Sequential:

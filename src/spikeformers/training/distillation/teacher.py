@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from spikeformers.errors import ConfigError
 from spikeformers.training.distillation.config import SpADConfig
 from spikeformers.training.distillation.mapping import Alignment
 
@@ -59,7 +60,7 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, input_ids: Tensor, needs: Needs) -> TeacherOutput:
-        """Outputs for ``[B, T]`` ids."""
+        """Outputs for ``[B, T]`` ids. Raises ConfigError for a model that does not give them."""
         with torch.autocast(input_ids.device.type, enabled=False):
             out = self.model(
                 input_ids=input_ids,
@@ -67,13 +68,39 @@ class Teacher:
                 output_hidden_states=needs.embedding or needs.features,
                 output_attentions=needs.attentions,
             )
-        hidden, maps = out.hidden_states, out.attentions
+        hidden, maps = out.get("hidden_states"), out.get("attentions")
+        if (needs.embedding or needs.features) and not hidden:
+            raise ConfigError(f"{self._name} returns no hidden states: leave out ea and sfa.")
+        if needs.attentions and (not maps or any(one is None for one in maps)):
+            raise ConfigError(f"{self._name} returns no attention maps: leave out saa.")
         return TeacherOutput(
             hidden[0] if needs.embedding else None,
             tuple(maps[layer - 1] for layer in needs.layers) if needs.attentions else None,
             tuple(hidden[layer] for layer in needs.layers) if needs.features else None,
             out.logits if needs.logits else None,
         )
+
+    def with_head_input(self, input_ids: Tensor, needs: Needs) -> tuple[TeacherOutput, Tensor]:
+        """Outputs, and what the head made the logits of, ``[B, T, D]``."""
+        seen: list[Tensor] = []
+        head = self.model.get_output_embeddings()
+        hook = head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        try:
+            out = self(input_ids, needs)
+            return out, seen[-1].reshape(*input_ids.shape, -1)  # a spiking head has S = 1 in front
+        finally:
+            hook.remove()
+
+    @torch.no_grad()
+    def logits(self, head_input: Tensor) -> Tensor:
+        """The head alone, ``[B, T, D]`` to ``[B, T, V]``."""
+        with torch.autocast(head_input.device.type, enabled=False):
+            logits: Tensor = self.model.get_output_embeddings()(head_input)
+        return logits
+
+    @property
+    def _name(self) -> str:
+        return f"The teacher ({type(self.model).__name__})"
 
     def digest(self) -> str:
         """sha256 (hex) of the weights, by name, and of the precision they are in."""

@@ -1,0 +1,214 @@
+"""What alignment with a teacher is worth: BiSpikCLM with SpAD, without each term, and without all.
+
+    python benchmarks/distill.py run --teacher runs/twin --data my_texts/ --steps 500 --jobs 2
+    python benchmarks/distill.py table
+
+Every row trains the same student from the same seed on the same tokens in the same order, at the
+same rate; the teacher's tokenizer is everybody's. The control is cross-entropy alone. Validation is
+the whole validation split. ``table`` adds the token ratio: how many tokens a row needs, by its own
+validation curve, for the last loss of the control, over the control's tokens. The curve of a run
+that goes on falls later, as its learning rate does, so the ratio is an upper bound for shorter
+runs. Losses, agreement and densities are measured, energies estimated (45 nm prices of the papers).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from _sweep import Sweep, cpu_seconds, markdown_table, mean
+
+SETTING = ("steps", "batch", "context", "learning_rate")
+ONLY_HTA: dict[str, Any] = {"ea": 0.0, "saa": 0.0, "sfa": 0.0, "sta": 0.0, "hta": 1.0}
+CONTROL = "cross-entropy only"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: the student's and the distillation's overrides."""
+
+    spad: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] = (0,)
+
+
+ROWS: dict[str, Row] = {
+    CONTROL: Row(ONLY_HTA, seeds=(0, 1, 2)),
+    "all five terms": Row(seeds=(0, 1, 2)),
+    **{f"without {term}": Row({term: 0.0}) for term in ("ea", "saa", "sfa", "sta", "hta")},
+    "sta and hta": Row({"ea": 0.0, "saa": 0.0, "sfa": 0.0}),
+    "all five terms, T = 4": Row(model={"steps": 4}),
+    "cross-entropy only, T = 4": Row(ONLY_HTA, {"steps": 4}),
+}
+
+
+def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
+    """Train (or resume) one row with one seed."""
+    import torch
+    from transformers import set_seed
+
+    from spikeformers.data import load_corpus, tokenize_corpus
+    from spikeformers.energy import energy_of
+    from spikeformers.evaluation import agreement, perplexity
+    from spikeformers.models import build_config, build_model, load_reference
+    from spikeformers.training import TrainConfig, train
+    from spikeformers.training.distillation import Distillation, SpADConfig
+
+    row = ROWS[args.row]
+    spad = SpADConfig(**row.spad)
+    teacher, tokenizer = load_reference(
+        args.teacher, gguf_file=args.gguf_file, attentions="saa" in spad.active
+    )
+    corpus = load_corpus(args.data)
+    store = tokenize_corpus(corpus, tokenizer)
+    set_seed(args.seed)
+    vocabulary = teacher.config.vocab_size
+    student = build_model(build_config(args.student, vocabulary, {"steps": 2, **row.model}))
+    config = TrainConfig(
+        steps=args.steps,
+        batch_size=args.batch,
+        context=args.context,
+        learning_rate=args.learning_rate,
+        seed=args.seed,
+        threads=1,
+        log_every=50,
+        eval_every=max(1, args.steps // 10),
+        eval_batches=args.eval_batches,
+        save_every=max(1, args.steps // 5),
+        keep_checkpoints=1,
+    )
+    task = Distillation(student, teacher, spad, args.seed)
+    began, resumed = time.process_time(), (out / "run.json").is_file()
+    result = train(
+        student,
+        store,
+        tokenizer,
+        out,
+        config,
+        resume=resumed,
+        progress=False,
+        task=task,
+    )
+    if result.interrupted:
+        return None
+    spent = time.process_time() - began
+    held_out = store.split("validation")
+    limit = args.limit or None
+    report = perplexity(student, tokenizer, held_out, context=args.context, max_tokens=limit)
+    tokens = torch.tensor(held_out.tokens[: 16 * args.context].astype("int64"))
+    batch = [tokens.view(16, args.context)]
+    mine, theirs = energy_of(student, batch), energy_of(teacher, batch)
+    return {
+        "setting": {key: getattr(args, key) for key in SETTING},
+        "student": args.student,
+        "teacher": args.teacher_name or Path(args.teacher).name,
+        "teacher_bits_per_byte": perplexity(
+            teacher, tokenizer, held_out, context=args.context, max_tokens=limit
+        ).bits_per_byte,
+        "parameters": student.num_parameters(),
+        "tokens_seen": result.tokens_seen,
+        "train_seconds": result.seconds,
+        "train_cpu_seconds": None if resumed else spent,
+        "curve": _curve(out),
+        "perplexity": report.as_dict(),
+        "agreement": agreement(
+            student, teacher, held_out, context=args.context, max_tokens=limit
+        ).as_dict(),
+        "energy": {k: v for k, v in mine.as_dict().items() if k not in ("products", "prices")},
+        "teacher_picojoules_per_token": theirs.picojoules_per_token,
+        "corpus": corpus.digest,
+    }
+
+
+def _curve(out: Path) -> list[tuple[int, float]]:
+    """(tokens, validation nats a token) of a run."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [(one["tokens_seen"], one["loss"]) for one in lines if one["kind"] == "validation"]
+
+
+def tokens_to_reach(curve: list[tuple[int, float]], loss: float) -> float | None:
+    """Tokens at which a falling curve meets ``loss``, between its points by a line."""
+    before: tuple[int, float] | None = None
+    for tokens, value in curve:
+        if value <= loss:
+            if before is None or before[1] == value:
+                return float(tokens)
+            part = (before[1] - loss) / (before[1] - value)
+            return before[0] + part * (tokens - before[0])
+        before = (tokens, value)
+    return None
+
+
+def table(name: str, found: list[dict[str, Any]]) -> str:
+    """One line a row, mean and sample deviation over its seeds."""
+    first = found[0]
+    setting = first["setting"]
+    commits = ", ".join(sorted({run["commit"] for run in found}))
+    head = (
+        f"{name}: {first['student']} (T = 2 unless said, {first['parameters']:,} parameters) from "
+        f"{first['teacher']} ({first['teacher_bits_per_byte']:.3f} bits/byte, "
+        f"{first['teacher_picojoules_per_token'] / 1e3:,.0f} nJ/token); {setting['steps']:,} steps "
+        f"of {setting['batch']} x {setting['context']} tokens, lr {setting['learning_rate']:g}; "
+        f"seeds from 0; commits {commits}; torch {first['torch']}, {first['machine']}. Losses, "
+        "agreement and densities measured on the validation split; energies estimated."
+    )
+    control = {r["seed"]: r for r in found if r["row"] == CONTROL}
+    rows = []
+    for key in ROWS:
+        runs = [r for r in found if r["row"] == key]
+        if not runs:
+            continue
+        needed = []
+        for r in runs:
+            if r["seed"] in control:
+                goal, tokens = control[r["seed"]]["curve"][-1][1], r["tokens_seen"]
+                reached = tokens_to_reach(r["curve"], goal)
+                needed.append(None if reached is None else reached / tokens)
+        reached_all = [one for one in needed if one is not None]
+        whole = bool(needed) and len(reached_all) == len(needed)
+        rows.append(
+            [
+                f"**{key}**" if key == "all five terms" else key,
+                str(len(runs)),
+                mean([r["perplexity"]["nats_per_token"] for r in runs], 3),
+                mean([r["perplexity"]["bits_per_byte"] for r in runs], 3),
+                mean([r["agreement"]["agreement"] for r in runs], 3),
+                mean([_density(r, edges=False) for r in runs], 3),
+                mean([_density(r, edges=True) for r in runs], 3),
+                mean([r["energy"]["picojoules_per_token"] / 1e3 for r in runs], 0),
+                mean(reached_all, 2) if whole else "not reached",
+                cpu_seconds(runs),
+            ]
+        )
+    columns = [
+        *("row", "seeds", "nats/token", "bits/byte", "agreement with teacher", "density"),
+        *("density of edges", "nJ/token", "tokens for the control's loss, share", "train CPU s"),
+    ]
+    return f"{head}\n\n{markdown_table(columns, rows)}"
+
+
+def _density(run: dict[str, Any], *, edges: bool) -> float:
+    """Mean over neuron layers: those of the attention's edges, or the others."""
+    layers = run["energy"]["by_neuron"]
+    chosen = [d["density"] for n, d in layers.items() if n.endswith("core.neuron") == edges]
+    return float(sum(chosen) / len(chosen)) if chosen else 0.0
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--teacher", required=True, help="folder of a causal model")
+    parser.add_argument("--teacher-name", help="what the table calls it")
+    parser.add_argument("--gguf-file", default="")
+    parser.add_argument("--student", default="bispikclm-tiny")
+    parser.add_argument("--learning-rate", type=float, default=5e-3)
+    parser.add_argument("--eval-batches", type=int, default=20)
+    parser.add_argument("--limit", type=int, default=0, help="validation tokens at the end; 0: all")
+
+
+SEEDS = {key: row.seeds for key, row in ROWS.items()}
+
+if __name__ == "__main__":
+    Sweep(__file__, "distill", SEEDS, train_one, table, options).main(__doc__)

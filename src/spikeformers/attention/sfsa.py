@@ -1,0 +1,35 @@
+"""Softmax-free spiking attention, SFSA: binary weights from a neuron.
+
+    A_int = Q K^T              per head and step: how many spikes coincide, 0..head width
+    A_msk = A_int * M          M is 1 where a query may see a key (causal: j <= i), a product
+    A     = SN(A_msk * s)      in {0, 1}; the membrane of an edge lives for S steps, then ends
+    O_int = A V                no neuron here: sums of spikes
+
+BiSpikCLM, https://arxiv.org/abs/2605.13859. The mask multiplies before the neuron; its threshold
+is positive, so that a masked edge, whose current is zero, never fires.
+Differs: s (1 in the paper, as far as is known) may be learned, one number a head; a ``bias`` is
+added before the mask, ``(A_int * s + bias) * M``.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from spikeformers.attention._base import Attention
+from spikeformers.neurons import Neuron
+
+
+class SFSA(Attention):
+    """Edges that fire; ``neuron`` takes the masked scores ``[S, B, H, T, J]``."""
+
+    weights_are_binary = True
+
+    def __init__(
+        self, neuron: Neuron, scale: float = 1.0, heads: int = 1, learn_scale: bool = False
+    ) -> None:
+        super().__init__(scale, heads, learn_scale)
+        self.neuron = neuron
+
+    def weights(self, q: Tensor, k: Tensor, allowed: Tensor, bias: Tensor | None) -> Tensor:
+        edges: Tensor = self.neuron(self.scores(q, k, bias) * allowed)
+        return edges

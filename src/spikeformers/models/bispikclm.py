@@ -1,0 +1,279 @@
+"""BiSpikCLM: a causal language model of binary spikes without softmax.
+
+    X = SN(Norm(embedding + position)), a constant current over S steps
+    R = X;  per block, on the residual stream R:
+        X = SN(Norm(R))
+        Q, K, V = SN(Norm(X W_q)), SN(Norm(X W_k)), SN(Norm(X W_v))
+        R <- R + SN(Norm(SFSA(Q, K, V) W_o))
+        R <- R + SN(Norm(SN(Norm(SN(Norm(R)) W_1)) W_2))
+    logits = Norm(mean over S of R) W_head
+
+SN is LIF with soft reset, U[t] = I[t] + beta U[t-1] - V_th S[t-1], arctan surrogate with alpha 2;
+its reset stays in the graph. BiSpikCLM, https://arxiv.org/abs/2605.13859.
+
+What "binary" means here. Every neuron emits 0 or 1, and every matrix product in the blocks but
+one reads spikes of a neuron or (attention) has spikes on both sides; W_o reads O_int, integers
+0..J that repeated additions serve. With ``residual="add"`` the stream R is a sum of binary trains:
+integers 0..2L+1, never read by a product before a neuron made it binary. With ``residual="or"``
+the stream stays in {0, 1}: R <- R or X.
+
+Unspecified by the paper, a field each: beta and V_th (0.9 with 0.7, or V_th = 1), norms inside SN,
+how a binary residual stays binary, positions, tying and the head's input. The neuron in front of
+the attention (``residual="add"``) is ours: without it W_q, W_k and W_v would read integers.
+
+Shapes: S simulation steps, B batch, T tokens, D width, H heads, K per head, J keys.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any, ClassVar
+
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from spikeformers.attention import SFSA
+from spikeformers.layers import SpikeLinear, make_norm
+from spikeformers.models._cache import append
+from spikeformers.models._config import SpikingConfig
+from spikeformers.models._spikingformer import SpikingCausalLM, SpikingformerModel
+from spikeformers.neurons import LIF
+
+RESIDUALS = ("add", "or")
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "bispikclm-tiny": {
+        "hidden_size": 128,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "max_position_embeddings": 256,
+    },
+    "bispikclm-125m": {
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "max_position_embeddings": 2048,
+    },
+    "bispikclm-350m": {
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "max_position_embeddings": 2048,
+    },
+    "bispikclm-1.3b": {
+        "hidden_size": 2048,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 2048,
+    },
+}
+
+
+@strict(accept_kwargs=True)
+class BiSpikCLMConfig(SpikingConfig):
+    """Configuration of BiSpikCLM; shape, norms and positions in ``SpikingConfig``."""
+
+    model_type = "bispikclm"
+    neuron: ClassVar[str] = "lif"
+    attention: ClassVar[str] = "sfsa"
+
+    vocab_size: int = 50272
+    max_position_embeddings: int = 2048
+    steps: int = 4
+    """T of the paper, 2 or 4."""
+    decay: float = 0.9
+    """beta."""
+    learn_threshold: bool = False
+    """Learn V_th, one number a neuron layer."""
+
+    residual: str = "add"
+    """"add" (a sum of spike trains, integers 0..2L+1) or "or" (stays in {0, 1})."""
+
+    attention_threshold: float = 1.0
+    """V_th of the edges of the attention graph, in coincidences times the scale."""
+    learn_attention_threshold: bool = False
+    """Learn it, one number a head."""
+    attention_scale: float = 1.0
+    """s on the coincidences; none was seen in the paper."""
+    learn_attention_scale: bool = False
+    """Learn s, one number a head."""
+
+    spiking_head: bool = False
+    """The paper's head reads the normed mean over steps, real numbers; true puts SN before it."""
+    firing_rate_weight: float = 0.0
+
+    def validate_architecture(self) -> None:
+        """Refuse what no model can be built from (ConfigError)."""
+        super().validate_architecture()
+        self._one_of("residual", RESIDUALS)
+        self._between("attention_threshold", 0.0, math.inf)
+        self._between("attention_scale", 0.0, math.inf)
+
+
+def _lif(config: BiSpikCLMConfig, threshold: float, learned: tuple[int, ...] | None = None) -> LIF:
+    return LIF(
+        config.decay,
+        threshold,
+        "delayed",
+        config.surrogate,
+        config.surrogate_sharpness,
+        learned,
+    )
+
+
+class SN(nn.Module):
+    """Norm, then LIF: binary spikes ``[S, ..., D]``."""
+
+    def __init__(self, config: BiSpikCLMConfig, width: int) -> None:
+        super().__init__()
+        self.norm = make_norm(config.norm, width, config.norm_eps, config.neuron_gain)
+        self.neuron = _lif(config, config.threshold, (1,) if config.learn_threshold else None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        spikes: Tensor = self.neuron(self.norm(x))
+        return spikes
+
+
+class BinaryAttention(nn.Module):
+    """Spikes in, spikes out: SFSA between four spike-driven linear maps."""
+
+    def __init__(self, config: BiSpikCLMConfig, layer: int) -> None:
+        super().__init__()
+        width, heads = config.hidden_size, config.num_attention_heads
+        self.layer, self.heads = layer, heads
+        # The stream is binary where it enters the first block, and with "or" everywhere.
+        reads_counts = config.residual == "add" and layer > 0
+        self.fire_in = SN(config, width) if reads_counts else nn.Identity()
+        self.query = SpikeLinear(width, width, config.bias)
+        self.key = SpikeLinear(width, width, config.bias)
+        self.value = SpikeLinear(width, width, config.bias)
+        self.fire_query = SN(config, width)
+        self.fire_key = SN(config, width)
+        self.fire_value = SN(config, width)
+        learned = (heads, 1, 1) if config.learn_attention_threshold else None
+        self.core = SFSA(
+            _lif(config, config.attention_threshold, learned),
+            config.attention_scale,
+            heads,
+            config.learn_attention_scale,
+        )
+        self.out = SpikeLinear(width, width, config.bias)
+        self.fire_out = SN(config, width)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """``[S, B, T, D]`` to ``[S, B, H, T, K]``."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+
+    def forward(
+        self,
+        x: Tensor,
+        allowed: Tensor,
+        bias: Tensor | None,
+        cache: Cache | None,
+        want_weights: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        spikes = self.fire_in(x)
+        q = self._heads(self.fire_query(self.query(spikes)))
+        k = self._heads(self.fire_key(self.key(spikes)))
+        v = self._heads(self.fire_value(self.value(spikes)))
+        if cache is not None:
+            k, v = append(cache, k, v, self.layer)
+        edges = self.core.weights(q, k, allowed, bias) if want_weights else None
+        o = self.core(q, k, v, allowed, bias) if edges is None else edges @ v
+        return self.fire_out(self.out(o.transpose(-3, -2).flatten(-2))), edges
+
+
+class BinaryMLP(nn.Module):
+    """SN, then SFFN: two spike-driven linear maps, each followed by SN."""
+
+    def __init__(self, config: BiSpikCLMConfig) -> None:
+        super().__init__()
+        width, hidden = config.hidden_size, config.intermediate_size
+        assert hidden is not None
+        self.fire_in = SN(config, width)
+        self.up = SpikeLinear(width, hidden, config.bias)
+        self.fire_hidden = SN(config, hidden)
+        self.down = SpikeLinear(hidden, width, config.bias)
+        self.fire_out = SN(config, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fire_out(self.down(self.fire_hidden(self.up(self.fire_in(x)))))
+        return out
+
+
+class BinaryBlock(GradientCheckpointingLayer):
+    """SFSA and SFFN on the residual stream of spikes ``[S, B, T, D]``."""
+
+    def __init__(self, config: BiSpikCLMConfig, layer: int) -> None:
+        super().__init__()
+        self.attention = BinaryAttention(config, layer)
+        self.mlp = BinaryMLP(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.residual = config.residual
+
+    def join(self, stream: Tensor, spikes: Tensor) -> Tensor:
+        """Add, or (of bits) stream or spikes."""
+        total = stream + self.dropout(spikes)
+        return total if self.residual == "add" else total - stream * spikes
+
+    def forward(
+        self,
+        x: Tensor,
+        allowed: Tensor,
+        bias: Tensor | None = None,
+        cache: Cache | None = None,
+        want_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        y, weights = self.attention(x, allowed, bias, cache, want_weights)
+        x = self.join(x, y)
+        return self.join(x, self.mlp(x)), weights
+
+
+class BiSpikCLMModel(SpikingformerModel):
+    """Backbone without a head; ``hidden_states[0]`` is the mean of the embedding's spikes."""
+
+    config: BiSpikCLMConfig
+    config_class = BiSpikCLMConfig
+    _no_split_modules: ClassVar[list[str]] = ["BinaryBlock"]
+
+    @staticmethod
+    def make_block(config: BiSpikCLMConfig, layer: int) -> nn.Module:
+        return BinaryBlock(config, layer)
+
+    @staticmethod
+    def make_encoder(config: BiSpikCLMConfig) -> nn.Module:
+        return SN(config, config.hidden_size)
+
+    @property
+    def stream(self) -> tuple[str, str]:
+        if self.config.residual == "or":
+            return "binary", "0, 1"
+        return "integer", f"0, 1, ... {2 * self.config.num_hidden_layers + 1}"
+
+
+class BiSpikCLMForCausalLM(SpikingCausalLM):
+    """Next-token prediction; ``generate`` uses a key-value cache of spikes."""
+
+    config_class = BiSpikCLMConfig
+    _no_split_modules: ClassVar[list[str]] = ["BinaryBlock"]
+
+    def __init__(self, config: BiSpikCLMConfig) -> None:
+        super().__init__(config, BiSpikCLMModel(config), bias=False)
+
+    @staticmethod
+    def make_head_neuron(config: BiSpikCLMConfig) -> LIF | None:
+        return _lif(config, config.threshold) if config.spiking_head else None
+
+    def logits_of(self, hidden: Tensor) -> Tensor:
+        """Head on the normed mean; with a spiking head, that mean is its current for S steps."""
+        if self.head_neuron is None:
+            return self.lm_head(hidden)
+        current = hidden.expand(self.config.steps, *hidden.shape)
+        return self.lm_head(self.head_neuron(current)).mean(0)
+
+    def expand_to_binary(self) -> BiSpikCLMForCausalLM:
+        """Return a copy: every spike already is 0 or 1."""
+        return copy.deepcopy(self).eval()

@@ -1,0 +1,78 @@
+"""The teacher gives what is asked for, as Transformers does, and no gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from spikeformers.errors import ConfigError
+from spikeformers.training.distillation.teacher import Needs, Teacher
+
+ALL = Needs((1, 3), embedding=True, attentions=True, features=True, logits=True)
+IDS = torch.arange(32).view(2, 16)
+
+
+@pytest.fixture
+def teacher(dense: Any, causal: Any) -> Teacher:
+    return Teacher(dense(causal.tokenizer, n_layer=3))
+
+
+def test_outputs_of_the_mapped_layers(teacher: Teacher) -> None:
+    found = teacher(IDS, ALL)
+    wanted = teacher.model(IDS, output_hidden_states=True, output_attentions=True)
+    assert found.embedding is not None
+    assert torch.equal(found.embedding, wanted.hidden_states[0])
+    assert found.features is not None
+    assert torch.equal(found.features[0], wanted.hidden_states[1])
+    assert torch.equal(found.features[1], wanted.hidden_states[3])
+    assert found.attentions is not None
+    assert torch.equal(found.attentions[0], wanted.attentions[0])
+    assert torch.equal(found.attentions[1], wanted.attentions[2])
+    assert found.logits is not None
+    assert torch.equal(found.logits, wanted.logits)
+    assert not found.logits.requires_grad
+
+
+def test_no_more_than_is_asked_for(teacher: Teacher) -> None:
+    assert not Needs((1, 2))
+    found = teacher(IDS, Needs((1, 2), logits=True))
+    assert found.logits is not None
+    assert found[:3] == (None, None, None)
+
+
+def test_it_keeps_its_own_precision_under_autocast(teacher: Teacher) -> None:
+    exact = teacher(IDS, ALL).logits
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = teacher(IDS, ALL).logits
+    assert exact is not None
+    assert found is not None
+    assert torch.equal(found, exact)
+    teacher.model.to(torch.bfloat16)
+    half = teacher(IDS, ALL).logits
+    assert half is not None
+    assert half.dtype == torch.bfloat16
+
+
+def test_logits_come_again_from_what_went_into_the_head(teacher: Teacher) -> None:
+    out, head = teacher.with_head_input(IDS, ALL)
+    assert out.logits is not None
+    assert torch.equal(teacher.logits(head), out.logits)
+
+
+def test_the_digest_is_of_names_weights_and_precision(teacher: Teacher) -> None:
+    first = teacher.digest()
+    assert first == teacher.digest()
+    teacher.model.transformer.h[0].ln_1.bias.data[0] += 1
+    assert teacher.digest() != first
+    second = teacher.digest()
+    teacher.model.to(torch.bfloat16)
+    assert teacher.digest() != second
+
+
+def test_a_teacher_that_hides_its_maps(dense: Any, causal: Any) -> None:
+    model = dense(causal.tokenizer)
+    model.set_attn_implementation("sdpa")
+    with pytest.raises(ConfigError, match="returns no attention maps: leave out saa"):
+        Teacher(model)(IDS, Needs((1,), attentions=True))
