@@ -1,6 +1,7 @@
 """The command line: one verb a file, each its arguments, one call, one print.
 
-    spikeformers demo | pretrain | distill | generate | energy | audit | info
+    spikeformers demo | pretrain | distill | convert | finetune-attention
+    spikeformers generate | energy | audit | info
     spikeformers evaluate perplexity | agreement
     spikeformers export engine | bench decode | bench prefill | bench memory
 
@@ -22,11 +23,13 @@ import typer
 from spikeformers.cli import (
     audit,
     bench,
+    convert,
     demo,
     distill,
     energy,
     evaluate,
     export,
+    finetune_attention,
     generate,
     info,
     pretrain,
@@ -61,6 +64,8 @@ for _app, _verb in (
     (app, demo.demo),
     (app, pretrain.pretrain),
     (app, distill.distill),
+    (app, convert.convert),
+    (app, finetune_attention.finetune_attention),
     (evaluation, evaluate.perplexity),
     (evaluation, evaluate.agreement),
     (app, generate.generate),

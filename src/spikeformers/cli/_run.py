@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 REQUEST = "request"  # key of run.json's data section that says how the data were asked for
 DISTILL = "distill"  # key of that request, in a run of `distill`
+VERB = "verb"  # key of that request that names any other verb
 
 
 @dataclass
@@ -93,7 +94,7 @@ def reopen(out: Path, changes: Recipe) -> Run:
             f"{out / 'run.json'} does not say which data were used: the run was not begun by "
             "`spikeformers pretrain`. Resume it with spikeformers.train(..., resume=True)."
         )
-    if DISTILL in data or changes.distill:
+    if verb_of(data) != "pretrain" or changes.distill:
         raise UsageError(f"{out} is resumed with `spikeformers {verb_of(data)}`, and its keys.")
     refuse_another_model(out, data, changes)
     source = {key: value for key, value in data.items() if key in data_keys()}
@@ -107,7 +108,8 @@ def reopen(out: Path, changes: Recipe) -> Run:
 
 def verb_of(request: Mapping[str, Any]) -> str:
     """The verb that began a run."""
-    return "distill" if DISTILL in request else "pretrain"
+    named = "distill" if DISTILL in request else "pretrain"
+    return str(request.get(VERB, named))
 
 
 def refuse_another_model(out: Path, request: Mapping[str, Any], changes: Recipe) -> None:
@@ -173,7 +175,7 @@ def describe(run: Run) -> None:
     """What is about to be trained, in four lines to standard error."""
     corpus, config, tokens = run.corpus, run.config, run.store.split("train").num_tokens
     say(f"text      {corpus.name}, sha256 {corpus.digest[:12]}; {corpus.split_by}")
-    named = run.request["tokenizer"] or "the teacher's"
+    named = run.request.get("tokenizer") or "the teacher's"
     say(f"tokens    {tokens:,} to train on; tokenizer {named}")
     say(f"model     {run.model.config.model_type}, {run.model.num_parameters():,} parameters")
     say(f"training  {config.total_steps:,} steps of {config.tokens_per_step:,} tokens")

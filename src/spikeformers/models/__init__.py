@@ -19,6 +19,10 @@ from spikeformers.models.bispikclm import (
 )
 from spikeformers.models.control import control_of
 from spikeformers.models.loading import load_model
+from spikeformers.models.neurtransformer import (
+    NeurTransformerConfig,
+    NeurTransformerForCausalLM,
+)
 from spikeformers.models.presets import PRESETS, build_config, build_model
 from spikeformers.models.reference import load_reference
 from spikeformers.models.wd_spikingformer import (
@@ -36,6 +40,7 @@ from spikeformers.models.we_spikingformer import (
 for _config, _auto, _model in (
     (WDSpikingformerConfig, AutoModel, WDSpikingformerModel),
     (WDSpikingformerConfig, AutoModelForCausalLM, WDSpikingformerForCausalLM),
+    (NeurTransformerConfig, AutoModelForCausalLM, NeurTransformerForCausalLM),
     (BiSpikCLMConfig, AutoModel, BiSpikCLMModel),
     (BiSpikCLMConfig, AutoModelForCausalLM, BiSpikCLMForCausalLM),
     (WESpikingformerConfig, AutoModel, WESpikingformerModel),
@@ -54,6 +59,8 @@ __all__ = [
     "BiSpikCLMConfig",
     "BiSpikCLMForCausalLM",
     "BiSpikCLMModel",
+    "NeurTransformerConfig",
+    "NeurTransformerForCausalLM",
     "SpikingConfig",
     "SpikingLMOutput",
     "SpikingformerConfig",

@@ -6,20 +6,28 @@ from spikeformers.neurons._base import Neuron, SpikeType, expand, observe
 from spikeformers.neurons.ilif import ILIF
 from spikeformers.neurons.lif import LIF
 from spikeformers.neurons.nilif import NILIF
+from spikeformers.neurons.phase import PhaseIF
+from spikeformers.neurons.qcfs import IF, QCFS, SignedIF, SignedNILIF, by_sign
 from spikeformers.neurons.surrogate import SURROGATES
 from spikeformers.neurons.tlif import TLIF
 
 NEURONS = ("ni-lif", "i-lif", "lif", "t-lif")
 
 __all__ = [
+    "IF",
     "ILIF",
     "LIF",
     "NEURONS",
     "NILIF",
+    "QCFS",
     "SURROGATES",
     "TLIF",
     "Neuron",
+    "PhaseIF",
+    "SignedIF",
+    "SignedNILIF",
     "SpikeType",
+    "by_sign",
     "expand",
     "observe",
 ]

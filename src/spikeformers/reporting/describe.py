@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from spikeformers.attention import Attention
-from spikeformers.neurons import Neuron
+from spikeformers.neurons import IF, Neuron
 from spikeformers.reporting.gather import EDGES, POINTS, point_of
 
 if TYPE_CHECKING:
@@ -52,11 +52,16 @@ def describe(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def spike_values(neuron: Neuron) -> str:
-    """What a neuron emits in one step, such as ``0, 1/4, ... 4/4``."""
+    """What a neuron emits in one step, such as ``0, 1/4, ... 4/4``; IF neurons hand on the sum of
+    their T steps, unless unrolled.
+    """
+    if isinstance(neuron, IF) and neuron.spike_type == "integer":
+        least = -neuron.largest if neuron.signed else 0
+        return f"{least}, ... {neuron.largest}, the sum of {neuron.simulated} steps"
     if neuron.spike_type == "binary":
         return "0, 1"
     if neuron.spike_type == "ternary":
-        return "-a, 0, a"
+        return "-1, 0, 1" if isinstance(neuron, IF) else "-a, 0, a"
     if neuron.unit == 1:
         return f"0, 1, ... {neuron.levels}"
     return f"0, 1/{neuron.levels}, ... {neuron.levels}/{neuron.levels}"
@@ -71,7 +76,7 @@ def _neuron(model: PreTrainedModel, neurons: dict[str, Neuron]) -> dict[str, Any
         "kind": config.neuron,
         "spike_type": first.spike_type,
         "steps": config.steps,
-        "levels": first.levels,
+        "levels": 1 if isinstance(first, IF) else first.levels,
         "values": spike_values(first),
         "layers": len(neurons),
         "detail": first.extra_repr(),
@@ -96,14 +101,16 @@ def _points(
         return {"point": name, "spike_type": spike_type, "values": values}
 
     real = "real numbers"
-    if core is None:
+    if not neurons:
         names = ("embedding", "attention", "MLP", "head")
         return [point(name, "real", real) for name in names]
     found = {point_of(name)[1]: neuron for name, neuron in neurons.items()}
     rows = [
         point("embedding", "real", real),
-        point("stream between blocks", *model.base_model.stream),
+        point("stream between blocks", *getattr(model.base_model, "stream", ("real", real))),
     ]
+    if core is None:  # a converted model that kept its softmax
+        rows.append(point("attention", "real", real))
     if "embedding" in found:
         fired = found.pop("embedding")
         rows.insert(1, point("embedding, fired", fired.spike_type, spike_values(fired)))
@@ -111,7 +118,7 @@ def _points(
     for name in (*POINTS.values(), *sorted(set(found) - set(POINTS.values()) - {"head"})):
         if name in found:
             rows.append(point(name, found[name].spike_type, spike_values(found[name])))
-        if name == "value":
+        if name == "value" and core is not None:
             rows += _attention_points(point, core, found[name], fired="attention output" in found)
     head = found.get("head")
     rows.append(
