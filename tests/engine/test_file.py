@@ -41,6 +41,7 @@ def rewritten(path: Path, change: Callable[[dict[str, Any]], None]) -> Path:
     change(header)
     header["__metadata__"]["sha256"] = "0" * 64
     text = json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % 64)
     digest = hashlib.sha256(text + raw[8 + length :]).hexdigest()
     text = text.replace(b"0" * 64, digest.encode(), 1)
     path.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + length :])
@@ -133,6 +134,15 @@ def test_a_description_of_nonsense_is_an_error(packed: Packed, file: Path) -> No
     assert refused > 200
 
 
+def test_data_that_are_not_aligned_are_refused(file: Path) -> None:
+    raw = file.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header, data = raw[8 : 8 + length] + b" ", raw[8 + length :]
+    file.write_bytes(len(header).to_bytes(8, "little") + header + data)
+    with pytest.raises(CheckpointError, match="not aligned"):
+        load(file)
+
+
 def test_values_that_are_not_finite_are_refused(packed: Packed, tmp_path: Path) -> None:
     tensors = {name: tensor.copy() for name, tensor in packed.tensors.items()}
     tensors["norm.weight"][0] = np.nan
@@ -144,7 +154,7 @@ def test_values_that_are_not_finite_are_refused(packed: Packed, tmp_path: Path) 
 
 def test_what_is_no_engine_file(tmp_path: Path) -> None:
     other = tmp_path / "other"
-    other.write_bytes((2).to_bytes(8, "little") + b"{}")
+    other.write_bytes((56).to_bytes(8, "little") + b"{}".ljust(56))
     for path, said in ((other, "no engine file"), (tmp_path, "cannot be read"), (tmp_path / "no", "cannot be read")):  # fmt: skip  # noqa: E501
         with pytest.raises(CheckpointError, match=said):
             load(path)

@@ -28,9 +28,13 @@ def test_under_address_and_undefined_behaviour_sanitizers(tmp_path: Path) -> Non
     compiler, cmake = shutil.which("g++"), shutil.which("cmake")
     if compiler is None or cmake is None:
         pytest.skip("the sanitizers need g++ and cmake")
-    preload = subprocess.run(
-        [compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    # The C++ library has to be there before the sanitizer looks for what throws exceptions.
+    preload = [
+        subprocess.run(
+            [compiler, f"-print-file-name={library}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for library in ("libasan.so", "libstdc++.so")
+    ]
     build, site = tmp_path / "build", tmp_path / "site"
     configure = [cmake, "-S", str(ROOT), "-B", str(build), "-DSPIKEFORMERS_SANITIZE=ON"]
     configure += ["-DCMAKE_BUILD_TYPE=Release", f"-DPython_EXECUTABLE={sys.executable}"]
@@ -45,7 +49,7 @@ def test_under_address_and_undefined_behaviour_sanitizers(tmp_path: Path) -> Non
     tests += ["tests/engine/test_runtime.py::test_spikes_and_logits_are_pytorchs"]
     tests += ["tests/engine/test_runtime.py::test_threads_of_python_take_turns"]
     environment = os.environ | {
-        "LD_PRELOAD": preload,
+        "LD_PRELOAD": " ".join(preload),
         "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter keeps what it likes until its end
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }

@@ -111,6 +111,8 @@ def read(path: str | Path) -> Packed:
             if not 2 <= length <= size - 8:
                 raise CheckpointError(f"{path} is no engine file, or is truncated.")
             header = file.read(length)
+            if (8 + length) % ALIGN:
+                raise CheckpointError(f"{path} is no engine file: its data are not aligned.")
             metadata, entries = _parse(path, header)
             _check(path, entries, size - 8 - length)
             digest = hashlib.sha256(header.replace(metadata["sha256"].encode(), BLANK.encode(), 1))
@@ -178,7 +180,8 @@ def _check(path: Path, entries: Mapping[str, Any], size: int) -> None:
         wanted = TYPES[entry["dtype"]].itemsize
         for n in entry["shape"]:
             wanted *= n
-        if begin != at or end - begin != wanted:
+        aligned = begin % TYPES[entry["dtype"]].itemsize == 0
+        if begin != at or end - begin != wanted or not aligned:
             raise CheckpointError(f"{path}: tensor {name!r} does not lie where its header says.")
         at = end
     if at != size:

@@ -30,8 +30,14 @@ nb::ndarray<nb::numpy, T> owned(std::vector<T>&& values, std::vector<std::size_t
   return nb::ndarray<nb::numpy, T>(held->data(), shape.size(), shape.data(), owner);
 }
 
+void require_aligned(const void* data) {
+  if (reinterpret_cast<std::uintptr_t>(data) % alignof(float) != 0)
+    throw std::invalid_argument("an array of floats is not aligned to them");
+}
+
 Vector vector_of(const std::optional<Reals>& array) {
   if (!array) return {};
+  require_aligned(array->data());
   return {array->data(), static_cast<std::int64_t>(array->size())};
 }
 
@@ -40,6 +46,7 @@ Weights weights_of(const Matrix& matrix, const std::optional<Reals>& scale, bool
   w.inputs = static_cast<std::int64_t>(matrix.shape(0));
   w.outputs = static_cast<std::int64_t>(matrix.shape(1));
   if (matrix.dtype() == nb::dtype<float>()) {
+    require_aligned(matrix.data());
     w.f32 = static_cast<const float*>(matrix.data());
     if (scale) throw std::invalid_argument("fp32 weights take no scale");
     return w;
@@ -52,6 +59,7 @@ Weights weights_of(const Matrix& matrix, const std::optional<Reals>& scale, bool
   if (static_cast<std::int64_t>(scale->size()) != wanted)
     throw std::invalid_argument("the scale of int8 weights has " + std::to_string(scale->size()) +
                                 " entries, not " + std::to_string(wanted));
+  require_aligned(scale->data());
   w.scale = scale->data();
   return w;
 }
@@ -200,6 +208,7 @@ Timed attend(const Counts& q, const Counts& k, const Counts& v, const std::strin
 
 nb::ndarray<nb::numpy, float> normalise(const Reals& x, const std::string& kind, const std::optional<Reals>& gain,
                                         const std::optional<Reals>& shift, float eps, const std::string& path) {
+  require_aligned(x.data());
   const NormKind chosen = norm_of(kind);
   const std::size_t n = x.size();
   if (n == 0 || (chosen != NormKind::none && (!gain || gain->size() != n)) ||
@@ -215,6 +224,7 @@ nb::ndarray<nb::numpy, float> normalise(const Reals& x, const std::string& kind,
 nb::ndarray<nb::numpy, std::int8_t> fire(const Reals& current, const std::string& type, int levels,
                                          float unit, float decay, float threshold, float ratio,
                                          const std::string& reset, const std::string& path) {
+  require_aligned(current.data());
   if (current.ndim() != 2) throw std::invalid_argument("fire: currents are [steps, n]");
   const std::size_t steps = current.shape(0), n = current.shape(1);
   const Neuron neuron = neuron_of(type, levels, unit, decay, threshold, ratio, reset);
