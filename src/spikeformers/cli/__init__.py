@@ -1,7 +1,7 @@
 """The command line: one verb a file, each its arguments, one call, one print.
 
     spikeformers demo | pretrain | distill | generate | energy | audit | info
-    spikeformers evaluate perplexity | agreement
+    spikeformers evaluate perplexity | agreement | zeroshot
 
 Exit codes: 0 done, 1 something failed or falls short of a requirement, 2 the request is wrong, 130
 interrupted. Results go to standard output, progress and messages to standard error. Nothing heavy
@@ -18,7 +18,17 @@ from typing import Annotated
 
 import typer
 
-from spikeformers.cli import audit, demo, distill, energy, evaluate, generate, info, pretrain
+from spikeformers.cli import (
+    audit,
+    demo,
+    distill,
+    energy,
+    evaluate,
+    generate,
+    info,
+    pretrain,
+    zeroshot,
+)
 from spikeformers.errors import SpikeformersError
 
 app = typer.Typer(
@@ -32,7 +42,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 evaluation = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
-app.add_typer(evaluation, name="evaluate", help="Measure a model on text.")
+app.add_typer(evaluation, name="evaluate", help="Measure a model on text and tasks.")
 
 
 def _help(verb: Callable[..., None]) -> str:
@@ -47,6 +57,7 @@ for _app, _verb in (
     (app, distill.distill),
     (evaluation, evaluate.perplexity),
     (evaluation, evaluate.agreement),
+    (evaluation, zeroshot.zeroshot),
     (app, generate.generate),
     (app, energy.energy),
     (app, audit.audit),
