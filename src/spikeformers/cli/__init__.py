@@ -1,7 +1,7 @@
 """The command line: one verb a file, each its arguments, one call, one print.
 
-    spikeformers demo | pretrain | distill | generate | energy | audit | info
-    spikeformers evaluate perplexity | agreement | zeroshot
+    spikeformers demo | pretrain | distill | finetune | generate | energy | audit | info
+    spikeformers evaluate perplexity | agreement | zeroshot | glue
 
 Exit codes: 0 done, 1 something failed or falls short of a requirement, 2 the request is wrong, 130
 interrupted. Results go to standard output, progress and messages to standard error. Nothing heavy
@@ -24,6 +24,7 @@ from spikeformers.cli import (
     distill,
     energy,
     evaluate,
+    finetune,
     generate,
     info,
     pretrain,
@@ -55,9 +56,11 @@ for _app, _verb in (
     (app, demo.demo),
     (app, pretrain.pretrain),
     (app, distill.distill),
+    (app, finetune.finetune),
     (evaluation, evaluate.perplexity),
     (evaluation, evaluate.agreement),
     (evaluation, zeroshot.zeroshot),
+    (evaluation, finetune.glue),
     (app, generate.generate),
     (app, energy.energy),
     (app, audit.audit),
