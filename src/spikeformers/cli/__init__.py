@@ -1,6 +1,6 @@
 """The command line: one verb a file, each its arguments, one call, one print.
 
-    spikeformers demo | pretrain | distill | finetune | generate | energy | audit | info
+    spikeformers demo | pretrain | distill | finetune | generate | energy | audit | info | compare
     spikeformers evaluate perplexity | agreement | zeroshot | glue
 
 Exit codes: 0 done, 1 something failed or falls short of a requirement, 2 the request is wrong, 130
@@ -20,6 +20,7 @@ import typer
 
 from spikeformers.cli import (
     audit,
+    compare,
     demo,
     distill,
     energy,
@@ -61,6 +62,7 @@ for _app, _verb in (
     (evaluation, evaluate.agreement),
     (evaluation, zeroshot.zeroshot),
     (evaluation, finetune.glue),
+    (app, compare.compare),
     (app, generate.generate),
     (app, energy.energy),
     (app, audit.audit),
