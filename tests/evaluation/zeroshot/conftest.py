@@ -99,6 +99,28 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
          "idx": i, "label": i % 2}
         for i in range(4)
     ])  # fmt: skip
+    hub("sciq/data/validation-00000-of-00001.parquet", [
+        {"question": words(4), "support": words(5), "correct_answer": words(1),
+         **{f"distractor{i}": words(2) for i in (1, 2, 3)}} for _ in range(3)
+    ])  # fmt: skip
+    hub("aps/super_glue/wsc.fixed/validation-00000-of-00001.parquet", [
+        {"text": "The spike wins because it is quiet", "span1_index": 1, "span2_index": 4,
+         "span1_text": "spike", "span2_text": "it", "idx": i, "label": i % 2} for i in range(4)
+    ])  # fmt: skip
+    hub("lighteval/winograd_wsc/wsc273/test-00000-of-00001.parquet", [
+        {"text": "The spike wins because it is quiet.", "pronoun": "it", "pronoun_loc": 23,
+         "quote": "it", "quote_loc": 23, "options": ["The spike", "The neuron"], "label": i % 2,
+         "source": "test"} for i in range(4)
+    ])  # fmt: skip
+    hub("lighteval/siqa/data/validation-00000-of-00001.parquet", [
+        {"context": words(4), "question": words(3), "answerA": words(1), "answerB": words(2),
+         "answerC": words(3), "label": str(1 + i % 3)} for i in range(4)
+    ])  # fmt: skip
+    targets = {"choices": ["a spike", "a wave", "quiet"], "labels": [1, 0, 0]}
+    hub("truthful_qa/multiple_choice/validation-00000-of-00001.parquet", [
+        {"question": words(4), "mc1_targets": targets,
+         "mc2_targets": targets | {"labels": [1, 1, 0]}} for _ in range(3)
+    ])  # fmt: skip
     for name in ("adjunct_island", "causative"):
         hub(f"nyu-mll/blimp/{name}/train-00000-of-00001.parquet", [
             {"sentence_good": words(4), "sentence_bad": words(4)} for _ in range(3)

@@ -32,6 +32,10 @@ def runner(setup: Any, **options: Any) -> Zeroshot:
         ("lambada_openai", 4, "test", 0.0, None, False),
         ("copa", 4, "validation", 0.5, 0.5, False),
         ("blimp_causative", 3, "train", 0.5, None, False),
+        ("wsc", 4, "validation", 0.5, 0.5, False),
+        ("wsc273", 4, "test", 0.5, 0.5, False),
+        ("social_iqa", 4, "validation", 1 / 3, 0.5, False),
+        ("truthfulqa_mc1", 3, "validation", 1 / 3, None, False),
     ],
 )
 def test_every_kind_of_file(
@@ -48,6 +52,18 @@ def test_every_kind_of_file(
     if task != "lambada_openai":
         assert acc["majority"] == (None if majority is None else pytest.approx(majority))
     assert ("acc_norm" in report.metrics) == norm
+
+
+def test_a_split_that_is_not_the_official_one_is_said(small: Any, sets: Path) -> None:
+    report = runner(small("twin")).run("sciq", data_dir=sets)
+    assert (report.split, report.official_split) == ("validation", "test")
+    assert report.metrics["acc"]["majority"] is None  # the answer is always the last option
+
+
+def test_what_is_no_accuracy_has_no_chance(small: Any, sets: Path) -> None:
+    acc = runner(small("twin")).run("truthfulqa_mc2", data_dir=sets).metrics["acc"]
+    assert 0 < acc["value"] < 1
+    assert acc["chance"] is acc["majority"] is acc["at_chance"] is None
 
 
 def test_the_definition_is_the_official_one(sets: Path) -> None:
@@ -123,8 +139,8 @@ def test_names() -> None:
 
 def test_what_is_not_there(small: Any, sets: Path, tmp_path: Path) -> None:
     one = runner(small("twin"))
-    with pytest.raises(DataError, match="no rows for sciq: looked for the hub's allenai/sciq"):
-        one.run("sciq", data_dir=sets)
+    with pytest.raises(DataError, match="no rows for openbookqa: looked for the hub's allenai"):
+        one.run("openbookqa", data_dir=sets)
     with pytest.raises(DataError, match="is no folder"):
         one.run("piqa", data_dir=tmp_path / "none")
     with pytest.raises(OfflineError, match="Give a folder with them: --data-dir"):

@@ -146,7 +146,13 @@ def docs_digest(task: Any) -> str:
 
 
 def golds(task: Any, rows: Sequence[dict[str, Any]]) -> list[tuple[Any, int]]:
-    """``(answer, number of options)`` of each logged sample; see `baselines`."""
+    """``(answer, number of options)`` of each logged sample; see `baselines`.
+
+    The answer is None where the task scores in a way of its own (TruthfulQA's mc2: the probability
+    of all true answers).
+    """
+    if callable(task.config.process_results):
+        return [(None, len(row["arguments"])) for row in rows]
     found = []
     for row in rows:
         several = getattr(task, "multiple_input", 0)  # contexts are the options (WinoGrande)
