@@ -36,13 +36,17 @@ def test_table_file_and_json(spikeformers: Any, causal: Path, data: Path, tmp_pa
     assert "0.5000" in ended.out
     written = json.loads((model / "evaluations/zeroshot-piqa.json").read_text())
     assert written["tasks"]["piqa"]["documents"] == 4
+    card = (model / "README.md").read_text()
+    assert card.count("## Zero-shot scores") == 1
+    assert "| piqa (4, validation) | acc | 50.0 ± 28.9 | 50.0 | 50.0 | at chance |" in card
+    assert card.startswith((causal / "README.md").read_text().rstrip())
     ended = spikeformers(*asked, "--batch-size", 4, "--limit", 3, "--json")
     assert (
         ended.json["tasks"]["piqa"]["samples"]["acc"]
         == (written["tasks"]["piqa"]["samples"]["acc"][:3])
     )
     assert (model / "evaluations/zeroshot-piqa.limit-3.json").is_file()
-    assert written["tasks"]["piqa"]["documents"] == 4
+    assert (model / "README.md").read_text() == card  # parts are not told, nor anything twice
 
 
 def test_refusals(

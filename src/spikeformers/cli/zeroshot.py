@@ -59,7 +59,8 @@ def zeroshot(
     (mc1 and mc2). The definitions are lm-evaluation-harness's own (pip install
     'spikeformers[eval]'); --data-dir changes where rows come from and nothing else. A score
     within two standard errors of chance is marked: it cannot be told from guessing. After Ctrl-C
-    the same command goes on: what was computed is kept.
+    the same command goes on: what was computed is kept. A model folder's README.md, its card, gets
+    the scores of whole tasks.
 
     JSON: model (name, weights_sha256, config ...), settings, versions, commit, tasks (by name:
     metrics with value, stderr, chance, majority, at_chance; documents, split, docs_sha256, rules,
@@ -100,6 +101,8 @@ def zeroshot(
             say(f"Stopped in {names[len(reports)]}; the same command goes on from there.")
             raise typer.Exit(130) from None
     result = runner.result(reports)
+    if out is not None:
+        _update_card(out)
     if as_json:
         print_json(result)
         return
@@ -109,6 +112,21 @@ def zeroshot(
         print(line)
     if out is not None:
         say(f"written to {out}")
+
+
+def _update_card(out: Path) -> None:
+    """The model's README.md with all whole evaluations; nothing where there is no card."""
+    from spikeformers.reporting import add_zeroshot, write_text
+
+    card = out.parent / "README.md"
+    if out.name != "evaluations" or not card.is_file():
+        return
+    found: dict[str, Any] = {}
+    for file in sorted(out.glob("zeroshot-*.json")):
+        tasks = json.loads(file.read_text(encoding="utf-8"))["tasks"]
+        found |= {name: told for name, told in tasks.items() if told["limit"] is None}
+    if found:
+        write_text(card, add_zeroshot(card.read_text(encoding="utf-8"), found))
 
 
 def _number(text: str) -> int:

@@ -1,7 +1,7 @@
 """Reports: pictures, one HTML page, model cards, what a model is made of."""
 
 from spikeformers.reporting._files import write_text
-from spikeformers.reporting.card import model_card, training_card
+from spikeformers.reporting.card import add_zeroshot, model_card, training_card
 from spikeformers.reporting.describe import describe
 from spikeformers.reporting.gather import by_point, outside_blocks, windows_of
 from spikeformers.reporting.pair import Trained, report_pair
@@ -9,6 +9,7 @@ from spikeformers.reporting.pair_page import pair_rows
 
 __all__ = [
     "Trained",
+    "add_zeroshot",
     "by_point",
     "describe",
     "model_card",

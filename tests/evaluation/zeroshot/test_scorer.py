@@ -176,6 +176,9 @@ def test_an_interrupted_run_goes_on(small: Any, tmp_path: Path) -> None:
     assert scores((model, tokenizer), batch_size=2, cache=cache()) == whole
     assert ran == []
     assert LikelihoodCache({"model": "another"}, tmp_path).values == {}
+    held.path.write_text('{"key": 3}\n')
+    with pytest.raises(DataError, match=r"is damaged .* delete it to compute anew"):
+        cache()
 
 
 def test_memory_that_runs_out_halves_the_batch(small: Any) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from spikeformers.data.store import default_cache_dir
-from spikeformers.errors import StorageError
+from spikeformers.errors import DataError, StorageError
 
 RULES = 1  # to be raised when the same request would get another value
 Value = tuple[float, bool]
@@ -37,10 +37,7 @@ class LikelihoodCache:
         text = json.dumps({"rules": RULES, **identity}, sort_keys=True)
         self.path = home / f"{hashlib.sha256(text.encode()).hexdigest()[:20]}.jsonl"
         if self.path.is_file():
-            for line in self.path.read_text("utf-8").splitlines(keepends=True):
-                if line.endswith("\n"):
-                    entry = json.loads(line)
-                    self.values[entry["key"]] = (entry["value"][0], entry["value"][1])
+            self.values = _read(self.path)
 
     def add(self, found: Mapping[str, Value]) -> None:
         """Remember the values of a batch."""
@@ -58,6 +55,15 @@ class LikelihoodCache:
                 f"log-likelihoods cannot be written to {self.path}: {error.strerror or error}. "
                 "Free some space, or name another folder in SPIKEFORMERS_CACHE."
             ) from error
+
+
+def _read(path: Path) -> dict[str, Value]:
+    lines = path.read_text("utf-8").splitlines(keepends=True)
+    try:
+        entries = [json.loads(line) for line in lines if line.endswith("\n")]
+        return {one["key"]: (float(one["value"][0]), bool(one["value"][1])) for one in entries}
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise DataError(f"{path} is damaged ({error!r}); delete it to compute anew.") from error
 
 
 def _mend(path: Path) -> None:

@@ -121,10 +121,11 @@ class SpikeformersLM(TemplateLM):
         return list(self.tokenizer.encode(string, add_special_tokens=add_special_tokens))
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        start, option = super()._encode_pair(context, continuation)
-        moved = context[len(context.rstrip()) :] + continuation
-        if self.tok_encode(context.rstrip() + moved)[: len(start)] != start:
-            self.notes["merged"] += 1
+        begin = context.rstrip()
+        moved = context[len(begin) :] + continuation
+        start, whole = self.tok_encode(begin), self.tok_encode(begin + moved)
+        option = whole[len(start) :]
+        self.notes["merged"] += whole[: len(start)] != start
         if not option:
             self.notes["unaligned"] += 1
             option = self.tok_encode(moved, add_special_tokens=False)
@@ -154,19 +155,16 @@ class SpikeformersLM(TemplateLM):
         self, requests: Sequence[Request], disable_tqdm: bool = True, **_: Any
     ) -> list[Value]:
         parted = [list(self._pieces(context, option)) for _, context, option in requests]
-        batches = self._cached_batches if self.cached else self._batches
-        self._report(parted)
-        for batch in batches([piece for pieces in parted for piece in pieces]):
+        pieces = [piece for one in parted for piece in one]
+        done = 0
+        for batch in self._cached_batches(pieces) if self.cached else self._batches(pieces):
             if any(p.key not in self.cache.values for group in batch for p in group):
                 self._store(batch, self._score(batch))
-                self._report(parted)
-        values = [[self.cache.values[piece.key] for piece in pieces] for pieces in parted]
+            done += sum(map(len, batch))
+            if self.progress is not None:
+                self.progress(done, len(pieces))
+        values = [[self.cache.values[piece.key] for piece in one] for one in parted]
         return [(sum(v for v, _ in one), all(greedy for _, greedy in one)) for one in values]
-
-    def _report(self, parted: Sequence[Sequence[Piece]]) -> None:
-        if self.progress is not None:
-            have = self.cache.values
-            self.progress(sum(all(p.key in have for p in one) for one in parted), len(parted))
 
     def _pieces(self, context: list[int], option: list[int]) -> Iterator[Piece]:
         """What a request is scored in: itself, or windows where the option alone is too long."""
