@@ -1,8 +1,8 @@
 """The command line: one verb a file, each its arguments, one call, one print.
 
-    spikeformers demo | pretrain | distill | convert | finetune-attention
-    spikeformers generate | energy | audit | info
-    spikeformers evaluate perplexity | agreement
+    spikeformers demo | pretrain | distill | convert | finetune-attention | finetune
+    spikeformers generate | energy | audit | info | compare
+    spikeformers evaluate perplexity | agreement | zeroshot | glue
     spikeformers export engine | bench decode | bench prefill | bench memory
 
 Exit codes: 0 done, 1 something failed or falls short of a requirement, 2 the request is wrong, 130
@@ -23,16 +23,19 @@ import typer
 from spikeformers.cli import (
     audit,
     bench,
+    compare,
     convert,
     demo,
     distill,
     energy,
     evaluate,
     export,
+    finetune,
     finetune_attention,
     generate,
     info,
     pretrain,
+    zeroshot,
 )
 from spikeformers.errors import SpikeformersError
 
@@ -47,11 +50,11 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 evaluation = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
-app.add_typer(evaluation, name="evaluate", help="Measure a model on text.")
 benching = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 app.add_typer(benching, name="bench", help="Time the engine beside PyTorch and other programs.")
 exporting = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 app.add_typer(exporting, name="export", help="Write a model for another program to run.")
+app.add_typer(evaluation, name="evaluate", help="Measure a model on text and tasks.")
 
 
 def _help(verb: Callable[..., None]) -> str:
@@ -66,8 +69,12 @@ for _app, _verb in (
     (app, distill.distill),
     (app, convert.convert),
     (app, finetune_attention.finetune_attention),
+    (app, finetune.finetune),
     (evaluation, evaluate.perplexity),
     (evaluation, evaluate.agreement),
+    (evaluation, zeroshot.zeroshot),
+    (evaluation, finetune.glue),
+    (app, compare.compare),
     (app, generate.generate),
     (app, energy.energy),
     (app, audit.audit),

@@ -1,7 +1,7 @@
 """Reports: pictures, one HTML page, model cards, what a model is made of."""
 
 from spikeformers.reporting._files import write_text
-from spikeformers.reporting.card import model_card, training_card
+from spikeformers.reporting.card import add_zeroshot, model_card, training_card
 from spikeformers.reporting.conversion import measure_pair, report_conversion
 from spikeformers.reporting.conversion_page import conversion_rows
 from spikeformers.reporting.describe import describe
@@ -11,6 +11,7 @@ from spikeformers.reporting.pair_page import pair_rows
 
 __all__ = [
     "Trained",
+    "add_zeroshot",
     "by_point",
     "conversion_rows",
     "describe",

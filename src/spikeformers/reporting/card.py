@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from spikeformers.data import TokenStore
     from spikeformers.training import TrainConfig, TrainResult
 
+ZEROSHOT = "## Zero-shot scores"
 PAPERS = {
     "neurtransformer": ("NeurTransformer", "https://arxiv.org/abs/2510.00133"),
     "bispikclm": ("BiSpikCLM", "https://arxiv.org/abs/2605.13859"),
@@ -112,6 +113,35 @@ def model_card(
         "and 45 nm prices, never a meter's reading; times are measured on the machine of the run.",
     ]
     return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n" + "\n\n".join(sections) + "\n"
+
+
+def add_zeroshot(card: str, found: Mapping[str, Mapping[str, Any]]) -> str:
+    """``card`` with a section of zero-shot scores, in place of the one that it may have.
+
+    ``found``: task -> its part of a zero-shot result.
+    """
+    rows = ["| task | metric | score | chance | majority | |", "|---|---|---|---|---|---|"]
+    for task, told in sorted(found.items()):
+        for metric in ("acc", "acc_norm"):
+            if metric not in told["metrics"]:
+                continue
+            one = told["metrics"][metric]
+            chance, majority = (
+                "" if one[key] is None else f"{100 * one[key]:.1f}"
+                for key in ("chance", "majority")
+            )
+            score = f"{100 * one['value']:.1f} ± {100 * one['stderr']:.1f}"
+            mark = "at chance" if one["at_chance"] else ""
+            count = f"{task} ({told['documents']:,}, {told['split']})"
+            rows.append(f"| {count} | {metric} | {score} | {chance} | {majority} | {mark} |")
+    section = (
+        f"{ZEROSHOT}\n\nIn hundredths, ± standard error over the documents (measured); at chance: "
+        "within two of it. How to repeat them is in `evaluations/`.\n\n" + "\n".join(rows) + "\n"
+    )
+    before, heading, after = card.partition(f"{ZEROSHOT}\n")
+    rest = after.partition("\n## ")
+    kept = f"\n## {rest[2]}" if heading and rest[1] else ""
+    return f"{before.rstrip()}\n\n{section}{kept}"
 
 
 def _index(

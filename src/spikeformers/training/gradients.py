@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from spikeformers.training.batches import TrainBatches
 from spikeformers.training.config import TrainConfig
 from spikeformers.training.density import DensityMeter
 from spikeformers.training.distributed import World, average_gradients, gradient_sync
 from spikeformers.training.optim import gradient_norm, learning_rate
 from spikeformers.training.precision import Precision
-from spikeformers.training.task import Task
+from spikeformers.training.task import Batches, Task
 from spikeformers.training.validation import lm_loss
 
 
@@ -26,7 +25,7 @@ class GradientStep:
 
     module: nn.Module
     task: Task
-    batches: TrainBatches
+    batches: Batches
     config: TrainConfig
     world: World
     precision: Precision

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from spikeformers.errors import DataError, TrainingDiverged
-from spikeformers.training.batches import TrainBatches, make_objective
+from spikeformers.errors import TrainingDiverged
 from spikeformers.training.checkpoint import (
     TrainState,
     checkpoints,
@@ -34,15 +33,14 @@ from spikeformers.training.journal import Journal
 from spikeformers.training.optim import clip, make_optimizer
 from spikeformers.training.precision import choose_precision
 from spikeformers.training.run_folder import export, open_run, run_record
-from spikeformers.training.task import Task
-from spikeformers.training.validation import validate
+from spikeformers.training.task import Store, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from spikeformers.data.store import TokenStore
-
 logger = logging.getLogger(__name__)
+
+WITHOUT_CACHE = ("ForMaskedLM", "ForSequenceClassification")  # models that write no text
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class TrainResult:
 
 def train(
     model: PreTrainedModel,
-    store: TokenStore,
+    store: Store,
     tokenizer: PreTrainedTokenizerBase,
     out: str | Path,
     config: TrainConfig,
@@ -75,7 +73,8 @@ def train(
 ) -> TrainResult:
     """Train ``model`` in place on ``store`` and export it into the run folder ``out``.
 
-    ``task``, of the same model, is the loss; the model's own unless given.
+    ``task``, of the same model, is the loss; the model's own unless given. ``store`` is a token
+    store, or what ``task`` takes instead.
     ``on_step(step, metrics)`` is called after each step, from 1. Ctrl-C ends after the current
     step with a checkpoint; ``resume=True`` then goes on exactly.
 
@@ -87,11 +86,7 @@ def train(
     task = task or Task(model)
     with _settings(model, config), closing(task), Interrupt() as interrupt:
         precision = choose_precision(config.precision, world.device)
-        objective = make_objective(model, tokenizer, config)
-        batches = TrainBatches(store.split("train"), objective, config, world)
-        held_out = store.split("validation")
-        if held_out.num_tokens < 2:
-            raise DataError("The validation text is empty. Give a corpus with more documents.")
+        batches, measure = task.data(store, tokenizer, config, world, precision)
         task.start(store, config, world)
         record = run_record(model, store.manifest, config, task.record())
         start = open_run(out, record, world, resume=resume)
@@ -105,7 +100,6 @@ def train(
         optimizer = make_optimizer(trained, config)
         meter = DensityMeter()
         gradients = GradientStep(module, task, batches, config, world, precision, meter)
-        measured_on = (held_out, objective, config, world, precision, task.judge)
         state = load_checkpoint(start, trained, optimizer, world) if start else TrainState()
         validation: dict[str, float] = {}
         stopped = False
@@ -140,7 +134,7 @@ def train(
                 last = state.step == total
                 stopped = world.any(interrupt.requested) and not last
                 if last or _due(state.step, config.eval_every):
-                    validation = validate(trained, *measured_on)
+                    validation = measure(trained)
                     _refuse_divergence(validation, state.step, out)
                     journal.write("validation", state.step, validation | spent)
                 if last or stopped or _due(state.step, config.save_every):
@@ -155,9 +149,9 @@ def train(
         if stopped:
             return TrainResult(state.step, state.tokens_seen, state.seconds, interrupted=True)
         if not validation:  # resumed when nothing was left to do but the export
-            validation = validate(trained, *measured_on)
+            validation = measure(trained)
         result = TrainResult(state.step, state.tokens_seen, state.seconds, validation)
-        if objective.mask_token_id is None:
+        if not type(model).__name__.endswith(WITHOUT_CACHE):
             model.config.use_cache = True
         card = model_card(result) if callable(model_card) else model_card
         export(model, model_class, tokenizer, out, world, card)

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
 
-from spikeformers.training.batches import MicroBatch
+from spikeformers.errors import DataError
+from spikeformers.training.batches import MicroBatch, TrainBatches, make_objective
 from spikeformers.training.config import TrainConfig
 from spikeformers.training.distributed import World
+from spikeformers.training.precision import Precision
+from spikeformers.training.validation import validate
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from spikeformers.data.store import TokenStore
+Measure = Callable[[nn.Module], dict[str, float]]
+"""Figures of the trained module on held-out data."""
+
+
+class Batches(Protocol):
+    """This rank's micro-batches of each step, a pure function of it."""
+
+    def of(self, step: int) -> Sequence[MicroBatch]: ...
+
+
+class Store(Protocol):
+    """What a run is given to train on; the manifest goes into ``run.json``."""
+
+    manifest: dict[str, Any]
 
 
 class Task:
@@ -35,7 +52,26 @@ class Task:
         self.model = model
         self.module: nn.Module = model
 
-    def start(self, store: TokenStore, config: TrainConfig, world: World) -> None:
+    def data(
+        self,
+        store: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        config: TrainConfig,
+        world: World,
+        precision: Precision,
+    ) -> tuple[Batches, Measure]:
+        """The batches to train on, and how the model is validated; before anything is written."""
+        objective = make_objective(self.model, tokenizer, config)
+        held_out = store.split("validation")
+        if held_out.num_tokens < 2:
+            raise DataError("The validation text is empty. Give a corpus with more documents.")
+
+        def measure(trained: nn.Module) -> dict[str, float]:
+            return validate(trained, held_out, objective, config, world, precision, self.judge)
+
+        return TrainBatches(store.split("train"), objective, config, world), measure
+
+    def start(self, store: Any, config: TrainConfig, world: World) -> None:
         """Check the request and get ready, before anything is written. Every rank calls this."""
 
     def inputs(self, part: MicroBatch, device: torch.device) -> dict[str, Any]:

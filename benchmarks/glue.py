@@ -1,0 +1,128 @@
+"""A small WE-Spikingformer and its dense twin, fine-tuned alike on five tasks of GLUE.
+
+    spikeformers pretrain --preset we-spikingformer-tiny --data TEXT --out runs/we
+    spikeformers pretrain --preset we-spikingformer-tiny --data TEXT --out runs/we-twin --control
+    python benchmarks/glue.py run --spiking runs/we --dense runs/we-twin --data GLUE --jobs 2
+    python benchmarks/glue.py table
+
+Both are pretrained on the same tokens; every row is one model on one task, with the same settings
+and order of examples for both. Nothing is selected on the dev set. ``--steps 0`` takes the task's
+epochs of SpikeLM's recipe. Scores are measured, on the dev set, in hundredths.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+from _sweep import Sweep, markdown_table, mean
+
+TASKS = ("sst2", "mrpc", "rte", "cola", "stsb")
+MODELS = ("dense twin", "spiking")
+ROWS = {f"{model}, {task}": (model, task) for task in TASKS for model in MODELS}
+
+
+def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
+    """Fine-tune (or resume) one model on one task with one seed."""
+    from spikeformers.data.glue import load_sentences
+    from spikeformers.evaluation.provenance import software_record
+    from spikeformers.models import load_model
+    from spikeformers.models.classifier import load_classifier
+    from spikeformers.training import TrainConfig, train
+    from spikeformers.training.finetuning import Finetuning, SentenceStore, measure_run
+
+    who, name = ROWS[args.row]
+    data = load_sentences(name, Path(args.data))
+    folder = args.spiking if who == "spiking" else args.dense
+    model, tokenizer = load_classifier(folder, data.task.num_labels, args.seed)
+    an_epoch = -(-len(data.train) // args.batch)
+    config = TrainConfig(
+        steps=args.steps or data.task.epochs * an_epoch,
+        batch_size=args.batch,
+        context=args.context,
+        learning_rate=args.learning_rate,
+        schedule="linear",
+        min_learning_rate_ratio=0.0,
+        warmup_ratio=0.1,
+        betas=(0.9, 0.999),
+        weight_decay=0.01,
+        seed=args.seed,
+        threads=1,
+        eval_every=an_epoch,
+        save_every=an_epoch,
+        keep_checkpoints=1,
+        log_every=50,
+    )
+    began = time.process_time()
+    ended = train(
+        model,
+        SentenceStore(data),
+        tokenizer,
+        out,
+        config,
+        task=Finetuning(model, {"started_from": folder}),
+        resume=(out / "run.json").is_file(),
+        progress=False,
+    )
+    if ended.interrupted:
+        return None
+    spent = time.process_time() - began
+    found = measure_run(out, *load_model(out), data, software_record())
+    kept = ("task", "dev", "best_dev_step", "selection", "examples", "data_sha256", "parameters")
+    return {key: found[key] for key in kept} | {
+        "setting": {"steps": config.steps, "batch": args.batch, "context": args.context,
+                    "learning_rate": args.learning_rate},
+        "train_cpu_seconds": spent,
+    }  # fmt: skip
+
+
+def table(name: str, found: list[dict[str, Any]]) -> str:
+    """One line a task and model; the two means over all tasks where each has its runs."""
+    from spikeformers.training.finetuning import summarise
+
+    commits = ", ".join(sorted({run["commit"] for run in found}))
+    head = (
+        f"{name}: dev sets, in hundredths, mean ± deviation over seeds from 0; nothing selected on "
+        f"them; commits {commits}; torch {found[0]['torch']}, {found[0]['machine']}. Measured."
+    )
+    rows = []
+    means = {}
+    for model in MODELS:
+        mine = [run for run in found if run["row"].startswith(f"{model},")]
+        if not mine:
+            continue
+        summary = summarise(mine)
+        means[model] = summary
+        for task, told in summary["tasks"].items():
+            runs = [run for run in mine if run["task"] == task]
+            for metric in told["metrics"]:
+                values = [100 * run["dev"][metric] for run in runs]
+                steps, rate = runs[0]["setting"]["steps"], runs[0]["setting"]["learning_rate"]
+                rows.append(
+                    [task, metric, model, str(len(runs)), mean(values, 1), f"{steps:,}",
+                     f"{rate:g}", f"{sum(r['train_cpu_seconds'] for r in runs) / len(runs):.0f}"]
+                )  # fmt: skip
+    rows.sort(key=lambda row: (TASKS.index(row[0]), row[1], MODELS.index(row[2])))
+    lines = [
+        f"Mean over {', '.join(told['means_over'])}, {model}: standard "
+        f"{told['means']['standard']:.2f}, as the papers' {told['means']['paper']:.2f}."
+        for model, told in means.items()
+        if told["means_over"]
+    ]
+    columns = ["task", "metric", "model", "seeds", "score", "steps", "rate", "train CPU s"]
+    return f"{head}\n\n{markdown_table(columns, rows)}\n" + "\n".join(lines) + "\n"
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--spiking", required=True, help="run folder of the pretrained model")
+    parser.add_argument("--dense", required=True, help="run folder of its dense twin")
+    parser.add_argument("--learning-rate", type=float, default=2e-5)
+    parser.set_defaults(steps=0, batch=32, name="glue")
+
+
+SEEDS = dict.fromkeys(ROWS, (0, 1, 2))
+
+if __name__ == "__main__":
+    Sweep(__file__, "glue", SEEDS, train_one, table, options).main(__doc__)

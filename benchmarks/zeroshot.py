@@ -1,0 +1,204 @@
+r"""Zero-shot scores of several models over the paper's eight sets, beside chance and majority.
+
+    python benchmarks/zeroshot.py run --name small --data-dir SETS \
+        --model "dense twin=runs/twin" --model "spiking=runs/mine"
+    python benchmarks/zeroshot.py run --name smollm2 --data-dir SETS \
+        --model "SmolLM2-135M=FOLDER:FILE.gguf" --batch-size 16
+    python benchmarks/zeroshot.py check --data-dir SETS --model "dense=runs/twin" --limit 500
+    python benchmarks/zeroshot.py table
+
+``check`` scores the same documents with lm-evaluation-harness's own Hugging Face backend, in
+batches of the same size, and says whether any log-likelihood differs. An interrupted ``run`` goes
+on where it was. Scores are measured, in hundredths, with the standard error over documents; a star
+marks what lies within two of it from chance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from _sweep import RESULTS, fill_readme, markdown_table
+
+RUNS = Path("runs/zeroshot")
+
+
+def named(text: str) -> tuple[str, str, str]:
+    """(name, folder, GGUF file) of ``NAME=FOLDER[:FILE]``."""
+    name, equals, where = text.partition("=")
+    if not equals or not name or not where:
+        raise argparse.ArgumentTypeError(f"{text!r} must be NAME=FOLDER or NAME=FOLDER:FILE.gguf")
+    folder, colon, file = where.rpartition(":")
+    return (name, folder, file) if colon and file.endswith(".gguf") else (name, where, "")
+
+
+def run(args: argparse.Namespace) -> None:
+    import torch
+
+    from spikeformers.evaluation.zeroshot import Zeroshot, resolve
+    from spikeformers.models import load_reference
+
+    torch.set_num_threads(1)
+    for name, folder, file in args.model:
+        model, tokenizer = load_reference(folder, gguf_file=file)
+        scorer = Zeroshot(
+            name, model, tokenizer, batch_size=args.batch_size, cached=args.cached, progress=_say
+        )
+        out = RUNS / args.name / f"{''.join(c if c.isalnum() else '_' for c in name)}.json"
+        reports = []
+        for task in resolve(args.tasks):
+            reports.append(scorer.run(task, data_dir=args.data_dir, limit=args.limit))
+            acc = reports[-1].metrics["acc"]
+            print(f"{name}, {task}: {acc['value']:.4f} ± {acc['stderr']:.4f}", flush=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = out.with_suffix(".partial")
+        partial.write_text(json.dumps(scorer.result(reports), indent=1), encoding="utf-8")
+        partial.replace(out)
+
+
+def _say(task: str, done: int, total: int) -> None:
+    print(f"\r{task} {done:,}/{total:,}", end="\n" if done == total else "", flush=True)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Both backends over the same documents; exit code 1 where one log-likelihood differs."""
+    import torch
+    from lm_eval.evaluator import evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    from spikeformers.evaluation.zeroshot import resolve
+    from spikeformers.evaluation.zeroshot.scorer import SpikeformersLM
+    from spikeformers.evaluation.zeroshot.tasks import load_task
+    from spikeformers.models import load_reference
+
+    torch.set_num_threads(1)
+    if args.batch_size == "auto":
+        raise SystemExit("check: --batch-size must be a number, so that batches are the same.")
+    size, different = int(args.batch_size), 0
+    for name, folder, file in args.model:
+        model, tokenizer = load_reference(folder, gguf_file=file)
+        backends = {
+            "spikeformers": SpikeformersLM(model, tokenizer, batch_size=size),
+            "harness": HFLM(pretrained=model, tokenizer=tokenizer, batch_size=size),
+        }
+        for task in resolve(args.tasks):
+            found: dict[str, Any] = {}
+            for backend, lm in backends.items():
+                one = load_task(task, args.data_dir).task
+                one.set_config("num_fewshot", 0)
+                limit = min(args.limit or len(one.eval_docs), len(one.eval_docs))
+                found[backend] = evaluate(lm, {"tasks": {task: one}}, limit=limit)
+            values = [
+                [value for row in f["samples"][task] for ((value, _),) in row["resps"]]
+                for f in found.values()
+            ]
+            apart = [abs(a - b) for a, b in zip(*values, strict=True)]
+            different += max(apart) > 0
+            accs = [f["results"][task]["acc,none"] for f in found.values()]
+            print(
+                f"{name}, {task}: acc {accs[0]} and {accs[1]}; {len(apart):,} log-likelihoods, "
+                f"largest difference {max(apart):g}",
+                flush=True,
+            )
+    raise SystemExit(1 if different else 0)
+
+
+def table() -> None:
+    for folder in sorted(p for p in RUNS.iterdir() if p.is_dir()):
+        found = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))]
+        if not found:
+            continue
+        name = f"zeroshot-{folder.name}"
+        text = tabulate(found)
+        slim = [_without_samples(one) for one in found]
+        (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
+        (RESULTS / f"{name}.json").write_text(json.dumps(slim, indent=1) + "\n", encoding="utf-8")
+        fill_readme(name, text)
+        print(text)
+
+
+def _without_samples(result: dict[str, Any]) -> dict[str, Any]:
+    tasks = {
+        name: {key: value for key, value in task.items() if key != "samples"}
+        for name, task in result["tasks"].items()
+    }
+    return result | {"tasks": tasks}
+
+
+def tabulate(found: list[dict[str, Any]]) -> str:
+    """A column a task and metric, a line a model, then chance and majority."""
+    columns = list(
+        dict.fromkeys(
+            (task, metric)
+            for one in found
+            for task, told in one["tasks"].items()
+            for metric in ("acc", "acc_norm")
+            if metric in told["metrics"]
+        )
+    )
+    rows = []
+    for one in found:
+        cells = [_cell(one["tasks"].get(task, {}), metric) for task, metric in columns]
+        rows.append([one["model"]["name"], f"{one['model']['parameters']:,}", *cells])
+    for key in ("chance", "majority"):
+        cells = [_baseline(found, task, metric, key) for task, metric in columns]
+        rows.append([key, "", *cells])
+    first = found[0]
+    counts = {
+        f"{task} {told['documents']:,} ({told['split']})"
+        for one in found
+        for task, told in one["tasks"].items()
+    }
+    commits = ", ".join(sorted({str(one["commit"])[:7] for one in found}))
+    head = (
+        f"Zero-shot, in hundredths, ± standard error; * within two standard errors of chance. "
+        f"Documents: {', '.join(sorted(counts))}. lm_eval {first['versions']['lm_eval']}, torch "
+        f"{first['versions']['torch']}; commits {commits}. Measured."
+    )
+    titles = [f"{task} {metric}" for task, metric in columns]
+    return f"{head}\n\n{markdown_table(['model', 'parameters', *titles], rows)}"
+
+
+def _cell(told: dict[str, Any], metric: str) -> str:
+    one = told.get("metrics", {}).get(metric)
+    if one is None:
+        return "-"
+    return f"{100 * one['value']:.1f} ± {100 * one['stderr']:.1f}{'*' * bool(one['at_chance'])}"
+
+
+def _baseline(found: list[dict[str, Any]], task: str, metric: str, key: str) -> str:
+    for one in found:
+        told = one["tasks"].get(task, {}).get("metrics", {}).get(metric)
+        if told is not None and told[key] is not None:
+            return f"{100 * told[key]:.1f}"
+    return "-"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for command in ("run", "check"):
+        sub = commands.add_parser(command)
+        sub.add_argument("--model", type=named, action="append", required=True)
+        sub.add_argument("--tasks", default="paper")
+        sub.add_argument("--data-dir", type=Path)
+        sub.add_argument("--limit", type=int)
+        sub.add_argument("--batch-size", default="auto" if command == "run" else "8")
+    commands.choices["run"].add_argument("--name", default="models", help="of the table")
+    commands.choices["run"].add_argument("--cached", action="store_true")
+    commands.add_parser("table", help="write the tables of all results")
+    args = parser.parse_args()
+    if args.command == "table":
+        table()
+    else:
+        if args.batch_size != "auto":
+            args.batch_size = int(args.batch_size)
+        {"run": run, "check": check}[args.command](args)
+
+
+if __name__ == "__main__":
+    main()

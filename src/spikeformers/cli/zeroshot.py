@@ -1,0 +1,208 @@
+"""``spikeformers evaluate zeroshot``: multiple choice without training, with its controls."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from spikeformers.cli._options import Json
+
+if TYPE_CHECKING:
+    from spikeformers.evaluation.zeroshot import TaskReport
+
+
+def zeroshot(
+    model: Annotated[
+        str,
+        typer.Argument(help="Model folder, or a name on the hub.", metavar="MODEL"),
+    ],
+    tasks: Annotated[
+        str, typer.Option(help="paper, or names of tasks, separated by commas.", metavar="NAMES")
+    ] = "paper",
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the sets; nothing is fetched then.", show_default="the hub"),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Documents a task.", show_default="all")
+    ] = None,
+    batch_size: Annotated[
+        str, typer.Option(help="Inputs at once, or auto: as many as a budget of tokens holds.")
+    ] = "auto",
+    max_length: Annotated[
+        int | None,
+        typer.Option(min=2, help="Tokens of an input.", show_default="the model's positions"),
+    ] = None,
+    cached: Annotated[
+        bool,
+        typer.Option(
+            "--cached", help="Run a context once, its options from the key-value cache: faster."
+        ),
+    ] = False,
+    gguf_file: Annotated[str, typer.Option(help="GGUF file in the folder.")] = "",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for zeroshot-TASK.json.", show_default="evaluations in a model folder"
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Zero-shot accuracy by log-likelihood, beside chance, majority and standard errors.
+
+    paper stands for arc_easy, arc_challenge, boolq, headqa_en, openbookqa, hellaswag, piqa and
+    winogrande. Others: lambada_openai, sciq, blimp, wsc, wsc273, copa, social_iqa, truthfulqa
+    (mc1 and mc2). The definitions are lm-evaluation-harness's own (pip install
+    'spikeformers[eval]'); --data-dir changes where rows come from and nothing else. A score
+    within two standard errors of chance is marked: it cannot be told from guessing. After Ctrl-C
+    the same command goes on: what was computed is kept. A model folder's README.md, its card, gets
+    the scores of whole tasks.
+
+    JSON: model (name, weights_sha256, config ...), settings, versions, commit, tasks (by name:
+    metrics with value, stderr, chance, majority, at_chance; documents, split, docs_sha256, rules,
+    samples ...), means of the paper's two groups, where whole.
+    """
+    from spikeformers.cli._output import print_json, print_table, say, start
+    from spikeformers.evaluation.zeroshot import Zeroshot, check_harness, resolve
+    from spikeformers.models import load_reference
+    from spikeformers.reporting import write_text
+    from spikeformers.training.distributed import choose_device
+
+    start(verbose=False)
+    names = resolve(tasks)
+    check_harness()
+    loaded, tokenizer = load_reference(model, gguf_file=gguf_file)
+    loaded.to(choose_device(device, 0))
+    if out is None and Path(model).is_dir():
+        out = Path(model) / "evaluations"
+    reports: list[TaskReport] = []
+    with _bar() as move:
+        runner = Zeroshot(
+            " ".join(part for part in (model, gguf_file) if part),
+            loaded,
+            tokenizer,
+            batch_size=batch_size if batch_size == "auto" else _number(batch_size),
+            max_length=max_length,
+            cached=cached,
+            progress=move,
+        )
+        try:
+            for name in names:
+                reports.append(runner.run(name, data_dir=data_dir, limit=limit))
+                if out is not None:
+                    one = json.dumps(runner.result(reports[-1:]), indent=1, allow_nan=False)
+                    ending = "" if limit is None else f".limit-{limit}"
+                    write_text(out / f"zeroshot-{name}{ending}.json", one + "\n")
+        except KeyboardInterrupt:
+            say(f"Stopped in {names[len(reports)]}; the same command goes on from there.")
+            raise typer.Exit(130) from None
+    result = runner.result(reports)
+    if out is not None:
+        _update_card(out)
+    if as_json:
+        print_json(result)
+        return
+    for table in _tables(model, reports, result["means"]):
+        print_table(table)
+    for line in _remarks(reports):
+        print(line)
+    if out is not None:
+        say(f"written to {out}")
+
+
+def _update_card(out: Path) -> None:
+    """The model's README.md with all whole evaluations; nothing where there is no card."""
+    from spikeformers.reporting import add_zeroshot, write_text
+
+    card = out.parent / "README.md"
+    if out.name != "evaluations" or not card.is_file():
+        return
+    found: dict[str, Any] = {}
+    for file in sorted(out.glob("zeroshot-*.json")):
+        tasks = json.loads(file.read_text(encoding="utf-8"))["tasks"]
+        found |= {name: told for name, told in tasks.items() if told["limit"] is None}
+    if found:
+        write_text(card, add_zeroshot(card.read_text(encoding="utf-8"), found))
+
+
+def _number(text: str) -> int:
+    from spikeformers.errors import ConfigError
+
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"--batch-size is {text!r}; it must be auto, or a number from 1.")
+    return int(text)
+
+
+def _bar() -> Any:
+    """A bar over the requests of the task at work."""
+    from contextlib import contextmanager
+
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    @contextmanager
+    def shown() -> Any:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
+        with Progress(*columns, transient=True) as progress:
+            task = progress.add_task("")
+
+            def move(name: str, done: int, total: int) -> None:
+                progress.update(task, description=name, completed=done, total=total)
+
+            yield move
+
+    return shown()
+
+
+def _tables(model: str, reports: list[TaskReport], means: dict[str, Any]) -> list[Any]:
+    from spikeformers.cli._output import make_table
+
+    rows = []
+    for report in reports:
+        for metric, found in report.metrics.items():
+            name = report.task if report.limit is None else f"{report.task} ({report.documents})"
+            value = "-" if found["value"] is None else f"{found['value']:.4f}"
+            rows.append(
+                (
+                    name,
+                    metric,
+                    f"{value} ± {found['stderr']:.4f}",
+                    *(_share(found.get(key)) for key in ("chance", "majority")),
+                    "at chance" if found.get("at_chance") else "",
+                )
+            )
+    columns = ("task", "metric", "score ± standard error", "chance", "majority", "")
+    tables = [make_table(model, columns, rows)]
+    if means:
+        lines = [(g, f"{m['acc']:.4f}", f"{m['acc_norm']:.4f}") for g, m in means.items()]
+        tables.append(make_table("Means", ("group", "acc", "acc_norm where there is one"), lines))
+    return tables
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _remarks(reports: list[TaskReport]) -> list[str]:
+    """What a reader of the numbers has to know: another split, inputs that did not fit."""
+    told = {
+        "truncated": "inputs cut at the left to fit",
+        "split": "options longer than the context, scored in windows",
+        "merged": "options joined with their context by the tokenizer",
+        "unaligned": "options encoded by themselves",
+    }
+    lines = []
+    for report in reports:
+        if report.split != report.official_split:
+            lines.append(
+                f"{report.task}: the {report.split} split; the definition scores "
+                f"{report.official_split}, which the folder does not have."
+            )
+        said = [f"{count:,} {told[rule]}" for rule, count in report.rules.items()]
+        if said:
+            lines.append(f"{report.task}: of {report.requests:,} requests {'; '.join(said)}.")
+    return lines

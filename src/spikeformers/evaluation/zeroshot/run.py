@@ -1,0 +1,250 @@
+"""Run zero-shot tasks one by one; each gives a report that says all that is needed to repeat it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lm_eval.evaluator import evaluate
+
+from spikeformers.errors import ConfigError, DataError
+from spikeformers.evaluation.provenance import model_record, software_record
+from spikeformers.evaluation.zeroshot.baselines import at_chance, baselines, standard_error
+from spikeformers.evaluation.zeroshot.cache import LikelihoodCache
+from spikeformers.evaluation.zeroshot.names import GROUPS
+from spikeformers.evaluation.zeroshot.scorer import SpikeformersLM, positions_of
+from spikeformers.evaluation.zeroshot.tasks import (
+    docs_digest,
+    golds,
+    load_task,
+    members,
+    quiet,
+    silent,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Progress = Callable[[str, int, int], None]  # task, requests scored, requests in all
+ACCURACIES = ("acc", "acc_norm")
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    """One task's scores; ``samples`` are those of each document, in the order of its rows."""
+
+    task: str
+    metrics: dict[str, dict[str, Any]]
+    """Metric -> value, stderr, and of an accuracy chance, majority, at_chance."""
+    documents: int
+    available: int
+    limit: int | None
+    split: str
+    official_split: str
+    source: str
+    files: tuple[str, ...]
+    docs_sha256: str
+    rules: dict[str, int]
+    """How many requests met a rule of `SpikeformersLM`: truncated, split, merged, unaligned."""
+    requests: int
+    seconds: float
+    task_version: Any
+    prompt: dict[str, Any]
+    samples: dict[str, list[float]] = field(repr=False, default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+class Zeroshot:
+    """A model ready to be scored. ``name`` is what results call it."""
+
+    def __init__(
+        self,
+        name: str,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_size: int | str = "auto",
+        max_length: int | None = None,
+        cached: bool = False,
+        cache_dir: Path | str | None = "auto",
+        progress: Progress | None = None,
+    ) -> None:
+        quiet()
+        longest = positions_of(model)
+        if max_length is not None and not 2 <= max_length <= longest:
+            raise ConfigError(f"max length is {max_length}; this model takes 2 to {longest}.")
+        self.progress, self._task = progress, ""
+        self.record = model_record(name, model, tokenizer)
+        self.settings = {
+            "batch_size": batch_size,
+            "max_length": max_length or longest,
+            "cached": cached,
+            "device": model.device.type,
+            "num_fewshot": 0,
+            "seeds": "none: nothing is drawn",
+        }
+        identity = {key: self.record[key] for key in ("weights_sha256", "tokenizer_sha256")}
+        identity |= {"config": self.record["config"], "dtype": self.record["dtype"]}
+        identity |= {k: self.settings[k] for k in ("batch_size", "max_length", "cached", "device")}
+        self.lm = SpikeformersLM(
+            model,
+            tokenizer,
+            batch_size=batch_size,
+            max_length=max_length,
+            cached=cached,
+            cache=LikelihoodCache(identity, cache_dir),
+            progress=self._move,
+        )
+
+    def _move(self, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress(self._task, done, total)
+
+    def run(
+        self, name: str, *, data_dir: Path | None = None, limit: int | None = None
+    ) -> TaskReport:
+        """One task over its first ``limit`` documents; ``blimp`` is the mean over its parts."""
+        if limit is not None and limit < 1:
+            raise ConfigError(f"--limit is {limit}; it must be at least 1.")
+        parts = [self._run(part, data_dir, limit) for part in members(name)]
+        return parts[0] if name != "blimp" else _pooled(name, parts)
+
+    def _run(self, name: str, data_dir: Path | None, limit: int | None) -> TaskReport:
+        loaded = load_task(name, data_dir)
+        available = len(loaded.task.eval_docs)
+        if not available:
+            raise DataError(f"{name} has no rows in its {loaded.split} split.")
+        self._task = name
+        self.lm.notes.clear()
+        began = time.perf_counter()
+        loaded.task.set_config("num_fewshot", 0)
+        with silent():
+            found = evaluate(
+                self.lm,
+                {"tasks": {name: loaded.task}},
+                limit=None if limit is None else min(limit, available),
+                bootstrap_iters=0,
+            )
+        seconds = time.perf_counter() - began
+        rows = sorted(found["samples"][name], key=lambda row: row["doc_id"])
+        config = json.loads(json.dumps(found["configs"][name], default=str))
+        shown = ("doc_to_text", "doc_to_target", "doc_to_choice", "target_delimiter")
+        samples = _samples(rows)
+        return TaskReport(
+            task=name,
+            metrics=_metrics(found["results"][name], samples, *baselines(golds(loaded.task, rows))),
+            documents=len(rows),
+            available=available,
+            limit=limit,
+            split=loaded.split,
+            official_split=loaded.official_split,
+            source=loaded.source,
+            files=loaded.files,
+            docs_sha256=docs_digest(loaded.task),
+            rules={rule: count for rule, count in sorted(self.lm.notes.items()) if count},
+            requests=sum(len(row["arguments"]) for row in rows),
+            seconds=seconds,
+            task_version=found["versions"].get(name),
+            prompt={key: config[key] for key in shown if key in config},
+            samples=samples,
+        )
+
+    def result(self, reports: Sequence[TaskReport]) -> dict[str, Any]:
+        """Reports with model, settings, versions and commit: what is written as JSON."""
+        return {
+            "format_version": 1,
+            "kind": "zeroshot",
+            "model": self.record,
+            "settings": self.settings,
+            **software_record(),
+            "tasks": {report.task: report.as_dict() for report in reports},
+            "means": means({report.task: report.metrics for report in reports}),
+        }
+
+
+def means(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, float]]:
+    """Group -> mean of acc, and of acc_norm (acc where a task has none), of whole groups alone."""
+    found = {}
+    for group, names in GROUPS.items():
+        if all(name in metrics for name in names):
+            acc = [metrics[name]["acc"]["value"] for name in names]
+            norm = [(metrics[n].get("acc_norm") or metrics[n]["acc"])["value"] for n in names]
+            found[group] = {"acc": sum(acc) / len(acc), "acc_norm": sum(norm) / len(norm)}
+    return found
+
+
+def _samples(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    names = [name for name in rows[0]["metrics"] if isinstance(rows[0][name], (int, float))]
+    return {name: [float(row[name]) for row in rows] for name in names}
+
+
+def _metrics(
+    results: Mapping[str, Any],
+    samples: Mapping[str, list[float]],
+    chance: float | None,
+    majority: float | None,
+) -> dict[str, dict[str, Any]]:
+    metrics: dict[str, dict[str, Any]] = {}
+    for name, values in samples.items():
+        value, error = float(results[f"{name},none"]), standard_error(values)
+        if name == "perplexity":
+            error *= value  # of exp(-mean), to first order
+        metrics[name] = {"value": value if math.isfinite(value) else None, "stderr": error}
+        if name in ACCURACIES:
+            metrics[name] |= {
+                "chance": chance,
+                "majority": majority,
+                "at_chance": at_chance(value, error, chance),
+            }
+    return metrics
+
+
+def _pooled(name: str, parts: Sequence[TaskReport]) -> TaskReport:
+    """The mean over parts of equal weight, with the error of that mean."""
+    metrics: dict[str, dict[str, Any]] = {}
+    for metric in ACCURACIES:
+        ones = [part.metrics[metric] for part in parts if metric in part.metrics]
+        if len(ones) == len(parts):
+            value = sum(one["value"] for one in ones) / len(ones)
+            error = math.sqrt(sum(one["stderr"] ** 2 for one in ones)) / len(ones)
+            chance = sum(one["chance"] for one in ones) / len(ones)
+            metrics[metric] = {
+                "value": value,
+                "stderr": error,
+                "chance": chance,
+                "majority": None,
+                "at_chance": at_chance(value, error, chance),
+            }
+    first = parts[0]
+    rules: dict[str, int] = {}
+    for part in parts:
+        for rule, count in part.rules.items():
+            rules[rule] = rules.get(rule, 0) + count
+    digest = hashlib.sha256("".join(part.docs_sha256 for part in parts).encode()).hexdigest()
+    return TaskReport(
+        task=name,
+        metrics=metrics,
+        documents=sum(part.documents for part in parts),
+        available=sum(part.available for part in parts),
+        limit=first.limit,
+        split=first.split,
+        official_split=first.official_split,
+        source=first.source,
+        files=tuple(file for part in parts for file in part.files),
+        docs_sha256=digest,
+        rules=rules,
+        requests=sum(part.requests for part in parts),
+        seconds=sum(part.seconds for part in parts),
+        task_version=first.task_version,
+        prompt=first.prompt,
+        samples={m: [v for part in parts for v in part.samples[m]] for m in metrics},
+    )

@@ -1,0 +1,99 @@
+"""A finished run measured: dev metrics, predictions, and files in GLUE's submission format."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spikeformers.data.glue import SentenceData, SentenceTask
+from spikeformers.training.finetuning.examples import Encoded
+from spikeformers.training.finetuning.task import answers, check_context, predict, scores
+from spikeformers.training.journal import read_metrics
+from spikeformers.training.run_folder import write_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SELECTION = "none: the weights of the last step, with settings fixed before"
+
+
+def measure_run(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: SentenceData,
+    software: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write ``result.json`` and prediction files into the run ``folder``; returns the result.
+
+    ``software``: versions and commit. ``best_dev_step`` tells what choosing a step on the dev set
+    would have shown: an optimistic number, measured on what it was chosen by.
+    """
+    run = json.loads((folder / "run.json").read_text("utf-8"))
+    config, task = run["config"], data.task
+    check_context(model, config["context"])
+    dev: dict[str, float] = {}
+    predictions: dict[str, list[Any]] = {}
+    for name, part in data.dev.items():
+        encoded = Encoded(part, tokenizer, config["context"])
+        outputs, loss = predict(model, encoded, config["batch_size"], model.device)
+        end = "" if name == task.dev[0] else f"/{name.removeprefix('dev_')}"
+        found = {"loss": loss} | scores(task, part.labels, outputs)
+        dev |= {key + end: value for key, value in found.items()}
+        predictions[name] = answers(task, outputs).tolist()
+    test: dict[str, float] = {}
+    written = []
+    for place, (name, part) in enumerate(data.test.items()):
+        encoded = Encoded(part, tokenizer, config["context"])
+        outputs, _ = predict(model, encoded, config["batch_size"], model.device)
+        predictions[name] = answers(task, outputs).tolist()
+        if part.labels is not None:
+            test |= scores(task, part.labels, outputs)
+        if task.submission:
+            written.append(task.submission[place])
+            write_text(folder / task.submission[place], submission(task, predictions[name]))
+    result = {
+        "format_version": 1,
+        "kind": "sentences",
+        "task": task.name,
+        "seed": config["seed"],
+        "dev": dev,
+        "test": test,
+        "selection": SELECTION,
+        "best_dev_step": _best(folder, next(iter(task.metrics))),
+        "examples": run["data"]["examples"],
+        "data_sha256": run["data"]["sha256"],
+        "origin": run["data"]["origin"],
+        **run["task"],
+        "config": config,
+        "model": run["model"],
+        "parameters": run["parameters"],
+        **software,
+        "submission": written,
+        "predictions": predictions,
+        "labels": {name: part.labels for name, part in data.dev.items()},
+    }
+    write_text(folder / "result.json", json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def _best(folder: Path, metric: str) -> dict[str, Any] | None:
+    found = [
+        line for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "validation"
+    ]
+    if not found:
+        return None
+    best = max(found, key=lambda line: line[metric])
+    return {"step": best["step"], metric: best[metric]}
+
+
+def submission(task: SentenceTask, predictions: list[Any]) -> str:
+    """``index<TAB>prediction`` as gluebenchmark.com takes it: names of classes, or numbers."""
+
+    def told(value: Any) -> str:
+        return f"{value:.3f}" if task.is_regression else task.labels[value]
+
+    lines = [f"{number}\t{told(value)}" for number, value in enumerate(predictions)]
+    return "\n".join(["index\tprediction", *lines]) + "\n"

@@ -1,0 +1,74 @@
+"""``spikeformers evaluate zeroshot``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROWS = [
+    {"goal": "to win", "sol1": "the spike", "sol2": "the neuron of all", "label": n % 2}
+    for n in range(4)
+]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    import pyarrow as arrow
+    from pyarrow import parquet
+
+    place = tmp_path / "sets/baber/piqa/data"
+    place.mkdir(parents=True)
+    parquet.write_table(arrow.Table.from_pylist(ROWS), place / "validation-00000-of-00001.parquet")
+    return tmp_path / "sets"
+
+
+def test_table_file_and_json(spikeformers: Any, causal: Path, data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
+    model = shutil.copytree(causal, tmp_path / "model")
+    asked = ("evaluate", "zeroshot", model, "--tasks", "piqa", "--data-dir", data)
+    ended = spikeformers(*asked, "--batch-size", 4)
+    assert ended.code == 0
+    assert "at chance" in ended.out
+    assert "0.5000" in ended.out
+    written = json.loads((model / "evaluations/zeroshot-piqa.json").read_text())
+    assert written["tasks"]["piqa"]["documents"] == 4
+    card = (model / "README.md").read_text()
+    assert card.count("## Zero-shot scores") == 1
+    assert "| piqa (4, validation) | acc | 50.0 ± 28.9 | 50.0 | 50.0 | at chance |" in card
+    assert card.startswith((causal / "README.md").read_text().rstrip())
+    ended = spikeformers(*asked, "--batch-size", 4, "--limit", 3, "--json")
+    assert (
+        ended.json["tasks"]["piqa"]["samples"]["acc"]
+        == (written["tasks"]["piqa"]["samples"]["acc"][:3])
+    )
+    assert (model / "evaluations/zeroshot-piqa.limit-3.json").is_file()
+    assert (model / "README.md").read_text() == card  # parts are not told, nor anything twice
+
+
+def test_refusals(
+    spikeformers: Any, causal: Path, masked: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = spikeformers("evaluate", "zeroshot", causal, "--tasks", "pica")
+    assert (ended.code, ended.out) == (2, "")
+    assert "unknown zero-shot task 'pica'. Did you mean 'piqa'?" in ended.err
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    ended = spikeformers("evaluate", "zeroshot", causal, "--tasks", "piqa")
+    assert ended.code == 2
+    assert "pip install 'spikeformers[eval]'" in ended.err
+
+
+def test_more_refusals(spikeformers: Any, causal: Path, masked: Path, data: Path) -> None:
+    pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
+    ended = spikeformers("evaluate", "zeroshot", causal, "--tasks", "piqa", "--batch-size", "many")
+    assert ended.code == 2
+    assert "it must be auto, or a number from 1" in ended.err
+    ended = spikeformers("evaluate", "zeroshot", masked, "--tasks", "piqa", "--data-dir", data)
+    assert ended.code == 2
+    assert "predicts masked tokens" in ended.err
+    ended = spikeformers("evaluate", "zeroshot", causal, "--tasks", "sciq")
+    assert ended.code == 1
+    assert "Give a folder with them: --data-dir DIR" in ended.err

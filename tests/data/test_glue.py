@@ -1,0 +1,100 @@
+"""Sentence tasks from local files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from spikeformers.data.glue import GLUE, load_sentences, task_names
+from spikeformers.errors import ConfigError, DataError, OfflineError
+
+
+def write(folder: Path, **files: str) -> Path:
+    folder.mkdir(parents=True)
+    for name, text in files.items():
+        (folder / f"{name}.tsv").write_text(text, encoding="utf-8")
+    return folder.parent
+
+
+def test_cola_has_no_header(tmp_path: Path) -> None:
+    home = write(
+        tmp_path / "CoLA",
+        train='a\t1\t\tFine "so.\nb\t0\t*\tNot.\n',
+        dev="c\t1\t\tYes\x85no.\n",  # a line end to Python, not to the file
+        test="index\tsentence\n0\tWho?\n",
+    )
+    data = load_sentences("cola", home)
+    assert data.train.texts == [('Fine "so.',), ("Not.",)]
+    assert data.train.labels == [1, 0]
+    assert data.dev["dev"].texts == [("Yes\x85no.",)]
+    assert data.test["test"].texts == [("Who?",)]
+    assert data.test["test"].labels is None
+    assert len(data.digest) == 64
+    assert load_sentences("cola", home).digest == data.digest
+
+
+def test_columns_are_found_by_name(tmp_path: Path) -> None:
+    head = "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n"
+    home = write(
+        tmp_path / "MRPC", train=head + "1\t7\t8\tOne.\tTwo.\r\n", dev=head + "0\t7\t8\ta\tb\n"
+    )
+    data = load_sentences("mrpc", home)
+    assert data.train.texts == [("One.", "Two.")]
+    assert (data.train.labels, data.dev["dev"].labels, data.test) == ([1], [0], {})
+    head = "index\tsentence1\tsentence2\tscore\n"
+    write(tmp_path / "STS-B", train=head + "0\ta\tb\t3.25\n", dev=head + "0\ta\tb\t0\n")
+    assert load_sentences("stsb", tmp_path).train.labels == [3.25]
+
+
+def test_mnli_has_two_of_each(tmp_path: Path) -> None:
+    head = "index\tsentence1\tsentence2\tgold_label\n"
+    write(
+        tmp_path / "MNLI",
+        train=head + "0\ta\tb\tneutral\n1\tc\td\t-\n2\te\tf\tentailment\n",
+        dev_matched=head + "0\ta\tb\tcontradiction\n",
+        dev_mismatched=head + "0\ta\tb\tentailment\n",
+    )
+    data = load_sentences("mnli", tmp_path)
+    assert (data.train.texts, data.train.labels) == ([("a", "b"), ("e", "f")], [1, 0])
+    assert [part.labels for part in data.dev.values()] == [[2], [0]]
+
+
+def test_sentiment_splits_by_text(tmp_path: Path) -> None:
+    lines = [f"{n % 2} caf\xe9 number {n // 2}" for n in range(400)]
+    (tmp_path / "rt-polarity.all").write_bytes("\n".join(lines).encode("latin-1"))
+    data = load_sentences("mr", tmp_path)
+    parts = [set(part.texts) for part in (data.train, data.dev["dev"], data.test["test"])]
+    assert sum(map(len, (data.train, data.dev["dev"], data.test["test"]))) == 400
+    assert not parts[0] & parts[1] | parts[0] & parts[2] | parts[1] & parts[2]
+    assert 20 < len(data.dev["dev"]) < 60
+    assert data.train.texts[0][0].startswith("café number")
+    assert "by a hash of the text" in data.origin
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    assert task_names("glue,mr") == [*GLUE, "mr"]
+    with pytest.raises(ConfigError, match=r"unknown task 'ssst2'\. Did you mean 'sst2'"):
+        task_names("ssst2")
+    with pytest.raises(DataError, match=r"sst2 has no .*SST-2.train\.tsv"):
+        load_sentences("sst2", tmp_path)
+    with pytest.raises(DataError, match="comes from local files"):
+        load_sentences("mr")
+    with pytest.raises(OfflineError, match="Give a folder with GLUE's archives"):
+        load_sentences("sst2")
+    write(tmp_path / "SST-2", train="sentence\tlabel\ngood\t7\n", dev="sentence\tlabel\ngood\t1\n")
+    with pytest.raises(DataError, match=r"train\.tsv:2: the label is '7'; sst2 has 0, 1"):
+        load_sentences("sst2", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "dev", "test"),
+    [
+        ("cola", 8551, 1043, 1063), ("sst2", 67349, 872, 1821), ("mrpc", 3668, 408, 1725),
+        ("rte", 2490, 277, 3000), ("wnli", 635, 71, 146), ("stsb", 5749, 1500, 1379),
+        ("sst5", 8544, 1101, 2210),
+    ],
+)  # fmt: skip
+def test_the_shared_sets(shared_data: Path, name: str, train: int, dev: int, test: int) -> None:
+    data = load_sentences(name, shared_data)
+    assert (len(data.train), len(data.dev["dev"]), len(data.test["test"])) == (train, dev, test)

@@ -1,0 +1,45 @@
+"""Means over seeds and tasks, by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from spikeformers.data.glue import GLUE
+from spikeformers.training.finetuning.summary import paper_score, standard_score, summarise
+
+MNLI = {"loss": 1.0, "accuracy": 0.7, "loss/mismatched": 1.0, "accuracy/mismatched": 0.8}
+MRPC = {"loss": 1.0, "accuracy": 0.6, "f1": 0.8}
+
+
+def test_scores_of_a_task() -> None:
+    assert standard_score(MNLI) == pytest.approx(0.75)
+    assert paper_score("mnli", MNLI) == 0.7
+    assert standard_score(MRPC) == pytest.approx(0.7)
+    assert paper_score("mrpc", MRPC) == 0.8
+    assert paper_score("stsb", {"loss": 0, "pearson": 0.5, "spearman": 0.4}) == 0.5
+    assert paper_score("cola", {"loss": 0, "matthews": 0.3}) == 0.3
+
+
+def test_mean_and_spread_over_seeds() -> None:
+    one, two = ({"task": "mrpc", "seed": seed, "dev": MRPC | {"f1": f}} for seed, f in
+                ((1, 0.8), (0, 0.9)))  # fmt: skip
+    found = summarise([one, two])
+    f1 = found["tasks"]["mrpc"]["metrics"]["f1"]
+    assert f1 == {"mean": pytest.approx(85), "deviation": pytest.approx(7.0710678), "seeds": 2}
+    assert found["means"] == {"standard": pytest.approx(72.5), "paper": pytest.approx(85)}
+    assert (found["means_over"], found["whole"]) == (["mrpc"], False)
+    assert summarise([one])["tasks"]["mrpc"]["paper"]["deviation"] is None
+
+
+def test_the_whole_suite_leaves_wnli_out() -> None:
+    by_task = {"mnli": MNLI, "mrpc": MRPC, "qqp": MRPC, "cola": {"matthews": 0.2},
+               "stsb": {"pearson": 0.4, "spearman": 0.2}}  # fmt: skip
+    runs = [
+        {"task": task, "seed": 0, "dev": by_task.get(task, {"accuracy": 0.5})}
+        for task in (*GLUE, "wnli", "mr")
+    ]
+    found = summarise(runs)
+    assert found["whole"]
+    assert found["means"]["standard"] == pytest.approx((75 + 70 + 50 + 50 + 20 + 30 + 70 + 50) / 8)
+    assert found["means"]["paper"] == pytest.approx((70 + 80 + 50 + 50 + 20 + 40 + 80 + 50) / 8)
+    assert summarise(runs[-1:])["means"] == {"standard": None, "paper": None}
