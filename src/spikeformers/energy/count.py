@@ -4,7 +4,11 @@
     scores     SOP = sum over allowed (i, j) of sum_k count(q_ik) * count(k_jk)      coincidences
     values     SOP = sum over allowed (i, j) with A_w[i, j] != 0 of sum_k count(v_jk)
 
-A real operand counts 1 everywhere, so with one side real these are the accumulates that the other
+    state      SOP = sum over tokens j of (sum_k count(k_jk)) * (sum_k count(v_jk))
+    read       SOP = (sum of counts of q) * head width
+
+The last two are A2OS2A's order "state", Z += k_j v_j^T and q_i Z, as one sum that runs over the
+tokens. A real operand counts 1 everywhere, so with one side real these are the accumulates that the other
 side's spikes leave. In ``values`` each event of V adds the weight A_w[i, j], whatever its width, as
 each event of a linear layer adds a real weight: hard and top-K gather the winners' rows, sparsemax
 those of its support, softmax all that are allowed, and SSA those whose integer score is not 0.
@@ -26,7 +30,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from spikeformers.attention import WTA, Attention, SoftmaxAttention
+from spikeformers.attention import A2OS2A, WTA, Attention, SoftmaxAttention
 from spikeformers.energy.operands import Spikes, counts, operand, spikes_of
 from spikeformers.energy.records import Operand, Product, Trace
 from spikeformers.neurons import Neuron
@@ -192,6 +196,55 @@ def attention(
         )
     )  # fmt: skip
     return pairs
+
+
+def state_attention(
+    trace: Trace,
+    place: Place,
+    rows: Rows,
+    sides: tuple[Tensor, Tensor, Tensor],
+    known: tuple[Spikes | None, Spikes | None, Spikes | None],
+) -> None:
+    """Count Q (K^T V) of q, k, v ``[..., H, T, K]``: each token joins Z once and reads it once."""
+    kinds = tuple(spikes_of(x, kind) for x, kind in zip(sides, known, strict=True))
+    q, k, v = (rows.select_heads(x) for x in sides)
+    left, right, reader = (
+        operand(x, kind) for x, kind in zip((k, v, q), (kinds[1], kinds[2], kinds[0]), strict=True)
+    )
+    # By heads again, since only one head's k and v meet: the width of a head is the last of sides.
+    width = sides[1].shape[-1]
+    events = [
+        counts(x, kind).unflatten(-1, (-1, width)).sum(-1, dtype=torch.float64)
+        for x, kind in ((k, kinds[1]), (v, kinds[2]))
+    ]
+    spiking = left.is_spikes or right.is_spikes
+    trace.add_product(
+        Product(
+            f"{place.name}.state", "state", place.component, place.layer, left, right,
+            macs=left.size * width,
+            sop=int((events[0] * events[1]).sum()) if spiking else 0,
+        )
+    )  # fmt: skip
+    tokens = left.size // width
+    trace.add_product(
+        Product(
+            f"{place.name}.read", "read", place.component, place.layer, reader,
+            Operand("real", tokens * width**2, tokens * width**2, 0),
+            macs=reader.size * width,
+            sop=reader.total * width,
+        )
+    )  # fmt: skip
+
+
+def state_macs(core: A2OS2A, q: Tensor) -> int:
+    """MACs that ``A2OS2A.stream`` dispatches: its causal blocks compute scores inside."""
+    tokens, width = q.shape[-2:]
+    total = 0
+    for number, block in enumerate(core.blocks(tokens)):
+        size = block.stop - block.start
+        total += size * width * width * (1 if core.causal and number == 0 else 2)
+        total += 2 * size * size * width if core.causal else 0
+    return q.numel() // (tokens * width) * total
 
 
 def is_real(module: Attention) -> bool:

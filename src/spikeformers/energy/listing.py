@@ -191,7 +191,8 @@ class Listing:
         role: str = "",
         note: str = "",
     ) -> None:
-        if frame.kind == "core" and what == "product" and not role:
+        by_scores = getattr(frame.module, "order", "scores") == "scores"
+        if frame.kind == "core" and what == "product" and not role and by_scores:
             role = "values" if frame.listed["scores"] else "scores"
         place = role or f"{what} {op}"
         frame.listed[place] += 1

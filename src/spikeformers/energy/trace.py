@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 from transformers.pytorch_utils import Conv1D
 
-from spikeformers.attention import Attention
+from spikeformers.attention import A2OS2A, Attention
 from spikeformers.energy import count
 from spikeformers.energy import operations as ops
 from spikeformers.energy.count import Place, Rows
@@ -202,6 +202,11 @@ class _Tracer:
         bias = inputs.get("bias")
         known = (self.known.get(q), self.known.get(k), self.known.get(v))
         place = self.place(frame.name, _ATTENTION)
+        if isinstance(module, A2OS2A) and module.order == "state":
+            count.state_attention(self.trace, place, self.rows, (q, k, v), known)
+            done = count.state_macs(module, q)
+            self._check(frame, done, done)
+            return
         allowed = inputs["allowed"]
         weights = self._spiking_attention(place, module, (q, k, v), known, allowed, bias)
         if frame.edges is not None:

@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from spikeformers.attention import COMPETITIONS
+from spikeformers.attention import COMPETITIONS, ORDERS
 from spikeformers.errors import ConfigError, nearest
-from spikeformers.layers import NORMS
+from spikeformers.layers import NORMS, ROLE_NEURONS
 from spikeformers.neurons import NEURONS, SURROGATES
 
 POSITIONS = ("learned", "relative", "both", "none")
@@ -129,7 +129,7 @@ class SpikingConfig(PreTrainedConfig):
 class SpikingformerConfig(SpikingConfig):
     """Every choice of a WTA spiking transformer; a field a choice, its default here only."""
 
-    attentions: ClassVar[tuple[str, ...]] = ("cwssa", "ssa", "softmax")
+    attentions: ClassVar[tuple[str, ...]] = ("cwssa", "ssa", "a2os2a", "softmax")
 
     attention: str = "cwssa"
     wta: str = "hard"
@@ -138,11 +138,21 @@ class SpikingformerConfig(SpikingConfig):
     winner_weight: str = "one"
     """"one" (the paper's K ones a row) or "mean" (1/K)."""
     attention_scale: float | None = None
-    """s; levels/sqrt(head width) unless given, 0.125 for SSA. Unspecified by the paper."""
+    """s; levels/sqrt(head width) unless given, 0.125 for SSA. Unspecified by the paper. A2OS2A has
+    none."""
     learn_attention_scale: bool = True
     """Learn s, one number a head. It is the surrogate's inverse temperature as well."""
     surrogate_temperature: float = 1.0
     """tau of the softmax in the backward pass of hard and top-K. Unspecified by the paper."""
+
+    attention_order: str = "scores"
+    """A2OS2A: "scores", (Q K^T) V, or "state", Q (K^T V), whose cache does not grow."""
+    query_neuron: str = "binary"
+    """A2OS2A: what the projection of Q emits, "binary", "relu" or "ternary"; with hard reset."""
+    key_neuron: str = "relu"
+    value_neuron: str = "ternary"
+    ternary_decay: float = 0.25
+    """A2OS2A: decay of its ternary neuron, whose threshold is threshold_ratio * threshold."""
 
     neuron: str = "ni-lif"
     levels: int = 16
@@ -163,8 +173,8 @@ class SpikingformerConfig(SpikingConfig):
     output_norm: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
-        # SSA's scores are no competition that a bias could sway.
-        if self.position is None and self.attention == "ssa":
+        # Scores that are multiplied with V are no competition that a bias could sway.
+        if self.position is None and self.attention in ("ssa", "a2os2a"):
             self.position = "learned"
         super().__post_init__(**kwargs)
 
@@ -176,10 +186,15 @@ class SpikingformerConfig(SpikingConfig):
         self._one_of("winner_weight", ("one", "mean"))
         self._one_of("integer_gradient", ("rectangular", "sigmoid"))
         super().validate_architecture()
-        if self.attention == "ssa" and self.position in ("relative", "both"):
+        for key in ("query_neuron", "key_neuron", "value_neuron"):
+            self._one_of(key, ROLE_NEURONS)
+        self._one_of("attention_order", ORDERS)
+        self._between("ternary_decay", -1e-9, 1 + 1e-9)
+        if self.attention in ("ssa", "a2os2a") and self.position in ("relative", "both"):
             raise ConfigError(
-                f"attention='ssa' multiplies its scores with V, so position={self.position!r} "
-                "would add reals to them; use position='learned' or 'none'."
+                f"attention={self.attention!r} multiplies its scores with V, so "
+                f"position={self.position!r} would add reals to them; use position='learned' or "
+                "'none'."
             )
         self._at_least_one("levels")
         self._at_least_one("winners")

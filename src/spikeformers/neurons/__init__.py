@@ -1,4 +1,4 @@
-"""Neurons: one a file, whose ``step`` is its specification."""
+"""Neurons: one a file, whose ``step`` is its specification (and a rectifier, which is none)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from spikeformers.neurons._base import Neuron, SpikeType, expand, observe
 from spikeformers.neurons.ilif import ILIF
 from spikeformers.neurons.lif import LIF
 from spikeformers.neurons.nilif import NILIF
+from spikeformers.neurons.rectifier import Rectifier
 from spikeformers.neurons.surrogate import SURROGATES
 from spikeformers.neurons.tlif import TLIF
 
@@ -19,6 +20,7 @@ __all__ = [
     "SURROGATES",
     "TLIF",
     "Neuron",
+    "Rectifier",
     "SpikeType",
     "expand",
     "observe",
