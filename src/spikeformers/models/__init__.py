@@ -6,6 +6,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
 )
@@ -18,9 +19,20 @@ from spikeformers.models.bispikclm import (
     BiSpikCLMModel,
 )
 from spikeformers.models.control import control_of
-from spikeformers.models.loading import load_model
-from spikeformers.models.presets import PRESETS, build_config, build_model
+from spikeformers.models.loading import load_model, load_vision_model
+from spikeformers.models.presets import (
+    PRESETS,
+    VISION_PRESETS,
+    build_config,
+    build_model,
+    build_vision_config,
+)
 from spikeformers.models.reference import load_reference
+from spikeformers.models.spiking_vit import (
+    SpikingViTConfig,
+    SpikingViTForImageClassification,
+    SpikingViTModel,
+)
 from spikeformers.models.wd_spikingformer import (
     WDSpikingformerConfig,
     WDSpikingformerForCausalLM,
@@ -38,6 +50,8 @@ for _config, _auto, _model in (
     (WDSpikingformerConfig, AutoModelForCausalLM, WDSpikingformerForCausalLM),
     (BiSpikCLMConfig, AutoModel, BiSpikCLMModel),
     (BiSpikCLMConfig, AutoModelForCausalLM, BiSpikCLMForCausalLM),
+    (SpikingViTConfig, AutoModel, SpikingViTModel),
+    (SpikingViTConfig, AutoModelForImageClassification, SpikingViTForImageClassification),
     (WESpikingformerConfig, AutoModel, WESpikingformerModel),
     (WESpikingformerConfig, AutoModelForMaskedLM, WESpikingformerForMaskedLM),
     (
@@ -51,11 +65,15 @@ for _config, _auto, _model in (
 
 __all__ = [
     "PRESETS",
+    "VISION_PRESETS",
     "BiSpikCLMConfig",
     "BiSpikCLMForCausalLM",
     "BiSpikCLMModel",
     "SpikingConfig",
     "SpikingLMOutput",
+    "SpikingViTConfig",
+    "SpikingViTForImageClassification",
+    "SpikingViTModel",
     "SpikingformerConfig",
     "WDSpikingformerConfig",
     "WDSpikingformerForCausalLM",
@@ -66,7 +84,9 @@ __all__ = [
     "WESpikingformerModel",
     "build_config",
     "build_model",
+    "build_vision_config",
     "control_of",
     "load_model",
     "load_reference",
+    "load_vision_model",
 ]

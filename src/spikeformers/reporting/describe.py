@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from spikeformers.attention import Attention
-from spikeformers.neurons import Neuron
+from spikeformers.attention import A2OS2A, Attention
+from spikeformers.neurons import Neuron, Rectifier
 from spikeformers.reporting.gather import EDGES, POINTS, point_of
 
 if TYPE_CHECKING:
@@ -108,11 +108,15 @@ def _points(
         fired = found.pop("embedding")
         rows.insert(1, point("embedding, fired", fired.spike_type, spike_values(fired)))
     found.pop(EDGES, None)  # told with the attention's weights
+    rectified = {point_of(name)[1] for name, m in model.named_modules() if isinstance(m, Rectifier)}
     for name in (*POINTS.values(), *sorted(set(found) - set(POINTS.values()) - {"head"})):
         if name in found:
             rows.append(point(name, found[name].spike_type, spike_values(found[name])))
+        elif name in rectified:
+            rows.append(point(name, "real", "real numbers, 0 or greater"))
         if name == "value":
-            rows += _attention_points(point, core, found[name], fired="attention output" in found)
+            value = found.get(name)
+            rows += _attention_points(point, core, value, fired="attention output" in found)
     head = found.get("head")
     rows.append(
         point("head input", "real", real)
@@ -122,7 +126,11 @@ def _points(
     return [*rows, point("logits", "real", real)]
 
 
-def _attention_points(point: Any, core: Attention, value: Neuron, *, fired: bool) -> Any:
+def _attention_points(point: Any, core: Attention, value: Neuron | None, *, fired: bool) -> Any:
+    if isinstance(core, A2OS2A):
+        yield point("Q K^T V", "real", f"sums of entries of K with signs; order {core.order}")
+        return
+    assert value is not None
     binary = core.weights_are_binary
     weights = "0, 1" if binary else "real numbers"
     if binary and core.winners_per_query:
