@@ -66,7 +66,8 @@ def _run(model: nn.Module, batch: Batch, listing: Listing | None) -> _Tracer:
     if "pixel_values" in inputs:
         rows = Rows(inputs["pixel_values"].shape[0], 1, None, images=True)
     else:
-        rows = Rows(*inputs["input_ids"].shape[:2], inputs.get("attention_mask"))
+        batch_size, tokens = inputs["input_ids"].shape[:2]
+        rows = Rows(batch_size, tokens, inputs.get("attention_mask"))
     parameters = inspect.signature(model.forward).parameters
     if "use_cache" in parameters:
         inputs["use_cache"] = False  # type: ignore[assignment]
