@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from spikeformers.errors import ConfigError, DataError, StorageError, TrainingDiverged, UsageError
 from spikeformers.models import load_model
-from spikeformers.training import TrainResult, loop, train
+from spikeformers.training import TrainResult, loop, task, train
 from spikeformers.training.checkpoint import checkpoints
 from spikeformers.training.journal import read_metrics
 
@@ -193,14 +193,14 @@ def test_only_training_steps_count_as_seconds_and_they_add_up(
 ) -> None:
     ticks = count()
     monkeypatch.setattr(loop.time, "perf_counter", lambda: float(next(ticks)))
-    plain = loop.validate
+    plain = task.validate
 
     def slow(*args: Any) -> dict[str, float]:
         for _ in range(1000):
             next(ticks)
         return plain(*args)
 
-    monkeypatch.setattr(loop, "validate", slow)
+    monkeypatch.setattr(task, "validate", slow)
     first = train(*fresh("wd"), tmp_path, config(), progress=False, on_step=interrupt_at(4))
     assert first.seconds == 4.0  # one tick a step
     second = train(*fresh("wd"), tmp_path, config(), resume=True, progress=False)

@@ -1,7 +1,7 @@
 """The command line: one verb a file, each its arguments, one call, one print.
 
-    spikeformers demo | pretrain | distill | generate | energy | audit | info
-    spikeformers evaluate perplexity | agreement
+    spikeformers demo | pretrain | distill | train-vision | generate | energy | audit | info
+    spikeformers evaluate perplexity | agreement | vision
 
 Exit codes: 0 done, 1 something failed or falls short of a requirement, 2 the request is wrong, 130
 interrupted. Results go to standard output, progress and messages to standard error. Nothing heavy
@@ -18,7 +18,17 @@ from typing import Annotated
 
 import typer
 
-from spikeformers.cli import audit, demo, distill, energy, evaluate, generate, info, pretrain
+from spikeformers.cli import (
+    audit,
+    demo,
+    distill,
+    energy,
+    evaluate,
+    generate,
+    info,
+    pretrain,
+    train_vision,
+)
 from spikeformers.errors import SpikeformersError
 
 app = typer.Typer(
@@ -32,7 +42,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 evaluation = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
-app.add_typer(evaluation, name="evaluate", help="Measure a model on text.")
+app.add_typer(evaluation, name="evaluate", help="Measure a model on text or images.")
 
 
 def _help(verb: Callable[..., None]) -> str:
@@ -45,14 +55,16 @@ for _app, _verb in (
     (app, demo.demo),
     (app, pretrain.pretrain),
     (app, distill.distill),
+    (app, train_vision.train_vision),
     (evaluation, evaluate.perplexity),
     (evaluation, evaluate.agreement),
+    (evaluation, evaluate.vision),
     (app, generate.generate),
     (app, energy.energy),
     (app, audit.audit),
     (app, info.info),
 ):
-    _app.command(help=_help(_verb))(_verb)
+    _app.command(_verb.__name__.replace("_", "-"), help=_help(_verb))(_verb)
 
 
 def _version(wanted: bool) -> None:

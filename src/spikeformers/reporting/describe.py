@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from spikeformers.attention import A2OS2A, Attention
+from spikeformers.models.presets import is_vision
 from spikeformers.neurons import Neuron, Rectifier
 from spikeformers.reporting.gather import EDGES, POINTS, point_of
 
@@ -21,6 +22,8 @@ SHAPE = {
     "intermediate_size": "MLP width",
     "vocab_size": "vocabulary",
     "max_position_embeddings": "positions",
+    "image_size": "image size",
+    "num_channels": "channels",
 }
 _BLOCK = re.compile(r"(?<=\.)\d+(?=\.)")
 
@@ -96,12 +99,17 @@ def _points(
         return {"point": name, "spike_type": spike_type, "values": values}
 
     real = "real numbers"
+    images = is_vision(model.config)
     if core is None:
-        names = ("embedding", "attention", "MLP", "head")
+        names = ("patches" if images else "embedding", "attention", "MLP", "head")
         return [point(name, "real", real) for name in names]
     found = {point_of(name)[1]: neuron for name, neuron in neurons.items()}
     rows = [
-        point("embedding", "real", real),
+        point("pixels" if images else "embedding", "real", real),
+        *(
+            point(name, found[name].spike_type, spike_values(found.pop(name)))
+            for name in [name for name in found if name.startswith("patches ")]
+        ),
         point("stream between blocks", *model.base_model.stream),
     ]
     if "embedding" in found:
@@ -118,6 +126,9 @@ def _points(
             value = found.get(name)
             rows += _attention_points(point, core, value, fired="attention output" in found)
     head = found.get("head")
+    if images and head is not None:
+        rows.append(point("in front of the head", head.spike_type, spike_values(head)))
+        head = None  # which reads their mean over steps and patches
     rows.append(
         point("head input", "real", real)
         if head is None

@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from spikeformers.errors import DataError, TrainingDiverged
-from spikeformers.training.batches import TrainBatches, make_objective
+from spikeformers.errors import TrainingDiverged
 from spikeformers.training.checkpoint import (
     TrainState,
     checkpoints,
@@ -35,12 +34,9 @@ from spikeformers.training.optim import clip, make_optimizer
 from spikeformers.training.precision import choose_precision
 from spikeformers.training.run_folder import export, open_run, run_record
 from spikeformers.training.task import Task
-from spikeformers.training.validation import validate
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from spikeformers.data.store import TokenStore
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +46,7 @@ class TrainResult:
     """How a run ended; ``final_validation`` is empty when it was interrupted."""
 
     steps: int
-    tokens_seen: int
+    tokens_seen: int  # of a task of images: images
     seconds: float  # of training steps, over all resumes; validation and saving not counted
     final_validation: dict[str, float] = field(default_factory=dict)
     interrupted: bool = False
@@ -62,8 +58,8 @@ class TrainResult:
 
 def train(
     model: PreTrainedModel,
-    store: TokenStore,
-    tokenizer: PreTrainedTokenizerBase,
+    store: Any,
+    tokenizer: Any,
     out: str | Path,
     config: TrainConfig,
     *,
@@ -75,7 +71,9 @@ def train(
 ) -> TrainResult:
     """Train ``model`` in place on ``store`` and export it into the run folder ``out``.
 
-    ``task``, of the same model, is the loss; the model's own unless given.
+    ``task``, of the same model, is the loss; the model's own unless given. ``store`` is what the
+    task learns from, a TokenStore unless the task says otherwise, with a ``manifest``;
+    ``tokenizer`` (or what prepares images) is saved beside the model.
     ``on_step(step, metrics)`` is called after each step, from 1. Ctrl-C ends after the current
     step with a checkpoint; ``resume=True`` then goes on exactly.
 
@@ -87,11 +85,7 @@ def train(
     task = task or Task(model)
     with _settings(model, config), closing(task), Interrupt() as interrupt:
         precision = choose_precision(config.precision, world.device)
-        objective = make_objective(model, tokenizer, config)
-        batches = TrainBatches(store.split("train"), objective, config, world)
-        held_out = store.split("validation")
-        if held_out.num_tokens < 2:
-            raise DataError("The validation text is empty. Give a corpus with more documents.")
+        material = task.material(store, tokenizer, config, world)
         task.start(store, config, world)
         record = run_record(model, store.manifest, config, task.record())
         start = open_run(out, record, world, resume=resume)
@@ -104,8 +98,7 @@ def train(
         module = spread(trained, world, compiled=config.compile, leaves_unused=task.leaves_unused)
         optimizer = make_optimizer(trained, config)
         meter = DensityMeter()
-        gradients = GradientStep(module, task, batches, config, world, precision, meter)
-        measured_on = (held_out, objective, config, world, precision, task.judge)
+        gradients = GradientStep(module, task, material.batches, config, world, precision, meter)
         state = load_checkpoint(start, trained, optimizer, world) if start else TrainState()
         validation: dict[str, float] = {}
         stopped = False
@@ -118,19 +111,21 @@ def train(
                 logs = state.step + 1 in (1, total) or (state.step + 1) % config.log_every == 0
                 metrics = gradients(state.step, measure=logs)
                 _refuse_divergence(metrics, state.step + 1, out)
+                of_task = task.measured() if logs else {}
                 clip(trained, metrics["grad_norm"], config.grad_clip)
                 for group in optimizer.param_groups:
                     group["lr"] = metrics["learning_rate"]
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
+                task.stepped(world)
 
                 took = time.perf_counter() - began
                 state.step += 1
-                state.tokens_seen += config.tokens_per_step
+                state.tokens_seen += material.per_step
                 state.seconds += took
-                metrics["tokens_per_second"] = config.tokens_per_step / took
-                spent = {"tokens_seen": state.tokens_seen, "seconds": state.seconds}
-                measured = meter.report(state.step) if logs else {}
+                metrics[f"{task.unit}s_per_second"] = material.per_step / took
+                spent = {f"{task.unit}s_seen": state.tokens_seen, "seconds": state.seconds}
+                measured = meter.report(state.step) | of_task if logs else {}
                 if logs:
                     journal.write("train", state.step, metrics | spent | measured)
                 journal.advance(state.step, metrics | measured)
@@ -140,7 +135,7 @@ def train(
                 last = state.step == total
                 stopped = world.any(interrupt.requested) and not last
                 if last or _due(state.step, config.eval_every):
-                    validation = validate(trained, *measured_on)
+                    validation = material.validate(trained, precision)
                     _refuse_divergence(validation, state.step, out)
                     journal.write("validation", state.step, validation | spent)
                 if last or stopped or _due(state.step, config.save_every):
@@ -155,9 +150,10 @@ def train(
         if stopped:
             return TrainResult(state.step, state.tokens_seen, state.seconds, interrupted=True)
         if not validation:  # resumed when nothing was left to do but the export
-            validation = validate(trained, *measured_on)
+            validation = material.validate(trained, precision)
         result = TrainResult(state.step, state.tokens_seen, state.seconds, validation)
-        if objective.mask_token_id is None:
+        task.finish()
+        if material.causal:
             model.config.use_cache = True
         card = model_card(result) if callable(model_card) else model_card
         export(model, model_class, tokenizer, out, world, card)

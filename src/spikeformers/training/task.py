@@ -1,20 +1,51 @@
-"""What a run trains and by which loss: the model's own, unless a subclass says otherwise."""
+"""What a run trains, on what, by which loss: a language model's own, unless a subclass says so."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
 
-from spikeformers.training.batches import MicroBatch
+from spikeformers.errors import DataError
+from spikeformers.training.batches import MicroBatch, TrainBatches, make_objective
 from spikeformers.training.config import TrainConfig
 from spikeformers.training.distributed import World
+from spikeformers.training.precision import Precision
+from spikeformers.training.validation import validate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from spikeformers.data.store import TokenStore
+
+class Part(Protocol):
+    """What one forward pass takes; ``targets`` labels count in its mean loss."""
+
+    @property
+    def targets(self) -> int: ...
+
+    def to(self, device: torch.device) -> dict[str, torch.Tensor]:
+        """Keyword arguments of a model."""
+
+
+class Batches(Protocol):
+    """The micro-batches of each step, a pure function of the seed and the step."""
+
+    def of(self, step: int) -> Sequence[Part]: ...
+
+
+@dataclass(frozen=True)
+class Material:
+    """What this rank learns from and is measured on."""
+
+    batches: Batches
+    validate: Callable[[nn.Module, Precision], dict[str, float]]
+    per_step: int
+    """Tokens (of images: images) of a step, over all ranks."""
+    causal: bool = False
+    """Whether the exported model generates text, and so keeps a cache."""
 
 
 class Task:
@@ -31,20 +62,51 @@ class Task:
     leaves_unused: bool = False
     """Whether the loss may leave parameters without a gradient, which DDP has to be told."""
 
+    unit: str = "token"
+    """What steps are counted in."""
+
+    plain_loss: str = "lm_loss"
+    """Name of the loss without penalties in the log; none is logged where it is empty."""
+
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.module: nn.Module = model
 
-    def start(self, store: TokenStore, config: TrainConfig, world: World) -> None:
+    def material(self, store: Any, tokenizer: Any, config: TrainConfig, world: World) -> Material:
+        """Batches and validation of ``store`` (a TokenStore), before anything is written."""
+        objective = make_objective(self.model, tokenizer, config)
+        batches = TrainBatches(store.split("train"), objective, config, world)
+        held_out = store.split("validation")
+        if held_out.num_tokens < 2:
+            raise DataError("The validation text is empty. Give a corpus with more documents.")
+
+        def measure(module: nn.Module, precision: Precision) -> dict[str, float]:
+            return validate(module, held_out, objective, config, world, precision, self.judge)
+
+        causal = objective.mask_token_id is None
+        return Material(batches, measure, config.tokens_per_step, causal)
+
+    def start(self, store: Any, config: TrainConfig, world: World) -> None:
         """Check the request and get ready, before anything is written. Every rank calls this."""
 
-    def inputs(self, part: MicroBatch, device: torch.device) -> dict[str, Any]:
+    def inputs(self, part: Any, device: torch.device) -> dict[str, Any]:
         """Keyword arguments of ``module`` for one training micro-batch."""
-        return part.to(device)
+        given: dict[str, Any] = part.to(device)
+        return given
 
     def judge(self, part: MicroBatch, output: Any, device: torch.device) -> dict[str, float]:
         """More figures of a validation batch, each a mean over its tokens."""
         return {}
+
+    def measured(self) -> dict[str, Any]:
+        """More figures of a logged step, while its gradients are there."""
+        return {}
+
+    def stepped(self, world: World) -> None:
+        """The optimiser has made a step."""
+
+    def finish(self) -> None:
+        """Training is complete: make ``model`` what is exported."""
 
     def record(self) -> dict[str, Any]:
         """What a resumed run must have in common, for ``run.json``."""

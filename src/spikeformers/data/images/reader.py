@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from spikeformers.data.images.sets import Bytes, ImageSplit
-from spikeformers.errors import ConfigError, DataError, nearest
+from spikeformers.errors import CheckpointError, ConfigError, DataError, nearest
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,22 @@ class Prep:
     channels: int
     mean: float = 0.5
     std: float = 0.5
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, size: int, channels: int) -> Prep:
+        """As ``save_pretrained`` wrote it; the defaults where a folder has no such file."""
+        path = Path(folder) / "preprocessor_config.json"
+        if not path.is_file():
+            return cls(size, channels)
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            means, stds = set(values["image_mean"]), set(values["image_std"])
+            (mean,), (std,) = means, stds
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{path} does not give one image_mean and one image_std for all channels."
+            ) from error
+        return cls(size, channels, float(mean), float(std))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``preprocessor_config.json``, which Transformers' ViTImageProcessor reads."""
