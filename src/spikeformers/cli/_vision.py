@@ -57,6 +57,7 @@ def prepare(recipe: Recipe) -> VisionRun:
         recipe.preset,
         recipe.model
         | {
+            "num_labels": len(classes),
             "id2label": dict(enumerate(classes)),
             "label2id": {name: i for i, name in enumerate(classes)},
         },
