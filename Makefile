@@ -20,9 +20,14 @@ $(BIN)/python:
 	  sys.exit(0 if ok else "spikeformers needs Python 3.10 to 3.13, $(PYTHON) is %d.%d: name another one, such as make setup PYTHON=python3.12" % v[:2])'
 	$(PYTHON) -m venv $(VENV)
 
-# Installs anew when the dependencies changed, and is quick when they did not.
-$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+# What the engine's kernels are built from, and rooms, which an editable install has to learn of.
+BUILT := CMakeLists.txt $(wildcard src/spikeformers/kernels/cpp/*) $(wildcard src/spikeformers/*/__init__.py)
+
+# Installs anew when the dependencies or the kernels changed, and is quick when they did not.
+$(STAMP): pyproject.toml constraints.txt $(BUILT) | $(BIN)/python
 	$(PIP) install --quiet -c constraints.txt -e ".[$(EXTRAS)]"
+	@$(BIN)/python -c 'from spikeformers.kernels import choose; print("kernels:", choose())' \
+	  || echo "The package is installed without the engine; everything else works."
 	@touch $@
 
 demo: setup

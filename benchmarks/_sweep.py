@@ -1,7 +1,7 @@
 """Rows of a table, each a training run of its own process: run, resume, collect, fill README.
 
 A script gives its rows and two functions, one that trains a row and one that writes the table.
-Rows that are done are kept, unfinished ones resume (then CPU time is that of the last part only).
+Rows that are done are kept, unfinished ones resume (a resumed run has no CPU time of its own).
 """
 
 from __future__ import annotations
@@ -164,3 +164,9 @@ def mean(values: list[float], digits: int) -> str:
     text = f"{statistics.mean(values):,.{digits}f}"
     spread = f"{statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{text} ± {spread}" if spread.strip("0.") else text
+
+
+def cpu_seconds(runs: list[dict[str, Any]]) -> str:
+    """Mean CPU time of training, over the runs that went through in one piece."""
+    whole = [run["train_cpu_seconds"] for run in runs if run["train_cpu_seconds"] is not None]
+    return mean(whole, 0) if whole else "-"

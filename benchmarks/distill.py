@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from _sweep import Sweep, markdown_table, mean
+from _sweep import Sweep, cpu_seconds, markdown_table, mean
 
 SETTING = ("steps", "batch", "context", "learning_rate")
 ONLY_HTA: dict[str, Any] = {"ea": 0.0, "saa": 0.0, "sfa": 0.0, "sta": 0.0, "hta": 1.0}
@@ -82,14 +82,14 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
         keep_checkpoints=1,
     )
     task = Distillation(student, teacher, spad, args.seed)
-    began = time.process_time()
+    began, resumed = time.process_time(), (out / "run.json").is_file()
     result = train(
         student,
         store,
         tokenizer,
         out,
         config,
-        resume=(out / "run.json").is_file(),
+        resume=resumed,
         progress=False,
         task=task,
     )
@@ -112,7 +112,7 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
         "parameters": student.num_parameters(),
         "tokens_seen": result.tokens_seen,
         "train_seconds": result.seconds,
-        "train_cpu_seconds": spent,
+        "train_cpu_seconds": None if resumed else spent,
         "curve": _curve(out),
         "perplexity": report.as_dict(),
         "agreement": agreement(
@@ -181,7 +181,7 @@ def table(name: str, found: list[dict[str, Any]]) -> str:
                 mean([_density(r, edges=True) for r in runs], 3),
                 mean([r["energy"]["picojoules_per_token"] / 1e3 for r in runs], 0),
                 mean(reached_all, 2) if whole else "not reached",
-                f"{sum(r['train_cpu_seconds'] for r in runs) / len(runs):.0f}",
+                cpu_seconds(runs),
             ]
         )
     columns = [

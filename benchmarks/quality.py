@@ -14,13 +14,12 @@ estimated (45 nm prices of the papers).
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from _sweep import Sweep, markdown_table, mean
+from _sweep import Sweep, cpu_seconds, markdown_table, mean
 
 SETTING = ("tokenizer", "preset", "steps", "batch", "context")
 THREE = (0, 1, 2)
@@ -45,6 +44,7 @@ ROWS: dict[str, Row] = {
     "softmax": Row({"attention": "softmax"}, label="spiking, softmax"),
     "cwssa-top3": Row({"wta": "top_k", "winners": 3}, label="spiking, CWSSA top-3"),
     "ssa": Row({"attention": "ssa"}, label="spiking, SSA (learned positions)"),
+    "a2os2a": Row({"attention": "a2os2a"}, label="spiking, A2OS2A (learned positions)"),
     "cwssa-hard, 8 levels": Row({"levels": 8}),
     "cwssa-hard, 4 levels": Row({"levels": 4}),
     "cwssa-hard, any density": Row(
@@ -85,10 +85,8 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
         save_every=max(1, args.steps // 10),
         keep_checkpoints=1,
     )
-    began = time.process_time()
-    result = train(
-        model, store, tokenizer, out, config, resume=(out / "run.json").is_file(), progress=False
-    )
+    began, resumed = time.process_time(), (out / "run.json").is_file()
+    result = train(model, store, tokenizer, out, config, resume=resumed, progress=False)
     if result.interrupted:
         return None
     held_out = store.split("validation")
@@ -101,7 +99,7 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
         "parameters": model.num_parameters(),
         "tokens_seen": result.tokens_seen,
         "train_seconds": result.seconds,
-        "train_cpu_seconds": time.process_time() - began,
+        "train_cpu_seconds": None if resumed else time.process_time() - began,
         "perplexity": report.as_dict(),
         "energy": {k: v for k, v in energy.as_dict().items() if k not in ("products", "prices")},
         "corpus": corpus.digest,
@@ -134,7 +132,7 @@ def table(name: str, found: list[dict[str, Any]]) -> str:
                 mean([e["density"] for e in energy], 3) if spiking else "1",
                 mean([e["picojoules_per_token"] / 1e3 for e in energy], 0),
                 mean([e["with_elementwise_per_token"] / 1e3 for e in energy], 0),
-                f"{statistics.mean(r['train_cpu_seconds'] for r in runs):.0f}",
+                cpu_seconds(runs),
                 f"{runs[0]['parameters']:,}",
             ]
         )

@@ -7,6 +7,7 @@ SpikeformersError            1  something failed
 |-- CheckpointError          1  a model or checkpoint that cannot be read
 |-- TrainingDiverged         1  a loss or gradient that is not finite
 |-- RequirementNotMet        1  an audited model falls short of what was required
+|-- EngineUnavailable        1  the native engine was not built, or cannot run what is asked
 |-- OfflineError             1  something has to be downloaded, and nothing answers
 `-- StorageError             1  the disk refused a write
 """
@@ -47,6 +48,10 @@ class TrainingDiverged(SpikeformersError):
 
 class RequirementNotMet(SpikeformersError):
     """An audited model falls short of a requirement."""
+
+
+class EngineUnavailable(SpikeformersError):
+    """The native engine is missing, or this processor or build cannot run what is asked of it."""
 
 
 class OfflineError(SpikeformersError):

@@ -136,3 +136,12 @@ def student(tmp_path_factory: pytest.TempPathFactory, text: Path, teacher: Path)
     given = ("--teacher", teacher, "--student", "wd-spikingformer-tiny", "--data", text)
     assert execute("distill", *given, "--out", folder, *sets()) == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def engine_file(tmp_path_factory: pytest.TempPathFactory, causal: Path) -> Path:
+    """`causal` as an engine file, which `export engine` made."""
+    pytest.importorskip("spikeformers.kernels._native")
+    path = tmp_path_factory.mktemp("engine") / "model.engine"
+    assert execute("export", "engine", causal, "--out", path, "--weights", "fp32") == 0
+    return path

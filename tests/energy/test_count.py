@@ -170,7 +170,7 @@ def test_neurons(neuron: Any, steps: int, expected: dict[str, int]) -> None:
     with torch.no_grad():
         kind = count.neuron(trace, place, Rows(1, 2, None), neuron, current, neuron(current))
     assert dict(trace.operations["neurons", 1]) == expected
-    assert kind == (neuron.spike_type, neuron.unit)
+    assert kind == Spikes(neuron.spike_type, neuron.unit)
     assert trace.neurons["n"].size == steps * 6
 
 

@@ -40,9 +40,9 @@ def test_random_numbers_are_real() -> None:
 
 def test_a_known_unit_wins_over_the_smallest_value() -> None:
     spikes = torch.tensor([0.0, 0.5, 1.0])  # no quarter fell in this batch
-    assert spikes_of(spikes) == ("integer", 0.5)
+    assert spikes_of(spikes) == Spikes("integer", 0.5)
     known = spikes_of(spikes, Spikes("integer", 0.25))
-    assert known == ("integer", 0.25)
+    assert known == Spikes("integer", 0.25)
     assert counts(spikes, known).tolist() == [0, 2, 4]
 
 
@@ -64,3 +64,10 @@ def test_a_ternary_spike_counts_one_whatever_its_sign() -> None:
 def test_a_real_operand_counts_one_for_every_value() -> None:
     assert counts(torch.tensor([0.0, 0.7]), None).tolist() == [1, 1]
     assert operand(torch.tensor([0.0, 0.7]), None).total == 0
+
+
+def test_weighted_counts_cost_their_binary_digits() -> None:
+    x = torch.tensor([0.0, -3.0, 4.0, 7.0]) * 0.5
+    assert counts(x, Spikes("integer", 0.5)).tolist() == [0, 3, 4, 7]
+    assert counts(x, Spikes("integer", 0.5, weighted=True)).tolist() == [0, 2, 1, 3]
+    assert operand(x, Spikes("integer", 0.5, weighted=True)).total == 6

@@ -209,3 +209,19 @@ def test_neurons_inside_an_attention_core_are_counted_once(binary: Any, ids: Ten
     steps, layers, pairs = 4, 2, 56
     linear = 14 * (4 * 16 * 16 + 2 * 16 * 32)
     assert macs(found) == steps * layers * (linear + 2 * pairs * 16) + 14 * 16 * 50
+
+
+def test_attention_in_blocks_counts_as_attention_in_one_piece(
+    spiking: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training step's blocks leave out keys that no query sees; the count is the same."""
+    from spikeformers.attention import _blocks
+
+    model = spiking("wd", max_position_embeddings=80)
+    tokens = torch.arange(70).remainder(50).repeat(2, 1)
+    whole = trace(model, tokens)
+    monkeypatch.setattr(_blocks, "WHOLE", 0)
+    blocks = trace(model, tokens)
+    assert whole.products == blocks.products
+    assert whole.operations == blocks.operations
+    assert "model.layers.0.attention.core.values" in whole.products

@@ -1,7 +1,9 @@
 """The command line: one verb a file, each its arguments, one call, one print.
 
-    spikeformers demo | pretrain | distill | train-vision | generate | energy | audit | info
+    spikeformers demo | pretrain | distill | train-vision | convert | finetune-attention
+    spikeformers generate | energy | audit | info
     spikeformers evaluate perplexity | agreement | vision
+    spikeformers export engine | bench decode | bench prefill | bench memory
 
 Exit codes: 0 done, 1 something failed or falls short of a requirement, 2 the request is wrong, 130
 interrupted. Results go to standard output, progress and messages to standard error. Nothing heavy
@@ -20,10 +22,14 @@ import typer
 
 from spikeformers.cli import (
     audit,
+    bench,
+    convert,
     demo,
     distill,
     energy,
     evaluate,
+    export,
+    finetune_attention,
     generate,
     info,
     pretrain,
@@ -43,6 +49,10 @@ app = typer.Typer(
 )
 evaluation = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 app.add_typer(evaluation, name="evaluate", help="Measure a model on text or images.")
+benching = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+app.add_typer(benching, name="bench", help="Time the engine beside PyTorch and other programs.")
+exporting = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+app.add_typer(exporting, name="export", help="Write a model for another program to run.")
 
 
 def _help(verb: Callable[..., None]) -> str:
@@ -56,6 +66,8 @@ for _app, _verb in (
     (app, pretrain.pretrain),
     (app, distill.distill),
     (app, train_vision.train_vision),
+    (app, convert.convert),
+    (app, finetune_attention.finetune_attention),
     (evaluation, evaluate.perplexity),
     (evaluation, evaluate.agreement),
     (evaluation, evaluate.vision),
@@ -63,6 +75,10 @@ for _app, _verb in (
     (app, energy.energy),
     (app, audit.audit),
     (app, info.info),
+    (exporting, export.engine),
+    (benching, bench.decode),
+    (benching, bench.prefill),
+    (benching, bench.memory),
 ):
     _app.command(_verb.__name__.replace("_", "-"), help=_help(_verb))(_verb)
 

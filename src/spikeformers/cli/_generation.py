@@ -13,6 +13,9 @@ from spikeformers.errors import UsageError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from spikeformers.engine import Engine
+    from spikeformers.engine.tokens import EngineTokenizer
+
 
 @dataclass(frozen=True)
 class Written:
@@ -62,12 +65,7 @@ def write(
         )
     ids = _prompt_ids(tokenizer, prompt)
     context = int(model.config.max_position_embeddings)
-    if len(ids) >= context:
-        raise UsageError(
-            f"the prompt is longer than the context: it has {len(ids)} tokens, and the model "
-            f"takes {context}, of which one must be left to write. Shorten the prompt."
-        )
-    room = min(max_new_tokens, context - len(ids))
+    room = _room(ids, context, max_new_tokens)
     stream = TextStream(tokenizer, ids, stop)
     new: list[int] = []
 
@@ -109,16 +107,60 @@ def write(
             streamer=Streamer(),
         )
     seconds = time.perf_counter() - began
-    if stream.stopped:
-        reason = "stop"
-    elif new and new[-1] == end:
-        reason = "end"
-    else:
-        reason = "length" if len(new) == max_new_tokens else "context"
+    reason = _why_ended(stream, new, end, max_new_tokens)
     return Written(prompt, stream.text, len(new), len(ids), seconds, reason, seed, context)
 
 
-def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+def write_by_engine(
+    engine: Engine,
+    prompt: str,
+    *,
+    max_new_tokens: int = 128,
+    temperature: float = 0.8,
+    top_k: int = 50,
+    top_p: float = 1.0,
+    seed: int = 0,
+    stop: Sequence[str] = (),
+    show: Callable[[str], None] = lambda piece: None,
+) -> Written:
+    """As `write`, by the event-driven engine: the same text for the same options and seed."""
+    tokenizer, context = engine.tokenizer, engine.context
+    ids = _prompt_ids(tokenizer, prompt)
+    room = _room(ids, context, max_new_tokens)
+    stream = TextStream(tokenizer, ids, stop)
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    new: list[int] = []
+    began = time.perf_counter()
+    for token in engine.generate(ids, room, seed=seed, **sampling):  # type: ignore[arg-type]
+        new.append(token)
+        show(stream.push(token))
+        if stream.stopped or token == tokenizer.eos_token_id:
+            break
+    show(stream.finish())
+    seconds = time.perf_counter() - began
+    reason = _why_ended(stream, new, tokenizer.eos_token_id, max_new_tokens)
+    return Written(prompt, stream.text, len(new), len(ids), seconds, reason, seed, context)
+
+
+def _room(ids: Sequence[int], context: int, max_new_tokens: int) -> int:
+    """Tokens that may follow the prompt; UsageError where it fills the context."""
+    if len(ids) >= context:
+        raise UsageError(
+            f"the prompt is longer than the context: it has {len(ids)} tokens, and the model "
+            f"takes {context}, of which one must be left to write. Shorten the prompt."
+        )
+    return min(max_new_tokens, context - len(ids))
+
+
+def _why_ended(stream: TextStream, new: Sequence[int], end: int | None, max_new_tokens: int) -> str:
+    if stream.stopped:
+        return "stop"
+    if new and new[-1] == end:
+        return "end"
+    return "length" if len(new) == max_new_tokens else "context"
+
+
+def _prompt_ids(tokenizer: PreTrainedTokenizerBase | EngineTokenizer, prompt: str) -> list[int]:
     """Token ids of the prompt; an empty one begins a document."""
     ids: list[int] = tokenizer(prompt)["input_ids"]
     if ids:

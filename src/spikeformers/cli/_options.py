@@ -36,3 +36,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.
 TextField = Annotated[
     str, typer.Option("--text-field", help="Field or column with the text, of JSONL or Parquet.")
 ]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Threads to compute with.", show_default="all")
+]

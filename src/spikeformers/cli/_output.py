@@ -20,11 +20,13 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def start(*, verbose: bool = True) -> None:
-    """Bars, warnings and log lines to standard error; libraries keep their own to themselves."""
+def start(*, verbose: bool = True, transformers: bool = True) -> None:
+    """Bars, warnings and log lines to standard error; libraries keep their own to themselves.
+
+    ``transformers`` false: the verb does without it, and its import is saved.
+    """
     import rich
     from rich.logging import RichHandler
-    from transformers.utils import logging as transformers_logging
 
     rich.reconfigure(stderr=True)
     logger = logging.getLogger("spikeformers")
@@ -33,8 +35,11 @@ def start(*, verbose: bool = True) -> None:
     logger.handlers = [
         RichHandler(console=rich.get_console(), show_time=False, show_path=False, show_level=False)
     ]
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    if transformers:
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
 
 
 def say(message: str) -> None:

@@ -176,15 +176,23 @@ def from_assignments(assignments: Sequence[str], preset: str = "") -> Recipe:
     """A recipe from ``key=value`` texts, whose values are YAML scalars."""
     recipe, sections = Recipe(), known_sections(preset)
     for text in assignments:
+        ((key, value),) = parse_assignments([text]).items()
+        _put(recipe, sections, key, value, f"--set {text}")
+    return recipe
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """``key=value`` texts, whose values are YAML scalars."""
+    found = {}
+    for text in assignments:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"--set {text}: it must be key=value, as in --set steps=500.")
         try:
-            parsed = yaml.safe_load(value)
+            found[key.strip()] = _number(yaml.safe_load(value))
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {text}: the value is not valid YAML.") from error
-        _put(recipe, sections, key.strip(), parsed, f"--set {text}")
-    return recipe
+    return found
 
 
 def _put(

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 REQUEST = "request"  # key of run.json's data section that says how the data were asked for
 DISTILL = "distill"  # key of that request, in a run of `distill`
-VISION = "images"  # key of that request, in a run of `train-vision`
+VISION = "images"  # key of that request, in a run of `train-vision`: its data section
+VERB = "verb"  # key of that request that names any other verb
 
 
 @dataclass
@@ -108,9 +109,8 @@ def reopen(out: Path, changes: Recipe) -> Run:
 
 def verb_of(request: Mapping[str, Any]) -> str:
     """The verb that began a run."""
-    if VISION in request:
-        return "train-vision"
-    return "distill" if DISTILL in request else "pretrain"
+    named = "distill" if DISTILL in request else "pretrain"
+    return str(request.get(VERB, named))
 
 
 def refuse_another_model(out: Path, request: Mapping[str, Any], changes: Recipe) -> None:
@@ -176,7 +176,7 @@ def describe(run: Run) -> None:
     """What is about to be trained, in four lines to standard error."""
     corpus, config, tokens = run.corpus, run.config, run.store.split("train").num_tokens
     say(f"text      {corpus.name}, sha256 {corpus.digest[:12]}; {corpus.split_by}")
-    named = run.request["tokenizer"] or "the teacher's"
+    named = run.request.get("tokenizer") or "the teacher's"
     say(f"tokens    {tokens:,} to train on; tokenizer {named}")
     say(f"model     {run.model.config.model_type}, {run.model.num_parameters():,} parameters")
     say(f"training  {config.total_steps:,} steps of {config.tokens_per_step:,} tokens")

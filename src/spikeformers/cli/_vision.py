@@ -11,6 +11,7 @@ from spikeformers.cli._output import is_main_process, say
 from spikeformers.cli._recipe import Recipe, check_types, image_keys
 from spikeformers.cli._run import (
     REQUEST,
+    VERB,
     VISION,
     finish,
     initialise,
@@ -67,7 +68,8 @@ def prepare(recipe: Recipe) -> VisionRun:
         trained["steps"] = -(-vision.epochs * len(store.data.split("train")) // batch)
     config = TrainConfig.from_dict(trained)
     chosen = control_of(spiking) if recipe.control else spiking
-    request = {"preset": recipe.preset, "control": recipe.control, VISION: data}
+    asked = {"preset": recipe.preset, "control": recipe.control}
+    request = {VERB: "train-vision", **asked, VISION: data}
     return VisionRun(store, initialise(chosen, config.seed), config, vision, request)
 
 

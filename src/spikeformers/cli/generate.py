@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spikeformers.cli._options import Json, Model
+from spikeformers.cli._options import Json, Threads
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def generate(
-    model: Model,
+    model: Annotated[
+        Path,
+        typer.Argument(help="Model folder, or engine file.", metavar="MODEL", show_default=False),
+    ],
     prompt: Annotated[str, typer.Option(help="Text to go on from; - reads standard input.")],
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write at most.")] = 128,
     temperature: Annotated[
@@ -28,25 +35,30 @@ def generate(
         list[str] | None, typer.Option(help="End before this text, often.", show_default=False)
     ] = None,
     stream: Annotated[bool, typer.Option(help="Show the text while it is written.")] = True,
+    engine: Annotated[
+        bool,
+        typer.Option("--engine", help="Run it by the event-driven engine; an engine file always."),
+    ] = False,
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Write text that goes on from a prompt.
 
     Only what is new goes to standard output, as it is written. A text ends at the model's end
-    token, at a stop string, after --max-new-tokens, or where the model's positions end.
+    token, at a stop string, after --max-new-tokens, or where the model's positions end. --engine
+    runs the same model by additions for what fires (in fp32 from a model folder; `export engine`
+    writes a file that opens at once): the same options and seed give the same text.
 
     JSON: prompt, text, tokens, prompt_tokens, seconds, tokens_per_second, finish_reason (end,
     stop, length, context), seed.
     """
-    from spikeformers.cli._generation import write
+    from spikeformers.cli._generation import write, write_by_engine
     from spikeformers.cli._output import print_json, say, start
+    from spikeformers.engine import is_engine_file
     from spikeformers.errors import UsageError
-    from spikeformers.models import load_model
 
-    start(verbose=False)
     if top_p == 0:
         raise UsageError("--top-p is 0; it must be greater, up to 1, which draws from all tokens.")
-    loaded, tokenizer = load_model(model)
     text = sys.stdin.read() if prompt == "-" else prompt
 
     def show(piece: str) -> None:
@@ -54,18 +66,17 @@ def generate(
             sys.stdout.write(piece)
             sys.stdout.flush()
 
-    written = write(
-        loaded,
-        tokenizer,
-        text,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-        stop=stop or [],
-        show=show,
-    )
+    asked: dict[str, Any] = {
+        **{"max_new_tokens": max_new_tokens, "stop": stop or [], "show": show},
+        **{"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed},
+    }
+    start(verbose=False, transformers=False)
+    if engine or is_engine_file(model):
+        from spikeformers.cli._engine import open_engine
+
+        written = write_by_engine(open_engine(model, threads), text, **asked)
+    else:
+        written = write(*_open(model, threads), text, **asked)
     if as_json:
         print_json(written.as_dict())
         return
@@ -73,3 +84,15 @@ def generate(
     speed = f"{written.tokens} tokens, {written.tokens_per_second:,.0f} tokens/s (measured)"
     why = {"context": f"; the context of {written.context} tokens is full"}
     say(f"[dim]{speed}{why.get(written.finish_reason, '')}[/]")
+
+
+def _open(model: Path, threads: int | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    from spikeformers.cli._output import start
+    from spikeformers.models import load_model
+
+    start(verbose=False)
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    return load_model(model)

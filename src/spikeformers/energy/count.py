@@ -19,7 +19,8 @@ Elementwise, per value unless said otherwise, with S simulation steps:
 
     norm       layer: 4 add, 3 mult; rms: 1 add, 3 mult; and one root a row; batch, with fixed
                statistics: 1 add, 1 mult, which may fold into the weights before it
-    neuron     a comparison per level and step (ternary 2), and per carried step 2 add and 1 mult
+    neuron     a comparison per level and step (ternary 2), and per carried step 2 add and 1 mult;
+               IF and pairs of it: 2 add and 1 comparison a neuron and step, however they are run
     winners    a row of n allowed keys: K passes of n - 1, n - 2, ... comparisons (winner_compare)
     softmax    per allowed pair: 1 mult (scale), 1 compare, 2 function (exp, division), 1 add
     sparsemax  per allowed pair: 1 mult, 3 add, log2(n) winner_compare (a sort)
@@ -151,14 +152,17 @@ def neuron(
     """Count a neuron's spikes and updates; returns what its spikes are."""
     steps = current.shape[0]
     n = rows.select(current).numel()
-    carried = n // steps * (steps - 1)
-    thresholds = 2 if module.spike_type == "ternary" else module.levels
-    trace.add_operations(
-        "neurons", place.layer, compare=thresholds * n, add=2 * carried, mult=carried
-    )
-    kind = Spikes("binary", 1.0) if module.expanded else Spikes(module.spike_type, module.unit)
+    trace.add_operations("neurons", place.layer, **module.operations(n, steps))
+    kind = spikes_by(module)
     trace.add_neuron(place.name, operand(rows.select(spikes), kind))
     return kind
+
+
+def spikes_by(module: Neuron) -> Spikes:
+    """What a neuron's output is."""
+    if module.expanded:
+        return Spikes("binary", 1.0)
+    return Spikes(module.spike_type, module.unit, module.weighted)
 
 
 def edges(

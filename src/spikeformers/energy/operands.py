@@ -16,16 +16,21 @@ import torch
 from torch import Tensor
 
 from spikeformers.energy.records import Kind, Operand
+from spikeformers.neurons.phase import digits
 
 LARGEST_COUNT = 4096
 _PROBE = 64
 
 
 class Spikes(NamedTuple):
-    """What the values of a tensor are multiples of."""
+    """What the values of a tensor are multiples of.
+
+    ``weighted``: the multiples are written in binary, a spike for each digit that is 1.
+    """
 
     kind: Kind
     unit: float
+    weighted: bool = False
 
 
 def spikes_of(x: Tensor, known: Spikes | None = None) -> Spikes | None:
@@ -56,10 +61,11 @@ def spikes_of(x: Tensor, known: Spikes | None = None) -> Spikes | None:
 
 
 def counts(x: Tensor, spikes: Spikes | None) -> Tensor:
-    """Counts of ``x``, float32; a real operand counts one everywhere, as each value costs one."""
+    """Spikes of ``x``, float32; a real operand counts one everywhere, as each value costs one."""
     if spikes is None:
         return torch.ones_like(x, dtype=torch.float32)
-    return (x.float().abs() / spikes.unit).round_()
+    count = (x.float().abs() / spikes.unit).round_()
+    return digits(count) if spikes.weighted else count
 
 
 def operand(x: Tensor, spikes: Spikes | None) -> Operand:

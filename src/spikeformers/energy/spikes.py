@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from spikeformers.energy.count import Rows
-from spikeformers.energy.operands import Spikes, counts, operand
+from spikeformers.energy.count import Rows, spikes_by
+from spikeformers.energy.operands import counts, operand
 from spikeformers.energy.records import Operand
 from spikeformers.energy.trace import Batch
 from spikeformers.errors import ConfigError, nearest
@@ -27,7 +27,7 @@ def density_of(model: nn.Module, batches: Iterable[Batch]) -> dict[str, Operand]
         rows = Rows(ids.shape[0], ids.shape[1], inputs.get("attention_mask"))
 
         def record(name: str, neuron: Neuron, spikes: Tensor, rows: Rows = rows) -> None:
-            one = operand(rows.select(spikes), _kind(neuron))
+            one = operand(rows.select(spikes), spikes_by(neuron))
             if name in found:
                 found[name].merge(one)
             else:
@@ -60,7 +60,7 @@ def raster_of(model: nn.Module, ids: Tensor, name: str) -> NDArray[np.float32]:
 
     def record(at: str, neuron: Neuron, spikes: Tensor) -> None:
         if at == name:
-            found.append(counts(spikes, _kind(neuron)) * spikes.sign())
+            found.append(counts(spikes, spikes_by(neuron)) * spikes.sign())
 
     with observe(model, record):
         _run(model, {"input_ids": ids.reshape(1, -1)})
@@ -85,10 +85,6 @@ def winners_of_sentence(model: nn.Module, ids: Tensor) -> NDArray[np.float32]:
         )
     stacked: NDArray[np.float32] = torch.stack([one[0] for one in maps]).float().cpu().numpy()
     return stacked
-
-
-def _kind(neuron: Neuron) -> Spikes:
-    return Spikes("binary", 1.0) if neuron.expanded else Spikes(neuron.spike_type, neuron.unit)
 
 
 def _run(model: nn.Module, inputs: dict[str, Any]) -> Any:

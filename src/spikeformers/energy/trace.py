@@ -230,10 +230,12 @@ class _Tracer:
             name, neuron, spikes = frame.edges
             edges = self.place(name, "neurons")
             count.edges(self.trace, edges, self.rows, neuron, spikes, allowed)
+        # A core may skip keys that no query of a block sees, and gather V instead of multiplying.
         pairs = q.numel() // q.shape[-1] * k.shape[-2]
-        if self.listing is not None and frame.dispatched == pairs * q.shape[-1]:
+        seen = int(allowed.expand(*q.shape[:-1], k.shape[-2]).sum())
+        if self.listing is not None and frame.dispatched <= pairs * q.shape[-1]:
             self.listing.gathered([*self.frames, frame], weights, v)
-        self._check(frame, pairs * q.shape[-1], pairs * (q.shape[-1] + v.shape[-1]))
+        self._check(frame, seen * q.shape[-1], pairs * (q.shape[-1] + v.shape[-1]))
         if module.weights_are_binary and module.winners_per_query == 1 and known[2] is not None:
             self.known[output] = known[2]  # each output row is one row of V
 

@@ -20,6 +20,10 @@ from spikeformers.models.bispikclm import (
 )
 from spikeformers.models.control import control_of
 from spikeformers.models.loading import load_model, load_vision_model
+from spikeformers.models.neurtransformer import (
+    NeurTransformerConfig,
+    NeurTransformerForCausalLM,
+)
 from spikeformers.models.presets import (
     PRESETS,
     VISION_PRESETS,
@@ -48,6 +52,7 @@ from spikeformers.models.we_spikingformer import (
 for _config, _auto, _model in (
     (WDSpikingformerConfig, AutoModel, WDSpikingformerModel),
     (WDSpikingformerConfig, AutoModelForCausalLM, WDSpikingformerForCausalLM),
+    (NeurTransformerConfig, AutoModelForCausalLM, NeurTransformerForCausalLM),
     (BiSpikCLMConfig, AutoModel, BiSpikCLMModel),
     (BiSpikCLMConfig, AutoModelForCausalLM, BiSpikCLMForCausalLM),
     (SpikingViTConfig, AutoModel, SpikingViTModel),
@@ -69,6 +74,8 @@ __all__ = [
     "BiSpikCLMConfig",
     "BiSpikCLMForCausalLM",
     "BiSpikCLMModel",
+    "NeurTransformerConfig",
+    "NeurTransformerForCausalLM",
     "SpikingConfig",
     "SpikingLMOutput",
     "SpikingViTConfig",

@@ -6,6 +6,8 @@ from spikeformers.neurons._base import Neuron, SpikeType, expand, observe
 from spikeformers.neurons.ilif import ILIF
 from spikeformers.neurons.lif import LIF
 from spikeformers.neurons.nilif import NILIF
+from spikeformers.neurons.phase import PhaseIF
+from spikeformers.neurons.qcfs import IF, QCFS, SignedIF, SignedNILIF, by_sign
 from spikeformers.neurons.rectifier import Rectifier
 from spikeformers.neurons.surrogate import SURROGATES
 from spikeformers.neurons.tlif import TLIF
@@ -13,15 +15,21 @@ from spikeformers.neurons.tlif import TLIF
 NEURONS = ("ni-lif", "i-lif", "lif", "t-lif")
 
 __all__ = [
+    "IF",
     "ILIF",
     "LIF",
     "NEURONS",
     "NILIF",
+    "QCFS",
     "SURROGATES",
     "TLIF",
     "Neuron",
+    "PhaseIF",
     "Rectifier",
+    "SignedIF",
+    "SignedNILIF",
     "SpikeType",
+    "by_sign",
     "expand",
     "observe",
 ]

@@ -29,6 +29,8 @@ class Neuron(nn.Module):
     """Largest count a single step can emit."""
     activity: list[tuple[Tensor, Tensor]] | None = None
     """When a list, every forward appends (mean count, differentiable; non-zero fraction)."""
+    weighted: bool = False
+    """Whether a count is a sum of binary digits, one spike each, and costs as many accumulates."""
     expanded: bool = False
     """Emit binary sub-steps ``[levels, S, ...]`` instead of counts (see ``expand``)."""
 
@@ -50,6 +52,12 @@ class Neuron(nn.Module):
         u = current if carry is None else carry + current
         spikes = self.fire(u)
         return spikes, self.keep(u, spikes)
+
+    def operations(self, values: int, steps: int) -> dict[str, int]:
+        """Elementwise operations of a forward over ``values`` currents in ``steps`` steps."""
+        carried = values // steps * (steps - 1)
+        thresholds = 2 if self.spike_type == "ternary" else self.levels
+        return {"compare": thresholds * values, "add": 2 * carried, "mult": carried}
 
     def run(self, current: Tensor) -> Tensor:
         """``step`` after ``step`` over currents ``[S, ...]``; a faster equal may override it."""

@@ -2,6 +2,8 @@
 
 from spikeformers.reporting._files import write_text
 from spikeformers.reporting.card import model_card, training_card
+from spikeformers.reporting.conversion import measure_pair, report_conversion
+from spikeformers.reporting.conversion_page import conversion_rows
 from spikeformers.reporting.describe import describe
 from spikeformers.reporting.gather import by_point, outside_blocks, windows_of
 from spikeformers.reporting.pair import Trained, report_pair
@@ -10,10 +12,13 @@ from spikeformers.reporting.pair_page import pair_rows
 __all__ = [
     "Trained",
     "by_point",
+    "conversion_rows",
     "describe",
+    "measure_pair",
     "model_card",
     "outside_blocks",
     "pair_rows",
+    "report_conversion",
     "report_pair",
     "training_card",
     "windows_of",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from spikeformers.training import TrainConfig, TrainResult
 
 PAPERS = {
+    "neurtransformer": ("NeurTransformer", "https://arxiv.org/abs/2510.00133"),
     "bispikclm": ("BiSpikCLM", "https://arxiv.org/abs/2605.13859"),
     "wd_spikingformer": ("WD-Spikingformer", "https://arxiv.org/abs/2604.11321"),
     "we_spikingformer": ("WE-Spikingformer", "https://arxiv.org/abs/2604.11321"),
@@ -82,18 +83,26 @@ def model_card(
     """Markdown for a model of ``config``; ``results`` holds loss, perplexity, bits_per_byte."""
     kind = str(config["model_type"])
     title, origin = PAPERS.get(kind, (kind, ""))
+    converted = kind == "neurtransformer"
     spiking = kind.endswith("spikingformer")
     task = "fill-mask" if masked else "text-generation"
     front = {
         "library_name": "transformers",
         "pipeline_tag": task,
-        "tags": ["spikeformers", kind, *(["spiking-neural-network"] if spiking else [])],
+        "tags": [
+            "spikeformers",
+            kind,
+            *(["spiking-neural-network"] if spiking or converted else []),
+        ],
         "model-index": [_index(name, task, data, results)],
     }
     auto = "AutoModelForMaskedLM" if masked else "AutoModelForCausalLM"
     heading = f"{title} ({origin})" if origin else title
+    made = "trained from scratch"
+    if converted:
+        made = f"converted from a trained {config['source']['model_type']} and fine-tuned"
     sections = [
-        f"# {name}\n\n{heading}, {parameters:,} parameters, trained from scratch with "
+        f"# {name}\n\n{heading}, {parameters:,} parameters, {made} with "
         f"spikeformers {spikeformers.__version__}.",
         _loading(auto, masked),
         "## Shape\n\n" + table(_shape(config, spiking)),
@@ -149,6 +158,9 @@ def _shape(config: Mapping[str, Any], spiking: bool) -> dict[str, str]:
         "vocabulary": f"{first('vocab_size'):,}",
         "positions": first("max_position_embeddings", "n_positions"),
     }
+    if config["model_type"] == "neurtransformer":
+        shape["attention"] = str(config["attention"])
+        shape["feed-forward"] = f"{config['ffn']}, T = {config['steps']}"
     if spiking:
         competition = f", {config['wta']}" if config["attention"] in ("cwssa", "wssa") else ""
         shape["attention"] = f"{config['attention']}{competition}"

@@ -9,7 +9,7 @@ from torch import nn
 
 from spikeformers.attention import A2OS2A, Attention
 from spikeformers.models.presets import is_vision
-from spikeformers.neurons import Neuron, Rectifier
+from spikeformers.neurons import IF, Neuron, Rectifier
 from spikeformers.reporting.gather import EDGES, POINTS, point_of
 
 if TYPE_CHECKING:
@@ -22,9 +22,8 @@ SHAPE = {
     "intermediate_size": "MLP width",
     "vocab_size": "vocabulary",
     "max_position_embeddings": "positions",
-    "image_size": "image size",
-    "num_channels": "channels",
 }
+IMAGE_SHAPE = {"image_size": "image size", "num_channels": "channels", "num_labels": "classes"}
 _BLOCK = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -37,7 +36,8 @@ def describe(model: PreTrainedModel) -> dict[str, Any]:
     Works on the meta device.
     """
     config = model.config
-    shape = {name: getattr(config, key, None) for key, name in SHAPE.items()}
+    known = SHAPE | IMAGE_SHAPE if is_vision(config) else SHAPE
+    shape = {name: getattr(config, key, None) for key, name in known.items()}
     if shape["MLP width"] is None and shape["width"]:
         shape["MLP width"] = 4 * shape["width"]  # GPT-2 leaves it unset
     neurons = {name: m for name, m in model.named_modules() if isinstance(m, Neuron)}
@@ -55,11 +55,16 @@ def describe(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def spike_values(neuron: Neuron) -> str:
-    """What a neuron emits in one step, such as ``0, 1/4, ... 4/4``."""
+    """What a neuron emits in one step, such as ``0, 1/4, ... 4/4``; IF neurons hand on the sum of
+    their T steps, unless unrolled.
+    """
+    if isinstance(neuron, IF) and neuron.spike_type == "integer":
+        least = -neuron.largest if neuron.signed else 0
+        return f"{least}, ... {neuron.largest}, the sum of {neuron.simulated} steps"
     if neuron.spike_type == "binary":
         return "0, 1"
     if neuron.spike_type == "ternary":
-        return "-a, 0, a"
+        return "-1, 0, 1" if isinstance(neuron, IF) else "-a, 0, a"
     if neuron.unit == 1:
         return f"0, 1, ... {neuron.levels}"
     return f"0, 1/{neuron.levels}, ... {neuron.levels}/{neuron.levels}"
@@ -74,7 +79,7 @@ def _neuron(model: PreTrainedModel, neurons: dict[str, Neuron]) -> dict[str, Any
         "kind": config.neuron,
         "spike_type": first.spike_type,
         "steps": config.steps,
-        "levels": first.levels,
+        "levels": 1 if isinstance(first, IF) else first.levels,
         "values": spike_values(first),
         "layers": len(neurons),
         "detail": first.extra_repr(),
@@ -100,7 +105,7 @@ def _points(
 
     real = "real numbers"
     images = is_vision(model.config)
-    if core is None:
+    if not neurons:
         names = ("patches" if images else "embedding", "attention", "MLP", "head")
         return [point(name, "real", real) for name in names]
     found = {point_of(name)[1]: neuron for name, neuron in neurons.items()}
@@ -110,8 +115,10 @@ def _points(
             point(name, found[name].spike_type, spike_values(found.pop(name)))
             for name in [name for name in found if name.startswith("patches ")]
         ),
-        point("stream between blocks", *model.base_model.stream),
+        point("stream between blocks", *getattr(model.base_model, "stream", ("real", real))),
     ]
+    if core is None:  # a converted model that kept its softmax
+        rows.append(point("attention", "real", real))
     if "embedding" in found:
         fired = found.pop("embedding")
         rows.insert(1, point("embedding, fired", fired.spike_type, spike_values(fired)))
@@ -122,7 +129,7 @@ def _points(
             rows.append(point(name, found[name].spike_type, spike_values(found[name])))
         elif name in rectified:
             rows.append(point(name, "real", "real numbers, 0 or greater"))
-        if name == "value":
+        if name == "value" and core is not None:
             value = found.get(name)
             rows += _attention_points(point, core, value, fired="attention output" in found)
     head = found.get("head")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from spikeformers.data import TokenSplit
 
 SMOOTHING = 50  # points of the training loss that are kept, each a mean
-_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.(.+?)(?:\.neuron)?$")
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.(.+?)(?:\.neuron)?$")
 
 EDGES = "attention edges"  # binary weights that a neuron fires (SFSA)
 POINTS = {
@@ -34,9 +34,11 @@ POINTS = {
     "attention.core": EDGES,
     "attention.fire_out": "attention output",
     "mlp.fire_in": "MLP input",
+    "mlp.fire_act": "MLP activation",
     "mlp.fire_hidden": "MLP hidden",
     "mlp.fire_out": "MLP output",
 }
+ATTENTION_NAMES = ("self_attn.", "attn.")  # in the sources of converted models
 
 
 def point_of(name: str) -> tuple[int | None, str]:
@@ -52,7 +54,11 @@ def point_of(name: str) -> tuple[int | None, str]:
         if short.startswith("model.embeddings.stage"):
             return None, short.replace("model.embeddings.", "patches ")
         return None, outside.get(short, short)
-    return int(match[1]), POINTS.get(match[2], match[2])
+    path = match[2]
+    for prefix in ATTENTION_NAMES:
+        if path.startswith(prefix):
+            path = path.replace(prefix, "attention.", 1)
+    return int(match[1]), POINTS.get(path, path)
 
 
 def loss_curve(name: str, run: Path) -> Curve:

@@ -33,12 +33,16 @@ from spikeformers.training.journal import Journal
 from spikeformers.training.optim import clip, make_optimizer
 from spikeformers.training.precision import choose_precision
 from spikeformers.training.run_folder import export, open_run, run_record
-from spikeformers.training.task import Task
+from spikeformers.training.task import Store, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
+
+WITHOUT_CACHE = (  # models that write no text
+    *("ForMaskedLM", "ForSequenceClassification", "ForImageClassification"),
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class TrainResult:
 
 def train(
     model: PreTrainedModel,
-    store: Any,
+    store: Store,
     tokenizer: Any,
     out: str | Path,
     config: TrainConfig,
@@ -85,7 +89,8 @@ def train(
     task = task or Task(model)
     with _settings(model, config), closing(task), Interrupt() as interrupt:
         precision = choose_precision(config.precision, world.device)
-        material = task.material(store, tokenizer, config, world)
+        batches, measure = task.data(store, tokenizer, config, world, precision)
+        per_step = task.per_step(config)
         task.start(store, config, world)
         record = run_record(model, store.manifest, config, task.record())
         start = open_run(out, record, world, resume=resume)
@@ -98,7 +103,7 @@ def train(
         module = spread(trained, world, compiled=config.compile, leaves_unused=task.leaves_unused)
         optimizer = make_optimizer(trained, config)
         meter = DensityMeter()
-        gradients = GradientStep(module, task, material.batches, config, world, precision, meter)
+        gradients = GradientStep(module, task, batches, config, world, precision, meter)
         state = load_checkpoint(start, trained, optimizer, world) if start else TrainState()
         validation: dict[str, float] = {}
         stopped = False
@@ -121,9 +126,9 @@ def train(
 
                 took = time.perf_counter() - began
                 state.step += 1
-                state.tokens_seen += material.per_step
+                state.tokens_seen += per_step
                 state.seconds += took
-                metrics[f"{task.unit}s_per_second"] = material.per_step / took
+                metrics[f"{task.unit}s_per_second"] = per_step / took
                 spent = {f"{task.unit}s_seen": state.tokens_seen, "seconds": state.seconds}
                 measured = meter.report(state.step) | of_task if logs else {}
                 if logs:
@@ -135,7 +140,7 @@ def train(
                 last = state.step == total
                 stopped = world.any(interrupt.requested) and not last
                 if last or _due(state.step, config.eval_every):
-                    validation = material.validate(trained, precision)
+                    validation = measure(trained)
                     _refuse_divergence(validation, state.step, out)
                     journal.write("validation", state.step, validation | spent)
                 if last or stopped or _due(state.step, config.save_every):
@@ -150,10 +155,10 @@ def train(
         if stopped:
             return TrainResult(state.step, state.tokens_seen, state.seconds, interrupted=True)
         if not validation:  # resumed when nothing was left to do but the export
-            validation = material.validate(trained, precision)
+            validation = measure(trained)
         result = TrainResult(state.step, state.tokens_seen, state.seconds, validation)
         task.finish()
-        if material.causal:
+        if not type(model).__name__.endswith(WITHOUT_CACHE):
             model.config.use_cache = True
         card = model_card(result) if callable(model_card) else model_card
         export(model, model_class, tokenizer, out, world, card)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -18,6 +17,10 @@ from spikeformers.training.validation import validate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+Measure = Callable[[nn.Module], dict[str, float]]
+"""Figures of the trained module on held-out data."""
 
 
 class Part(Protocol):
@@ -36,16 +39,10 @@ class Batches(Protocol):
     def of(self, step: int) -> Sequence[Part]: ...
 
 
-@dataclass(frozen=True)
-class Material:
-    """What this rank learns from and is measured on."""
+class Store(Protocol):
+    """What a run is given to train on; the manifest goes into ``run.json``."""
 
-    batches: Batches
-    validate: Callable[[nn.Module, Precision], dict[str, float]]
-    per_step: int
-    """Tokens (of images: images) of a step, over all ranks."""
-    causal: bool = False
-    """Whether the exported model generates text, and so keeps a cache."""
+    manifest: dict[str, Any]
 
 
 class Task:
@@ -72,19 +69,23 @@ class Task:
         self.model = model
         self.module: nn.Module = model
 
-    def material(self, store: Any, tokenizer: Any, config: TrainConfig, world: World) -> Material:
-        """Batches and validation of ``store`` (a TokenStore), before anything is written."""
+    def data(
+        self, store: Any, tokenizer: Any, config: TrainConfig, world: World, precision: Precision
+    ) -> tuple[Batches, Measure]:
+        """The batches to train on, and how the model is validated; before anything is written."""
         objective = make_objective(self.model, tokenizer, config)
-        batches = TrainBatches(store.split("train"), objective, config, world)
         held_out = store.split("validation")
         if held_out.num_tokens < 2:
             raise DataError("The validation text is empty. Give a corpus with more documents.")
 
-        def measure(module: nn.Module, precision: Precision) -> dict[str, float]:
-            return validate(module, held_out, objective, config, world, precision, self.judge)
+        def measure(trained: nn.Module) -> dict[str, float]:
+            return validate(trained, held_out, objective, config, world, precision, self.judge)
 
-        causal = objective.mask_token_id is None
-        return Material(batches, measure, config.tokens_per_step, causal)
+        return TrainBatches(store.split("train"), objective, config, world), measure
+
+    def per_step(self, config: TrainConfig) -> int:
+        """Units of a step, over all ranks."""
+        return config.tokens_per_step
 
     def start(self, store: Any, config: TrainConfig, world: World) -> None:
         """Check the request and get ready, before anything is written. Every rank calls this."""

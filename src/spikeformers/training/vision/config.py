@@ -69,7 +69,7 @@ _SPIKFORMER: dict[str, Any] = {
 _CIFAR = {**_SPIKFORMER, "crop": 4}
 TRAINING: dict[str, dict[str, Any]] = {
     "a2os2a-digits": {
-        "steps": 400, "batch_size": 64, "learning_rate": 3e-3, "weight_decay": 0.05,
+        "steps": 300, "batch_size": 64, "learning_rate": 3e-3, "weight_decay": 0.05,
         "warmup_ratio": 0.1, "eval_every": 50, "save_every": 100, "eval_batches": 0,
     },
     "a2os2a-cifar-2-256": _CIFAR,

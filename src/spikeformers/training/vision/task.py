@@ -16,7 +16,7 @@ from spikeformers.training.config import TrainConfig
 from spikeformers.training.distributed import World
 from spikeformers.training.optim import layer_norms
 from spikeformers.training.precision import Precision
-from spikeformers.training.task import Material, Task
+from spikeformers.training.task import Batches, Measure, Task
 from spikeformers.training.vision.config import VisionConfig
 from spikeformers.training.vision.store import ImageBatches, ImageStore
 
@@ -62,7 +62,9 @@ class VisionTask(Task):
         self.vision = vision
         self.module: Classifier = Classifier(model, vision)
 
-    def material(self, store: Any, tokenizer: Any, config: TrainConfig, world: World) -> Material:
+    def data(
+        self, store: Any, tokenizer: Any, config: TrainConfig, world: World, precision: Precision
+    ) -> tuple[Batches, Measure]:
         assert isinstance(store, ImageStore)
         if world.strategy == "fsdp":
             raise ConfigError(
@@ -72,13 +74,15 @@ class VisionTask(Task):
         if labels != classes:
             raise ConfigError(f"the model tells {labels} classes apart; these data have {classes}.")
 
-        def measure(module: nn.Module, precision: Precision) -> dict[str, float]:
-            assert isinstance(module, Classifier)
-            judged = module.average if module.average is not None else module.model
+        def measure(trained: nn.Module) -> dict[str, float]:
+            assert isinstance(trained, Classifier)
+            judged = trained.average if trained.average is not None else trained.model
             return validate(judged, store, config, world, precision)
 
-        batches = ImageBatches(store, config, self.vision, world)
-        return Material(batches, measure, config.batch_size)
+        return ImageBatches(store, config, self.vision, world), measure
+
+    def per_step(self, config: TrainConfig) -> int:
+        return config.batch_size
 
     def measured(self) -> dict[str, Any]:
         return {"grad_norm_by_projection": layer_norms(self.model)}

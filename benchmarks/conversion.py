@@ -1,0 +1,306 @@
+"""Conversion of trained dense models: quality, agreement and energy against T, with controls.
+
+    python benchmarks/conversion.py run --name twin --model runs/twin --data my_texts/
+    python benchmarks/conversion.py run --name smollm2 --model FOLDER --gguf-file FILE --data ...
+    python benchmarks/conversion.py table
+
+``run`` measures every row of ROWS below ``runs/conversion/NAME/``, in this process and on one
+thread; rows that are done are kept. Rows "tuned" train (Ctrl-C and a second start go on with them):
+the spiking attention of a conversion, and, as their control, the dense original on the same tokens
+in the same order. ``table`` writes ``benchmarks/results/conversion-NAME.json``, ``.md`` and
+``.png``. Perplexity, agreement and counts are measured on the first ``--tokens`` of the validation
+text, energies estimated (45 nm prices).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+RUNS = Path("runs/conversion")
+RESULTS = Path(__file__).parent / "results"
+STEPS = (1, 2, 4, 8, 16, 32)
+PHASES = (2, 4, 6, 8, 10, 12)
+
+
+def rows() -> dict[str, dict[str, Any]]:
+    """Name of a row -> fields of NeurTransformerConfig, and how it is tuned."""
+    found: dict[str, dict[str, Any]] = {}
+    for t in STEPS:
+        found[f"ffn signed-if, T={t}"] = {"ffn": "signed-if", "attention": "kept", "steps": t}
+    for t in PHASES:
+        found[f"ffn signed-if phase, T={t}"] = {
+            **{"ffn": "signed-if", "attention": "kept", "steps": t, "code": "phase"},
+        }
+    for t in STEPS:
+        found[f"ffn qcfs, T={t}"] = {"ffn": "qcfs", "attention": "kept", "steps": t}
+    for t in (4, 16):
+        found[f"ssa, ffn kept, T={t}"] = {"ffn": "kept", "attention": "ssa", "steps": t}
+        found[f"cwssa hard, ffn kept, T={t}"] = {"ffn": "kept", "attention": "cwssa", "steps": t}
+        found[f"cwssa top-3, ffn kept, T={t}"] = {
+            **{"ffn": "kept", "attention": "cwssa", "steps": t, "wta": "top_k", "winners": 3},
+        }
+    for name, attention in (("ssa", "ssa"), ("cwssa hard", "cwssa")):
+        whole = {"ffn": "signed-if", "attention": attention, "steps": 4, "code": "phase"}
+        found[f"whole {name} phase, T=4"] = whole
+        found[f"whole {name} phase, T=4, tuned"] = {**whole, "tune": "lm"}
+        found[f"whole {name} phase, T=4, tuned with KD"] = {**whole, "tune": "kd"}
+    found["original, tuned"] = {"tune": "lm"}
+    return found
+
+
+def load(args: argparse.Namespace) -> tuple[Any, Any]:
+    from spikeformers.conversion import load_source
+
+    return load_source(args.model, args.gguf_file)
+
+
+def run(args: argparse.Namespace) -> None:
+    import torch
+
+    from spikeformers.conversion import Rule, calibration_windows, convert, finish, make_plan
+    from spikeformers.data import load_corpus, tokenize_corpus
+    from spikeformers.models import load_model
+    from spikeformers.reporting import measure_pair
+
+    torch.set_num_threads(1)
+    model, tokenizer = load(args)
+    store = tokenize_corpus(load_corpus(args.data), tokenizer)
+    held_out, folder = store.split("validation"), RUNS / args.name
+    windows = calibration_windows(store.split("train"), args.context, args.calibration_tokens)
+    known = None
+    for name, row in rows().items():
+        out = folder / "".join(c if c.isalnum() or c in "-." else "_" for c in name)
+        result = Path(f"{out}.json")
+        if result.is_file():
+            known = json.loads(result.read_text())["original"]
+            continue
+        if args.rows and not any(part in name for part in args.rows.split("|")):
+            continue
+        choices = {key: value for key, value in row.items() if key != "tune"}
+        began, layers = time.process_time(), []
+        if choices:
+            shutil.rmtree(out, ignore_errors=True)
+            plan = make_plan(model, **choices)
+            rule = Rule(args.rule, args.percentile)
+            if row.get("code") == "phase" and args.phase_margin:
+                rule = Rule("percentile", 100.0, args.phase_margin)
+            found = convert(model, tokenizer, windows, plan, out, rule=rule)
+            finish(out)
+            spiking, layers = found.model, found.layers
+        seconds, tuned = time.process_time() - began, {}
+        if "tune" in row:
+            started = spiking if choices else load(args)[0].requires_grad_(True)
+            tuned = tune(args, started, store, tokenizer, f"{out}-tuned", row["tune"])
+            spiking = load_model(f"{out}-tuned")[0]
+        measured = measure_pair(
+            spiking, model, tokenizer, held_out,
+            context=args.context, tokens=args.tokens, known=known,
+        )  # fmt: skip
+        known = measured["original"]
+        keys = (
+            "name",
+            "context",
+            "tokens",
+            "calibration_tokens",
+            "rule",
+            "percentile",
+            "phase_margin",
+        )
+        summary = {
+            "row": name,
+            "choices": row,
+            "setting": {key: getattr(args, key) for key in keys},
+            "source_type": model.config.model_type,
+            "parameters": model.num_parameters(),
+            "conversion_cpu_seconds": seconds,
+            "tuned": tuned,
+            "layers": layers,
+            **measured,
+            "commit": _commit(),
+            "machine": f"{platform.machine()}, {platform.system()}, one thread",
+            "torch": torch.__version__,
+        }
+        result.parent.mkdir(parents=True, exist_ok=True)
+        partial = result.with_suffix(".partial")
+        partial.write_text(json.dumps(summary, indent=1))
+        partial.replace(result)
+        shutil.rmtree(out, ignore_errors=True)
+        ours = measured["spiking"]["perplexity"]
+        print(f"{name}: {ours:.3f} (original {known['perplexity']:.3f})", flush=True)
+
+
+def tune(
+    args: argparse.Namespace, model: Any, store: Any, tokenizer: Any, out: str, how: str
+) -> dict[str, Any]:
+    """Train the spiking attention, or all of a dense model, on the same tokens."""
+    from spikeformers.training import TrainConfig, train
+    from spikeformers.training.finetune import DistilledTuning, FineTuning
+    from spikeformers.training.task import Task
+
+    config = TrainConfig(
+        steps=args.tune_steps,
+        batch_size=args.batch,
+        context=args.context,
+        learning_rate=args.learning_rate,
+        weight_decay=0.0,
+        threads=1,
+        eval_every=max(1, args.tune_steps // 6),
+        eval_batches=8,
+        save_every=max(1, args.tune_steps // 6),
+        keep_checkpoints=1,
+    )
+    task: Task = Task(model)
+    if model.config.model_type == "neurtransformer":
+        task = FineTuning(model, "attention")
+        if how == "kd":
+            task = DistilledTuning(model, load(args)[0], "attention", 0.5, 2.0)
+    result = train(
+        model, store, tokenizer, out, config,
+        task=task, resume=(Path(out) / "run.json").is_file(), progress=False,
+    )  # fmt: skip
+    if result.interrupted:
+        raise SystemExit(130)
+    lines = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
+    curve = [(x["step"], x["loss"]) for x in lines if x["kind"] == "validation"]
+    return {
+        "steps": result.steps,
+        "tokens": result.tokens_seen,
+        "learning_rate": args.learning_rate,
+        "validation": curve,
+        "seconds": result.seconds,
+    }
+
+
+def _room(margin: float) -> str:
+    return f" (phase: the largest values, hidden ones times {margin:g})" if margin else ""
+
+
+def _commit() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def table(_: argparse.Namespace) -> None:
+    """Write table, picture and JSON of every model that has results."""
+    from spikeformers.reporting.conversion_pictures import against_steps
+
+    RESULTS.mkdir(exist_ok=True)
+    order = list(rows())
+    for folder in sorted(path for path in RUNS.iterdir() if path.is_dir()):
+        found = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+        found = sorted((r for r in found if r["row"] in order), key=lambda r: order.index(r["row"]))
+        if not found:
+            continue
+        text = markdown(folder.name, found)
+        (RESULTS / f"conversion-{folder.name}.md").write_text(text)
+        kept = [{k: v for k, v in r.items() if k != "layers"} for r in found]
+        target = RESULTS / f"conversion-{folder.name}.json"
+        target.write_text(json.dumps(kept, indent=1) + "\n")
+        for key, label, level in (
+            ("perplexity", "perplexity", found[0]["original"]["perplexity"]),
+            ("agreement", "share of tokens with the original's likeliest next token", 1.0),
+        ):
+            curves: dict[str, dict[int, float]] = {}
+            for r in found:
+                if "tune" not in r["choices"] and not r["row"].startswith("whole"):
+                    name = r["row"].rpartition(", T=")[0]
+                    value = r["spiking"] if key == "perplexity" else r["agreement"]
+                    curves.setdefault(name, {})[r["choices"]["steps"]] = value[key]
+            against_steps(
+                RESULTS / f"conversion-{folder.name}-{key}.png",
+                curves,
+                ylabel=label,
+                title=f"{folder.name}: {key} after conversion, without fine-tuning",
+                level=level,
+                level_name="original",
+            )
+        print(text)
+
+
+def markdown(name: str, found: list[dict[str, Any]]) -> str:
+    """One line a row."""
+    setting, original = found[0]["setting"], found[0]["original"]
+    commits = ", ".join(sorted({r["commit"] for r in found}))
+    lines = [
+        f"{name} ({found[0]['source_type']}, {found[0]['parameters']:,} parameters): perplexity "
+        f"{original['perplexity']:.3f}, {original['bits_per_byte']:.4f} bits a byte on "
+        f"{original['tokens']:,} validation tokens, windows of {setting['context']}, stride one "
+        f"less; calibrated on {setting['calibration_tokens']:,} training tokens, thresholds by "
+        f"{setting['rule']}{_room(setting['phase_margin'])}; commits {commits}; torch "
+        f"{found[0]['torch']}, {found[0]['machine']}. Quality and spikes measured, energies "
+        "estimated, as shares of the original's: attention block and whole model by the papers' "
+        "sum, and with elementwise work.",
+        "",
+        "| row | perplexity | change | bits/byte | agreement | cosine logits | cosine hidden | "
+        "spikes a value | feed-forward | attention | attention, fuller | whole | whole, fuller |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in found:
+        ours, theirs, agree = r["spiking"], r["original"], r["agreement"]
+        keys = (
+            *("mlp_papers", "attention_papers", "attention_with_elementwise"),
+            *("papers", "with_elementwise"),
+        )
+        shares = [f"{ours['energy'][key] / theirs['energy'][key]:.3f}" for key in keys]
+        spikes = ours["energy"]["mean_count"]
+        cells = [
+            r["row"],
+            f"{ours['perplexity']:.3f}",
+            f"{ours['perplexity'] / theirs['perplexity'] - 1:+.2%}",
+            f"{ours['bits_per_byte']:.4f}",
+            *(f"{agree[k]:.4f}" for k in ("agreement", "logit_cosine", "hidden_cosine")),
+            "-" if spikes is None else f"{spikes:.2f}",
+            *shares,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    tuned = [r for r in found if r["tuned"]]
+    for r in tuned:
+        curve = ", ".join(f"{step}: {loss:.3f}" for step, loss in r["tuned"]["validation"])
+        lines.append(
+            f"\n{r['row']}: {r['tuned']['steps']} steps, {r['tuned']['tokens']:,} tokens, "
+            f"lr {r['tuned']['learning_rate']:g}, {r['tuned']['seconds']:,.0f} s. Validation loss "
+            f"by step (nats a token): {curve}."
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    verbs = parser.add_subparsers(required=True)
+    one = verbs.add_parser("run")
+    one.set_defaults(do=run)
+    one.add_argument("--name", required=True)
+    one.add_argument("--model", required=True)
+    one.add_argument("--gguf-file", default="")
+    one.add_argument("--data", required=True)
+    one.add_argument("--context", type=int, default=128)
+    one.add_argument("--tokens", type=int, default=32768)
+    one.add_argument("--calibration-tokens", type=int, default=2048)
+    one.add_argument("--rule", default="mse")
+    one.add_argument("--percentile", type=float, default=99.9)
+    one.add_argument(
+        "--phase-margin",
+        type=float,
+        default=0.0,
+        help="phase-coded rows: the largest values, and room of this factor",
+    )
+    one.add_argument("--rows", default="", help="parts of row names, separated by |")
+    one.add_argument("--tune-steps", type=int, default=300)
+    one.add_argument("--batch", type=int, default=16)
+    one.add_argument("--learning-rate", type=float, default=1e-3)
+    other = verbs.add_parser("table")
+    other.set_defaults(do=table)
+    args = parser.parse_args()
+    args.do(args)
+
+
+if __name__ == "__main__":
+    main()

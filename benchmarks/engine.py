@@ -1,0 +1,256 @@
+"""The engine's figures: kernels and a GPT-2-small-shaped model at given densities, beside peers.
+
+    python benchmarks/engine.py [--parts model,attention,products,context] [--threads 1]
+
+Spikes here are made up: random weights, and norms whose bias is set so that a neuron fires with the
+wanted probability. So this is a curve of speed over density; `spikeformers bench MODEL` has the
+figures of a trained model at the density it has. Systems take turns, medians are taken. Beside the
+wall clock stands the process's processor time, which other programs on a shared machine disturb
+less; it means something with one thread. llama.cpp is timed where llama-cpp-python and gguf are
+installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import torch
+
+from spikeformers import kernels
+from spikeformers.engine import Engine, EngineSystem
+from spikeformers.evaluation.peers import PEERS, LlamaCpp, usable
+from spikeformers.evaluation.systems import TorchSystem, time_systems
+from spikeformers.export import pack
+from spikeformers.models import (
+    WDSpikingformerConfig,
+    WDSpikingformerForCausalLM,
+    build_model,
+    control_of,
+)
+from spikeformers.reporting.machine import machine, versions
+
+DENSITIES = (0.05, 0.1, 0.15, 0.2, 0.3)
+DRAW = np.random.default_rng(0)
+
+
+def random_model(density: float, **config: Any) -> WDSpikingformerForCausalLM:
+    """A model whose neurons fire with probability ``density``: P(gain * z + bias > 1/2)."""
+    torch.manual_seed(0)
+    model = WDSpikingformerForCausalLM(WDSpikingformerConfig(**config)).eval()
+    bias = 0.5 - NormalDist().inv_cdf(1 - density)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.LayerNorm):
+                module.bias.fill_(bias)
+    return model
+
+
+def counts(shape: tuple[int, ...], density: float, levels: int) -> np.ndarray:
+    """Random counts; most that fire do so once, as in trained models."""
+    fired = DRAW.random(shape) < density
+    return (fired * np.minimum(1 + DRAW.poisson(0.7, shape), levels)).astype(np.int8)
+
+
+def median_seconds(work: Callable[[], object], repeats: int) -> tuple[float, float]:
+    """Median wall and processor seconds, after one run that is not timed."""
+    work()
+    wall, cpu = [], []
+    for _ in range(repeats):
+        began = time.perf_counter(), time.process_time()
+        work()
+        wall.append(time.perf_counter() - began[0])
+        cpu.append(time.process_time() - began[1])
+    return statistics.median(wall), statistics.median(cpu)
+
+
+def whole_model(threads: int, repeats: int) -> dict[str, Any]:
+    """Decode and prefill of 12 x 768, vocabulary 50,257; dense peers are timed at every density."""
+    ids = DRAW.integers(0, 50257, 512 + 24).tolist()
+    found: dict[str, Any] = {}
+    with ExitStack() as stack:
+        config = WDSpikingformerConfig()
+        peers: dict[str, Any] = {}
+        for peer in PEERS:
+            if usable(peer, config):
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                peers[peer] = LlamaCpp(config, folder, threads)
+                stack.callback(peers[peer].close)
+        twin = TorchSystem(build_model(control_of(config)))
+        for density in DENSITIES:
+            model = random_model(density)
+            engines = {
+                f"engine-{kind}": Engine(pack(model, None, kind), threads=threads)
+                for kind in ("int8", "fp32")
+            }
+            systems: dict[str, Any] = {n: EngineSystem(e) for n, e in engines.items()} | peers
+            if density == 0.15:
+                systems |= {"dense-twin": twin, "pytorch": TorchSystem(model)}
+            prefill, decode = time_systems(systems, ids, prompt_tokens=512, repeats=repeats)
+            row: dict[str, Any] = {}
+            for what, timings in (("decode", decode), ("prefill", prefill)):
+                row[what] = {name: timing.as_dict() for name, timing in timings.items()}
+                ours = timings["engine-int8"]
+                row[f"{what}_ratios"] = {
+                    name: ours.tokens_per_second / timing.tokens_per_second
+                    for name, timing in timings.items()
+                }
+                row[f"{what}_cpu_ratios"] = {
+                    name: ours.cpu_tokens_per_second / timing.cpu_tokens_per_second
+                    for name, timing in timings.items()
+                }
+            counted = engines["engine-int8"].counters()
+            row["density"] = counted["events"] / counted["neurons"]
+            found[str(density)] = row
+            tell(f"12 x 768 at {density}", row)
+    return found
+
+
+def tell(title: str, row: dict[str, Any]) -> None:
+    print(f"{title} (measured density {row['density']:.3f})")
+    for what in ("decode", "prefill"):
+        for name, timing in row[what].items():
+            print(
+                f"  {what:8s}{name:18s}{timing['tokens_per_second']:9.1f} tokens/s "
+                f"{timing['cpu_tokens_per_second']:9.1f} by processor time; engine-int8 is "
+                f"x{row[f'{what}_ratios'][name]:.2f}, x{row[f'{what}_cpu_ratios'][name]:.2f}",
+                flush=True,
+            )
+
+
+def attention(threads: int, repeats: int) -> dict[str, Any]:
+    """Causal pairs a second of one head of 64, beside dense attention of PyTorch."""
+    found: dict[str, Any] = {}
+    tokens = 4096
+    q = torch.randn(1, 1, tokens, 64)
+    dense = torch.nn.functional.scaled_dot_product_attention
+    wall, cpu = median_seconds(lambda: dense(q, q, q, is_causal=True), repeats)
+    pairs = tokens * tokens / 2e9
+    found["pytorch sdpa fp32"] = {"wall": pairs / wall, "cpu": pairs / cpu}
+    tokens = 24576
+    pairs = tokens * tokens / 2e9
+    one = np.ones(1, np.float32)
+    for levels in (1, 16):
+        for density in (0.05, 0.1, 0.2, 0.3):
+            spikes = [counts((tokens, 64), density, levels) for _ in range(3)]
+            for name, winners in (("hard", 1), ("top-3", 3)):
+                given = {"scale": one, "winners": winners, "levels": levels, "unit": 1 / levels}
+                work = partial(kernels.attend, *spikes, heads=1, threads=threads, **given)
+                wall, cpu = median_seconds(work, repeats)
+                key = f"{name}, {levels} level(s), density {density}"
+                found[key] = {"wall": pairs / wall, "cpu": pairs / cpu}
+    for key, rates in found.items():
+        print(f"{key:36s}{rates['wall']:7.2f} G pairs/s {rates['cpu']:7.2f} by processor time")
+    return found
+
+
+def products(threads: int, repeats: int) -> dict[str, Any]:
+    """One token's product over density, beside PyTorch's dense fp32 product."""
+    found: dict[str, Any] = {}
+    for inputs, outputs in ((768, 3072), (3072, 768), (768, 50257), (4096, 4096)):
+        # Twice what a last-level cache holds, in turns, so that weights come from memory.
+        copies = max(1, (96 << 20) // (inputs * outputs * 4))
+        real = [DRAW.standard_normal((inputs, outputs), np.float32) for _ in range(copies)]
+        whole = [np.clip(m * 40, -127, 127).astype(np.int8) for m in real]
+        turned = [torch.from_numpy(m).T.contiguous() for m in real]
+        scale = np.ones(outputs, np.float32)
+        x = torch.randn(1, inputs)
+
+        def each(work: Callable[[int], object], copies: int = copies) -> tuple[float, float]:
+            wall, cpu = median_seconds(lambda: [work(i) for i in range(copies)], repeats)
+            return wall / copies, cpu / copies
+
+        def dense(i: int, x: Any = x, turned: Any = turned) -> object:
+            return torch.nn.functional.linear(x, turned[i])
+
+        def sparse(i: int, spikes: Any, matrices: Any, scale: Any) -> object:
+            return kernels.product(spikes, matrices[i], scale, threads=threads)
+
+        by_torch = each(dense)
+        for density in DENSITIES:
+            spikes = counts((1, inputs), density, 16)
+            row = {}
+            for name, matrices, given in (("fp32", real, None), ("int8", whole, scale)):
+                wall, cpu = each(partial(sparse, spikes=spikes, matrices=matrices, scale=given))
+                row[name] = {"wall": by_torch[0] / wall, "cpu": by_torch[1] / cpu, "seconds": cpu}
+            found[f"{inputs} x {outputs}, density {density}"] = row
+            print(
+                f"{inputs:5d} x {outputs:5d} at {density:4.2f}: fp32 x{row['fp32']['cpu']:.1f}, "
+                f"int8 x{row['int8']['cpu']:.1f} of dense fp32 (processor time)",
+                flush=True,
+            )
+    return found
+
+
+def context(threads: int, repeats: int, tokens: int) -> dict[str, Any]:
+    """Decoding far into a text: no bias, so that every page counts; the dense twin's cache fp16."""
+    from transformers import DynamicCache
+
+    steps = 8
+    model = random_model(0.15, position="none", max_position_embeddings=tokens + steps)
+    engine = Engine(pack(model, None, "int8"), threads=threads)
+    ids = DRAW.integers(0, 50257, tokens).tolist()
+    text = engine.sequence()
+    engine.feed(text, ids)
+    ours = median_seconds(lambda: engine.advance(text, 5), steps)
+    twin = build_model(control_of(model.config)).half().eval()
+    cache = DynamicCache(config=twin.config)
+    for layer in range(model.config.num_hidden_layers):
+        keys = torch.randn(1, model.config.num_attention_heads, tokens, 64).half()
+        cache.update(keys, keys, layer)
+    with torch.inference_mode():
+        dense = median_seconds(
+            lambda: twin(input_ids=torch.tensor([[5]]), past_key_values=cache, use_cache=True),
+            max(2, repeats),
+        )
+    found = {
+        "tokens": tokens,
+        "engine_tokens_per_second": {"wall": 1 / ours[0], "cpu": 1 / ours[1]},
+        "dense_fp16_tokens_per_second": {"wall": 1 / dense[0], "cpu": 1 / dense[1]},
+        "ratio": {"wall": dense[0] / ours[0], "cpu": dense[1] / ours[1]},
+        "cache_bytes_per_token": text.bytes / text.tokens,
+        "fp16_cache_bytes_per_token": 4 * model.config.hidden_size * model.config.num_hidden_layers,
+    }
+    print(json.dumps(found, indent=2), flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", default="model,attention,products,context")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--context", type=int, default=32768)
+    parser.add_argument(
+        "--json", type=Path, help="Keep the result; parts not run stay as they are."
+    )
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    print(f"kernels: {kernels.choose()}; {args.threads} thread(s)")
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "model": lambda: whole_model(args.threads, args.repeats),
+        "attention": lambda: attention(args.threads, args.repeats),
+        "products": lambda: products(args.threads, args.repeats),
+        "context": lambda: context(args.threads, args.repeats, args.context),
+    }
+    for part in args.parts.split(","):
+        result = parts[part]()
+        if args.json:
+            kept = json.loads(args.json.read_text()) if args.json.is_file() else {}
+            kept |= {"machine": machine(), "versions": versions(), "kernels": str(kernels.choose())}
+            kept.setdefault(f"threads {args.threads}", {})[part] = result
+            args.json.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""What `spikeformers bench` measures, of one model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spikeformers.engine import Engine, EngineSystem, write
+from spikeformers.errors import SpikeformersError, UsageError
+from spikeformers.evaluation.peers import PEERS, LlamaCpp, usable
+from spikeformers.evaluation.systems import System, TorchSystem, time_systems
+from spikeformers.export import pack
+from spikeformers.models import SpikingformerConfig, build_model, control_of, load_model
+from spikeformers.reporting.machine import machine
+
+OURS = "engine-int8"
+COUNTED = ("events", "neurons", "weight_bytes", "cache_bytes")
+
+
+class Bench:
+    """A model in every system, with one text for all."""
+
+    def __init__(
+        self,
+        folder: Path,
+        threads: int,
+        prompt_tokens: int,
+        new_tokens: int,
+        repeats: int,
+        peers: bool,
+    ) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self.folder, self.threads, self.peers = folder, threads, peers
+        self.prompt_tokens, self.new_tokens, self.repeats = prompt_tokens, new_tokens, repeats
+        self.model, self.tokenizer = load_model(folder)
+        self.packed = {
+            f"engine-{kind}": pack(self.model, self.tokenizer, kind) for kind in ("int8", "fp32")
+        }
+        self.engines = {
+            name: Engine(packed, threads=threads) for name, packed in self.packed.items()
+        }
+        engine = self.engines[OURS]
+        if prompt_tokens + new_tokens > engine.context:
+            raise UsageError(
+                f"{prompt_tokens + new_tokens} tokens are more than the context of "
+                f"{engine.context}; ask for fewer."
+            )
+        first = int(np.random.default_rng(0).integers(engine.vocabulary))
+        wanted = prompt_tokens + new_tokens - 1
+        self.ids = [first, *engine.generate([first], wanted, temperature=1.0)]
+
+    def timed(self, what: str) -> dict[str, Any]:
+        """Timings of "decode" or "prefill"."""
+        config = self.model.config
+        assert isinstance(config, SpikingformerConfig)
+        systems: dict[str, System] = {
+            name: EngineSystem(engine) for name, engine in self.engines.items()
+        }
+        systems["pytorch"] = TorchSystem(self.model)
+        systems["dense-twin"] = TorchSystem(build_model(control_of(self.model.config)))
+        with ExitStack() as stack:
+            for peer in PEERS:
+                if self.peers and usable(peer, config):
+                    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                    made = LlamaCpp(config, folder, self.threads)
+                    stack.callback(made.close)
+                    systems[peer] = made
+            before = {name: engine.counters() for name, engine in self.engines.items()}
+            reading, stepping = time_systems(
+                systems, self.ids, prompt_tokens=self.prompt_tokens, repeats=self.repeats
+            )
+        timings = stepping if what == "decode" else reading
+        results = {name: timing.as_dict() for name, timing in timings.items()}
+        for name, engine in self.engines.items():
+            results[name] |= _counted(before[name], engine.counters())
+            text = engine.sequence()
+            engine.feed(text, self.ids)
+            results[name]["cache_bytes_per_token"] = text.bytes / text.tokens
+        return {
+            "what": what,
+            "results": results,
+            "ratios": _ratios(results, "tokens_per_second"),
+            "cpu_ratios": _ratios(results, "cpu_tokens_per_second"),
+            **self._asked(),
+            "prompt_tokens": self.prompt_tokens,
+            "new_tokens": self.new_tokens,
+            "repeats": self.repeats,
+        }
+
+    def memory(self) -> dict[str, Any]:
+        """Peak resident bytes of a process of its own for each system."""
+        results: dict[str, Any] = {}
+        with tempfile.TemporaryDirectory() as folder:
+            for name, packed in self.packed.items():
+                file = Path(folder) / name
+                size = write(packed, file)
+                code = _ENGINE.format(file=str(file), threads=self.threads)
+                results[name] = {"resident_bytes": _resident(code), "weight_bytes": size}
+            twin = build_model(control_of(self.model.config))
+            twin.save_pretrained(Path(folder) / "twin")
+            for name, model, at in (
+                ("pytorch", self.model, self.folder),
+                ("dense-twin", twin, Path(folder) / "twin"),
+            ):
+                code = _TORCH.format(folder=str(at), threads=self.threads)
+                size = sum(p.numel() * p.element_size() for p in model.parameters())
+                results[name] = {"resident_bytes": _resident(code), "weight_bytes": size}
+        ratios = {
+            name: results[OURS]["resident_bytes"] / found["resident_bytes"]
+            for name, found in results.items()
+        }
+        return {"what": "memory", "results": results, "ratios": ratios, **self._asked()}
+
+    def _asked(self) -> dict[str, Any]:
+        choice = str(self.engines[OURS].choice)
+        return {
+            **{"model": str(self.folder), "threads": self.threads},
+            **{"kernels": choice, "machine": machine()},
+        }
+
+
+def _ratios(results: dict[str, Any], key: str) -> dict[str, float]:
+    return {name: results[OURS][key] / found[key] for name, found in results.items()}
+
+
+def _counted(before: dict[str, int], after: dict[str, int]) -> dict[str, float]:
+    moved = {key: after[key] - before[key] for key in (*COUNTED, "tokens")}
+    return {
+        "density": moved["events"] / moved["neurons"],
+        "weight_bytes_per_token": moved["weight_bytes"] / moved["tokens"],
+        "cache_bytes_read_per_token": moved["cache_bytes"] / moved["tokens"],
+    }
+
+
+# Linux counts the parent's memory before exec in ru_maxrss, and not in VmHWM.
+_PEAK = """
+import json, pathlib, resource, sys
+status = pathlib.Path("/proc/self/status")
+if status.is_file():
+    line = next(l for l in status.read_text().splitlines() if l.startswith("VmHWM"))
+    print(json.dumps(int(line.split()[1]) * 1024))
+else:
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps(most * (1 if sys.platform == "darwin" else 1024)))
+"""
+_ENGINE = """
+from spikeformers.engine import load
+engine = load({file!r}, threads={threads})
+list(engine.generate([1, 2, 3, 4], 32))
+"""
+_TORCH = """
+import torch, spikeformers
+from transformers import AutoModelForCausalLM
+torch.set_num_threads({threads})
+model = AutoModelForCausalLM.from_pretrained({folder!r}).eval()
+model.generate(torch.tensor([[1, 2, 3, 4]]), max_new_tokens=32, do_sample=False)
+"""
+
+
+def _resident(code: str) -> int:
+    done = subprocess.run(
+        [sys.executable, "-c", code + _PEAK], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SpikeformersError(f"a measuring process failed: {done.stderr.strip()[-300:]}")
+    peak: int = json.loads(done.stdout.splitlines()[-1])
+    return peak

@@ -1,0 +1,136 @@
+"""From the options of `convert` to a converted model and its report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spikeformers.cli._output import counting_bar, say, tokenize
+from spikeformers.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from spikeformers.conversion import Plan
+
+LONGEST = 512  # tokens of a window, unless asked for more
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options, as given."""
+
+    model: str
+    gguf_file: str
+    out: Path
+    calibration: str
+    text_field: str
+    choices: dict[str, Any]
+    rule: str
+    percentile: float
+    margin: float
+    calibration_tokens: int
+    context: int | None
+    tokens: int
+    allow_dense: bool
+    resume: bool
+
+
+def run_conversion(
+    asked: Asked, show: Callable[[Plan], None], *, plan_only: bool
+) -> dict[str, Any] | None:
+    """Plan, convert, measure and report; the report, or None where the plan was all."""
+    from spikeformers.conversion import (
+        Rule,
+        calibration_windows,
+        convert,
+        finish,
+        load_source,
+        make_plan,
+        refuse_taken,
+    )
+    from spikeformers.data import load_corpus
+    from spikeformers.evaluation import context_of
+    from spikeformers.reporting import measure_pair, report_conversion
+
+    rule = Rule(asked.rule, asked.percentile, asked.margin)  # type: ignore[arg-type]
+    check_choices(asked.choices)
+    refuse_taken(asked.out, resume=asked.resume)
+    corpus = load_corpus(asked.calibration, text_field=asked.text_field)
+    model, tokenizer = load_source(asked.model, asked.gguf_file)
+    plan = make_plan(model, allow_dense=asked.allow_dense, **asked.choices)
+    say(
+        f"model     {asked.model}: {model.config.model_type}, {model.num_parameters():,} parameters"
+    )
+    show(plan)
+    if plan_only:
+        return None
+    longest = int(model.config.max_position_embeddings)
+    context = asked.context or min(context_of(model), LONGEST)
+    if context > longest:
+        raise ConfigError(f"context is {context}; this model takes at most {longest} tokens.")
+    store = tokenize(corpus, tokenizer)
+    windows = calibration_windows(store.split("train"), context, asked.calibration_tokens)
+    say(f"text      {corpus.name}, sha256 {corpus.digest[:12]}: {windows.numel():,} tokens")
+    with stages() as tell:
+        found = convert(
+            model, tokenizer, windows, plan, asked.out,
+            rule=rule, resume=asked.resume, progress=tell,
+        )  # fmt: skip
+        measured = measure_pair(
+            found.model, model, tokenizer, store.split("validation"),
+            context=context, tokens=asked.tokens, progress=tell,
+        )  # fmt: skip
+    calibration = {
+        "text": corpus.name,
+        "sha256": corpus.digest,
+        "tokens": windows.numel(),
+        "context": context,
+        **asdict(rule),
+    }
+    summary = report_conversion(
+        asked.out, plan, found.layers, measured, source=asked.model, calibration=calibration
+    )
+    finish(asked.out)
+    return dict(json.loads(json.dumps(summary)))
+
+
+def check_choices(choices: dict[str, Any]) -> None:
+    """Raise ConfigError for a field that a conversion does not take, or of another type."""
+    from dataclasses import fields
+
+    from spikeformers.models import NeurTransformerConfig
+
+    known = {
+        *("steps", "ffn", "attention", "wta", "winners"),
+        *("code", "attention_neuron", "ssa_norm", "schedule", "unrolled"),
+    }
+    defaults = {field.name: field.default for field in fields(NeurTransformerConfig)}  # type: ignore[arg-type]
+    for key, value in choices.items():
+        if key not in known:
+            raise ConfigError(
+                f"--set {key}: unknown key.{nearest(key, known)} Known: {', '.join(sorted(known))}."
+            )
+        if type(value) is not type(defaults[key]):
+            kind = type(defaults[key]).__name__
+            raise ConfigError(f"{key} is {value!r}; it must be of type {kind}.")
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar a stage, one after the other."""
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+        open_bars: dict[str, Callable[[int, int], None]] = {}
+
+        def tell(stage: str, done: int, of: int) -> None:
+            if stage not in open_bars:
+                stack.close()
+                open_bars.clear()
+                open_bars[stage] = stack.enter_context(counting_bar(stage))
+            open_bars[stage](done, of)
+
+        yield tell

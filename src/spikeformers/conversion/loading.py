@@ -1,0 +1,63 @@
+"""The dense model to convert, and the text it is calibrated on."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoConfig
+
+from spikeformers.errors import ConfigError, DataError
+from spikeformers.models._sources import source_of
+from spikeformers.models.reference import load_reference
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from spikeformers.data import TokenSplit
+
+
+def load_source(name: str, gguf_file: str = "") -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """The causal model called ``name`` (a folder or a hub name) in float32, and its tokenizer.
+
+    A GGUF file's numbers are taken as they are. Raises ConfigError for an architecture that has no
+    conversion, a quantised model, or one that spikes already; else as ``load_reference``.
+    """
+    folder = Path(name).expanduser()
+    if (folder / "config.json").is_file() and not gguf_file:
+        with suppress(OSError, ValueError, KeyError):  # load_reference says what is wrong
+            refuse(AutoConfig.from_pretrained(folder), name)  # before any weight is read
+    model, tokenizer = load_reference(name, gguf_file=gguf_file, dtype="fp32")
+    if gguf_file:  # read as real numbers; the file's format is no longer the model's
+        model.config.quantization_config = None
+    refuse(model.config, name)
+    return model, tokenizer
+
+
+def refuse(config: Any, name: str) -> None:
+    """Raise ConfigError for a model that cannot be converted, whatever its weights."""
+    if config.model_type == "neurtransformer" or config.model_type.endswith("spikingformer"):
+        raise ConfigError(f"{name} is a spiking model ({config.model_type}) already.")
+    if getattr(config, "quantization_config", None) is not None:
+        raise ConfigError(
+            f"{name} is quantised, and a conversion needs the real weights. Convert the model "
+            "that it was quantised from."
+        )
+    source_of(config.model_type)
+
+
+def calibration_windows(split: TokenSplit, context: int, tokens: int) -> Tensor:
+    """About ``tokens`` ids of the split as windows ``[W, context]``, spread evenly over it."""
+    if tokens < 1:
+        raise ConfigError(f"calibration needs at least 1 token, not {tokens}.")
+    if split.num_tokens < 2:
+        raise DataError(f"the {split.name} text is too short to calibrate on.")
+    context = min(context, split.num_tokens)
+    windows = max(1, min(round(tokens / context), split.num_tokens // context))
+    starts = np.linspace(0, split.num_tokens - context, windows).astype(np.int64)
+    ids = split.tokens[starts[:, None] + np.arange(context)].astype(np.int64)
+    return torch.from_numpy(ids)

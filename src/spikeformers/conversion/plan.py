@@ -1,0 +1,108 @@
+"""What becomes what: one row for every module of the source, before anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from spikeformers.errors import ConfigError
+from spikeformers.models import NeurTransformerConfig
+from spikeformers.models._sources import source_of, unsupported
+from spikeformers.models.neurtransformer import neurtransformer_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+FFN = {
+    "signed-if": "signed IF pairs around {act}",
+    "qcfs": "IF neurons in place of {act} (QCFS), signed IF pairs at the input",
+    "ni-lif": "ON and OFF NI-LIF neurons around {act}, counts in one step",
+}
+ATTENTION = {
+    "ssa": "SSA on {neuron} counts of q, k, v",
+    "hard": "CWSSA, one winner, on {neuron} counts of q, k, v",
+    "top_k": "CWSSA, {winners} winners, on {neuron} counts of q, k, v",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One module: where, what it is, what it becomes, and by which method (or why not)."""
+
+    module: str
+    layer: int | None
+    part: str
+    was: str
+    becomes: str
+    method: str
+
+    @property
+    def converts(self) -> bool:
+        """Whether this module becomes spiking."""
+        return self.becomes.startswith("Spiking")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The config of the spiking model, and its rows in the order of the forward pass."""
+
+    config: NeurTransformerConfig
+    rows: list[Row]
+
+    @property
+    def left_dense(self) -> list[Row]:
+        """Blocks' modules that stay as they are."""
+        return [row for row in self.rows if row.layer is not None and not row.converts]
+
+
+def make_plan(model: PreTrainedModel, *, allow_dense: bool = False, **choices: Any) -> Plan:
+    """The plan for ``model`` with fields of ``NeurTransformerConfig``, steps and methods.
+
+    Raises ConfigError for a module that the methods do not convert, by its name, unless
+    ``allow_dense``, and where nothing would be converted.
+    """
+    described = model.config
+    source = source_of(described.model_type)
+    probe = neurtransformer_config(**choices)
+    refused = unsupported(described, attention=probe.attention, ffn=probe.ffn)
+    if refused and not allow_dense:
+        listed = "; ".join(f"{name}: {why}" for name, why in list(refused.items())[:4])
+        more = f"; and {len(refused) - 4} more" if len(refused) > 4 else ""
+        raise ConfigError(
+            f"{len(refused)} modules have no conversion ({listed}{more}). --allow-dense leaves "
+            "them as they are and lists them."
+        )
+    config = neurtransformer_config(
+        source=source_values(described), dense=sorted(refused) or None, **choices
+    )
+    rows = []
+    for layer, block in enumerate(source.blocks(model)):
+        for part, name in (("attention", source.attention), ("mlp", source.mlp)):
+            was = type(getattr(block, name)).__name__
+            why = refused.get(f"{layer}.{part}", "as asked for (kept)")
+            becomes, method = was, f"stays dense: {why}"
+            if not config.is_dense(layer, part):
+                becomes, method = _method(config, part, source.shape(described).activation)
+            rows.append(Row(f"{source.layers}.{layer}.{name}", layer, part, was, becomes, method))
+    if not any(row.converts for row in rows):
+        raise ConfigError("nothing would be converted: attention and ffn are both kept.")
+    rows.append(Row("embedding, norms, residual, head", None, "", "dense", "dense", "stay real"))
+    return Plan(config, rows)
+
+
+def source_values(config: Any) -> dict[str, Any]:
+    """The source's config as plain values, without what belongs to a file."""
+    values = config.to_dict()
+    file = ("_name_or_path", "transformers_version", "architectures", "dtype", "use_cache")
+    for key in (*file, "quantization_config"):
+        values.pop(key, None)
+    return dict(values)
+
+
+def _method(config: NeurTransformerConfig, part: str, activation: str) -> tuple[str, str]:
+    steps = f", T = {config.steps}{', phase-coded' if config.code == 'phase' else ''}"
+    if part == "mlp":
+        return "SpikingFeedForward", FFN[config.ffn].format(act=activation) + steps
+    kind = "ssa" if config.attention == "ssa" else config.wta
+    told = ATTENTION[kind].format(neuron=config.attention_neuron, winners=config.winners)
+    return "SpikingSelfAttention", told + steps

@@ -1,0 +1,50 @@
+"""Feed-forward by QCFS: the activation itself becomes an IF neuron.
+
+    act(z)  ->  h(z) = theta * clip(floor(z T / theta + 1/2) / T, 0, 1)  ->  IF from theta / 2
+
+Bu et al. 2022, https://arxiv.org/abs/2303.04347. h has no negative part, so GELU and SiLU are
+changed, not approximated: the loss is made good by training, with theta learned a channel. Before
+it, theta minimises the squared distance of h to the activation it replaces, and, where the map
+after it has a bias, that bias takes up the mean of what h leaves out (this project's addition).
+
+A gated block multiplies h with E(x) W_up, which has a sign, and a pair says the product.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spikeformers.conversion.thresholds import Rule, pair_thresholds, threshold_of
+from spikeformers.models._converted import SpikingFeedForward
+
+
+@torch.no_grad()
+def calibrate(
+    block: SpikingFeedForward, x: Tensor, rule: Rule, activation: torch.nn.Module
+) -> None:
+    """Set the thresholds of ``block`` from inputs ``[N, D]``; ``activation`` is the source's."""
+    neuron, steps = block.fire_in, block.fire_in.simulated
+    neuron.threshold.copy_(pair_thresholds(x, steps, rule))
+    said = _said(neuron(x.unsqueeze(0)), neuron.value)
+    up = torch.nn.functional.linear(said, block.up.weight, block.up.bias)
+    z = up
+    if block.gate is not None:
+        z = torch.nn.functional.linear(said, block.gate.weight, block.gate.bias)
+    wanted = activation(z)
+    assert block.fire_act is not None
+    theta = threshold_of(z, steps, rule, wanted)
+    # A channel that is never positive says nothing; any threshold that it never reaches does.
+    theta = torch.where(theta > 0, theta, z.abs().amax(0).clamp_min(1e-6))
+    block.fire_act.threshold.copy_(theta)
+    h = _said(block.fire_act(z.unsqueeze(0)), block.fire_act.value)
+    if block.fire_hidden is not None:
+        block.fire_hidden.threshold.copy_(pair_thresholds(h * up, steps, rule) * rule.margin)
+    elif block.down.bias is not None:
+        block.down.bias.add_(block.down.weight @ (wanted - h).mean(0))
+
+
+def _said(spikes: Tensor, value: Tensor) -> Tensor:
+    """The value of counts or spikes ``[S, N, C]``, ``[N, C]``."""
+    chosen = value[0] if len(value) == 1 else torch.where(spikes >= 0, value[0], value[1])
+    return (spikes * chosen).sum(0)

@@ -1,0 +1,33 @@
+"""Feed-forward by signed pairs of IF neurons, without retraining.
+
+    x~ = E(x),  E(x) = s * clip(round(x / s), -T, T)    s = theta / T, of each channel and sign
+    y  = E(h) W_down,  h = act(x~ W_up)                 gated: h = act(x~ W_gate) * x~ W_up
+
+The activation keeps its shape, negative part included; only the values that travel are spikes.
+The OFF neurons take GELU's and SiLU's negative values, with thresholds of their own, so that their
+small range is said as finely as the positive one.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spikeformers.conversion.thresholds import Rule, pair_thresholds
+from spikeformers.models._converted import SpikingFeedForward
+
+
+@torch.no_grad()
+def calibrate(block: SpikingFeedForward, x: Tensor, rule: Rule) -> None:
+    """Set the thresholds of ``block``, whose weights are the source's, from inputs ``[N, D]``."""
+    neuron = block.fire_in
+    neuron.threshold.copy_(pair_thresholds(x, neuron.largest, rule))
+    spikes = neuron(x.unsqueeze(0))
+    z = block.up(spikes, neuron.value)
+    assert block.act is not None
+    assert block.fire_hidden is not None
+    h = block.act(z)
+    if block.gate is not None:
+        h = block.act(block.gate(spikes, neuron.value)) * z
+    theta = pair_thresholds(h, neuron.largest, rule)
+    block.fire_hidden.threshold.copy_(theta * rule.margin)

@@ -1,0 +1,262 @@
+"""Convert a dense model, stage by stage; each stage leaves whole files and is never done twice.
+
+    OUT/conversion/request.json                  what was asked for
+    OUT/conversion/calibration/layer-000...      1. activations of the dense model
+    OUT/conversion/converted/0.mlp.safetensors   2. a spiking module's weights and thresholds
+    OUT/conversion/converted/0.mlp.json             and what its conversion changed
+    OUT/config.json, model.safetensors ...       3. the model
+    OUT/report.json ...                          4. the report, by others; `finish` then removes
+                                                    OUT/conversion
+
+What the conversion of a module changed is measured on the calibration text, with the dense model's
+own activations at its input, so errors of earlier blocks are not in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from spikeformers.conversion import cwssa, ni_lif, qcfs, signed_if, ssa
+from spikeformers.conversion.calibration import (
+    Sample,
+    collect,
+    is_collected,
+    read_sample,
+    read_tensors,
+    write_tensors,
+)
+from spikeformers.conversion.measure import changed
+from spikeformers.conversion.plan import Plan, Row
+from spikeformers.conversion.thresholds import Rule
+from spikeformers.errors import CheckpointError, ConfigError, StorageError, UsageError
+from spikeformers.models import NeurTransformerConfig, NeurTransformerForCausalLM
+from spikeformers.models._converted import SpikingFeedForward, SpikingSelfAttention
+from spikeformers.models._sources import source_of
+from spikeformers.models.neurtransformer import spiking_module
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Progress = Callable[[str, int, int], None]  # stage, things done, things in all
+FOLDER = "conversion"
+TAKEN = ("config.json", "model.safetensors", "run.json", "report.json")
+OF_NO_MATTER = ("transformers_version", "_name_or_path")
+
+
+@dataclass(frozen=True)
+class Converted:
+    """The spiking model, and one record for each converted module."""
+
+    model: NeurTransformerForCausalLM
+    layers: list[dict[str, Any]]
+
+
+def convert(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    windows: Tensor,
+    plan: Plan,
+    out: str | Path,
+    *,
+    rule: Rule | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Converted:
+    """Convert the dense ``model`` by ``plan`` into the folder ``out``, calibrated on ``windows``.
+
+    ``windows`` are token ids ``[W, T]``. Raises ``UsageError`` for a folder that is taken or has
+    nothing to resume, ``ConfigError`` for a resume with another request, ``StorageError``.
+    """
+    rule, tell = rule or Rule(), progress or (lambda *_: None)
+    folder = Path(out) / FOLDER
+    _open(Path(out), _request(model, windows, plan, rule), resume)
+    if not is_collected(folder / "calibration", model.config.num_hidden_layers):
+        collect(model, windows, folder / "calibration",
+                lambda done, of: tell("calibration", done, of))  # fmt: skip
+    work = [row for row in plan.rows if row.converts]
+    records = []
+    for number, row in enumerate(work):
+        records.append(_module(model, plan.config, row, folder, rule))
+        tell("conversion", number + 1, len(work))
+    spiking = assemble(model, plan, folder / "converted")
+    _export(spiking, tokenizer, Path(out))
+    return Converted(spiking, records)
+
+
+def finish(out: str | Path) -> None:
+    """Remove what only a resume needs, once nothing is left to do."""
+    shutil.rmtree(Path(out) / FOLDER, ignore_errors=True)
+
+
+def refuse_taken(out: Path, *, resume: bool) -> None:
+    """Raise UsageError for an ``out`` that is a file, holds a model, or has nothing to resume."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; name a folder.")
+    begun = (out / FOLDER / "request.json").is_file()
+    if begun and not resume:
+        raise UsageError(f"{out} holds a conversion that has not finished; --resume goes on.")
+    if resume and not begun:
+        raise UsageError(f"Nothing to resume: {out} holds no conversion. Start without --resume.")
+    if not begun and (taken := [name for name in TAKEN if (out / name).exists()]):
+        raise UsageError(f"{out} already holds a model ({taken[0]}). Name another --out.")
+
+
+def _request(model: PreTrainedModel, windows: Tensor, plan: Plan, rule: Rule) -> dict[str, Any]:
+    digest = hashlib.sha256(windows.to(torch.int64).numpy().tobytes()).hexdigest()
+    weights = hashlib.sha256()
+    for name, parameter in model.state_dict().items():
+        weights.update(f"{name} {float(parameter.double().sum())!r}".encode())
+    config = {k: v for k, v in plan.config.to_dict().items() if k not in OF_NO_MATTER}
+    found = {
+        "config": config,
+        "rule": asdict(rule),
+        "calibration_sha256": digest,
+        "source_weights": weights.hexdigest(),
+    }
+    return dict(json.loads(json.dumps(found)))
+
+
+def _open(out: Path, request: dict[str, Any], resume: bool) -> None:
+    refuse_taken(out, resume=resume)
+    path = out / FOLDER / "request.json"
+    if resume:
+        try:
+            before = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}.") from error
+        if differ := [key for key in request if before.get(key) != request[key]]:
+            raise ConfigError(
+                f"{out} was begun with another {' and '.join(differ)}. Resume with the same "
+                "options, model and data, or begin in another --out."
+            )
+        return
+    write_json(path, request)
+
+
+def _module(
+    model: PreTrainedModel, config: NeurTransformerConfig, row: Row, folder: Path, rule: Rule
+) -> dict[str, Any]:
+    """Convert one module unless that is done; returns its record."""
+    name = f"{row.layer}.{row.part}"
+    kept = folder / "converted" / f"{name}.json"
+    if kept.is_file():
+        try:
+            return dict(json.loads(kept.read_text("utf-8")))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{kept} cannot be read: {error}; delete it.") from error
+    assert row.layer is not None
+    sample = read_sample(folder / "calibration", row.layer)
+    module = convert_module(model, config, row.layer, row.part, sample, rule)
+    record = {"module": row.module, "layer": row.layer, "part": row.part, "method": row.method}
+    record |= changed(module, sample)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_tensors(kept.with_name(f"{name}.safetensors"), module.state_dict())
+    write_json(kept, record)
+    return record
+
+
+def convert_module(
+    model: PreTrainedModel,
+    config: NeurTransformerConfig,
+    layer: int,
+    part: str,
+    sample: Sample,
+    rule: Rule,
+) -> SpikingFeedForward | SpikingSelfAttention:
+    """The spiking "mlp" or "attention" of one block, with the source's weights, calibrated."""
+    source = source_of(model.config.model_type)
+    block = source.blocks(model)[layer]
+    module = spiking_module(model.config, config, layer, part).eval()
+    if isinstance(module, SpikingFeedForward):
+        dense: Any = getattr(block, source.mlp)
+        _load(module, source.read_mlp(dense))
+        x = sample.mlp_in.flatten(0, 1)
+        if config.ffn == "qcfs":
+            qcfs.calibrate(module, x, rule, _activation(dense))
+        else:
+            (ni_lif if config.ffn == "ni-lif" else signed_if).calibrate(module, x, rule)
+        return module
+    dense = getattr(block, source.attention)
+    _load(module, source.read_attention(dense, source.shape(model.config)))
+    method = ssa if config.attention == "ssa" else cwssa
+    method.calibrate(module, sample, rule, float(dense.scaling))
+    return module
+
+
+def _activation(mlp: Any) -> nn.Module:
+    """The activation of a source's feed-forward block."""
+    found: nn.Module = mlp.act if hasattr(mlp, "act") else mlp.act_fn
+    return found
+
+
+def _load(module: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Copy the source's weights; a weight that has no place, or a place without one, is a bug."""
+    places = {name: one for name, one in module.named_parameters()
+              if name.endswith((".weight", ".bias")) and not name.startswith("norm")}  # fmt: skip
+    if places.keys() != weights.keys():
+        raise CheckpointError(
+            f"{type(module).__name__} and the source differ in {places.keys() ^ weights.keys()}."
+        )
+    with torch.no_grad():
+        for name, place in places.items():
+            place.copy_(weights[name])
+
+
+def assemble(model: PreTrainedModel, plan: Plan, folder: Path) -> NeurTransformerForCausalLM:
+    """The spiking model of the source's weights and the converted modules in ``folder``."""
+    spiking = NeurTransformerForCausalLM(plan.config)
+    weights = {f"model.{name}": one for name, one in model.state_dict().items()}
+    for row in plan.rows:
+        if row.converts:
+            path = f"model.{row.module}."
+            weights = {k: v for k, v in weights.items() if not k.startswith(path)}
+            own = read_tensors(folder / f"{row.layer}.{row.part}.safetensors")
+            weights |= {path + name: one for name, one in own.items()}
+    spiking.load_state_dict(weights)
+    spiking.tie_weights()
+    spiking.generation_config = model.generation_config
+    return spiking.eval()
+
+
+def _export(
+    model: NeurTransformerForCausalLM, tokenizer: PreTrainedTokenizerBase, out: Path
+) -> None:
+    """Save model and tokenizer into ``out``, ``config.json`` last."""
+    temporary = out / ".export"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        for path in sorted(temporary.iterdir(), key=lambda path: path.name == "config.json"):
+            os.replace(path, out / path.name)
+        temporary.rmdir()
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise StorageError(
+            f"Could not save the model into {out}: {error}. The converted modules in "
+            f"{out / FOLDER} are complete; free some space and use --resume."
+        ) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON through a temporary name."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise StorageError(f"could not write {path}: {error}.") from error

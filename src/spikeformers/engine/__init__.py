@@ -1,0 +1,28 @@
+"""Event-driven inference: a model packed into one file, run by touching only what fires.
+
+    engine = spikeformers.engine.load("model.engine")
+    text = engine.sequence()                       # a cache of bit planes, in pages
+    logits = engine.feed(text, [464, 2068])        # logits [V] after the last token
+    for token in engine.generate([464, 2068], 100): ...
+
+Neither torch nor Transformers is imported, except to draw with a temperature above 0.
+"""
+
+from __future__ import annotations
+
+from spikeformers.engine.description import Description, NeuronSpec, NormSpec
+from spikeformers.engine.file import Packed, is_engine_file, read, write
+from spikeformers.engine.runtime import Engine, EngineSystem, load
+
+__all__ = [
+    "Description",
+    "Engine",
+    "EngineSystem",
+    "NeuronSpec",
+    "NormSpec",
+    "Packed",
+    "is_engine_file",
+    "load",
+    "read",
+    "write",
+]

@@ -1,0 +1,162 @@
+"""A packed model at work: feed tokens, get logits or text, several sequences over one program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spikeformers.engine.description import build
+from spikeformers.engine.file import Packed, read
+from spikeformers.engine.tokens import EngineTokenizer, make_sampler
+from spikeformers.errors import CheckpointError, UsageError
+from spikeformers.kernels import choose, native
+
+if TYPE_CHECKING:
+    from spikeformers.kernels._native import Sequence as NativeSequence
+
+CHUNK = 256  # tokens of a prompt that go through the layers together
+
+
+class Engine:
+    """A model ready to run. Calls may come from several threads; they take turns."""
+
+    def __init__(
+        self, packed: Packed, *, threads: int | None = None, kernels: str | None = None
+    ) -> None:
+        self.choice = choose(kernels)
+        self.packed = packed
+        wanted = native().processors() if threads is None else threads
+        if wanted < 1:
+            raise UsageError(f"the engine needs at least one thread, not {wanted}.")
+        built = build(packed.description, packed.tensors, self.choice.name, wanted)
+        self._program, self._buffers = built.program, built.buffers
+        try:
+            self.vocabulary = int(packed.description["vocabulary"])
+            self.context = int(packed.config["max_position_embeddings"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"the engine file's config lacks {error}.") from error
+
+    @property
+    def threads(self) -> int:
+        """Threads at work: those asked for, but no more than there are processors."""
+        return self._program.threads
+
+    @cached_property
+    def tokenizer(self) -> EngineTokenizer:
+        """The model's tokenizer; CheckpointError where the file has none."""
+        if not self.packed.tokenizer.get("rules"):
+            raise CheckpointError("this engine file was exported without a tokenizer.")
+        return EngineTokenizer(self.packed.tokenizer)
+
+    def sequence(self) -> NativeSequence:
+        """An empty text; ``tokens`` and ``bytes`` tell its length and its cache's size."""
+        return self._program.sequence()
+
+    def feed(self, sequence: NativeSequence, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Append ``tokens`` to a sequence; logits ``[V]`` of what follows the last.
+
+        Raises UsageError for a token or a length that the model does not know.
+        """
+        return self.feed_all(sequence, tokens, last=True)[0]
+
+    def feed_all(
+        self, sequence: NativeSequence, tokens: Sequence[int], *, last: bool = False
+    ) -> NDArray[np.float32]:
+        """As `feed`, with logits ``[T, V]`` after every token, or ``[1, V]`` after the last."""
+        if not len(tokens):
+            raise UsageError("no tokens: a sequence is continued with at least one.")
+        found = []
+        for start in range(0, len(tokens), CHUNK):
+            piece = [int(token) for token in tokens[start : start + CHUNK]]
+            wanted = list(range(len(piece)))
+            if last:
+                wanted = wanted[-1:] if start + CHUNK >= len(tokens) else []
+            found.append(self._forward([sequence] * len(piece), piece, wanted))
+        return np.concatenate(found)
+
+    def step(
+        self, sequences: Sequence[NativeSequence], tokens: Sequence[int]
+    ) -> NDArray[np.float32]:
+        """One token for each of several sequences at once; logits ``[len(sequences), V]``."""
+        return self._forward(list(sequences), list(tokens), list(range(len(tokens))))
+
+    def advance(self, sequence: NativeSequence, token: int) -> int:
+        """Append one token and return the likeliest next: the logits stay inside."""
+        try:
+            return self._program.advance(sequence, token)
+        except ValueError as error:
+            raise UsageError(f"{error}.") from error
+
+    def generate(
+        self,
+        prompt: Sequence[int],
+        max_new_tokens: int,
+        *,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> Iterator[int]:
+        """Tokens that follow ``prompt``, one at a time, as the PyTorch model would write them.
+
+        Without an end token: the caller stops.
+        """
+        choose_token = make_sampler(temperature, top_k, top_p, seed)
+        sequence = self.sequence()
+        token = choose_token(self.feed(sequence, prompt))
+        for left in range(max_new_tokens - 1, -1, -1):
+            yield token
+            if left == 0:
+                return
+            if temperature == 0:
+                token = self.advance(sequence, token)
+            else:
+                token = choose_token(self.feed(sequence, [token]))
+
+    def counters(self) -> dict[str, int]:
+        """What was counted since loading: tokens, neurons, events, bytes of weights and cache."""
+        return self._program.counters()
+
+    def values(self, buffer: str) -> NDArray[Any]:
+        """What a buffer of the description holds after the last call, ``[S * T, width]``."""
+        return self._program.values(self._buffers[buffer])
+
+    def _forward(
+        self, sequences: list[NativeSequence], tokens: list[int], wanted: list[int]
+    ) -> NDArray[np.float32]:
+        try:
+            return self._program.forward(sequences, tokens, wanted)
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"{error}.") from error
+
+
+class EngineSystem:
+    """An engine as `spikeformers.evaluation.systems` times it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.text = engine.sequence()
+
+    def begin(self, ids: Sequence[int]) -> None:
+        """Read a prompt."""
+        self.text = self.engine.sequence()
+        self.engine.feed(self.text, ids)
+
+    def step(self, token: int) -> None:
+        """Append one token."""
+        self.engine.advance(self.text, token)
+
+
+def load(path: str | Path, *, threads: int | None = None, kernels: str | None = None) -> Engine:
+    """Open an engine file; ``threads`` are all processors unless given.
+
+    Raises CheckpointError for a file that is no whole engine file, EngineUnavailable where the
+    native kernels are missing or cannot run.
+    """
+    choose(kernels)
+    return Engine(read(path), threads=threads, kernels=kernels)

@@ -1,0 +1,53 @@
+"""A model and its tokenizer as the engine takes them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from spikeformers.engine import Packed
+from spikeformers.errors import ConfigError, UsageError, nearest
+from spikeformers.export.spikingformer import describe
+from spikeformers.models import WDSpikingformerForCausalLM
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+WEIGHTS = ("fp32", "int8")
+
+
+def pack(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, weights: str = "int8"
+) -> Packed:
+    """Pack a causal spiking model for the engine; ``weights`` are fp32 or int8 (per channel).
+
+    Raises UsageError for a model that the engine does not run, ConfigError for other weights.
+    """
+    if weights not in WEIGHTS:
+        raise ConfigError(
+            f"weights={weights!r} is unknown; one of {', '.join(WEIGHTS)}."
+            f"{nearest(weights, WEIGHTS)}"
+        )
+    if not isinstance(model, WDSpikingformerForCausalLM):
+        raise UsageError(
+            f"the engine runs WD-Spikingformer, not {type(model).__name__}: give a causal spiking "
+            "model, such as a wd-spikingformer."
+        )
+    description, tensors = describe(model, weights)
+    roles: dict[str, Any] = {"rules": None, "bos": None, "eos": None}
+    if tokenizer is not None:
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise UsageError("the model's tokenizer has no fast version, which the engine needs.")
+        roles = {
+            "rules": backend.to_str(),
+            "bos": tokenizer.bos_token_id,
+            "eos": tokenizer.eos_token_id,
+        }
+    config = {k: v for k, v in model.config.to_diff_dict().items() if _plain(v)}
+    config |= {"max_position_embeddings": model.config.max_position_embeddings}
+    return Packed(asdict(description), tensors, config, roles, weights)
+
+
+def _plain(value: Any) -> bool:
+    return value is None or isinstance(value, (str, int, float, bool, list, dict))

@@ -1,0 +1,164 @@
+"""Event-driven kernels in C++ (``cpp/``), chosen for the processor at run time.
+
+    choose()                      which path runs, and why; SPIKEFORMERS_KERNELS forces one
+    product, attend, fire, norm   one kernel by itself: what tests and benchmarks call
+    reference                     the same four in plain NumPy: what they are held to
+
+All paths give the same bits: they add in the same order, and none fuses a product into a sum. The
+engine runs whole models over these kernels in one call (`spikeformers.engine`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spikeformers.errors import EngineUnavailable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_native: ModuleType | None
+_missing = ""
+try:
+    _native = importlib.import_module("spikeformers.kernels._native")
+except ImportError as error:  # the package was installed without a compiler
+    _native, _missing = None, str(error)
+
+VARIABLE = "SPIKEFORMERS_KERNELS"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A path that runs here, why it was taken, and why those before it were not."""
+
+    name: str
+    reason: str
+    refused: dict[str, str]
+
+    def __str__(self) -> str:
+        told = f"{self.name} ({self.reason})"
+        return told + "".join(f"; not {name}: {why}" for name, why in self.refused.items())
+
+
+def native() -> ModuleType:
+    """The extension module; EngineUnavailable says how to get it where it was not built."""
+    if _native is None:
+        raise EngineUnavailable(
+            f"the engine's kernels are not part of this installation ({_missing}). They need a "
+            "C++20 compiler when the package is built: install one (g++ or clang++), then run "
+            "pip install --force-reinstall --no-deps again, or take a wheel. Everything but the "
+            "engine works without."
+        )
+    return _native
+
+
+def choose(wanted: str | None = None) -> Choice:
+    """The path that runs: ``wanted``, else that of SPIKEFORMERS_KERNELS, else the best there is.
+
+    Raises EngineUnavailable for a path that this processor cannot run or that does not exist.
+    """
+    paths = native().paths()
+    forced = wanted or os.environ.get(VARIABLE) or "auto"
+    refused: dict[str, str] = {}
+    for name, runs, reason in paths:
+        if forced == "auto" and runs:
+            return Choice(name, reason, refused)
+        if forced == name and runs:
+            return Choice(name, "asked for", {})
+        if forced in ("auto", name):
+            refused[name] = reason
+    if forced in refused:
+        raise EngineUnavailable(
+            f"kernels[{forced}]: {refused[forced]}. 'auto' takes the best that runs here."
+        )
+    known = ", ".join(["auto", *(name for name, _, _ in paths)])
+    raise EngineUnavailable(f"kernels[{forced}]: no such path; there are {known}.")
+
+
+def product(
+    counts: NDArray[np.int8],
+    matrix: NDArray[Any],
+    scale: NDArray[np.float32] | None = None,
+    bias: NDArray[np.float32] | None = None,
+    unit: float = 1.0,
+    *,
+    path: str | None = None,
+    threads: int = 1,
+) -> NDArray[np.float32]:
+    """``unit * counts @ matrix (* scale) + bias``, reading the rows of inputs that fired.
+
+    ``counts`` ``[T, in]``; ``matrix`` ``[in, out]``, float32, or int8 with a ``scale`` ``[out]``.
+    """
+    found, _ = native().product(
+        counts, matrix, scale, bias, unit, choose(path).name, threads, repeats=1
+    )
+    return found
+
+
+def attend(
+    q: NDArray[np.int8],
+    k: NDArray[np.int8],
+    v: NDArray[np.int8],
+    *,
+    heads: int,
+    scale: NDArray[np.float32],
+    rule: str = "winners",
+    winners: int = 1,
+    weight: float = 1.0,
+    bias: NDArray[np.float32] | None = None,
+    spike_type: str = "integer",
+    levels: int = 1,
+    unit: float = 1.0,
+    path: str | None = None,
+    threads: int = 1,
+) -> NDArray[np.float32]:
+    """Causal attention ``[T, width]`` over counts ``[T, width]``; ``bias`` ``[heads, distance]``.
+
+    ``rule`` is winners (hard and top-K), sparsemax, softmax or ssa.
+    """
+    found, _ = native().attend(
+        *(q, k, v, spike_type, levels, unit, heads, rule, winners, weight, scale, bias),
+        choose(path).name,
+        threads,
+    )
+    return found
+
+
+def fire(
+    current: NDArray[np.float32],
+    *,
+    spike_type: str = "integer",
+    levels: int = 1,
+    unit: float = 1.0,
+    decay: float = 0.0,
+    threshold: float = 1.0,
+    ratio: float = 0.5,
+    reset: str = "soft",
+    path: str | None = None,
+) -> NDArray[np.int8]:
+    """Counts ``[S, n]`` of one neuron layer for currents ``[S, n]``."""
+    return native().fire(
+        *(current, spike_type, levels, unit, decay, threshold, ratio, reset), choose(path).name
+    )
+
+
+def norm(
+    x: NDArray[np.float32],
+    kind: str,
+    gain: NDArray[np.float32] | None = None,
+    shift: NDArray[np.float32] | None = None,
+    eps: float = 1e-5,
+    *,
+    path: str | None = None,
+) -> NDArray[np.float32]:
+    """LayerNorm ("layer"), RMSNorm ("rms") or nothing ("none") of one row."""
+    return native().norm(x, kind, gain, shift, eps, choose(path).name)
+
+
+__all__ = ["VARIABLE", "Choice", "attend", "choose", "fire", "native", "norm", "product"]

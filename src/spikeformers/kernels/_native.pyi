@@ -1,0 +1,142 @@
+"""What cpp/module.cpp offers."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_LEVELS: int
+
+def paths() -> list[tuple[str, bool, str]]: ...
+def processors() -> int: ...
+def product(
+    counts: NDArray[np.int8],
+    matrix: NDArray[Any],
+    scale: NDArray[np.float32] | None,
+    bias: NDArray[np.float32] | None,
+    unit: float,
+    path: str,
+    threads: int,
+    repeats: int,
+) -> tuple[NDArray[np.float32], float]: ...
+def attend(
+    q: NDArray[np.int8],
+    k: NDArray[np.int8],
+    v: NDArray[np.int8],
+    type: str,
+    levels: int,
+    unit: float,
+    heads: int,
+    rule: str,
+    winners: int,
+    weight: float,
+    scale: NDArray[np.float32],
+    bias: NDArray[np.float32] | None,
+    path: str,
+    threads: int,
+) -> tuple[NDArray[np.float32], float]: ...
+def norm(
+    x: NDArray[np.float32],
+    kind: str,
+    gain: NDArray[np.float32] | None,
+    shift: NDArray[np.float32] | None,
+    eps: float,
+    path: str,
+) -> NDArray[np.float32]: ...
+def fire(
+    current: NDArray[np.float32],
+    type: str,
+    levels: int,
+    unit: float,
+    decay: float,
+    threshold: float,
+    ratio: float,
+    reset: str,
+    path: str,
+) -> NDArray[np.int8]: ...
+
+class Sequence:
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+
+class Program:
+    def __init__(self, path: str, threads: int, steps: int, vocabulary: int) -> None: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def positions(self) -> int: ...
+    def real(self, width: int) -> int: ...
+    def spikes(
+        self,
+        width: int,
+        type: str,
+        levels: int,
+        unit: float,
+        decay: float,
+        threshold: float,
+        ratio: float,
+        reset: str,
+    ) -> int: ...
+    def embed(
+        self,
+        out: int,
+        table: NDArray[Any],
+        scale: NDArray[np.float32] | None,
+        by_column: bool,
+        positions: NDArray[np.float32] | None,
+    ) -> None: ...
+    def select(self, input: int, out: int) -> None: ...
+    def norm(
+        self,
+        input: int,
+        out: int,
+        offset: int,
+        kind: str,
+        gain: NDArray[np.float32] | None,
+        shift: NDArray[np.float32] | None,
+        eps: float,
+    ) -> None: ...
+    def fire(
+        self,
+        input: int,
+        out: int,
+        offset: int,
+        kind: str,
+        gain: NDArray[np.float32] | None,
+        shift: NDArray[np.float32] | None,
+        eps: float,
+    ) -> None: ...
+    def linear(
+        self,
+        input: int,
+        out: int,
+        weights: NDArray[Any],
+        scale: NDArray[np.float32] | None,
+        bias: NDArray[np.float32] | None,
+    ) -> None: ...
+    def attend(
+        self,
+        query: int,
+        key: int,
+        value: int,
+        out: int,
+        heads: int,
+        rule: str,
+        winners: int,
+        weight: float,
+        scale: NDArray[np.float32],
+        bias: NDArray[np.float32] | None,
+    ) -> None: ...
+    def add(self, input: int, to: int) -> None: ...
+    def finish(self, logits: int) -> None: ...
+    def sequence(self) -> Sequence: ...
+    def forward(
+        self, sequences: list[Sequence], tokens: list[int], wanted: list[int]
+    ) -> NDArray[np.float32]: ...
+    def advance(self, sequence: Sequence, token: int) -> int: ...
+    def values(self, buffer: int) -> NDArray[Any]: ...
+    def counters(self) -> dict[str, int]: ...

@@ -1,0 +1,176 @@
+#include "attention.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace spikeformers {
+namespace {
+
+constexpr float kNever = -std::numeric_limits<float>::infinity();
+constexpr std::int32_t kAny = std::numeric_limits<std::int32_t>::min();
+
+Query query_of(const std::int8_t* counts, int width, const BitCache& cache,
+                 AttentionScratch& scratch) {
+  scratch.word.clear();
+  scratch.worth.clear();
+  std::int64_t spikes = 0, top = 0;
+  const int planes = cache.key_planes();
+  for (int d = 0; d < width; ++d) {
+    if (counts[d] == 0) continue;
+    for (int p = 0; p < planes; ++p) {
+      scratch.word.push_back(d * planes + p);
+      scratch.worth.push_back(static_cast<std::int16_t>(counts[d] * cache.key_weights()[p]));
+    }
+    const std::int64_t size = std::abs(counts[d]);
+    spikes += size;
+    top = std::max(top, size);
+  }
+  const bool narrow = spikes * kMaxLevels <= std::numeric_limits<std::int16_t>::max();
+  return {scratch.word.data(), scratch.worth.data(), static_cast<std::int64_t>(scratch.word.size()),
+          spikes, top, narrow};
+}
+
+// Puts a key among the best. Pages come in descending or ascending order; either way a tie goes to
+// the lower index, because `before` compares indices too.
+bool before(const Winner& a, const Winner& b) {
+  return a.value > b.value || (a.value == b.value && a.token < b.token);
+}
+
+void insert(std::vector<Winner>& best, std::size_t limit, const Winner& found) {
+  if (best.size() == limit) {
+    if (!before(found, best.back())) return;
+    best.pop_back();
+  }
+  best.insert(std::upper_bound(best.begin(), best.end(), found, before), found);
+}
+
+// The least whole score with which a key of a page can still be among the winners, given the worst
+// of them and the largest bias of the page. Exact, rounding included, because rounding is monotone;
+// so what it rules out need not be looked at.
+class Bar {
+ public:
+  Bar(const Scoring& scoring, bool ties_win) : scoring_(scoring), ties_win_(ties_win) {}
+
+  std::int32_t least(float worst, float bias) {
+    if (worst == worst_ && bias == bias_) return least_;
+    worst_ = worst;
+    bias_ = bias;
+    const double guess = (static_cast<double>(worst) - bias) /
+                         (static_cast<double>(scoring_.unit) * scoring_.scale);
+    auto wins_at = static_cast<std::int32_t>(std::clamp<double>(guess, -kFar, kFar));
+    auto loses_at = wins_at;  // then one of the two is moved away, and a bisection ends it
+    for (std::int32_t step = 1; wins_at < kFar && !wins(wins_at); step *= 2)
+      loses_at = wins_at, wins_at = std::min(kFar, wins_at + step);
+    for (std::int32_t step = 1; loses_at > -kFar && wins(loses_at); step *= 2)
+      wins_at = loses_at, loses_at = std::max(-kFar, loses_at - step);
+    while (wins_at - loses_at > 1) {
+      const std::int32_t middle = loses_at + (wins_at - loses_at) / 2;
+      (wins(middle) ? wins_at : loses_at) = middle;
+    }
+    least_ = wins_at;
+    return least_;
+  }
+
+ private:
+  static constexpr std::int32_t kFar = 1 << 28;  // beyond any score
+  bool wins(std::int32_t score) const {
+    const float value = scoring_.of(score) + bias_;
+    return ties_win_ ? value >= worst_ : value > worst_;
+  }
+  const Scoring& scoring_;
+  const bool ties_win_;
+  float worst_ = kNever, bias_ = kNever;
+  std::int32_t least_ = kAny;
+};
+
+}  // namespace
+
+BiasLine::BiasLine(const float* by_distance, std::int64_t distances)
+    : distances_(by_distance == nullptr ? 1 : distances), any_(by_distance != nullptr) {
+  const auto of = [&](std::int64_t d) { return by_distance == nullptr ? 0.0f : by_distance[d]; };
+  line_.assign(kPage, of(distances_ - 1));
+  for (std::int64_t d = distances_ - 1; d >= 0; --d) line_.push_back(of(d));
+  line_.insert(line_.end(), kPage, kNever);
+  for (std::size_t at = 0; at + kPage <= line_.size(); ++at)
+    most_.push_back(*std::max_element(line_.begin() + static_cast<std::ptrdiff_t>(at),
+                                      line_.begin() + static_cast<std::ptrdiff_t>(at + kPage)));
+}
+
+void find_winners(const Kernels& kernels, const BitCache& cache, int head, const std::int8_t* counts,
+                  int width, std::int64_t position, const Scoring& scoring, int winners,
+                  AttentionScratch& scratch) {
+  const Query query = query_of(counts, width, cache, scratch);
+  const std::int64_t pages = position / kPage + 1;
+  const auto limit = static_cast<std::size_t>(winners);
+  std::vector<Winner>& best = scratch.winners;
+  best.clear();
+  // With a bias near keys tend to win, so the newest page comes first and rules most others out.
+  // Without one all pages are alike: the oldest first, for then a tie changes nothing.
+  const bool newest_first = scoring.bias->any();
+  const std::int64_t step = newest_first ? -1 : 1;
+  Bar bar{scoring, newest_first};
+  for (std::int64_t k = 0; k < pages;) {
+    const std::int64_t page = newest_first ? pages - 1 - k : k;
+    std::int32_t least = kAny;
+    if (best.size() == limit)
+      least = bar.least(best.back().value, scoring.bias->most(page * kPage, position));
+    // Far pages share one bias, hence one bar, and are gone through in one call.
+    const std::int64_t alike =
+        scoring.bias->far(page * kPage, position) ? pages - k : 1;
+    alignas(64) std::int32_t score[kPage];
+    Found found = kernels.page_scan(cache.pages(head, page, alike, step), query, least, score);
+    k += found.looked;
+    scratch.pages_read += found.read;
+    scratch.pages_skipped += found.looked - found.read;
+    scratch.words_read += found.read * query.n;
+    const std::int64_t first = (page + step * (found.looked - 1)) * kPage;
+    if (position + 1 - first < kPage)
+      found.reached &= (std::uint64_t{1} << (position + 1 - first)) - 1;
+    const float* bias = scoring.bias->page(first, position);
+    for (; found.reached != 0; found.reached &= found.reached - 1) {
+      const int j = __builtin_ctzll(found.reached);
+      const float value = scoring.of(score[j]) + bias[j];
+      if (best.size() < limit || value >= best.back().value) insert(best, limit, {value, first + j});
+    }
+  }
+}
+
+void weigh_all(const Kernels& kernels, const BitCache& cache, int head, const std::int8_t* counts,
+               int width, std::int64_t position, const Scoring& scoring, Rule rule,
+               AttentionScratch& scratch) {
+  const Query query = query_of(counts, width, cache, scratch);
+  const std::int64_t pages = position / kPage + 1;
+  std::vector<float>& weight = scratch.weight;
+  weight.resize(static_cast<std::size_t>(pages * kPage));
+  float top = kNever;
+  for (std::int64_t page = 0; page < pages; ++page) {
+    ++scratch.pages_read;
+    scratch.words_read += query.n;
+    alignas(64) std::int32_t score[kPage];
+    kernels.page_scores(cache.keys(page, head), query, score);
+    top = std::max(top, kernels.page_values(score, scoring.unit, scoring.scale,
+                                            scoring.bias->page(page * kPage, position),
+                                            weight.data() + page * kPage));
+  }
+  weight.resize(static_cast<std::size_t>(position + 1));
+  if (rule == Rule::softmax) {
+    double sum = 0.0;
+    for (float& w : weight) sum += w = std::exp(w - top);
+    for (float& w : weight) w = static_cast<float>(w / sum);
+    return;
+  }
+  // Sparsemax: the threshold tau at which what stands above it sums to one.
+  std::vector<float>& sorted = scratch.sorted;
+  sorted = weight;
+  std::sort(sorted.begin(), sorted.end(), std::greater<float>());
+  double total = 0.0, tau = 0.0;
+  for (std::size_t k = 0; k < sorted.size(); ++k) {
+    total += sorted[k];
+    if (1.0 + static_cast<double>(k + 1) * sorted[k] <= total) break;
+    tau = (total - 1.0) / static_cast<double>(k + 1);
+  }
+  for (float& w : weight) w = std::max(0.0f, static_cast<float>(w - tau));
+}
+
+}  // namespace spikeformers

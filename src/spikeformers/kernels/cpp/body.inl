@@ -1,0 +1,440 @@
+// The kernels in vectors of SPIKEFORMERS_VECTOR bytes. Included by path_*.cpp, once for each
+// instruction set, inside a namespace of its own and with the compiler's target switched there:
+// nothing in this file may call a function of another header, which could be shared between paths.
+
+constexpr std::int64_t kFloats = SPIKEFORMERS_VECTOR / 4;
+constexpr std::int64_t kShorts = SPIKEFORMERS_VECTOR / 2;
+
+typedef float Floats __attribute__((vector_size(SPIKEFORMERS_VECTOR)));
+typedef std::int16_t Shorts __attribute__((vector_size(SPIKEFORMERS_VECTOR)));
+typedef std::int8_t Bytes __attribute__((vector_size(SPIKEFORMERS_VECTOR / 2)));
+typedef std::int32_t Ints __attribute__((vector_size(SPIKEFORMERS_VECTOR)));
+
+#define SPIKEFORMERS_INLINE static inline __attribute__((always_inline))
+
+template <class V>
+SPIKEFORMERS_INLINE V load(const void* from) {
+  V v;
+  __builtin_memcpy(&v, from, sizeof v);
+  return v;
+}
+
+template <class V>
+SPIKEFORMERS_INLINE void store(void* to, V v) {
+  __builtin_memcpy(to, &v, sizeof v);
+}
+
+// ---- event-driven products ---------------------------------------------------------------------
+
+// Sums of a tile stay in L1 while rows stream past it, four rows to a load and store of a sum.
+constexpr std::int64_t kTile = 2048;
+
+SPIKEFORMERS_INLINE void add_row_f32(const float* row, float c, std::int64_t n, float* sum) {
+  std::int64_t o = 0;
+  for (; o + kFloats <= n; o += kFloats)
+    store(sum + o, load<Floats>(sum + o) + load<Floats>(row + o) * c);
+  for (; o < n; ++o) sum[o] += row[o] * c;
+}
+
+void rows_f32(const float* w, std::int64_t stride, Events events, const float* coef,
+              std::int64_t begin, std::int64_t end, float* out) {
+  for (std::int64_t tile = begin; tile < end; tile += kTile) {
+    const std::int64_t n = end - tile < kTile ? end - tile : kTile;
+    float* sum = out + tile;
+    for (std::int64_t o = 0; o < n; ++o) sum[o] = 0.0f;
+    std::int64_t e = 0;
+    for (; e + 4 <= events.n; e += 4) {
+      const float *row[4], *next[4];
+      for (int k = 0; k < 4; ++k) {
+        row[k] = w + events.index[e + k] * stride + tile;
+        next[k] = w + events.index[e + 4 + k < events.n ? e + 4 + k : e + k] * stride + tile;
+      }
+      const float c0 = coef[e], c1 = coef[e + 1], c2 = coef[e + 2], c3 = coef[e + 3];
+      std::int64_t o = 0;
+      for (; o + kFloats <= n; o += kFloats) {
+        for (int k = 0; k < 4; ++k) __builtin_prefetch(next[k] + o);
+        Floats s = load<Floats>(sum + o) + load<Floats>(row[0] + o) * c0;
+        s = s + load<Floats>(row[1] + o) * c1;
+        s = s + load<Floats>(row[2] + o) * c2;
+        s = s + load<Floats>(row[3] + o) * c3;
+        store(sum + o, s);
+      }
+      for (; o < n; ++o) {
+        float s = sum[o] + row[0][o] * c0;
+        s = s + row[1][o] * c1;
+        s = s + row[2][o] * c2;
+        sum[o] = s + row[3][o] * c3;
+      }
+    }
+    for (; e < events.n; ++e) add_row_f32(w + events.index[e] * stride + tile, coef[e], n, sum);
+  }
+}
+
+SPIKEFORMERS_INLINE void add_row_i8(const std::int8_t* row, std::int16_t c, std::int64_t n,
+                                    std::int16_t* sum) {
+  std::int64_t o = 0;
+  for (; o + kShorts <= n; o += kShorts)
+    store(sum + o, load<Shorts>(sum + o) + __builtin_convertvector(load<Bytes>(row + o), Shorts) * c);
+  for (; o < n; ++o) sum[o] = static_cast<std::int16_t>(sum[o] + row[o] * c);
+}
+
+void rows_i8(const std::int8_t* w, std::int64_t stride, Events events, const std::int8_t* count,
+             std::int64_t begin, std::int64_t end, std::int32_t* out) {
+  alignas(64) std::int16_t sum[kTile];
+  for (std::int64_t tile = begin; tile < end; tile += kTile) {
+    const std::int64_t n = end - tile < kTile ? end - tile : kTile;
+    for (std::int64_t o = 0; o < n; ++o) out[tile + o] = 0;
+    std::int64_t e = 0;
+    while (e < events.n) {
+      // As many events as 16 bits hold at their worst: |weight| <= 127, 127 * 258 < 2^15.
+      std::int64_t stop = e;
+      for (int total = 0; stop < events.n; ++stop) {
+        total += count[stop] < 0 ? -count[stop] : count[stop];
+        if (total > 258) break;
+      }
+      for (std::int64_t o = 0; o < n; ++o) sum[o] = 0;
+      for (; e + 4 <= stop; e += 4) {
+        const std::int8_t *row[4], *next[4];
+        for (int k = 0; k < 4; ++k) {
+          row[k] = w + events.index[e + k] * stride + tile;
+          next[k] = w + events.index[e + 4 + k < events.n ? e + 4 + k : e + k] * stride + tile;
+        }
+        const std::int16_t c0 = count[e], c1 = count[e + 1], c2 = count[e + 2], c3 = count[e + 3];
+        std::int64_t o = 0;
+        for (; o + 2 * kShorts <= n; o += 2 * kShorts) {
+          for (int k = 0; k < 4; ++k) __builtin_prefetch(next[k] + o);
+          for (int half = 0; half < 2; ++half) {
+            const std::int64_t at = o + half * kShorts;
+            Shorts s = load<Shorts>(sum + at);
+            s += __builtin_convertvector(load<Bytes>(row[0] + at), Shorts) * c0;
+            s += __builtin_convertvector(load<Bytes>(row[1] + at), Shorts) * c1;
+            s += __builtin_convertvector(load<Bytes>(row[2] + at), Shorts) * c2;
+            s += __builtin_convertvector(load<Bytes>(row[3] + at), Shorts) * c3;
+            store(sum + at, s);
+          }
+        }
+        for (; o < n; ++o)
+          sum[o] = static_cast<std::int16_t>(sum[o] + row[0][o] * c0 + row[1][o] * c1 +
+                                             row[2][o] * c2 + row[3][o] * c3);
+      }
+      for (; e < stop; ++e)
+        add_row_i8(w + events.index[e] * stride + tile, count[e], n, sum);
+      for (std::int64_t o = 0; o < n; ++o) out[tile + o] += sum[o];
+    }
+  }
+}
+
+void rows_i8_real(const std::int8_t* w, std::int64_t stride, Events events, const float* coef,
+                  std::int64_t begin, std::int64_t end, float* out) {
+  for (std::int64_t tile = begin; tile < end; tile += kTile) {
+    const std::int64_t n = end - tile < kTile ? end - tile : kTile;
+    float* sum = out + tile;
+    for (std::int64_t o = 0; o < n; ++o) sum[o] = 0.0f;
+    for (std::int64_t e = 0; e < events.n; ++e) {
+      const std::int8_t* row = w + events.index[e] * stride + tile;
+      const float c = coef[e];
+      for (std::int64_t o = 0; o < n; ++o) sum[o] += static_cast<float>(row[o]) * c;
+    }
+  }
+}
+
+// ---- products of many tokens -------------------------------------------------------------------
+
+// Packs rows x 64 weights into groups of four rows: byte 4 * column + r of a group is row r's
+// weight plus 128, so that unsigned weights meet signed counts; the sum's 128 * counts is taken off
+// by the caller. Missing rows of the last group are weight zero.
+void panel_pack(const std::int8_t* w, std::int64_t stride, std::int64_t rows, std::int64_t columns,
+                std::uint8_t* panel) {
+  static constexpr std::int8_t silent[kPanelColumns] = {};
+  for (std::int64_t group = 0; 4 * group < rows; ++group) {
+    const std::int8_t* row[4];
+    for (int r = 0; r < 4; ++r)
+      row[r] = 4 * group + r < rows ? w + (4 * group + r) * stride : silent;
+    std::uint8_t* to = panel + group * 4 * kPanelColumns;
+    if (columns < kPanelColumns) {
+      for (std::int64_t o = 0; o < kPanelColumns; ++o)
+        for (int r = 0; r < 4; ++r)
+          to[4 * o + r] = static_cast<std::uint8_t>((o < columns ? row[r][o] : 0) + 128);
+      continue;
+    }
+    std::uint32_t four[kPanelColumns];  // a whole word at a time, which compilers vectorise
+    for (std::int64_t o = 0; o < kPanelColumns; ++o) {
+      const auto a = static_cast<std::uint8_t>(row[0][o]), b = static_cast<std::uint8_t>(row[1][o]);
+      const auto c = static_cast<std::uint8_t>(row[2][o]), d = static_cast<std::uint8_t>(row[3][o]);
+      four[o] = (std::uint32_t{a} | std::uint32_t{b} << 8 | std::uint32_t{c} << 16 |
+                 std::uint32_t{d} << 24) ^ 0x80808080u;
+    }
+    __builtin_memcpy(to, four, sizeof four);
+  }
+}
+
+// sum[64] += four counts (packed in a word) times the four rows of each listed group.
+void panel_add(const std::uint8_t* panel, const std::int32_t* group, const std::uint32_t* four,
+               std::int64_t groups, std::int32_t* sum) {
+#if defined(SPIKEFORMERS_AVX512)
+  __m512i s0 = _mm512_loadu_si512(sum), s1 = _mm512_loadu_si512(sum + 16);
+  __m512i s2 = _mm512_loadu_si512(sum + 32), s3 = _mm512_loadu_si512(sum + 48);
+  for (std::int64_t g = 0; g < groups; ++g) {
+    const std::uint8_t* from = panel + group[g] * 4 * kPanelColumns;
+    const __m512i counts = _mm512_set1_epi32(static_cast<int>(four[g]));
+    s0 = _mm512_dpbusd_epi32(s0, _mm512_loadu_si512(from), counts);
+    s1 = _mm512_dpbusd_epi32(s1, _mm512_loadu_si512(from + 64), counts);
+    s2 = _mm512_dpbusd_epi32(s2, _mm512_loadu_si512(from + 128), counts);
+    s3 = _mm512_dpbusd_epi32(s3, _mm512_loadu_si512(from + 192), counts);
+  }
+  _mm512_storeu_si512(sum, s0);
+  _mm512_storeu_si512(sum + 16, s1);
+  _mm512_storeu_si512(sum + 32, s2);
+  _mm512_storeu_si512(sum + 48, s3);
+#elif defined(SPIKEFORMERS_AVX2)
+  // maddubs sums two products in 16 bits: 2 * 255 * 64 is the most, and fits (kMaxLevels).
+  const __m256i ones = _mm256_set1_epi16(1);
+  for (int half = 0; half < 2; ++half) {
+    __m256i s[4];
+    for (int k = 0; k < 4; ++k)
+      s[k] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(sum + 32 * half + 8 * k));
+    for (std::int64_t g = 0; g < groups; ++g) {
+      const std::uint8_t* from = panel + group[g] * 4 * kPanelColumns + 128 * half;
+      const __m256i counts = _mm256_set1_epi32(static_cast<int>(four[g]));
+      for (int k = 0; k < 4; ++k) {
+        const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + 32 * k));
+        s[k] = _mm256_add_epi32(s[k], _mm256_madd_epi16(_mm256_maddubs_epi16(w, counts), ones));
+      }
+    }
+    for (int k = 0; k < 4; ++k)
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(sum + 32 * half + 8 * k), s[k]);
+  }
+#else
+  for (std::int64_t g = 0; g < groups; ++g) {
+    const std::uint8_t* from = panel + group[g] * 4 * kPanelColumns;
+    for (int r = 0; r < 4; ++r) {
+      const auto c = static_cast<std::int8_t>(four[g] >> (8 * r));
+      if (c == 0) continue;
+      for (std::int64_t o = 0; o < kPanelColumns; ++o) sum[o] += from[4 * o + r] * c;
+    }
+  }
+#endif
+}
+
+// ---- norms and neurons -------------------------------------------------------------------------
+
+void norm(NormKind kind, const float* x, std::int64_t n, const float* gain, const float* shift,
+          float eps, float* out) {
+  if (kind == NormKind::none) {
+    for (std::int64_t i = 0; i < n; ++i) out[i] = x[i];
+    return;
+  }
+  // Eight sums in double: the same bits on every path, and closer than any order in float.
+  double part[8] = {};
+  double mean = 0.0;
+  std::int64_t i = 0;
+  if (kind == NormKind::layer) {
+    for (; i + 8 <= n; i += 8)
+      for (int k = 0; k < 8; ++k) part[k] += x[i + k];
+    for (; i < n; ++i) part[0] += x[i];
+    for (int k = 0; k < 8; ++k) mean += part[k];
+    mean /= static_cast<double>(n);
+  }
+  for (int k = 0; k < 8; ++k) part[k] = 0.0;
+  for (i = 0; i + 8 <= n; i += 8)
+    for (int k = 0; k < 8; ++k) part[k] += (x[i + k] - mean) * (x[i + k] - mean);
+  for (; i < n; ++i) part[0] += (x[i] - mean) * (x[i] - mean);
+  double variance = 0.0;
+  for (int k = 0; k < 8; ++k) variance += part[k];
+  variance /= static_cast<double>(n);
+  const float centre = static_cast<float>(mean);
+  const float factor = static_cast<float>(1.0 / __builtin_sqrt(variance + eps));
+  if (kind == NormKind::layer)
+    for (i = 0; i < n; ++i) out[i] = (x[i] - centre) * factor * gain[i] + shift[i];
+  else
+    for (i = 0; i < n; ++i) out[i] = x[i] * factor * gain[i];
+}
+
+// Nearest whole number, halves to even, of 0 <= u < 2^22.
+SPIKEFORMERS_INLINE float nearest(float u) {
+  constexpr float big = 12582912.0f;  // 1.5 * 2^23: its neighbours are whole numbers
+  return (u + big) - big;
+}
+
+void fire(const Neuron& neuron, const float* current, float* carry, bool first, std::int64_t n,
+          std::int8_t* count) {
+  const float decay = neuron.decay;
+  if (neuron.type == SpikeType::integer) {
+    const float top = static_cast<float>(neuron.levels);
+    if (carry == nullptr) {
+      for (std::int64_t i = 0; i < n; ++i) {
+        const float u = current[i] > 0.0f ? current[i] : 0.0f;
+        count[i] = static_cast<std::int8_t>(static_cast<std::int32_t>(nearest(u < top ? u : top)));
+      }
+      return;
+    }
+    for (std::int64_t i = 0; i < n; ++i) {
+      const float u = first ? current[i] : carry[i] + current[i];
+      const float up = u > 0.0f ? u : 0.0f;
+      const float c = nearest(up < top ? up : top);
+      count[i] = static_cast<std::int8_t>(static_cast<std::int32_t>(c));
+      carry[i] = decay * (u - c);
+    }
+    return;
+  }
+  if (neuron.type == SpikeType::binary) {
+    for (std::int64_t i = 0; i < n; ++i) {
+      const float u = first || carry == nullptr ? current[i] : carry[i] + current[i];
+      const bool s = u - neuron.threshold >= 0.0f;
+      count[i] = s;
+      if (carry == nullptr) continue;
+      if (neuron.reset == Reset::soft)
+        carry[i] = decay * (u - neuron.threshold * static_cast<float>(s));
+      else if (neuron.reset == Reset::hard)
+        carry[i] = s ? 0.0f : decay * u;
+      else
+        carry[i] = decay * u - neuron.threshold * static_cast<float>(s);
+    }
+    return;
+  }
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float u = first || carry == nullptr ? current[i] : carry[i] + current[i];
+    const float x = u / neuron.unit;
+    const int s = x >= neuron.ratio && x > 0.0f ? 1 : -x >= neuron.ratio && x < 0.0f ? -1 : 0;
+    count[i] = static_cast<std::int8_t>(s);
+    if (carry == nullptr) continue;
+    if (neuron.reset == Reset::hard)
+      carry[i] = s != 0 ? 0.0f : decay * u;
+    else
+      carry[i] = decay * (u - neuron.unit * static_cast<float>(s));
+  }
+}
+
+// ---- attention ---------------------------------------------------------------------------------
+
+// A query reads the words of its own active features only, and adds its count where a bit is set.
+// One body for a page: its sums, which of them reach a bar, and, if any does, the sums written out.
+// `next` is the page after it, whose words are called for meanwhile.
+
+#if defined(SPIKEFORMERS_AVX512)
+SPIKEFORMERS_INLINE std::uint64_t narrow_page(const std::uint64_t* keys, const std::uint64_t* next,
+                                              const Query& query, std::int16_t bar,
+                                              std::int32_t* score) {
+  __m512i low = _mm512_setzero_si512(), high = low;
+  for (std::int64_t i = 0; i < query.n; ++i) {
+    const std::uint64_t bits = keys[query.word[i]];
+    __builtin_prefetch(next + query.word[i]);
+    const __m512i worth = _mm512_set1_epi16(query.worth[i]);
+    low = _mm512_mask_add_epi16(low, static_cast<__mmask32>(bits), low, worth);
+    high = _mm512_mask_add_epi16(high, static_cast<__mmask32>(bits >> 32), high, worth);
+  }
+  const __m512i floor = _mm512_set1_epi16(bar);
+  const std::uint64_t reached =
+      static_cast<std::uint64_t>(_mm512_cmpge_epi16_mask(low, floor)) |
+      static_cast<std::uint64_t>(_mm512_cmpge_epi16_mask(high, floor)) << 32;
+  if (reached == 0) return 0;
+  const __m256i quarter[4] = {_mm512_castsi512_si256(low), _mm512_extracti64x4_epi64(low, 1),
+                              _mm512_castsi512_si256(high), _mm512_extracti64x4_epi64(high, 1)};
+  for (int k = 0; k < 4; ++k)
+    _mm512_storeu_si512(score + 16 * k, _mm512_cvtepi16_epi32(quarter[k]));
+  return reached;
+}
+#elif defined(SPIKEFORMERS_AVX2)
+SPIKEFORMERS_INLINE std::uint64_t narrow_page(const std::uint64_t* keys, const std::uint64_t* next,
+                                              const Query& query, std::int16_t bar,
+                                              std::int32_t* score) {
+  const __m256i select = _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096,
+                                           8192, 16384, static_cast<short>(-32768));
+  __m256i sum[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(),
+                    _mm256_setzero_si256()};
+  for (std::int64_t i = 0; i < query.n; ++i) {
+    const std::uint64_t bits = keys[query.word[i]];
+    __builtin_prefetch(next + query.word[i]);
+    const __m256i worth = _mm256_set1_epi16(query.worth[i]);
+    for (int k = 0; k < 4; ++k) {
+      const __m256i spread = _mm256_set1_epi16(static_cast<std::int16_t>(bits >> (16 * k)));
+      const __m256i set = _mm256_cmpeq_epi16(_mm256_and_si256(spread, select), select);
+      sum[k] = _mm256_add_epi16(sum[k], _mm256_and_si256(set, worth));
+    }
+  }
+  const __m256i floor = _mm256_set1_epi16(bar);
+  __m256i below[4];
+  for (int k = 0; k < 4; ++k) below[k] = _mm256_cmpgt_epi16(floor, sum[k]);
+  // packs keeps 128-bit lanes apart; the permutation puts tokens back in order.
+  const __m256i first = _mm256_permute4x64_epi64(_mm256_packs_epi16(below[0], below[1]), 0xd8);
+  const __m256i second = _mm256_permute4x64_epi64(_mm256_packs_epi16(below[2], below[3]), 0xd8);
+  const std::uint64_t reached =
+      ~(static_cast<std::uint64_t>(static_cast<std::uint32_t>(_mm256_movemask_epi8(first))) |
+        static_cast<std::uint64_t>(static_cast<std::uint32_t>(_mm256_movemask_epi8(second))) << 32);
+  if (reached == 0) return 0;
+  for (int k = 0; k < 4; ++k) {
+    auto* to = reinterpret_cast<__m256i*>(score + 16 * k);
+    _mm256_storeu_si256(to, _mm256_cvtepi16_epi32(_mm256_castsi256_si128(sum[k])));
+    _mm256_storeu_si256(to + 1, _mm256_cvtepi16_epi32(_mm256_extracti128_si256(sum[k], 1)));
+  }
+  return reached;
+}
+#endif
+
+// Event against event: only where query and key both fired is there anything to add.
+SPIKEFORMERS_INLINE std::uint64_t any_page(const std::uint64_t* keys, const Query& query,
+                                           std::int32_t least, std::int32_t* score) {
+  for (int j = 0; j < kPage; ++j) score[j] = 0;
+  for (std::int64_t i = 0; i < query.n; ++i)
+    for (std::uint64_t bits = keys[query.word[i]]; bits != 0; bits &= bits - 1)
+      score[__builtin_ctzll(bits)] += query.worth[i];
+  std::uint64_t reached = 0;
+  for (int j = 0; j < kPage; ++j)
+    reached |= static_cast<std::uint64_t>(score[j] >= least) << j;
+  return reached;
+}
+
+void page_scores(const std::uint64_t* keys, const Query& query, std::int32_t* score) {
+#if defined(SPIKEFORMERS_AVX512) || defined(SPIKEFORMERS_AVX2)
+  if (query.narrow) {
+    narrow_page(keys, keys, query, -32768, score);
+    return;
+  }
+#endif
+  any_page(keys, query, -2147483647, score);
+}
+
+Found page_scan(const Pages& pages, const Query& query, std::int32_t least, std::int32_t* score) {
+  Found found{0, 0, 0};
+#if defined(SPIKEFORMERS_AVX512) || defined(SPIKEFORMERS_AVX2)
+  const bool narrow = query.narrow && least <= 32767;
+  const auto bar = static_cast<std::int16_t>(least < -32768 ? -32768 : least);
+#endif
+  for (std::int64_t at = pages.first; found.looked < pages.count; at += pages.step) {
+    ++found.looked;
+    const Most& most = pages.most[at * pages.heads];
+    if (query.spikes * most.count < least || query.top * most.sum < least) continue;
+    ++found.read;
+    const std::uint64_t* keys = pages.page[at] + pages.offset;
+#if defined(SPIKEFORMERS_AVX512) || defined(SPIKEFORMERS_AVX2)
+    const std::uint64_t* next =
+        found.looked < pages.count ? pages.page[at + pages.step] + pages.offset : keys;
+    found.reached = narrow ? narrow_page(keys, next, query, bar, score)
+                           : any_page(keys, query, least, score);
+#else
+    found.reached = any_page(keys, query, least, score);
+#endif
+    if (found.reached != 0) break;
+  }
+  return found;
+}
+
+// The order of PyTorch's operations, each rounded to float: winners are the same, ties included.
+float page_values(const std::int32_t* score, float unit, float scale, const float* bias,
+                  float* value) {
+  Floats best = Floats{} - __builtin_inff();
+  for (int j = 0; j < kPage; j += kFloats) {
+    const Floats v = __builtin_convertvector(load<Ints>(score + j), Floats) * unit * scale +
+                     load<Floats>(bias + j);
+    store(value + j, v);
+    best = v > best ? v : best;
+  }
+  float top = best[0];
+  for (int k = 1; k < kFloats; ++k) top = best[k] > top ? best[k] : top;
+  return top;
+}
+
+#undef SPIKEFORMERS_INLINE
+
+const Kernels table = {SPIKEFORMERS_PATH, rows_f32, rows_i8, rows_i8_real, panel_pack, panel_add,
+                       norm, fire, page_scores, page_scan, page_values};

@@ -1,0 +1,76 @@
+#include "cache.hpp"
+
+#include <cstring>
+
+namespace spikeformers {
+
+Planes Planes::of(const Neuron& neuron) {
+  Planes planes;
+  if (neuron.type == SpikeType::ternary) {
+    planes.n = 2;
+    planes.weight[1] = -1;
+  } else if (neuron.type == SpikeType::integer) {
+    for (planes.n = 0; neuron.levels >> planes.n != 0; ++planes.n)
+      planes.weight[planes.n] = 1 << planes.n;
+  }
+  return planes;
+}
+
+std::uint32_t Planes::bits(int count) const {
+  if (count < 0) return 2;  // ternary
+  return static_cast<std::uint32_t>(count);
+}
+
+BitCache::BitCache(int heads, int width, const Planes& keys, const Planes& values)
+    : heads_(heads),
+      width_(width),
+      words_((width + 63) / 64),
+      keys_(keys),
+      values_(values),
+      key_words_(static_cast<std::int64_t>(width) * keys.n),
+      page_words_(heads * (key_words_ + static_cast<std::int64_t>(kPage) * values.n * words_)) {}
+
+std::int64_t BitCache::bytes() const {
+  return static_cast<std::int64_t>(pages_.size()) * page_words_ * 8 +
+         static_cast<std::int64_t>(most_.size() * sizeof(Most));
+}
+
+void BitCache::extend(std::int64_t more) {
+  tokens_ += more;
+  while (static_cast<std::int64_t>(pages_.size()) * kPage < tokens_) {
+    pages_.push_back(std::make_unique<std::uint64_t[]>(static_cast<std::size_t>(page_words_)));
+    page_.push_back(pages_.back().get());
+    most_.resize(most_.size() + static_cast<std::size_t>(heads_));
+  }
+}
+
+void BitCache::put_key(std::int64_t token, int head, const std::int8_t* count) {
+  const auto page = static_cast<std::size_t>(token / kPage);
+  std::uint64_t* words = pages_[page].get() + head * key_words_;
+  const std::uint64_t bit = std::uint64_t{1} << (token % kPage);
+  std::int32_t sum = 0, top = 0;
+  for (int d = 0; d < width_; ++d) {
+    if (count[d] == 0) continue;
+    const std::uint32_t set = keys_.bits(count[d]);
+    for (int p = 0; p < keys_.n; ++p)
+      if (set >> p & 1) words[d * keys_.n + p] |= bit;
+    const std::int32_t size = count[d] < 0 ? -count[d] : count[d];
+    sum += size;
+    top = top < size ? size : top;
+  }
+  Most& most = most_[page * static_cast<std::size_t>(heads_) + static_cast<std::size_t>(head)];
+  most.sum = most.sum < sum ? sum : most.sum;
+  most.count = most.count < top ? top : most.count;
+}
+
+void BitCache::put_value(std::int64_t token, int head, const std::int8_t* count) {
+  std::uint64_t* words = mutable_value(token, head);
+  for (int d = 0; d < width_; ++d) {
+    if (count[d] == 0) continue;
+    const std::uint32_t set = values_.bits(count[d]);
+    for (int p = 0; p < values_.n; ++p)
+      if (set >> p & 1) words[p * words_ + d / 64] |= std::uint64_t{1} << (d % 64);
+  }
+}
+
+}  // namespace spikeformers

@@ -1,0 +1,109 @@
+// The arithmetic of the engine, once for each instruction set, behind one table of functions.
+//
+// Every loop adds in the same order whatever the vector width, and no product is fused into a sum
+// (-ffp-contract=off), so that all paths, one token or many, give the same bits.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace spikeformers {
+
+constexpr int kPage = 64;        // tokens of a cache page: one machine word holds a bit of each
+constexpr int kMaxPlanes = 7;    // counts to 64
+constexpr int kMaxLevels = 64;   // two counts times a weight, 2 * 64 * 255, fit 16 bits
+
+enum class SpikeType : std::int32_t { binary, integer, ternary };
+enum class Reset : std::int32_t { soft, hard, delayed };
+enum class NormKind : std::int32_t { none, layer, rms };
+
+// One neuron layer: see spikeformers/neurons, whose files are the specification.
+struct Neuron {
+  SpikeType type = SpikeType::integer;
+  int levels = 1;         // integer: counts 0..levels
+  float unit = 1.0f;      // value of one spike; amplitude of a ternary one
+  float decay = 0.0f;     // with more than one simulation step
+  float threshold = 1.0f; // binary
+  float ratio = 0.5f;     // ternary: it fires from ratio * unit
+  Reset reset = Reset::soft;
+};
+
+// The inputs of one row that fired: indices in ascending order.
+struct Events {
+  const std::int32_t* index;
+  std::int64_t n;
+};
+
+// One query against pages of keys (cache.hpp has the layout): the words of the features that fired,
+// one for each bit plane, and what a set bit of each adds to the score.
+struct Query {
+  const std::int32_t* word;
+  const std::int16_t* worth;
+  std::int64_t n;
+  std::int64_t spikes, top;  // sum of its counts, and the largest
+  bool narrow;               // every score fits 16 bits
+};
+
+// The largest spike count, and sum of them, of any key of a page: no score can be larger than
+// min(query's sum * count, query's count * sum).
+struct Most {
+  std::int32_t sum = 0, count = 0;
+};
+
+// Pages of one head to go through: `count` of them from `first` on, upwards or downwards.
+struct Pages {
+  const std::uint64_t* const* page;
+  std::int64_t offset;  // of the head's keys in a page
+  const Most* most;     // of the head in page 0; `heads` apart
+  std::int64_t heads, first, count, step;
+};
+
+struct Found {
+  std::int64_t looked;    // pages gone through, the found one included
+  std::int64_t read;      // of which this many were read, the others ruled out by their Most
+  std::uint64_t reached;  // a bit for each key of the last one; 0: there was none
+};
+
+struct Kernels {
+  const char* name;
+
+  // out[begin..end) of sum_e coef[e] * w[index[e]][...], w input-major with rows of `stride`.
+  void (*rows_f32)(const float* w, std::int64_t stride, Events events, const float* coef,
+                   std::int64_t begin, std::int64_t end, float* out);
+  // The same over int8 rows and whole counts: exact, in 16-bit sums that spill in time into 32.
+  void (*rows_i8)(const std::int8_t* w, std::int64_t stride, Events events,
+                  const std::int8_t* count, std::int64_t begin, std::int64_t end,
+                  std::int32_t* out);
+  // Real inputs against int8 rows: the head of a model that does not spike there.
+  void (*rows_i8_real)(const std::int8_t* w, std::int64_t stride, Events events, const float* coef,
+                       std::int64_t begin, std::int64_t end, float* out);
+  // Four input rows a group, packed so that a token multiplies four counts at once; see panel.
+  void (*panel_pack)(const std::int8_t* w, std::int64_t stride, std::int64_t rows,
+                     std::int64_t columns, std::uint8_t* panel);
+  void (*panel_add)(const std::uint8_t* panel, const std::int32_t* group, const std::uint32_t* four,
+                    std::int64_t groups, std::int32_t* sum);
+  // y = norm(x): `out` may be `x`.
+  void (*norm)(NormKind kind, const float* x, std::int64_t n, const float* gain,
+               const float* shift, float eps, float* out);
+  // One simulation step. `carry` is null where nothing recurs; `first` starts it at zero.
+  void (*fire)(const Neuron& neuron, const float* current, float* carry, bool first,
+               std::int64_t n, std::int8_t* count);
+  // Scores of the 64 keys of a page, as whole numbers.
+  void (*page_scores)(const std::uint64_t* keys, const Query& query, std::int32_t* score);
+  // Goes through pages until one has a key whose score is at least `least`: writes its scores.
+  Found (*page_scan)(const Pages& pages, const Query& query, std::int32_t least,
+                     std::int32_t* score);
+  // value[j] = score[j] * unit * scale + bias[j] in this order; returns the largest.
+  float (*page_values)(const std::int32_t* score, float unit, float scale, const float* bias,
+                       float* value);
+};
+
+constexpr int kPanelColumns = 64;
+constexpr int kPanelRows = 256;  // 16 KiB of packed weights: they stay in L1 over the tokens
+
+// The table of a path: "portable", "avx2" or "avx512"; null where this build has none.
+const Kernels* portable_kernels();
+const Kernels* avx2_kernels();
+const Kernels* avx512_kernels();
+
+}  // namespace spikeformers

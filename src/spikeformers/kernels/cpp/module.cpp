@@ -1,0 +1,342 @@
+// The Python face of the engine: arrays in, arrays out; nothing here computes.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <chrono>
+#include <optional>
+
+#include "paths.hpp"
+#include "program.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using namespace spikeformers;
+
+namespace {
+
+using Reals = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+using Counts = nb::ndarray<const std::int8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Matrix = nb::ndarray<nb::ndim<2>, nb::ro, nb::c_contig, nb::device::cpu>;
+
+template <class T>
+nb::ndarray<nb::numpy, T> owned(std::vector<T>&& values, std::vector<std::size_t> shape) {
+  auto* held = new std::vector<T>(std::move(values));
+  nb::capsule owner(held, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
+  return nb::ndarray<nb::numpy, T>(held->data(), shape.size(), shape.data(), owner);
+}
+
+void require_aligned(const void* data) {
+  if (reinterpret_cast<std::uintptr_t>(data) % alignof(float) != 0)
+    throw std::invalid_argument("an array of floats is not aligned to them");
+}
+
+Vector vector_of(const std::optional<Reals>& array) {
+  if (!array) return {};
+  require_aligned(array->data());
+  return {array->data(), static_cast<std::int64_t>(array->size())};
+}
+
+Weights weights_of(const Matrix& matrix, const std::optional<Reals>& scale, bool by_column_scale) {
+  Weights w;
+  w.inputs = static_cast<std::int64_t>(matrix.shape(0));
+  w.outputs = static_cast<std::int64_t>(matrix.shape(1));
+  if (matrix.dtype() == nb::dtype<float>()) {
+    require_aligned(matrix.data());
+    w.f32 = static_cast<const float*>(matrix.data());
+    if (scale) throw std::invalid_argument("fp32 weights take no scale");
+    return w;
+  }
+  if (matrix.dtype() != nb::dtype<std::int8_t>())
+    throw std::invalid_argument("weights must be float32 or int8");
+  w.i8 = static_cast<const std::int8_t*>(matrix.data());
+  if (!scale) throw std::invalid_argument("int8 weights need a scale");
+  const std::int64_t wanted = by_column_scale ? w.outputs : w.inputs;
+  if (static_cast<std::int64_t>(scale->size()) != wanted)
+    throw std::invalid_argument("the scale of int8 weights has " + std::to_string(scale->size()) +
+                                " entries, not " + std::to_string(wanted));
+  require_aligned(scale->data());
+  w.scale = scale->data();
+  return w;
+}
+
+template <class E>
+E named(const std::string& name, std::initializer_list<std::pair<const char*, E>> known) {
+  for (const auto& [spelled, value] : known)
+    if (name == spelled) return value;
+  throw std::invalid_argument("'" + name + "' is unknown to the engine");
+}
+
+Neuron neuron_of(const std::string& type, int levels, float unit, float decay, float threshold,
+                 float ratio, const std::string& reset) {
+  Neuron neuron;
+  neuron.type = named<SpikeType>(type, {{"binary", SpikeType::binary},
+                                        {"integer", SpikeType::integer},
+                                        {"ternary", SpikeType::ternary}});
+  neuron.levels = levels;
+  neuron.unit = unit;
+  neuron.decay = decay;
+  neuron.threshold = threshold;
+  neuron.ratio = ratio;
+  neuron.reset = named<Reset>(
+      reset, {{"soft", Reset::soft}, {"hard", Reset::hard}, {"delayed", Reset::delayed}});
+  return neuron;
+}
+
+NormKind norm_of(const std::string& name) {
+  return named<NormKind>(
+      name, {{"none", NormKind::none}, {"layer", NormKind::layer}, {"rms", NormKind::rms}});
+}
+
+Rule rule_of(const std::string& name) {
+  return named<Rule>(name, {{"winners", Rule::winners},
+                            {"sparsemax", Rule::sparsemax},
+                            {"softmax", Rule::softmax},
+                            {"ssa", Rule::ssa}});
+}
+
+// Keeps the arrays that its program points into.
+struct Engine {
+  Engine(const std::string& path, int threads, int steps, std::int64_t vocabulary)
+      : program(*choose_path(path).kernels, threads, steps, vocabulary) {}
+
+  template <class Array>
+  void hold(const std::optional<Array>& array) {
+    if (array) held.push_back(nb::cast(*array));
+  }
+
+  Program program;
+  std::vector<nb::object> held;
+};
+
+nb::ndarray<nb::numpy, float> forward(Engine& engine, const std::vector<Sequence*>& sequences,
+                                      const std::vector<std::int32_t>& tokens,
+                                      const std::vector<std::int64_t>& wanted) {
+  if (sequences.size() != tokens.size()) throw std::invalid_argument("one sequence a token");
+  std::vector<float> logits;
+  {
+    nb::gil_scoped_release free;
+    const std::lock_guard<std::mutex> lock(engine.program.busy());
+    const float* found = engine.program.forward(sequences, tokens, wanted);
+    logits.assign(found, found + wanted.size() * static_cast<std::size_t>(engine.program.vocabulary));
+  }
+  const std::size_t rows = wanted.size(), columns = static_cast<std::size_t>(engine.program.vocabulary);
+  return owned(std::move(logits), {rows, columns});
+}
+
+// The likeliest token after `token`, the lowest id on ties: a whole step without logits leaving.
+std::int32_t advance(Engine& engine, Sequence& sequence, std::int32_t token) {
+  nb::gil_scoped_release free;
+  const std::lock_guard<std::mutex> lock(engine.program.busy());
+  const float* logits = engine.program.forward({&sequence}, {token}, {0});
+  return static_cast<std::int32_t>(std::max_element(logits, logits + engine.program.vocabulary) - logits);
+}
+
+nb::object values_of(const Engine& engine, int id) {
+  const Buffer& buffer = engine.program.buffer(id);
+  const auto rows = static_cast<std::size_t>(buffer.rows), width = static_cast<std::size_t>(buffer.width);
+  if (buffer.spiking) {
+    std::vector<std::int8_t> copy(buffer.count.begin(), buffer.count.begin() + static_cast<std::ptrdiff_t>(rows * width));
+    return nb::cast(owned(std::move(copy), {rows, width}));
+  }
+  std::vector<float> copy(buffer.real.begin(), buffer.real.begin() + static_cast<std::ptrdiff_t>(rows * width));
+  return nb::cast(owned(std::move(copy), {rows, width}));
+}
+
+std::vector<float> reals_of(const Program& program, int id) {
+  const Buffer& buffer = program.buffer(id);
+  return {buffer.real.begin(), buffer.real.begin() + static_cast<std::ptrdiff_t>(buffer.rows * buffer.width)};
+}
+
+// One kernel by itself, as a program of one step: what tests and benchmarks call. `repeats` runs it
+// again; the seconds are the mean of a run.
+using Timed = std::tuple<nb::ndarray<nb::numpy, float>, double>;
+
+template <class Work>
+double seconds_of(int repeats, const Work& work) {
+  nb::gil_scoped_release free;
+  const auto start = std::chrono::steady_clock::now();
+  for (int i = 0; i < repeats; ++i) work();
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+  return took.count() / repeats;
+}
+
+Timed product(const Counts& counts, const Matrix& matrix, const std::optional<Reals>& scale,
+              const std::optional<Reals>& bias, float unit, const std::string& path, int threads,
+              int repeats) {
+  Program program(*choose_path(path).kernels, threads, 1, 1);
+  const auto rows = static_cast<std::int64_t>(counts.shape(0));
+  Neuron neuron;
+  neuron.levels = kMaxLevels;
+  neuron.unit = unit;
+  const int in = program.spikes(static_cast<std::int64_t>(counts.shape(1)), neuron);
+  const int out = program.real(static_cast<std::int64_t>(matrix.shape(1)));
+  program.fill(in, counts.data(), rows);
+  program.linear(in, out, weights_of(matrix, scale, true), vector_of(bias));
+  Sequence sequence(program);
+  const double seconds = seconds_of(repeats, [&] { program.run_alone(sequence, rows); });
+  return {owned(reals_of(program, out), {counts.shape(0), matrix.shape(1)}), seconds};
+}
+
+Timed attend(const Counts& q, const Counts& k, const Counts& v, const std::string& type, int levels,
+             float unit, int heads, const std::string& rule, int winners, float weight,
+             const Reals& scale, const std::optional<Reals>& bias, const std::string& path,
+             int threads) {
+  if (q.shape(0) != k.shape(0) || q.shape(0) != v.shape(0) || q.shape(1) != k.shape(1) ||
+      q.shape(1) != v.shape(1))
+    throw std::invalid_argument("attend: q, k and v differ in shape");
+  Program program(*choose_path(path).kernels, threads, 1, 1);
+  const Neuron neuron = neuron_of(type, levels, unit, 0.0f, 1.0f, 0.5f, "soft");
+  const auto rows = static_cast<std::int64_t>(q.shape(0)), width = static_cast<std::int64_t>(q.shape(1));
+  int id[3];
+  const Counts* given[3] = {&q, &k, &v};
+  for (int i = 0; i < 3; ++i) {
+    id[i] = program.spikes(width, neuron);
+    program.fill(id[i], given[i]->data(), rows);
+  }
+  const int out = program.real(width);
+  program.attend(id[0], id[1], id[2], out, heads, rule_of(rule), winners, weight, vector_of(scale),
+                 vector_of(bias));
+  Sequence sequence(program);
+  const double seconds = seconds_of(1, [&] { program.run_alone(sequence, rows); });
+  return {owned(reals_of(program, out), {q.shape(0), q.shape(1)}), seconds};
+}
+
+nb::ndarray<nb::numpy, float> normalise(const Reals& x, const std::string& kind, const std::optional<Reals>& gain,
+                                        const std::optional<Reals>& shift, float eps, const std::string& path) {
+  require_aligned(x.data());
+  const NormKind chosen = norm_of(kind);
+  const std::size_t n = x.size();
+  if (n == 0 || (chosen != NormKind::none && (!gain || gain->size() != n)) ||
+      (chosen == NormKind::layer && (!shift || shift->size() != n)))
+    throw std::invalid_argument("norm: its weight and bias need the width of x");
+  std::vector<float> y(n);
+  choose_path(path).kernels->norm(chosen, x.data(), static_cast<std::int64_t>(n), vector_of(gain).data,
+                                  vector_of(shift).data, eps, y.data());
+  return owned(std::move(y), {n});
+}
+
+// Currents [steps, n] through one neuron layer.
+nb::ndarray<nb::numpy, std::int8_t> fire(const Reals& current, const std::string& type, int levels,
+                                         float unit, float decay, float threshold, float ratio,
+                                         const std::string& reset, const std::string& path) {
+  require_aligned(current.data());
+  if (current.ndim() != 2) throw std::invalid_argument("fire: currents are [steps, n]");
+  const std::size_t steps = current.shape(0), n = current.shape(1);
+  const Neuron neuron = neuron_of(type, levels, unit, decay, threshold, ratio, reset);
+  std::vector<std::int8_t> count(steps * n);
+  std::vector<float> carry(n);
+  for (std::size_t s = 0; s < steps; ++s)
+    choose_path(path).kernels->fire(neuron, current.data() + s * n, steps > 1 ? carry.data() : nullptr,
+                                    s == 0, static_cast<std::int64_t>(n), count.data() + s * n);
+  return owned(std::move(count), {steps, n});
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  m.doc() = "Event-driven kernels in C++; spikeformers.kernels explains them.";
+  nb::set_leak_warnings(false);  // an interpreter that dies of an exception keeps engines alive
+
+  m.def("paths", [] {
+    std::vector<std::tuple<std::string, bool, std::string>> all;
+    for (const Path& path : paths()) all.emplace_back(path.name, path.kernels != nullptr, path.reason);
+    return all;
+  });
+  m.def("processors", &processors);
+  m.attr("MAX_LEVELS") = kMaxLevels;
+  m.def("product", &product, "counts"_a, "matrix"_a, "scale"_a.none(), "bias"_a.none(), "unit"_a,
+        "path"_a, "threads"_a, "repeats"_a);
+  m.def("attend", &attend, "q"_a, "k"_a, "v"_a, "type"_a, "levels"_a, "unit"_a, "heads"_a, "rule"_a,
+        "winners"_a, "weight"_a, "scale"_a, "bias"_a.none(), "path"_a, "threads"_a);
+  m.def("norm", &normalise, "x"_a, "kind"_a, "gain"_a.none(), "shift"_a.none(), "eps"_a, "path"_a);
+  m.def("fire", &fire, "current"_a, "type"_a, "levels"_a, "unit"_a, "decay"_a, "threshold"_a,
+        "ratio"_a, "reset"_a, "path"_a);
+
+  nb::class_<Sequence>(m, "Sequence")
+      .def_prop_ro("tokens", &Sequence::tokens)
+      .def_prop_ro("bytes", &Sequence::bytes);
+
+  nb::class_<Engine>(m, "Program")
+      .def(nb::init<const std::string&, int, int, std::int64_t>(), "path"_a, "threads"_a, "steps"_a,
+           "vocabulary"_a)
+      .def_prop_ro("path", [](const Engine& e) { return std::string(e.program.kernels.name); })
+      .def_prop_ro("threads", [](const Engine& e) { return e.program.pool.threads(); })
+      .def_prop_ro("positions", [](const Engine& e) { return e.program.positions; })
+      .def("real", [](Engine& e, std::int64_t width) { return e.program.real(width); }, "width"_a)
+      .def("spikes",
+           [](Engine& e, std::int64_t width, const std::string& type, int levels, float unit,
+              float decay, float threshold, float ratio, const std::string& reset) {
+             return e.program.spikes(
+                 width, neuron_of(type, levels, unit, decay, threshold, ratio, reset));
+           },
+           "width"_a, "type"_a, "levels"_a, "unit"_a, "decay"_a, "threshold"_a, "ratio"_a, "reset"_a)
+      .def("embed",
+           [](Engine& e, int out, const Matrix& table, const std::optional<Reals>& scale,
+              bool by_column, const std::optional<Reals>& positions) {
+             e.program.embed(out, weights_of(table, scale, by_column), by_column, vector_of(positions));
+             e.held.push_back(nb::cast(table));
+             e.hold(scale);
+             e.hold(positions);
+           },
+           "out"_a, "table"_a, "scale"_a.none(), "by_column"_a, "positions"_a.none())
+      .def("select", [](Engine& e, int in, int out) { e.program.select(in, out); }, "input"_a, "out"_a)
+      .def("norm",
+           [](Engine& e, int in, int out, std::int64_t offset, const std::string& kind,
+              const std::optional<Reals>& gain, const std::optional<Reals>& shift, float eps) {
+             e.program.norm(in, out, offset, norm_of(kind), vector_of(gain), vector_of(shift), eps);
+             e.hold(gain);
+             e.hold(shift);
+           },
+           "input"_a, "out"_a, "offset"_a, "kind"_a, "gain"_a.none(), "shift"_a.none(), "eps"_a)
+      .def("fire",
+           [](Engine& e, int in, int out, std::int64_t offset, const std::string& kind,
+              const std::optional<Reals>& gain, const std::optional<Reals>& shift, float eps) {
+             e.program.fire(in, out, offset, norm_of(kind), vector_of(gain), vector_of(shift), eps);
+             e.hold(gain);
+             e.hold(shift);
+           },
+           "input"_a, "out"_a, "offset"_a, "kind"_a, "gain"_a.none(), "shift"_a.none(), "eps"_a)
+      .def("linear",
+           [](Engine& e, int in, int out, const Matrix& weights, const std::optional<Reals>& scale,
+              const std::optional<Reals>& bias) {
+             e.program.linear(in, out, weights_of(weights, scale, true), vector_of(bias));
+             e.held.push_back(nb::cast(weights));
+             e.hold(scale);
+             e.hold(bias);
+           },
+           "input"_a, "out"_a, "weights"_a, "scale"_a.none(), "bias"_a.none())
+      .def("attend",
+           [](Engine& e, int query, int key, int value, int out, int heads, const std::string& rule,
+              int winners, float weight, const Reals& scale, const std::optional<Reals>& bias) {
+             e.program.attend(query, key, value, out, heads, rule_of(rule), winners, weight,
+                              vector_of(scale), vector_of(bias));
+             e.held.push_back(nb::cast(scale));
+             e.hold(bias);
+           },
+           "query"_a, "key"_a, "value"_a, "out"_a, "heads"_a, "rule"_a, "winners"_a, "weight"_a,
+           "scale"_a, "bias"_a.none())
+      .def("add", [](Engine& e, int in, int to) { e.program.add(in, to); }, "input"_a, "to"_a)
+      .def("finish", [](Engine& e, int logits) { e.program.finish(logits); }, "logits"_a)
+      .def("sequence", [](const Engine& e) { return new Sequence(e.program); },
+           nb::rv_policy::take_ownership, nb::keep_alive<0, 1>())
+      .def("forward", &forward, "sequences"_a, "tokens"_a, "wanted"_a)
+      .def("advance", &advance, "sequence"_a, "token"_a)
+      .def("values", &values_of, "buffer"_a)
+      .def("counters", [](const Engine& e) {
+        const Counters& c = e.program.counters;
+        nb::dict found;
+        found["tokens"] = c.rows;
+        found["neurons"] = c.neurons;
+        found["events"] = c.events;
+        found["weight_bytes"] = c.weight_bytes;
+        found["cache_bytes"] = c.cache_bytes;
+        found["pages_read"] = c.pages_read;
+        found["pages_skipped"] = c.pages_skipped;
+        return found;
+      });
+}

@@ -1,0 +1,46 @@
+// A few threads that share out the pieces of one loop at a time.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <thread>
+#include <vector>
+
+namespace spikeformers {
+
+// The caller works too, and never waits for a thread that has not taken a piece: a thread that the
+// system does not run costs nothing. There are never more threads than processors to run them.
+class Pool {
+ public:
+  explicit Pool(int threads);
+  ~Pool();
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+
+  // Threads at work, the caller included.
+  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+  // Calls work(piece) for each piece in [0, pieces), in any order, and returns when all are done.
+  // One caller at a time.
+  void run(std::int64_t pieces, const std::function<void(std::int64_t)>& work);
+
+ private:
+  void serve();
+  bool take_and_do();
+
+  // Round (upper half) and next piece of it (lower half) in one word, so that a thread that wakes
+  // late can never take a piece of a round that it has not read.
+  std::atomic<std::uint64_t> ticket_{0};
+  std::atomic<std::uint32_t> pieces_{0};
+  std::atomic<const std::function<void(std::int64_t)>*> work_{nullptr};
+  std::atomic<std::uint32_t> done_{0};
+  std::atomic<std::uint32_t> round_{0};  // what idle threads sleep on
+  std::atomic<bool> stop_{false};
+  std::vector<std::thread> workers_;
+};
+
+// Processors that this process may use.
+int processors();
+
+}  // namespace spikeformers

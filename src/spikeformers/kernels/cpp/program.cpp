@@ -1,0 +1,236 @@
+// How a program is put together and checked; run.cpp runs it.
+#include "program.hpp"
+
+#include <stdexcept>
+
+namespace spikeformers {
+namespace {
+
+void require(bool fine, const std::string& what) {
+  if (!fine) throw std::invalid_argument(what);
+}
+
+std::string sizes(std::int64_t got, std::int64_t wanted) {
+  return " has " + std::to_string(got) + " entries, not " + std::to_string(wanted);
+}
+
+void require_weights(const Weights& w, const std::string& what) {
+  require((w.f32 != nullptr) != (w.i8 != nullptr && w.scale != nullptr),
+          what + ": weights are either fp32, or int8 with a scale");
+  // 255 * 64 a product: 32-bit sums hold this many.
+  require(w.inputs <= 131072 || w.i8 == nullptr, what + ": more inputs than an int8 sum holds");
+}
+
+void wrote(Buffer& buffer, int steps, bool selected) {
+  buffer.written = true;
+  buffer.steps = steps;
+  buffer.selected = selected;
+}
+
+}  // namespace
+
+void Buffer::resize(std::int64_t wanted) {
+  rows = wanted;
+  const auto size = static_cast<std::size_t>(rows * width);
+  if (spiking) {
+    if (count.size() < size) {
+      count.resize(size);
+      index.resize(size);
+    }
+    if (fired.size() < static_cast<std::size_t>(rows)) fired.resize(static_cast<std::size_t>(rows));
+  } else if (real.size() < size) {
+    real.resize(size);
+  }
+}
+
+Sequence::Sequence(const Program& program)
+    : program_(&program),
+      bits_(static_cast<std::size_t>(program.slots_ * program.steps)),
+      sums_(static_cast<std::size_t>(program.slots_ * program.steps)) {
+  for (const Step& step : program.steps_) {
+    const auto* attend = std::get_if<Attend>(&step);
+    if (attend == nullptr) continue;
+    const Buffer& key = program.buffer(attend->key);
+    const auto width = static_cast<int>(key.width / attend->heads);
+    for (int s = 0; s < program.steps; ++s) {
+      const auto slot = static_cast<std::size_t>(attend->slot * program.steps + s);
+      if (attend->rule == Rule::ssa)
+        sums_[slot] = std::make_unique<SumCache>(attend->heads, width);
+      else
+        bits_[slot] = std::make_unique<BitCache>(attend->heads, width, Planes::of(key.neuron),
+                                                 Planes::of(program.buffer(attend->value).neuron));
+    }
+  }
+}
+
+std::int64_t Sequence::bytes() const {
+  std::int64_t total = 0;
+  for (const auto& cache : bits_) total += cache ? cache->bytes() : 0;
+  for (const auto& cache : sums_)
+    total += cache ? static_cast<std::int64_t>(cache->sum.size() * sizeof(std::int64_t)) : 0;
+  return total;
+}
+
+Program::Program(const Kernels& chosen, int threads, int simulation_steps, std::int64_t words)
+    : kernels(chosen), pool(threads), steps(simulation_steps), vocabulary(words) {
+  require(steps >= 1 && steps <= 1024, "simulation steps must be 1 to 1024");
+  require(vocabulary >= 1, "the vocabulary is empty");
+}
+
+int Program::real(std::int64_t width) {
+  require(width >= 1 && width <= INT32_MAX, "a buffer's width must be at least 1");
+  buffers_.push_back(std::make_unique<Buffer>());
+  buffers_.back()->width = width;
+  return static_cast<int>(buffers_.size()) - 1;
+}
+
+int Program::spikes(std::int64_t width, const Neuron& neuron) {
+  require(neuron.levels >= 1 && neuron.levels <= kMaxLevels,
+          "levels must be 1 to " + std::to_string(kMaxLevels));
+  require(neuron.unit > 0.0f, "the value of a spike must be positive");
+  const int id = real(width);
+  buffers_.back()->spiking = true;
+  buffers_.back()->neuron = neuron;
+  return id;
+}
+
+const Buffer& Program::buffer(int id) const {
+  require(id >= 0 && static_cast<std::size_t>(id) < buffers_.size(), "no such buffer");
+  return *buffers_[static_cast<std::size_t>(id)];
+}
+
+Buffer& Program::at(int id, const char* what) {
+  require(id >= 0 && static_cast<std::size_t>(id) < buffers_.size(),
+          std::string(what) + ": no such buffer");
+  return *buffers_[static_cast<std::size_t>(id)];
+}
+
+Buffer& Program::output(int id, bool spiking, const char* what) {
+  Buffer& found = at(id, what);
+  require(found.spiking == spiking,
+          std::string(what) + (spiking ? ": gives spikes, not reals" : ": gives reals, not spikes"));
+  return found;
+}
+
+const Buffer& Program::input(int id, bool spiking, const char* what) {
+  const Buffer& found = at(id, what);
+  require(found.spiking == spiking,
+          std::string(what) + (spiking ? ": takes spikes, not reals" : ": takes reals, not spikes"));
+  require(found.written, std::string(what) + ": reads a buffer that no step has written");
+  return found;
+}
+
+void Program::check_norm(const char* what, NormKind kind, Vector gain, Vector shift,
+                         std::int64_t width) const {
+  const std::string name = what;
+  if (kind != NormKind::none)
+    require(gain.n == width, name + ": the norm's weight" + sizes(gain.n, width));
+  if (kind == NormKind::layer)
+    require(shift.n == width, name + ": the norm's bias" + sizes(shift.n, width));
+}
+
+void Program::embed(int out, const Weights& table, bool by_column, Vector where) {
+  Buffer& to = output(out, false, "embed");
+  require((by_column ? table.inputs : table.outputs) == to.width &&
+              (by_column ? table.outputs : table.inputs) == vocabulary,
+          "embed: the table is not vocabulary x width");
+  require_weights(table, "embed");
+  if (where.data != nullptr) {
+    require(where.n > 0 && where.n % to.width == 0, "embed: positions are not a whole number of rows");
+    positions = where.n / to.width;
+  }
+  wrote(to, steps, false);
+  steps_.emplace_back(Embed{out, table, by_column, where});
+}
+
+void Program::select(int in, int out) {
+  const Buffer& from = input(in, false, "select");
+  Buffer& to = output(out, false, "select");
+  require(from.width == to.width, "select: widths differ");
+  require(in != out && !from.selected, "select: it was selected before");
+  wrote(to, 1, true);
+  steps_.emplace_back(Select{in, out});
+}
+
+void Program::norm(int in, int out, std::int64_t offset, NormKind kind, Vector gain, Vector shift,
+                   float eps) {
+  const Buffer& from = input(in, false, "norm");
+  Buffer& to = output(out, false, "norm");
+  require(offset >= 0 && offset <= from.width - to.width, "norm: it reads past its input");
+  check_norm("norm", kind, gain, shift, to.width);
+  wrote(to, from.steps, from.selected);
+  steps_.emplace_back(Norm{in, out, offset, kind, gain, shift, eps});
+}
+
+void Program::fire(int in, int out, std::int64_t offset, NormKind kind, Vector gain, Vector shift,
+                   float eps) {
+  const Buffer& from = input(in, false, "fire");
+  Buffer& to = output(out, true, "fire");
+  require(offset >= 0 && offset <= from.width - to.width, "fire: it reads past its input");
+  check_norm("fire", kind, gain, shift, to.width);
+  wrote(to, from.steps, from.selected);
+  steps_.emplace_back(Fire{in, out, offset, kind, gain, shift, eps});
+}
+
+void Program::linear(int in, int out, const Weights& weights, Vector bias) {
+  const Buffer& from = input(in, at(in, "linear").spiking, "linear");
+  Buffer& to = output(out, false, "linear");
+  require(in != out, "linear: it cannot write what it reads");
+  require(from.width == weights.inputs && to.width == weights.outputs,
+          "linear: a matrix of " + std::to_string(weights.inputs) + " x " +
+              std::to_string(weights.outputs) + " between widths " + std::to_string(from.width) +
+              " and " + std::to_string(to.width));
+  require_weights(weights, "linear");
+  require(bias.data == nullptr || bias.n == to.width, "linear: the bias" + sizes(bias.n, to.width));
+  wrote(to, from.steps, from.selected);
+  steps_.emplace_back(Linear{in, out, weights, bias});
+}
+
+void Program::attend(int query, int key, int value, int out, int heads, Rule rule, int winners,
+                     float weight, Vector scale, Vector bias) {
+  const Buffer& q = input(query, true, "attend");
+  Buffer& to = at(out, "attend");
+  require(heads >= 1 && q.width % heads == 0, "attend: heads do not divide the width");
+  for (const int id : {query, key, value}) {
+    const Buffer& one = input(id, true, "attend");
+    require(one.width == q.width, "attend: widths of q, k and v differ");
+    require(!one.selected && one.steps == steps, "attend: it comes before select");
+    require(id != out, "attend: it cannot write what it reads");
+  }
+  require(to.width == q.width, "attend: the output's width differs");
+  require(scale.n == heads, "attend: the scale" + sizes(scale.n, heads));
+  for (int h = 0; h < heads; ++h) require(scale.data[h] > 0.0f, "attend: a scale is not positive");
+  require(winners >= 1, "attend: at least one key must win");
+  require(rule != Rule::ssa || bias.data == nullptr, "attend: SSA takes no relative bias");
+  if (to.spiking) {
+    require(rule == Rule::winners && winners == 1 && weight == 1.0f,
+            "attend: only one winner's value is spikes; sums of rows are reals");
+    to.neuron = at(value, "attend").neuron;
+  }
+  require(bias.data == nullptr || (bias.n > 0 && bias.n % heads == 0),
+          "attend: the relative bias does not divide into heads");
+  std::vector<BiasLine> lines;
+  for (int h = 0; h < heads; ++h)
+    lines.emplace_back(bias.data == nullptr ? nullptr : bias.data + h * (bias.n / heads),
+                       bias.n / heads);
+  wrote(to, steps, false);
+  steps_.emplace_back(Attend{query, key, value, out, heads, rule, winners, weight, scale,
+                             std::move(lines), slots_++});
+}
+
+void Program::add(int in, int to) {
+  const Buffer &from = input(in, false, "add"), &sum = input(to, false, "add");
+  require(from.width == sum.width, "add: widths differ");
+  require(from.steps == sum.steps && from.selected == sum.selected, "add: rows differ");
+  steps_.emplace_back(Add{in, to});
+}
+
+void Program::finish(int logits) {
+  const Buffer& last = input(logits, false, "logits");
+  require(last.width == vocabulary, "logits: their width is not the vocabulary's");
+  require(last.selected, "logits: they come after select");
+  require(logits_ < 0, "the program is finished");
+  logits_ = logits;
+}
+
+}  // namespace spikeformers

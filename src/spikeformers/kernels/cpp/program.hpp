@@ -1,0 +1,190 @@
+// A model as a list of steps over shared kernels: what an architecture is to the engine.
+//
+// Python builds it once, from an engine file (spikeformers/engine/program.py), and every step checks
+// the shapes that it is given; after that a whole token, or a whole prompt, is one call.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "attention.hpp"
+#include "cache.hpp"
+#include "kernels.hpp"
+#include "pool.hpp"
+
+namespace spikeformers {
+
+// A matrix as it lies in the engine file: input-major, so that a row is what one input adds.
+struct Weights {
+  const float* f32 = nullptr;
+  const std::int8_t* i8 = nullptr;
+  const float* scale = nullptr;  // of int8, one an output
+  std::int64_t inputs = 0, outputs = 0;
+};
+
+struct Vector {
+  const float* data = nullptr;
+  std::int64_t n = 0;
+};
+
+// Values between steps: reals [S, rows, width], or spikes with the neuron that emits them.
+struct Buffer {
+  std::int64_t width = 0;
+  bool spiking = false;
+  Neuron neuron;
+  // Known while the program is put together: whether a step has written it, with rows for each
+  // simulation step, and for all tokens or for the selected ones.
+  bool written = false, selected = false;
+  int steps = 1;
+  std::int64_t rows = 0;              // of all simulation steps together
+  std::vector<float> real;
+  std::vector<std::int8_t> count;
+  std::vector<std::int32_t> index;    // of the inputs that fired, a row of `width` for each row
+  std::vector<std::int64_t> fired;    // how many did
+
+  void resize(std::int64_t rows);
+  Events events(std::int64_t row) const {
+    return {index.data() + row * width, fired[static_cast<std::size_t>(row)]};
+  }
+};
+
+struct Program;
+
+// One text: its caches, one for each attention layer and simulation step.
+class Sequence {
+ public:
+  explicit Sequence(const Program& program);
+  Sequence(const Sequence&) = delete;
+  Sequence& operator=(const Sequence&) = delete;
+  std::int64_t tokens() const { return tokens_; }
+  std::int64_t bytes() const;
+
+ private:
+  friend struct Program;
+  const Program* program_;
+  std::int64_t tokens_ = 0;
+  std::vector<std::unique_ptr<BitCache>> bits_;
+  std::vector<std::unique_ptr<SumCache>> sums_;
+};
+
+struct Embed {
+  int out;
+  Weights table;     // [width, vocabulary]: the head's own matrix, read by column, where tied
+  bool by_column;
+  Vector positions;  // [positions * width], or none
+};
+struct Select {      // keeps the rows whose logits are wanted, and averages simulation steps
+  int in, out;
+};
+struct Norm {
+  int in, out;
+  std::int64_t offset;
+  NormKind kind;
+  Vector gain, shift;
+  float eps;
+};
+struct Fire {        // norm, then neuron; reads out.width values from `offset` of each row
+  int in, out;
+  std::int64_t offset;
+  NormKind kind;
+  Vector gain, shift;
+  float eps;
+};
+struct Linear {
+  int in, out;
+  Weights weights;
+  Vector bias;
+};
+struct Attend {
+  int query, key, value, out, heads;
+  Rule rule;
+  int winners;
+  float weight;      // of each winner
+  Vector scale;      // [heads]
+  std::vector<BiasLine> bias;
+  int slot;          // of the sequence's caches
+};
+struct Add {
+  int in, to;
+};
+
+using Step = std::variant<Embed, Select, Norm, Fire, Linear, Attend, Add>;
+
+// Sums over everything that ran, for density and bytes; measured, not estimated.
+struct Counters {
+  std::int64_t rows = 0, neurons = 0, events = 0, spikes = 0, weight_bytes = 0, cache_bytes = 0,
+               pages_read = 0, pages_skipped = 0;
+};
+
+struct Program {
+  Program(const Kernels& kernels, int threads, int steps, std::int64_t vocabulary);
+
+  int real(std::int64_t width);
+  int spikes(std::int64_t width, const Neuron& neuron);
+  // Each throws std::invalid_argument where shapes or kinds do not fit.
+  void embed(int out, const Weights& table, bool by_column, Vector positions);
+  void select(int in, int out);
+  void norm(int in, int out, std::int64_t offset, NormKind kind, Vector gain, Vector shift, float eps);
+  void fire(int in, int out, std::int64_t offset, NormKind kind, Vector gain, Vector shift, float eps);
+  void linear(int in, int out, const Weights& weights, Vector bias);
+  void attend(int query, int key, int value, int out, int heads, Rule rule, int winners,
+              float weight, Vector scale, Vector bias);
+  void add(int in, int to);
+  void finish(int logits);
+
+  // Feeds tokens: row r is `token[r]` of `sequence[r]`, whose rows come in order. `wanted` are the
+  // rows whose logits are computed, ascending. Returns them, [wanted, vocabulary], in a buffer that
+  // the next call overwrites.
+  const float* forward(const std::vector<Sequence*>& sequence, const std::vector<std::int32_t>& token,
+                       const std::vector<std::int64_t>& wanted);
+
+  // For a step by itself, in tests and benchmarks: spikes to read, then every step of the program
+  // once more, over `rows` tokens of `sequence`.
+  void fill(int id, const std::int8_t* count, std::int64_t rows);
+  void run_alone(Sequence& sequence, std::int64_t rows);
+
+  const Buffer& buffer(int id) const;
+  std::mutex& busy() { return busy_; }
+
+  const Kernels& kernels;
+  Pool pool;
+  const int steps;
+  const std::int64_t vocabulary;
+  std::int64_t positions = -1;  // learned ones, which bound a sequence; -1: unbounded
+  std::int64_t heaviest_row = 0;
+  Counters counters;
+
+ private:
+  friend class Sequence;
+  struct Frame {
+    const std::vector<Sequence*>& sequence;
+    const std::vector<std::int32_t>& token;
+    const std::vector<std::int64_t>& wanted;
+    std::vector<std::int64_t> position;
+  };
+  Buffer& at(int id, const char* what);
+  Buffer& output(int id, bool spiking, const char* what);
+  const Buffer& input(int id, bool spiking, const char* what);
+  void check_norm(const char* what, NormKind kind, Vector gain, Vector shift, std::int64_t width) const;
+  void run(const Embed& step, const Frame& frame);
+  void run(const Select& step, const Frame& frame);
+  void run(const Norm& step, const Frame& frame);
+  void run(const Fire& step, const Frame& frame);
+  void run(const Linear& step, const Frame& frame);
+  void run(const Attend& step, const Frame& frame);
+  void run(const Add& step, const Frame& frame);
+  void collect(Buffer& out);
+  void product_i8(const Linear& step, const Buffer& in, Buffer& out);
+  void product_i8_batch(const Linear& step, const Buffer& in, Buffer& out);
+
+  std::vector<std::unique_ptr<Buffer>> buffers_;
+  std::vector<Step> steps_;
+  int logits_ = -1, slots_ = 0;
+  std::mutex busy_;
+};
+
+}  // namespace spikeformers

@@ -1,0 +1,142 @@
+"""The kernels in plain NumPy, a few lines each: the definition that C++ is held to.
+
+Shapes: S simulation steps, T tokens, H heads, K per head. Whole numbers are exact; sums of reals
+are taken in double, so a kernel may differ from them by float rounding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def product(
+    counts: NDArray[np.int8],
+    matrix: NDArray[Any],
+    scale: NDArray[np.float32] | None = None,
+    bias: NDArray[np.float32] | None = None,
+    unit: float = 1.0,
+) -> NDArray[np.float64]:
+    """``unit * counts @ matrix (* scale) + bias``."""
+    y = counts.astype(np.float64) @ matrix.astype(np.float64) * unit
+    y = y if scale is None else y * scale
+    return y if bias is None else y + bias
+
+
+def fire(
+    current: NDArray[np.float32],
+    spike_type: str = "integer",
+    levels: int = 1,
+    unit: float = 1.0,
+    decay: float = 0.0,
+    threshold: float = 1.0,
+    ratio: float = 0.5,
+    reset: str = "soft",
+) -> NDArray[np.int8]:
+    """Counts of one neuron layer, ``[S, n]``; `spikeformers.neurons` has the equations."""
+    carry = np.zeros_like(current[0])
+    steps = []
+    for now in current:
+        u = carry + now
+        if spike_type == "integer":
+            count = np.clip(np.round(u), 0, levels)
+        elif spike_type == "binary":
+            count = (u - np.float32(threshold) >= 0).astype(u.dtype)
+        else:
+            x = u / np.float32(unit)
+            count = np.sign(x) * (np.abs(x) >= np.float32(ratio))
+        worth = np.float32(threshold if spike_type == "binary" else unit)
+        worth = np.float32(1) if spike_type == "integer" else worth
+        if reset == "hard":
+            carry = np.float32(decay) * u * (count == 0)
+        elif reset == "delayed":
+            carry = np.float32(decay) * u - worth * count
+        else:
+            carry = np.float32(decay) * (u - worth * count)
+        steps.append(count.astype(np.int8))
+    return np.stack(steps)
+
+
+def norm(
+    x: NDArray[np.float32],
+    kind: str,
+    gain: NDArray[np.float32] | None = None,
+    shift: NDArray[np.float32] | None = None,
+    eps: float = 1e-5,
+) -> NDArray[np.float64]:
+    """LayerNorm, RMSNorm, or nothing, of one row."""
+    y = x.astype(np.float64)
+    if kind == "none":
+        return y
+    if kind == "layer":
+        y = y - y.mean()
+    y = y / np.sqrt((y * y).mean() + eps) * gain
+    return y + shift if kind == "layer" and shift is not None else y
+
+
+def scores(
+    q: NDArray[np.int8],
+    k: NDArray[np.int8],
+    unit: float,
+    scale: np.float32,
+    bias: NDArray[np.float32] | None,
+) -> NDArray[np.float32]:
+    """Causal scores of one head, ``[T, T]``, each operation rounded to float as PyTorch does.
+
+    ``(q k^T as a whole number * unit) * scale + bias``; -inf where a query may not look.
+    """
+    whole = q.astype(np.int64) @ k.astype(np.int64).T
+    found = whole.astype(np.float32) * np.float32(unit * unit) * scale
+    tokens = len(q)
+    distance = np.arange(tokens)[:, None] - np.arange(tokens)[None]
+    if bias is not None:
+        found = found + bias[np.clip(distance, 0, len(bias) - 1)]
+    return np.where(distance >= 0, found, np.float32(-np.inf))
+
+
+def weights(
+    found: NDArray[np.float32], rule: str, winners: int = 1, weight: float = 1.0
+) -> NDArray[np.float64]:
+    """Weights of the keys, ``[T, T]``, from masked scores."""
+    rows = np.zeros(found.shape)
+    if rule == "ssa":
+        return np.where(np.isfinite(found), found, 0).astype(np.float64)
+    for row, score in zip(rows, found.astype(np.float64), strict=True):
+        if rule == "winners":  # a stable sort: the lowest index wins a tie
+            best = np.argsort(-score, kind="stable")[:winners]
+            row[best[np.isfinite(score[best])]] = weight
+        elif rule == "softmax":
+            row[:] = np.exp(score - score.max())
+            row /= row.sum()
+        else:
+            ordered = -np.sort(-score[np.isfinite(score)])
+            total = np.cumsum(ordered)
+            rank = np.arange(1, len(ordered) + 1)
+            support = int((1 + rank * ordered > total).sum())
+            row[:] = np.maximum(score - (total[support - 1] - 1) / support, 0)
+    return rows
+
+
+def attend(
+    q: NDArray[np.int8],
+    k: NDArray[np.int8],
+    v: NDArray[np.int8],
+    *,
+    heads: int,
+    scale: NDArray[np.float32],
+    rule: str = "winners",
+    winners: int = 1,
+    weight: float = 1.0,
+    bias: NDArray[np.float32] | None = None,
+    unit: float = 1.0,
+) -> NDArray[np.float64]:
+    """Causal attention over counts, all heads side by side, ``[T, H * K]``."""
+    parts = np.split(np.arange(q.shape[1]), heads)
+    out = np.zeros(q.shape)
+    for head, part in enumerate(parts):
+        line = None if bias is None else bias[head]
+        found = scores(q[:, part], k[:, part], unit, scale[head], line)
+        out[:, part] = weights(found, rule, winners, weight) @ (v[:, part] * unit)
+    return out

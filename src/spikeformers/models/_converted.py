@@ -1,0 +1,255 @@
+"""The spiking feed-forward block and the spiking attention of a converted model.
+
+Feed-forward; E is a pair of neurons a channel, which says a real value x in T steps:
+
+    signed-if, ni-lif    y = E(act(E(x) W_up)) W_down          gated: act(E(x) W_gate) * E(x) W_up
+    qcfs                 y = IF(E(x) W_up) W_down              gated: E(IF(E(x) W_gate) * E(x) W_up)
+
+Attention; one number of T steps a head for the thresholds of q and of k, so that products of counts
+are the source's scores up to a factor a head:
+
+    q, k, v = E(rotate(E(x) W_q)), E(rotate(E(x) W_k)), E(E(x) W_v)
+    hard    y = core(q, k, v) W_o                              one row of v's spikes
+    else    y = E(gain * Norm(core(q, k, v))) W_o              a sum of rows fires again
+
+NeurTransformer, https://arxiv.org/abs/2510.00133, which gives no equation: the neurons, where they
+stand, T and the norm are this project's. Every linear map has spikes at its input; the sum over
+steps, the activation and the rotation are elementwise on reals. Products of q, k and v run over
+all pairs of their T steps' spikes, that is over counts, before the one competition.
+Shapes: S steps (1 where counts are handed on), B batch, T tokens, D width, H heads, K per head.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.activations import ACT2FN
+
+from spikeformers.attention import SSA, WTA, ScaledAttention
+from spikeformers.models._sources import Shape
+from spikeformers.neurons import IF, PhaseIF, SignedIF, SignedNILIF, by_sign
+
+CODES: dict[str, type[SignedIF]] = {"rate": SignedIF, "phase": PhaseIF}
+"""How a pair says a value in T steps."""
+SCORE_SCALE = 0.125  # s of SSA, as in Spikformer
+
+
+class SpikeMap(nn.Linear):
+    """``y = sum_S (spikes * value) W^T + b``, ``[S, B, T, D]`` to ``[B, T, D']``.
+
+    ``value`` (``IF.value``) is what one spike says. In hardware it is folded into the weights, a
+    column for each sign; here it scales the input, which costs nothing in the count.
+    """
+
+    def forward(self, input: Tensor, value: Tensor) -> Tensor:  # type: ignore[override]
+        y = F.linear(input * by_sign(input, value), self.weight).sum(0)
+        return y if self.bias is None else y + self.bias
+
+    def per_step(self, input: Tensor, value: Tensor) -> Tensor:
+        """Currents ``[S, B, T, D']`` whose mean over steps is ``forward``."""
+        steps = input.shape[0]
+        return F.linear(input * (by_sign(input, value) * steps), self.weight, self.bias)
+
+
+class StepMap(SpikeMap):
+    """A map whose output is a current a step, for neurons that do not wait for the last one."""
+
+    def forward(self, input: Tensor, value: Tensor) -> Tensor:  # type: ignore[override]
+        return self.per_step(input, value)
+
+
+class SpikingFeedForward(nn.Module):
+    """Spikes into both (gated: all three) linear maps."""
+
+    def __init__(
+        self,
+        shape: Shape,
+        method: str,
+        steps: int,
+        *,
+        code: str,
+        unrolled: bool,
+        pipelined: bool,
+    ) -> None:
+        super().__init__()
+        self.method, self.gated = method, shape.gated
+        self.pipelined = pipelined and method == "qcfs" and not shape.gated
+        first: type[SpikeMap] = StepMap if self.pipelined else SpikeMap
+        unrolled = unrolled or self.pipelined
+
+        def pair(channels: int) -> SignedIF:
+            if method == "ni-lif":
+                return SignedNILIF((channels,), steps)
+            return CODES[code]((channels,), steps, unrolled)
+
+        self.fire_in = pair(shape.width)
+        self.up = first(shape.width, shape.hidden, shape.ffn_bias)
+        self.gate = SpikeMap(shape.width, shape.hidden, shape.ffn_bias) if shape.gated else None
+        self.act = None if method == "qcfs" else ACT2FN[shape.activation]
+        self.fire_act = IF((shape.hidden,), steps, unrolled) if method == "qcfs" else None
+        self.fire_hidden = None if method == "qcfs" and not shape.gated else pair(shape.hidden)
+        self.down = SpikeMap(shape.hidden, shape.width, shape.ffn_bias)
+        self.dropout = nn.Dropout(shape.dropout)
+
+    def hidden(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Spikes into ``down`` ``[S, B, T, D']``, and the value of one."""
+        spikes, value = self.fire_in(x.unsqueeze(0)), self.fire_in.value
+        z = (self.up if self.gate is None else self.gate)(spikes, value)
+        if self.fire_act is None:
+            h = self.act(z)  # type: ignore[misc]
+        else:
+            fired = self.fire_act(z if self.pipelined else z.unsqueeze(0))
+            if self.gate is None:
+                return fired, self.fire_act.value
+            h = (fired * self.fire_act.value).sum(0)
+        if self.gate is not None:
+            h = h * self.up(spikes, value)
+        assert self.fire_hidden is not None
+        return self.fire_hidden(h.unsqueeze(0)), self.fire_hidden.value
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        y: Tensor = self.dropout(self.down(*self.hidden(hidden_states)))
+        return y
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions on the first channels of ``[B, H, T, K]``; cos and sin ``[B, T, K']``."""
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    turned, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
+    first, second = turned.chunk(2, -1)
+    turned = turned * cos + torch.cat((-second, first), -1) * sin
+    return torch.cat((turned, rest), -1)
+
+
+class SpikingSelfAttention(nn.Module):
+    """Stands where the source's attention stood, and takes what that took."""
+
+    def __init__(
+        self,
+        shape: Shape,
+        layer: int,
+        *,
+        attention: str,
+        wta: str,
+        winners: int,
+        neuron: str,
+        steps: int,
+        code: str,
+        norm: str,
+        unrolled: bool,
+    ) -> None:
+        super().__init__()
+        self.layer_idx, self.shape = layer, shape
+        heads, kv_heads, width = shape.heads, shape.kv_heads, shape.head_width
+        pair = CODES[code]
+        self.fire_in = pair((shape.width,), steps, unrolled)
+        self.query = SpikeMap(shape.width, heads * width, shape.qkv_bias)
+        self.key = SpikeMap(shape.width, kv_heads * width, shape.qkv_bias)
+        self.value = SpikeMap(shape.width, kv_heads * width, shape.qkv_bias)
+
+        def fire(count: int, channels: int) -> IF:
+            if neuron == "if":
+                return IF((count, 1, channels), steps)
+            return pair((count, 1, channels), steps, symmetric=True)
+
+        self.fire_query, self.fire_key = fire(heads, 1), fire(kv_heads, 1)
+        self.fire_value = fire(kv_heads, width)
+        self.core: ScaledAttention
+        if attention == "ssa":
+            self.core = SSA(SCORE_SCALE, heads, learn_scale=True)
+        else:
+            self.core = WTA(
+                1.0,
+                wta,  # type: ignore[arg-type]
+                winners,
+                winner_weight="mean",
+                heads=heads,
+                learn_scale=True,
+            )
+        one_row = self.core.winners_per_query == 1
+        self.norm = nn.RMSNorm(width) if attention == "ssa" and norm == "rms" else None
+        self.gain = None if one_row else nn.Parameter(torch.ones(heads * width))
+        self.fire_out = None if one_row else pair((heads * width,), steps, unrolled)
+        self.out = SpikeMap(heads * width, shape.width, shape.out_bias)
+        self.dropout = nn.Dropout(shape.dropout)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, self.shape.head_width)).transpose(-3, -2)
+
+    def currents(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What drives the neurons of q, k and v, ``[B, H or H', T, K]``."""
+        spikes, value = self.fire_in(x.unsqueeze(0)), self.fire_in.value
+        maps = (self.query, self.key, self.value)
+        q, k, v = (self._heads(one(spikes, value)) for one in maps)
+        if rotary is not None:
+            q, k = rotate(q, *rotary), rotate(k, *rotary)
+        return q, k, v
+
+    def spikes(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Counts of q, k and v over T steps, ``[1, B, H or H', T, K]``."""
+        fires = (self.fire_query, self.fire_key, self.fire_value)
+        q, k, v = (fire(x.unsqueeze(0)) for fire, x in zip(fires, (q, k, v), strict=True))
+        return q, k, v
+
+    def sums(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tensor:
+        """What the core makes of the counts, in spikes of v, ``[1, B, T, H * K]``."""
+        groups = self.shape.groups
+        if groups > 1:
+            k, v = (x.repeat_interleave(groups, -3) for x in (k, v))
+        y: Tensor = self.core(q, k, v, allowed)
+        return y.transpose(-3, -2).flatten(-2)
+
+    def value_of_v(self) -> Tensor:
+        """What one spike of v says, a channel of the output each, ``[1, H * K]``."""
+        return self.fire_value.value.repeat_interleave(self.shape.groups, 1).flatten(1)
+
+    def reals(self, y: Tensor) -> Tensor:
+        """The current of the output neuron but for its gain, ``[B, T, H * K]``."""
+        y = (y * self.value_of_v()).squeeze(0)
+        if self.norm is None:
+            return y
+        normed: Tensor = self.norm(y.unflatten(-1, (-1, self.shape.head_width)))
+        return normed.flatten(-2)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        layer_past: Any = None,
+        **_: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        cache = past_key_values if layer_past is None else layer_past
+        q, k, v = self.spikes(*self.currents(hidden_states, position_embeddings))
+        if cache is not None:
+            k, v = append(cache, k, v, self.layer_idx)
+        allowed = allowed_keys(attention_mask, q.shape[-2], k.shape[-2], q.device)
+        y = self.sums(q, k, v, allowed)
+        if self.fire_out is None:
+            out = self.out(y, self.value_of_v())
+        else:
+            assert self.gain is not None
+            fired = self.fire_out((self.reals(y) * self.gain).unsqueeze(0))
+            out = self.out(fired, self.fire_out.value)
+        return self.dropout(out), None
+
+
+def append(cache: Any, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    """Append counts to a Transformers cache, which holds ``[B, H, J, K]``."""
+    k_all, v_all = cache.update(k.squeeze(0), v.squeeze(0), layer)
+    return k_all.unsqueeze(0), v_all.unsqueeze(0)
+
+
+def allowed_keys(mask: Tensor | None, queries: int, keys: int, device: torch.device) -> Tensor:
+    """Bool ``[B or 1, 1, T, J]``: what the source's mask allows; causal where there is none."""
+    if mask is None:
+        ones = torch.ones(queries, keys, dtype=torch.bool, device=device)
+        return ones.tril(keys - queries)[None, None]
+    mask = mask[..., :keys]
+    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2

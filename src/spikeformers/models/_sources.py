@@ -1,0 +1,212 @@
+"""The dense language models that can become a NeurTransformer, and where their weights are.
+
+    gpt2              LayerNorm, learned positions, one fused c_attn, GELU; weights [in, out]
+    gpt_neox          LayerNorm, (partial) rotary positions, q, k, v interleaved by head, GELU
+    llama, qwen2      RMSNorm, rotary positions, grouped key-value heads, gated feed-forward
+
+A converted module has the same weights under names of its own, ``[out, in]``: up, gate, down;
+query, key, value, out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AutoConfig, PreTrainedConfig
+
+from spikeformers.errors import ConfigError, nearest
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a converted module has to know of its source."""
+
+    width: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_width: int
+    activation: str
+    gated: bool
+    ffn_bias: bool
+    qkv_bias: bool
+    out_bias: bool
+    dropout: float = 0.0
+
+    @property
+    def groups(self) -> int:
+        """Query heads to a key-value head."""
+        return self.heads // self.kv_heads
+
+
+@dataclass(frozen=True)
+class Source:
+    """One architecture: paths of its parts, its shape, how its weights are read."""
+
+    layers: str
+    attention: str
+    mlp: str
+    shape: Callable[[Any], Shape]
+    read_mlp: Callable[[Any], Weights]
+    read_attention: Callable[[Any, Shape], Weights]
+
+    def blocks(self, model: nn.Module) -> list[nn.Module]:
+        """The blocks of a source model, in order."""
+        return list(model.get_submodule(self.layers).children())
+
+
+def _linear(prefix: str, weight: Tensor, bias: Tensor | None) -> Weights:
+    found = {f"{prefix}.weight": weight.detach()}
+    return found if bias is None else found | {f"{prefix}.bias": bias.detach()}
+
+
+def _gpt2_shape(config: Any) -> Shape:
+    width = config.hidden_size
+    return Shape(
+        width=width,
+        hidden=config.n_inner or 4 * width,
+        heads=config.num_attention_heads,
+        kv_heads=config.num_attention_heads,
+        head_width=width // config.num_attention_heads,
+        activation=config.activation_function,
+        gated=False,
+        ffn_bias=True,
+        qkv_bias=True,
+        out_bias=True,
+        dropout=config.resid_pdrop,
+    )
+
+
+def _gpt2_mlp(mlp: Any) -> Weights:
+    return _linear("up", mlp.c_fc.weight.t(), mlp.c_fc.bias) | _linear(
+        "down", mlp.c_proj.weight.t(), mlp.c_proj.bias
+    )
+
+
+def _gpt2_attention(attention: Any, shape: Shape) -> Weights:
+    weights = attention.c_attn.weight.t().chunk(3)
+    biases = attention.c_attn.bias.chunk(3)
+    found = _linear("out", attention.c_proj.weight.t(), attention.c_proj.bias)
+    for name, weight, bias in zip(("query", "key", "value"), weights, biases, strict=True):
+        found |= _linear(name, weight, bias)
+    return found
+
+
+def _neox_shape(config: Any) -> Shape:
+    heads = config.num_attention_heads
+    return Shape(
+        width=config.hidden_size,
+        hidden=config.intermediate_size,
+        heads=heads,
+        kv_heads=heads,
+        head_width=config.hidden_size // heads,
+        activation=config.hidden_act,
+        gated=False,
+        ffn_bias=True,
+        qkv_bias=config.attention_bias,
+        out_bias=config.attention_bias,
+    )
+
+
+def _neox_mlp(mlp: Any) -> Weights:
+    up, down = mlp.dense_h_to_4h, mlp.dense_4h_to_h
+    return _linear("up", up.weight, up.bias) | _linear("down", down.weight, down.bias)
+
+
+def _neox_attention(attention: Any, shape: Shape) -> Weights:
+    fused = attention.query_key_value
+    found = _linear("out", attention.dense.weight, attention.dense.bias)
+    # Rows are [head, (q, k, v), head width].
+    weights = fused.weight.unflatten(0, (shape.heads, 3, -1)).unbind(1)
+    biases = [None] * 3
+    if fused.bias is not None:
+        biases = [b.flatten() for b in fused.bias.unflatten(0, (shape.heads, 3, -1)).unbind(1)]
+    for name, weight, bias in zip(("query", "key", "value"), weights, biases, strict=True):
+        found |= _linear(name, weight.flatten(0, 1), bias)
+    return found
+
+
+def _llama_shape(config: Any) -> Shape:
+    heads = config.num_attention_heads
+    qwen = config.model_type == "qwen2"
+    return Shape(
+        width=config.hidden_size,
+        hidden=config.intermediate_size,
+        heads=heads,
+        kv_heads=config.num_key_value_heads,
+        head_width=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        activation=config.hidden_act,
+        gated=True,
+        ffn_bias=not qwen and config.mlp_bias,
+        qkv_bias=qwen or config.attention_bias,
+        out_bias=not qwen and config.attention_bias,
+    )
+
+
+def _llama_mlp(mlp: Any) -> Weights:
+    found: Weights = {}
+    for name in ("up", "gate", "down"):
+        linear = getattr(mlp, f"{name}_proj")
+        found |= _linear(name, linear.weight, linear.bias)
+    return found
+
+
+def _llama_attention(attention: Any, shape: Shape) -> Weights:
+    found: Weights = {}
+    for name in ("query", "key", "value", "out"):
+        linear = getattr(attention, f"{name[0]}_proj")
+        found |= _linear(name, linear.weight, linear.bias)
+    return found
+
+
+_LLAMA = Source("model.layers", "self_attn", "mlp", _llama_shape, _llama_mlp, _llama_attention)
+SOURCES: Mapping[str, Source] = {
+    "gpt2": Source("transformer.h", "attn", "mlp", _gpt2_shape, _gpt2_mlp, _gpt2_attention),
+    "gpt_neox": Source(
+        "gpt_neox.layers", "attention", "mlp", _neox_shape, _neox_mlp, _neox_attention
+    ),
+    "llama": _LLAMA,
+    "qwen2": _LLAMA,
+}
+
+
+def source_of(model_type: str) -> Source:
+    """The architecture called ``model_type``; ConfigError names the known ones."""
+    if model_type not in SOURCES:
+        raise ConfigError(
+            f"model_type {model_type!r} has no conversion; known: {', '.join(SOURCES)}."
+            f"{nearest(model_type, SOURCES)}"
+        )
+    return SOURCES[model_type]
+
+
+def source_config(described: Mapping[str, Any]) -> PreTrainedConfig:
+    """The source's config from its plain values."""
+    values = {key: value for key, value in described.items() if key != "model_type"}
+    return AutoConfig.for_model(described["model_type"], **values)
+
+
+RECTIFIERS = ("relu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "silu", "swish")
+"""Activations that are near zero left of zero, and near the identity right of it."""
+
+
+def unsupported(config: Any, *, attention: str, ffn: str) -> dict[str, str]:
+    """Modules of the source that these methods do not convert, ``{"3.attention": why}``."""
+    activation = source_of(config.model_type).shape(config).activation
+    found: dict[str, str] = {}
+    for layer in range(config.num_hidden_layers):
+        if ffn == "qcfs" and activation not in RECTIFIERS:
+            found[f"{layer}.mlp"] = f"QCFS stands in for a rectifier, not for {activation!r}"
+        if attention == "kept":
+            continue
+        if getattr(config, "add_cross_attention", False):
+            found[f"{layer}.attention"] = "a block with cross-attention reads a second text"
+        kinds = getattr(config, "layer_types", None)
+        if kinds and kinds[layer] != "full_attention":
+            found[f"{layer}.attention"] = f"{kinds[layer]} sees a window of the keys only"
+    return found

@@ -1,0 +1,114 @@
+"""The tables and the page of a conversion's report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from spikeformers.reporting.html import Page, Section, pairs, write_page
+
+HEADER = ("", "spiking", "original", "")
+LAYER_HEADER = (
+    *("module", "relative error", "cosine", "neuron", "clipped", "rate", "density"),
+    *("threshold, mean", "smallest", "largest"),
+)
+
+
+def conversion_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """(what, spiking, original, "measured" or "estimated") for every figure of a report."""
+    ours, theirs, agree = summary["spiking"], summary["original"], summary["agreement"]
+
+    def row(title: str, key: str, form: str) -> tuple[str, str, str, str]:
+        return (title, form.format(ours[key]), form.format(theirs[key]), "measured")
+
+    def energy(title: str, key: str) -> tuple[str, str, str, str]:
+        cells = [f"{one['energy'][key] / 1000:,.1f}" for one in (ours, theirs)]
+        less = 1 - ours["energy"][key] / theirs["energy"][key]
+        return (f"{title}, nJ a token ({less:+.1%} saved)", *cells, "estimated")  # type: ignore[return-value]
+
+    density = ours["energy"]["density"]
+    return [
+        row("perplexity, per token", "perplexity", "{:,.2f}"),
+        row("bits per byte", "bits_per_byte", "{:.4f}"),
+        ("same likeliest token", f"{agree['agreement']:.4f}", "1", "measured"),
+        ("cosine of logits", f"{agree['logit_cosine']:.4f}", "1", "measured"),
+        ("cosine of last hidden states", f"{agree['hidden_cosine']:.4f}", "1", "measured"),
+        ("density of neuron layers", f"{density:.3f}", "-", "measured"),
+        ("spikes a neuron layer's output", f"{ours['energy']['mean_count']:.2f}", "-", "measured"),
+        energy("attention block, papers' sum", "attention_papers"),
+        energy("attention block, with elementwise work", "attention_with_elementwise"),
+        energy("feed-forward, papers' sum", "mlp_papers"),
+        energy("whole model, papers' sum", "papers"),
+        energy("whole model, with elementwise work", "with_elementwise"),
+    ]
+
+
+def layer_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """One row for each neuron layer of each converted module."""
+    rows = []
+    for layer in summary["layers"]:
+        head = (layer["module"], f"{layer['relative_error']:.4f}", f"{layer['cosine']:.4f}")
+        for name, neuron in layer["neurons"].items():
+            figures = (
+                f"{neuron['clipped']:.4f}",
+                f"{neuron['rate']:.3f}",
+                f"{neuron['density']:.3f}",
+                *(f"{neuron[f'threshold_{key}']:.4g}" for key in ("mean", "min", "max")),
+            )
+            rows.append((*head, name, *figures))
+            head = ("", "", "")
+    return rows
+
+
+def write_conversion_page(
+    path: Path, summary: Mapping[str, Any], drawn: Mapping[str, Path]
+) -> None:
+    """Write the report; ``drawn`` names the PNG files."""
+    ours, theirs, method = summary["spiking"], summary["original"], summary["method"]
+    lost = ours["perplexity"] / theirs["perplexity"] - 1
+    dense = summary["left_dense"]
+    lead = (
+        f"{summary['source']} ({summary['source_type']}) made to spike: feed-forward "
+        f"{method['ffn']}, attention {method['attention']}, T = {method['steps']}. Perplexity "
+        f"{theirs['perplexity']:,.2f} becomes {ours['perplexity']:,.2f} ({lost:+.2%}) on "
+        f"{ours['tokens']:,} tokens; embedding, norms, residual stream and head stay real."
+    )
+    left = f"Left dense: {', '.join(dense)}." if dense else "Every block is converted."
+    varying = [
+        one["time_varying_error"] for one in summary["layers"] if "time_varying_error" in one
+    ]
+    noted = ""
+    if varying:
+        noted = (
+            f" Were the IF neurons to hear their input step by step (schedule pipelined), the "
+            f"feed-forward output would differ by {min(varying):.3f} to {max(varying):.3f}."
+        )
+    sections = [
+        Section("Whole model", "Both read the same windows.", HEADER, conversion_rows(summary)),
+        Section(
+            "Energy",
+            "Estimated: events of a real run times 45 nm prices; no memory traffic.",
+            pictures=[(drawn["energy"], "Energy by component, elementwise work included.")],
+        ),
+        Section(
+            "By module",
+            "On the calibration text, each module fed with the original's activations, so that "
+            f"errors of earlier blocks are not in it. {left}{noted}",
+            LAYER_HEADER,
+            layer_rows(summary),
+            pictures=[
+                (drawn["errors"], "Relative error of each module's output."),
+                (drawn["rates"], "Spikes a neuron pair and step."),
+            ],
+        ),
+        Section(
+            "Plan",
+            "",
+            ("module", "was", "becomes", "by"),
+            [tuple(row.values()) for row in summary["plan"]],
+        ),
+        Section("Method and calibration", "", (), pairs({**method, **summary["calibration"]})),
+        Section("Machine", "", (), pairs({**summary["machine"], **summary["versions"]})),
+    ]
+    write_page(path, Page("Conversion into a spiking model", lead, sections))

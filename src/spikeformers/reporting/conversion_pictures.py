@@ -1,0 +1,108 @@
+"""Pictures of a conversion: errors and rates by block, quality against T."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+
+from spikeformers.reporting._style import CYCLE, GREY, drawing
+
+NAMED = {"attention": "attention", "mlp": "feed-forward"}
+POINTS = {
+    "fire_in": "input",
+    "fire_query": "query",
+    "fire_key": "key",
+    "fire_value": "value",
+    "fire_out": "attention output",
+    "fire_act": "activation (IF)",
+    "fire_hidden": "hidden",
+}
+
+
+def by_block(path: Path, layers: Sequence[Mapping[str, Any]], key: str) -> None:
+    """Bars of one figure of each converted module, attention and feed-forward side by side."""
+    with drawing(path, 7.6, 3.8) as figure:
+        axes = figure.subplots()
+        parts = [part for part in NAMED if any(one["part"] == part for one in layers)]
+        for place, part in enumerate(parts):
+            mine = [one for one in layers if one["part"] == part]
+            width = 0.8 / len(parts)
+            shift = (place - (len(parts) - 1) / 2) * width
+            axes.bar(
+                [one["layer"] + 1 + shift for one in mine],
+                [one[key] for one in mine],
+                width * 0.92,
+                color=CYCLE[place],
+                label=NAMED[part],
+            )
+        axes.set_xlabel("block")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_ylabel(key.replace("_", " "))
+        axes.set_title("What converting each module changed, on the calibration text")
+        axes.set_ylim(bottom=0)
+        axes.grid(axis="x", visible=False)
+        axes.legend()
+
+
+def rates(path: Path, layers: Sequence[Mapping[str, Any]]) -> None:
+    """Spikes a neuron and step, a line for each kind of neuron over the blocks."""
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for one in layers:
+        for name, neuron in one["neurons"].items():
+            kind = f"{NAMED[one['part']]}, {POINTS.get(name, name)}"
+            lines.setdefault(kind, []).append((one["layer"] + 1, neuron["rate"]))
+    with drawing(path, 7.6, 4.0) as figure:
+        axes = figure.subplots()
+        for place, (kind, points) in enumerate(lines.items()):
+            axes.plot(
+                [block for block, _ in points],
+                [rate for _, rate in points],
+                color=CYCLE[place % len(CYCLE)],
+                linestyle="-" if place < len(CYCLE) else "--",
+                marker="o",
+                markersize=4,
+                label=kind,
+            )
+        axes.set_xlabel("block")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_ylabel("spikes a neuron pair and step")
+        axes.set_title("Firing rates on the calibration text")
+        axes.set_ylim(bottom=0)
+        figure.legend(loc="outside right upper")
+
+
+def against_steps(
+    path: Path,
+    curves: Mapping[str, Mapping[int, float]],
+    *,
+    ylabel: str,
+    title: str,
+    level: float | None = None,
+    level_name: str = "",
+) -> None:
+    """One figure against T, a line a method; ``level`` is the original's."""
+    with drawing(path, 7.6, 4.2) as figure:
+        axes = figure.subplots()
+        for place, (name, points) in enumerate(curves.items()):
+            steps = sorted(points)
+            axes.plot(
+                steps,
+                [points[t] for t in steps],
+                color=CYCLE[place % len(CYCLE)],
+                marker="o",
+                markersize=5,
+                label=name,
+            )
+        if level is not None:
+            axes.axhline(level, color=GREY, linestyle="--", label=level_name)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(sorted({t for points in curves.values() for t in points}))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlabel("T, simulation steps")
+        axes.set_ylabel(ylabel)
+        axes.set_title(title)
+        axes.legend()

@@ -1,0 +1,94 @@
+"""What is trained of a converted model: its spiking attention, its norms too, or everything.
+
+    attention     the spiking attention alone, thresholds included; the paper's third step
+    norms         and every norm of the model
+    everything    and the rest: feed-forward, its thresholds, embeddings, head
+
+The loss is the language model's, or with a teacher ``kd * tau^2 KL(teacher || model)`` plus
+``1 - kd`` times it (``distillation``). NeurTransformer, https://arxiv.org/abs/2510.00133, step 3:
+the loss, learning rate and amount of text are not given there.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from spikeformers.errors import ConfigError, nearest
+from spikeformers.models._converted import SpikingSelfAttention
+from spikeformers.training.distillation import SpADConfig
+from spikeformers.training.distillation.objective import Distillation
+from spikeformers.training.task import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PARTS = ("attention", "norms", "everything")
+_NORM = re.compile(r"(^|[._])(ln_\w+|\w*norm)\.")
+KD = 0.5
+"""Weight of the teacher's probabilities beside the text's own. Unspecified by the paper."""
+
+
+def train_only(model: PreTrainedModel, part: str) -> int:
+    """Freeze all of ``model`` but ``part``; how many parameters are left to train.
+
+    Raises ConfigError for a part that is unknown or not there, and for a model whose neurons run
+    step by step, which passes no gradient.
+    """
+    if part not in PARTS:
+        raise ConfigError(f"{part!r} is no part; one of {', '.join(PARTS)}.{nearest(part, PARTS)}")
+    config: Any = model.config
+    if config.model_type != "neurtransformer":
+        raise ConfigError(f"{config.model_type} is no converted model; `spikeformers convert` it.")
+    if config.unrolled or config.schedule == "pipelined":
+        raise ConfigError(
+            "neurons that run step by step (unrolled, pipelined) pass no gradient; tune the model "
+            "with unrolled=false and schedule=layerwise, which has the same weights."
+        )
+    inside = {
+        f"{name}.{inner}"
+        for name, module in model.named_modules()
+        if isinstance(module, SpikingSelfAttention)
+        for inner, _ in module.named_parameters()
+    }
+    if not inside and part != "everything":
+        raise ConfigError(
+            "this model kept its softmax attention, so there is no spiking attention to train. "
+            "Train everything."
+        )
+    count = 0
+    for name, parameter in model.named_parameters():
+        wanted = part == "everything" or name in inside
+        wanted = wanted or (part == "norms" and _NORM.search(name) is not None)
+        parameter.requires_grad_(wanted)
+        count += parameter.numel() if wanted else 0
+    return count
+
+
+class FineTuning(Task):
+    """The model's own loss on the trained part."""
+
+    def __init__(self, model: PreTrainedModel, part: str) -> None:
+        super().__init__(model)
+        self.part = part
+        train_only(model, part)
+
+    def record(self) -> dict[str, Any]:
+        return {"trains": self.part}
+
+
+class DistilledTuning(Distillation):
+    """Soft targets of ``teacher``, the dense original, beside the text's own."""
+
+    def __init__(
+        self, model: PreTrainedModel, teacher: PreTrainedModel, part: str, kd: float, tau: float
+    ) -> None:
+        if not 0 < kd <= 1:
+            raise ConfigError(f"the weight of the teacher must lie in (0, 1], not {kd}.")
+        choices = {"ea": 0.0, "saa": 0.0, "sfa": 0.0, "sta": kd, "hta": 1 - kd, "tau": tau}
+        super().__init__(model, teacher, SpADConfig(**choices))  # type: ignore[arg-type]
+        self.part = part
+        train_only(model, part)
+
+    def record(self) -> dict[str, Any]:
+        return {"trains": self.part, **super().record()}

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("spikeformers.kernels._native")
+
+OURS = {"engine-int8", "engine-fp32", "pytorch", "dense-twin"}
+
+
+@pytest.mark.parametrize("what", ["decode", "prefill"])
+def test_the_engine_beside_pytorch(spikeformers, causal, what):
+    given = ("--prompt-tokens", 8, "--repeats", 1, "--no-peers")
+    if what == "decode":
+        given += ("--new-tokens", 6)
+    found = spikeformers("bench", what, causal, *given, "--json").json
+    assert found["what"] == what
+    assert set(found["results"]) == set(found["ratios"]) == set(found["cpu_ratios"]) == OURS
+    ours = found["results"]["engine-int8"]
+    assert 0 < ours["density"] < 1
+    assert (
+        ours["weight_bytes_per_token"] < found["results"]["engine-fp32"]["weight_bytes_per_token"]
+    )
+    for name, ratio in found["ratios"].items():
+        timed = found["results"][name]
+        assert ratio == pytest.approx(ours["tokens_per_second"] / timed["tokens_per_second"])
+        assert timed["slowest"] <= timed["tokens_per_second"] <= timed["fastest"]
+        assert timed["milliseconds"]["p50"] <= timed["milliseconds"]["p99"]
+    ended = spikeformers("bench", what, causal, *given)
+    assert "dense-twin" in ended.out
+    assert "bytes of weights" in ended.err
+
+
+def test_memory_of_processes(spikeformers, causal):
+    found = spikeformers("bench", "memory", causal, "--json").json
+    assert set(found["results"]) == OURS
+    # The engine's process has neither torch nor Transformers in it.
+    assert found["ratios"]["pytorch"] < 0.5
+    sizes = {name: one["weight_bytes"] for name, one in found["results"].items()}
+    assert sizes["engine-int8"] < sizes["engine-fp32"]
+
+
+def test_bad_requests(spikeformers, causal, masked):
+    for arguments, said in (
+        ((causal, "--prompt-tokens", 40), "more than the context of 32"),
+        ((masked,), "the engine runs WD-Spikingformer"),
+    ):
+        ended = spikeformers("bench", "decode", *arguments)
+        assert ended.code == 2
+        assert said in ended.err

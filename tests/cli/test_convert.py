@@ -1,0 +1,152 @@
+"""`convert` and `finetune-attention` from the command line, and what they refuse."""
+
+import json
+
+import pytest
+
+from spikeformers.models import load_model
+
+TOKENS = ("--calibration-tokens", 128, "--tokens", 256, "--context", 16)
+
+
+@pytest.fixture
+def converted(spikeformers, control, text, tmp_path):
+    """A tiny GPT-NeoX twin, converted; the folder."""
+    out = tmp_path / "spiking"
+    given = ("--calibration", text, "--steps", 4, "--attention", "cwssa", "--out", out, *TOKENS)
+    ended = spikeformers("convert", control, *given)
+    assert ended.code == 0, ended.err
+    return out, ended
+
+
+def test_plan_report_and_model(converted, spikeformers):
+    out, ended = converted
+    said = " ".join(ended.err.split())
+    assert "2 x GPTNeoXAttention -> SpikingSelfAttention: CWSSA, one winner" in said
+    assert "2 x GPTNeoXMLP -> SpikingFeedForward: signed IF pairs around gelu, T = 4" in said
+    assert said.index("SpikingFeedForward") < said.index("report")  # the plan comes first
+    assert "perplexity, per token" in ended.out
+    report = json.loads((out / "report.json").read_text())
+    assert [layer["part"] for layer in report["layers"]] == ["attention", "mlp"] * 2
+    assert report["left_dense"] == []
+    assert 0 < report["agreement"]["agreement"] <= 1
+    ours, theirs = report["spiking"]["energy"], report["original"]["energy"]
+    assert ours["papers"] < theirs["papers"]
+    assert theirs["density"] is None
+    assert sorted(path.name for path in (out / "pictures").iterdir()) == [
+        *("energy.png", "errors.png", "rates.png"),
+    ]
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert "model.layers" in page or "gpt_neox.layers.0.mlp" in page
+    assert not (out / "conversion").exists()
+    assert load_model(out)[0].config.model_type == "neurtransformer"
+    for verb in (
+        ("info", out),
+        ("generate", out, "--prompt", "the ", "--max-new-tokens", 3),
+    ):
+        assert spikeformers(*verb).code == 0
+    described = spikeformers("info", out, "--json").json
+    points = {row["point"]: row["values"] for row in described["points"]}
+    assert points["MLP hidden"] == "-4, ... 4, the sum of 4 steps"
+    assert points["query"] == "-4, ... 4, the sum of 4 steps"
+
+
+def test_the_original_of_the_report_is_what_evaluate_says(converted, spikeformers, control, text):
+    report = json.loads((converted[0] / "report.json").read_text())
+    given = ("--data", text, "--context", 16, "--stride", 15, "--max-tokens", 256, "--json")
+    for side, folder in (("original", control), ("spiking", converted[0])):
+        found = spikeformers("evaluate", "perplexity", folder, *given).json
+        assert found["perplexity"] == pytest.approx(report[side]["perplexity"], rel=1e-5)
+
+
+def test_json_and_plan(spikeformers, control, text, tmp_path):
+    given = ("convert", control, "--calibration", text, "--steps", 2, "--ffn", "qcfs", *TOKENS)
+    ended = spikeformers(*given, "--out", tmp_path / "plan", "--plan")
+    assert ended.code == 0
+    assert ended.out == ""
+    assert "(QCFS)" in ended.err
+    assert not (tmp_path / "plan").exists()
+    ended = spikeformers(*given, "--out", tmp_path / "out", "--attention", "kept", "--json")
+    found = ended.json
+    assert found["method"]["ffn"] == "qcfs"
+    described = spikeformers("info", tmp_path / "out", "--json").json
+    points = {row["point"]: row["spike_type"] for row in described["points"]}
+    assert points["attention"] == "real"
+    assert points["MLP input"] == points["MLP activation"] == "integer"
+    assert found["left_dense"] == ["gpt_neox.layers.0.attention", "gpt_neox.layers.1.attention"]
+    assert all(layer["time_varying_error"] > 0 for layer in found["layers"])
+
+
+def test_finetuning_and_its_resume(converted, spikeformers, control, text, tmp_path):
+    sets = [
+        part
+        for one in ("steps=3", "batch_size=2", "context=16", "eval_batches=1", "save_every=1")
+        for part in ("--set", one)
+    ]
+    folder = converted[0]
+    given = ("finetune-attention", folder, "--data", text, *sets)
+    ended = spikeformers(*given, "--json")
+    assert ended.code == 0, ended.err
+    assert ended.json["out"] == str(folder / "tuned")
+    assert ended.json["steps"] == 3
+    record = json.loads((folder / "tuned/run.json").read_text())
+    assert record["data"]["request"]["part"] == "attention"
+    assert "converted from a trained gpt_neox" in (folder / "tuned/README.md").read_text()
+    out = tmp_path / "kd"
+    ended = spikeformers(*given, "--teacher", control, "--train", "norms", "--out", out, "--json")
+    assert ended.code == 0, ended.err
+    assert "teacher_kl" in ended.json["validation"]
+    assert spikeformers(*given, "--out", out).code == 2
+    again = spikeformers("finetune-attention", folder, "--out", out, "--resume", "--json")
+    assert again.code == 0, again.err
+    assert again.json["steps"] == 3
+    assert spikeformers("pretrain", "--out", out, "--resume").code == 2
+
+
+def test_tune_in_one_command(spikeformers, control, text, tmp_path):
+    out = tmp_path / "out"
+    given = ("--calibration", text, "--steps", 2, "--tune", 1, "--out", out, *TOKENS)
+    ended = spikeformers("convert", control, *given)
+    assert ended.code == 0, ended.err
+    assert load_model(out / "tuned")[0].config.attention == "ssa"
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (("--steps", 0), 2, "steps must be at least 1, not 0"),
+        (("--ffn", "gelu"), 2, "ffn='gelu' is unknown"),
+        (("--method", "las"), 2, "the one method is neurtransformer"),
+        (("--rule", "median"), 2, "not 'median'"),
+        (("--percentile", 0), 2, "percentile must lie in"),
+        (("--set", "stepps=4"), 2, "Did you mean 'steps'?"),
+        (("--set", "unrolled=3"), 2, "unrolled is 3; it must be of type bool"),
+        (("--ffn", "kept", "--attention", "kept"), 2, "nothing would be converted"),
+        (("--calibration-tokens", 0), 2, "at least 1 token"),
+        (("--context", 4096), 2, "takes at most 32 tokens"),
+        (("--gguf-file", "none.gguf"), 1, "has no none.gguf"),
+        (("--resume",), 2, "Nothing to resume"),
+    ],
+)
+def test_bad_options(spikeformers, control, text, tmp_path, options, code, said):
+    out = tmp_path / "out"
+    ended = spikeformers("convert", control, "--calibration", text, "--out", out, *options)
+    assert ended.code == code, ended.err
+    assert said in ended.err
+    assert "Traceback" not in ended.err
+    assert not (out / "config.json").exists()
+
+
+def test_bad_models_and_texts(spikeformers, control, causal, text, tmp_path):
+    out = ("--out", tmp_path / "out")
+    ended = spikeformers("convert", causal, "--calibration", text, *out)
+    assert (ended.code, "is a spiking model (wd_spikingformer) already" in ended.err) == (2, True)
+    ended = spikeformers("convert", control, "--calibration", tmp_path / "none.txt", *out)
+    assert (ended.code, "none.txt" in ended.err) == (2, True)
+    ended = spikeformers("convert", "someone/nothing", "--calibration", text, *out)
+    assert (ended.code, "someone/nothing" in ended.err) == (1, True)
+    ended = spikeformers("convert", control, "--calibration", text, "--out", causal)
+    assert (ended.code, "already holds a model" in ended.err) == (2, True)
+    ended = spikeformers("finetune-attention", control, "--data", text, *out)
+    assert (ended.code, "gpt_neox is no converted model" in ended.err) == (2, True)

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from spikeformers import kernels
+
+PROMPT = ("--prompt", "the spike ", "--max-new-tokens", 20)
+
+
+@pytest.mark.parametrize("sampling", [("--temperature", 0), ("--temperature", 1.2, "--top-k", 9)])
+def test_the_engine_writes_the_text_of_pytorch(spikeformers, causal, engine_file, sampling):
+    given = (*PROMPT, *sampling, "--seed", 5, "--json")
+    wanted = spikeformers("generate", causal, *given).json
+    for asked in ((engine_file,), (engine_file, "--engine"), (causal, "--engine", "--threads", 2)):
+        found = spikeformers("generate", *asked, *given).json
+        for key in ("text", "tokens", "prompt_tokens", "finish_reason", "context"):
+            assert found[key] == wanted[key]
+
+
+def test_stop_strings_and_the_end_of_the_context(spikeformers, causal, engine_file):
+    for more in (("--stop", "e"), ("--max-new-tokens", 500), ("--no-stream",)):
+        given = ("--prompt", "the spike ", "--temperature", 0, *more)
+        one, other = (spikeformers("generate", model, *given) for model in (causal, engine_file))
+        assert (one.code, one.out) == (other.code, other.out)
+
+
+def test_what_is_exported(spikeformers, causal, tmp_path):
+    sizes = {}
+    for weights in ("fp32", "int8"):
+        out = tmp_path / weights
+        ended = spikeformers(
+            "export", "engine", causal, "--out", out, "--weights", weights, "--json"
+        )
+        assert (ended.json["out"], ended.json["weights"]) == (str(out), weights)
+        assert ended.json["bytes"] == out.stat().st_size
+        sizes[weights] = ended.json["bytes"]
+    assert sizes["int8"] < sizes["fp32"]
+    assert "generate" in spikeformers("export", "engine", causal, "--out", out).out
+
+
+def test_bad_requests(spikeformers, causal, masked, engine_file, tmp_path, monkeypatch):
+    broken = tmp_path / "broken"
+    broken.write_bytes(engine_file.read_bytes()[:-1])
+    out = ("--out", tmp_path / "x")
+    for arguments, code, said in (
+        (("export", "engine", masked, *out), 2, "the engine runs WD-Spikingformer"),
+        (("export", "engine", causal, *out, "--weights", "int3"), 2, "fp32, int8"),
+        (("export", "engine", causal, "--out", tmp_path), 2, "is a folder; name a file"),
+        (("generate", broken, *PROMPT), 1, "truncated or damaged"),
+        (("generate", tmp_path / "none", "--engine", *PROMPT), 1, "does not exist"),
+        (("generate", engine_file, "--prompt", "a" * 99), 2, "longer than the context"),
+    ):
+        ended = spikeformers(*arguments)
+        assert ended.code == code, ended.err
+        assert said in ended.err
+    monkeypatch.setattr(kernels, "_native", None)
+    ended = spikeformers("generate", engine_file, *PROMPT)
+    assert ended.code == 1
+    assert "compiler" in ended.err
+
+
+def test_an_engine_file_is_run_without_torch(engine_file):
+    """The greedy path: seconds of imports are saved."""
+    arguments = ["generate", str(engine_file), "--prompt", "the", "--temperature", "0"]
+    code = (
+        "import sys\nfrom spikeformers.cli import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit as ended:\n    assert not ended.code\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules), 'heavy'"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,52 @@
+"""Random models of every kind, and the engine that was packed from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from spikeformers.models import WDSpikingformerConfig, WDSpikingformerForCausalLM
+
+pytest.importorskip("spikeformers.kernels._native")
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Make:
+    """``make_model(seed, **config)``: a small model whose every parameter is random."""
+
+    def make(seed: int = 0, **overrides: Any) -> WDSpikingformerForCausalLM:
+        torch.manual_seed(seed)
+        shape = {
+            "vocab_size": 61,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 72,
+            "max_position_embeddings": 96,
+        }
+        model = WDSpikingformerForCausalLM(WDSpikingformerConfig(**(shape | overrides)))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if not name.endswith("amplitude"):
+                    spread = 1.0 if "embed" in name else 0.3
+                    parameter += spread * torch.randn_like(parameter)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def ids() -> Callable[[int, int], list[int]]:
+    """``ids(seed, n)``: n tokens of that model."""
+
+    def draw(seed: int, n: int, vocabulary: int = 61) -> list[int]:
+        found: list[int] = np.random.default_rng(seed).integers(0, vocabulary, n).tolist()
+        return found
+
+    return draw

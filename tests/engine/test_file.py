@@ -1,0 +1,175 @@
+"""The engine file: whole it comes back as it was; anything else is an error, never a crash."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from spikeformers.engine import Engine, Packed, is_engine_file, load, read, write
+from spikeformers.errors import CheckpointError, SpikeformersError, StorageError
+from spikeformers.export import pack
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture(scope="module", params=["fp32", "int8"])
+def packed(request: pytest.FixtureRequest, make_model: Make) -> Packed:
+    return pack(make_model(), None, request.param)
+
+
+@pytest.fixture
+def file(packed: Packed, tmp_path: Path) -> Path:
+    path = tmp_path / "model.engine"
+    assert write(packed, path) == path.stat().st_size
+    return path
+
+
+def rewritten(path: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """The same data under a changed header, its checksum made right again."""
+    import hashlib
+
+    raw = path.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    change(header)
+    header["__metadata__"]["sha256"] = "0" * 64
+    text = json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % 64)
+    digest = hashlib.sha256(text + raw[8 + length :]).hexdigest()
+    text = text.replace(b"0" * 64, digest.encode(), 1)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + length :])
+    return path
+
+
+def test_what_was_written_is_read(packed: Packed, file: Path) -> None:
+    found = read(file)
+    assert (found.description, found.config, found.weights) == (
+        json.loads(json.dumps(packed.description)),
+        packed.config,
+        packed.weights,
+    )
+    assert found.tensors.keys() == packed.tensors.keys()
+    for name, tensor in packed.tensors.items():
+        assert found.tensors[name].dtype == tensor.dtype
+        assert (found.tensors[name] == tensor).all()
+    wanted, engine = Engine(packed, threads=1), load(file, threads=1)
+    logits = [one.feed(one.sequence(), [3, 1, 4, 1, 5]) for one in (wanted, engine)]
+    assert (logits[0] == logits[1]).all()
+    assert is_engine_file(file)
+    assert not is_engine_file(file.parent)
+
+
+def test_it_is_a_safetensors_file(packed: Packed, file: Path) -> None:
+    tensors = load_file(file)
+    assert all((tensors[name] == tensor).all() for name, tensor in packed.tensors.items())
+
+
+def test_any_truncation_is_an_error(file: Path) -> None:
+    whole = file.read_bytes()
+    draw = random.Random(1)
+    for size in {0, 1, 7, 8, 9, 100, len(whole) - 1, *draw.sample(range(len(whole)), 40)}:
+        file.write_bytes(whole[:size])
+        with pytest.raises(CheckpointError):
+            load(file)
+    file.write_bytes(whole + b"\0")
+    with pytest.raises(CheckpointError, match="truncated or damaged"):
+        load(file)
+
+
+def test_any_changed_byte_is_an_error(file: Path) -> None:
+    whole = file.read_bytes()
+    draw = random.Random(2)
+    for at in [*range(0, 400, 7), *draw.sample(range(len(whole)), 150)]:
+        changed = bytearray(whole)
+        changed[at] ^= 1 << draw.randrange(8)
+        file.write_bytes(bytes(changed))
+        with pytest.raises(CheckpointError):
+            load(file)
+
+
+def test_another_version_is_named(file: Path) -> None:
+    rewritten(file, lambda header: header["__metadata__"].update(version="2"))
+    with pytest.raises(CheckpointError, match=r"version 2 .* reads 1"):
+        load(file)
+
+
+def test_a_description_of_nonsense_is_an_error(packed: Packed, file: Path) -> None:
+    """Behind a right checksum: the native program checks every shape, kind and order."""
+    whole = file.read_bytes()
+    draw = random.Random(3)
+    values: list[Any] = [-1, 0, 1, 7, 1 << 40, 1e308, "x", "y", "qkv", "none", None, [], {}, True]
+    refused = 0
+    for _ in range(400):
+        description = json.loads(json.dumps(packed.description))
+        part = draw.choice([description["buffers"], description["operations"]])
+        kind = draw.randrange(4)
+        if kind == 0:
+            part.pop(draw.randrange(len(part)))
+        elif kind == 1:
+            first, second = draw.sample(range(len(part)), 2)
+            part[first], part[second] = part[second], part[first]
+        else:
+            one = draw.choice(part)
+            inner = (
+                one[draw.choice([k for k in one if isinstance(one[k], dict)] or ["x"])]
+                if kind == 3 and any(isinstance(v, dict) for v in one.values())
+                else one
+            )
+            inner[draw.choice(list(inner))] = draw.choice(values)
+        file.write_bytes(whole)
+        text = json.dumps(description)
+        rewritten(file, lambda header, text=text: header["__metadata__"].update(description=text))
+        try:
+            engine = load(file, threads=1)
+            engine.feed(engine.sequence(), [1, 2, 3])  # some changes are harmless
+        except SpikeformersError:
+            refused += 1
+    assert refused > 200
+
+
+def test_data_that_are_not_aligned_are_refused(file: Path) -> None:
+    raw = file.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header, data = raw[8 : 8 + length] + b" ", raw[8 + length :]
+    file.write_bytes(len(header).to_bytes(8, "little") + header + data)
+    with pytest.raises(CheckpointError, match="not aligned"):
+        load(file)
+
+
+def test_values_that_are_not_finite_are_refused(packed: Packed, tmp_path: Path) -> None:
+    tensors = {name: tensor.copy() for name, tensor in packed.tensors.items()}
+    tensors["norm.weight"][0] = np.nan
+    broken = Packed(packed.description, tensors, packed.config, packed.tokenizer, packed.weights)
+    write(broken, tmp_path / "x")
+    with pytest.raises(CheckpointError, match=r"norm\.weight holds values"):
+        load(tmp_path / "x")
+
+
+def test_what_is_no_engine_file(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_bytes((56).to_bytes(8, "little") + b"{}".ljust(56))
+    for path, said in ((other, "no engine file"), (tmp_path, "cannot be read"), (tmp_path / "no", "cannot be read")):  # fmt: skip  # noqa: E501
+        with pytest.raises(CheckpointError, match=said):
+            load(path)
+
+
+def test_a_refused_write_leaves_what_was_there(
+    packed: Packed, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = file.read_bytes()
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("spikeformers.engine.file.os.replace", full)
+    with pytest.raises(StorageError, match="unchanged"):
+        write(packed, file)
+    assert file.read_bytes() == before
+    assert list(file.parent.iterdir()) == [file]

@@ -1,0 +1,203 @@
+"""The engine against PyTorch: spikes, logits, text; one token, many, and several sequences."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from spikeformers.engine import Engine
+from spikeformers.errors import EngineUnavailable, UsageError
+from spikeformers.export import pack
+from spikeformers.kernels import native
+from spikeformers.neurons import observe
+
+Make = Callable[..., Any]
+Ids = Callable[..., list[int]]
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "hard": {},
+    "top-3": {"wta": "top_k"},
+    "top-2-mean": {"wta": "top_k", "winners": 2, "winner_weight": "mean"},
+    "top-1": {"wta": "top_k", "winners": 1},
+    "sparsemax": {"wta": "sparsemax"},
+    "ssa": {"attention": "ssa"},
+    "softmax": {"attention": "softmax"},
+    "learned-positions": {"position": "learned"},
+    "both-positions": {"position": "both"},
+    "no-positions": {"position": "none"},
+    "short-bias": {"position": "relative", "max_position_embeddings": 7},
+    "levels-3": {"levels": 3, "wta": "top_k"},
+    "levels-1": {"levels": 1},
+    "ni-lif-2x2": {"steps": 2, "levels": 2},
+    "i-lif": {"neuron": "i-lif", "levels": 4},
+    "lif-3": {"neuron": "lif", "steps": 3, "threshold": 0.5},
+    "lif-hard-reset": {"neuron": "lif", "steps": 2, "reset": "hard", "wta": "top_k"},
+    "lif-delayed": {"neuron": "lif", "steps": 2, "reset": "delayed"},
+    "t-lif-2": {"neuron": "t-lif", "steps": 2, "threshold": 0.75},
+    "t-lif-ssa": {"neuron": "t-lif", "threshold": 0.75, "attention": "ssa"},
+    "rms": {"norm": "rms"},
+    "norms-of-the-paper": {"pre_norm": False, "output_norm": True},
+    "no-projection-norm": {"projection_norm": False},
+    "real-head": {"spiking_head": False},
+    "untied": {"tie_word_embeddings": False},
+    "no-bias": {"bias": False},
+    "odd-widths": {"hidden_size": 42, "num_attention_heads": 3, "intermediate_size": 51},
+    "wide-heads": {"hidden_size": 140, "num_attention_heads": 2},
+}
+
+
+@torch.no_grad()
+def torch_side(model: Any, tokens: list[int]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Logits ``[T, V]`` and every neuron's counts, in double: exact next to float's rounding."""
+    seen: list[np.ndarray] = []
+    with observe(model, lambda _, n, s: seen.append((s / n.unit).round().flatten(0, -2).numpy())):
+        logits = model(torch.tensor([tokens])).logits[0]
+    return logits.numpy(), seen
+
+
+@pytest.fixture(params=VARIANTS)
+def model(request: pytest.FixtureRequest, make_model: Make) -> Any:
+    return make_model(**VARIANTS[request.param])
+
+
+def test_spikes_and_logits_are_pytorchs(model: Any, ids: Ids) -> None:
+    tokens = ids(1, 90)
+    engine = Engine(pack(model, None, "fp32"), threads=1)
+    found = engine.feed_all(engine.sequence(), tokens)
+    logits, spikes = torch_side(model.double(), tokens)
+    names = [
+        operation["out"] for operation in engine.packed.description["operations"]
+        if operation["op"] == "fire"
+    ]  # fmt: skip
+    assert len(names) == len(spikes)
+    for name, wanted in zip(names, spikes, strict=True):
+        assert (engine.values(name) == wanted).all(), name
+        assert wanted.any() or name == "head.in"
+    assert np.abs(found - logits).max() < 1e-4
+    assert logits.std() > 0.1
+
+
+def test_one_token_at_a_time_gives_the_bits_of_the_prompt(model: Any, ids: Ids) -> None:
+    """And so does every path, every number of threads, and a batch of sequences."""
+    tokens = ids(2, 70)
+    packed = pack(model, None, "int8")
+    whole = Engine(packed, threads=1)
+    wanted = whole.feed_all(whole.sequence(), tokens)
+    for name, runs, _ in native().paths():
+        if runs:
+            engine = Engine(packed, threads=2, kernels=name)
+            assert (engine.feed_all(engine.sequence(), tokens) == wanted).all(), name
+    engine = Engine(packed, threads=2)
+    one, other = engine.sequence(), engine.sequence()
+    engine.feed(other, ids(3, 5))
+    for place, token in enumerate(tokens):
+        logits = engine.step([one, other], [token, 7])
+        assert (logits[0] == wanted[place]).all()
+    assert (one.tokens, other.tokens) == (70, 75)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("variant", ["hard", "top-3", "ssa"])
+def test_greedy_text_of_512_tokens_is_pytorchs(variant: str, make_model: Make, ids: Ids) -> None:
+    model = make_model(7, max_position_embeddings=600, **VARIANTS[variant])
+    prompt = ids(4, 8)
+    engine = Engine(pack(model, None, "fp32"), threads=1)
+    written = model.generate(torch.tensor([prompt]), max_new_tokens=512, do_sample=False)
+    assert list(engine.generate(prompt, 512)) == written[0, 8:].tolist()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"temperature": 0.8, "top_k": 5, "top_p": 1.0},
+        {"temperature": 1.3, "top_k": 0, "top_p": 0.7},
+        {"temperature": 1.0, "top_k": 20, "top_p": 0.9},
+        {"temperature": 2.0, "top_k": 1000, "top_p": 1.0},
+    ],
+)
+def test_a_seed_draws_the_same_tokens(sampling: dict[str, Any], make_model: Make, ids: Ids) -> None:
+    model, prompt = make_model(8), ids(5, 4)
+    engine = Engine(pack(model, None, "fp32"), threads=1)
+    for seed in (0, 3):
+        torch.manual_seed(seed)
+        config = GenerationConfig(max_new_tokens=60, do_sample=True, **sampling)
+        written = model.generate(torch.tensor([prompt]), generation_config=config)
+        assert list(engine.generate(prompt, 60, seed=seed, **sampling)) == written[0, 4:].tolist()
+
+
+def test_int8_stays_near_fp32(make_model: Make, ids: Ids) -> None:
+    """A weight moves by half a step at most, 1/254 of its column's largest."""
+    packed = pack(make_model(), None, "int8")
+    exact = pack(make_model(), None, "fp32")
+    for name, tensor in packed.tensors.items():
+        if tensor.dtype == np.int8:
+            scale = packed.tensors[f"{name}.scale"]
+            error = np.abs(tensor * scale - exact.tensors[name])
+            assert (error <= scale / 2 * 1.0001).all()
+
+
+@pytest.mark.parametrize("weights", ["fp32", "int8"])
+def test_a_context_of_many_pages(weights: str, make_model: Make, ids: Ids) -> None:
+    """1,000 tokens: chunks of a prompt and pages of a cache meet at odd places."""
+    model = make_model(9, max_position_embeddings=128)
+    tokens = ids(6, 1000)
+    engine = Engine(pack(model, None, weights), threads=2)
+    text = engine.sequence()
+    parts = [engine.feed_all(text, tokens[a:b]) for a, b in ((0, 1), (1, 300), (300, 1000))]
+    if weights == "fp32":
+        logits, _ = torch_side(model.double(), tokens)
+        assert np.abs(np.concatenate(parts) - logits).max() < 1e-4
+    # Counts to 16 are five planes: keys take a bit of each a feature, values a word of each.
+    per_token_and_head = text.bytes / text.tokens / (2 * 2)
+    assert per_token_and_head < 5 * (16 / 8 + 8) * 1.2
+    assert engine.counters()["pages_skipped"] > 0
+
+
+def test_what_is_not_there_is_refused(make_model: Make, ids: Ids) -> None:
+    engine = Engine(pack(make_model(position="learned"), None, "fp32"), threads=1)
+    text = engine.sequence()
+    for tokens, said in (([61], "not among the 61"), ([-1], "not among"), ([], "no tokens")):
+        with pytest.raises(UsageError, match=said):
+            engine.feed(text, tokens)
+    engine.feed(text, ids(0, 90))
+    with pytest.raises(UsageError, match="past the 96 positions"):
+        engine.feed(text, ids(0, 7))
+    other = Engine(pack(make_model(), None, "fp32"), threads=1)
+    with pytest.raises(UsageError, match="another program"):
+        other.feed(text, [1])
+    with pytest.raises(UsageError, match="at least one thread"):
+        Engine(engine.packed, threads=0)
+    with pytest.raises(EngineUnavailable, match="no such path"):
+        Engine(engine.packed, kernels="sse9")
+
+
+def test_threads_of_python_take_turns(make_model: Make, ids: Ids) -> None:
+    engine = Engine(pack(make_model(), None, "fp32"), threads=2)
+    wanted = engine.feed(engine.sequence(), ids(1, 60))
+    found: list[np.ndarray] = []
+
+    def work() -> None:
+        text = engine.sequence()
+        for token in ids(1, 60):
+            last = engine.feed(text, [token])
+        found.append(last)
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(found) == 4
+    assert all((logits == wanted).all() for logits in found)
+
+
+def test_threads_are_no_more_than_processors(make_model: Make) -> None:
+    engine = Engine(pack(make_model(), None, "fp32"), threads=64)
+    assert engine.threads == native().processors()
