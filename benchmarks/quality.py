@@ -44,6 +44,7 @@ ROWS: dict[str, Row] = {
     "softmax": Row({"attention": "softmax"}, label="spiking, softmax"),
     "cwssa-top3": Row({"wta": "top_k", "winners": 3}, label="spiking, CWSSA top-3"),
     "ssa": Row({"attention": "ssa"}, label="spiking, SSA (learned positions)"),
+    "a2os2a": Row({"attention": "a2os2a"}, label="spiking, A2OS2A (learned positions)"),
     "cwssa-hard, 8 levels": Row({"levels": 8}),
     "cwssa-hard, 4 levels": Row({"levels": 4}),
     "cwssa-hard, any density": Row(

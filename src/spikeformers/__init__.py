@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from spikeformers.models import (
         BiSpikCLMConfig,
         BiSpikCLMForCausalLM,
+        SpikingViTConfig,
+        SpikingViTForImageClassification,
         WDSpikingformerConfig,
         WDSpikingformerForCausalLM,
         WESpikingformerConfig,
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 _ROOM_OF = {
     "BiSpikCLMConfig": "models",
     "BiSpikCLMForCausalLM": "models",
+    "SpikingViTConfig": "models",
+    "SpikingViTForImageClassification": "models",
     "TrainConfig": "training",
     "WDSpikingformerConfig": "models",
     "WDSpikingformerForCausalLM": "models",
@@ -60,6 +64,8 @@ _ROOM_OF = {
 __all__ = [
     "BiSpikCLMConfig",
     "BiSpikCLMForCausalLM",
+    "SpikingViTConfig",
+    "SpikingViTForImageClassification",
     "TrainConfig",
     "WDSpikingformerConfig",
     "WDSpikingformerForCausalLM",

@@ -7,21 +7,21 @@ import math
 import pytest
 import torch
 
-from spikeformers.attention import Attention
+from spikeformers.attention import Attention, ScaledAttention
 from spikeformers.attention._base import masked_softmax
 
 
 def test_scores_are_scaled_before_the_bias() -> None:
     q = torch.tensor([[1.0, 2.0]])
     k = torch.tensor([[3.0, 1.0], [0.0, 2.0]])
-    core = Attention(0.5)
+    core = ScaledAttention(0.5)
     assert core.scores(q, k, None).tolist() == [[[2.5, 2.0]]]
     assert core.scores(q, k, torch.tensor([[1.0, -1.0]])).tolist() == [[[3.5, 1.0]]]
     assert not core.log_scale.requires_grad
 
 
 def test_each_head_has_a_scale() -> None:
-    core = Attention(0.25, heads=2, learn_scale=True)
+    core = ScaledAttention(0.25, heads=2, learn_scale=True)
     assert core.log_scale.requires_grad
     torch.testing.assert_close(core.scale(), torch.full((2, 1, 1), 0.25))
     with torch.no_grad():
@@ -39,4 +39,4 @@ def test_masked_softmax_by_hand() -> None:
 def test_the_base_has_no_weights() -> None:
     q = torch.ones(1, 1, 1, 1, 1)
     with pytest.raises(TypeError, match=r"Attention does not define weights\(\)"):
-        Attention(1.0)(q, q, q, torch.ones(1, 1, 1, 1, dtype=torch.bool))
+        Attention()(q, q, q, torch.ones(1, 1, 1, 1, dtype=torch.bool))

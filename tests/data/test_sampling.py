@@ -7,7 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spikeformers.data.sampling import WindowSampler, batch, consecutive_starts
+from spikeformers.data.sampling import (
+    ExampleSampler,
+    WindowSampler,
+    batch,
+    consecutive_starts,
+)
 from spikeformers.errors import ConfigError, DataError
 
 
@@ -117,3 +122,16 @@ def test_windows_outside_the_split():
 def test_senseless_sizes(context, batch_size):
     with pytest.raises(ConfigError, match=f"got {context} and {batch_size}"):
         WindowSampler(100, context, batch_size, seed=0)
+
+
+def test_examples_are_visited_once_an_epoch() -> None:
+    sampler = ExampleSampler(10, 4, seed=3)
+    seen = np.concatenate([sampler.indices(step) for step in range(5)])
+    assert sorted(seen[:10].tolist()) == sorted(seen[10:].tolist()) == list(range(10))
+    assert seen[:10].tolist() != seen[10:].tolist()
+    again = ExampleSampler(10, 4, seed=3)
+    assert again.indices(3).tolist() == seen[12:16].tolist()  # of the step alone
+    assert ExampleSampler(10, 4, seed=4).indices(0).tolist() != seen[:4].tolist()
+    assert len(ExampleSampler(3, 8, seed=0).indices(1)) == 8  # a batch of several epochs
+    with pytest.raises(ConfigError, match="needs examples"):
+        ExampleSampler(0, 4, seed=0)

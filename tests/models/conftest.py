@@ -78,6 +78,8 @@ ATTENTIONS: dict[str, dict[str, Any]] = {
     "top-2-mean": {"attention": "wta", "wta": "top_k", "winners": 2, "winner_weight": "mean"},
     "sparsemax": {"attention": "wta", "wta": "sparsemax"},
     "ssa": {"attention": "ssa", "position": "learned"},
+    "a2os2a": {"attention": "a2os2a", "position": "learned"},
+    "a2os2a-state": {"attention": "a2os2a", "attention_order": "state", "position": "learned"},
     "softmax": {"attention": "softmax"},
 }
 

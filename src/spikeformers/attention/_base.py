@@ -28,6 +28,33 @@ class Attention(nn.Module):
     Scores are then rounded to its multiples, so that equal counts tie whatever the order of sums.
     """
 
+    def scores(self, q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
+        """``q k^T + bias``, ``[S, B, H, T, J]``."""
+        scores = self.coincidences(q, k)
+        return scores if bias is None else scores + bias
+
+    def coincidences(self, q: Tensor, k: Tensor) -> Tensor:
+        """``q k^T``, rounded to ``score_unit`` where one is set."""
+        scores = torch.matmul(q, k.transpose(-1, -2))
+        if self.score_unit is not None:
+            exact = torch.round(scores / self.score_unit) * self.score_unit
+            scores = scores + (exact - scores).detach()
+        return scores
+
+    def weights(self, q: Tensor, k: Tensor, allowed: Tensor, bias: Tensor | None) -> Tensor:
+        """Weight of each key for each query, ``[S, B, H, T, J]``."""
+        raise TypeError(f"{type(self).__name__} does not define weights()")
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
+        """Weighted sum of v."""
+        return torch.matmul(self.weights(q, k, allowed, bias), v)
+
+
+class ScaledAttention(Attention):
+    """An attention core with a factor on its scores."""
+
     def __init__(self, scale: float, heads: int = 1, learn_scale: bool = False) -> None:
         super().__init__()
         self.initial_scale = scale
@@ -43,22 +70,8 @@ class Attention(nn.Module):
 
     def scores(self, q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
         """``q k^T * scale + bias``, ``[S, B, H, T, J]``."""
-        scores = torch.matmul(q, k.transpose(-1, -2))
-        if self.score_unit is not None:
-            exact = torch.round(scores / self.score_unit) * self.score_unit
-            scores = scores + (exact - scores).detach()
-        scores = scores * self.scale()
+        scores = self.coincidences(q, k) * self.scale()
         return scores if bias is None else scores + bias
-
-    def weights(self, q: Tensor, k: Tensor, allowed: Tensor, bias: Tensor | None) -> Tensor:
-        """Weight of each key for each query, ``[S, B, H, T, J]``."""
-        raise TypeError(f"{type(self).__name__} does not define weights()")
-
-    def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, bias: Tensor | None = None
-    ) -> Tensor:
-        """Weighted sum of v."""
-        return torch.matmul(self.weights(q, k, allowed, bias), v)
 
     def extra_repr(self) -> str:
         learned = ", learned" if self.log_scale.requires_grad else ""

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from spikeformers.attention._base import Attention
+from spikeformers.attention._base import ScaledAttention
 from spikeformers.neurons import Neuron
 
 
-class SFSA(Attention):
+class SFSA(ScaledAttention):
     """Edges that fire; ``neuron`` takes the masked scores ``[S, B, H, T, J]``."""
 
     weights_are_binary = True

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from spikeformers.attention._base import Attention, masked_softmax
+from spikeformers.attention._base import ScaledAttention, masked_softmax
 
 
-class SoftmaxAttention(Attention):
+class SoftmaxAttention(ScaledAttention):
     """Real attention weights that sum to one."""
 
     def weights(self, q: Tensor, k: Tensor, allowed: Tensor, bias: Tensor | None) -> Tensor:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from spikeformers.attention._base import Attention
+from spikeformers.attention._base import ScaledAttention
 
 
-class SSA(Attention):
+class SSA(ScaledAttention):
     """Integer attention weights, scaled by s."""
 
     def weights(self, q: Tensor, k: Tensor, allowed: Tensor, bias: Tensor | None) -> Tensor:

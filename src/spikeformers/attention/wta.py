@@ -27,7 +27,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from spikeformers.attention._base import Attention, masked_softmax
+from spikeformers.attention._base import ScaledAttention, masked_softmax
 from spikeformers.attention._blocks import (
     NEVER,
     block_scores,
@@ -159,7 +159,7 @@ def _at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-class WTA(Attention):
+class WTA(ScaledAttention):
     """Winner-take-all attention with ``winners`` keys a query (hard: one)."""
 
     def __init__(

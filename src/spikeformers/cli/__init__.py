@@ -1,8 +1,8 @@
 """The command line: one verb a file, each its arguments, one call, one print.
 
-    spikeformers demo | pretrain | distill | convert | finetune-attention | finetune
+    spikeformers demo | pretrain | distill | train-vision | convert | finetune-attention | finetune
     spikeformers generate | energy | audit | info | compare
-    spikeformers evaluate perplexity | agreement | zeroshot | glue
+    spikeformers evaluate perplexity | agreement | zeroshot | glue | vision
     spikeformers export engine | bench decode | bench prefill | bench memory
 
 Exit codes: 0 done, 1 something failed or falls short of a requirement, 2 the request is wrong, 130
@@ -35,6 +35,7 @@ from spikeformers.cli import (
     generate,
     info,
     pretrain,
+    train_vision,
     zeroshot,
 )
 from spikeformers.errors import SpikeformersError
@@ -54,7 +55,7 @@ benching = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 app.add_typer(benching, name="bench", help="Time the engine beside PyTorch and other programs.")
 exporting = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 app.add_typer(exporting, name="export", help="Write a model for another program to run.")
-app.add_typer(evaluation, name="evaluate", help="Measure a model on text and tasks.")
+app.add_typer(evaluation, name="evaluate", help="Measure a model on text, tasks or images.")
 
 
 def _help(verb: Callable[..., None]) -> str:
@@ -67,6 +68,7 @@ for _app, _verb in (
     (app, demo.demo),
     (app, pretrain.pretrain),
     (app, distill.distill),
+    (app, train_vision.train_vision),
     (app, convert.convert),
     (app, finetune_attention.finetune_attention),
     (app, finetune.finetune),
@@ -75,6 +77,7 @@ for _app, _verb in (
     (evaluation, zeroshot.zeroshot),
     (evaluation, finetune.glue),
     (app, compare.compare),
+    (evaluation, evaluate.vision),
     (app, generate.generate),
     (app, energy.energy),
     (app, audit.audit),
@@ -84,7 +87,7 @@ for _app, _verb in (
     (benching, bench.prefill),
     (benching, bench.memory),
 ):
-    _app.command(help=_help(_verb))(_verb)
+    _app.command(_verb.__name__.replace("_", "-"), help=_help(_verb))(_verb)
 
 
 def _version(wanted: bool) -> None:

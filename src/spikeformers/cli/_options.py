@@ -17,6 +17,20 @@ Data = Annotated[
         show_default=False,
     ),
 ]
+AnyData = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        help="A text (builtin, a file, a folder, a data set of the hub), or of a vision model "
+        "images (digits, cifar10, ..., a folder).",
+        metavar="SOURCE",
+        show_default=False,
+    ),
+]
+Images = Annotated[int, typer.Option("--images", min=1, help="Of a vision model: images.")]
+Root = Annotated[
+    str, typer.Option("--root", help="Folder that holds images named by --data, such as cifar10.")
+]
 Split = Annotated[str, typer.Option(help="Part of the text: train, validation or test.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 TextField = Annotated[

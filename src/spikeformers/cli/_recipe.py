@@ -7,7 +7,8 @@ A recipe is one mapping, in sections or flat; ``--set`` takes the same keys and 
     train: {steps: 2000, context: 128}       wta: top_k
     data: {source: builtin}                  learning_rate: 2e-3
 
-`spikeformers distill` takes a section more, distill: the teacher and the fields of SpADConfig. A
+`spikeformers distill` takes a section more, distill: the teacher and the fields of SpADConfig;
+`spikeformers train-vision` another, vision: the fields of VisionConfig. A
 key that two sections know is the training one unless its section stands before it, as in
 ``model.steps=4``.
 """
@@ -49,6 +50,7 @@ class Recipe:
     data: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
     distill: dict[str, Any] = field(default_factory=dict)
+    vision: dict[str, Any] = field(default_factory=dict)
 
     def merge(self, other: Recipe) -> Recipe:
         """This recipe with the keys of ``other`` on top."""
@@ -59,21 +61,24 @@ class Recipe:
             self.data | other.data,
             self.train | other.train,
             self.distill | other.distill,
+            self.vision | other.vision,
         )
 
     def check(self) -> None:
         """Raise ``ConfigError`` or ``DataError`` for what is missing, unknown or out of range."""
-        from spikeformers.models import PRESETS, build_config
+        from spikeformers.models import PRESETS, VISION_PRESETS, build_config
         from spikeformers.training import TrainConfig
         from spikeformers.training.distillation import SpADConfig
 
+        if self.preset in VISION_PRESETS:
+            raise ConfigError(f"{self.preset} classifies images: use spikeformers train-vision.")
         if not self.preset:
             raise ConfigError(f"no preset was named. Give --preset, one of {', '.join(PRESETS)}.")
         if not self.data.get("source"):
             raise DataError(
                 "no text was named. Give --data: builtin, a file, a folder, or a data set's name."
             )
-        _check_types(self.model, build_config(self.preset, 512))
+        check_types(self.model, build_config(self.preset, 512))
         build_config(self.preset, 512, self.model).validate_architecture()
         TrainConfig.from_dict(self.train)
         SpADConfig.from_dict(self.spad)
@@ -95,11 +100,13 @@ def data_keys() -> dict[str, Any]:
 
 def known_sections(preset: str = "") -> dict[str, list[str]]:
     """Section -> the keys it takes; training comes first, so it gets a key that two know."""
-    from spikeformers.models import PRESETS
+    from spikeformers.models import PRESETS, VISION_PRESETS
     from spikeformers.models.presets import known_keys
     from spikeformers.training import TrainConfig
     from spikeformers.training.distillation import SpADConfig
 
+    if preset in VISION_PRESETS:
+        return _vision_sections()
     presets = [preset] if preset in PRESETS else list(PRESETS)
     model = set().union(*(known_keys(name) for name in presets))
     return {
@@ -108,6 +115,29 @@ def known_sections(preset: str = "") -> dict[str, list[str]]:
         "model": sorted(model),
         "distill": [*TEACHER, *(one.name for one in fields(SpADConfig))],
     }
+
+
+def _vision_sections() -> dict[str, list[str]]:
+    from spikeformers.models.presets import vision_keys
+    from spikeformers.training import TrainConfig
+    from spikeformers.training.vision.config import UNUSED, VisionConfig
+
+    train = [one.name for one in fields(TrainConfig) if one.name not in UNUSED]
+    return {
+        "train": train,
+        "vision": [one.name for one in fields(VisionConfig)],
+        "data": list(image_keys()),
+        "model": sorted(vision_keys()),
+    }
+
+
+def image_keys() -> dict[str, Any]:
+    """Keys of the data section of images and their defaults."""
+    from spikeformers.data.images import load_images
+
+    parameters = list(inspect.signature(load_images).parameters.values())[1:]
+    declared = {parameter.name: parameter.default for parameter in parameters}
+    return {"source": "", **declared, "fit": False, "broken": "refuse"}
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -199,7 +229,7 @@ def _unknown(
     return f"{origin}: unknown key {key!r}{where}.{hint or f' Known keys are {listed}.'}"
 
 
-def _check_types(values: Mapping[str, Any], config: Any) -> None:
+def check_types(values: Mapping[str, Any], config: Any) -> None:
     """Raise ``ConfigError`` for a model value of another type than the preset's own."""
     for key, value in values.items():
         usual = getattr(config, key, None)

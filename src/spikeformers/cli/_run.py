@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
     from spikeformers.data import Corpus, TokenStore
-    from spikeformers.training import TrainConfig
+    from spikeformers.training import TrainConfig, TrainResult
     from spikeformers.training.task import Task
 
 REQUEST = "request"  # key of run.json's data section that says how the data were asked for
 DISTILL = "distill"  # key of that request, in a run of `distill`
+VISION = "images"  # key of that request, in a run of `train-vision`: its data section
 VERB = "verb"  # key of that request that names any other verb
 
 
@@ -212,45 +213,60 @@ def carry_out(
             out.name, run.model, run.store, run.config, result, card
         ),
     )
+    finish(run.model, run.request, result, out, as_json=as_json)
+
+
+def finish(
+    model: PreTrainedModel,
+    request: Mapping[str, Any],
+    result: TrainResult,
+    out: Path,
+    *,
+    as_json: bool,
+    unit: str = "token",
+) -> None:
+    """Print how a run ended; exit code 130 when it was interrupted."""
     if not is_main_process():
         return
     if as_json:
         print_json(
             {
                 "steps": result.steps,
-                "tokens_seen": result.tokens_seen,
+                f"{unit}s_seen": result.tokens_seen,
                 "seconds": result.seconds,
-                "tokens_per_second": result.tokens_per_second,
-                "parameters": run.model.num_parameters(),
+                f"{unit}s_per_second": result.tokens_per_second,
+                "parameters": model.num_parameters(),
                 "interrupted": result.interrupted,
                 "validation": result.final_validation,
                 "out": str(out),
             }
         )
     elif not result.interrupted:
+        speed = f"{result.tokens_per_second:,.0f} {unit}s/s"
         rows = [
             *(
                 (title, form.format(result.final_validation[key]))
-                for key, (title, form) in _measured(result.final_validation).items()
+                for key, (title, form) in _measured(result.final_validation, unit).items()
                 if key in result.final_validation
             ),
-            ("tokens seen", f"{result.tokens_seen:,}"),
-            ("training", f"{result.seconds:,.1f} s, {result.tokens_per_second:,.0f} tokens/s"),
+            (f"{unit}s seen", f"{result.tokens_seen:,}"),
+            ("training", f"{result.seconds:,.1f} s, {speed}"),
             ("model", str(out)),
         ]
         print_table(make_table("", ("trained", f"{result.steps:,} steps"), rows))
     if result.interrupted:
-        again = f"spikeformers {verb_of(run.request)} --out {out} --resume"
+        again = f"spikeformers {verb_of(request)} --out {out} --resume"
         say(f"Stopped after step {result.steps}; {again} goes on.")
         raise typer.Exit(130)
 
 
-def _measured(validation: Mapping[str, float]) -> dict[str, tuple[str, str]]:
+def _measured(validation: Mapping[str, float], unit: str) -> dict[str, tuple[str, str]]:
     """Key of a validation result -> its title and how it is written."""
-    of = "masked token" if "masked_perplexity" in validation else "token"
+    of = "masked token" if "masked_perplexity" in validation else unit
     return {
         "loss": ("validation loss", f"{{:.4f}} nats a {of}"),
         "masked_perplexity": ("masked perplexity", "{:,.2f}"),
+        "accuracy": ("accuracy", "{:.4f}"),
         "perplexity": ("perplexity", "{:,.2f} a token"),
         "bits_per_byte": ("bits per byte", "{:.4f}"),
         "teacher_agreement": ("same likeliest token as the teacher", "{:.4f} of tokens"),

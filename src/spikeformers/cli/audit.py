@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spikeformers.cli._options import Data, Json, Model, Split, TextField
+from spikeformers.cli._options import AnyData, Images, Json, Model, Root, Split, TextField
 
 if TYPE_CHECKING:
     from spikeformers.energy import AuditReport, Row, Side
@@ -18,7 +18,7 @@ _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 
 def audit(
     model: Model,
-    data: Data,
+    data: AnyData,
     require: Annotated[
         list[str] | None,
         typer.Option(
@@ -41,6 +41,8 @@ def audit(
     split: Split = "validation",
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of the text to run over.")] = 2048,
     text_field: TextField = "text",
+    images: Images = 8,
+    root: Root = "",
     unfold: Annotated[
         bool, typer.Option("--all", help="Every operation of every layer, on a line of its own.")
     ] = False,
@@ -61,32 +63,30 @@ def audit(
 
     JSON: model, tokens, rows (name, module, layer, what, op, operands, verdict, note),
     falls_short (by scope and requirement); required (scope, strict, and by requirement the names
-    of the rows that fall short), context, data, split, sha256 of the text.
+    of the rows that fall short), context (of text), data, split, sha256 of the data.
     """
-    from spikeformers.cli._output import print_json, print_table, start, tokenize
-    from spikeformers.data import load_corpus
+    from spikeformers.cli._counting import read_material
+    from spikeformers.cli._output import print_json, print_table, start
     from spikeformers.energy import audit as trace_and_list
     from spikeformers.energy import check_request
     from spikeformers.errors import RequirementNotMet
-    from spikeformers.evaluation import context_of
-    from spikeformers.models import load_model
-    from spikeformers.reporting import windows_of
 
     wanted: list[Any] = list(dict.fromkeys(require or []))
     check_request(wanted, scope, strict)
     where: Any = scope
     start(verbose=False)
-    loaded, tokenizer = load_model(model)
-    corpus = load_corpus(data, text_field=text_field)
-    part = tokenize(corpus, tokenizer).split(split)
-    # One sequence a pass, so that a unit that depends on the sequence is seen to change.
-    windows = windows_of(part, context_of(loaded), tokens, batch_size=1)
-    report = trace_and_list(loaded, windows)
+    # One sequence or image a pass, so that a unit that depends on it is seen to change.
+    read = read_material(
+        model, data, split,
+        tokens=tokens, text_field=text_field, images=images, root=root, one_by_one=True,
+    )  # fmt: skip
+    report = trace_and_list(read.model, read.batches)
     if not as_json:
         for table in _tables(report, unfold):
             print_table(table)
-        text = f"{report.tokens:,} tokens of {corpus.name}, {split}"
-        print(f"traced on {text}: evidence from this run, not a proof for other text")
+        seen = f"{report.tokens:,} {read.unit}s of {read.name}, {split}"
+        other = "images" if read.unit == "image" else "text"
+        print(f"traced on {seen}: evidence from this run, not a proof for other {other}")
     short = {
         one: report.failures(one, scope=where, strict=strict and one != "softmax-free")
         for one in wanted
@@ -97,10 +97,7 @@ def audit(
             report.as_dict()
             | {
                 "required": {"scope": scope, "strict": strict, **names},
-                "context": windows[0].shape[1],
-                "data": data,
-                "split": split,
-                "sha256": corpus.digest,
+                **read.facts,
             }
         )
     if any(short.values()):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spikeformers.cli._options import Data, Json, Model, Split, TextField
+from spikeformers.cli._options import AnyData, Images, Json, Model, Root, Split, TextField
 
 if TYPE_CHECKING:
     from spikeformers.energy import EnergyReport
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def energy(
     model: Model,
-    data: Data,
+    data: AnyData,
     split: Split = "validation",
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of the text to run over.")] = 4096,
     control: Annotated[
@@ -23,9 +23,11 @@ def energy(
         typer.Option(help="Dense model to compare with.", show_default="a fresh dense twin"),
     ] = None,
     text_field: TextField = "text",
+    images: Images = 64,
+    root: Root = "",
     as_json: Json = False,
 ) -> None:
-    """Estimated energy per token of a model, beside that of its dense twin.
+    """Estimated energy per token (of a vision model: per image), beside that of its dense twin.
 
     Events are counted in a real run over the text: multiply-accumulates, synaptic operations,
     coincidences in attention, comparisons, neurons, norms. The joules are estimates by the
@@ -33,24 +35,21 @@ def energy(
     a dense model costs does not depend on its weights, so without --control a freshly initialised
     twin of the same shape is counted.
 
-    JSON: model and control, each with label, tokens, picojoules_per_token,
+    JSON: model and control, each with label, unit (token, image), tokens, picojoules_per_token,
     with_elementwise_per_token, macs_per_token, sop_per_token, winner_comparisons_per_token,
     density, density_by_macs, by_component, by_layer, by_neuron, products, prices, rules;
     control_weights (fresh, or its folder; control is null for a dense model), context, data,
     split, sha256 of the text.
     """
-    from spikeformers.cli._output import print_json, print_table, start, tokenize
-    from spikeformers.data import load_corpus
+    from spikeformers.cli._counting import read_material
+    from spikeformers.cli._output import print_json, print_table, start
     from spikeformers.energy import energy_of
-    from spikeformers.evaluation import context_of
-    from spikeformers.models import load_model
-    from spikeformers.reporting import windows_of
 
     start(verbose=False)
-    loaded, tokenizer = load_model(model)
-    corpus = load_corpus(data, text_field=text_field)
-    part = tokenize(corpus, tokenizer).split(split)
-    windows = windows_of(part, context_of(loaded), tokens)
+    read = read_material(
+        model, data, split, tokens=tokens, text_field=text_field, images=images, root=root
+    )
+    loaded, windows = read.model, read.batches
     found = energy_of(loaded, windows)
     twin, weights = _twin(loaded.config, control)
     beside = None if twin is None else energy_of(twin, windows)
@@ -60,27 +59,25 @@ def energy(
                 "model": found.as_dict(),
                 "control": None if beside is None else beside.as_dict(),
                 "control_weights": weights,
-                "context": windows[0].shape[1],
-                "data": data,
-                "split": split,
-                "sha256": corpus.digest,
+                **read.facts,
             }
         )
         return
     for table in _tables(str(model), found, beside, weights):
         print_table(table)
-    print(f"estimated: events of {found.tokens:,} tokens times {found.prices.name} prices")
+    print(f"estimated: events of {found.tokens:,} {read.unit}s times {found.prices.name} prices")
 
 
 def _twin(config: Any, control: Path | None) -> tuple[Any, str | None]:
     """The dense model to compare with, and whose weights it has."""
     import torch
 
-    from spikeformers.models import SpikingConfig, build_model, control_of, load_model
+    from spikeformers.models import SpikingConfig, SpikingViTConfig, build_model, control_of
+    from spikeformers.models.loading import load_weights
 
     if control is not None:
-        return load_model(control)[0], str(control)
-    if not isinstance(config, SpikingConfig):
+        return load_weights(control), str(control)
+    if not isinstance(config, (SpikingConfig, SpikingViTConfig)):
         return None, None
     torch.manual_seed(0)
     return build_model(control_of(config)).eval(), "fresh"
@@ -92,7 +89,8 @@ def _tables(
     from spikeformers.cli._output import make_table
 
     sides = [found] if beside is None else [found, beside]
-    columns = ("nJ a token, estimated", name, f"dense twin ({weights})")[: 1 + len(sides)]
+    each = f"{'an' if found.unit == 'image' else 'a'} {found.unit}"
+    columns = (f"nJ {each}, estimated", name, f"dense twin ({weights})")[: 1 + len(sides)]
 
     def row(title: str, values: list[float], form: str = "{:,.2f}") -> tuple[str, ...]:
         return (title, *(form.format(value) for value in values))
@@ -118,13 +116,13 @@ def _tables(
     ]
     tables = [
         make_table("Energy by component", columns, parts),
-        make_table("Counted, per token (measured)", ("", *columns[1:]), counted),
+        make_table(f"Counted, per {found.unit} (measured)", ("", *columns[1:]), counted),
     ]
     if found.neurons:
         layers = [
             (layer, f"{share.with_elementwise / 1000:,.2f}", f"{share.sop:,.0f}")
             for layer, share in found.by_layer.items()
         ]
-        heads = ("block", "nJ a token, estimated", "synaptic operations")
+        heads = ("block", f"nJ {each}, estimated", "synaptic operations")
         tables.append(make_table(f"Energy by block of {name}", heads, layers))
     return tables

@@ -1,13 +1,20 @@
-"""``spikeformers evaluate``: how well a model predicts a text, or agrees with another."""
+"""``spikeformers evaluate``: how well a model predicts a text, agrees with another, or sees."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spikeformers.cli._options import Data, Json, Model, Split, TextField
+from spikeformers.cli._options import Data, Json, Model, Root, Split, TextField
 from spikeformers.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from spikeformers.evaluation import Entropy, VisionReport
+    from spikeformers.training.vision import ImageStore
 
 
 def perplexity(
@@ -165,3 +172,122 @@ def agreement(
         ("window", f"{report.context} tokens"),
     ]
     print_table(make_table("", (str(model), reference), rows))
+
+
+def vision(
+    model: Model,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="digits, cifar10, cifar100, fashion-mnist, imagenet-folder, or a folder.",
+            show_default=False,
+        ),
+    ],
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    root: Root = "",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 64,
+    max_images: Annotated[
+        int, typer.Option(min=0, help="Evenly spread; 0: all.", show_default="all")
+    ] = 0,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Convert, resize and crop images of another size or mode.")
+    ] = False,
+    broken: Annotated[
+        str, typer.Option(help="refuse, or skip images that cannot be read (they are listed).")
+    ] = "refuse",
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Write an HTML page with pictures here.", show_default=False),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Accuracy of an image classifier, by class, and which classes it takes for which.
+
+    Entropy of Q, K and V is measured on up to 256 of the images, beside what binary, ternary and
+    real values can carry at most.
+
+    JSON: images, accuracy (a share), loss (nats an image), per_class, confusion (true class, found
+    class), entropy (layer, role, kind, bits, ceiling), skipped (name, why), model, data, split,
+    sha256 of the data.
+    """
+    from spikeformers.cli._counting import store_of
+    from spikeformers.cli._output import (
+        counting_bar,
+        make_table,
+        print_json,
+        print_table,
+        start,
+    )
+    from spikeformers.evaluation import classify, entropy_of
+    from spikeformers.models import load_vision_model
+
+    start(verbose=False)
+    if report is not None and report.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--report {report} must be the name of an HTML file.")
+    loaded = load_vision_model(model)
+    store = store_of(model, loaded.config, data, root, fit=fit, broken=broken)
+    total = len(store.data.split(split))
+    reader = store.reader(split)
+    with counting_bar("classifying") as move:
+        done = 0
+
+        def advance(images: int) -> None:
+            nonlocal done
+            done += images
+            move(done, max_images or total)
+
+        batches = store.batches(split, batch_size, max_images, reader=reader)
+        found = classify(loaded, batches, store.data.classes, advance)
+    entropies = entropy_of(loaded, store.batches(split, batch_size, 256, reader=reader))
+    if report is not None:
+        _write_report(report, model, loaded, store, split, found, entropies)
+    if as_json:
+        asked = {"model": str(model), "data": data, "split": split, "sha256": store.data.digest}
+        more = {"entropy": [one.as_dict() for one in entropies], "skipped": reader.skipped}
+        print_json(found.as_dict() | more | asked)
+        return
+    rows = [
+        ("accuracy", f"{found.accuracy:.4f}"),
+        ("loss, nats an image", f"{found.loss:.4f}"),
+        ("images", f"{found.images:,} of {store.data.name}, {split}"),
+    ]
+    if reader.skipped:
+        rows.append(("skipped", f"{len(reader.skipped)}: {', '.join(list(reader.skipped)[:8])}"))
+    print_table(make_table("", (str(model), ""), rows))
+    shown = [
+        (name, "-" if share is None else f"{share:.4f}") for name, share in found.per_class.items()
+    ]
+    print_table(make_table("By class", ("class", "found"), shown))
+    bits = [
+        (str(e.layer + 1), e.role, e.kind, f"{e.bits:.3f}", f"{e.ceiling:.3f}") for e in entropies
+    ]
+    if bits:
+        heads = ("block", "of", "values", "bits", "ceiling")
+        print_table(make_table("Entropy, bits a value (measured)", heads, bits))
+
+
+def _write_report(
+    path: Path,
+    folder: Path,
+    model: PreTrainedModel,
+    store: ImageStore,
+    split: str,
+    found: VisionReport,
+    entropies: list[Entropy],
+) -> None:
+    from spikeformers.energy import energy_of
+    from spikeformers.reporting.vision_page import write_vision_page
+
+    counted = energy_of(model, store.batches(split, 8, 16))
+    facts = {
+        "model": str(folder),
+        "images": f"{store.data.name}, {split}; {store.data.split_by}",
+        "sha256": store.data.digest,
+        "energy of the products, nJ an image (estimated)": (
+            f"{counted.picojoules_per_token / 1000:,.1f}"
+        ),
+        "with elementwise work, nJ an image (estimated)": (
+            f"{counted.with_elementwise_per_token / 1000:,.1f}"
+        ),
+    }
+    write_vision_page(path, folder, found, entropies, counted.density, facts)

@@ -74,15 +74,25 @@ def _open(model: str) -> PreTrainedModel:
     import torch
 
     from spikeformers.errors import CheckpointError, nearest
-    from spikeformers.models import PRESETS, build_config, build_model, load_model
+    from spikeformers.models import (
+        PRESETS,
+        VISION_PRESETS,
+        build_config,
+        build_model,
+        build_vision_config,
+    )
+    from spikeformers.models.loading import load_weights
     from spikeformers.models.wd_spikingformer import WDSpikingformerConfig
 
-    if model in PRESETS:
-        with torch.device("meta"):
+    known = [*PRESETS, *VISION_PRESETS]
+    with torch.device("meta"):
+        if model in PRESETS:
             return build_model(build_config(model, WDSpikingformerConfig().vocab_size))
+        if model in VISION_PRESETS:
+            return build_model(build_vision_config(model))
     if not Path(model).exists():
         raise CheckpointError(
-            f"{model} is neither a model folder nor a preset ({', '.join(PRESETS)})."
-            f"{nearest(model, PRESETS)}"
+            f"{model} is neither a model folder nor a preset ({', '.join(known)})."
+            f"{nearest(model, known)}"
         )
-    return load_model(model)[0]
+    return load_weights(Path(model))

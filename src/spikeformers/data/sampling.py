@@ -19,7 +19,7 @@ from spikeformers.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from spikeformers.data.store import TokenSplit
 
-ORDER, MASK = 1, 2  # separates the random streams that share a seed
+ORDER, MASK, HOLD_OUT = 1, 2, 3  # separates the random streams that share a seed
 _WORD = (1 << 64) - 1
 
 
@@ -80,6 +80,36 @@ class WindowSampler:
                 self._epochs.pop(next(iter(self._epochs)))
             self._epochs[epoch] = order.astype(np.int64) * self.context + offset
         return self._epochs[epoch]
+
+
+class ExampleSampler:
+    """Which examples (images) a step sees: epoch e visits all once, drawn from (seed, e)."""
+
+    def __init__(self, examples: int, batch_size: int, seed: int) -> None:
+        if examples < 1 or batch_size < 1:
+            raise ConfigError(
+                f"a sampler needs examples and a batch size, got {examples} and {batch_size}."
+            )
+        self.examples, self.batch_size, self.seed = examples, batch_size, seed
+        self._order: dict[int, NDArray[np.int64]] = {}
+
+    def indices(self, step: int) -> NDArray[np.int64]:
+        """Examples of the global batch at ``step``, int64 ``[batch_size]``."""
+        places = step * self.batch_size + np.arange(self.batch_size, dtype=np.int64)
+        epochs = places // self.examples
+        pieces = [
+            self._epoch(int(epoch))[places[epochs == epoch] % self.examples]
+            for epoch in np.unique(epochs)
+        ]
+        return np.concatenate(pieces)
+
+    def _epoch(self, epoch: int) -> NDArray[np.int64]:
+        if epoch not in self._order:
+            while len(self._order) > 1:  # a batch straddles two epochs; older ones can go
+                self._order.pop(next(iter(self._order)))
+            draws = philox(self.seed, epoch, ORDER).random_raw(self.examples)
+            self._order[epoch] = np.argsort(draws, kind="stable").astype(np.int64)
+        return self._order[epoch]
 
 
 def batch(

@@ -105,8 +105,8 @@ class AuditReport:
 def audit(model: nn.Module, batches: Iterable[Batch]) -> AuditReport:
     """Trace the forward passes over ``batches`` and list what arithmetic they did.
 
-    A batch is ids ``[B, T]`` or ``{"input_ids", "attention_mask"}``. Raises DataError for no
-    tokens.
+    A batch is ids ``[B, T]``, ``{"input_ids", "attention_mask"}`` or ``{"pixel_values"}``. Raises
+    DataError for no tokens.
     """
     listing = Listing(model)
     tokens = sum(trace_into(listing, model, batch) for batch in batches)

@@ -1,17 +1,24 @@
 """How each kind of module is counted, in closed form.
 
     linear     SOP = (sum of counts at the input) * outputs;  MACs = rows * inputs * outputs
+    conv       SOP = sum over inputs of count * (windows that cover it) * outputs;  MACs = windows
+               * their size * inputs * outputs, zeros of the padding included, as papers count them
     scores     SOP = sum over allowed (i, j) of sum_k count(q_ik) * count(k_jk)      coincidences
     values     SOP = sum over allowed (i, j) with A_w[i, j] != 0 of sum_k count(v_jk)
+    state      SOP = sum over tokens j of (sum_k count(k_jk)) * (sum_k count(v_jk))
+    read       SOP = (sum of counts of q) * head width
 
-A real operand counts 1 everywhere, so with one side real these are the accumulates that the other
-side's spikes leave. In ``values`` each event of V adds the weight A_w[i, j], whatever its width, as
-each event of a linear layer adds a real weight: hard and top-K gather the winners' rows, sparsemax
-those of its support, softmax all that are allowed, and SSA those whose integer score is not 0.
+The last two are A2OS2A's order "state", Z += k_j v_j^T and q_i Z, as one sum that runs over the
+tokens. A real operand counts 1 everywhere, so with one side real these are the accumulates that the
+other side's spikes leave. In ``values`` each event of V adds the weight A_w[i, j], whatever its
+width, as each event of a linear layer adds a real weight: hard and top-K gather the winners' rows,
+sparsemax those of its support, softmax all that are allowed, and SSA and A2OS2A those whose score
+is not 0.
 
 Elementwise, per value unless said otherwise, with S simulation steps:
 
-    norm       layer: 4 add, 3 mult; rms: 1 add, 3 mult; and one root a row
+    norm       layer: 4 add, 3 mult; rms: 1 add, 3 mult; and one root a row; batch, with fixed
+               statistics: 1 add, 1 mult, which may fold into the weights before it
     neuron     a comparison per level and step (ternary 2), and per carried step 2 add and 1 mult;
                IF and pairs of it: 2 add and 1 comparison a neuron and step, however they are run
     winners    a row of n allowed keys: K passes of n - 1, n - 2, ... comparisons (winner_compare)
@@ -27,7 +34,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from spikeformers.attention import WTA, Attention, SoftmaxAttention
+from spikeformers.attention import A2OS2A, WTA, Attention, SoftmaxAttention
 from spikeformers.energy.operands import Spikes, counts, operand, spikes_of
 from spikeformers.energy.records import Operand, Product, Trace
 from spikeformers.neurons import Neuron
@@ -42,10 +49,15 @@ class Place(NamedTuple):
 
 
 class Rows:
-    """Which (sequence, token) rows count: those that are not padding."""
+    """Which (sequence, token) rows count: those that are not padding.
 
-    def __init__(self, batch: int, tokens: int, mask: Tensor | None) -> None:
-        self.shape = (batch, tokens)
+    Of ``images`` all count, and one image is what a token is elsewhere.
+    """
+
+    def __init__(
+        self, batch: int, tokens: int, mask: Tensor | None, *, images: bool = False
+    ) -> None:
+        self.shape, self.images = (batch, tokens), images
         self.keep = None if mask is None or bool(mask.all()) else mask.bool()
         self.tokens = batch * tokens if self.keep is None else int(self.keep.sum())
 
@@ -99,9 +111,36 @@ def linear(
     return x.numel() * outputs
 
 
+def convolution(
+    trace: Trace, place: Place, module: nn.Conv2d, x: Tensor, known: Spikes | None, out: Tensor
+) -> int:
+    """Count a convolution of ``[N, C, H, W]``; returns the MACs that were really dispatched."""
+    spikes, stored = spikes_of(x, known), spikes_of(module.weight)
+    macs = out.numel() * (module.weight.numel() // module.weight.shape[0])
+    sop = 0
+    if spikes is not None or stored is not None:
+        # A kernel of ones sums the counts that each window covers; a real side counts one.
+        kernel = counts(module.weight, None if spikes is not None else stored)
+        covered = nn.functional.conv2d(
+            counts(x, spikes).double(), kernel.double(), None,
+            module.stride, module.padding, module.dilation, module.groups,
+        )  # fmt: skip
+        sop = int(covered.sum())
+    trace.add_product(
+        Product(
+            place.name, "linear", place.component, place.layer,
+            operand(x, spikes), operand(module.weight, stored), macs=macs, sop=sop,
+        )
+    )  # fmt: skip
+    return macs
+
+
 def norm(trace: Trace, place: Place, rows: Rows, x: Tensor, kind: str) -> None:
-    """Count a layer or RMS norm over the last dimension of ``x``."""
+    """Count a layer or RMS norm over the last dimension of ``x``, or a batch norm."""
     x = rows.select(x)
+    if kind == "batch":
+        trace.add_operations("norms", place.layer, add=x.numel(), mult=x.numel())
+        return
     n, rows_ = x.numel(), x.numel() // x.shape[-1]
     adds = 4 * n if kind == "layer" else n
     trace.add_operations("norms", place.layer, add=adds, mult=3 * n, function=rows_)
@@ -198,6 +237,55 @@ def attention(
     return pairs
 
 
+def state_attention(
+    trace: Trace,
+    place: Place,
+    rows: Rows,
+    sides: tuple[Tensor, Tensor, Tensor],
+    known: tuple[Spikes | None, Spikes | None, Spikes | None],
+) -> None:
+    """Count Q (K^T V) of q, k, v ``[..., H, T, K]``: each token joins Z once and reads it once."""
+    kinds = tuple(spikes_of(x, kind) for x, kind in zip(sides, known, strict=True))
+    q, k, v = (rows.select_heads(x) for x in sides)
+    left, right, reader = (
+        operand(x, kind) for x, kind in zip((k, v, q), (kinds[1], kinds[2], kinds[0]), strict=True)
+    )
+    # By heads again, since only one head's k and v meet: the width of a head is the last of sides.
+    width = sides[1].shape[-1]
+    events = [
+        counts(x, kind).unflatten(-1, (-1, width)).sum(-1, dtype=torch.float64)
+        for x, kind in ((k, kinds[1]), (v, kinds[2]))
+    ]
+    spiking = left.is_spikes or right.is_spikes
+    trace.add_product(
+        Product(
+            f"{place.name}.state", "state", place.component, place.layer, left, right,
+            macs=left.size * width,
+            sop=int((events[0] * events[1]).sum()) if spiking else 0,
+        )
+    )  # fmt: skip
+    tokens = left.size // width
+    trace.add_product(
+        Product(
+            f"{place.name}.read", "read", place.component, place.layer, reader,
+            Operand("real", tokens * width**2, tokens * width**2, 0),
+            macs=reader.size * width,
+            sop=reader.total * width,
+        )
+    )  # fmt: skip
+
+
+def state_macs(core: A2OS2A, q: Tensor) -> int:
+    """MACs that ``A2OS2A.stream`` dispatches: its causal blocks compute scores inside."""
+    tokens, width = q.shape[-2:]
+    total = 0
+    for number, block in enumerate(core.blocks(tokens)):
+        size = block.stop - block.start
+        total += size * width * width * (1 if core.causal and number == 0 else 2)
+        total += 2 * size * size * width if core.causal else 0
+    return q.numel() // (tokens * width) * total
+
+
 def is_real(module: Attention) -> bool:
     """Whether the weights of this core are real numbers, even where they happen to be 0 and 1."""
     sparsemax = isinstance(module, WTA) and module.winners_per_query is None
@@ -232,7 +320,9 @@ def core(trace: Trace, place: Place, module: Attention, pairs: Tensor, bias: boo
 
 
 def norm_kind(module: nn.Module) -> str | None:
-    """Which norm this is: "layer", "rms" or None."""
+    """Which norm this is: "layer", "rms", "batch" (with fixed statistics) or None."""
+    if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+        return "batch" if module.track_running_stats else None
     if isinstance(module, nn.LayerNorm):
         return "layer"
     name = type(module).__name__

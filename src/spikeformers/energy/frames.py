@@ -38,9 +38,11 @@ def layer_of(name: str) -> int | None:
 
 
 def kind_of(module: nn.Module) -> str:
-    """linear, embedding, neuron, core, expanded, norm, activation or open."""
+    """linear, conv, embedding, neuron, core, expanded, norm, activation or open."""
     if isinstance(module, (nn.Linear, Conv1D)):
         return "linear"
+    if isinstance(module, nn.Conv2d) and module.padding_mode == "zeros":
+        return "conv"
     if isinstance(module, nn.Embedding):
         return "embedding"
     if isinstance(module, Neuron):

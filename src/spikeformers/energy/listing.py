@@ -127,7 +127,8 @@ class Listing:
         name, what = ops.base_name(func), arithmetic.class_of(func, args, kwargs)
         frame = self._innermost(frames)
         norm = next((frame for frame in reversed(frames) if frame.kind == "norm"), None)
-        if norm is not None and (what in _NORM_ARITHMETIC or what is None):
+        fixed = arithmetic.is_batch_norm_of_constants(name, args)
+        if norm is not None and not fixed and (what in _NORM_ARITHMETIC or what is None):
             kind = type(norm.module).__name__
             if what is not None and not norm.listed[f"normalisation {kind}"]:
                 self._add(norm, "normalisation", kind, args[:1])
@@ -137,7 +138,7 @@ class Listing:
             self._fused_attention(frame, f"aten.{name}", *args[:3])
         elif what is not None:
             operands = arithmetic.operands_of(name, what, args, kwargs)
-            note = FIXED_NORM if arithmetic.is_batch_norm_of_constants(name, args) else ""
+            note = FIXED_NORM if fixed else ""
             self._add(frame, what, func._schema.name.replace("::", "."), operands, note=note)
             if name == "mul" and all(isinstance(x, Tensor) and x.dim() for x in operands):
                 sides = tuple(self._side(x) for x in operands)
@@ -191,7 +192,8 @@ class Listing:
         role: str = "",
         note: str = "",
     ) -> None:
-        if frame.kind == "core" and what == "product" and not role:
+        by_scores = getattr(frame.module, "order", "scores") == "scores"
+        if frame.kind == "core" and what == "product" and not role and by_scores:
             role = "values" if frame.listed["scores"] else "scores"
         place = role or f"{what} {op}"
         frame.listed[place] += 1

@@ -17,7 +17,7 @@ MOVES = frozenset((
     "view", "_unsafe_view", "reshape", "transpose", "t", "permute", "expand", "unsqueeze",
     "squeeze", "clone", "contiguous", "select", "slice", "detach", "alias", "unbind", "split",
     "split_with_sizes", "cat", "stack", "gather", "index_select", "_to_copy", "_reshape_alias",
-    "unflatten", "flatten", "narrow", "lift_fresh",
+    "unflatten", "flatten", "narrow", "lift_fresh", "max_pool2d_with_indices",
 ))
 # fmt: on
 
@@ -64,6 +64,9 @@ def elementwise(
     name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
 ) -> dict[str, int]:
     """Operations by kind of one call; empty for what is no arithmetic on real numbers."""
+    if name == "max_pool2d_with_indices":
+        size = args[1]
+        return {"compare": out[0].numel() * (size[0] * size[-1] - 1)}
     if not isinstance(out, Tensor) or not out.is_floating_point():
         return {}
     n = out.numel()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Kind = Literal["binary", "ternary", "integer", "real"]
-Role = Literal["linear", "scores", "values"]
+Role = Literal["linear", "scores", "values", "state", "read"]
 
 COMPONENTS = (
     "attention projections",
@@ -96,8 +96,13 @@ class Product:
     @property
     def density(self) -> float:
         """Share of non-zeros among the neurons' spikes that enter; 1 for a dense product."""
-        sides = {"linear": [self.left], "scores": [self.left, self.right], "values": [self.right]}
-        entering = [side.density for side in sides[self.role] if side.is_spikes]
+        sides = {
+            "scores": [self.left, self.right],
+            "values": [self.right],
+            "state": [self.left, self.right],
+        }
+        of_role = sides.get(self.role, [self.left])
+        entering = [side.density for side in of_role if side.is_spikes]
         return sum(entering) / len(entering) if entering else 1.0
 
     def merge(self, other: Product) -> None:

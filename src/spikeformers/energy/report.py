@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from spikeformers.energy.prices import PAPER, Prices
 from spikeformers.energy.records import COMPONENTS, Operand, Product, Trace
@@ -64,10 +64,11 @@ class Share:
 
 @dataclass
 class EnergyReport:
-    """Estimated energy per token of a measured run."""
+    """Estimated energy per token (of a vision model: per image) of a measured run."""
 
     model: str
     tokens: int
+    """Of a vision model: images."""
     prices: Prices
     products: list[Product]
     neurons: dict[str, Operand]
@@ -75,6 +76,8 @@ class EnergyReport:
     by_component: dict[str, Share]
     by_layer: dict[str, Share]
     """"0", "1", ... and "outside" for embedding, last norm and head."""
+    unit: str = "token"
+    """What the figures are per: a "token" or an "image"."""
 
     @property
     def total(self) -> Share:
@@ -127,6 +130,7 @@ class EnergyReport:
         return {
             "label": "estimated",
             "model": self.model,
+            "unit": self.unit,
             "tokens": self.tokens,
             "picojoules_per_token": self.picojoules_per_token,
             "with_elementwise_per_token": self.with_elementwise_per_token,
@@ -160,11 +164,13 @@ def energy_of(
 ) -> EnergyReport:
     """Count the forward passes over ``batches`` and price them.
 
-    A batch is ids ``[B, T]`` or ``{"input_ids", "attention_mask"}``. Raises DataError for no
-    tokens and SpikeformersError for a product that the tracer cannot attribute.
+    A batch is ids ``[B, T]``, ``{"input_ids", "attention_mask"}`` or ``{"pixel_values"}``. Raises
+    DataError for no tokens and SpikeformersError for a product that the tracer cannot attribute.
     """
-    whole = Trace()
+    whole, unit = Trace(), "token"
     for batch in batches:
+        if not isinstance(batch, Tensor) and "pixel_values" in batch:
+            unit = "image"
         one = trace(model, batch)
         whole.tokens += one.tokens
         for product in one.products.values():
@@ -175,10 +181,10 @@ def energy_of(
             whole.add_operations(component, layer, **operations)
     if whole.tokens == 0:
         raise DataError("there is no token to count energy on: give at least one batch of ids.")
-    return report_of(whole, prices, type(model).__name__)
+    return report_of(whole, prices, type(model).__name__, unit)
 
 
-def report_of(found: Trace, prices: Prices, model: str) -> EnergyReport:
+def report_of(found: Trace, prices: Prices, model: str, unit: str = "token") -> EnergyReport:
     """Price what a trace counted."""
     by_component = {name: Share() for name in COMPONENTS}
     layers = {product.layer for product in found.products.values()}
@@ -207,6 +213,7 @@ def report_of(found: Trace, prices: Prices, model: str) -> EnergyReport:
         neurons=found.neurons,
         by_component=by_component,
         by_layer=by_layer,
+        unit=unit,
     )
 
 

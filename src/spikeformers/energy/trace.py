@@ -4,8 +4,9 @@ Hooks on modules count what has a closed form (count.py). Below them a dispatch 
 operation, functional calls included, and holds the hooks to account: a matrix product that belongs
 to no counted module is an error that names it, never a silent zero.
 
-Counted: Linear and Conv1D, scaled_dot_product_attention, spiking attention cores, attention written
-out as product, softmax, product, embeddings, norms, neurons, and elementwise operations elsewhere.
+Counted: Linear, Conv1D and Conv2d, scaled_dot_product_attention, spiking attention cores, attention
+written out as product, softmax, product, embeddings, norms, neurons, and elementwise operations
+elsewhere.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 from transformers.pytorch_utils import Conv1D
 
-from spikeformers.attention import Attention
+from spikeformers.attention import A2OS2A, Attention
 from spikeformers.energy import count
 from spikeformers.energy import operations as ops
 from spikeformers.energy.count import Place, Rows
@@ -34,12 +35,14 @@ from spikeformers.neurons import Neuron
 
 Batch = Tensor | Mapping[str, Tensor]
 _ATTENTION = "attention scores and values"
-_CLOSED = ("linear", "embedding", "norm", "neuron", "core", "sdpa", "expanded")
-_ACCOUNTS = ("linear", "core", "sdpa", "expanded")
+_CLOSED = ("linear", "conv", "embedding", "norm", "neuron", "core", "sdpa", "expanded")
+_ACCOUNTS = ("linear", "conv", "core", "sdpa", "expanded")
 
 
 def trace(model: nn.Module, batch: Batch) -> Trace:
     """Count one forward pass over ids ``[B, T]``, or ``{"input_ids", "attention_mask"}``.
+
+    ``{"pixel_values"}`` ``[B, C, H, W]`` are images, and then an image is what a token is here.
 
     The model runs in eval mode, without cache or gradients, and is left as it was. Raises
     SpikeformersError where a matrix product belongs to no counted module.
@@ -60,11 +63,15 @@ def trace_into(listing: Listing, model: nn.Module, batch: Batch) -> int:
 def _run(model: nn.Module, batch: Batch, listing: Listing | None) -> _Tracer:
     inputs = {"input_ids": batch} if isinstance(batch, Tensor) else dict(batch)
     inputs.pop("labels", None)
-    ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+    if "pixel_values" in inputs:
+        rows = Rows(inputs["pixel_values"].shape[0], 1, None, images=True)
+    else:
+        batch_size, tokens = inputs["input_ids"].shape[:2]
+        rows = Rows(batch_size, tokens, inputs.get("attention_mask"))
     parameters = inspect.signature(model.forward).parameters
     if "use_cache" in parameters:
         inputs["use_cache"] = False  # type: ignore[assignment]
-    tracer = _Tracer(model, Rows(ids.shape[0], ids.shape[1], mask), listing)
+    tracer = _Tracer(model, rows, listing)
     training = model.training
     model.eval()
     try:
@@ -115,7 +122,7 @@ class _Tracer:
                 f"{len(self.unaccounted)} matrix products of {type(self.model).__name__} belong to "
                 f"no counted module, so the count would be wrong: {shown}"
                 f"{f'; and {more} more' if more > 0 else ''}. Counted are Linear, Conv1D, "
-                "scaled_dot_product_attention, spiking attention cores and softmax attention."
+                "Conv2d, scaled_dot_product_attention, spiking attention cores, softmax attention."
             )
 
     def place(self, name: str, component: str) -> Place:
@@ -164,6 +171,16 @@ class _Tracer:
                 place.component, place.layer, add=self.rows.select(output).numel()
             )
 
+    def _conv(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
+        module = frame.module
+        assert isinstance(module, nn.Conv2d)
+        x: Tensor = next(iter(inputs.values()))
+        place = self.place(frame.name, self._linear_component(frame.name))
+        expected = count.convolution(self.trace, place, module, x, self.known.get(x), output)
+        self._check(frame, expected, expected)
+        if module.bias is not None:
+            self.trace.add_operations(place.component, place.layer, add=output.numel())
+
     def _linear_component(self, name: str) -> str:
         if self.place(name, "").layer is None:
             return "embedding" if "embed" in name else "head"
@@ -202,6 +219,11 @@ class _Tracer:
         bias = inputs.get("bias")
         known = (self.known.get(q), self.known.get(k), self.known.get(v))
         place = self.place(frame.name, _ATTENTION)
+        if isinstance(module, A2OS2A) and module.order == "state":
+            count.state_attention(self.trace, place, self.rows, (q, k, v), known)
+            done = count.state_macs(module, q)
+            self._check(frame, done, done)
+            return
         allowed = inputs["allowed"]
         weights = self._spiking_attention(place, module, (q, k, v), known, allowed, bias)
         if frame.edges is not None:
@@ -317,7 +339,8 @@ class _Tracer:
         kind = kinds.pop() if len(kinds) == 1 else None
         if kind is not None:
             for made in out if isinstance(out, (list, tuple)) else (out,):
-                self.known[made] = kind
+                if made.is_floating_point():  # and no index
+                    self.known[made] = kind
 
     def _product(self, name: str, args: tuple[Any, ...], out: Any) -> None:
         made = out[0] if isinstance(out, tuple) else out
@@ -355,13 +378,19 @@ class _Tracer:
             return "activations"
         if self.place(frame.name, "").layer is None:
             return "embedding" if name == "add" else "other"
-        stream = (*self.rows.shape, self.width)
-        if name == "add" and all(
-            isinstance(x, Tensor) and tuple(x.shape[-3:]) == stream for x in args[:2]
-        ):
+        if name == "add" and self._joins_stream(args):
             return "residual"
         inside = any("Attention" in type(f.module).__name__ for f in self.frames)
         return _ATTENTION if inside else "activations"
+
+    def _joins_stream(self, args: tuple[Any, ...]) -> bool:
+        if not all(isinstance(x, Tensor) for x in args[:2]):
+            return False
+        one, other = (tuple(x.shape) for x in args[:2])
+        if self.rows.images:
+            return one == other and len(one) >= 3
+        stream = (*self.rows.shape, self.width)
+        return one[-3:] == stream and other[-3:] == stream
 
     def _said(self, op: str, left: Tensor, right: Tensor, name: str) -> str:
         return f"aten.{op} {list(left.shape)} x {list(right.shape)} in {name or 'the model'}"
@@ -369,6 +398,7 @@ class _Tracer:
 
 _COUNTERS: dict[str, Callable[[_Tracer, Frame, dict[str, Any], Any], None]] = {
     "linear": _Tracer._linear,
+    "conv": _Tracer._conv,
     "embedding": _Tracer._embedding,
     "norm": _Tracer._norm,
     "neuron": _Tracer._neuron,

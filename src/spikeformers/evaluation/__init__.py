@@ -1,4 +1,4 @@
-"""Evaluation: perplexity and bits per byte, masked loss, agreement of two models, speed."""
+"""Evaluation: perplexity and bits per byte, masked loss, agreement of two models, speed, images."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ from spikeformers.evaluation.agreement import AgreementReport, agreement
 from spikeformers.evaluation.likeness import Likeness, likeness_of
 from spikeformers.evaluation.perplexity import PerplexityReport, context_of, perplexity
 from spikeformers.evaluation.speed import Speed, decoding_speed, decoding_speeds
+from spikeformers.evaluation.vision import Entropy, VisionReport, classify, entropy_of
 
 __all__ = [
     "AgreementReport",
+    "Entropy",
     "Likeness",
     "PerplexityReport",
     "Speed",
+    "VisionReport",
     "agreement",
+    "classify",
     "context_of",
     "decoding_speed",
     "decoding_speeds",
+    "entropy_of",
     "likeness_of",
     "perplexity",
 ]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from spikeformers.attention import SSA, WTA, SoftmaxAttention
+from spikeformers.attention import SSA, WTA, ScaledAttention, SoftmaxAttention
 from spikeformers.engine import Description, NeuronSpec, NormSpec
 from spikeformers.errors import ConfigError
 from spikeformers.layers import RelativeBias
@@ -137,6 +137,8 @@ def describe(
     for number, block in enumerate(body.layers):
         assert isinstance(block, SpikingBlock)
         at, mlp = block.attention, block.mlp
+        attention_rule(at.core)  # refuses what the engine does not know
+        assert isinstance(at.core, ScaledAttention)
         on = f"layers.{number}"
         fire("x", f"{on}.attention.in", at.fire_in)
         linear(f"{on}.attention.in", "qkv", f"{on}.qkv", at.query, at.key, at.value)

@@ -1,8 +1,8 @@
-"""Norms by name. ``gain`` is the initial scale: with a neuron behind, it is 1/threshold."""
+"""Norms, by name. ``gain`` is the initial scale: with a neuron behind, it is 1/threshold."""
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from spikeformers.errors import ConfigError, nearest
 
@@ -25,3 +25,14 @@ def make_norm(name: str, width: int, eps: float, gain: float = 1.0) -> nn.Module
     norm.initial_gain = gain  # type: ignore[assignment]
     nn.init.constant_(norm.weight, gain)  # type: ignore[arg-type]
     return norm
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch norm over the last dimension of ``[..., D]`` (Ioffe & Szegedy 2015).
+
+    With the statistics of training it is a scale and a shift, which fold into the weights before.
+    Statistics are of one process' share of a batch; the first process' are kept.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.reshape(-1, input.shape[-1])).view(input.shape)

@@ -6,6 +6,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
 )
@@ -18,13 +19,24 @@ from spikeformers.models.bispikclm import (
     BiSpikCLMModel,
 )
 from spikeformers.models.control import control_of
-from spikeformers.models.loading import load_model
+from spikeformers.models.loading import load_model, load_vision_model
 from spikeformers.models.neurtransformer import (
     NeurTransformerConfig,
     NeurTransformerForCausalLM,
 )
-from spikeformers.models.presets import PRESETS, build_config, build_model
+from spikeformers.models.presets import (
+    PRESETS,
+    VISION_PRESETS,
+    build_config,
+    build_model,
+    build_vision_config,
+)
 from spikeformers.models.reference import load_reference
+from spikeformers.models.spiking_vit import (
+    SpikingViTConfig,
+    SpikingViTForImageClassification,
+    SpikingViTModel,
+)
 from spikeformers.models.wd_spikingformer import (
     WDSpikingformerConfig,
     WDSpikingformerForCausalLM,
@@ -43,6 +55,8 @@ for _config, _auto, _model in (
     (NeurTransformerConfig, AutoModelForCausalLM, NeurTransformerForCausalLM),
     (BiSpikCLMConfig, AutoModel, BiSpikCLMModel),
     (BiSpikCLMConfig, AutoModelForCausalLM, BiSpikCLMForCausalLM),
+    (SpikingViTConfig, AutoModel, SpikingViTModel),
+    (SpikingViTConfig, AutoModelForImageClassification, SpikingViTForImageClassification),
     (WESpikingformerConfig, AutoModel, WESpikingformerModel),
     (WESpikingformerConfig, AutoModelForMaskedLM, WESpikingformerForMaskedLM),
     (
@@ -56,6 +70,7 @@ for _config, _auto, _model in (
 
 __all__ = [
     "PRESETS",
+    "VISION_PRESETS",
     "BiSpikCLMConfig",
     "BiSpikCLMForCausalLM",
     "BiSpikCLMModel",
@@ -63,6 +78,9 @@ __all__ = [
     "NeurTransformerForCausalLM",
     "SpikingConfig",
     "SpikingLMOutput",
+    "SpikingViTConfig",
+    "SpikingViTForImageClassification",
+    "SpikingViTModel",
     "SpikingformerConfig",
     "WDSpikingformerConfig",
     "WDSpikingformerForCausalLM",
@@ -73,7 +91,9 @@ __all__ = [
     "WESpikingformerModel",
     "build_config",
     "build_model",
+    "build_vision_config",
     "control_of",
     "load_model",
     "load_reference",
+    "load_vision_model",
 ]

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from spikeformers.attention import SSA, WTA, Attention, SoftmaxAttention
-from spikeformers.layers import SpikeLinear, make_norm
-from spikeformers.models._cache import append
+from spikeformers.attention import A2OS2A, SSA, WTA, Attention, SoftmaxAttention
+from spikeformers.errors import ConfigError
+from spikeformers.layers import RoleNeurons, SpikeLinear, make_norm
+from spikeformers.models._cache import RunningState, append
 from spikeformers.models._config import SpikingformerConfig
 from spikeformers.neurons import ILIF, LIF, NILIF, TLIF, Neuron
 
@@ -70,6 +71,8 @@ def make_attention(config: SpikingformerConfig) -> Attention:
     """The configured attention core."""
     scale = config.attention_scale
     heads, learn = config.num_attention_heads, config.learn_attention_scale
+    if config.attention == "a2os2a":
+        return A2OS2A(config.attention_order, config.causal)  # type: ignore[arg-type]
     if config.attention == "ssa":
         return SSA(0.125 if scale is None else scale, heads, learn)
     scale = config.levels / math.sqrt(config.head_width) if scale is None else scale
@@ -86,14 +89,31 @@ def make_attention(config: SpikingformerConfig) -> Attention:
     )
 
 
+def make_role(config: SpikingformerConfig, role: str) -> Neuron:
+    """The neuron of Q, K or V: the configured kind, or A2OS2A's own for ``role``."""
+    if config.attention != "a2os2a":
+        return make_neuron(config)
+    kinds = RoleNeurons(
+        config.decay,
+        config.threshold,
+        config.ternary_decay,
+        config.threshold_ratio,
+        config.surrogate,
+        config.surrogate_sharpness,
+    )
+    return kinds.make(getattr(config, f"{role}_neuron"))  # type: ignore[return-value]
+
+
 class Fire(nn.Module):
     """Norm, then neuron: ``SN(Norm(x))``; without the norm where ``norm`` is false."""
 
-    def __init__(self, config: SpikingformerConfig, width: int, norm: bool) -> None:
+    def __init__(
+        self, config: SpikingformerConfig, width: int, norm: bool, neuron: Neuron | None = None
+    ) -> None:
         super().__init__()
         name = config.norm if norm else "none"
         self.norm = make_norm(name, width, config.norm_eps, config.neuron_gain)
-        self.neuron = make_neuron(config)
+        self.neuron = make_neuron(config) if neuron is None else neuron
 
     def forward(self, x: Tensor) -> Tensor:
         spikes: Tensor = self.neuron(self.norm(x))
@@ -111,9 +131,9 @@ class SpikingAttention(nn.Module):
         self.query = SpikeLinear(width, width, config.bias)
         self.key = SpikeLinear(width, width, config.bias)
         self.value = SpikeLinear(width, width, config.bias)
-        self.fire_query = Fire(config, width, config.projection_norm)
-        self.fire_key = Fire(config, width, config.projection_norm)
-        self.fire_value = Fire(config, width, config.projection_norm)
+        self.fire_query = Fire(config, width, config.projection_norm, make_role(config, "query"))
+        self.fire_key = Fire(config, width, config.projection_norm, make_role(config, "key"))
+        self.fire_value = Fire(config, width, config.projection_norm, make_role(config, "value"))
         self.core = make_attention(config)
         # One winner's V row already is spikes; sums of rows have to fire again.
         one_row = self.core.weights_are_binary and self.core.winners_per_query == 1
@@ -140,9 +160,13 @@ class SpikingAttention(nn.Module):
         q = self._heads(self.fire_query(self.query(spikes)))
         k = self._heads(self.fire_key(self.key(spikes)))
         v = self._heads(self.fire_value(self.value(spikes)))
+        if isinstance(self.core, A2OS2A) and self.core.order == "state":
+            y, weights = self._running(q, k, v, allowed, cache, want_weights)
+            return self._current(y), weights
         if cache is not None:
             k, v = append(cache, k, v, self.layer)
-        self.core.score_unit = _inexact(self.fire_query.neuron.unit * self.fire_key.neuron.unit)
+        if not isinstance(self.core, A2OS2A):
+            self.core.score_unit = _inexact(self.fire_query.neuron.unit * self.fire_key.neuron.unit)
         weights = None
         if self.fire_in.neuron.expanded:
             y, weights = self._expanded(q, k, v, allowed, bias)
@@ -150,11 +174,34 @@ class SpikingAttention(nn.Module):
             y = self.core(q, k, v, allowed, bias)
             if want_weights:
                 weights = self.core.weights(q, k, allowed, bias)
+        return self._current(y), weights if want_weights else None
+
+    def _current(self, y: Tensor) -> Tensor:
+        """From the core's output, by heads, to what joins the stream."""
         y = y.transpose(-3, -2).flatten(-2)
         if self.fire_out is not None:
             y = self.fire_out(y)
-        y = self.out_norm(self.out(y))
-        return y, weights if want_weights else None
+        current: Tensor = self.out_norm(self.out(y))
+        return current
+
+    def _running(
+        self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, cache: Cache | None, want: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """A2OS2A by its state, which the cache keeps in place of keys and values."""
+        assert isinstance(self.core, A2OS2A)
+        if cache is None:
+            weights = self.core.weights(q, k, allowed, None) if want else None
+            return self.core(q, k, v, allowed), weights
+        layer = cache.layers[self.layer]
+        assert isinstance(layer, RunningState)
+        if want and layer.seen:
+            raise ConfigError(
+                "attention_order='state' keeps no keys, so there are no weights on earlier tokens; "
+                "ask for attentions without a cache, or use attention_order='scores'."
+            )
+        y, state = self.core.stream(q, k, v, allowed, layer.state)
+        layer.put(state, q.shape[-2])
+        return y, self.core.weights(q, k, allowed, None) if want else None
 
     def _expanded(
         self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, bias: Tensor | None

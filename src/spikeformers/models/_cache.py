@@ -1,9 +1,17 @@
-"""Spikes of keys and values in a Transformers cache, which knows no simulation steps."""
+"""What attention keeps in a Transformers cache, which knows no simulation steps.
+
+Spikes of keys and values, one row a token; or, of A2OS2A in order "state", one matrix a head.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from spikeformers.errors import ConfigError
 
 
 def append(cache: Cache, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
@@ -21,3 +29,71 @@ def append(cache: Cache, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tens
 
     k_all, v_all = cache.update(pack(k), pack(v), layer)
     return unpack(k_all), unpack(v_all)
+
+
+class RunningState(CacheLayerMixin):
+    """Z = K^T V of all tokens so far, ``[B, S, H, K, K]``, whatever their number."""
+
+    is_sliding = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.keys, self.values = key_states, value_states
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> Any:
+        raise TypeError("a running state keeps no keys and values: call put()")
+
+    @property
+    def state(self) -> Tensor | None:
+        """Z ``[S, B, H, K, K]``; None before the first token."""
+        return self.keys.transpose(0, 1) if self.is_initialized else None
+
+    def put(self, state: Tensor, tokens: int) -> None:
+        """Keep Z ``[S, B, H, K, K]``, which ``tokens`` more have joined."""
+        first = state.transpose(0, 1)
+        self.lazy_initialization(first, torch.empty_like(first[:, :0]))
+        self.seen += tokens
+
+    def get_seq_length(self) -> int:
+        return self.seen
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.seen + query_length, 0
+
+    def reset(self) -> None:
+        self.is_initialized, self.seen = False, 0
+
+    def crop(self, tokens_to_remove: int) -> None:
+        raise ConfigError(
+            "attention_order='state' keeps sums, out of which no token can be taken again; use "
+            "attention_order='scores' where generation steps back."
+        )
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        if self.is_initialized:
+            self.keys = self.keys.repeat_interleave(repeats, dim=0)
+            self.values = self.values.repeat_interleave(repeats, dim=0)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        if self.is_initialized:
+            self.keys, self.values = self.keys[indices], self.values[indices]
+
+
+def keep_states(cache: Cache, layers: int) -> Cache:
+    """``cache`` with running states for layers; what ``generate`` hands over fresh is turned."""
+    if not all(isinstance(layer, RunningState) for layer in cache.layers) or not cache.layers:
+        if cache.get_seq_length() > 0:
+            raise ConfigError(
+                "this cache holds keys and values, and attention_order='state' keeps sums; begin "
+                "with an empty cache."
+            )
+        cache.layers[:] = [RunningState() for _ in range(layers)]
+    return cache

@@ -15,9 +15,10 @@ from typing import Any, ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from spikeformers.attention import COMPETITIONS
-from spikeformers.errors import ConfigError, nearest
-from spikeformers.layers import NORMS
+from spikeformers.attention import COMPETITIONS, ORDERS
+from spikeformers.errors import ConfigError
+from spikeformers.layers import NORMS, ROLE_NEURONS
+from spikeformers.models._checks import at_least_one, between, one_of
 from spikeformers.neurons import NEURONS, SURROGATES
 
 POSITIONS = ("learned", "relative", "both", "none")
@@ -81,43 +82,23 @@ class SpikingConfig(PreTrainedConfig):
 
     def validate_architecture(self) -> None:
         """Refuse what no model can be built from (ConfigError)."""
-        self._one_of("norm", NORMS)
-        self._one_of("position", POSITIONS)
-        self._one_of("surrogate", tuple(SURROGATES))
+        one_of(self, "norm", NORMS)
+        one_of(self, "position", POSITIONS)
+        one_of(self, "surrogate", tuple(SURROGATES))
         for key in (
             *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"),
             *("intermediate_size", "max_position_embeddings", "steps"),
         ):
-            self._at_least_one(key)
+            at_least_one(self, key)
         for key in ("surrogate_sharpness", "threshold", "neuron_gain"):
-            self._between(key, 0.0, math.inf)
-        self._between("dropout", -1e-9, 1.0)
-        self._between("decay", -1e-9, 1 + 1e-9)
+            between(self, key, 0.0, math.inf)
+        between(self, "dropout", -1e-9, 1.0)
+        between(self, "decay", -1e-9, 1 + 1e-9)
         if self.hidden_size % self.num_attention_heads:
             raise ConfigError(
                 f"hidden_size {self.hidden_size} does not divide into "
                 f"{self.num_attention_heads} heads."
             )
-
-    def _one_of(self, key: str, known: tuple[str, ...]) -> None:
-        value = getattr(self, key)
-        if value not in known:
-            raise ConfigError(
-                f"{key}={value!r} is unknown; one of {', '.join(known)}.{nearest(value, known)}"
-            )
-
-    def _at_least_one(self, key: str) -> None:
-        value = getattr(self, key)
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise ConfigError(f"{key} must be a whole number, not {value!r}.")
-        if value < 1:
-            raise ConfigError(f"{key} must be at least 1, not {value}.")
-
-    def _between(self, key: str, low: float, high: float) -> None:
-        value = getattr(self, key)
-        if not isinstance(value, (int, float)) or not low < value < high:
-            span = "greater than 0" if high == math.inf else "between 0 and 1"
-            raise ConfigError(f"{key} must be a number {span}, not {value!r}.")
 
     @property
     def head_width(self) -> int:
@@ -129,7 +110,7 @@ class SpikingConfig(PreTrainedConfig):
 class SpikingformerConfig(SpikingConfig):
     """Every choice of a WTA spiking transformer; a field a choice, its default here only."""
 
-    attentions: ClassVar[tuple[str, ...]] = ("cwssa", "ssa", "softmax")
+    attentions: ClassVar[tuple[str, ...]] = ("cwssa", "ssa", "a2os2a", "softmax")
 
     attention: str = "cwssa"
     wta: str = "hard"
@@ -138,11 +119,21 @@ class SpikingformerConfig(SpikingConfig):
     winner_weight: str = "one"
     """"one" (the paper's K ones a row) or "mean" (1/K)."""
     attention_scale: float | None = None
-    """s; levels/sqrt(head width) unless given, 0.125 for SSA. Unspecified by the paper."""
+    """s; levels/sqrt(head width) unless given, 0.125 for SSA. Unspecified by the paper. A2OS2A has
+    none."""
     learn_attention_scale: bool = True
     """Learn s, one number a head. It is the surrogate's inverse temperature as well."""
     surrogate_temperature: float = 1.0
     """tau of the softmax in the backward pass of hard and top-K. Unspecified by the paper."""
+
+    attention_order: str = "scores"
+    """A2OS2A: "scores", (Q K^T) V, or "state", Q (K^T V), whose cache does not grow."""
+    query_neuron: str = "binary"
+    """A2OS2A: what the projection of Q emits, "binary", "relu" or "ternary"; with hard reset."""
+    key_neuron: str = "relu"
+    value_neuron: str = "ternary"
+    ternary_decay: float = 0.25
+    """A2OS2A: decay of its ternary neuron, whose threshold is threshold_ratio * threshold."""
 
     neuron: str = "ni-lif"
     levels: int = 16
@@ -163,26 +154,31 @@ class SpikingformerConfig(SpikingConfig):
     output_norm: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
-        # SSA's scores are no competition that a bias could sway.
-        if self.position is None and self.attention == "ssa":
+        # Scores that are multiplied with V are no competition that a bias could sway.
+        if self.position is None and self.attention in ("ssa", "a2os2a"):
             self.position = "learned"
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
         """Refuse what no model can be built from (ConfigError)."""
-        self._one_of("attention", self.attentions)
-        self._one_of("wta", COMPETITIONS)
-        self._one_of("neuron", NEURONS)
-        self._one_of("winner_weight", ("one", "mean"))
-        self._one_of("integer_gradient", ("rectangular", "sigmoid"))
+        one_of(self, "attention", self.attentions)
+        one_of(self, "wta", COMPETITIONS)
+        one_of(self, "neuron", NEURONS)
+        one_of(self, "winner_weight", ("one", "mean"))
+        one_of(self, "integer_gradient", ("rectangular", "sigmoid"))
         super().validate_architecture()
-        if self.attention == "ssa" and self.position in ("relative", "both"):
+        for key in ("query_neuron", "key_neuron", "value_neuron"):
+            one_of(self, key, ROLE_NEURONS)
+        one_of(self, "attention_order", ORDERS)
+        between(self, "ternary_decay", -1e-9, 1 + 1e-9)
+        if self.attention in ("ssa", "a2os2a") and self.position in ("relative", "both"):
             raise ConfigError(
-                f"attention='ssa' multiplies its scores with V, so position={self.position!r} "
-                "would add reals to them; use position='learned' or 'none'."
+                f"attention={self.attention!r} multiplies its scores with V, so "
+                f"position={self.position!r} would add reals to them; use position='learned' or "
+                "'none'."
             )
-        self._at_least_one("levels")
-        self._at_least_one("winners")
+        at_least_one(self, "levels")
+        at_least_one(self, "winners")
         if self.attention_scale is not None:
-            self._between("attention_scale", 0.0, math.inf)
-        self._between("surrogate_temperature", 0.0, math.inf)
+            between(self, "attention_scale", 0.0, math.inf)
+        between(self, "surrogate_temperature", 0.0, math.inf)

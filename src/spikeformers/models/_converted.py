@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
-from spikeformers.attention import SSA, WTA, Attention
+from spikeformers.attention import SSA, WTA, ScaledAttention
 from spikeformers.models._sources import Shape
 from spikeformers.neurons import IF, PhaseIF, SignedIF, SignedNILIF, by_sign
 
@@ -157,7 +157,7 @@ class SpikingSelfAttention(nn.Module):
 
         self.fire_query, self.fire_key = fire(heads, 1), fire(kv_heads, 1)
         self.fire_value = fire(kv_heads, width)
-        self.core: Attention
+        self.core: ScaledAttention
         if attention == "ssa":
             self.core = SSA(SCORE_SCALE, heads, learn_scale=True)
         else:

@@ -19,12 +19,13 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import ModelOutput
 
-from spikeformers.attention import Attention
+from spikeformers.attention import A2OS2A, ScaledAttention
 from spikeformers.errors import ConfigError
 from spikeformers.layers import RelativeBias, SpikeLinear, make_norm
 from spikeformers.models._block import SpikingBlock, make_head_neuron
+from spikeformers.models._cache import keep_states
 from spikeformers.models._config import SpikingConfig
-from spikeformers.neurons import LIF, TLIF, Neuron
+from spikeformers.neurons import LIF, TLIF, Neuron, Rectifier
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -76,7 +77,7 @@ class SpikingformerPreTrainedModel(PreTrainedModel):
                 nn.init.zeros_(module.bias)
         elif isinstance(module, RelativeBias):
             module.reset_parameters()
-        elif isinstance(module, Attention):
+        elif isinstance(module, ScaledAttention):
             nn.init.constant_(module.log_scale, math.log(module.initial_scale))
         elif isinstance(module, LIF):
             module.reset_parameters()
@@ -100,6 +101,12 @@ class SpikingformerModel(SpikingformerPreTrainedModel):
     def make_encoder(config: Any) -> nn.Module:
         """From the repeated embedding ``[S, B, T, D]`` to the stream that enters the blocks."""
         return nn.Identity()
+
+    @property
+    def keeps_states(self) -> bool:
+        """Whether the cache is one matrix a head instead of a row a token."""
+        cores = (m for m in self.layers.modules() if isinstance(m, A2OS2A))
+        return any(core.order == "state" for core in cores)
 
     @property
     def stream(self) -> tuple[str, str]:
@@ -159,6 +166,9 @@ class SpikingformerModel(SpikingformerPreTrainedModel):
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         cache = past_key_values if use_cache else None
+        states = self.keeps_states
+        if states and cache is not None:
+            cache = keep_states(cache, len(self.layers))
         past = cache.get_seq_length() if cache is not None else 0
         tokens = x.shape[1]
         limit = self.config.max_position_embeddings
@@ -173,7 +183,11 @@ class SpikingformerModel(SpikingformerPreTrainedModel):
             x = x + self.embed_positions(position_ids)
         if attention_mask is not None:
             x = x * attention_mask[:, -tokens:, None].to(x.dtype)
-        allowed = _allowed(attention_mask, past, tokens, self.config.causal, x.device)
+        if states:  # what came before is summed up already
+            mask = None if attention_mask is None else attention_mask[:, -tokens:]
+            allowed = _allowed(mask, 0, tokens, self.config.causal, x.device)
+        else:
+            allowed = _allowed(attention_mask, past, tokens, self.config.causal, x.device)
 
         x = self.dropout(x).unsqueeze(0)
         if self.config.steps > 1:
@@ -352,12 +366,17 @@ def expanded(model: Model) -> Model:
 
     Every neuron emits ``[levels, S, ...]`` zeros and ones, the value of a spike is folded into the
     weights behind it, and the head is untied. For checking and for hardware; not for training or
-    saving. Raises ConfigError for ternary neurons, whose spikes have a sign and do not expand.
+    saving. Raises ConfigError for ternary neurons, whose spikes have a sign and do not expand, and
+    for a rectifier, which has none.
     """
     neurons = [m for m in model.modules() if isinstance(m, Neuron)]
     if any(neuron.spike_type == "ternary" for neuron in neurons):
         raise ConfigError(
             "expand_to_binary() needs binary or integer neurons; t-lif spikes have a sign."
+        )
+    if any(isinstance(m, Rectifier) for m in model.modules()):
+        raise ConfigError(
+            "expand_to_binary() needs spikes everywhere; K of A2OS2A is real (key_neuron='relu')."
         )
     for neuron in neurons:
         neuron.activity = None

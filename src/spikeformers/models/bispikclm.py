@@ -38,6 +38,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from spikeformers.attention import SFSA
 from spikeformers.layers import SpikeLinear, make_norm
 from spikeformers.models._cache import append
+from spikeformers.models._checks import between, one_of
 from spikeformers.models._config import SpikingConfig
 from spikeformers.models._spikingformer import SpikingCausalLM, SpikingformerModel
 from spikeformers.neurons import LIF
@@ -108,9 +109,9 @@ class BiSpikCLMConfig(SpikingConfig):
     def validate_architecture(self) -> None:
         """Refuse what no model can be built from (ConfigError)."""
         super().validate_architecture()
-        self._one_of("residual", RESIDUALS)
-        self._between("attention_threshold", 0.0, math.inf)
-        self._between("attention_scale", 0.0, math.inf)
+        one_of(self, "residual", RESIDUALS)
+        between(self, "attention_threshold", 0.0, math.inf)
+        between(self, "attention_scale", 0.0, math.inf)
 
 
 def _lif(config: BiSpikCLMConfig, threshold: float, learned: tuple[int, ...] | None = None) -> LIF:

@@ -3,23 +3,33 @@
                  positions "learned"     positions "rotary"
     causal       GPT-2                   GPT-NeoX, sequential residual
     masked       BERT                    RoFormer
+    images       ViT                     -
 
 Softmax attention, GELU, pre-norm (GPT) or post-norm (BERT); vocabulary, width, depth, heads, MLP
 width, positions, dropout, initialisation and tying are the spiking model's. A spiking model that
 knows relative positions is compared with a dense one that knows them too (rotary, Su et al.
 2021, https://arxiv.org/abs/2104.09864), so that the gap between the two is what spiking costs.
 Differs: the twins lack the spiking model's extra norms, and BERT's and RoFormer's heads have a
-dense layer of their own.
+dense layer of their own; ViT cuts its patches with one linear map where SPS has convolutions, and
+reads a class token.
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from transformers import BertConfig, GPT2Config, GPTNeoXConfig, PreTrainedConfig, RoFormerConfig
+from transformers import (
+    BertConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    PreTrainedConfig,
+    RoFormerConfig,
+    ViTConfig,
+)
 
 from spikeformers.errors import ConfigError
 from spikeformers.models._config import SpikingConfig
+from spikeformers.models.spiking_vit import SpikingViTConfig
 
 TwinPositions = Literal["learned", "rotary"]
 
@@ -32,6 +42,23 @@ def control_of(
     ``positions`` is "rotary" for a spiking model with a relative bias and "learned" for any other,
     unless given. Raises ConfigError for the config of a model that is none of ours.
     """
+    if isinstance(config, SpikingViTConfig):
+        if positions == "rotary":
+            raise ConfigError("the dense twin of a vision model, ViT, has learned positions.")
+        return ViTConfig(
+            image_size=config.image_size,
+            patch_size=config.patch_size,
+            num_channels=config.num_channels,
+            hidden_size=config.hidden_size,
+            num_hidden_layers=config.num_hidden_layers,
+            num_attention_heads=config.num_attention_heads,
+            intermediate_size=config.intermediate_size,
+            hidden_dropout_prob=config.dropout,
+            attention_probs_dropout_prob=config.dropout,
+            initializer_range=config.initializer_range,
+            id2label=config.id2label,
+            label2id=config.label2id,
+        )
     if not isinstance(config, SpikingConfig):
         raise ConfigError(
             f"control_of() takes the config of a spiking model, not {type(config).__name__}."

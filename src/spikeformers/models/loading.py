@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -17,6 +18,7 @@ from transformers import (
 )
 
 from spikeformers.errors import CheckpointError
+from spikeformers.models.presets import is_vision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,17 +30,41 @@ def load_model(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
     """Return the model, in eval mode, and its tokenizer.
 
     Raises CheckpointError for a missing folder, a pickle, a truncated file, or weights that
-    belong to another model.
+    belong to another model, and for a model of images (``load_vision_model``).
     """
     path = Path(folder)
+    model = load_weights(path)
+    if is_vision(model.config):
+        raise CheckpointError(f"{path} holds a model of images, and this needs one of text.")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (ValueError, OSError, KeyError) as error:
+        raise CheckpointError(f"{path}: the tokenizer cannot be read: {error}") from error
+    return model, tokenizer
+
+
+def load_vision_model(folder: str | Path) -> PreTrainedModel:
+    """Return an image classifier, in eval mode. Raises CheckpointError as ``load_model`` does."""
+    model = load_weights(Path(folder))
+    if not is_vision(model.config):
+        raise CheckpointError(
+            f"{folder} holds a {model.config.model_type}, and this needs a model of images."
+        )
+    return model
+
+
+def load_weights(path: Path) -> PreTrainedModel:
+    """The model of a folder, whatever it reads, in eval mode."""
     check_folder(path)
-    config = _read_config(path)
+    config = read_config(path)
     architecture = (config.architectures or [""])[0]
     auto: Any = AutoModelForCausalLM
     if "MaskedLM" in architecture:
         auto = AutoModelForMaskedLM
     elif "SequenceClassification" in architecture:
         auto = AutoModelForSequenceClassification
+    elif "ImageClassification" in architecture:
+        auto = AutoModelForImageClassification
     try:
         model, info = auto.from_pretrained(
             path, output_loading_info=True, use_safetensors=True, ignore_mismatched_sizes=True
@@ -56,14 +82,11 @@ def load_model(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
             f"{path}: model.safetensors does not belong to its config.json "
             f"({config.model_type}): {said}. Put the matching file back."
         )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (ValueError, OSError, KeyError) as error:
-        raise CheckpointError(f"{path}: the tokenizer cannot be read: {error}") from error
-    return model.eval(), tokenizer
+    loaded: PreTrainedModel = model.eval()
+    return loaded
 
 
-def _read_config(path: Path) -> Any:
+def read_config(path: Path) -> Any:
     """The config of a model folder; CheckpointError whatever is wrong with it."""
     file = path / "config.json"
     try:

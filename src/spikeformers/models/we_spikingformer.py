@@ -43,7 +43,7 @@ class WESpikingformerConfig(SpikingformerConfig):
 
     model_type = "we_spikingformer"
     causal: ClassVar[bool] = False
-    attentions: ClassVar[tuple[str, ...]] = ("wssa", "ssa", "softmax")
+    attentions: ClassVar[tuple[str, ...]] = ("wssa", "ssa", "a2os2a", "softmax")
 
     attention: str = "wssa"
     max_position_embeddings: int = 512

@@ -1,4 +1,4 @@
-"""Neurons: one a file, whose ``step`` is its specification."""
+"""Neurons: one a file, whose ``step`` is its specification (and a rectifier, which is none)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from spikeformers.neurons.lif import LIF
 from spikeformers.neurons.nilif import NILIF
 from spikeformers.neurons.phase import PhaseIF
 from spikeformers.neurons.qcfs import IF, QCFS, SignedIF, SignedNILIF, by_sign
+from spikeformers.neurons.rectifier import Rectifier
 from spikeformers.neurons.surrogate import SURROGATES
 from spikeformers.neurons.tlif import TLIF
 
@@ -24,6 +25,7 @@ __all__ = [
     "TLIF",
     "Neuron",
     "PhaseIF",
+    "Rectifier",
     "SignedIF",
     "SignedNILIF",
     "SpikeType",

@@ -26,6 +26,8 @@ PAPERS = {
     "bispikclm": ("BiSpikCLM", "https://arxiv.org/abs/2605.13859"),
     "wd_spikingformer": ("WD-Spikingformer", "https://arxiv.org/abs/2604.11321"),
     "we_spikingformer": ("WE-Spikingformer", "https://arxiv.org/abs/2604.11321"),
+    "spiking_vit": ("Spiking vision transformer, A2OS2A", "https://arxiv.org/abs/2503.00226"),
+    "vit": ("ViT", "a dense twin"),
     "gpt2": ("GPT-2", "a dense twin"),
     "gpt_neox": ("GPT-NeoX", "a dense twin"),
     "bert": ("BERT", "a dense twin"),
@@ -104,9 +106,9 @@ def model_card(
         f"# {name}\n\n{heading}, {parameters:,} parameters, {made} with "
         f"spikeformers {spikeformers.__version__}.",
         _loading(auto, masked),
-        "## Shape\n\n" + _table(_shape(config, spiking)),
-        "## Data\n\n" + _table(data),
-        "## Training\n\n" + _table(training),
+        "## Shape\n\n" + table(_shape(config, spiking)),
+        "## Data\n\n" + table(data),
+        "## Training\n\n" + table(training),
         "## Results\n\n" + _results(results, masked),
         "## Limits\n\nA research model, trained on little text: what it writes is neither true "
         "nor safe to rely on. Energy figures of spikeformers are estimates from counted events "
@@ -212,9 +214,10 @@ def _results(results: Mapping[str, float], masked: bool) -> str:
         for key, value in results.items()
     }
     of = "masked tokens of " if masked else ""
-    return f"On {of}held-out text, at the end of training (measured):\n\n{_table(rows)}"
+    return f"On {of}held-out text, at the end of training (measured):\n\n{table(rows)}"
 
 
-def _table(rows: Mapping[str, str]) -> str:
+def table(rows: Mapping[str, str]) -> str:
+    """A Markdown table of two columns."""
     lines = [f"| {key} | {value} |" for key, value in rows.items()]
     return "\n".join(["| | |", "|---|---|", *lines])

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from spikeformers.attention import Attention
-from spikeformers.neurons import IF, Neuron
+from spikeformers.attention import A2OS2A, Attention
+from spikeformers.models.presets import is_vision
+from spikeformers.neurons import IF, Neuron, Rectifier
 from spikeformers.reporting.gather import EDGES, POINTS, point_of
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ SHAPE = {
     "vocab_size": "vocabulary",
     "max_position_embeddings": "positions",
 }
+IMAGE_SHAPE = {"image_size": "image size", "num_channels": "channels", "num_labels": "classes"}
 _BLOCK = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -34,7 +36,8 @@ def describe(model: PreTrainedModel) -> dict[str, Any]:
     Works on the meta device.
     """
     config = model.config
-    shape = {name: getattr(config, key, None) for key, name in SHAPE.items()}
+    known = SHAPE | IMAGE_SHAPE if is_vision(config) else SHAPE
+    shape = {name: getattr(config, key, None) for key, name in known.items()}
     if shape["MLP width"] is None and shape["width"]:
         shape["MLP width"] = 4 * shape["width"]  # GPT-2 leaves it unset
     neurons = {name: m for name, m in model.named_modules() if isinstance(m, Neuron)}
@@ -101,12 +104,17 @@ def _points(
         return {"point": name, "spike_type": spike_type, "values": values}
 
     real = "real numbers"
+    images = is_vision(model.config)
     if not neurons:
-        names = ("embedding", "attention", "MLP", "head")
+        names = ("patches" if images else "embedding", "attention", "MLP", "head")
         return [point(name, "real", real) for name in names]
     found = {point_of(name)[1]: neuron for name, neuron in neurons.items()}
     rows = [
-        point("embedding", "real", real),
+        point("pixels" if images else "embedding", "real", real),
+        *(
+            point(name, found[name].spike_type, spike_values(found.pop(name)))
+            for name in [name for name in found if name.startswith("patches ")]
+        ),
         point("stream between blocks", *getattr(model.base_model, "stream", ("real", real))),
     ]
     if core is None:  # a converted model that kept its softmax
@@ -115,12 +123,19 @@ def _points(
         fired = found.pop("embedding")
         rows.insert(1, point("embedding, fired", fired.spike_type, spike_values(fired)))
     found.pop(EDGES, None)  # told with the attention's weights
+    rectified = {point_of(name)[1] for name, m in model.named_modules() if isinstance(m, Rectifier)}
     for name in (*POINTS.values(), *sorted(set(found) - set(POINTS.values()) - {"head"})):
         if name in found:
             rows.append(point(name, found[name].spike_type, spike_values(found[name])))
+        elif name in rectified:
+            rows.append(point(name, "real", "real numbers, 0 or greater"))
         if name == "value" and core is not None:
-            rows += _attention_points(point, core, found[name], fired="attention output" in found)
+            value = found.get(name)
+            rows += _attention_points(point, core, value, fired="attention output" in found)
     head = found.get("head")
+    if images and head is not None:
+        rows.append(point("in front of the head", head.spike_type, spike_values(head)))
+        head = None  # which reads their mean over steps and patches
     rows.append(
         point("head input", "real", real)
         if head is None
@@ -129,7 +144,11 @@ def _points(
     return [*rows, point("logits", "real", real)]
 
 
-def _attention_points(point: Any, core: Attention, value: Neuron, *, fired: bool) -> Any:
+def _attention_points(point: Any, core: Attention, value: Neuron | None, *, fired: bool) -> Any:
+    if isinstance(core, A2OS2A):
+        yield point("Q K^T V", "real", f"sums of entries of K with signs; order {core.order}")
+        return
+    assert value is not None
     binary = core.weights_are_binary
     weights = "0, 1" if binary else "real numbers"
     if binary and core.winners_per_query:

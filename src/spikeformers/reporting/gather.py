@@ -46,7 +46,13 @@ def point_of(name: str) -> tuple[int | None, str]:
     match = _LAYER.search(name)
     if match is None:
         outside = {"head_neuron": "head", "model.encoder": "embedding"}
+        outside |= {
+            "model.fire_out": "head",
+            "model.embeddings.position_neuron": "patches position",
+        }
         short = name.removesuffix(".neuron")
+        if short.startswith("model.embeddings.stage"):
+            return None, short.replace("model.embeddings.", "patches ")
         return None, outside.get(short, short)
     path = match[2]
     for prefix in ATTENTION_NAMES:

@@ -41,7 +41,7 @@ class GradientStep:
         parts = self.batches.of(step)
         (targets,) = self.world.sum([sum(part.targets for part in parts)])
         even = 1 / len(parts)
-        sums = {"loss": 0.0, "lm_loss": 0.0, "rate_loss": 0.0}
+        sums = {"loss": 0.0, "plain": 0.0, "rate_loss": 0.0}
         sums |= {f"loss/{term}": 0.0 for term in self.task.terms}
         penalised = False
         norms: dict[str, float] = {}
@@ -64,7 +64,7 @@ class GradientStep:
             penalty = getattr(output, "rate_loss", None)
             penalised = penalised or penalty is not None
             sums["loss"] += loss.item()
-            sums["lm_loss"] += language.item() * share
+            sums["plain"] += language.item() * share
             sums["rate_loss"] += penalty.item() * even if penalty is not None else 0.0
             for term in self.task.terms:
                 sums[f"loss/{term}"] += output.terms[term].item() * even
@@ -77,6 +77,9 @@ class GradientStep:
             ):
                 self.task.module(**parts[0].to(self.world.device))
         metrics = dict(zip(sums, self.world.mean(list(sums.values())), strict=True))
+        plain = metrics.pop("plain")
+        if self.task.plain_loss:
+            metrics[self.task.plain_loss] = plain
         if not penalised:
             del metrics["rate_loss"]
         metrics["grad_norm"] = gradient_norm(self.task.module, self.world)

@@ -16,6 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from spikeformers.errors import StorageError
 
+BY_LAYER = {"density_by_layer": "density", "grad_norm_by_projection": "grad_norm"}
+
 
 class Journal:
     """A context that logs on the main process and does nothing on the others."""
@@ -58,7 +60,7 @@ class Journal:
             self._board.close()
 
     def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        """Append one line; ``density_by_layer`` becomes one TensorBoard curve a layer."""
+        """Append one line; what has a value a layer becomes one TensorBoard curve a layer."""
         if not self.enabled:
             return
         try:
@@ -68,8 +70,9 @@ class Journal:
             for key, value in values.items():
                 if isinstance(value, (int, float)):
                     self._board.add_scalar(f"{kind}/{key}", value, step)
-            for layer, density in values.get("density_by_layer", {}).items():
-                self._board.add_scalar(f"density/{layer}", density, step)
+            for key, name in BY_LAYER.items():
+                for layer, value in values.get(key, {}).items():
+                    self._board.add_scalar(f"{name}/{layer}", value, step)
         except OSError as error:
             raise StorageError(f"Could not write {self.path}: {error}") from error
 
@@ -79,6 +82,7 @@ class Journal:
             return
         self._shown |= values
         words = {"loss": "loss {:.3f}", "tokens_per_second": "{:,.0f} tokens/s"}
+        words |= {"images_per_second": "{:,.0f} images/s", "accuracy": "accuracy {:.3f}"}
         words["density"] = "density {:.3f}"
         shown = [words[key].format(self._shown[key]) for key in words if key in self._shown]
         self._bar.update(self._task, completed=step, shown="  ".join(shown))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -36,11 +36,13 @@ from spikeformers.training.run_folder import export, open_run, run_record
 from spikeformers.training.task import Store, Task
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
-WITHOUT_CACHE = ("ForMaskedLM", "ForSequenceClassification")  # models that write no text
+WITHOUT_CACHE = (  # models that write no text
+    *("ForMaskedLM", "ForSequenceClassification", "ForImageClassification"),
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class TrainResult:
     """How a run ended; ``final_validation`` is empty when it was interrupted."""
 
     steps: int
-    tokens_seen: int
+    tokens_seen: int  # of a task of images: images
     seconds: float  # of training steps, over all resumes; validation and saving not counted
     final_validation: dict[str, float] = field(default_factory=dict)
     interrupted: bool = False
@@ -61,7 +63,7 @@ class TrainResult:
 def train(
     model: PreTrainedModel,
     store: Store,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Any,
     out: str | Path,
     config: TrainConfig,
     *,
@@ -73,8 +75,9 @@ def train(
 ) -> TrainResult:
     """Train ``model`` in place on ``store`` and export it into the run folder ``out``.
 
-    ``task``, of the same model, is the loss; the model's own unless given. ``store`` is a token
-    store, or what ``task`` takes instead.
+    ``task``, of the same model, is the loss; the model's own unless given. ``store`` is what the
+    task learns from, a TokenStore unless the task says otherwise, with a ``manifest``;
+    ``tokenizer`` (or what prepares images) is saved beside the model.
     ``on_step(step, metrics)`` is called after each step, from 1. Ctrl-C ends after the current
     step with a checkpoint; ``resume=True`` then goes on exactly.
 
@@ -87,6 +90,7 @@ def train(
     with _settings(model, config), closing(task), Interrupt() as interrupt:
         precision = choose_precision(config.precision, world.device)
         batches, measure = task.data(store, tokenizer, config, world, precision)
+        per_step = task.per_step(config)
         task.start(store, config, world)
         record = run_record(model, store.manifest, config, task.record())
         start = open_run(out, record, world, resume=resume)
@@ -112,19 +116,21 @@ def train(
                 logs = state.step + 1 in (1, total) or (state.step + 1) % config.log_every == 0
                 metrics = gradients(state.step, measure=logs)
                 _refuse_divergence(metrics, state.step + 1, out)
+                of_task = task.measured() if logs else {}
                 clip(trained, metrics["grad_norm"], config.grad_clip)
                 for group in optimizer.param_groups:
                     group["lr"] = metrics["learning_rate"]
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
+                task.stepped(world)
 
                 took = time.perf_counter() - began
                 state.step += 1
-                state.tokens_seen += config.tokens_per_step
+                state.tokens_seen += per_step
                 state.seconds += took
-                metrics["tokens_per_second"] = config.tokens_per_step / took
-                spent = {"tokens_seen": state.tokens_seen, "seconds": state.seconds}
-                measured = meter.report(state.step) if logs else {}
+                metrics[f"{task.unit}s_per_second"] = per_step / took
+                spent = {f"{task.unit}s_seen": state.tokens_seen, "seconds": state.seconds}
+                measured = meter.report(state.step) | of_task if logs else {}
                 if logs:
                     journal.write("train", state.step, metrics | spent | measured)
                 journal.advance(state.step, metrics | measured)
@@ -151,6 +157,7 @@ def train(
         if not validation:  # resumed when nothing was left to do but the export
             validation = measure(trained)
         result = TrainResult(state.step, state.tokens_seen, state.seconds, validation)
+        task.finish()
         if not type(model).__name__.endswith(WITHOUT_CACHE):
             model.config.use_cache = True
         card = model_card(result) if callable(model_card) else model_card

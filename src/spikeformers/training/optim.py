@@ -68,3 +68,12 @@ def clip(model: nn.Module, norm: float, largest: float) -> None:
         torch._foreach_mul_(
             [local(p.grad) for p in model.parameters() if p.grad is not None], largest / norm
         )
+
+
+def layer_norms(model: nn.Module) -> dict[str, float]:
+    """The 2-norm of the gradient of each linear map's and convolution's weights, by name."""
+    return {
+        name: float(torch.linalg.vector_norm(module.weight.grad))
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, nn.Conv2d)) and module.weight.grad is not None
+    }

@@ -25,7 +25,7 @@ from spikeformers.training.config import RESUMABLE_CHANGES, ROUNDING_CHANGES, Tr
 from spikeformers.training.distributed import World, full_state
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ def write_text(path: Path, text: str) -> None:
 def export(
     model: PreTrainedModel,
     model_class: type[PreTrainedModel],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Any,
     out: Path,
     world: World,
     model_card: str | None,

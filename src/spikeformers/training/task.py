@@ -1,4 +1,4 @@
-"""What a run trains and by which loss: the model's own, unless a subclass says otherwise."""
+"""What a run trains, on what, by which loss: a language model's own, unless a subclass says so."""
 
 from __future__ import annotations
 
@@ -16,16 +16,27 @@ from spikeformers.training.precision import Precision
 from spikeformers.training.validation import validate
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
+
 
 Measure = Callable[[nn.Module], dict[str, float]]
 """Figures of the trained module on held-out data."""
 
 
-class Batches(Protocol):
-    """This rank's micro-batches of each step, a pure function of it."""
+class Part(Protocol):
+    """What one forward pass takes; ``targets`` labels count in its mean loss."""
 
-    def of(self, step: int) -> Sequence[MicroBatch]: ...
+    @property
+    def targets(self) -> int: ...
+
+    def to(self, device: torch.device) -> dict[str, torch.Tensor]:
+        """Keyword arguments of a model."""
+
+
+class Batches(Protocol):
+    """The micro-batches of each step, a pure function of the seed and the step."""
+
+    def of(self, step: int) -> Sequence[Part]: ...
 
 
 class Store(Protocol):
@@ -48,17 +59,18 @@ class Task:
     leaves_unused: bool = False
     """Whether the loss may leave parameters without a gradient, which DDP has to be told."""
 
+    unit: str = "token"
+    """What steps are counted in."""
+
+    plain_loss: str = "lm_loss"
+    """Name of the loss without penalties in the log; none is logged where it is empty."""
+
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.module: nn.Module = model
 
     def data(
-        self,
-        store: Any,
-        tokenizer: PreTrainedTokenizerBase,
-        config: TrainConfig,
-        world: World,
-        precision: Precision,
+        self, store: Any, tokenizer: Any, config: TrainConfig, world: World, precision: Precision
     ) -> tuple[Batches, Measure]:
         """The batches to train on, and how the model is validated; before anything is written."""
         objective = make_objective(self.model, tokenizer, config)
@@ -71,16 +83,31 @@ class Task:
 
         return TrainBatches(store.split("train"), objective, config, world), measure
 
+    def per_step(self, config: TrainConfig) -> int:
+        """Units of a step, over all ranks."""
+        return config.tokens_per_step
+
     def start(self, store: Any, config: TrainConfig, world: World) -> None:
         """Check the request and get ready, before anything is written. Every rank calls this."""
 
-    def inputs(self, part: MicroBatch, device: torch.device) -> dict[str, Any]:
+    def inputs(self, part: Any, device: torch.device) -> dict[str, Any]:
         """Keyword arguments of ``module`` for one training micro-batch."""
-        return part.to(device)
+        given: dict[str, Any] = part.to(device)
+        return given
 
     def judge(self, part: MicroBatch, output: Any, device: torch.device) -> dict[str, float]:
         """More figures of a validation batch, each a mean over its tokens."""
         return {}
+
+    def measured(self) -> dict[str, Any]:
+        """More figures of a logged step, while its gradients are there."""
+        return {}
+
+    def stepped(self, world: World) -> None:
+        """The optimiser has made a step."""
+
+    def finish(self) -> None:
+        """Training is complete: make ``model`` what is exported."""
 
     def record(self) -> dict[str, Any]:
         """What a resumed run must have in common, for ``run.json``."""

@@ -1,0 +1,85 @@
+"""Decoding by A2OS2A's state beside keys and values: time and memory of a token over the context.
+
+    python benchmarks/decode_state.py --contexts 256 1024 4096 --threads 1
+
+An untrained WD-Spikingformer of wd-spikingformer-tiny's shape reads a random prompt, then decodes
+token by token. A line an order and context: milliseconds a token (median, measured) and bytes that
+the cache holds. Writes ``benchmarks/results/decode_state.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from _sweep import RESULTS, commit, markdown_table
+
+ORDERS = ("scores", "state")
+
+
+def measure(order: str, context: int, tokens: int) -> dict[str, Any]:
+    import torch
+
+    from spikeformers.models import build_config, build_model
+
+    torch.manual_seed(0)
+    shape = {"attention": "a2os2a", "attention_order": order, "position": "none"}
+    model = build_model(build_config("wd-spikingformer-tiny", 512, shape)).eval()
+    ids = torch.randint(0, 512, (1, context))
+    times = []
+    with torch.no_grad():
+        cache = model(ids, use_cache=True, logits_to_keep=1).past_key_values
+        for _ in range(tokens):
+            began = time.perf_counter()
+            model(ids[:, :1], past_key_values=cache, use_cache=True)
+            times.append(time.perf_counter() - began)
+    held = sum(
+        x.numel() * x.element_size() for layer in cache.layers for x in (layer.keys, layer.values)
+    )
+    return {
+        "order": order,
+        "context": context,
+        "milliseconds": 1000 * statistics.median(times),
+        "cache_bytes": held,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--contexts", type=int, nargs="+", default=[256, 1024, 4096])
+    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=RESULTS / "decode_state.json")
+    args = parser.parse_args()
+
+    import torch
+
+    torch.set_num_threads(args.threads)
+    found = [measure(order, n, args.tokens) for order in ORDERS for n in args.contexts]
+    rows = [
+        [
+            one["order"],
+            f"{one['context']:,}",
+            f"{one['milliseconds']:.2f}",
+            f"{one['cache_bytes']:,}",
+        ]
+        for one in found
+    ]
+    print(markdown_table(["order", "context", "ms/token", "cache, bytes"], rows))
+    record = {
+        "rows": found,
+        "commit": commit(),
+        "torch": torch.__version__,
+        "machine": f"{platform.machine()}, {platform.system()}, {args.threads} thread(s)",
+    }
+    args.out.parent.mkdir(exist_ok=True)
+    args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

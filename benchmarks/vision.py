@@ -1,0 +1,179 @@
+"""Ablation of A2OS2A on images: what K and V are, other attentions, the dense twin.
+
+    python benchmarks/vision.py run --data my_images/ --name cifar-10-jpeg --steps 2000 --jobs 2
+    python benchmarks/vision.py table
+
+``run`` trains every row of ROWS through the library's own loop, one process and one thread each
+(``--device cuda`` where there is one), under ``runs/vision/``; rows that are done are kept and
+unfinished ones resume. All rows see the same images in the same order on the same schedule.
+``table`` writes ``benchmarks/results/vision-NAME.json`` and ``.md``, and puts the tables into
+README between the marks ``<!-- vision-NAME -->`` and ``<!-- end -->``. Accuracy is of the whole
+test split (validation where there is none), measured; energies are estimated (45 nm prices of the
+papers).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from _sweep import Sweep, markdown_table, mean
+
+SETTING = ("preset", "steps", "batch", "augment")
+THREE = (0, 1, 2)
+COUNTED = 64  # images that energy and entropy are measured on
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a preset's overrides, or its dense twin."""
+
+    model: dict[str, Any] = field(default_factory=dict)
+    twin: bool = False
+    seeds: tuple[int, ...] = THREE
+    label: str | None = None
+    """Its name in the table, where it is not the key."""
+
+
+ROWS: dict[str, Row] = {
+    "dense": Row(twin=True, label="dense twin (ViT)"),
+    "a2os2a": Row(label="**A2OS2A: binary Q, ReLU K, ternary V**"),
+    "all-binary": Row(
+        {"key_neuron": "binary", "value_neuron": "binary"}, label="binary Q, K and V"
+    ),
+    "relu-k": Row({"value_neuron": "binary"}, label="ReLU K only"),
+    "ternary-v": Row({"key_neuron": "binary"}, label="ternary V only"),
+    "ssa": Row({"attention": "ssa"}, label="SSA (Spikformer)"),
+    "wssa": Row({"attention": "wssa"}, label="WSSA (winner-take-all)"),
+    "normed": Row({"attention_norm": True}, seeds=(0,), label="A2OS2A, norm before its neuron"),
+    "no-projection": Row({"output_projection": False}, seeds=(0,), label="A2OS2A without W_o"),
+}
+
+
+def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
+    """Train (or resume) one row with one seed."""
+    from transformers import set_seed
+
+    from spikeformers.data.images import Prep, load_images
+    from spikeformers.energy import energy_of
+    from spikeformers.evaluation import classify, entropy_of
+    from spikeformers.models import build_model, build_vision_config, control_of
+    from spikeformers.training import TrainConfig, train
+    from spikeformers.training.vision import TRAINING, ImageStore, VisionConfig, VisionTask
+
+    row = ROWS[args.row]
+    data = load_images(args.data, root=args.root)
+    spiking = build_vision_config(args.preset, {"num_labels": len(data.classes), **row.model})
+    store = ImageStore(data, Prep(spiking.image_size, spiking.num_channels))
+    set_seed(args.seed)
+    model = build_model(control_of(spiking) if row.twin else spiking)
+    config, vision = (
+        {k: v for k, v in TRAINING[args.preset].items() if k in kind.__dataclass_fields__}
+        for kind in (TrainConfig, VisionConfig)
+    )
+    config |= {
+        **{"steps": args.steps, "batch_size": args.batch, "seed": args.seed, "threads": 1},
+        **{"learning_rate": args.learning_rate or config["learning_rate"], "device": args.device},
+        **{"eval_every": max(1, args.steps // 10), "save_every": max(1, args.steps // 10)},
+        **{"keep_checkpoints": 1, "eval_batches": 0},
+    }
+    augment = VisionConfig.from_dict(vision if args.augment == "preset" else {})
+    began = time.process_time()
+    result = train(
+        model,
+        store,
+        store.prep,
+        out,
+        TrainConfig.from_dict(config),
+        task=VisionTask(model, augment),
+        resume=(out / "run.json").is_file(),
+        progress=False,
+    )
+    if result.interrupted:
+        return None
+    spent = time.process_time() - began
+    split = "test" if "test" in data.splits else "validation"
+    report = classify(model, store.batches(split, 128), data.classes)
+    model.cpu()
+    energy = energy_of(model, store.batches(split, 8, COUNTED))
+    entropies = entropy_of(model, store.batches(split, 8, COUNTED))
+    return {
+        "setting": {key: getattr(args, key) for key in SETTING},
+        "learning_rate": config["learning_rate"],
+        "vision": augment.as_dict(),
+        "parameters": model.num_parameters(),
+        "images_seen": result.tokens_seen,
+        "train_seconds": result.seconds,
+        "train_cpu_seconds": spent,
+        "split": split,
+        "accuracy": report.accuracy,
+        "report": report.as_dict(),
+        "entropy": [one.as_dict() for one in entropies],
+        "energy": {k: v for k, v in energy.as_dict().items() if k not in ("products", "prices")},
+        "data": {"sha256": data.digest, "split_by": data.split_by},
+    }
+
+
+def table(name: str, found: list[dict[str, Any]]) -> str:
+    """One line a row, mean and sample deviation over its seeds."""
+    setting = found[0]["setting"]
+    commits = ", ".join(sorted({run["commit"] for run in found}))
+    head = (
+        f"{name}, {setting['preset']}, {setting['steps']:,} steps of {setting['batch']} images, "
+        f"augmentation: {setting['augment']}; seeds from 0; commits {commits}; torch "
+        f"{found[0]['torch']}, {found[0]['machine']}. Accuracy measured on the whole "
+        f"{found[0]['split']} split; entropy of Q, K and V in bits a value, mean over the blocks, "
+        "measured; energies estimated, by the papers' sum and with elementwise operations."
+    )
+    rows = []
+    for key, row in ROWS.items():
+        runs = [r for r in found if r["row"] == key]
+        if not runs:
+            continue
+        energy = [r["energy"] for r in runs]
+        spiking = energy[0]["by_neuron"]
+        rows.append(
+            [
+                row.label or key,
+                str(len(runs)),
+                mean([100 * r["accuracy"] for r in runs], 2),
+                mean([e["density"] for e in energy], 3) if spiking else "1",
+                " / ".join(_entropy(runs, role) for role in ("query", "key", "value"))
+                if runs[0]["entropy"]
+                else "-",
+                mean([e["picojoules_per_token"] / 1e6 for e in energy], 1),
+                mean([e["with_elementwise_per_token"] / 1e6 for e in energy], 1),
+                f"{statistics.mean(r['train_cpu_seconds'] for r in runs):.0f}",
+                f"{runs[0]['parameters']:,}",
+            ]
+        )
+    columns = [
+        *("row", "seeds", "accuracy, %", "density", "bits of Q / K / V", "uJ/image, papers'"),
+        *("uJ/image, with elementwise", "train CPU s", "parameters"),
+    ]
+    return f"{head}\n\n{markdown_table(columns, rows)}"
+
+
+def _entropy(runs: list[dict[str, Any]], role: str) -> str:
+    bits = [one["bits"] for run in runs for one in run["entropy"] if one["role"] == role]
+    return f"{statistics.mean(bits):.2f}"
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", default="a2os2a-cifar-2-256")
+    parser.add_argument("--root", default="", help="folder of a data set named by --data")
+    parser.add_argument("--augment", default="preset", choices=("preset", "none"))
+    parser.add_argument(
+        "--learning-rate", type=float, default=0.0, help="the preset's unless given"
+    )
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+
+
+SEEDS = {key: row.seeds for key, row in ROWS.items()}
+
+if __name__ == "__main__":
+    Sweep(__file__, "vision", SEEDS, train_one, table, options).main(__doc__)

@@ -1,0 +1,85 @@
+"""Accurate addition-only spiking self-attention, A2OS2A: no softmax, no scale.
+
+    Q in {0, 1},  K = ReLU(...) >= 0 and real,  V in {-1, 0, 1}          [S, B, H, T, K]
+    order "scores"    Y = ((Q K^T) * M) V                                O(T^2 K)
+    order "state"     Y_i = Q_i Z_i,  Z_i = sum_(j: M_ij = 1) K_j V_j^T  O(T K^2)
+
+A2OS2A, https://arxiv.org/abs/2503.00226. M is 1 where a query may see a key. Binary Q makes Q K^T
+a sum of entries of K, and ternary V makes the rest a signed sum: additions alone, of floats since K
+is real. Both orders are equal up to rounding. In the second, causal Z is a running sum ``[K, K]`` a
+head, all that decoding has to keep; both directions share one Z.
+Differs: the paper has no mask and no causal form; the neuron that follows belongs to the block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from spikeformers.attention._base import Attention
+from spikeformers.errors import ConfigError, nearest
+
+Order = Literal["scores", "state"]
+ORDERS: tuple[Order, ...] = get_args(Order)
+BLOCK = 64
+"""Tokens that a causal state takes at once: inside a block the order is "scores"."""
+
+
+class A2OS2A(Attention):
+    """Sums of V's rows, weighted by sums of K's entries."""
+
+    def __init__(self, order: Order = "scores", causal: bool = True) -> None:
+        super().__init__()
+        if order not in ORDERS:
+            raise ConfigError(
+                f"unknown attention_order {order!r}; known: {', '.join(ORDERS)}."
+                f"{nearest(order, ORDERS)}"
+            )
+        self.order, self.causal = order, causal
+
+    def weights(self, q: Tensor, k: Tensor, allowed: Tensor, bias: Tensor | None) -> Tensor:
+        return self.scores(q, k, bias) * allowed
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
+        if self.order == "scores":
+            return super().forward(q, k, v, allowed, bias)
+        if bias is not None:
+            raise ConfigError("attention_order='state' makes no scores that a bias could join.")
+        return self.stream(q, k, v, allowed, None)[0]
+
+    def stream(
+        self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, state: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Rows of T new tokens, and Z ``[S, B, H, K, K]`` after them.
+
+        ``allowed`` ``[B or 1, 1, T, T]`` is among the new tokens; every query sees all of
+        ``state``, the Z before them (None: nothing was before).
+        """
+        seen = allowed[..., -1, :].unsqueeze(-1)  # the last query sees every key but padding
+        rows = []
+        for block in self.blocks(q.shape[-2]):
+            q_, k_, v_ = (x[..., block, :] for x in (q, k, v))
+            gain = torch.matmul((k_ * seen[..., block, :]).transpose(-1, -2), v_)
+            if not self.causal:
+                state = gain if state is None else state + gain
+                rows.append(torch.matmul(q_, state))
+                continue
+            y = torch.matmul(self.weights(q_, k_, allowed[..., block, block], None), v_)
+            rows.append(y if state is None else y + torch.matmul(q_, state))
+            state = gain if state is None else state + gain
+        assert state is not None
+        return torch.cat(rows, -2), state
+
+    def blocks(self, tokens: int) -> Iterator[slice]:
+        """Parts that ``stream`` takes one after another; the whole where it is not causal."""
+        size = BLOCK if self.causal else tokens
+        for start in range(0, tokens, size):
+            yield slice(start, min(start + size, tokens))
+
+    def extra_repr(self) -> str:
+        return f"order={self.order}, causal={self.causal}, no scale"

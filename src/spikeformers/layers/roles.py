@@ -1,0 +1,48 @@
+"""Neurons behind the projections of Q, K and V, by what they emit.
+
+    "binary"    LIF, hard reset                 U = I + decay H;  S = [U >= V_th]
+    "ternary"   T-LIF, hard reset, amplitude 1  U = I + ternary_decay H;  |S| = [|U| >= ratio V_th]
+    "relu"      max(I, 0): real, no neuron
+
+A2OS2A, https://arxiv.org/abs/2503.00226: Q binary (tau = 2, V_th = 1), K relu, V ternary, with the
+ternary neuron of the same first author (decay 1/4, ratio 1/2, straight-through of clamp(U, -1, 1)).
+Differs: currents are not divided by tau, which the norm before the neuron takes up; the ternary
+reset stays out of the graph.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from spikeformers.errors import ConfigError, nearest
+from spikeformers.neurons import LIF, TLIF, Rectifier
+
+ROLE_NEURONS = ("binary", "relu", "ternary")
+
+
+@dataclass(frozen=True)
+class RoleNeurons:
+    """Makes them, each a neuron layer of its own."""
+
+    decay: float = 0.5
+    threshold: float = 1.0
+    ternary_decay: float = 0.25
+    threshold_ratio: float = 0.5
+    surrogate: str = "arctan"
+    sharpness: float = 2.0
+
+    def make(self, kind: str) -> nn.Module:
+        """A fresh one; ConfigError for an unknown kind."""
+        if kind == "binary":
+            return LIF(self.decay, self.threshold, "hard", self.surrogate, self.sharpness)
+        if kind == "ternary":
+            ratio = self.threshold_ratio * self.threshold
+            return TLIF(self.ternary_decay, ratio, "hard", "fixed", 1.0)
+        if kind == "relu":
+            return Rectifier()
+        raise ConfigError(
+            f"unknown neuron {kind!r} of a projection; known: {', '.join(ROLE_NEURONS)}."
+            f"{nearest(kind, ROLE_NEURONS)}"
+        )

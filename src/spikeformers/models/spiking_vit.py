@@ -1,0 +1,416 @@
+"""Spiking vision transformer with A2OS2A: images in, classes out.
+
+    U = SPS(image), a static image at each of S steps
+    per block    U <- U + Attention(SN(U));   U <- U + MLP(SN(U))
+    Y = head(mean over steps and patches of SN(U))
+
+    Attention(X)  Q, K, V = SN_q(BN(X W_q)), SN_k(BN(X W_k)), SN_v(BN(X W_v))
+                  BN(SN(Q K^T V) W_o)                    W_o where ``output_projection``
+    MLP(X)        BN(SN(BN(X W_1)) W_2)
+
+A2OS2A, https://arxiv.org/abs/2503.00226: the shortcut adds membranes, so that U is real and each
+product in the blocks reads spikes. Every SN is a neuron layer of its own.
+
+Unspecified by the paper, a field each: W_o, positions, heads, what stands between Q K^T V and its
+neuron (``attention_norm``, ``attention_threshold``), the surrogate, the stages of SPS.
+Other attentions for comparison: "ssa" (Spikformer, binary Q, K and V, a scale) and "wssa" (a
+winner-take-all competition).
+
+Shapes: S simulation steps, B images, T patches, D width, H heads, K per head.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import ImageClassifierOutput, ModelOutput
+
+from spikeformers.attention import A2OS2A, COMPETITIONS, ORDERS, SSA, WTA, Attention
+from spikeformers.errors import ConfigError
+from spikeformers.layers import (
+    ROLE_NEURONS,
+    BatchNorm,
+    RoleNeurons,
+    SpikeLinear,
+    SpikingPatches,
+)
+from spikeformers.models._checks import at_least_one, between, one_of
+from spikeformers.neurons import LIF, SURROGATES, TLIF
+
+ATTENTIONS = ("a2os2a", "ssa", "wssa")
+POSITIONS = ("conv", "learned", "none")
+OWN_ROLES = {"a2os2a": ("binary", "relu", "ternary")}
+"""Q, K and V of an attention where the config does not say; three times binary for the others."""
+
+_CIFAR: dict[str, Any] = {"image_size": 32, "num_channels": 3, "num_hidden_layers": 2}
+PRESETS: dict[str, dict[str, Any]] = {
+    "a2os2a-digits": {
+        **{"image_size": 8, "num_channels": 1, "num_hidden_layers": 2},
+        **{"hidden_size": 64, "num_attention_heads": 4, "sps_stages": 2, "sps_pools": 1},
+        **{"intermediate_size": 128, "num_labels": 10},
+    },
+    "a2os2a-cifar-2-256": {**_CIFAR, "hidden_size": 256, "num_attention_heads": 8},
+    "a2os2a-cifar-2-384": {**_CIFAR, "hidden_size": 384, "num_attention_heads": 12},
+    "a2os2a-cifar-2-512": {**_CIFAR, "hidden_size": 512, "num_attention_heads": 8},
+    "a2os2a-imagenet-10-512": {
+        **{"image_size": 224, "num_channels": 3, "num_hidden_layers": 10, "hidden_size": 512},
+        **{"num_attention_heads": 8, "sps_pools": 4, "num_labels": 1000},
+    },
+}
+
+
+@strict(accept_kwargs=True)
+class SpikingViTConfig(PreTrainedConfig):
+    """Every choice of the spiking vision transformer; a field a choice, its default here only."""
+
+    model_type = "spiking_vit"
+    neuron: ClassVar[str] = "lif"
+    causal: ClassVar[bool] = False
+    wta: ClassVar[str] = "hard"
+
+    image_size: int = 32
+    num_channels: int = 3
+    hidden_size: int = 384
+    num_hidden_layers: int = 2
+    num_attention_heads: int = 12
+    intermediate_size: int | None = None
+    """Hidden width of the MLP; 4 * hidden_size unless given."""
+    sps_stages: int = 4
+    """Convolutions that split the image; their widths double up to hidden_size."""
+    sps_pools: int = 2
+    """How many of them, the last, halve the image."""
+    position: str = "conv"
+    """"conv" (a convolution over spikes, as in Spikformer), "learned" or "none". Unspecified."""
+
+    steps: int = 4
+    """T of the paper: simulation steps S."""
+    decay: float = 0.5
+    """Of the binary neurons, 1 - 1/tau."""
+    threshold: float = 1.0
+    surrogate: str = "arctan"
+    surrogate_sharpness: float = 2.0
+    """Unspecified by the paper, as the surrogate is."""
+
+    attention: str = "a2os2a"
+    query_neuron: str | None = None
+    """What the projection of Q emits, "binary", "relu" or "ternary"; of K and V likewise. Binary,
+    relu and ternary for A2OS2A unless given, binary all for the others."""
+    key_neuron: str | None = None
+    value_neuron: str | None = None
+    ternary_decay: float = 0.25
+    threshold_ratio: float = 0.5
+    """Ternary neuron: its threshold in units of threshold."""
+    attention_order: str = "scores"
+    """A2OS2A: "scores", (Q K^T) V, or "state", Q (K^T V)."""
+    attention_scale: float | None = None
+    """SSA and WSSA; 0.125 and 1/sqrt(head width) unless given. A2OS2A has none."""
+    attention_norm: bool = False
+    """A batch norm between Q K^T V and its neuron; the paper's equation has none."""
+    attention_threshold: float = 1.0
+    """V_th of that neuron."""
+    output_projection: bool = True
+    """W_o and its norm after that neuron. Unspecified by the paper; false adds the spikes."""
+
+    norm_eps: float = 1e-5
+    dropout: float = 0.0
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.intermediate_size is None:
+            self.intermediate_size = 4 * self.hidden_size
+        roles = OWN_ROLES.get(self.attention, ("binary",) * 3)
+        for role, kind in zip(("query", "key", "value"), roles, strict=True):
+            if getattr(self, f"{role}_neuron") is None:
+                setattr(self, f"{role}_neuron", kind)
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self) -> None:
+        """Refuse what no model can be built from (ConfigError)."""
+        one_of(self, "attention", ATTENTIONS)
+        one_of(self, "attention_order", ORDERS)
+        one_of(self, "position", POSITIONS)
+        one_of(self, "surrogate", tuple(SURROGATES))
+        for key in ("query_neuron", "key_neuron", "value_neuron"):
+            one_of(self, key, ROLE_NEURONS)
+        for key in (
+            *("image_size", "num_channels", "hidden_size", "num_hidden_layers", "steps"),
+            *("num_attention_heads", "intermediate_size", "sps_stages"),
+        ):
+            at_least_one(self, key)
+        for key in ("threshold", "attention_threshold", "surrogate_sharpness", "threshold_ratio"):
+            between(self, key, 0.0, math.inf)
+        for key in ("decay", "ternary_decay"):
+            between(self, key, -1e-9, 1 + 1e-9)
+        between(self, "dropout", -1e-9, 1.0)
+        if self.attention_scale is not None:
+            between(self, "attention_scale", 0.0, math.inf)
+        if not 0 <= self.sps_pools <= self.sps_stages:
+            raise ConfigError(
+                f"sps_pools is {self.sps_pools}; it must lie between 0 and sps_stages "
+                f"({self.sps_stages})."
+            )
+        if self.image_size % 2**self.sps_pools:
+            raise ConfigError(
+                f"image_size {self.image_size} cannot be halved {self.sps_pools} times (sps_pools)."
+            )
+        for key, divisor in (
+            ("num_attention_heads", self.num_attention_heads),
+            ("sps_stages", 2 ** (self.sps_stages - 1)),
+        ):
+            if self.hidden_size % divisor:
+                raise ConfigError(
+                    f"hidden_size {self.hidden_size} does not divide by {divisor} ({key})."
+                )
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels along a side of a patch."""
+        return int(2**self.sps_pools)
+
+    @property
+    def num_patches(self) -> int:
+        """T, the patches of an image."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+def _lif(config: SpikingViTConfig, threshold: float | None = None) -> LIF:
+    v_th = config.threshold if threshold is None else threshold
+    return LIF(config.decay, v_th, "hard", config.surrogate, config.surrogate_sharpness)
+
+
+def make_attention(config: SpikingViTConfig) -> Attention:
+    """The configured attention core."""
+    heads, width = config.num_attention_heads, config.hidden_size // config.num_attention_heads
+    if config.attention == "a2os2a":
+        return A2OS2A(config.attention_order, causal=False)  # type: ignore[arg-type]
+    if config.attention == "ssa":
+        return SSA(0.125 if config.attention_scale is None else config.attention_scale, heads)
+    scale = 1 / math.sqrt(width) if config.attention_scale is None else config.attention_scale
+    return WTA(scale, COMPETITIONS[0], heads=heads)
+
+
+class Fire(nn.Module):
+    """Batch norm where there is one, then a neuron (or a rectifier)."""
+
+    def __init__(self, neuron: nn.Module, width: int | None = None, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.norm = nn.Identity() if width is None else BatchNorm(width, eps=eps)
+        self.neuron = neuron
+
+    def forward(self, x: Tensor) -> Tensor:
+        spikes: Tensor = self.neuron(self.norm(x))
+        return spikes
+
+
+class VisionAttention(nn.Module):
+    """Membranes in, a current for them out."""
+
+    def __init__(self, config: SpikingViTConfig) -> None:
+        super().__init__()
+        width, eps = config.hidden_size, config.norm_eps
+        kinds = RoleNeurons(
+            config.decay,
+            config.threshold,
+            config.ternary_decay,
+            config.threshold_ratio,
+            config.surrogate,
+            config.surrogate_sharpness,
+        )
+        self.heads = config.num_attention_heads
+        self.fire_in = Fire(_lif(config))
+        self.query, self.key, self.value = (SpikeLinear(width, width, bias=False) for _ in range(3))
+        self.fire_query, self.fire_key, self.fire_value = (
+            Fire(kinds.make(str(kind)), width, eps)
+            for kind in (config.query_neuron, config.key_neuron, config.value_neuron)
+        )
+        self.core = make_attention(config)
+        norm = width if config.attention_norm else None
+        self.fire_out = Fire(_lif(config, config.attention_threshold), norm, eps)
+        self.out = SpikeLinear(width, width, bias=False) if config.output_projection else None
+        self.out_norm = BatchNorm(width, eps=eps) if config.output_projection else None
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """``[S, B, T, D]`` to ``[S, B, H, T, K]``."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+
+    def forward(self, u: Tensor, want_weights: bool) -> tuple[Tensor, Tensor | None]:
+        spikes = self.fire_in(u)
+        q = self._heads(self.fire_query(self.query(spikes)))
+        k = self._heads(self.fire_key(self.key(spikes)))
+        v = self._heads(self.fire_value(self.value(spikes)))
+        patches = q.shape[-2]
+        allowed = torch.ones(1, 1, patches, patches, dtype=torch.bool, device=q.device)
+        y = self.core(q, k, v, allowed)
+        weights = self.core.weights(q, k, allowed, None) if want_weights else None
+        y = self.fire_out(y.transpose(-3, -2).flatten(-2))
+        if self.out is not None and self.out_norm is not None:
+            y = self.out_norm(self.out(y))
+        return y, weights
+
+
+class VisionMLP(nn.Module):
+    """Two spike-driven linear maps."""
+
+    def __init__(self, config: SpikingViTConfig) -> None:
+        super().__init__()
+        width, hidden, eps = config.hidden_size, config.intermediate_size, config.norm_eps
+        assert hidden is not None
+        self.fire_in = Fire(_lif(config))
+        self.up = SpikeLinear(width, hidden, bias=False)
+        self.fire_hidden = Fire(_lif(config), hidden, eps)
+        self.down = SpikeLinear(hidden, width, bias=False)
+        self.out_norm = BatchNorm(width, eps=eps)
+
+    def forward(self, u: Tensor) -> Tensor:
+        y: Tensor = self.out_norm(self.down(self.fire_hidden(self.up(self.fire_in(u)))))
+        return y
+
+
+class VisionBlock(GradientCheckpointingLayer):
+    """Attention and MLP on the membranes ``[S, B, T, D]``."""
+
+    def __init__(self, config: SpikingViTConfig) -> None:
+        super().__init__()
+        self.attention = VisionAttention(config)
+        self.mlp = VisionMLP(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, u: Tensor, want_weights: bool = False) -> tuple[Tensor, Tensor | None]:
+        y, weights = self.attention(u, want_weights)
+        u = u + self.dropout(y)
+        return u + self.dropout(self.mlp(u)), weights
+
+
+@dataclass
+class SpikingViTOutput(ModelOutput):
+    """Output of the backbone; ``last_hidden_state`` ``[B, T, D]``, spikes averaged over S."""
+
+    last_hidden_state: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class SpikingViTPreTrainedModel(PreTrainedModel):
+    """Weight initialisation and loading."""
+
+    config: SpikingViTConfig
+    config_class = SpikingViTConfig
+    base_model_prefix = "model"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules: ClassVar[list[str]] = ["VisionBlock"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=self.config.initializer_range)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, BatchNorm):
+            module.reset_parameters()
+        elif isinstance(module, (SSA, WTA)):
+            nn.init.constant_(module.log_scale, math.log(module.initial_scale))
+        elif isinstance(module, TLIF):
+            nn.init.constant_(module.amplitude, module.initial_amplitude)
+            module.calibrated.fill_(True)
+        elif isinstance(module, SpikingViTModel) and module.embed_positions is not None:
+            nn.init.trunc_normal_(module.embed_positions, std=self.config.initializer_range)
+
+
+class SpikingViTModel(SpikingViTPreTrainedModel):
+    """Patches, blocks, and the neuron in front of a head."""
+
+    stream = ("real", "membranes, real numbers")
+
+    def __init__(self, config: SpikingViTConfig) -> None:
+        super().__init__(config)
+        self.embeddings = SpikingPatches(
+            config.num_channels,
+            config.hidden_size,
+            config.sps_stages,
+            config.sps_pools,
+            config.steps,
+            lambda: _lif(config),
+            conv_position=config.position == "conv",
+            eps=config.norm_eps,
+        )
+        learned = config.position == "learned"
+        shape = (config.num_patches, config.hidden_size)
+        self.embed_positions = nn.Parameter(torch.zeros(shape)) if learned else None
+        self.layers = nn.ModuleList(VisionBlock(config) for _ in range(config.num_hidden_layers))
+        self.fire_out = Fire(_lif(config))
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **_: Any,
+    ) -> SpikingViTOutput:
+        """``pixel_values`` ``[B, C, H, W]``; ConfigError for another size or number of channels."""
+        wanted = (self.config.num_channels, self.config.image_size, self.config.image_size)
+        if tuple(pixel_values.shape[1:]) != wanted:
+            raise ConfigError(
+                f"images of {' x '.join(map(str, pixel_values.shape[1:]))} came, and this model "
+                f"takes {' x '.join(map(str, wanted))} (channels, height, width)."
+            )
+        u = self.embeddings(pixel_values)
+        if self.embed_positions is not None:
+            u = u + self.embed_positions
+        hidden, maps = [], []
+        for block in self.layers:
+            if output_hidden_states:
+                hidden.append(u.mean(0))
+            u, weights = block(u, bool(output_attentions))
+            if weights is not None:
+                maps.append(weights.mean(0))
+        last = self.fire_out(u).mean(0)
+        if output_hidden_states:
+            hidden.append(last)
+        return SpikingViTOutput(
+            last_hidden_state=last,
+            hidden_states=tuple(hidden) if output_hidden_states else None,
+            attentions=tuple(maps) if output_attentions else None,
+        )
+
+
+class SpikingViTForImageClassification(SpikingViTPreTrainedModel):
+    """A linear map of the mean spike rates over patches."""
+
+    def __init__(self, config: SpikingViTConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = SpikingViTModel(config)
+        self.head = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **_: Any,
+    ) -> ImageClassifierOutput:
+        """Logits ``[B, num_labels]``; ``labels`` are classes ``[B]`` or shares ``[B, labels]``."""
+        out = self.model(pixel_values, output_attentions, output_hidden_states)
+        logits = self.head(out.last_hidden_state.mean(1))
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return ImageClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=out.hidden_states,
+            attentions=out.attentions,
+        )

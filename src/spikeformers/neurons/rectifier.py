@@ -1,0 +1,21 @@
+"""Rectifier: not a spiking neuron, but what stands where A2OS2A has none.
+
+    y = max(x, 0)          real, no membrane, no threshold, no simulation steps
+
+K of A2OS2A, https://arxiv.org/abs/2503.00226. It emits real numbers, so it is no ``Neuron``: no
+firing rate, no density and no synaptic operation is ever counted of it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Rectifier(nn.Module):
+    """Elementwise max(x, 0) of ``[S, ...]``."""
+
+    spike_type = "real"
+
+    def forward(self, current: Tensor) -> Tensor:
+        return torch.relu(current)

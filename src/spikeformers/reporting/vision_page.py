@@ -1,0 +1,163 @@
+"""The report of an image classifier: accuracy, curves, what Q, K and V carry, as one HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+from spikeformers.reporting._style import CYCLE, GREY, SPIKING, drawing
+from spikeformers.reporting.html import Page, Section, write_page
+from spikeformers.training.journal import read_metrics
+
+if TYPE_CHECKING:
+    from spikeformers.evaluation import Entropy, VisionReport
+
+TITLES = {"query": "Q", "key": "K", "value": "V"}
+
+
+def entropy_picture(path: Path, entropies: Sequence[Entropy]) -> None:
+    """Bars of measured bits a value by layer and role, each under its ceiling."""
+    layers = sorted({one.layer for one in entropies})
+    roles = [role for role in TITLES if any(one.role == role for one in entropies)]
+    width = 0.8 / max(1, len(roles))
+    with drawing(path, max(7.2, 1.1 * len(layers) + 3), 4.2) as figure:
+        axes = figure.subplots()
+        for place, role in enumerate(roles):
+            mine = {one.layer: one for one in entropies if one.role == role}
+            at = [i + (place - (len(roles) - 1) / 2) * width for i, _ in enumerate(layers)]
+            found = [mine[layer] for layer in layers]
+            label = f"{TITLES[role]}, {found[0].kind}"
+            bits = [one.bits for one in found]
+            axes.bar(at, bits, width * 0.9, color=CYCLE[place], label=label)
+            for x, one in zip(at, found, strict=True):
+                axes.plot(
+                    [x - width / 2, x + width / 2], [one.ceiling] * 2, color=GREY, linewidth=2
+                )
+                axes.text(
+                    x, one.ceiling, f"{one.ceiling:.2f}", ha="center", va="bottom", fontsize=7
+                )
+        axes.set_xticks(range(len(layers)), [str(layer + 1) for layer in layers])
+        axes.set_xlabel("block")
+        axes.set_ylabel("bits a value")
+        axes.set_title("Entropy of Q, K and V, measured; lines are the ceilings")
+        axes.grid(axis="x", visible=False)
+        axes.set_ylim(0, max(one.ceiling for one in entropies) * 1.12)
+        figure.legend(loc="outside right upper")
+
+
+def accuracy_curve(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Validation accuracy over the images seen in training."""
+    found = [line for line in lines if line["kind"] == "validation" and "accuracy" in line]
+    with drawing(path, 7.2, 3.8) as figure:
+        axes = figure.subplots()
+        seen = [line["images_seen"] for line in found]
+        axes.plot(seen, [line["accuracy"] for line in found], color=SPIKING, marker="o")
+        axes.set_xlabel("training images seen")
+        axes.set_ylabel("share of validation images found")
+        axes.set_title("Validation accuracy while training")
+        axes.set_ylim(top=1.0)
+        axes.set_xlim(left=0)
+
+
+def gradient_norms(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Norm of the gradient of the Q, K and V projections, a panel a role, a line a block."""
+    found = [line for line in lines if line.get("grad_norm_by_projection")]
+    names = [name for name in found[0]["grad_norm_by_projection"] if ".attention." in name]
+    with drawing(path, 9.0, 3.4) as figure:
+        grid = figure.subplots(1, len(TITLES), sharey=True)
+        for axes, (role, title) in zip(grid, TITLES.items(), strict=True):
+            for place, name in enumerate(n for n in names if n.endswith(f".{role}")):
+                values = [line["grad_norm_by_projection"][name] for line in found]
+                colour = CYCLE[place % len(CYCLE)]
+                axes.plot([line["step"] for line in found], values, color=colour, linewidth=1)
+            axes.set_yscale("log")
+            axes.set_title(f"projection of {title}")
+            axes.set_xlabel("step")
+        grid[0].set_ylabel("norm of the gradient")
+
+
+def confusion_picture(path: Path, report: VisionReport) -> None:
+    """Images by true and found class; the hits on the diagonal are left grey."""
+    wrong = np.array(report.confusion, dtype=float)
+    np.fill_diagonal(wrong, np.nan)
+    names = list(report.per_class)
+    side = min(11.0, 3.2 + 0.34 * len(names))
+    with drawing(path, side + 1, side) as figure:
+        axes = figure.subplots()
+        image = axes.imshow(wrong, cmap="Blues", vmin=0)
+        axes.set_facecolor("#DDDDDD")
+        axes.grid(visible=False)
+        if len(names) <= 25:
+            axes.set_xticks(range(len(names)), names, rotation=90)
+            axes.set_yticks(range(len(names)), names)
+        axes.set_xlabel("found class")
+        axes.set_ylabel("true class")
+        axes.set_title("Mistakes")
+        figure.colorbar(image, ax=axes, shrink=0.6, ticks=MaxNLocator(5, integer=True))
+
+
+def write_vision_page(
+    path: Path,
+    run: Path,
+    report: VisionReport,
+    entropies: Sequence[Entropy],
+    density: float | None,
+    facts: Mapping[str, str],
+) -> None:
+    """Write ``path`` and, beside it, a folder of pictures; ``run`` is the model's folder."""
+    pictures = path.parent / f"{path.stem}-pictures"
+    lines = read_metrics(run / "metrics.jsonl")
+    rows = [
+        ("accuracy", f"{report.accuracy:.4f}", "measured"),
+        ("loss, nats an image", f"{report.loss:.4f}", "measured"),
+        ("images", f"{report.images:,}", ""),
+    ]
+    if density is not None:
+        rows.append(("firing density", f"{density:.3f}", "measured"))
+    sections = [Section("Figures", "", ("", "", ""), rows)]
+    drawn = []
+    if any(line["kind"] == "validation" for line in lines):
+        accuracy_curve(pictures / "accuracy.png", lines)
+        drawn.append((pictures / "accuracy.png", "Validation accuracy over training images seen."))
+    confusion_picture(pictures / "confusion.png", report)
+    drawn.append((pictures / "confusion.png", "Which classes are taken for which."))
+    sections.append(Section("Accuracy", pictures=drawn))
+    if entropies:
+        entropy_picture(pictures / "entropy.png", entropies)
+        text = (
+            "What a value can carry at most is 1 bit if it is binary, log2 3 = 1.585 if ternary, "
+            "its own width if real (A2OS2A, Proposition 1). Real values are counted in 256 bins "
+            "and zero, so that their ceiling here is log2 257."
+        )
+        cells = [
+            (
+                f"{one.layer + 1}",
+                TITLES[one.role],
+                one.kind,
+                f"{one.bits:.3f}",
+                f"{one.ceiling:.3f}",
+            )
+            for one in entropies
+        ]
+        heads = ("block", "", "values", "bits, measured", "ceiling")
+        figures = [(pictures / "entropy.png", "Entropy of Q, K and V on these images.")]
+        sections.append(Section("Entropy of Q, K and V", text, heads, cells, pictures=figures))
+    if any(
+        ".attention." in name for line in lines for name in line.get("grad_norm_by_projection", ())
+    ):
+        gradient_norms(pictures / "gradients.png", lines)
+        figures = [
+            (pictures / "gradients.png", "A projection whose line is at zero never learned.")
+        ]
+        sections.append(Section("Do Q, K and V learn?", pictures=figures))
+    classes = [
+        (name, "-" if share is None else f"{share:.4f}") for name, share in report.per_class.items()
+    ]
+    sections.append(Section("By class", "", ("class", "share found"), classes))
+    sections.append(Section("What was measured", "", (), list(facts.items())))
+    lead = f"{report.accuracy:.2%} of {report.images:,} images."
+    write_page(path, Page(f"Images: {run.name}", lead, sections))
