@@ -62,6 +62,7 @@ class Task:
     ) -> tuple[Batches, Measure]:
         """The batches to train on, and how the model is validated; before anything is written."""
         objective = make_objective(self.model, tokenizer, config)
+        batches = TrainBatches(store.split("train"), objective, config, world)
         held_out = store.split("validation")
         if held_out.num_tokens < 2:
             raise DataError("The validation text is empty. Give a corpus with more documents.")
@@ -69,7 +70,7 @@ class Task:
         def measure(trained: nn.Module) -> dict[str, float]:
             return validate(trained, held_out, objective, config, world, precision, self.judge)
 
-        return TrainBatches(store.split("train"), objective, config, world), measure
+        return batches, measure
 
     def start(self, store: Any, config: TrainConfig, world: World) -> None:
         """Check the request and get ready, before anything is written. Every rank calls this."""
