@@ -72,3 +72,29 @@ def test_more_refusals(spikeformers: Any, causal: Path, masked: Path, data: Path
     ended = spikeformers("evaluate", "zeroshot", causal, "--tasks", "sciq")
     assert ended.code == 1
     assert "Give a folder with them: --data-dir DIR" in ended.err
+
+
+def test_ctrl_c_and_the_same_command_again(
+    spikeformers: Any, causal: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
+    from spikeformers.evaluation.zeroshot.scorer import SpikeformersLM
+
+    monkeypatch.setenv("SPIKEFORMERS_CACHE", str(tmp_path / "cache"))
+    score, calls = SpikeformersLM._score, []
+
+    def counted(self: Any, batch: Any) -> Any:
+        calls.append(len(batch))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return score(self, batch)
+
+    monkeypatch.setattr(SpikeformersLM, "_score", counted)
+    asked = ("evaluate", "zeroshot", causal, "--tasks", "piqa", "--data-dir", data,
+             "--batch-size", 1, "--out", tmp_path / "out")  # fmt: skip
+    ended = spikeformers(*asked)
+    assert (ended.code, ended.out) == (130, "")
+    assert "Stopped in piqa; the same command goes on from there." in ended.err
+    assert not (tmp_path / "out").exists()
+    assert spikeformers(*asked).code == 0
+    assert len(calls) == 3  # two inputs in all: the first was not scored again

@@ -74,6 +74,7 @@ class Task:
     ) -> tuple[Batches, Measure]:
         """The batches to train on, and how the model is validated; before anything is written."""
         objective = make_objective(self.model, tokenizer, config)
+        batches = TrainBatches(store.split("train"), objective, config, world)
         held_out = store.split("validation")
         if held_out.num_tokens < 2:
             raise DataError("The validation text is empty. Give a corpus with more documents.")
@@ -81,7 +82,7 @@ class Task:
         def measure(trained: nn.Module) -> dict[str, float]:
             return validate(trained, held_out, objective, config, world, precision, self.judge)
 
-        return TrainBatches(store.split("train"), objective, config, world), measure
+        return batches, measure
 
     def per_step(self, config: TrainConfig) -> int:
         """Units of a step, over all ranks."""
