@@ -2,6 +2,8 @@
 
 A script gives its rows and two functions, one that trains a row and one that writes the table.
 Rows that are done are kept, unfinished ones resume (a resumed run has no CPU time of its own).
+Rows that stand in ``benchmarks/results/`` already, from whatever machine, count as done: a table
+grows over several sittings. ``one`` trains a row all the same, and its result then replaces that.
 """
 
 from __future__ import annotations
@@ -78,7 +80,9 @@ class Sweep:
     def _run(self, args: argparse.Namespace) -> None:
         rows = args.rows.split("|") if args.rows else list(self.seeds)
         seeds = [int(seed) for seed in args.seeds.split(",")]
+        done = {(r["seed"], r["row"]) for r in self._results(args.name or Path(args.data).name)}
         work = [(seed, row) for seed in seeds for row in rows if seed in self.seeds[row]]
+        work = [item for item in work if item not in done]
         start = sys.argv.index("run") + 1
         drop = {"--jobs", "--rows", "--seeds"}
         given = sys.argv[start:]
@@ -124,10 +128,27 @@ class Sweep:
         partial.write_text(json.dumps(result, indent=1), encoding="utf-8")
         partial.replace(out / "result.json")
 
+    def _results(self, name: str) -> list[dict[str, Any]]:
+        """Results of the runs on this machine, and kept ones of rows that did not run on it."""
+        paths = sorted((self.runs / name).glob("*/result.json"))
+        found = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+        have = {(result["row"], result["seed"]) for result in found}
+        kept = RESULTS / f"{self.name}-{name}.json"
+        if kept.is_file():
+            old = json.loads(kept.read_text(encoding="utf-8"))
+            found += [result for result in old if (result["row"], result["seed"]) not in have]
+        found.sort(key=lambda result: (result["row"], result["seed"]))
+        if len({json.dumps(result["setting"], sort_keys=True) for result in found}) > 1:
+            raise SystemExit(
+                f"{name}: results of different settings, here and in {kept}. Give the new runs a "
+                "--name of their own."
+            )
+        return found
+
     def _tables(self) -> None:
         RESULTS.mkdir(exist_ok=True)
         for folder in sorted(p for p in self.runs.iterdir() if p.is_dir()):
-            found = [json.loads(p.read_text()) for p in sorted(folder.glob("*/result.json"))]
+            found = self._results(folder.name)
             if found:
                 name = f"{self.name}-{folder.name}"
                 text = self.table(folder.name, found)
