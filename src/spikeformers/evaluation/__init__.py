@@ -1,9 +1,10 @@
-"""Evaluation: perplexity and bits per byte, masked loss, agreement of two models, speed, images."""
+"""Evaluation: perplexity and bits per byte, masked loss, agreement, speed, images, meters."""
 
 from __future__ import annotations
 
 from spikeformers.evaluation.agreement import AgreementReport, agreement
 from spikeformers.evaluation.likeness import Likeness, likeness_of
+from spikeformers.evaluation.measured import MeasuredReport, Program, measure
 from spikeformers.evaluation.perplexity import PerplexityReport, context_of, perplexity
 from spikeformers.evaluation.speed import Speed, decoding_speed, decoding_speeds
 from spikeformers.evaluation.vision import Entropy, VisionReport, classify, entropy_of
@@ -12,7 +13,9 @@ __all__ = [
     "AgreementReport",
     "Entropy",
     "Likeness",
+    "MeasuredReport",
     "PerplexityReport",
+    "Program",
     "Speed",
     "VisionReport",
     "agreement",
@@ -22,5 +25,6 @@ __all__ = [
     "decoding_speeds",
     "entropy_of",
     "likeness_of",
+    "measure",
     "perplexity",
 ]
