@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,15 +54,16 @@ def measure_folder(
         if twin is not None:
             folders["control"] = Path(made) / "control"
             twin.save_pretrained(folders["control"])
-        given = {"threads": threads, "device": device}
+        text = partial(text_program, threads=threads, device=device)
+        whole = partial(whole_program, threads=threads, device=device)
         first = batches[0]
         if is_masked(model.config) or is_vision(model.config):
             batch = Path(made) / "batch.safetensors"
             save_batch(first, batch)
-            programs = {n: whole_program(f, batch, **given) for n, f in folders.items()}
+            programs = {n: whole(f, batch) for n, f in folders.items()}
             work: Text | Whole = _whole(first)
         else:
-            programs = {name: text_program(f, **given) for name, f in folders.items()}
+            programs = {name: text(f) for name, f in folders.items()}
             work = _text(first, prompt_tokens, new_tokens)
         absent = {}
         try:
