@@ -87,6 +87,11 @@ class Product:
     right: Operand
     macs: int
     sop: int
+    effective: int = 0
+    """Of a linear map or convolution: events at the input (of a real one, values that are not zero)
+    times weights behind them that are not zero."""
+    synapses: int = 0
+    """The same with every value and every weight; of a convolution, without its padding."""
 
     @property
     def spiking(self) -> bool:
@@ -111,6 +116,8 @@ class Product:
         self.right.merge(other.right)
         self.macs += other.macs
         self.sop += other.sop
+        self.effective += other.effective
+        self.synapses += other.synapses
 
 
 @dataclass
