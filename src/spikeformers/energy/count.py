@@ -35,6 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeformers.attention import A2OS2A, WTA, Attention, SoftmaxAttention
+from spikeformers.energy import synapses
 from spikeformers.energy.operands import Spikes, counts, operand, spikes_of
 from spikeformers.energy.records import Operand, Product, Trace
 from spikeformers.neurons import Neuron
@@ -93,8 +94,7 @@ def linear(
     """Count ``x W`` (``weight`` ``[in, out]``); returns the MACs that were really dispatched."""
     inputs, outputs = weight.shape
     spikes = spikes_of(x, known)
-    chosen = rows.select(x)
-    left = operand(chosen, spikes)
+    left = operand(rows.select(x), spikes)
     stored = spikes_of(weight)
     right = operand(weight, stored)
     times = left.size // inputs
@@ -107,21 +107,10 @@ def linear(
         Product(
             place.name, "linear", place.component, place.layer, left, right,
             macs=left.size * outputs, sop=sop,
-            effective=_effective(chosen, spikes, weight), synapses=left.size * outputs,
         )
     )  # fmt: skip
+    trace.synapses.append(synapses.of_linear(rows.select(x), spikes, weight))
     return x.numel() * outputs
-
-
-def _effective(x: Tensor, spikes: Spikes | None, weight: Tensor) -> int:
-    """Events of ``x`` times weights ``[in, out]`` behind them that are not zero."""
-    events = _events(x, spikes).reshape(-1, weight.shape[0]).sum(0, dtype=torch.float64)
-    return int(events @ (weight != 0).sum(1).double())
-
-
-def _events(x: Tensor, spikes: Spikes | None) -> Tensor:
-    """Counts of spikes; of real numbers, which of them are not zero."""
-    return (x != 0).float() if spikes is None else counts(x, spikes)
 
 
 def convolution(
@@ -130,26 +119,22 @@ def convolution(
     """Count a convolution of ``[N, C, H, W]``; returns the MACs that were really dispatched."""
     spikes, stored = spikes_of(x, known), spikes_of(module.weight)
     macs = out.numel() * (module.weight.numel() // module.weight.shape[0])
-
-    def covered(x: Tensor, kernel: Tensor) -> int:
-        """A kernel of ones sums what each window covers."""
-        sums = nn.functional.conv2d(
-            x.double(), kernel.double(), None,
+    sop = 0
+    if spikes is not None or stored is not None:
+        # A kernel of ones sums the counts that each window covers; a real side counts one.
+        kernel = counts(module.weight, None if spikes is not None else stored)
+        covered = nn.functional.conv2d(
+            counts(x, spikes).double(), kernel.double(), None,
             module.stride, module.padding, module.dilation, module.groups,
         )  # fmt: skip
-        return int(sums.sum())
-
-    sop = 0
-    if spikes is not None or stored is not None:  # a real side counts one
-        sop = covered(counts(x, spikes), counts(module.weight, None if spikes else stored))
+        sop = int(covered.sum())
     trace.add_product(
         Product(
             place.name, "linear", place.component, place.layer,
             operand(x, spikes), operand(module.weight, stored), macs=macs, sop=sop,
-            effective=covered(_events(x, spikes), module.weight != 0),
-            synapses=covered(torch.ones_like(x[:1]), torch.ones_like(module.weight)) * len(x),
         )
     )  # fmt: skip
+    trace.synapses.append(synapses.of_convolution(x, spikes, module))
     return macs
 
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from spikeformers.energy.records import Operand, Product
+from spikeformers.energy.records import Operand, Product, Synapses
 from spikeformers.energy.trace import Batch, trace
 from spikeformers.errors import DataError
 
@@ -41,13 +41,15 @@ def neurobench_metrics(model: nn.Module, batches: Iterable[Batch]) -> dict[str, 
     Raises DataError for no sample, SpikeformersError for a product that cannot be attributed.
     """
     samples = 0
-    products: list[Product] = []
+    linear: list[Synapses] = []
+    attention: list[Product] = []
     activations: list[Operand] = []
     with _watched(model, activations):
         for batch in batches:
             samples += _samples(batch)
             found = trace(model, batch)
-            products += found.products.values()
+            linear += found.synapses
+            attention += (one for one in found.products.values() if one.role != "linear")
             activations += found.neurons.values()
     if samples == 0:
         raise DataError("there is no sample to measure on: give at least one batch.")
@@ -57,31 +59,23 @@ def neurobench_metrics(model: nn.Module, batches: Iterable[Batch]) -> dict[str, 
         "footprint": sum(x.nbytes for x in (*model.parameters(), *model.buffers())),
         "connection_sparsity": _connection_sparsity(model),
         "activation_sparsity": silent / size if size else 0.0,
-        "synaptic_operations": _operations(
-            [
-                (one.left.is_spikes, one.effective, one.synapses)
-                for one in products
-                if one.role == "linear"
-            ],
-            samples,
-        ),
+        "synaptic_operations": _operations(linear, samples),
         "attention_operations": _operations(
             [
-                (one.spiking, one.sop if one.spiking else one.macs, one.macs)
-                for one in products
-                if one.role != "linear"
+                Synapses(one.spiking, one.sop if one.spiking else one.macs, one.macs)
+                for one in attention
             ],
             samples,
         ),
     }
 
 
-def _operations(counted: list[tuple[bool, int, int]], samples: int) -> dict[str, float]:
-    """Sums per sample of (spiking, effective, dense)."""
+def _operations(counted: list[Synapses], samples: int) -> dict[str, float]:
+    """Sums per sample."""
     return {
-        "Effective_MACs": sum(done for spiking, done, _ in counted if not spiking) / samples,
-        "Effective_ACs": sum(done for spiking, done, _ in counted if spiking) / samples,
-        "Dense": sum(dense for _, _, dense in counted) / samples,
+        "Effective_MACs": sum(one.effective for one in counted if not one.spiking) / samples,
+        "Effective_ACs": sum(one.effective for one in counted if one.spiking) / samples,
+        "Dense": sum(one.dense for one in counted) / samples,
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Kind = Literal["binary", "ternary", "integer", "real"]
 Role = Literal["linear", "scores", "values", "state", "read"]
@@ -26,6 +26,17 @@ COMPONENTS = (
     "other",
 )
 _KINDS: tuple[Kind, ...] = ("binary", "ternary", "integer", "real")
+
+
+class Synapses(NamedTuple):
+    """Connections of one linear map or convolution in one forward pass, as NeuroBench counts them."""
+
+    spiking: bool
+    """Its input is spikes."""
+    effective: int
+    """Events at the input (real values that are not zero) times weights that are not zero."""
+    dense: int
+    """All values of the input times all weights, without a convolution's padding."""
 
 
 @dataclass
@@ -87,11 +98,6 @@ class Product:
     right: Operand
     macs: int
     sop: int
-    effective: int = 0
-    """Of a linear map or convolution: events at the input (of a real one, values that are not zero)
-    times weights behind them that are not zero."""
-    synapses: int = 0
-    """The same with every value and every weight; of a convolution, without its padding."""
 
     @property
     def spiking(self) -> bool:
@@ -116,8 +122,6 @@ class Product:
         self.right.merge(other.right)
         self.macs += other.macs
         self.sop += other.sop
-        self.effective += other.effective
-        self.synapses += other.synapses
 
 
 @dataclass
@@ -125,6 +129,7 @@ class Trace:
     """Everything counted in one or more forward passes."""
 
     tokens: int = 0
+    synapses: list[Synapses] = field(default_factory=list)
     products: dict[str, Product] = field(default_factory=dict)
     operations: dict[tuple[str, int | None], Counter[str]] = field(default_factory=dict)
     """Elementwise operations by (component, layer)."""
