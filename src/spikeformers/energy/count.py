@@ -35,7 +35,6 @@ import torch
 from torch import Tensor, nn
 
 from spikeformers.attention import A2OS2A, WTA, Attention, SoftmaxAttention
-from spikeformers.energy import synapses
 from spikeformers.energy.operands import Spikes, counts, operand, spikes_of
 from spikeformers.energy.records import Operand, Product, Trace
 from spikeformers.neurons import Neuron
@@ -109,7 +108,6 @@ def linear(
             macs=left.size * outputs, sop=sop,
         )
     )  # fmt: skip
-    trace.synapses.append(synapses.of_linear(rows.select(x), spikes, weight))
     return x.numel() * outputs
 
 
@@ -134,7 +132,6 @@ def convolution(
             operand(x, spikes), operand(module.weight, stored), macs=macs, sop=sop,
         )
     )  # fmt: skip
-    trace.synapses.append(synapses.of_convolution(x, spikes, module))
     return macs
 
 

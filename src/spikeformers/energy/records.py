@@ -29,7 +29,7 @@ _KINDS: tuple[Kind, ...] = ("binary", "ternary", "integer", "real")
 
 
 class Synapses(NamedTuple):
-    """Connections of one linear map or convolution in one forward pass, as NeuroBench counts them."""
+    """Connections of a linear map or convolution in one forward pass, as NeuroBench counts."""
 
     spiking: bool
     """Its input is spikes."""

@@ -5,20 +5,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from spikeformers.energy.operands import Spikes, counts
+from spikeformers.energy.count import Rows
+from spikeformers.energy.operands import Spikes, counts, spikes_of
 from spikeformers.energy.records import Synapses
 
 
-def of_linear(x: Tensor, spikes: Spikes | None, weight: Tensor) -> Synapses:
-    """Of ``x W`` with ``weight`` ``[in, out]``."""
+def of_linear(rows: Rows, x: Tensor, known: Spikes | None, weight: Tensor) -> Synapses:
+    """Of ``x W`` with ``weight`` ``[in, out]``; ``known`` is what a neuron says of ``x``."""
     inputs, outputs = weight.shape
+    spikes = spikes_of(x, known)
+    x = rows.select(x)
     events = _events(x, spikes).reshape(-1, inputs).sum(0, dtype=torch.float64)
     met = (weight != 0).sum(1).double()
     return Synapses(spikes is not None, int(events @ met), x.numel() * outputs)
 
 
-def of_convolution(x: Tensor, spikes: Spikes | None, module: nn.Conv2d) -> Synapses:
+def of_convolution(x: Tensor, known: Spikes | None, module: nn.Conv2d) -> Synapses:
     """Of ``[N, C, H, W]``: a kernel of ones sums what each window covers."""
+    spikes = spikes_of(x, known)
 
     def covered(x: Tensor, kernel: Tensor) -> int:
         sums = nn.functional.conv2d(
