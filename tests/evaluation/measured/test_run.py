@@ -102,6 +102,7 @@ def test_turns_counts_and_memory(systems):
     assert told["label"] == "measured"
     assert told["small"]["decode"]["units"] == 2
     assert told["meters"] == {"read": [], "missing": list(found.no_meter), "idle_watts": {}}
+    assert told["setting"].pop("load_average") >= 0
     assert told["setting"] == {
         "batch_size": 1, "prompt_tokens": 2, "new_tokens": 2,
         "threads": 1, "repeats": 2, "warmup": 1,

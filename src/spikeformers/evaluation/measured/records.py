@@ -110,7 +110,8 @@ class MeasuredReport:
 
     systems: dict[str, Measured]
     setting: dict[str, Any]
-    """batch_size, threads, repeats, warmup, and prompt_tokens and new_tokens of a text."""
+    """batch_size, threads, repeats, warmup, prompt_tokens and new_tokens of a text, and the load
+    average of the machine before."""
     meters: tuple[str, ...]
     """Zones of the meters that were read; empty where there is none."""
     no_meter: tuple[str, ...]

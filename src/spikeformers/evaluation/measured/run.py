@@ -7,6 +7,7 @@ piece of work, and every second within it, because a counter of energy starts ag
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -64,6 +65,7 @@ def measure(
     device = next((p.device for p in programs.values() if p.device != "cpu"), "cpu")
     meters, missing = find_meters(device, powercap)
     tally = Tally(meters)
+    load = round(os.getloadavg()[0], 1)  # of the minute before
     with ExitStack() as stack:
         children = {
             name: stack.enter_context(Child(name, program, threads))
@@ -91,7 +93,7 @@ def measure(
     reasons = [told["no_hardware"] for told in opened.values() if told["no_hardware"]]
     return MeasuredReport(
         systems=systems,
-        setting=_setting(work, threads, repeats, warmup),
+        setting={**_setting(work, threads, repeats, warmup), "load_average": load},
         meters=tuple(before),
         no_meter=tuple(missing),
         idle_watts=idle,

@@ -25,6 +25,7 @@ def tables(report: MeasuredReport) -> list[Table]:
 def notes(report: MeasuredReport) -> list[str]:
     """Setting, meters and counters in a sentence each."""
     said = [", ".join(f"{key.replace('_', ' ')} {n}" for key, n in report.setting.items())]
+    said.append("wall clock counts waiting for other programs, processor time does not")
     if report.meters:
         rest = "; ".join(
             f"{zone} {one:.1f} W before and {two:.1f} W after"
