@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from spikeformers.errors import SpikeformersError
+from spikeformers.errors import SpikeformersError, UsageError
 from spikeformers.meters.counters import Counters
 from spikeformers.meters.memory import forget_peak, peak_bytes, resident_bytes
 
@@ -100,7 +100,7 @@ def main() -> None:
             for line in sys.stdin:
                 tell(served.answer(json.loads(line)))
         except SpikeformersError as error:
-            tell({"error": str(error)})
+            tell({"error": str(error), "usage": isinstance(error, UsageError)})
 
 
 if __name__ == "__main__":

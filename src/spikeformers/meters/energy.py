@@ -140,20 +140,10 @@ def find_meters(device: str = "cpu", powercap: Path = POWERCAP) -> tuple[list[Me
 def _find_rapl(powercap: Path) -> Rapl | str:
     if not powercap.is_dir():
         return f"no RAPL: there is no {powercap} (not Linux, or a virtual machine without it)"
-    packages = sorted(
-        folder
-        for folder in powercap.iterdir()
-        if re.fullmatch(r"intel-rapl:\d+", folder.name)
-        and _text(folder / "name").startswith("package")
-    )
-    if not packages:
-        return f"no RAPL: {powercap} has no package zone (intel-rapl:N)"
-    folders = []
-    for package in packages:
-        folders.append(package)
-        inside = sorted(package.glob(f"{package.name}:*"))
-        folders += [zone for zone in inside if _text(zone / "name") == "dram"]
     try:
+        folders = _zones(powercap)
+        if not folders:
+            return f"no RAPL: {powercap} has no package zone (intel-rapl:N)"
         return Rapl(folders)
     except PermissionError as error:
         return (
@@ -162,6 +152,17 @@ def _find_rapl(powercap: Path) -> Rapl | str:
         )
     except (OSError, ValueError) as error:
         return f"RAPL is there but cannot be read: {error}"
+
+
+def _zones(powercap: Path) -> list[Path]:
+    """Packages, each followed by the memory beside it."""
+    folders = []
+    for package in sorted(powercap.iterdir()):
+        known = re.fullmatch(r"intel-rapl:\d+", package.name)
+        if known and _text(package / "name").startswith("package"):
+            inside = sorted(package.glob(f"{package.name}:*"))
+            folders += [package, *(zone for zone in inside if _text(zone / "name") == "dram")]
+    return folders
 
 
 def _find_nvml(device: str) -> Nvml | str:

@@ -155,8 +155,9 @@ def test_joules_of_the_work_alone(systems):
     ],
 )
 def test_a_process_that_fails(systems, name, said):
-    with pytest.raises(SpikeformersError, match=said):
+    with pytest.raises(SpikeformersError, match=said) as raised:
         measure({"it": program(name)}, Text([1, 2], 1), repeats=1)
+    assert raised.value.exit_code == (2 if name == "refuse" else 1)
 
 
 def test_bad_requests():

@@ -13,7 +13,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import IO, Any
 
-from spikeformers.errors import SpikeformersError
+from spikeformers.errors import SpikeformersError, UsageError
 from spikeformers.evaluation.measured.programs import Program
 
 LOOK_EVERY = 1.0  # seconds
@@ -51,7 +51,8 @@ class Child:
     ) -> dict[str, Any]:
         """Send one line and wait for the answer; ``look`` is called every second until it comes.
 
-        Raises SpikeformersError with what the process said where it ended or failed.
+        Raises SpikeformersError with what the process said where it ended or failed, UsageError
+        where the request was wrong.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -70,7 +71,8 @@ class Child:
             raise SpikeformersError(f"the process that measures {self.name!r} ended: {said}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise SpikeformersError(f"{self.name!r} cannot be measured: {answer['error']}")
+            kind = UsageError if answer["usage"] else SpikeformersError
+            raise kind(f"{self.name!r} cannot be measured: {answer['error']}")
         return answer
 
     def close(self) -> None:
