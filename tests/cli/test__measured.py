@@ -44,6 +44,7 @@ def test_a_causal_model_beside_the_engine(tmp_path):
     assert quantised.memory.peak_bytes < found.systems["model"].memory.peak_bytes / 2
 
 
+@pytest.mark.slow
 def test_images_beside_the_dense_twin(tmp_path):
     model, twin = saved(build_vision_config("a2os2a-digits"), tmp_path)
     size = model.config.image_size

@@ -142,7 +142,7 @@ class MeasuredReport:
         """How many times as long ``other`` takes, by medians."""
         one, two = (self.systems[name].phases[phase] for name in (system, other))
         if cpu:
-            return two.cpu_seconds.median / max(1e-12, one.cpu_seconds.median)
+            return two.cpu_seconds.median / one.cpu_seconds.median
         return two.wall_seconds.median / one.wall_seconds.median
 
 
