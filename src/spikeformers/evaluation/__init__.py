@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from spikeformers.evaluation.agreement import AgreementReport, agreement
-from spikeformers.evaluation.likeness import Likeness, likeness_of
 from spikeformers.evaluation.perplexity import PerplexityReport, context_of, perplexity
 from spikeformers.evaluation.speed import Speed, decoding_speed, decoding_speeds
 from spikeformers.evaluation.vision import Entropy, VisionReport, classify, entropy_of
@@ -11,7 +10,6 @@ from spikeformers.evaluation.vision import Entropy, VisionReport, classify, entr
 __all__ = [
     "AgreementReport",
     "Entropy",
-    "Likeness",
     "PerplexityReport",
     "Speed",
     "VisionReport",
@@ -21,6 +19,5 @@ __all__ = [
     "decoding_speed",
     "decoding_speeds",
     "entropy_of",
-    "likeness_of",
     "perplexity",
 ]
