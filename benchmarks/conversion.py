@@ -8,7 +8,8 @@
 thread; rows that are done, here or in ``benchmarks/results/``, are kept. Rows "tuned" train (Ctrl-C
 and a second start go on with them): the spiking attention of a conversion, and, as their control,
 the dense original on the same tokens in the same order. ``table`` writes
-``benchmarks/results/conversion-NAME.json``, ``.md`` and ``.png``, and fills docs/results.md.
+``benchmarks/results/conversion-NAME.json`` and ``.md``, pictures in ``docs/assets/``, and fills
+docs/results.md.
 Perplexity, agreement and counts are measured on the first ``--tokens`` of the validation
 text, energies estimated (45 nm prices).
 """
@@ -23,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from _sweep import RESULTS, commit, fill_pages, with_kept
+from _sweep import RESULTS, ROOT, commit, fill_pages, with_kept
 
 RUNS = Path("runs/conversion")
 STEPS = (1, 2, 4, 8, 16, 32)
@@ -217,7 +218,7 @@ def table(_: argparse.Namespace) -> None:
                     value = r["spiking"] if key == "perplexity" else r["agreement"]
                     curves.setdefault(name, {})[r["choices"]["steps"]] = value[key]
             against_steps(
-                RESULTS / f"conversion-{folder.name}-{key}.png",
+                ROOT / "docs" / "assets" / f"conversion-{folder.name}-{key}.png",
                 curves,
                 ylabel=label,
                 title=f"{folder.name}: {key} after conversion, without fine-tuning",
