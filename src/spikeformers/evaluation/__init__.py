@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from spikeformers.evaluation.agreement import AgreementReport, agreement
-from spikeformers.evaluation.likeness import Likeness, likeness_of
 from spikeformers.evaluation.measured import MeasuredReport, Program, measure
 from spikeformers.evaluation.perplexity import PerplexityReport, context_of, perplexity
 from spikeformers.evaluation.speed import Speed, decoding_speed, decoding_speeds
@@ -12,7 +11,6 @@ from spikeformers.evaluation.vision import Entropy, VisionReport, classify, entr
 __all__ = [
     "AgreementReport",
     "Entropy",
-    "Likeness",
     "MeasuredReport",
     "PerplexityReport",
     "Program",
@@ -24,7 +22,6 @@ __all__ = [
     "decoding_speed",
     "decoding_speeds",
     "entropy_of",
-    "likeness_of",
     "measure",
     "perplexity",
 ]
