@@ -1,8 +1,9 @@
-"""Evaluation: perplexity and bits per byte, masked loss, agreement of two models, speed, images."""
+"""Evaluation: perplexity and bits per byte, masked loss, agreement, speed, images, meters."""
 
 from __future__ import annotations
 
 from spikeformers.evaluation.agreement import AgreementReport, agreement
+from spikeformers.evaluation.measured import MeasuredReport, Program, measure
 from spikeformers.evaluation.perplexity import PerplexityReport, context_of, perplexity
 from spikeformers.evaluation.speed import Speed, decoding_speed, decoding_speeds
 from spikeformers.evaluation.vision import Entropy, VisionReport, classify, entropy_of
@@ -10,7 +11,9 @@ from spikeformers.evaluation.vision import Entropy, VisionReport, classify, entr
 __all__ = [
     "AgreementReport",
     "Entropy",
+    "MeasuredReport",
     "PerplexityReport",
+    "Program",
     "Speed",
     "VisionReport",
     "agreement",
@@ -19,5 +22,6 @@ __all__ = [
     "decoding_speed",
     "decoding_speeds",
     "entropy_of",
+    "measure",
     "perplexity",
 ]
