@@ -29,14 +29,16 @@ Elementwise, per value unless said otherwise, with S simulation steps:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from spikeformers.attention import A2OS2A, WTA, Attention, SoftmaxAttention
+from spikeformers.attention import A2OS2A, SFSA, WTA, Attention, SoftmaxAttention
+from spikeformers.energy.extents import attending_of, weights_of, weights_of_convolution
 from spikeformers.energy.operands import Spikes, counts, operand, spikes_of
-from spikeformers.energy.records import Operand, Product, Trace
+from spikeformers.energy.records import Attending, Operand, Product, State, Trace
 from spikeformers.neurons import Neuron
 
 
@@ -106,13 +108,22 @@ def linear(
         Product(
             place.name, "linear", place.component, place.layer, left, right,
             macs=left.size * outputs, sop=sop,
+            weights=weights_of(
+                x, rows.shape, rows.keep, weight.numel(), times * outputs, times
+            ),
         )
     )  # fmt: skip
     return x.numel() * outputs
 
 
 def convolution(
-    trace: Trace, place: Place, module: nn.Conv2d, x: Tensor, known: Spikes | None, out: Tensor
+    trace: Trace,
+    place: Place,
+    rows: Rows,
+    module: nn.Conv2d,
+    x: Tensor,
+    known: Spikes | None,
+    out: Tensor,
 ) -> int:
     """Count a convolution of ``[N, C, H, W]``; returns the MACs that were really dispatched."""
     spikes, stored = spikes_of(x, known), spikes_of(module.weight)
@@ -130,6 +141,7 @@ def convolution(
         Product(
             place.name, "linear", place.component, place.layer,
             operand(x, spikes), operand(module.weight, stored), macs=macs, sop=sop,
+            weights=weights_of_convolution(x, rows.shape[0], module, out.numel()),
         )
     )  # fmt: skip
     return macs
@@ -153,6 +165,7 @@ def neuron(
     steps = current.shape[0]
     n = rows.select(current).numel()
     trace.add_operations("neurons", place.layer, **module.operations(n, steps))
+    trace.add_state(place.name, State(place.layer, n // steps * (steps - 1), steps))
     kind = spikes_by(module)
     trace.add_neuron(place.name, operand(rows.select(spikes), kind))
     return kind
@@ -175,9 +188,11 @@ def edges(
     pairs = (allowed & rows.queries(spikes.shape[-2])).expand(spikes.shape)
     n, steps = int(pairs.sum()), spikes.shape[0]
     carried = n // steps * (steps - 1)
-    trace.add_operations(
-        "neurons", place.layer, compare=module.levels * n, add=2 * carried, mult=carried
-    )
+    trace.add_pair_operations(
+        "neurons", place.layer,
+        compare=module.levels * n, add=2 * carried, mult=carried,
+    )  # fmt: skip
+    trace.add_state(place.name, State(place.layer, carried, steps, pairs=True))
     trace.add_neuron(place.name, operand(spikes[pairs], Spikes(module.spike_type, module.unit)))
 
 
@@ -189,22 +204,30 @@ def attention(
     known: tuple[Spikes | None, Spikes | None, Spikes | None],
     allowed: Tensor,
     weights: Tensor | None,
-    weights_are_real: bool = True,
+    core: Attention | None = None,
 ) -> Tensor:
     """Count both products of attention; returns the allowed pairs ``[..., H, T, J]``.
 
     ``sides`` are q ``[..., H, T, K]``, k and v ``[..., H', J, K]`` (H' divides H); ``weights``
-    ``[..., H, T, J]`` is None for softmax, whose weights are real and not zero where allowed.
+    ``[..., H, T, J]`` is None for softmax, whose weights are real and not zero where allowed;
+    ``core`` made them.
     """
     q, k, v = sides
     q_spikes, k_spikes, v_spikes = (
         spikes_of(x, kind) for x, kind in zip(sides, known, strict=True)
     )
+    shared = k
     if q.dim() >= 3 and k.shape[-3] != q.shape[-3]:
         k, v = (x.repeat_interleave(q.shape[-3] // x.shape[-3], -3) for x in (k, v))
     shape = (*q.shape[:-1], k.shape[-2])
     pairs = (allowed & rows.queries(q.shape[-2])).expand(shape)
     number = int(pairs.sum())
+    winners = core.winners_per_query if isinstance(core, WTA) else None
+    edges = isinstance(core, SFSA)
+    queries = int(pairs.any(-1).sum())
+
+    def extent() -> Attending:
+        return attending_of(q, shared, queries, number, rows.shape[0], winners, edges)
 
     coincidences = torch.matmul(counts(q, q_spikes), counts(k, k_spikes).transpose(-1, -2))
     dense = q_spikes is None and k_spikes is None
@@ -214,11 +237,13 @@ def attention(
             operand(rows.select_heads(q), q_spikes), operand(rows.select_heads(k), k_spikes),
             macs=number * q.shape[-1],
             sop=0 if dense else int((coincidences * pairs).sum(dtype=torch.float64)),
+            attending=extent(),
         )
     )  # fmt: skip
 
     attended = pairs if weights is None else pairs & (weights != 0)
-    w_spikes = None if weights is None or weights_are_real else spikes_of(weights)
+    real = weights is None or core is None or is_real(core)
+    w_spikes = None if real or weights is None else spikes_of(weights)
     total = 0
     if weights is not None and w_spikes is not None:
         total = int((counts(weights, w_spikes) * pairs).sum(dtype=torch.float64))
@@ -232,6 +257,7 @@ def attention(
             operand(rows.select_heads(v), v_spikes),
             macs=number * v.shape[-1],
             sop=0 if dense else gathered,
+            attending=extent(),
         )
     )  # fmt: skip
     return pairs
@@ -257,11 +283,14 @@ def state_attention(
         for x, kind in ((k, kinds[1]), (v, kinds[2]))
     ]
     spiking = left.is_spikes or right.is_spikes
+    number = left.size // width
+    extent = attending_of(sides[0], sides[1], number, number, rows.shape[0], None, False)
     trace.add_product(
         Product(
             f"{place.name}.state", "state", place.component, place.layer, left, right,
             macs=left.size * width,
             sop=int((events[0] * events[1]).sum()) if spiking else 0,
+            attending=extent,
         )
     )  # fmt: skip
     tokens = left.size // width
@@ -271,6 +300,7 @@ def state_attention(
             Operand("real", tokens * width**2, tokens * width**2, 0),
             macs=reader.size * width,
             sop=reader.total * width,
+            attending=replace(extent),
         )
     )  # fmt: skip
 
@@ -294,16 +324,17 @@ def is_real(module: Attention) -> bool:
 
 def softmax(trace: Trace, place: Place, pairs: int) -> None:
     """Count scale and softmax over ``pairs`` scores."""
-    trace.add_operations(
-        place.component, place.layer, mult=pairs, compare=pairs, function=2 * pairs, add=pairs
-    )
+    trace.add_pair_operations(
+        place.component, place.layer,
+        mult=pairs, compare=pairs, function=2 * pairs, add=pairs,
+    )  # fmt: skip
 
 
 def core(trace: Trace, place: Place, module: Attention, pairs: Tensor, bias: bool) -> None:
     """Count what happens between the two products of a spiking attention core."""
     number = int(pairs.sum())
     if bias:
-        trace.add_operations(place.component, place.layer, add=number)
+        trace.add_pair_operations(place.component, place.layer, add=number)
     if isinstance(module, SoftmaxAttention):
         softmax(trace, place, number)
     if not isinstance(module, WTA):
@@ -311,12 +342,13 @@ def core(trace: Trace, place: Place, module: Attention, pairs: Tensor, bias: boo
     keys = pairs.sum(-1)
     if module.winners_per_query is None:
         sort = int((keys * keys.clamp_min(1).double().log2().ceil()).sum())
-        trace.add_operations(
-            place.component, place.layer, mult=number, add=3 * number, winner_compare=sort
-        )
+        trace.add_pair_operations(
+            place.component, place.layer,
+            mult=number, add=3 * number, winner_compare=sort,
+        )  # fmt: skip
         return
     passes = sum(int((keys - 1 - r).clamp_min(0).sum()) for r in range(module.winners_per_query))
-    trace.add_operations(place.component, place.layer, winner_compare=passes)
+    trace.add_pair_operations(place.component, place.layer, winner_compare=passes)
 
 
 def norm_kind(module: nn.Module) -> str | None:

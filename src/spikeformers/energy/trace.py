@@ -87,7 +87,15 @@ class _Tracer:
 
     def __init__(self, model: nn.Module, rows: Rows, listing: Listing | None) -> None:
         self.model, self.rows, self.listing = model, rows, listing
-        self.trace = Trace(tokens=rows.tokens)
+        self.trace = Trace(
+            tokens=rows.tokens,
+            unit="image" if rows.images else "token",
+            window=rows.shape[1],
+            parameters=sum(p.numel() for p in model.parameters()),
+        )
+        self.trace.other_parameters = self.trace.parameters
+        self.held: set[int] = set()
+        """Parameters of counted modules, by identity: a tied one counts once."""
         self.frames: list[Frame] = []
         self.known: Any = WeakTensorKeyDictionary()
         self.last_spikes: dict[nn.Module, Tensor] = {}
@@ -162,6 +170,7 @@ class _Tracer:
     def _linear(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
         module: Any = frame.module
         x: Tensor = next(iter(inputs.values()))
+        self._hold(module.weight)
         weight = module.weight if isinstance(module, Conv1D) else module.weight.t()
         place = self.place(frame.name, self._linear_component(frame.name))
         expected = count.linear(self.trace, place, self.rows, x, self.known.get(x), weight)
@@ -174,12 +183,20 @@ class _Tracer:
     def _conv(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
         module = frame.module
         assert isinstance(module, nn.Conv2d)
+        self._hold(module.weight)
         x: Tensor = next(iter(inputs.values()))
         place = self.place(frame.name, self._linear_component(frame.name))
-        expected = count.convolution(self.trace, place, module, x, self.known.get(x), output)
+        expected = count.convolution(
+            self.trace, place, self.rows, module, x, self.known.get(x), output
+        )
         self._check(frame, expected, expected)
         if module.bias is not None:
             self.trace.add_operations(place.component, place.layer, add=output.numel())
+
+    def _hold(self, weight: Tensor) -> None:
+        if id(weight) not in self.held and isinstance(weight, nn.Parameter):
+            self.held.add(id(weight))
+            self.trace.other_parameters -= weight.numel()
 
     def _linear_component(self, name: str) -> str:
         if self.place(name, "").layer is None:
@@ -190,6 +207,8 @@ class _Tracer:
     def _embedding(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
         rows = self.rows.tokens if output.shape[-2] == self.rows.shape[1] else output.shape[-2]
         place = self.place(frame.name, "embedding")
+        assert isinstance(frame.module, nn.Embedding)
+        self._hold(frame.module.weight)
         self.width = self.width or output.shape[-1]
         self.trace.add_operations("embedding", place.layer, lookup=rows * output.shape[-1])
 
@@ -256,9 +275,7 @@ class _Tracer:
         self, place: Place, core: Attention, sides: Any, known: Any, allowed: Tensor, bias: Any
     ) -> Tensor:
         weights = core.weights(sides[0], sides[1], allowed, bias)
-        pairs = count.attention(
-            self.trace, place, self.rows, sides, known, allowed, weights, count.is_real(core)
-        )
+        pairs = count.attention(self.trace, place, self.rows, sides, known, allowed, weights, core)
         count.core(self.trace, place, core, pairs, bias is not None)
         return weights
 
