@@ -69,7 +69,7 @@ def full_tables(found: Energies) -> list[Any]:
     ]
     heads = (f"nJ a {found.unit}", *(title for _, _, title in columns))
     rows = [
-        _row(phase.title, [side.of(p, phase).picojoules / 1000 for side, p, _ in columns])
+        (phase.title, *(_short(side.of(p, phase).picojoules / 1000) for side, p, _ in columns))
         for phase in full.phases
     ]
     title = f"In full, memory included, by {full.table.name} (estimated)"
@@ -87,7 +87,10 @@ def full_tables(found: Energies) -> list[Any]:
 def _parts(shown: Sequence[Ledger]) -> list[tuple[str, ...]]:
     parts = [ledger.by_part() for ledger in shown]
     names = list(dict.fromkeys(name for part in parts for name in part))
-    return [_row(_WORDS.get(name, name), [p.get(name, 0) / 1000 for p in parts]) for name in names]
+    return [
+        (_WORDS.get(name, name), *(_short(part.get(name, 0) / 1000) for part in parts))
+        for name in names
+    ]
 
 
 _WORDS = {"register": "weights used again", "cache": "keys and values", "state": "membranes"}
@@ -95,14 +98,11 @@ _WORDS = {"register": "weights used again", "cache": "keys and values", "state":
 
 def _comparisons(found: Energies) -> list[Any]:
     from spikeformers.cli._output import make_table
+    from spikeformers.reporting.energy import even_table
 
     full = found.full
-    evens = [
-        (one.phase.title, f"{one.ours} / {one.against}", f"{one.ratio:.3f}", one.text)
-        for one in full.break_evens
-    ]
-    heads = ("", "model / twin", "ratio", "takes less ...")
-    tables = [make_table("Against the dense twin, and up to which density", heads, evens)]
+    heads, rows = even_table(full)
+    tables = [make_table("Energy over the twin's, and up to which density it is less", heads, rows)]
     assert full.pair is not None
     ratio = full.pair.ratio(full.table)
     swings = [
@@ -119,6 +119,10 @@ def _comparisons(found: Energies) -> list[Any]:
 
 def _names(found: Energies) -> tuple[str, str]:
     return found.name, f"dense twin ({found.control_weights})"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:,.2f}"
 
 
 def _row(title: str, values: Sequence[float], digits: int = 2) -> tuple[str, ...]:

@@ -148,8 +148,8 @@ ASSUMPTIONS = (
     "a thing lives whole in the smallest memory that holds all of it: all weights together, the "
     "cache of all layers, the activations of one product in one tile, a layer's membranes",
     "weights are read once a tile of tokens (decode: one token), all of them by a dense model, "
-    "those of inputs that fire somewhere in the tile by a spiking one; neither skips a part of an "
-    "access, and a sparse row costs no more a bit than a dense one",
+    "those of inputs that fire somewhere in the tile by a spiking one; a row that is read alone "
+    "costs no more a bit than one in a row of many, which favours the spiking model",
     "each further use of a weight in a tile is read from a register",
     "each input and output of a product is written once and read once; norms, neurons and "
     "activation functions work on it as it passes; scores are never stored",
@@ -160,6 +160,6 @@ ASSUMPTIONS = (
     "and found by comparing all bits of both planes",
     "int8: products add up in int32, inputs are quantised (a multiplication and a comparison) and "
     "outputs scaled (a multiplication); elementwise work is fp32 in every format",
-    "finding events, addresses, instructions, clocks, leakage and idle time cost nothing, on both "
-    "sides",
+    "finding the events costs nothing, which favours the spiking model; addresses, instructions, "
+    "clocks, leakage and idle time cost nothing on either side",
 )

@@ -94,6 +94,7 @@ def _readings(pair: Pair, table: Table) -> Iterator[Swing]:
         yield swing(f"cache in {level}", placing=Placing(cache=level))
         yield swing(f"activations in {level}", placing=Placing(activations=level))
     yield swing("a count is one multiplication", assumptions=Assumptions(counts="multiplication"))
+    yield swing("a sparse read costs twice", assumptions=Assumptions(sparse=2.0))
     yield swing("twin's keys and values in int8", theirs=replace(pair.theirs, cache="int8"))
     if pair.phase.tile > 1:
         for tile in (1, pair.phase.tile // 2):

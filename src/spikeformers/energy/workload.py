@@ -45,6 +45,8 @@ class Assumptions:
     """Tokens of a prompt that share what is read of the weights, and of keys and values."""
     counts: Counts = "additions"
     """How an integer count meets a weight: added that often, or multiplied once."""
+    sparse: float = 1.0
+    """What a bit of the weights costs where only some inputs' are read, of one read in a row."""
 
 
 def phases_of(found: Trace, causal: bool, contexts: Iterable[int], tile: int) -> list[Phase]:
@@ -127,7 +129,10 @@ def _linear(
         yield compute(*at, "multiply", precision.weight, uses)
         yield compute(*at, "add", precision.accumulator, uses)
     fetched = weights.stored * needed / tile / (phase.context if once else 1)
-    yield from traffic(*at, "weights", read=fetched * width, of=stored_bits(found, precision))
+    dear = assumed.sparse if needed < 1 else 1.0
+    yield from traffic(
+        *at, "weights", read=fetched * width * dear, of=stored_bits(found, precision)
+    )
     yield from traffic(*at, "register", read=max(0.0, uses - fetched) * width, of=0)
     outputs = weights.outputs * each
     if precision.quantised:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from numpy.typing import NDArray
 
+from spikeformers.energy.breakeven import BreakEven
 from spikeformers.energy.estimate import CONTEXTS, FullReport, estimate
 from spikeformers.energy.precision import INT8
 from spikeformers.energy.prices import PAPER
@@ -117,3 +118,20 @@ def side_by_side(found: Sequence[Energies]) -> tuple[list[str], list[tuple[str, 
             )
         )
     return ["", "density", "papers' sum", *(f"int8, {title}" for title in titles)], rows
+
+
+def even_table(full: FullReport) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Heads and rows of ratios and break-even densities, a column a pair of formats."""
+    columns = list(dict.fromkeys((one.ours, one.against) for one in full.break_evens))
+    found = {(one.phase, one.ours, one.against): one for one in full.break_evens}
+    rows = [
+        (phase.title, *(_even(found[(phase, *column)]) for column in columns))
+        for phase in full.phases
+    ]
+    return ["model / twin", *(f"{ours} / {against}" for ours, against in columns)], rows
+
+
+def _even(one: BreakEven) -> str:
+    if one.density is not None:
+        return f"{one.ratio:.3f}, below {one.density:.3f}"
+    return f"{one.ratio:.3f}, {one.verdict}"

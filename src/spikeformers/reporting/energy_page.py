@@ -16,7 +16,7 @@ from spikeformers.energy.report import RULES
 from spikeformers.reporting import energy_pictures as drawings
 from spikeformers.reporting import pictures
 from spikeformers.reporting._files import write_text
-from spikeformers.reporting.energy import FORMULA, Energies, side_by_side
+from spikeformers.reporting.energy import FORMULA, Energies, even_table, side_by_side
 from spikeformers.reporting.gather import by_point, outside_blocks
 from spikeformers.reporting.html import Page, Section, pairs, write_page
 from spikeformers.reporting.machine import machine, versions
@@ -178,16 +178,14 @@ def _break_even(one: Energies, drawn: Path, head: str) -> Section:
         picture, densities, energy, twins, measured,
         f"Energy over density: {phase.title}", one.unit,
     )  # fmt: skip
-    rows = [
-        (even.phase.title, f"{even.ours} / {even.against}", f"{even.ratio:.3f}", even.text)
-        for even in full.break_evens
-    ]
+    heads, rows = even_table(full)
     return Section(
         f"{head}break-even",
         "Every neuron layer is made to fire more or less, all alike and at most always, and the "
         "full estimate is made again. Quality is not in this: a model that fires elsewhere is "
-        "another model.",
-        ("", "model / twin", "ratio", "takes less"),
+        "another model. A cell has the energy over the twin's, and the density below which it is "
+        "less than one: always means even if every neuron fired, never not even without a spike.",
+        heads,
         rows,
         pictures=[(picture, "Where the curve is below a line, the model takes less (estimated).")],
     )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from spikeformers.energy.sensitivity import Swing
 from spikeformers.reporting._style import BLUE, CONTROL, CYCLE, GREY, ORANGE, SPIKING, drawing
 
+VISIBLE = 1.005  # factor that a bar of the tornado must move the ratio by
 PARTS = {
     "arithmetic": "arithmetic",
     "weights": "weights",
@@ -24,13 +25,14 @@ PARTS = {
 
 def spent_on(path: Path, bars: Mapping[str, Mapping[str, float]], title: str, unit: str) -> None:
     """A stacked bar a model and format, of nanojoules by what they are spent on; *estimated*."""
+    names = list(bars)
+    joules, scale = joules_of(max(sum(parts.values()) for parts in bars.values()))
     with drawing(path, 8.4, 0.5 * len(bars) + 1.6) as figure:
         axes = figure.subplots()
-        names = list(bars)
-        longest = max(sum(parts.values()) for parts in bars.values())
+        longest = max(sum(parts.values()) for parts in bars.values()) * scale
         done = [0.0] * len(names)
         for place, (part, label) in enumerate(PARTS.items()):
-            values = [bars[name].get(part, 0.0) for name in names]
+            values = [bars[name].get(part, 0.0) * scale for name in names]
             if max(values) > 0:
                 axes.barh(names, values, left=done, color=CYCLE[place], label=label, height=0.7)
             done = [a + b for a, b in zip(done, values, strict=True)]
@@ -39,7 +41,7 @@ def spent_on(path: Path, bars: Mapping[str, Mapping[str, float]], title: str, un
         axes.invert_yaxis()
         axes.set_xlim(0, longest * 1.14)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
-        axes.set_xlabel(f"nJ a {unit}, estimated")
+        axes.set_xlabel(f"{joules} a {unit}, estimated")
         axes.set_title(title)
         axes.grid(axis="y", visible=False)
         figure.legend(loc="outside right upper")
@@ -55,6 +57,8 @@ def break_even_curve(
     unit: str,
 ) -> None:
     """Nanojoules over density, the twins as lines, ``measured`` as a dot; *estimated*."""
+    joules, scale = joules_of(max(*energy, *twins.values()))
+    energy, measured = [value * scale for value in energy], (measured[0], measured[1] * scale)
     with drawing(path, 8.0, 4.2) as figure:
         axes = figure.subplots()
         axes.plot(densities, energy, color=SPIKING, linewidth=2, label="spiking model, int8")
@@ -64,19 +68,23 @@ def break_even_curve(
             xytext=(8, -14), textcoords="offset points", fontsize=9,
         )  # fmt: skip
         for (name, value), style in zip(twins.items(), ("-", "--", ":"), strict=False):
-            axes.axhline(value, color=CONTROL, linestyle=style, linewidth=1.6, label=name)
+            axes.axhline(value * scale, color=CONTROL, linestyle=style, linewidth=1.6, label=name)
         axes.set_yscale("log")
         axes.set_xlim(0, max(densities))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
         axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
         axes.set_xlabel("mean density of the neuron layers, their events scaled alike")
-        axes.set_ylabel(f"nJ a {unit}, estimated")
+        axes.set_ylabel(f"{joules} a {unit}, estimated")
         axes.set_title(title)
         figure.legend(loc="outside right upper")
 
 
 def tornado(path: Path, swings: Sequence[Swing], ratio: float, title: str) -> None:
-    """How far each price or assumption moves the ratio of spiking to dense; *estimated*."""
+    """How far each price or assumption moves the ratio of spiking to dense; *estimated*.
+
+    What moves it by less than half a per cent is left out.
+    """
+    swings = [one for one in swings if one.width(ratio) > VISIBLE] or swings[:1]
     with drawing(path, 8.4, 0.36 * len(swings) + 1.8) as figure:
         axes = figure.subplots()
         for row, swing in enumerate(swings):
@@ -112,6 +120,11 @@ def density_over_positions(path: Path, found: Mapping[str, NDArray[Any]]) -> Non
         axes.set_title("Firing density by position, measured")
         if len(found) > 1:
             figure.legend(loc="outside right upper")
+
+
+def joules_of(nanojoules: float) -> tuple[str, float]:
+    """Unit that says the figure in few digits, and how many of it are a nanojoule."""
+    return ("µJ", 1e-3) if nanojoules >= 1e5 else ("nJ", 1.0)
 
 
 def number(value: float) -> str:
