@@ -58,6 +58,12 @@ def test_a_store_by_decree() -> None:
     assert found.lines[1].picojoules == 1000
 
 
+def test_membranes_stay_in_registers_unless_decreed() -> None:
+    state = [Work("neurons", 0, "fire", "read", "state", 64, size=8 * 2**30)]
+    assert ledger(state).lines[0].place == "register"
+    assert ledger(state, placing=Placing(state="DRAM")).lines[0].place == "DRAM"
+
+
 def test_a_missing_price_is_named() -> None:
     with pytest.raises(ConfigError, match=r"no price for add int16.*Add compute\.add\.int16"):
         ledger([Work("mlp", 0, "up", "add", "int16", 10)])

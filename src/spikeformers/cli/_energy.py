@@ -20,7 +20,7 @@ def paper_tables(found: Energies) -> list[Any]:
 
     mine, beside = found.paper, found.paper_control
     sides = [mine] if beside is None else [mine, beside]
-    each = f"{'an' if mine.unit == 'image' else 'a'} {mine.unit}"
+    each = found.each
     columns = (f"nJ {each}, estimated", *_names(found)[: len(sides)])
     parts = [
         _row(part, [side.by_component[part].with_elementwise / 1000 for side in sides])
@@ -67,7 +67,7 @@ def full_tables(found: Energies) -> list[Any]:
         for place, side in enumerate(sides)
         for precision in formats[place]
     ]
-    heads = (f"nJ a {found.unit}", *(title for _, _, title in columns))
+    heads = (f"nJ {found.each}", *(title for _, _, title in columns))
     rows = [
         (phase.title, *(_short(side.of(p, phase).picojoules / 1000) for side, p, _ in columns))
         for phase in full.phases

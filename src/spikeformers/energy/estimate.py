@@ -146,7 +146,9 @@ ASSUMPTIONS = (
     "events per token and per pair are those of the traced windows; at another context only the "
     "number of pairs changes",
     "a thing lives whole in the smallest memory that holds all of it: all weights together, the "
-    "cache of all layers, the activations of one product in one tile, a layer's membranes",
+    "cache of all layers, the activations of one product in one tile",
+    "a layer runs all its simulation steps before the next does: they share what is read of the "
+    "weights, and membranes stay in registers",
     "weights are read once a tile of tokens (decode: one token), all of them by a dense model, "
     "those of inputs that fire somewhere in the tile by a spiking one; a row that is read alone "
     "costs no more a bit than one in a row of many, which favours the spiking model",

@@ -169,9 +169,9 @@ def _priced(line: Work, table: Table, placing: Placing) -> Priced:
 
 
 def _level(line: Work, table: Table, placing: Placing) -> Level:
-    if line.of == "register":
+    decreed = None if line.of == "register" else getattr(placing, line.of)
+    if line.of == "register" or (line.of == "state" and decreed is None):
         return table.memory[0]
-    decreed = getattr(placing, line.of)
     return table.level(decreed) if decreed else table.home(line.size)
 
 

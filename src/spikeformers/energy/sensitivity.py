@@ -93,6 +93,7 @@ def _readings(pair: Pair, table: Table) -> Iterator[Swing]:
         yield swing(f"weights in {level}", placing=Placing(weights=level))
         yield swing(f"cache in {level}", placing=Placing(cache=level))
         yield swing(f"activations in {level}", placing=Placing(activations=level))
+    yield swing(f"membranes in {chip}", placing=Placing(state=chip))
     yield swing("a count is one multiplication", assumptions=Assumptions(counts="multiplication"))
     yield swing("a sparse read costs twice", assumptions=Assumptions(sparse=2.0))
     yield swing("twin's keys and values in int8", theirs=replace(pair.theirs, cache="int8"))

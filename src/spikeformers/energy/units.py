@@ -27,6 +27,8 @@ def units_of(spikes: Tensor, factor: Tensor, *, fixed: bool) -> Tensor | None:
     NaN where no spike of that sign was seen. ``fixed``: the factor was there before the run. One
     that was not is believed only where most channels and signs have several spikes to judge by.
     """
+    if not (spikes.is_floating_point() and factor.is_floating_point()):
+        return None
     if spikes.dim() == 0 or factor.dim() > spikes.dim() or not spikes.numel():
         return None
     width = spikes.shape[-1]

@@ -13,7 +13,9 @@ Weights    read once a tile, and only those whose input is not zero somewhere in
 Activations  each input of a product is written once and read once, spikes as bit planes, and so
            is each output; each residual addition reads and writes the stream
 Cache      keys and values (attention_work.py)
-State      a membrane is read and written at each step that it is carried into
+Steps      a layer runs all its simulation steps before the next does, so they share what is read
+           of the weights, and a membrane is read from and written to a register at each step that
+           it is carried into
 Free       running sums, which stay in the adder; scores, which are used as they are made; code
 
 ``spikes`` scales the events: every neuron layer fires that many times as much, up to a density of

@@ -49,6 +49,11 @@ class Energies:
         """What figures are per: "token" or "image"."""
         return self.paper.unit
 
+    @property
+    def each(self) -> str:
+        """The same with its article."""
+        return f"{'an' if self.unit == 'image' else 'a'} {self.unit}"
+
     def parts(self) -> dict[str, Any]:
         """Plain values for JSON: paper and full, each with model and control."""
         beside = self.paper_control

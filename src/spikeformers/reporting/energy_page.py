@@ -105,7 +105,7 @@ def _paper(one: Energies, drawn: Path, head: str) -> Section:
         ("synaptic operations", *(f"{s.sop_per_token:,.0f}" for s in sides.values())),
     ]
     return Section(
-        f"{head}estimated as the papers do, a {one.unit}",
+        f"{head}estimated as the papers do, {one.each}",
         f"{FORMULA}. Memory is not in it.",
         ("", *sides),
         rows,
@@ -134,13 +134,13 @@ def _full(one: Energies, drawn: Path, head: str) -> Section:
             name: {key: value / 1e3 for key, value in s.of(p, phase).by_part().items()}
             for name, s, p in shown
         }
-        drawings.spent_on(picture, bars, f"What energy is spent on: {phase.title}", one.unit)
+        drawings.spent_on(picture, bars, f"What energy is spent on: {phase.title}", one.each)
         figures.append((picture, f"By part, {phase.title}, {full.table.name} (estimated)."))
     where = full.model.of(shown[0][2], full.phases[0]).homes()
     places = "; ".join(f"{store} in {', '.join(levels)}" for store, levels in where.items())
     text = (
         f"Operations by type and width, and all that is read and written, at the prices of "
-        f"{full.table.name} ({full.table.about}). Columns are nJ a {one.unit}. "
+        f"{full.table.name} ({full.table.about}). Columns are nJ {one.each}. "
         f"{_carried(one)}In {full.phases[0].title} the model's {places}."
     )
     return Section(f"{head}estimated in full", text, ("", *(t for t, _, _ in shown)), rows,
@@ -176,7 +176,7 @@ def _break_even(one: Energies, drawn: Path, head: str) -> Section:
     picture = drawn / "break-even.png"
     drawings.break_even_curve(
         picture, densities, energy, twins, measured,
-        f"Energy over density: {phase.title}", one.unit,
+        f"Energy over density: {phase.title}", one.each,
     )  # fmt: skip
     heads, rows = even_table(full)
     return Section(

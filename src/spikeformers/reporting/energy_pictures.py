@@ -41,7 +41,7 @@ def spent_on(path: Path, bars: Mapping[str, Mapping[str, float]], title: str, un
         axes.invert_yaxis()
         axes.set_xlim(0, longest * 1.14)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
-        axes.set_xlabel(f"{joules} a {unit}, estimated")
+        axes.set_xlabel(f"{joules} {unit}, estimated")
         axes.set_title(title)
         axes.grid(axis="y", visible=False)
         figure.legend(loc="outside right upper")
@@ -74,7 +74,7 @@ def break_even_curve(
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
         axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
         axes.set_xlabel("mean density of the neuron layers, their events scaled alike")
-        axes.set_ylabel(f"{joules} a {unit}, estimated")
+        axes.set_ylabel(f"{joules} {unit}, estimated")
         axes.set_title(title)
         figure.legend(loc="outside right upper")
 
