@@ -30,7 +30,7 @@ Elementwise, per value unless said otherwise, with S simulation steps:
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +83,16 @@ class Rows:
         if x.dim() < 4:
             return x
         return self.select(x.transpose(-3, -2).flatten(-2))
+
+    def join_stream(self, args: tuple[Any, ...], width: int) -> bool:
+        """Whether an addition of ``args`` joins the residual stream of that width."""
+        if not all(isinstance(x, Tensor) for x in args[:2]):
+            return False
+        one, other = (tuple(x.shape) for x in args[:2])
+        if self.images:
+            return one == other and len(one) >= 3
+        stream = (*self.shape, width)
+        return one[-3:] == stream and other[-3:] == stream
 
     def queries(self, queries: int) -> Tensor | bool:
         """Mask of the queries that count, ``[B, 1, T, 1]``; True where all do."""

@@ -25,7 +25,7 @@ from spikeformers.attention import A2OS2A, Attention
 from spikeformers.energy import count
 from spikeformers.energy import operations as ops
 from spikeformers.energy.count import Place, Rows
-from spikeformers.energy.frames import Frame, kind_of, layer_of
+from spikeformers.energy.frames import Frame, attention_written_out, kind_of, layer_of, said
 from spikeformers.energy.listing import Listing
 from spikeformers.energy.modes import DispatchMode, FunctionMode
 from spikeformers.energy.operands import Spikes
@@ -87,13 +87,14 @@ class _Tracer:
 
     def __init__(self, model: nn.Module, rows: Rows, listing: Listing | None) -> None:
         self.model, self.rows, self.listing = model, rows, listing
+        stored = sum(p.numel() for p in model.parameters())
         self.trace = Trace(
             tokens=rows.tokens,
             unit="image" if rows.images else "token",
             window=rows.shape[1],
-            parameters=sum(p.numel() for p in model.parameters()),
+            parameters=stored,
+            other_parameters=stored,
         )
-        self.trace.other_parameters = self.trace.parameters
         self.held: set[int] = set()
         """Parameters of counted modules, by identity: a tied one counts once."""
         self.frames: list[Frame] = []
@@ -281,23 +282,11 @@ class _Tracer:
 
     def _written_out(self, frame: Frame) -> None:
         """Attention as two products around one softmax of the masked scores."""
-        if len(frame.products) == 2 and len(frame.softmaxes) == 1:
-            (_, q, k), (_, _, v) = frame.products
-            scores = frame.softmaxes[0]
-            lead = scores.shape[:-2]
-            width, keys = q.shape[-1], scores.shape[-1]
-            whole = scores.numel() // keys * width, lead.numel() * keys * width
-            values = lead.numel() * keys * v.shape[-1]
-            if (q.numel(), k.numel(), v.numel()) == (*whole, values):
-                self.softmax_attention(
-                    frame.name,
-                    q.reshape(*lead, -1, width),
-                    k.transpose(-1, -2).reshape(*lead, -1, width),
-                    v.reshape(*lead, -1, v.shape[-1]),
-                    scores > torch.finfo(scores.dtype).min / 2,
-                )
-                return
-        self.unaccounted += [self._said(op, a, b, frame.name) for op, a, b in frame.products]
+        sides = attention_written_out(frame)
+        if sides is not None:
+            self.softmax_attention(frame.name, *sides)
+            return
+        self.unaccounted += [said(op, a, b, frame.name) for op, a, b in frame.products]
 
     def enter_sdpa(self) -> str:
         """Open a frame for an SDPA call in the running module."""
@@ -370,7 +359,7 @@ class _Tracer:
         if top is not None and name in ("bmm", "baddbmm"):
             top.products.append((name, left, right))
         else:
-            self.unaccounted.append(self._said(name, left, right, top.name if top else ""))
+            self.unaccounted.append(said(name, left, right, top.name if top else ""))
 
     def _softmax(self, scores: Tensor) -> None:
         if self.frames and self.frames[-1].products:
@@ -395,22 +384,10 @@ class _Tracer:
             return "activations"
         if self.place(frame.name, "").layer is None:
             return "embedding" if name == "add" else "other"
-        if name == "add" and self._joins_stream(args):
+        if name == "add" and self.rows.join_stream(args, self.width):
             return "residual"
         inside = any("Attention" in type(f.module).__name__ for f in self.frames)
         return _ATTENTION if inside else "activations"
-
-    def _joins_stream(self, args: tuple[Any, ...]) -> bool:
-        if not all(isinstance(x, Tensor) for x in args[:2]):
-            return False
-        one, other = (tuple(x.shape) for x in args[:2])
-        if self.rows.images:
-            return one == other and len(one) >= 3
-        stream = (*self.rows.shape, self.width)
-        return one[-3:] == stream and other[-3:] == stream
-
-    def _said(self, op: str, left: Tensor, right: Tensor, name: str) -> str:
-        return f"aten.{op} {list(left.shape)} x {list(right.shape)} in {name or 'the model'}"
 
 
 _COUNTERS: dict[str, Callable[[_Tracer, Frame, dict[str, Any], Any], None]] = {
