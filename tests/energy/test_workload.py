@@ -253,6 +253,9 @@ def test_grouped_queries_share_their_keys() -> None:
     assert of(lines, "add", "int32", "scores") == pytest.approx(2 * 7 / 3 * 10)
     assert of(lines, "read", "cache", "scores") == pytest.approx(10 * 4)
     assert of(lines, "read", "cache", "values") == pytest.approx(2 * 4)  # a winner each
+    assert of(lines, "write", "cache", "scores") == pytest.approx(4)
+    (held,) = {line.size for line in lines if line.of == "cache"}
+    assert held == 10 * 8
     softmax = work_of(attend(None, q), FP32, Phase("decode", 10, 1))
     assert of(softmax, "read", "cache", "values") == pytest.approx(10 * 4)
 
@@ -289,6 +292,28 @@ def test_a_tied_head_is_stored_once_and_read_for_one_token_of_a_prompt(
     assert read == pytest.approx(50 * 16 * 32 / 7)
     each = [x for x in work_of(found, FP32, Phase("decode", 7, 1)) if x.component == "head"]
     assert sum(x.amount for x in each if x.of == "weights") == pytest.approx(50 * 16 * 32)
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_copies_of_shared_keys_are_not_cached(implementation: str) -> None:
+    """Llama: 4 query heads on 2 key heads of width 4, two layers, 7 tokens."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=False,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    model.set_attn_implementation(implementation)
+    found = trace(model, torch.arange(14).reshape(2, 7))
+    for name, product in found.products.items():
+        if name.endswith((".scores", ".values")):
+            assert product.macs == 2 * 28 * 16  # sentences, pairs, width of all query heads
+            assert product.right.size == 14 * 8
+    assert cache_bits(found, FP32) == 2 * 2 * 8 * 16
+    lines = work_of(found, FP32, Phase("decode", 10, 1))
+    read = sum(x.amount for x in lines if (x.kind, x.of) == ("read", "cache"))
+    assert read == pytest.approx(2 * 2 * 10 * 8 * 16)
 
 
 def test_embeddings_are_one_row_a_token(spiking: Make, ids: Tensor) -> None:

@@ -60,6 +60,8 @@ class Rows:
         self, batch: int, tokens: int, mask: Tensor | None, *, images: bool = False
     ) -> None:
         self.shape, self.images = (batch, tokens), images
+        self.key_heads: int | None = None
+        """Heads of keys and values where query heads share them, by the model's config."""
         self.keep = None if mask is None or bool(mask.all()) else mask.bool()
         self.tokens = batch * tokens if self.keep is None else int(self.keep.sum())
 
@@ -83,6 +85,13 @@ class Rows:
         if x.dim() < 4:
             return x
         return self.select(x.transpose(-3, -2).flatten(-2))
+
+    def own_heads(self, x: Tensor) -> Tensor:
+        """Keys or values ``[..., H, J, K]`` without the copies that query heads share."""
+        heads = self.key_heads
+        if heads is None or x.dim() < 3 or x.shape[-3] <= heads or x.shape[-3] % heads:
+            return x
+        return x[..., :: x.shape[-3] // heads, :, :]
 
     def join_stream(self, args: tuple[Any, ...], width: int) -> bool:
         """Whether an addition of ``args`` joins the residual stream of that width."""
@@ -226,7 +235,7 @@ def attention(
     q_spikes, k_spikes, v_spikes = (
         spikes_of(x, kind) for x, kind in zip(sides, known, strict=True)
     )
-    shared = k
+    own_k, own_v = (rows.own_heads(x) for x in (k, v))
     if q.dim() >= 3 and k.shape[-3] != q.shape[-3]:
         k, v = (x.repeat_interleave(q.shape[-3] // x.shape[-3], -3) for x in (k, v))
     shape = (*q.shape[:-1], k.shape[-2])
@@ -237,14 +246,14 @@ def attention(
     queries = int(pairs.any(-1).sum())
 
     def extent() -> Attending:
-        return attending_of(q, shared, queries, number, rows.shape[0], winners, edges)
+        return attending_of(q, own_k, queries, number, rows.shape[0], winners, edges)
 
     coincidences = torch.matmul(counts(q, q_spikes), counts(k, k_spikes).transpose(-1, -2))
     dense = q_spikes is None and k_spikes is None
     trace.add_product(
         Product(
             f"{place.name}.scores", "scores", place.component, place.layer,
-            operand(rows.select_heads(q), q_spikes), operand(rows.select_heads(k), k_spikes),
+            operand(rows.select_heads(q), q_spikes), operand(rows.select_heads(own_k), k_spikes),
             macs=number * q.shape[-1],
             sop=0 if dense else int((coincidences * pairs).sum(dtype=torch.float64)),
             attending=extent(),
@@ -264,7 +273,7 @@ def attention(
         Product(
             f"{place.name}.values", "values", place.component, place.layer,
             Operand(w_spikes.kind if w_spikes else "real", number, int(attended.sum()), total),
-            operand(rows.select_heads(v), v_spikes),
+            operand(rows.select_heads(own_v), v_spikes),
             macs=number * v.shape[-1],
             sop=0 if dense else gathered,
             attending=extent(),

@@ -4,9 +4,8 @@ Hooks on modules count what has a closed form (count.py). Below them a dispatch 
 operation, functional calls included, and holds the hooks to account: a matrix product that belongs
 to no counted module is an error that names it, never a silent zero.
 
-Counted: Linear, Conv1D and Conv2d, scaled_dot_product_attention, spiking attention cores, attention
-written out as product, softmax, product, embeddings, norms, neurons, and elementwise operations
-elsewhere.
+Counted: Linear, Conv1D and Conv2d, scaled_dot_product_attention, spiking cores, attention written
+out as product, softmax, product, embeddings, norms, neurons, and elementwise operations elsewhere.
 """
 
 from __future__ import annotations
@@ -25,7 +24,15 @@ from spikeformers.attention import A2OS2A, Attention
 from spikeformers.energy import count
 from spikeformers.energy import operations as ops
 from spikeformers.energy.count import Place, Rows
-from spikeformers.energy.frames import Frame, attention_written_out, kind_of, layer_of, said
+from spikeformers.energy.frames import (
+    Frame,
+    attention_written_out,
+    complaint,
+    key_heads_of,
+    kind_of,
+    layer_of,
+    said,
+)
 from spikeformers.energy.listing import Listing
 from spikeformers.energy.modes import DispatchMode, FunctionMode
 from spikeformers.energy.operands import Spikes
@@ -68,6 +75,7 @@ def _run(model: nn.Module, batch: Batch, listing: Listing | None) -> _Tracer:
     else:
         batch_size, tokens = inputs["input_ids"].shape[:2]
         rows = Rows(batch_size, tokens, inputs.get("attention_mask"))
+    rows.key_heads = key_heads_of(model)
     parameters = inspect.signature(model.forward).parameters
     if "use_cache" in parameters:
         inputs["use_cache"] = False  # type: ignore[assignment]
@@ -125,14 +133,7 @@ class _Tracer:
     def complain(self) -> None:
         """Raise if a matrix product was not counted."""
         if self.unaccounted:
-            shown = "; ".join(self.unaccounted[:8])
-            more = len(self.unaccounted) - 8
-            raise SpikeformersError(
-                f"{len(self.unaccounted)} matrix products of {type(self.model).__name__} belong to "
-                f"no counted module, so the count would be wrong: {shown}"
-                f"{f'; and {more} more' if more > 0 else ''}. Counted are Linear, Conv1D, "
-                "Conv2d, scaled_dot_product_attention, spiking attention cores, softmax attention."
-            )
+            raise SpikeformersError(complaint(type(self.model).__name__, self.unaccounted))
 
     def place(self, name: str, component: str) -> Place:
         """Where ``name`` is."""
