@@ -93,6 +93,13 @@ def test_wrong_requests(spikeformers, causal, text, given, said):
     assert said in ended.err
 
 
+def test_a_control_that_spikes_is_refused(spikeformers, causal, text):
+    ended = spikeformers("energy", causal, "--data", text, "--control", causal)
+    assert ended.code == 2
+    assert "spikes" in ended.err
+    assert "side by side" in ended.err
+
+
 def test_a_report_of_several_models(spikeformers, causal, masked, control, text, tmp_path):
     import json
 

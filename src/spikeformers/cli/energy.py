@@ -156,10 +156,41 @@ def _twin(config: Any, control: Path | None) -> tuple[Any, str | None]:
     from spikeformers.models.neurtransformer import NeurTransformerConfig
 
     if control is not None:
-        return load_weights(control), str(control)
+        dense = load_weights(control)
+        _check_control(config, dense, control)
+        return dense, str(control)
     torch.manual_seed(0)
     if isinstance(config, NeurTransformerConfig) and config.source is not None:
         return AutoModelForCausalLM.from_config(source_config(config.source)).eval(), "fresh"
     if not isinstance(config, (SpikingConfig, SpikingViTConfig)):
         return None, None
     return build_model(control_of(config)).eval(), "fresh"
+
+
+def _check_control(config: Any, dense: Any, folder: Path) -> None:
+    """UsageError for a control that cannot read what the model reads, or that spikes."""
+    from spikeformers.energy import neuron_names
+    from spikeformers.errors import UsageError
+    from spikeformers.models.presets import is_vision
+
+    reads = ["images" if is_vision(one) else "text" for one in (config, dense.config)]
+    if reads[0] != reads[1]:
+        raise UsageError(
+            f"--control {folder} reads {reads[1]}, and the model reads {reads[0]}. Name a dense "
+            "model of the same kind, or leave --control out for a fresh twin."
+        )
+    if neuron_names(dense):
+        raise UsageError(
+            f"--control {folder} spikes ({type(dense).__name__}); what is compared with is dense. "
+            "Give both as MODEL to see them side by side."
+        )
+    for what, key in (
+        ("words", "vocab_size"), ("positions", "max_position_embeddings"),
+        ("pixels a side", "image_size"),
+    ):  # fmt: skip
+        mine, its = (getattr(one, key, None) for one in (config, dense.config))
+        if mine is not None and its is not None and its < mine:
+            raise UsageError(
+                f"--control {folder} knows {its:,} {what}, fewer than the {mine:,} of the model, "
+                "so the two are no twins. Leave --control out for a fresh one."
+            )

@@ -178,9 +178,8 @@ class _Tracer:
         expected = count.linear(self.trace, place, self.rows, x, self.known.get(x), weight)
         self._check(frame, expected, expected)
         if module.bias is not None:
-            self.trace.add_operations(
-                place.component, place.layer, add=self.rows.select(output).numel()
-            )
+            added = self.rows.select(output).numel()
+            self.trace.add_operations(place.component, place.layer, add=added)
 
     def _conv(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
         module = frame.module
@@ -195,7 +194,7 @@ class _Tracer:
         if module.bias is not None:
             self.trace.add_operations(place.component, place.layer, add=output.numel())
 
-    def _hold(self, weight: Tensor) -> None:
+    def _hold(self, weight: Any) -> None:
         if id(weight) not in self.held and isinstance(weight, nn.Parameter):
             self.held.add(id(weight))
             self.trace.other_parameters -= weight.numel()
@@ -209,14 +208,12 @@ class _Tracer:
     def _embedding(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
         rows = self.rows.tokens if output.shape[-2] == self.rows.shape[1] else output.shape[-2]
         place = self.place(frame.name, "embedding")
-        assert isinstance(frame.module, nn.Embedding)
         self._hold(frame.module.weight)
         self.width = self.width or output.shape[-1]
         self.trace.add_operations("embedding", place.layer, lookup=rows * output.shape[-1])
 
     def _norm(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
-        kind = count.norm_kind(frame.module)
-        assert kind is not None
+        kind = str(count.norm_kind(frame.module))
         count.norm(self.trace, self.place(frame.name, "norms"), self.rows, output, kind)
 
     def _neuron(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
