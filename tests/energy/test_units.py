@@ -125,6 +125,21 @@ def test_channels_that_were_mixed_have_no_unit() -> None:
     assert row.verdict == "multiplier"
 
 
+def test_what_is_overwritten_through_a_view_has_no_unit() -> None:
+    class Overwrites(Block):
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.fire(x.unsqueeze(0)) * self.scale
+            y.view(-1)[3] = 0.123
+            z: Tensor = self.up(y)
+            return z
+
+    torch.manual_seed(2)
+    model = Model(None)
+    model.layers[0] = Overwrites(None)
+    (row,) = audit(model, [IDS]).products().values()
+    assert row.verdict == "multiplier"
+
+
 SIZES: dict[str, Any] = {
     "vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
     "max_position_embeddings": 32,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from spikeformers.energy.lines import STORES, Phase, Work
@@ -173,9 +173,3 @@ def _level(line: Work, table: Table, placing: Placing) -> Level:
     if line.of == "register" or (line.of == "state" and decreed is None):
         return table.memory[0]
     return table.level(decreed) if decreed else table.home(line.size)
-
-
-def reduced(ledger: Ledger, component: str) -> Ledger:
-    """Only the lines of one component."""
-    kept = tuple(line for line in ledger.lines if line.work.component == component)
-    return replace(ledger, lines=kept)

@@ -154,11 +154,10 @@ class Listing:
     def after(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """It has run."""
         self._constants.follow(func, args, kwargs, out)
+        if func._schema.is_mutable:
+            self._forget(args[0])
         if self._making is not None:
             self._scaled[out] = self._making
-        elif func._schema.is_mutable:
-            for written in tensors_in(args[:1]):
-                self._scaled.pop(written, None)
         elif ops.base_name(func) in KEEP_CHANNELS:
             for made in tensors_in(out):
                 side = self._scaled.get(args[0])
@@ -185,6 +184,14 @@ class Listing:
                 if units is not None:
                     return with_units(side, units)
         return None
+
+    def _forget(self, written: Any) -> None:
+        """``written`` holds something else now, and so does every view of it."""
+        if isinstance(written, Tensor):
+            pointer = written.untyped_storage().data_ptr()
+            for x in list(self._scaled):
+                if x.untyped_storage().data_ptr() == pointer:
+                    self._scaled.pop(x, None)
 
     def _is_weights(self, x: Any) -> bool:
         return isinstance(x, Tensor) and x in self._constants

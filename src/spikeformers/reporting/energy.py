@@ -108,21 +108,20 @@ def add_spikes(
 
 
 def side_by_side(found: Sequence[Energies]) -> tuple[list[str], list[tuple[str, ...]]]:
-    """Heads and rows of a table of several models, in nJ; a phase that one lacks is "-"."""
-    titles = list(dict.fromkeys(phase.title for one in found for phase in one.full.phases))
-    rows = []
-    for one in found:
-        density = one.paper.density
-        known = {p.title: one.full.model.of(INT8, p).picojoules / 1e3 for p in one.full.phases}
-        rows.append(
-            (
-                one.name,
-                "-" if density is None else f"{density:.3f}",
-                f"{one.paper.picojoules_per_token / 1e3:,.2f}",
-                *(f"{known[title]:,.2f}" if title in known else "-" for title in titles),
-            )
-        )
-    return ["", "density", "papers' sum", *(f"int8, {title}" for title in titles)], rows
+    """Heads and rows of a table of several models in nJ, a column each; "-" where one lacks it."""
+    densities = [one.paper.density for one in found]
+    rows: list[tuple[str, ...]] = [
+        ("density", *("-" if d is None else f"{d:.3f}" for d in densities)),
+        ("papers' sum", *(f"{one.paper.picojoules_per_token / 1e3:,.2f}" for one in found)),
+    ]
+    known = [
+        {p.title: one.full.model.of(INT8, p).picojoules / 1e3 for p in one.full.phases}
+        for one in found
+    ]
+    for title in dict.fromkeys(title for one in known for title in one):
+        cells = (f"{one[title]:,.0f}" if title in one else "-" for one in known)
+        rows.append((f"in full, int8, {title}", *cells))
+    return ["", *(one.name for one in found)], rows
 
 
 def even_table(full: FullReport) -> tuple[list[str], list[tuple[str, ...]]]:
