@@ -8,6 +8,7 @@ from spikeformers.energy.estimate import FullReport, estimate
 from spikeformers.energy.full import Ledger, ledger_of
 from spikeformers.energy.lines import Phase, Work
 from spikeformers.energy.listing import Row
+from spikeformers.energy.neurobench import neurobench_metrics
 from spikeformers.energy.precision import FP16, FP32, INT8, Precision
 from spikeformers.energy.prices import PAPER, Cost, Prices
 from spikeformers.energy.records import COMPONENTS, Operand, Product, Trace
@@ -61,6 +62,7 @@ __all__ = [
     "estimate",
     "ledger_of",
     "load_table",
+    "neurobench_metrics",
     "neuron_names",
     "raster_of",
     "read_table",

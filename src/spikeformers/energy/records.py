@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Kind = Literal["binary", "ternary", "integer", "real"]
 Where = tuple[str, int | None]
@@ -28,6 +28,17 @@ COMPONENTS = (
     "other",
 )
 _KINDS: tuple[Kind, ...] = ("binary", "ternary", "integer", "real")
+
+
+class Synapses(NamedTuple):
+    """Connections of a linear map or convolution in one forward pass, as NeuroBench counts."""
+
+    spiking: bool
+    """Its input is spikes."""
+    effective: int
+    """Events at the input (real values that are not zero) times weights that are not zero."""
+    dense: int
+    """All values of the input times all weights, without a convolution's padding."""
 
 
 @dataclass
@@ -184,6 +195,7 @@ class Trace:
     """Everything counted in one or more forward passes."""
 
     tokens: int = 0
+    synapses: list[Synapses] = field(default_factory=list)
     products: dict[str, Product] = field(default_factory=dict)
     operations: dict[Where, Counter[str]] = field(default_factory=dict)
     """Elementwise operations by (component, layer)."""
@@ -239,6 +251,7 @@ class Trace:
     def merge(self, other: Trace) -> None:
         """Add another forward pass of the same model."""
         self.tokens += other.tokens
+        self.synapses += other.synapses
         for product in other.products.values():
             self.add_product(product)
         for name, spikes in other.neurons.items():

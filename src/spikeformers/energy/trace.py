@@ -21,7 +21,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from transformers.pytorch_utils import Conv1D
 
 from spikeformers.attention import A2OS2A, Attention
-from spikeformers.energy import count
+from spikeformers.energy import count, synapses
 from spikeformers.energy import operations as ops
 from spikeformers.energy.count import Place, Rows
 from spikeformers.energy.frames import (
@@ -177,6 +177,7 @@ class _Tracer:
         place = self.place(frame.name, self._linear_component(frame.name))
         expected = count.linear(self.trace, place, self.rows, x, self.known.get(x), weight)
         self._check(frame, expected, expected)
+        self.trace.synapses.append(synapses.of_linear(self.rows, x, self.known.get(x), weight))
         if module.bias is not None:
             added = self.rows.select(output).numel()
             self.trace.add_operations(place.component, place.layer, add=added)
@@ -191,6 +192,7 @@ class _Tracer:
             self.trace, place, self.rows, module, x, self.known.get(x), output
         )
         self._check(frame, expected, expected)
+        self.trace.synapses.append(synapses.of_convolution(x, self.known.get(x), module))
         if module.bias is not None:
             self.trace.add_operations(place.component, place.layer, add=output.numel())
 
@@ -207,10 +209,9 @@ class _Tracer:
 
     def _embedding(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
         rows = self.rows.tokens if output.shape[-2] == self.rows.shape[1] else output.shape[-2]
-        place = self.place(frame.name, "embedding")
         self._hold(frame.module.weight)
         self.width = self.width or output.shape[-1]
-        self.trace.add_operations("embedding", place.layer, lookup=rows * output.shape[-1])
+        self.trace.add_operations("embedding", layer_of(frame.name), lookup=rows * output.shape[-1])
 
     def _norm(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
         kind = str(count.norm_kind(frame.module))
