@@ -116,3 +116,12 @@ def test_a_report_of_several_models(spikeformers, causal, masked, control, text,
     page = (folder / "energy.html").read_text()
     assert "http" not in page.split("<body>")[1].replace("https://", "", 0) or "src=" in page
     assert page.count("data:image/png;base64,") == 2 * 8 + 3 - 1
+
+
+@pytest.mark.slow
+def test_measured_joins_the_other_parts(spikeformers, causal, text):
+    given = ("energy", causal, "--data", text, "--tokens", 32, "--measure", "--json")
+    said = spikeformers(*given).json
+    assert list(said)[:3] == ["paper", "full", "measured"]
+    assert said["measured"]["label"] == "measured"
+    assert {"model", "control"} <= set(said["measured"])

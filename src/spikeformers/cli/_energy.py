@@ -117,6 +117,18 @@ def _comparisons(found: Energies) -> list[Any]:
     return tables
 
 
+def measured_tables(found: Energies) -> list[Any]:
+    """Part three, where it was asked for; its notes stand under the last table."""
+    from spikeformers.cli._output import make_table
+    from spikeformers.evaluation.measured.tables import notes, tables
+
+    if found.measured is None:
+        return []
+    shown = [make_table(one.title, one.columns, one.rows) for one in tables(found.measured)]
+    shown[-1].caption = "; ".join(notes(found.measured))
+    return shown
+
+
 def _names(found: Energies) -> tuple[str, str]:
     return found.name, f"dense twin ({found.control_weights})"
 

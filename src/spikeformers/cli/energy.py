@@ -10,7 +10,9 @@ import typer
 from spikeformers.cli._options import AnyData, Images, Json, Root, Split, TextField
 
 if TYPE_CHECKING:
+    from spikeformers.cli._counting import Material
     from spikeformers.energy.tables import Table
+    from spikeformers.evaluation.measured import MeasuredReport
     from spikeformers.reporting.energy import Energies
 
 
@@ -42,6 +44,12 @@ def energy(
             help="Folder to write energy.json, energy.html and pictures into.", show_default=False
         ),
     ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure", help="Also run both on this machine: time, memory, joules of a meter."
+        ),
+    ] = False,
     text_field: TextField = "text",
     images: Images = 64,
     root: Root = "",
@@ -64,9 +72,10 @@ def energy(
     full (model, control: by format a list of phases; break_even, sensitivity, formats, prices,
     assumptions), control_weights (fresh, or its folder; control is null for a dense model),
     context, data, split, sha256 of the text. Of several models: models, a list of these, each with
-    its folder as model.
+    its folder as model. With --measure also measured (model, control, engine-int8, engine-fp32,
+    setting, meters, absent).
     """
-    from spikeformers.cli._energy import full_tables, paper_tables
+    from spikeformers.cli._energy import full_tables, measured_tables, paper_tables
     from spikeformers.cli._output import make_table, print_json, print_table, say, start
     from spikeformers.energy.tables import load_table
     from spikeformers.reporting.energy import FORMULA, side_by_side
@@ -78,8 +87,9 @@ def energy(
     found, parts = [], []
     for folder in models:
         one, said = _count(
-            folder, data, control, table, lengths, given, pictures=report is not None
-        )
+            folder, data, control, table, lengths, given,
+            pictures=report is not None, measure=measure,
+        )  # fmt: skip
         found.append(one)
         parts.append(said)
     if report is not None:
@@ -98,7 +108,7 @@ def energy(
         for shown in paper_tables(one):
             print_table(shown)
         print(f"estimated: {FORMULA}; events of {one.paper.tokens:,} {one.unit}s\n")
-        for shown in full_tables(one):
+        for shown in (*full_tables(one), *measured_tables(one)):
             print_table(shown)
     if len(found) > 1:
         print_table(make_table("Side by side, nJ, estimated", *side_by_side(found)))
@@ -113,6 +123,7 @@ def _count(
     given: dict[str, Any],
     *,
     pictures: bool,
+    measure: bool,
 ) -> tuple[Energies, dict[str, Any]]:
     """One model counted and estimated, and its parts as JSON."""
     from spikeformers.cli._counting import read_material
@@ -127,8 +138,18 @@ def _count(
     found.facts = read.facts
     if pictures and read.tokenizer is not None:
         add_spikes(found, read.model, read.batches, read.tokenizer)
-    parts = found.parts()  # "measured" joins here
+    parts = found.parts()
+    if measure:
+        found.measured = _measured(folder, read, twin)
+        parts["measured"] = found.measured.as_dict()
     return found, {**parts, "control_weights": weights, **read.facts}
+
+
+def _measured(folder: Path, read: Material, twin: Any) -> MeasuredReport:
+    """Part three: the model, its twin and the engine, run on this machine."""
+    from spikeformers.cli._measured import measure_folder
+
+    return measure_folder(folder, read.model, twin, read.batches)
 
 
 def _contexts(said: str) -> list[int]:

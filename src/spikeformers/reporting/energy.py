@@ -22,6 +22,8 @@ from spikeformers.reporting.gather import rasters, spelled
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from spikeformers.evaluation.measured import MeasuredReport
+
 SENTENCE = 32  # tokens of the raster
 FORMULA = (
     "E = 4.6 pJ x MACs of products without spikes + 0.9 pJ x synaptic operations of the others"
@@ -39,6 +41,8 @@ class Energies:
     control_weights: str | None
     """"fresh", or whose; None for a model without a twin."""
     facts: dict[str, Any] = field(default_factory=dict)
+    measured: MeasuredReport | None = None
+    """Both on this machine, where that was asked for."""
     positions: NDArray[Any] | None = None
     """Firing density by position in the window; of text."""
     raster: tuple[dict[str, NDArray[Any]], list[str], int] | None = None

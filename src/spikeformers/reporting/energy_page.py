@@ -13,6 +13,8 @@ from spikeformers.energy.breakeven import curve_of, density_at, most_times
 from spikeformers.energy.estimate import ASSUMPTIONS
 from spikeformers.energy.precision import DENSE, INT8
 from spikeformers.energy.report import RULES
+from spikeformers.evaluation.measured.tables import notes
+from spikeformers.evaluation.measured.tables import tables as measured_tables
 from spikeformers.reporting import energy_pictures as drawings
 from spikeformers.reporting import pictures
 from spikeformers.reporting._files import write_text
@@ -75,6 +77,14 @@ def _sections(one: Energies, drawn: Path, title: str) -> list[Section]:
         sections += [_break_even(one, drawn, head), _sensitivity(one, drawn, head)]
     if one.full.spiking:
         sections.append(_spikes(one, drawn, head))
+    if one.measured is not None:
+        sections += [
+            Section(f"{head}measured: {table.title}", "", table.columns, table.rows)
+            for table in measured_tables(one.measured)
+        ]
+        sections.append(
+            Section(f"{head}how it was measured", rows=[(s,) for s in notes(one.measured)])
+        )
     facts = {key: value for key, value in one.facts.items() if value is not None}
     facts |= {f"{one.unit}s counted": f"{one.paper.tokens:,}", "twin": one.control_weights or "-"}
     sections.append(Section(f"{head}what was run", rows=pairs(facts)))
