@@ -11,15 +11,24 @@ def test_json_of_a_model_and_a_fresh_twin(spikeformers, causal, control, text):
     said = spikeformers(*given).json
     assert said["control_weights"] == "fresh"
     assert said["context"] == 32
-    assert said["model"]["label"] == said["control"]["label"] == "estimated"
-    assert said["model"]["tokens"] == said["control"]["tokens"] == 64
-    assert said["model"]["density"] > 0
-    assert said["control"]["density"] is None
-    assert said["model"]["sop_per_token"] < said["control"]["macs_per_token"]
+    paper = said["paper"]
+    assert paper["model"]["label"] == paper["control"]["label"] == "estimated"
+    assert paper["model"]["tokens"] == paper["control"]["tokens"] == 64
+    assert paper["model"]["density"] > 0
+    assert paper["control"]["density"] is None
+    assert paper["model"]["sop_per_token"] < paper["control"]["macs_per_token"]
+    full = said["full"]
+    assert list(full["model"]["formats"]) == ["fp32", "int8"]
+    assert list(full["control"]["formats"]) == ["fp32", "fp16", "int8"]
+    phases = [(one["phase"], one["context"]) for one in full["model"]["formats"]["int8"]]
+    assert phases == [(p, c) for p in ("decode", "prefill") for c in (128, 1024, 8192)]
+    assert full["prices"]["name"] == "horowitz45"
     trained = spikeformers(*given, "--control", control).json
     assert trained["control_weights"] == str(control)
     # What a dense model costs does not depend on its weights.
-    assert trained["control"]["picojoules_per_token"] == said["control"]["picojoules_per_token"]
+    for part in ("picojoules_per_token", "with_elementwise_per_token"):
+        assert trained["paper"]["control"][part] == paper["control"][part]
+    assert trained["full"]["control"] == full["control"]
 
 
 def test_the_sums_are_those_of_energy_of(spikeformers, causal, text):
@@ -34,12 +43,16 @@ def test_the_sums_are_those_of_energy_of(spikeformers, causal, text):
     assert sum(ids.numel() for ids in windows) == 96
     assert torch.equal(windows[0][0], torch.tensor(split.tokens[:32].astype("int64")))
     said = spikeformers("energy", causal, "--data", text, "--tokens", 96, "--json").json
-    assert said["model"] == energy_of(model, windows).as_dict()
+    assert said["paper"]["model"] == energy_of(model, windows).as_dict()
 
 
 def test_a_dense_model_has_nothing_beside_it(spikeformers, control, text):
     said = spikeformers("energy", control, "--data", text, "--tokens", 32, "--json").json
-    assert (said["control"], said["control_weights"]) == (None, None)
+    assert said["control_weights"] is None
+    for part in ("paper", "full"):
+        assert said[part]["control"] is None
+    assert list(said["full"]["model"]["formats"]) == ["fp32", "fp16", "int8"]
+    assert said["full"]["sensitivity"] is None
 
 
 @pytest.mark.parametrize("kind", ["causal", "masked", "control"])
@@ -50,3 +63,65 @@ def test_tables_say_estimated(spikeformers, request, text, kind):
     assert "nJ a token, estimated" in ended.out
     assert "matrix products alone" in ended.out
     assert "measured" in ended.out
+
+
+def test_prices_of_a_file_and_contexts(spikeformers, causal, text, tmp_path):
+    from importlib import resources
+
+    packaged = resources.files("spikeformers.energy") / "price_tables" / "tpu7.yaml"
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(packaged.read_text().replace("name: tpu7", "name: mine"))
+    given = ("energy", causal, "--data", text, "--tokens", 32, "--contexts", "16,64", "--json")
+    full = spikeformers(*given, "--price", mine).json["full"]
+    same = spikeformers(*given, "--price", "tpu7").json["full"]
+    assert full["prices"]["name"] == "mine"
+    assert full["model"] == same["model"]
+    assert [one["context"] for one in full["model"]["formats"]["int8"]] == [16, 64, 16, 64]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--price", "horowitz54"), "Did you mean 'horowitz45'"),
+        (("--contexts", "128;256"), "--contexts is a list"),
+        (("--contexts", "0"), "--contexts is a list"),
+    ],
+)
+def test_wrong_requests(spikeformers, causal, text, given, said):
+    ended = spikeformers("energy", causal, "--data", text, *given)
+    assert ended.code == 2
+    assert said in ended.err
+
+
+def test_a_control_that_spikes_is_refused(spikeformers, causal, text):
+    ended = spikeformers("energy", causal, "--data", text, "--control", causal)
+    assert ended.code == 2
+    assert "spikes" in ended.err
+    assert "side by side" in ended.err
+
+
+def test_a_report_of_several_models(spikeformers, causal, masked, control, text, tmp_path):
+    import json
+
+    folder = tmp_path / "report"
+    ended = spikeformers(
+        "energy", causal, masked, control, "--data", text, "--tokens", 64, "--report", folder
+    )
+    assert ended.code == 0
+    said = json.loads((folder / "energy.json").read_text())
+    assert [one["model"] for one in said["models"]] == [str(causal), str(masked), str(control)]
+    assert [one["phase"] for one in said["models"][1]["full"]["model"]["formats"]["int8"]] == [
+        "pass"
+    ] * 3
+    page = (folder / "energy.html").read_text()
+    assert "http" not in page.split("<body>")[1].replace("https://", "", 0) or "src=" in page
+    assert page.count("data:image/png;base64,") == 2 * 8 + 3 - 1
+
+
+@pytest.mark.slow
+def test_measured_joins_the_other_parts(spikeformers, causal, text):
+    given = ("energy", causal, "--data", text, "--tokens", 32, "--measure", "--json")
+    said = spikeformers(*given).json
+    assert list(said)[:3] == ["paper", "full", "measured"]
+    assert said["measured"]["label"] == "measured"
+    assert {"model", "control"} <= set(said["measured"])

@@ -31,9 +31,7 @@ def attend(core: Attention, q: Tensor = Q, k: Tensor = K, v: Tensor = V) -> Trac
     trace, rows = Trace(), Rows(q.shape[1], q.shape[-2], None)
     allowed = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril()
     weights = core.weights(q, k, allowed, None)
-    pairs = count.attention(
-        trace, PLACE, rows, (q, k, v), (COUNTS,) * 3, allowed, weights, count.is_real(core)
-    )
+    pairs = count.attention(trace, PLACE, rows, (q, k, v), (COUNTS,) * 3, allowed, weights, core)
     count.core(trace, PLACE, core, pairs, bias=False)
     return trace
 

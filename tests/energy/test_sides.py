@@ -85,6 +85,7 @@ def test_plain_values() -> None:
     x: Tensor = torch.tensor([[0.0, 0.5], [0.5, 0.0]])
     assert side_of(x, None, constant=False).as_dict() == {
         "kind": "binary",
+        "unit_per": None,
         "source": "values",
         "density": 0.5,
         "unit": 0.5,

@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
 from spikeformers.energy import (
+    density_by_position,
     density_of,
     energy_of,
     neuron_names,
@@ -42,6 +44,22 @@ def test_a_raster_of_the_expanded_model_is_the_same(spiking: Make, ids: Tensor) 
     name = "model.layers.0.attention.fire_in.neuron"
     expanded = raster_of(model.expand_to_binary(), ids[0], name)
     assert np.array_equal(expanded, raster_of(model, ids[0], name))
+
+
+def test_density_by_position(spiking: Make, dense: Make, ids: Tensor) -> None:
+    model = spiking("wd", neuron="lif", steps=2)
+    found = density_by_position(model, [ids, ids[:1]])
+    assert found.shape == (7,)
+    layers = density_of(model, [ids, ids[:1]]).values()
+    assert found.mean() == pytest.approx(sum(one.density for one in layers) / len(layers))
+    # Of a causal model what comes later changes nothing; padding weighs nothing.
+    assert density_by_position(model, [ids[:, :3], ids[:1, :3]]) == pytest.approx(found[:3])
+    mask = torch.ones_like(ids)
+    mask[1] = 0
+    one = density_by_position(model, [{"input_ids": ids, "attention_mask": mask}])
+    assert one == pytest.approx(density_by_position(model, [ids[:1]]))
+    with pytest.raises(ConfigError, match="has no neurons whose"):
+        density_by_position(dense("wd"), [ids])
 
 
 def test_an_unknown_layer_names_the_nearest(spiking: Make, dense: Make, ids: Tensor) -> None:

@@ -22,6 +22,8 @@ class Material:
     name: str
     facts: dict[str, Any]
     """For JSON: data, split, sha256, and context (of text)."""
+    tokenizer: Any = None
+    """Of a text model."""
 
 
 def is_vision_folder(model: Path) -> bool:
@@ -63,7 +65,7 @@ def read_material(
     part = tokenize(corpus, tokenizer).split(split)
     windows = windows_of(part, context_of(loaded), tokens, batch_size=size)
     facts = {"context": windows[0].shape[1], "data": data, "split": split, "sha256": corpus.digest}
-    return Material(loaded, windows, "token", corpus.name, facts)
+    return Material(loaded, windows, "token", corpus.name, facts, tokenizer)
 
 
 def store_of(

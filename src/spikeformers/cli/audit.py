@@ -178,6 +178,7 @@ def _operand(side: Side, what: str) -> str:
         name = "weights" if what == "product" else "constants"
         return name if side.kind == "real" else f"{side.kind} {name}"
     known = " by value" if side.source == "values" else ""
+    known += "" if side.units is None else ", unit per channel"
     return f"{side.kind} {{}}{known}" if side.is_spikes else side.kind
 
 

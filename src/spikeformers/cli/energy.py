@@ -7,14 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spikeformers.cli._options import AnyData, Images, Json, Model, Root, Split, TextField
+from spikeformers.cli._options import AnyData, Images, Json, Root, Split, TextField
 
 if TYPE_CHECKING:
-    from spikeformers.energy import EnergyReport
+    from spikeformers.cli._counting import Material
+    from spikeformers.energy.tables import Table
+    from spikeformers.evaluation.measured import MeasuredReport
+    from spikeformers.reporting.energy import Energies
 
 
 def energy(
-    model: Model,
+    models: Annotated[
+        list[Path],
+        typer.Argument(help="Model folder, or several.", metavar="MODEL...", show_default=False),
+    ],
     data: AnyData,
     split: Split = "validation",
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of the text to run over.")] = 4096,
@@ -22,107 +28,190 @@ def energy(
         Path | None,
         typer.Option(help="Dense model to compare with.", show_default="a fresh dense twin"),
     ] = None,
+    price: Annotated[
+        str,
+        typer.Option(
+            help="Prices of the full estimate: horowitz45 (45 nm), tpu7 (7 nm), or a YAML file.",
+            metavar="TABLE",
+        ),
+    ] = "horowitz45",
+    contexts: Annotated[
+        str, typer.Option(help="Context lengths that decode and prefill are estimated at.")
+    ] = "128,1024,8192",
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to write energy.json, energy.html and pictures into.", show_default=False
+        ),
+    ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure", help="Also run both on this machine: time, memory, joules of a meter."
+        ),
+    ] = False,
     text_field: TextField = "text",
     images: Images = 64,
     root: Root = "",
     as_json: Json = False,
 ) -> None:
-    """Estimated energy per token (of a vision model: per image), beside that of its dense twin.
+    """Energy per token (of a vision model: per image), beside that of the dense twin.
 
     Events are counted in a real run over the text: multiply-accumulates, synaptic operations,
-    coincidences in attention, comparisons, neurons, norms. The joules are estimates by the
-    papers' 45 nm prices (4.6 pJ a multiply-accumulate, 0.9 pJ an accumulate), never metered. What
-    a dense model costs does not depend on its weights, so without --control a freshly initialised
-    twin of the same shape is counted.
+    coincidences in attention, comparisons, neurons, norms. The joules are estimates, in two parts.
+    paper is the papers' sum, 4.6 pJ a multiply-accumulate and 0.9 pJ an accumulate at 45 nm. full
+    prices every operation by type and width and all that is read and written (weights,
+    activations, membranes, keys and values) by --price, for decode and prefill at several context
+    lengths, beside fp32, fp16 and int8 twins; with the density at which the spiking model stops
+    taking less, and with what the ratio hangs on. What a dense model costs does not depend on its
+    weights, so without --control a freshly initialised twin of the same shape is counted.
 
-    JSON: model and control, each with label, unit (token, image), tokens, picojoules_per_token,
+    JSON: paper (model, control: label, unit, tokens, picojoules_per_token,
     with_elementwise_per_token, macs_per_token, sop_per_token, winner_comparisons_per_token,
-    density, density_by_macs, by_component, by_layer, by_neuron, products, prices, rules;
-    control_weights (fresh, or its folder; control is null for a dense model), context, data,
-    split, sha256 of the text.
+    density, density_by_macs, by_component, by_layer, by_neuron, products, prices, rules; formula),
+    full (model, control: by format a list of phases; break_even, sensitivity, formats, prices,
+    assumptions), control_weights (fresh, or its folder; control is null for a dense model),
+    context, data, split, sha256 of the text. Of several models: models, a list of these, each with
+    its folder as model. With --measure also measured (model, control, engine-int8, engine-fp32,
+    setting, meters, absent).
     """
-    from spikeformers.cli._counting import read_material
-    from spikeformers.cli._output import print_json, print_table, start
-    from spikeformers.energy import energy_of
+    from spikeformers.cli._energy import full_tables, measured_tables, paper_tables
+    from spikeformers.cli._output import make_table, print_json, print_table, say, start
+    from spikeformers.energy.tables import load_table
+    from spikeformers.reporting.energy import FORMULA, side_by_side
 
+    table, lengths = load_table(price), _contexts(contexts)
     start(verbose=False)
-    read = read_material(
-        model, data, split, tokens=tokens, text_field=text_field, images=images, root=root
-    )
-    loaded, windows = read.model, read.batches
-    found = energy_of(loaded, windows)
-    twin, weights = _twin(loaded.config, control)
-    beside = None if twin is None else energy_of(twin, windows)
+    given = {"split": split, "tokens": tokens, "text_field": text_field}
+    given |= {"images": images, "root": root}
+    found, parts = [], []
+    for folder in models:
+        one, said = _count(
+            folder, data, control, table, lengths, given,
+            pictures=report is not None, measure=measure,
+        )  # fmt: skip
+        found.append(one)
+        parts.append(said)
+    if report is not None:
+        from spikeformers.reporting.energy_page import write_energy_report
+
+        page = write_energy_report(report, found, parts)
+        if not as_json:
+            say(f"written: {page}, and energy.json beside it")
     if as_json:
-        print_json(
-            {
-                "model": found.as_dict(),
-                "control": None if beside is None else beside.as_dict(),
-                "control_weights": weights,
-                **read.facts,
-            }
-        )
+        several = {
+            "models": [{"model": one.name, **p} for one, p in zip(found, parts, strict=True)]
+        }
+        print_json(parts[0] if len(parts) == 1 else several)
         return
-    for table in _tables(str(model), found, beside, weights):
-        print_table(table)
-    print(f"estimated: events of {found.tokens:,} {read.unit}s times {found.prices.name} prices")
+    for one in found:
+        for shown in paper_tables(one):
+            print_table(shown)
+        print(f"estimated: {FORMULA}; events of {one.paper.tokens:,} {one.unit}s\n")
+        for shown in (*full_tables(one), *measured_tables(one)):
+            print_table(shown)
+    if len(found) > 1:
+        print_table(make_table("Side by side, nJ, estimated", *side_by_side(found)))
+
+
+def _count(
+    folder: Path,
+    data: str,
+    control: Path | None,
+    table: Table,
+    contexts: list[int],
+    given: dict[str, Any],
+    *,
+    pictures: bool,
+    measure: bool,
+) -> tuple[Energies, dict[str, Any]]:
+    """One model counted and estimated, and its parts as JSON."""
+    from spikeformers.cli._counting import read_material
+    from spikeformers.reporting.energy import add_spikes, energies
+
+    read = read_material(folder, data, **given)
+    twin, weights = _twin(read.model.config, control)
+    found = energies(
+        str(folder), read.model, twin, read.batches, table,
+        contexts=contexts, control_weights=weights,
+    )  # fmt: skip
+    found.facts = read.facts
+    if pictures and read.tokenizer is not None:
+        add_spikes(found, read.model, read.batches, read.tokenizer)
+    parts = found.parts()
+    if measure:
+        found.measured = _measured(folder, read, twin)
+        parts["measured"] = found.measured.as_dict()
+    return found, {**parts, "control_weights": weights, **read.facts}
+
+
+def _measured(folder: Path, read: Material, twin: Any) -> MeasuredReport:
+    """Part three: the model, its twin and the engine, run on this machine."""
+    from spikeformers.cli._measured import measure_folder
+
+    return measure_folder(folder, read.model, twin, read.batches)
+
+
+def _contexts(said: str) -> list[int]:
+    from spikeformers.errors import UsageError
+
+    try:
+        found = [int(part) for part in said.split(",")]
+    except ValueError:
+        found = []
+    if not found or min(found) < 1 or len(set(found)) < len(found):
+        raise UsageError(
+            f"--contexts is a list of different lengths in tokens, such as 128,1024, not {said!r}."
+        )
+    return sorted(found)
 
 
 def _twin(config: Any, control: Path | None) -> tuple[Any, str | None]:
     """The dense model to compare with, and whose weights it has."""
     import torch
+    from transformers import AutoModelForCausalLM
 
     from spikeformers.models import SpikingConfig, SpikingViTConfig, build_model, control_of
+    from spikeformers.models._sources import source_config
     from spikeformers.models.loading import load_weights
+    from spikeformers.models.neurtransformer import NeurTransformerConfig
 
     if control is not None:
-        return load_weights(control), str(control)
+        dense = load_weights(control)
+        _check_control(config, dense, control)
+        return dense, str(control)
+    torch.manual_seed(0)
+    if isinstance(config, NeurTransformerConfig) and config.source is not None:
+        return AutoModelForCausalLM.from_config(source_config(config.source)).eval(), "fresh"
     if not isinstance(config, (SpikingConfig, SpikingViTConfig)):
         return None, None
-    torch.manual_seed(0)
     return build_model(control_of(config)).eval(), "fresh"
 
 
-def _tables(
-    name: str, found: EnergyReport, beside: EnergyReport | None, weights: str | None
-) -> list[Any]:
-    from spikeformers.cli._output import make_table
+def _check_control(config: Any, dense: Any, folder: Path) -> None:
+    """UsageError for a control that cannot read what the model reads, or that spikes."""
+    from spikeformers.energy import neuron_names
+    from spikeformers.errors import UsageError
+    from spikeformers.models.presets import is_vision
 
-    sides = [found] if beside is None else [found, beside]
-    each = f"{'an' if found.unit == 'image' else 'a'} {found.unit}"
-    columns = (f"nJ {each}, estimated", name, f"dense twin ({weights})")[: 1 + len(sides)]
-
-    def row(title: str, values: list[float], form: str = "{:,.2f}") -> tuple[str, ...]:
-        return (title, *(form.format(value) for value in values))
-
-    parts = [
-        row(part, [side.by_component[part].with_elementwise / 1000 for side in sides])
-        for part in found.by_component
-        if any(side.by_component[part].with_elementwise for side in sides)
-    ]
-    parts += [
-        row("sum", [side.with_elementwise_per_token / 1000 for side in sides]),
-        row("matrix products alone", [side.picojoules_per_token / 1000 for side in sides]),
-    ]
-    counted = [
-        row("dense MACs of the products", [side.macs_per_token for side in sides], "{:,.0f}"),
-        row("synaptic operations", [side.sop_per_token for side in sides], "{:,.0f}"),
-        row(
-            "comparisons for winners",
-            [side.winner_comparisons_per_token for side in sides],
-            "{:,.0f}",
-        ),
-        ("firing density", *("-" if s.density is None else f"{s.density:.3f}" for s in sides)),
-    ]
-    tables = [
-        make_table("Energy by component", columns, parts),
-        make_table(f"Counted, per {found.unit} (measured)", ("", *columns[1:]), counted),
-    ]
-    if found.neurons:
-        layers = [
-            (layer, f"{share.with_elementwise / 1000:,.2f}", f"{share.sop:,.0f}")
-            for layer, share in found.by_layer.items()
-        ]
-        heads = ("block", f"nJ {each}, estimated", "synaptic operations")
-        tables.append(make_table(f"Energy by block of {name}", heads, layers))
-    return tables
+    reads = ["images" if is_vision(one) else "text" for one in (config, dense.config)]
+    if reads[0] != reads[1]:
+        raise UsageError(
+            f"--control {folder} reads {reads[1]}, and the model reads {reads[0]}. Name a dense "
+            "model of the same kind, or leave --control out for a fresh twin."
+        )
+    if neuron_names(dense):
+        raise UsageError(
+            f"--control {folder} spikes ({type(dense).__name__}); what is compared with is dense. "
+            "Give both as MODEL to see them side by side."
+        )
+    for what, key in (
+        ("words", "vocab_size"), ("positions", "max_position_embeddings"),
+        ("pixels a side", "image_size"),
+    ):  # fmt: skip
+        mine, its = (getattr(one, key, None) for one in (config, dense.config))
+        if mine is not None and its is not None and its < mine:
+            raise UsageError(
+                f"--control {folder} knows {its:,} {what}, fewer than the {mine:,} of the model, "
+                "so the two are no twins. Leave --control out for a fresh one."
+            )

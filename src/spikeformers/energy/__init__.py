@@ -3,38 +3,70 @@
 from __future__ import annotations
 
 from spikeformers.energy.audit import REQUIREMENTS, SCOPES, AuditReport, audit, check_request
+from spikeformers.energy.breakeven import BreakEven, break_even
+from spikeformers.energy.estimate import FullReport, estimate
+from spikeformers.energy.full import Ledger, ledger_of
+from spikeformers.energy.lines import Phase, Work
 from spikeformers.energy.listing import Row
 from spikeformers.energy.neurobench import neurobench_metrics
+from spikeformers.energy.precision import FP16, FP32, INT8, Precision
 from spikeformers.energy.prices import PAPER, Cost, Prices
 from spikeformers.energy.records import COMPONENTS, Operand, Product, Trace
-from spikeformers.energy.report import RULES, EnergyReport, Share, energy_of
+from spikeformers.energy.report import RULES, EnergyReport, Share, count_over, energy_of
 from spikeformers.energy.sides import Side
-from spikeformers.energy.spikes import density_of, neuron_names, raster_of, winners_of_sentence
+from spikeformers.energy.spikes import (
+    density_by_position,
+    density_of,
+    neuron_names,
+    raster_of,
+    winners_of_sentence,
+)
+from spikeformers.energy.tables import Table, load_table, read_table
 from spikeformers.energy.trace import trace
+from spikeformers.energy.workload import Assumptions, work_of
 
 __all__ = [
     "COMPONENTS",
+    "FP16",
+    "FP32",
+    "INT8",
     "PAPER",
     "REQUIREMENTS",
     "RULES",
     "SCOPES",
+    "Assumptions",
     "AuditReport",
+    "BreakEven",
     "Cost",
     "EnergyReport",
+    "FullReport",
+    "Ledger",
     "Operand",
+    "Phase",
+    "Precision",
     "Prices",
     "Product",
     "Row",
     "Share",
     "Side",
+    "Table",
     "Trace",
+    "Work",
     "audit",
+    "break_even",
     "check_request",
+    "count_over",
+    "density_by_position",
     "density_of",
     "energy_of",
+    "estimate",
+    "ledger_of",
+    "load_table",
     "neurobench_metrics",
     "neuron_names",
     "raster_of",
+    "read_table",
     "trace",
     "winners_of_sentence",
+    "work_of",
 ]

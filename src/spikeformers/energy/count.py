@@ -29,14 +29,16 @@ Elementwise, per value unless said otherwise, with S simulation steps:
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from spikeformers.attention import A2OS2A, WTA, Attention, SoftmaxAttention
+from spikeformers.attention import A2OS2A, SFSA, WTA, Attention, SoftmaxAttention
+from spikeformers.energy.extents import attending_of, weights_of, weights_of_convolution
 from spikeformers.energy.operands import Spikes, counts, operand, spikes_of
-from spikeformers.energy.records import Operand, Product, Trace
+from spikeformers.energy.records import Attending, Operand, Product, State, Trace
 from spikeformers.neurons import Neuron
 
 
@@ -58,6 +60,8 @@ class Rows:
         self, batch: int, tokens: int, mask: Tensor | None, *, images: bool = False
     ) -> None:
         self.shape, self.images = (batch, tokens), images
+        self.key_heads: int | None = None
+        """Heads of keys and values where query heads share them, by the model's config."""
         self.keep = None if mask is None or bool(mask.all()) else mask.bool()
         self.tokens = batch * tokens if self.keep is None else int(self.keep.sum())
 
@@ -81,6 +85,23 @@ class Rows:
         if x.dim() < 4:
             return x
         return self.select(x.transpose(-3, -2).flatten(-2))
+
+    def own_heads(self, x: Tensor) -> Tensor:
+        """Keys or values ``[..., H, J, K]`` without the copies that query heads share."""
+        heads = self.key_heads
+        if heads is None or x.dim() < 3 or x.shape[-3] <= heads or x.shape[-3] % heads:
+            return x
+        return x[..., :: x.shape[-3] // heads, :, :]
+
+    def join_stream(self, args: tuple[Any, ...], width: int) -> bool:
+        """Whether an addition of ``args`` joins the residual stream of that width."""
+        if not all(isinstance(x, Tensor) for x in args[:2]):
+            return False
+        one, other = (tuple(x.shape) for x in args[:2])
+        if self.images:
+            return one == other and len(one) >= 3
+        stream = (*self.shape, width)
+        return one[-3:] == stream and other[-3:] == stream
 
     def queries(self, queries: int) -> Tensor | bool:
         """Mask of the queries that count, ``[B, 1, T, 1]``; True where all do."""
@@ -106,13 +127,22 @@ def linear(
         Product(
             place.name, "linear", place.component, place.layer, left, right,
             macs=left.size * outputs, sop=sop,
+            weights=weights_of(
+                x, rows.shape, rows.keep, weight.numel(), times * outputs, times
+            ),
         )
     )  # fmt: skip
     return x.numel() * outputs
 
 
 def convolution(
-    trace: Trace, place: Place, module: nn.Conv2d, x: Tensor, known: Spikes | None, out: Tensor
+    trace: Trace,
+    place: Place,
+    rows: Rows,
+    module: nn.Conv2d,
+    x: Tensor,
+    known: Spikes | None,
+    out: Tensor,
 ) -> int:
     """Count a convolution of ``[N, C, H, W]``; returns the MACs that were really dispatched."""
     spikes, stored = spikes_of(x, known), spikes_of(module.weight)
@@ -130,6 +160,7 @@ def convolution(
         Product(
             place.name, "linear", place.component, place.layer,
             operand(x, spikes), operand(module.weight, stored), macs=macs, sop=sop,
+            weights=weights_of_convolution(x, rows.shape[0], module, out.numel()),
         )
     )  # fmt: skip
     return macs
@@ -153,6 +184,7 @@ def neuron(
     steps = current.shape[0]
     n = rows.select(current).numel()
     trace.add_operations("neurons", place.layer, **module.operations(n, steps))
+    trace.add_state(place.name, State(place.layer, n // steps * (steps - 1), steps))
     kind = spikes_by(module)
     trace.add_neuron(place.name, operand(rows.select(spikes), kind))
     return kind
@@ -175,9 +207,11 @@ def edges(
     pairs = (allowed & rows.queries(spikes.shape[-2])).expand(spikes.shape)
     n, steps = int(pairs.sum()), spikes.shape[0]
     carried = n // steps * (steps - 1)
-    trace.add_operations(
-        "neurons", place.layer, compare=module.levels * n, add=2 * carried, mult=carried
-    )
+    trace.add_pair_operations(
+        "neurons", place.layer,
+        compare=module.levels * n, add=2 * carried, mult=carried,
+    )  # fmt: skip
+    trace.add_state(place.name, State(place.layer, carried, steps, pairs=True))
     trace.add_neuron(place.name, operand(spikes[pairs], Spikes(module.spike_type, module.unit)))
 
 
@@ -189,36 +223,46 @@ def attention(
     known: tuple[Spikes | None, Spikes | None, Spikes | None],
     allowed: Tensor,
     weights: Tensor | None,
-    weights_are_real: bool = True,
+    core: Attention | None = None,
 ) -> Tensor:
     """Count both products of attention; returns the allowed pairs ``[..., H, T, J]``.
 
     ``sides`` are q ``[..., H, T, K]``, k and v ``[..., H', J, K]`` (H' divides H); ``weights``
-    ``[..., H, T, J]`` is None for softmax, whose weights are real and not zero where allowed.
+    ``[..., H, T, J]`` is None for softmax, whose weights are real and not zero where allowed;
+    ``core`` made them.
     """
     q, k, v = sides
     q_spikes, k_spikes, v_spikes = (
         spikes_of(x, kind) for x, kind in zip(sides, known, strict=True)
     )
+    own_k, own_v = (rows.own_heads(x) for x in (k, v))
     if q.dim() >= 3 and k.shape[-3] != q.shape[-3]:
         k, v = (x.repeat_interleave(q.shape[-3] // x.shape[-3], -3) for x in (k, v))
     shape = (*q.shape[:-1], k.shape[-2])
     pairs = (allowed & rows.queries(q.shape[-2])).expand(shape)
     number = int(pairs.sum())
+    winners = core.winners_per_query if isinstance(core, WTA) else None
+    edges = isinstance(core, SFSA)
+    queries = int(pairs.any(-1).sum())
+
+    def extent() -> Attending:
+        return attending_of(q, own_k, queries, number, rows.shape[0], winners, edges)
 
     coincidences = torch.matmul(counts(q, q_spikes), counts(k, k_spikes).transpose(-1, -2))
     dense = q_spikes is None and k_spikes is None
     trace.add_product(
         Product(
             f"{place.name}.scores", "scores", place.component, place.layer,
-            operand(rows.select_heads(q), q_spikes), operand(rows.select_heads(k), k_spikes),
+            operand(rows.select_heads(q), q_spikes), operand(rows.select_heads(own_k), k_spikes),
             macs=number * q.shape[-1],
             sop=0 if dense else int((coincidences * pairs).sum(dtype=torch.float64)),
+            attending=extent(),
         )
     )  # fmt: skip
 
     attended = pairs if weights is None else pairs & (weights != 0)
-    w_spikes = None if weights is None or weights_are_real else spikes_of(weights)
+    real = weights is None or core is None or is_real(core)
+    w_spikes = None if real or weights is None else spikes_of(weights)
     total = 0
     if weights is not None and w_spikes is not None:
         total = int((counts(weights, w_spikes) * pairs).sum(dtype=torch.float64))
@@ -229,9 +273,10 @@ def attention(
         Product(
             f"{place.name}.values", "values", place.component, place.layer,
             Operand(w_spikes.kind if w_spikes else "real", number, int(attended.sum()), total),
-            operand(rows.select_heads(v), v_spikes),
+            operand(rows.select_heads(own_v), v_spikes),
             macs=number * v.shape[-1],
             sop=0 if dense else gathered,
+            attending=extent(),
         )
     )  # fmt: skip
     return pairs
@@ -257,11 +302,14 @@ def state_attention(
         for x, kind in ((k, kinds[1]), (v, kinds[2]))
     ]
     spiking = left.is_spikes or right.is_spikes
+    number = left.size // width
+    extent = attending_of(sides[0], sides[1], number, number, rows.shape[0], None, False)
     trace.add_product(
         Product(
             f"{place.name}.state", "state", place.component, place.layer, left, right,
             macs=left.size * width,
             sop=int((events[0] * events[1]).sum()) if spiking else 0,
+            attending=extent,
         )
     )  # fmt: skip
     tokens = left.size // width
@@ -271,6 +319,7 @@ def state_attention(
             Operand("real", tokens * width**2, tokens * width**2, 0),
             macs=reader.size * width,
             sop=reader.total * width,
+            attending=replace(extent),
         )
     )  # fmt: skip
 
@@ -294,16 +343,17 @@ def is_real(module: Attention) -> bool:
 
 def softmax(trace: Trace, place: Place, pairs: int) -> None:
     """Count scale and softmax over ``pairs`` scores."""
-    trace.add_operations(
-        place.component, place.layer, mult=pairs, compare=pairs, function=2 * pairs, add=pairs
-    )
+    trace.add_pair_operations(
+        place.component, place.layer,
+        mult=pairs, compare=pairs, function=2 * pairs, add=pairs,
+    )  # fmt: skip
 
 
 def core(trace: Trace, place: Place, module: Attention, pairs: Tensor, bias: bool) -> None:
     """Count what happens between the two products of a spiking attention core."""
     number = int(pairs.sum())
     if bias:
-        trace.add_operations(place.component, place.layer, add=number)
+        trace.add_pair_operations(place.component, place.layer, add=number)
     if isinstance(module, SoftmaxAttention):
         softmax(trace, place, number)
     if not isinstance(module, WTA):
@@ -311,12 +361,13 @@ def core(trace: Trace, place: Place, module: Attention, pairs: Tensor, bias: boo
     keys = pairs.sum(-1)
     if module.winners_per_query is None:
         sort = int((keys * keys.clamp_min(1).double().log2().ceil()).sum())
-        trace.add_operations(
-            place.component, place.layer, mult=number, add=3 * number, winner_compare=sort
-        )
+        trace.add_pair_operations(
+            place.component, place.layer,
+            mult=number, add=3 * number, winner_compare=sort,
+        )  # fmt: skip
         return
     passes = sum(int((keys - 1 - r).clamp_min(0).sum()) for r in range(module.winners_per_query))
-    trace.add_operations(place.component, place.layer, winner_compare=passes)
+    trace.add_pair_operations(place.component, place.layer, winner_compare=passes)
 
 
 def norm_kind(module: nn.Module) -> str | None:

@@ -19,7 +19,8 @@ from spikeformers.energy import operations as ops
 from spikeformers.energy.arithmetic import What
 from spikeformers.energy.constants import Constants, tensors_in
 from spikeformers.energy.frames import Frame, layer_of
-from spikeformers.energy.sides import Side, real_side, side_of, side_of_number
+from spikeformers.energy.sides import Side, real_side, side_of, side_of_number, with_units
+from spikeformers.energy.units import KEEP_CHANNELS, units_of
 
 Verdict = Literal["binary", "adder", "silent", "scale", "multiplier", "unknown"]
 _NORM_ARITHMETIC = ("normalisation", "division", "multiplication")
@@ -64,7 +65,7 @@ class Row:
         return "scale" if self.note == FIXED_NORM else "multiplier"
 
     def _of_product(self) -> Verdict:
-        kinds = {side.kind for side in self.operands}
+        kinds = {side.kind for side in self.operands if side.units is None}
         if "binary" in kinds:
             return "binary"
         if any(side.is_spikes for side in self.operands):
@@ -112,6 +113,9 @@ class Listing:
         self._multiplied: Any = WeakTensorKeyDictionary()
         """Results of ``a * b``: sides and shapes of both (None once moved)."""
         self._factors: tuple[tuple[Side, ...], Any] | None = None
+        self._scaled: Any = WeakTensorKeyDictionary()
+        """Spikes times a unit a channel: the side of the result."""
+        self._making: Side | None = None
 
     def begin(self, known: Any) -> None:
         """A forward pass starts; ``known`` maps tensors to the spikes their neurons made."""
@@ -121,7 +125,7 @@ class Listing:
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], frames: list[Frame]
     ) -> None:
         """One operation is about to run: its operands are still what they were."""
-        self._factors = None
+        self._factors = self._making = None
         if all(x in self._constants for x in tensors_in((args, kwargs))):
             return
         name, what = ops.base_name(func), arithmetic.class_of(func, args, kwargs)
@@ -138,15 +142,27 @@ class Listing:
             self._fused_attention(frame, f"aten.{name}", *args[:3])
         elif what is not None:
             operands = arithmetic.operands_of(name, what, args, kwargs)
+            if what == "product" and operands[0] in self._scaled and self._is_weights(operands[1]):
+                operands = (self._scaled[operands[0]], operands[1])
             note = FIXED_NORM if fixed else ""
             self._add(frame, what, func._schema.name.replace("::", "."), operands, note=note)
             if name == "mul" and all(isinstance(x, Tensor) and x.dim() for x in operands):
                 sides = tuple(self._side(x) for x in operands)
                 self._factors = (sides, [side.shape for side in sides])
+                self._making = self._scaled_side(operands, sides)
 
     def after(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """It has run."""
         self._constants.follow(func, args, kwargs, out)
+        if func._schema.is_mutable:
+            self._forget(args[0])
+        if self._making is not None:
+            self._scaled[out] = self._making
+        elif ops.base_name(func) in KEEP_CHANNELS:
+            for made in tensors_in(out):
+                side = self._scaled.get(args[0])
+                if side is not None and made.shape[-1:] == args[0].shape[-1:]:
+                    self._scaled[made] = side
         if self._factors is not None:
             self._multiplied[out] = self._factors
         elif ops.base_name(func) in ops.MOVES:
@@ -158,6 +174,27 @@ class Listing:
         """Attention read rows of V by index: ``weights @ v`` without a product."""
         operands = (side_of(weights, None, False), v)
         self._add(self._innermost(frames), "product", "rows gathered", operands, role="values")
+
+    def _scaled_side(self, operands: tuple[Any, ...], sides: tuple[Side, ...]) -> Side | None:
+        """What a neuron's spikes times a unit a channel are; None for any other product."""
+        for place, side in enumerate(sides):
+            if side.source == "neuron" and side.is_spikes and not side.constant:
+                spikes, factor = operands[place], operands[1 - place]
+                units = units_of(spikes, factor, fixed=sides[1 - place].constant)
+                if units is not None:
+                    return with_units(side, units)
+        return None
+
+    def _forget(self, written: Any) -> None:
+        """``written`` holds something else now, and so does every view of it."""
+        if isinstance(written, Tensor):
+            pointer = written.untyped_storage().data_ptr()
+            for x in list(self._scaled):
+                if x.untyped_storage().data_ptr() == pointer:
+                    self._scaled.pop(x, None)
+
+    def _is_weights(self, x: Any) -> bool:
+        return isinstance(x, Tensor) and x in self._constants
 
     def _innermost(self, frames: list[Frame]) -> Frame:
         open_ = Frame("", self._model, "open")

@@ -74,7 +74,16 @@ def operand(x: Tensor, spikes: Spikes | None) -> Operand:
     if spikes is None:
         return Operand("real", x.numel(), nonzero, 0)
     total = int(counts(x, spikes).sum(dtype=torch.float64))
-    return Operand(spikes.kind, x.numel(), nonzero, total)
+    return Operand(spikes.kind, x.numel(), nonzero, total, planes_of(x, spikes))
+
+
+def planes_of(x: Tensor, spikes: Spikes) -> int:
+    """Bits that hold a value of ``x``: of the largest count, and one for a sign."""
+    if x.numel() == 0 or x.dtype == torch.bool:
+        return 1
+    least, most = (float(value) for value in x.float().aminmax())
+    largest = round(max(-least, most) / spikes.unit)
+    return max(1, largest.bit_length()) + (1 if least < 0 or spikes.kind == "ternary" else 0)
 
 
 def _is(x: Tensor, known: Spikes) -> bool:

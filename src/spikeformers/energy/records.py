@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 Kind = Literal["binary", "ternary", "integer", "real"]
+Where = tuple[str, int | None]
+"""Component and block."""
 Role = Literal["linear", "scores", "values", "state", "read"]
 
 COMPONENTS = (
@@ -48,6 +50,8 @@ class Operand:
     nonzero: int
     total: int
     """Sum of the counts; 0 for real operands."""
+    planes: int = field(default=1, compare=False)
+    """Bits that one value of spikes takes: those of its largest count, and one for a sign."""
 
     @property
     def is_spikes(self) -> bool:
@@ -70,6 +74,7 @@ class Operand:
         self.size += other.size
         self.nonzero += other.nonzero
         self.total += other.total
+        self.planes = max(self.planes, other.planes)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -79,6 +84,59 @@ class Operand:
             "density": self.density,
             "mean_count": None if real else self.mean_count,
         }
+
+
+@dataclass
+class Weights:
+    """Of a product with stored weights: what a machine must read.
+
+    A *tile* is that many consecutive tokens of one sequence, with all their simulation steps; of
+    images, whole images. ``touched`` counts, by size of the tile, pairs of a tile and an input
+    that is not zero somewhere in it, ``tiles`` the tiles: only those inputs' weights are needed.
+    """
+
+    stored: int
+    """Weights in memory."""
+    inputs: int
+    steps: int
+    rows: int
+    """Vectors that entered, simulation steps included."""
+    outputs: int
+    """Values that left."""
+    touched: dict[int, int] = field(default_factory=dict)
+    tiles: dict[int, int] = field(default_factory=dict)
+
+    def merge(self, other: Weights) -> None:
+        """Add another run of the same product."""
+        self.rows += other.rows
+        self.outputs += other.outputs
+        both = self.tiles.keys() & other.tiles.keys()
+        self.touched = {n: self.touched[n] + other.touched[n] for n in both}
+        self.tiles = {n: self.tiles[n] + other.tiles[n] for n in both}
+
+
+@dataclass
+class Attending:
+    """Of a product of attention: how many queries and pairs, and how keys are shared."""
+
+    steps: int
+    queries: int
+    """Of all heads, steps included."""
+    pairs: int
+    """Allowed (query, key) pairs, of all heads, steps included."""
+    width: int
+    """Of a head."""
+    heads: int
+    key_heads: int
+    winners: int | None = None
+    """Keys that a query reads at most; None where that grows with the keys."""
+    edges: bool = False
+    """A neuron fires the weights."""
+
+    def merge(self, other: Attending) -> None:
+        """Add another run of the same product."""
+        self.queries += other.queries
+        self.pairs += other.pairs
 
 
 @dataclass
@@ -98,6 +156,10 @@ class Product:
     right: Operand
     macs: int
     sop: int
+    weights: Weights | None = field(default=None, compare=False)
+    """Of linear maps and convolutions."""
+    attending: Attending | None = field(default=None, compare=False)
+    """Of attention."""
 
     @property
     def spiking(self) -> bool:
@@ -122,6 +184,10 @@ class Product:
         self.right.merge(other.right)
         self.macs += other.macs
         self.sop += other.sop
+        if self.weights is not None and other.weights is not None:
+            self.weights.merge(other.weights)
+        if self.attending is not None and other.attending is not None:
+            self.attending.merge(other.attending)
 
 
 @dataclass
@@ -131,9 +197,21 @@ class Trace:
     tokens: int = 0
     synapses: list[Synapses] = field(default_factory=list)
     products: dict[str, Product] = field(default_factory=dict)
-    operations: dict[tuple[str, int | None], Counter[str]] = field(default_factory=dict)
+    operations: dict[Where, Counter[str]] = field(default_factory=dict)
     """Elementwise operations by (component, layer)."""
     neurons: dict[str, Operand] = field(default_factory=dict)
+    pair_operations: dict[Where, Counter[str]] = field(default_factory=dict)
+    """Those of ``operations`` that are done for each allowed pair of a query and a key."""
+    states: dict[str, State] = field(default_factory=dict)
+    """Membranes that were carried from step to step, by neuron layer."""
+    unit: str = "token"
+    """What a token is here: a "token" or an "image"."""
+    window: int = 0
+    """Tokens of a sequence."""
+    parameters: int = 0
+    """Of the model, shared ones once."""
+    other_parameters: int = 0
+    """Those that no counted linear map, convolution or embedding holds: norms, biases ..."""
 
     def add_product(self, product: Product) -> None:
         """Count ``product``; one of the same name is merged."""
@@ -155,3 +233,47 @@ class Trace:
         kept = {kind: n for kind, n in counts.items() if n}
         if kept:
             self.operations.setdefault((component, layer), Counter()).update(kept)
+
+    def add_pair_operations(self, component: str, layer: int | None, **counts: int) -> None:
+        """Count elementwise operations that are done for each pair of a query and a key."""
+        self.add_operations(component, layer, **counts)
+        kept = {kind: n for kind, n in counts.items() if n}
+        if kept:
+            self.pair_operations.setdefault((component, layer), Counter()).update(kept)
+
+    def add_state(self, name: str, state: State) -> None:
+        """Count the membranes that the neuron layer ``name`` carries."""
+        if state.updates and name in self.states:
+            self.states[name].updates += state.updates
+        elif state.updates:
+            self.states[name] = state
+
+    def merge(self, other: Trace) -> None:
+        """Add another forward pass of the same model."""
+        self.tokens += other.tokens
+        self.synapses += other.synapses
+        for product in other.products.values():
+            self.add_product(product)
+        for name, spikes in other.neurons.items():
+            self.add_neuron(name, spikes)
+        for name, state in other.states.items():
+            self.add_state(name, state)
+        for mine, theirs in (
+            (self.operations, other.operations),
+            (self.pair_operations, other.pair_operations),
+        ):
+            for where, counts in theirs.items():
+                mine.setdefault(where, Counter()).update(counts)
+        self.unit, self.window = other.unit, max(self.window, other.window)
+        self.parameters, self.other_parameters = other.parameters, other.other_parameters
+
+
+@dataclass
+class State:
+    """Membranes of a neuron layer that are read and written between simulation steps."""
+
+    layer: int | None
+    updates: int
+    steps: int
+    pairs: bool = False
+    """One for each pair of a query and a key."""

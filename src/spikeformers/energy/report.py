@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from spikeformers.energy.prices import PAPER, Prices
 from spikeformers.energy.records import COMPONENTS, Operand, Product, Trace
@@ -167,24 +167,20 @@ def energy_of(
     A batch is ids ``[B, T]``, ``{"input_ids", "attention_mask"}`` or ``{"pixel_values"}``. Raises
     DataError for no tokens and SpikeformersError for a product that the tracer cannot attribute.
     """
-    whole, unit = Trace(), "token"
+    return report_of(count_over(model, batches), prices, type(model).__name__)
+
+
+def count_over(model: nn.Module, batches: Iterable[Batch]) -> Trace:
+    """Count the forward passes over ``batches``; errors as ``energy_of``."""
+    whole = Trace()
     for batch in batches:
-        if not isinstance(batch, Tensor) and "pixel_values" in batch:
-            unit = "image"
-        one = trace(model, batch)
-        whole.tokens += one.tokens
-        for product in one.products.values():
-            whole.add_product(product)
-        for name, spikes in one.neurons.items():
-            whole.add_neuron(name, spikes)
-        for (component, layer), operations in one.operations.items():
-            whole.add_operations(component, layer, **operations)
+        whole.merge(trace(model, batch))
     if whole.tokens == 0:
         raise DataError("there is no token to count energy on: give at least one batch of ids.")
-    return report_of(whole, prices, type(model).__name__, unit)
+    return whole
 
 
-def report_of(found: Trace, prices: Prices, model: str, unit: str = "token") -> EnergyReport:
+def report_of(found: Trace, prices: Prices, model: str) -> EnergyReport:
     """Price what a trace counted."""
     by_component = {name: Share() for name in COMPONENTS}
     layers = {product.layer for product in found.products.values()}
@@ -213,7 +209,7 @@ def report_of(found: Trace, prices: Prices, model: str, unit: str = "token") -> 
         neurons=found.neurons,
         by_component=by_component,
         by_layer=by_layer,
-        unit=unit,
+        unit=found.unit,
     )
 
 

@@ -9,7 +9,7 @@ changes from call to call are counts of no constant unit, so they are real too.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from spikeformers.energy.operands import Spikes, spikes_of
 from spikeformers.energy.records import Kind
+from spikeformers.energy.units import joined
 
 Source = Literal["neuron", "boolean", "values"]
 _KINDS: tuple[Kind, ...] = ("binary", "ternary", "integer", "real")
@@ -37,6 +38,8 @@ class Side:
     """Fixed before the run: made of parameters and numbers in the code alone."""
     shift: bool = False
     """A constant that holds powers of two (and zeros) only."""
+    units: Tensor | None = field(default=None, compare=False)
+    """``[2, D]``: of spikes whose unit is one a channel and sign, and folds into the weights."""
 
     @property
     def kind(self) -> Literal[Kind, "silent"]:
@@ -63,6 +66,7 @@ class Side:
             self.seen, self.unit, self.source = other.seen, other.unit, other.source
         elif other.source != "values" or other.nonzero:
             self.seen, self.unit = _joined(self, other)
+            self._merge_units(other)
             if other.source != self.source:
                 self.source = "values"
         self.shape = other.shape
@@ -71,13 +75,23 @@ class Side:
         self.constant &= other.constant
         self.shift &= other.shift
 
+    def _merge_units(self, other: Side) -> None:
+        both = self.units is not None or other.units is not None
+        if self.units is not None and other.units is not None:
+            self.units = joined(self.units, other.units)
+        elif both:
+            self.units = None
+        if both and self.units is None:
+            self.seen, self.source = "real", "values"  # no unit that stays
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
             "kind": self.kind,
+            "unit_per": None if self.units is None else "channel",
             "source": self.source,
             "density": self.density,
-            "unit": self.unit if self.is_spikes else None,
+            "unit": self.unit if self.is_spikes and self.units is None else None,
             "constant": self.constant,
             "shape": list(self.shape),
         }
@@ -96,6 +110,11 @@ def side_of(x: Tensor, known: Spikes | None, constant: bool) -> Side:
     nonzero = int(torch.count_nonzero(x))
     shift = constant and not x.is_complex() and _powers_of_two(x)
     return Side(kind, unit, source, tuple(x.shape), x.numel(), nonzero, constant, shift)
+
+
+def with_units(spikes: Side, units: Tensor) -> Side:
+    """The side of ``spikes * factor`` where the factor is a unit a channel."""
+    return replace(spikes, units=units)
 
 
 def side_of_number(x: float) -> Side:

@@ -38,6 +38,41 @@ def density_of(model: nn.Module, batches: Iterable[Batch]) -> dict[str, Operand]
     return found
 
 
+def density_by_position(model: nn.Module, batches: Iterable[Batch]) -> NDArray[np.float64]:
+    """Share of a token's neurons that fire, by its position in the sequence, ``[T]``.
+
+    Each neuron layer weighs the same; padding and edges between tokens are left out. ConfigError
+    for a model without neurons.
+    """
+    sums: dict[str, Tensor] = {}
+    sizes: dict[str, Tensor] = {}
+    for batch in batches:
+        inputs = {"input_ids": batch} if isinstance(batch, Tensor) else dict(batch)
+        rows, tokens = inputs["input_ids"].shape
+        mask = inputs.get("attention_mask", torch.ones(rows, tokens)).double()
+
+        def record(name: str, neuron: Neuron, spikes: Tensor, mask: Tensor = mask) -> None:
+            if tuple(spikes.shape[-3:-1]) != tuple(mask.shape):
+                return
+            fired = (spikes != 0).reshape(-1, *mask.shape, spikes.shape[-1]).double()
+            here = (fired.mean((0, -1)) * mask).sum(0)
+            longest = max(len(here), len(sums.get(name, here)))
+            for kept, new in ((sums, here), (sizes, mask.sum(0))):
+                grown = torch.zeros(longest, dtype=torch.float64)
+                for one in (kept.get(name), new):
+                    if one is not None:
+                        grown[: len(one)] += one
+                kept[name] = grown
+
+        with observe(model, record):
+            _run(model, inputs)
+    if not sums:
+        raise ConfigError(f"{type(model).__name__} has no neurons whose outputs belong to tokens.")
+    shares = torch.stack([sums[name] / sizes[name].clamp_min(1) for name in sums])
+    found: NDArray[np.float64] = shares.mean(0).numpy()
+    return found
+
+
 def neuron_names(model: nn.Module) -> list[str]:
     """Names of the model's neuron layers, in order."""
     return [name for name, module in model.named_modules() if isinstance(module, Neuron)]

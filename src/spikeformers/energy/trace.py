@@ -4,9 +4,8 @@ Hooks on modules count what has a closed form (count.py). Below them a dispatch 
 operation, functional calls included, and holds the hooks to account: a matrix product that belongs
 to no counted module is an error that names it, never a silent zero.
 
-Counted: Linear, Conv1D and Conv2d, scaled_dot_product_attention, spiking attention cores, attention
-written out as product, softmax, product, embeddings, norms, neurons, and elementwise operations
-elsewhere.
+Counted: Linear, Conv1D and Conv2d, scaled_dot_product_attention, spiking cores, attention written
+out as product, softmax, product, embeddings, norms, neurons, and elementwise operations elsewhere.
 """
 
 from __future__ import annotations
@@ -25,7 +24,15 @@ from spikeformers.attention import A2OS2A, Attention
 from spikeformers.energy import count, synapses
 from spikeformers.energy import operations as ops
 from spikeformers.energy.count import Place, Rows
-from spikeformers.energy.frames import Frame, kind_of, layer_of
+from spikeformers.energy.frames import (
+    Frame,
+    attention_written_out,
+    complaint,
+    key_heads_of,
+    kind_of,
+    layer_of,
+    said,
+)
 from spikeformers.energy.listing import Listing
 from spikeformers.energy.modes import DispatchMode, FunctionMode
 from spikeformers.energy.operands import Spikes
@@ -68,6 +75,7 @@ def _run(model: nn.Module, batch: Batch, listing: Listing | None) -> _Tracer:
     else:
         batch_size, tokens = inputs["input_ids"].shape[:2]
         rows = Rows(batch_size, tokens, inputs.get("attention_mask"))
+    rows.key_heads = key_heads_of(model)
     parameters = inspect.signature(model.forward).parameters
     if "use_cache" in parameters:
         inputs["use_cache"] = False  # type: ignore[assignment]
@@ -87,7 +95,16 @@ class _Tracer:
 
     def __init__(self, model: nn.Module, rows: Rows, listing: Listing | None) -> None:
         self.model, self.rows, self.listing = model, rows, listing
-        self.trace = Trace(tokens=rows.tokens)
+        stored = sum(p.numel() for p in model.parameters())
+        self.trace = Trace(
+            tokens=rows.tokens,
+            unit="image" if rows.images else "token",
+            window=rows.shape[1],
+            parameters=stored,
+            other_parameters=stored,
+        )
+        self.held: set[int] = set()
+        """Parameters of counted modules, by identity: a tied one counts once."""
         self.frames: list[Frame] = []
         self.known: Any = WeakTensorKeyDictionary()
         self.last_spikes: dict[nn.Module, Tensor] = {}
@@ -116,14 +133,7 @@ class _Tracer:
     def complain(self) -> None:
         """Raise if a matrix product was not counted."""
         if self.unaccounted:
-            shown = "; ".join(self.unaccounted[:8])
-            more = len(self.unaccounted) - 8
-            raise SpikeformersError(
-                f"{len(self.unaccounted)} matrix products of {type(self.model).__name__} belong to "
-                f"no counted module, so the count would be wrong: {shown}"
-                f"{f'; and {more} more' if more > 0 else ''}. Counted are Linear, Conv1D, "
-                "Conv2d, scaled_dot_product_attention, spiking attention cores, softmax attention."
-            )
+            raise SpikeformersError(complaint(type(self.model).__name__, self.unaccounted))
 
     def place(self, name: str, component: str) -> Place:
         """Where ``name`` is."""
@@ -162,26 +172,34 @@ class _Tracer:
     def _linear(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
         module: Any = frame.module
         x: Tensor = next(iter(inputs.values()))
+        self._hold(module.weight)
         weight = module.weight if isinstance(module, Conv1D) else module.weight.t()
         place = self.place(frame.name, self._linear_component(frame.name))
         expected = count.linear(self.trace, place, self.rows, x, self.known.get(x), weight)
         self._check(frame, expected, expected)
         self.trace.synapses.append(synapses.of_linear(self.rows, x, self.known.get(x), weight))
         if module.bias is not None:
-            self.trace.add_operations(
-                place.component, place.layer, add=self.rows.select(output).numel()
-            )
+            added = self.rows.select(output).numel()
+            self.trace.add_operations(place.component, place.layer, add=added)
 
     def _conv(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
         module = frame.module
         assert isinstance(module, nn.Conv2d)
+        self._hold(module.weight)
         x: Tensor = next(iter(inputs.values()))
         place = self.place(frame.name, self._linear_component(frame.name))
-        expected = count.convolution(self.trace, place, module, x, self.known.get(x), output)
+        expected = count.convolution(
+            self.trace, place, self.rows, module, x, self.known.get(x), output
+        )
         self._check(frame, expected, expected)
         self.trace.synapses.append(synapses.of_convolution(x, self.known.get(x), module))
         if module.bias is not None:
             self.trace.add_operations(place.component, place.layer, add=output.numel())
+
+    def _hold(self, weight: Any) -> None:
+        if id(weight) not in self.held and isinstance(weight, nn.Parameter):
+            self.held.add(id(weight))
+            self.trace.other_parameters -= weight.numel()
 
     def _linear_component(self, name: str) -> str:
         if self.place(name, "").layer is None:
@@ -191,13 +209,12 @@ class _Tracer:
 
     def _embedding(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
         rows = self.rows.tokens if output.shape[-2] == self.rows.shape[1] else output.shape[-2]
-        place = self.place(frame.name, "embedding")
+        self._hold(frame.module.weight)
         self.width = self.width or output.shape[-1]
-        self.trace.add_operations("embedding", place.layer, lookup=rows * output.shape[-1])
+        self.trace.add_operations("embedding", layer_of(frame.name), lookup=rows * output.shape[-1])
 
     def _norm(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
-        kind = count.norm_kind(frame.module)
-        assert kind is not None
+        kind = str(count.norm_kind(frame.module))
         count.norm(self.trace, self.place(frame.name, "norms"), self.rows, output, kind)
 
     def _neuron(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
@@ -258,31 +275,17 @@ class _Tracer:
         self, place: Place, core: Attention, sides: Any, known: Any, allowed: Tensor, bias: Any
     ) -> Tensor:
         weights = core.weights(sides[0], sides[1], allowed, bias)
-        pairs = count.attention(
-            self.trace, place, self.rows, sides, known, allowed, weights, count.is_real(core)
-        )
+        pairs = count.attention(self.trace, place, self.rows, sides, known, allowed, weights, core)
         count.core(self.trace, place, core, pairs, bias is not None)
         return weights
 
     def _written_out(self, frame: Frame) -> None:
         """Attention as two products around one softmax of the masked scores."""
-        if len(frame.products) == 2 and len(frame.softmaxes) == 1:
-            (_, q, k), (_, _, v) = frame.products
-            scores = frame.softmaxes[0]
-            lead = scores.shape[:-2]
-            width, keys = q.shape[-1], scores.shape[-1]
-            whole = scores.numel() // keys * width, lead.numel() * keys * width
-            values = lead.numel() * keys * v.shape[-1]
-            if (q.numel(), k.numel(), v.numel()) == (*whole, values):
-                self.softmax_attention(
-                    frame.name,
-                    q.reshape(*lead, -1, width),
-                    k.transpose(-1, -2).reshape(*lead, -1, width),
-                    v.reshape(*lead, -1, v.shape[-1]),
-                    scores > torch.finfo(scores.dtype).min / 2,
-                )
-                return
-        self.unaccounted += [self._said(op, a, b, frame.name) for op, a, b in frame.products]
+        sides = attention_written_out(frame)
+        if sides is not None:
+            self.softmax_attention(frame.name, *sides)
+            return
+        self.unaccounted += [said(op, a, b, frame.name) for op, a, b in frame.products]
 
     def enter_sdpa(self) -> str:
         """Open a frame for an SDPA call in the running module."""
@@ -355,7 +358,7 @@ class _Tracer:
         if top is not None and name in ("bmm", "baddbmm"):
             top.products.append((name, left, right))
         else:
-            self.unaccounted.append(self._said(name, left, right, top.name if top else ""))
+            self.unaccounted.append(said(name, left, right, top.name if top else ""))
 
     def _softmax(self, scores: Tensor) -> None:
         if self.frames and self.frames[-1].products:
@@ -380,22 +383,10 @@ class _Tracer:
             return "activations"
         if self.place(frame.name, "").layer is None:
             return "embedding" if name == "add" else "other"
-        if name == "add" and self._joins_stream(args):
+        if name == "add" and self.rows.join_stream(args, self.width):
             return "residual"
         inside = any("Attention" in type(f.module).__name__ for f in self.frames)
         return _ATTENTION if inside else "activations"
-
-    def _joins_stream(self, args: tuple[Any, ...]) -> bool:
-        if not all(isinstance(x, Tensor) for x in args[:2]):
-            return False
-        one, other = (tuple(x.shape) for x in args[:2])
-        if self.rows.images:
-            return one == other and len(one) >= 3
-        stream = (*self.rows.shape, self.width)
-        return one[-3:] == stream and other[-3:] == stream
-
-    def _said(self, op: str, left: Tensor, right: Tensor, name: str) -> str:
-        return f"aten.{op} {list(left.shape)} x {list(right.shape)} in {name or 'the model'}"
 
 
 _COUNTERS: dict[str, Callable[[_Tracer, Frame, dict[str, Any], Any], None]] = {

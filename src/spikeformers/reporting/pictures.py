@@ -83,9 +83,12 @@ def density_by_layer(
         axes.bar(places, list(outside.values()), width * 0.92, color="#444444")
         names = [*(str(b + 1) for b in range(blocks)), *outside]
         axes.set_xticks(range(len(names)), names)
+        if len(outside) > 1:
+            for tick in axes.get_xticklabels()[blocks:]:
+                tick.set(rotation=25, horizontalalignment="right")
         axes.set_xlabel("block")
         axes.set_ylabel("density (share of outputs that are not zero)")
-        axes.set_title("Firing density by layer, measured on validation text")
+        axes.set_title("Firing density by layer, measured")
         axes.grid(axis="x", visible=False)
         axes.set_ylim(bottom=0)
         figure.legend(loc="outside right upper", title="spikes of")
