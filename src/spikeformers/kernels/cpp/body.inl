@@ -26,7 +26,12 @@ SPIKEFORMERS_INLINE void store(void* to, V v) {
 
 // ---- event-driven products ---------------------------------------------------------------------
 
-// Sums of a tile stay in L1 while rows stream past it, four rows to a load and store of a sum.
+// Rows are short and lie apart, so a processor that loads them one after the other waits for each:
+// it has some twenty loads under way, and no more. Prefetches into the second cache (locality 2) do
+// not count among those, and bring the next rows in while these are added.
+#define SPIKEFORMERS_FETCH(address) __builtin_prefetch(address, 0, 2)
+
+// Sums of a tile stay near while rows stream past it, several rows to a load and store of a sum.
 constexpr std::int64_t kTile = 2048;
 
 SPIKEFORMERS_INLINE void add_row_f32(const float* row, float c, std::int64_t n, float* sum) {
@@ -52,7 +57,7 @@ void rows_f32(const float* w, std::int64_t stride, Events events, const float* c
       const float c0 = coef[e], c1 = coef[e + 1], c2 = coef[e + 2], c3 = coef[e + 3];
       std::int64_t o = 0;
       for (; o + kFloats <= n; o += kFloats) {
-        for (int k = 0; k < 4; ++k) __builtin_prefetch(next[k] + o);
+        for (int k = 0; k < 4; ++k) SPIKEFORMERS_FETCH(next[k] + o);
         Floats s = load<Floats>(sum + o) + load<Floats>(row[0] + o) * c0;
         s = s + load<Floats>(row[1] + o) * c1;
         s = s + load<Floats>(row[2] + o) * c2;
@@ -70,57 +75,158 @@ void rows_f32(const float* w, std::int64_t stride, Events events, const float* c
   }
 }
 
-SPIKEFORMERS_INLINE void add_row_i8(const std::int8_t* row, std::int16_t c, std::int64_t n,
-                                    std::int16_t* sum) {
-  std::int64_t o = 0;
-  for (; o + kShorts <= n; o += kShorts)
-    store(sum + o, load<Shorts>(sum + o) + __builtin_convertvector(load<Bytes>(row + o), Shorts) * c);
-  for (; o < n; ++o) sum[o] = static_cast<std::int16_t>(sum[o] + row[o] * c);
+// Whole numbers. Eight rows go past a tile of 16-bit sums at a time; where fewer are left, or eight
+// could overflow, the others count 0.
+constexpr std::int64_t kWideTile = 16384;
+constexpr std::int64_t kBlock = 64;  // outputs: a cache line of a row
+constexpr int kRows = 8;
+constexpr int kMost = 258;           // 127 * 258 < 2^15: counts that a 16-bit sum holds at worst
+
+struct Group {
+  const std::int8_t *row[kRows], *next[kRows];
+  std::int16_t count[kRows];
+};
+
+SPIKEFORMERS_INLINE void add_plain(const Group& group, std::int64_t o, std::int16_t* sum) {
+  for (std::int64_t at = o; at < o + kBlock; at += kShorts) {
+    Shorts s = load<Shorts>(sum + at);
+    for (int k = 0; k < kRows; ++k)
+      s += __builtin_convertvector(load<Bytes>(group.row[k] + at), Shorts) * group.count[k];
+    store(sum + at, s);
+  }
 }
 
-void rows_i8(const std::int8_t* w, std::int64_t stride, Events events, const std::int8_t* count,
-             std::int64_t begin, std::int64_t end, std::int32_t* out) {
-  alignas(64) std::int16_t sum[kTile];
-  for (std::int64_t tile = begin; tile < end; tile += kTile) {
-    const std::int64_t n = end - tile < kTile ? end - tile : kTile;
-    for (std::int64_t o = 0; o < n; ++o) out[tile + o] = 0;
-    std::int64_t e = 0;
-    while (e < events.n) {
-      // As many events as 16 bits hold at their worst: |weight| <= 127, 127 * 258 < 2^15.
-      std::int64_t stop = e;
-      for (int total = 0; stop < events.n; ++stop) {
-        total += count[stop] < 0 ? -count[stop] : count[stop];
-        if (total > 258) break;
-      }
-      for (std::int64_t o = 0; o < n; ++o) sum[o] = 0;
-      for (; e + 4 <= stop; e += 4) {
-        const std::int8_t *row[4], *next[4];
-        for (int k = 0; k < 4; ++k) {
-          row[k] = w + events.index[e + k] * stride + tile;
-          next[k] = w + events.index[e + 4 + k < events.n ? e + 4 + k : e + k] * stride + tile;
-        }
-        const std::int16_t c0 = count[e], c1 = count[e + 1], c2 = count[e + 2], c3 = count[e + 3];
-        std::int64_t o = 0;
-        for (; o + 2 * kShorts <= n; o += 2 * kShorts) {
-          for (int k = 0; k < 4; ++k) __builtin_prefetch(next[k] + o);
-          for (int half = 0; half < 2; ++half) {
-            const std::int64_t at = o + half * kShorts;
-            Shorts s = load<Shorts>(sum + at);
-            s += __builtin_convertvector(load<Bytes>(row[0] + at), Shorts) * c0;
-            s += __builtin_convertvector(load<Bytes>(row[1] + at), Shorts) * c1;
-            s += __builtin_convertvector(load<Bytes>(row[2] + at), Shorts) * c2;
-            s += __builtin_convertvector(load<Bytes>(row[3] + at), Shorts) * c3;
-            store(sum + at, s);
-          }
-        }
-        for (; o < n; ++o)
-          sum[o] = static_cast<std::int16_t>(sum[o] + row[0][o] * c0 + row[1][o] * c1 +
-                                             row[2][o] * c2 + row[3][o] * c3);
-      }
-      for (; e < stop; ++e)
-        add_row_i8(w + events.index[e] * stride + tile, count[e], n, sum);
-      for (std::int64_t o = 0; o < n; ++o) out[tile + o] += sum[o];
+// maddubs multiplies unsigned counts by signed weights and adds neighbours, at most 2 * 64 * 127: two
+// rows are unpacked into neighbours, in halves of 128 bits, so a block of sums lies out of order
+// until in_order() puts it right.
+#if defined(SPIKEFORMERS_AVX512)
+SPIKEFORMERS_INLINE void add_pairs(const Group& group, std::int64_t o, std::int16_t* sum) {
+  __m512i low = _mm512_load_si512(sum + o), high = _mm512_load_si512(sum + o + 32);
+  for (int k = 0; k < kRows; k += 2) {
+    const __m512i a = _mm512_loadu_si512(group.row[k] + o);
+    const __m512i b = _mm512_loadu_si512(group.row[k + 1] + o);
+    const __m512i c =
+        _mm512_set1_epi16(static_cast<std::int16_t>(group.count[k] | group.count[k + 1] << 8));
+    low = _mm512_add_epi16(low, _mm512_maddubs_epi16(c, _mm512_unpacklo_epi8(a, b)));
+    high = _mm512_add_epi16(high, _mm512_maddubs_epi16(c, _mm512_unpackhi_epi8(a, b)));
+  }
+  _mm512_store_si512(sum + o, low);
+  _mm512_store_si512(sum + o + 32, high);
+}
+
+SPIKEFORMERS_INLINE void in_order(std::int64_t n, std::int16_t* sum) {
+  const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+  const __m512i second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+  for (std::int64_t o = 0; o + kBlock <= n; o += kBlock) {
+    const __m512i low = _mm512_load_si512(sum + o), high = _mm512_load_si512(sum + o + 32);
+    _mm512_store_si512(sum + o, _mm512_permutex2var_epi64(low, first, high));
+    _mm512_store_si512(sum + o + 32, _mm512_permutex2var_epi64(low, second, high));
+  }
+}
+#elif defined(SPIKEFORMERS_AVX2)
+SPIKEFORMERS_INLINE __m256i at256(const void* from) {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(from));
+}
+
+SPIKEFORMERS_INLINE void put256(void* to, __m256i v) {
+  _mm256_storeu_si256(static_cast<__m256i*>(to), v);
+}
+
+SPIKEFORMERS_INLINE void add_pairs(const Group& group, std::int64_t o, std::int16_t* sum) {
+  for (std::int64_t at = o; at < o + kBlock; at += 32) {
+    __m256i low = at256(sum + at), high = at256(sum + at + 16);
+    for (int k = 0; k < kRows; k += 2) {
+      const __m256i a = at256(group.row[k] + at), b = at256(group.row[k + 1] + at);
+      const __m256i c =
+          _mm256_set1_epi16(static_cast<std::int16_t>(group.count[k] | group.count[k + 1] << 8));
+      low = _mm256_add_epi16(low, _mm256_maddubs_epi16(c, _mm256_unpacklo_epi8(a, b)));
+      high = _mm256_add_epi16(high, _mm256_maddubs_epi16(c, _mm256_unpackhi_epi8(a, b)));
     }
+    put256(sum + at, low);
+    put256(sum + at + 16, high);
+  }
+}
+
+SPIKEFORMERS_INLINE void in_order(std::int64_t n, std::int16_t* sum) {
+  for (std::int64_t o = 0; o < n / kBlock * kBlock; o += 32) {
+    const __m256i low = at256(sum + o), high = at256(sum + o + 16);
+    put256(sum + o, _mm256_permute2x128_si256(low, high, 0x20));
+    put256(sum + o + 16, _mm256_permute2x128_si256(low, high, 0x31));
+  }
+}
+#else
+SPIKEFORMERS_INLINE void add_pairs(const Group& group, std::int64_t o, std::int16_t* sum) {
+  add_plain(group, o, sum);
+}
+
+SPIKEFORMERS_INLINE void in_order(std::int64_t, std::int16_t*) {}
+#endif
+
+void rows_i8(const std::int8_t* w, std::int64_t stride, Events events, const std::int8_t* count,
+             std::int64_t begin, std::int64_t end, const Finish& finish, float* out) {
+  alignas(64) std::int16_t sum[kWideTile];
+  alignas(64) std::int32_t spilled[kWideTile];
+  bool paired = true;
+  for (std::int64_t e = 0; e < events.n; ++e) paired = paired && count[e] >= 0;
+  for (std::int64_t tile = begin; tile < end; tile += kWideTile) {
+    const std::int64_t n = end - tile < kWideTile ? end - tile : kWideTile;
+    const std::int64_t blocks = n / kBlock * kBlock;
+    for (std::int64_t o = 0; o < n; ++o) sum[o] = 0;
+    int held = 0;
+    bool over = false;
+    for (std::int64_t e = 0; e < events.n;) {
+      Group group;
+      int taken = 0, total = 0;
+      for (; taken < kRows && e + taken < events.n; ++taken) {
+        const int c = count[e + taken];
+        const int size = c < 0 ? -c : c;
+        if (total + size > kMost) break;
+        total += size;
+        group.row[taken] = w + events.index[e + taken] * stride + tile;
+        group.count[taken] = static_cast<std::int16_t>(c);
+      }
+      for (int k = taken; k < kRows; ++k) {
+        group.row[k] = group.row[0];
+        group.count[k] = 0;
+      }
+      e += taken;
+      for (int k = 0; k < kRows; ++k)
+        group.next[k] = w + events.index[e + k < events.n ? e + k : events.n - 1] * stride + tile;
+      if (held + total > kMost) {
+        if (paired) in_order(n, sum);
+        if (over)
+          for (std::int64_t o = 0; o < n; ++o) spilled[o] += sum[o];
+        else
+          for (std::int64_t o = 0; o < n; ++o) spilled[o] = sum[o];
+        for (std::int64_t o = 0; o < n; ++o) sum[o] = 0;
+        over = true;
+        held = 0;
+      }
+      held += total;
+      for (std::int64_t o = 0; o < blocks; o += kBlock) {
+        for (int k = 0; k < kRows; ++k) SPIKEFORMERS_FETCH(group.next[k] + o);
+        if (paired)
+          add_pairs(group, o, sum);
+        else
+          add_plain(group, o, sum);
+      }
+      for (std::int64_t o = blocks; o < n; ++o) {
+        int s = sum[o];
+        for (int k = 0; k < kRows; ++k) s += group.row[k][o] * group.count[k];
+        sum[o] = static_cast<std::int16_t>(s);
+      }
+    }
+    if (paired) in_order(n, sum);
+    const float* scale = finish.scale + tile;
+    float* to = out + tile;
+    if (over)
+      for (std::int64_t o = 0; o < n; ++o)
+        to[o] = static_cast<float>(spilled[o] + sum[o]) * (scale[o] * finish.unit);
+    else
+      for (std::int64_t o = 0; o < n; ++o)
+        to[o] = static_cast<float>(sum[o]) * (scale[o] * finish.unit);
+    if (finish.bias != nullptr)
+      for (std::int64_t o = 0; o < n; ++o) to[o] += finish.bias[tile + o];
   }
 }
 

@@ -34,6 +34,13 @@ struct Events {
   std::int64_t n;
 };
 
+// From whole sums to reals: sum * (scale * unit) + bias, each operation rounded by itself.
+struct Finish {
+  const float* scale;  // of each output
+  float unit;          // of the inputs' spikes
+  const float* bias;   // of each output, or null
+};
+
 // One query against pages of keys (cache.hpp has the layout): the words of the features that fired,
 // one for each bit plane, and what a set bit of each adds to the score.
 struct Query {
@@ -70,10 +77,11 @@ struct Kernels {
   // out[begin..end) of sum_e coef[e] * w[index[e]][...], w input-major with rows of `stride`.
   void (*rows_f32)(const float* w, std::int64_t stride, Events events, const float* coef,
                    std::int64_t begin, std::int64_t end, float* out);
-  // The same over int8 rows and whole counts: exact, in 16-bit sums that spill in time into 32.
+  // The same over int8 rows and whole counts: exact, in 16-bit sums that spill in time into 32;
+  // count[e] is that of index[e].
   void (*rows_i8)(const std::int8_t* w, std::int64_t stride, Events events,
                   const std::int8_t* count, std::int64_t begin, std::int64_t end,
-                  std::int32_t* out);
+                  const Finish& finish, float* out);
   // Real inputs against int8 rows: the head of a model that does not spike there.
   void (*rows_i8_real)(const std::int8_t* w, std::int64_t stride, Events events, const float* coef,
                        std::int64_t begin, std::int64_t end, float* out);

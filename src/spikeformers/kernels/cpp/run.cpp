@@ -9,10 +9,17 @@ namespace spikeformers {
 namespace {
 
 constexpr std::int64_t kRowsAtOnce = 16;      // of a batch, to one piece of work
-constexpr std::int64_t kColumnsAtOnce = 512;  // of one token's product
+constexpr std::int64_t kColumnsAtOnce = 512;  // of one token's product, at least
 constexpr std::int64_t kSmall = 1 << 15;      // additions that are not worth waking a thread
 
 std::int64_t pieces_of(std::int64_t n, std::int64_t each) { return (n + each - 1) / each; }
+
+// A token's product is cut into some pieces for each thread, so that a busy processor gets fewer of
+// them; whole rows are read where one thread reads them.
+std::int64_t columns_of_a_piece(std::int64_t outputs, int threads) {
+  if (threads == 1) return outputs;
+  return std::max(kColumnsAtOnce, pieces_of(outputs, 4 * threads * 64) * 64);
+}
 
 AttentionScratch& scratch_of_thread() {
   thread_local AttentionScratch scratch;
@@ -198,7 +205,7 @@ void Program::run(const Linear& step, const Frame&) {
             static_cast<float>(count[events.index[e]]) * in.neuron.unit;
     }
   }
-  const std::int64_t columns = in.rows == 1 ? kColumnsAtOnce : 128;
+  const std::int64_t columns = in.rows == 1 ? columns_of_a_piece(w.outputs, pool.threads()) : 128;
   const auto one = [&](std::int64_t piece) {
     const std::int64_t begin = piece * columns, end = std::min(w.outputs, begin + columns);
     for (std::int64_t r = 0; r < in.rows; ++r) {
@@ -222,25 +229,17 @@ void Program::product_i8(const Linear& step, const Buffer& in, Buffer& out) {
   const Weights& w = step.weights;
   std::int64_t work = 0;
   for (std::int64_t r = 0; r < in.rows; ++r) work += in.events(r).n * w.outputs;
-  // One piece for each thread at most times four, so that a busy processor gets fewer of them.
-  const std::int64_t columns =
-      work < kSmall ? w.outputs : std::max(kColumnsAtOnce, w.outputs / (4 * pool.threads()));
+  const std::int64_t columns = work < kSmall ? w.outputs : columns_of_a_piece(w.outputs, pool.threads());
   pool.run(pieces_of(w.outputs, columns), [&](std::int64_t piece) {
-    thread_local std::vector<std::int32_t> sum;
     thread_local std::vector<std::int8_t> counts;
-    sum.resize(static_cast<std::size_t>(w.outputs));
     const std::int64_t begin = piece * columns, end = std::min(w.outputs, begin + columns);
     for (std::int64_t r = 0; r < in.rows; ++r) {
       const Events events = in.events(r);
       counts.resize(static_cast<std::size_t>(events.n));
       for (std::int64_t e = 0; e < events.n; ++e)
         counts[static_cast<std::size_t>(e)] = in.count[static_cast<std::size_t>(r * in.width + events.index[e])];
-      kernels.rows_i8(w.i8, w.outputs, events, counts.data(), begin, end, sum.data());
-      float* to = out.real.data() + r * w.outputs;
-      for (std::int64_t o = begin; o < end; ++o)
-        to[o] = static_cast<float>(sum[static_cast<std::size_t>(o)]) * (w.scale[o] * in.neuron.unit);
-      if (step.bias.data != nullptr)
-        for (std::int64_t o = begin; o < end; ++o) to[o] += step.bias.data[o];
+      kernels.rows_i8(w.i8, w.outputs, events, counts.data(), begin, end,
+                      {w.scale, in.neuron.unit, step.bias.data}, out.real.data() + r * w.outputs);
     }
   });
 }
