@@ -14,7 +14,7 @@ import numpy as np
 
 from spikeformers.engine import Engine, EngineSystem, write
 from spikeformers.errors import SpikeformersError, UsageError
-from spikeformers.evaluation.peers import PEERS, LlamaCpp, usable
+from spikeformers.evaluation.peers import running
 from spikeformers.evaluation.systems import System, TorchSystem, time_systems
 from spikeformers.export import pack
 from spikeformers.models import SpikingformerConfig, build_model, control_of, load_model
@@ -68,12 +68,8 @@ class Bench:
         systems["pytorch"] = TorchSystem(self.model)
         systems["dense-twin"] = TorchSystem(build_model(control_of(self.model.config)))
         with ExitStack() as stack:
-            for peer in PEERS:
-                if self.peers and usable(peer, config):
-                    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-                    made = LlamaCpp(config, folder, self.threads)
-                    stack.callback(made.close)
-                    systems[peer] = made
+            if self.peers:
+                systems |= stack.enter_context(running(config, self.threads))
             before = {name: engine.counters() for name, engine in self.engines.items()}
             reading, stepping = time_systems(
                 systems, self.ids, prompt_tokens=self.prompt_tokens, repeats=self.repeats
