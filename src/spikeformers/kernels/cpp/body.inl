@@ -75,40 +75,73 @@ void rows_f32(const float* w, std::int64_t stride, Events events, const float* c
   }
 }
 
-// Whole numbers. Eight rows go past a tile of 16-bit sums at a time; where fewer are left, or eight
-// could overflow, the others count 0.
+// Whole numbers, of 8 bits or of 4. Eight rows go past a tile of 16-bit sums at a time; where fewer
+// are left, or eight could overflow, the others count 0.
 constexpr std::int64_t kWideTile = 16384;
-constexpr std::int64_t kBlock = 64;  // outputs: a cache line of a row
+constexpr std::int64_t kBlock = 64;  // outputs: a cache line of a row of 8 bits, half a line of 4
 constexpr int kRows = 8;
-constexpr int kMost = 258;           // 127 * 258 < 2^15: counts that a 16-bit sum holds at worst
+
+// Counts that a 16-bit sum holds at worst: 127 * 258 and 15 * 2184 are below 2^15.
+template <int kBits>
+constexpr int kMost = kBits == 8 ? 258 : 2184;
 
 struct Group {
   const std::int8_t *row[kRows], *next[kRows];
   std::int16_t count[kRows];
 };
 
+// 64 weights of 4 bits lie in 32 bytes: the low halves are outputs 0 to 31, the high ones 32 to 63,
+// each plus 8, so that halves are unsigned; 8 times the sum of counts is taken off in the end.
+template <int kBits>
 SPIKEFORMERS_INLINE void add_plain(const Group& group, std::int64_t o, std::int16_t* sum) {
-  for (std::int64_t at = o; at < o + kBlock; at += kShorts) {
-    Shorts s = load<Shorts>(sum + at);
-    for (int k = 0; k < kRows; ++k)
-      s += __builtin_convertvector(load<Bytes>(group.row[k] + at), Shorts) * group.count[k];
-    store(sum + at, s);
+  if constexpr (kBits == 8) {
+    for (std::int64_t at = o; at < o + kBlock; at += kShorts) {
+      Shorts s = load<Shorts>(sum + at);
+      for (int k = 0; k < kRows; ++k)
+        s += __builtin_convertvector(load<Bytes>(group.row[k] + at), Shorts) * group.count[k];
+      store(sum + at, s);
+    }
+  } else {
+    for (std::int64_t at = 0; at < kBlock / 2; at += kShorts) {
+      Shorts low = load<Shorts>(sum + o + at), high = load<Shorts>(sum + o + at + kBlock / 2);
+      for (int k = 0; k < kRows; ++k) {
+        const Bytes two = load<Bytes>(group.row[k] + o / 2 + at);
+        low += __builtin_convertvector(two & 15, Shorts) * group.count[k];
+        high += __builtin_convertvector((two >> 4) & 15, Shorts) * group.count[k];
+      }
+      store(sum + o + at, low);
+      store(sum + o + at + kBlock / 2, high);
+    }
   }
 }
 
-// maddubs multiplies unsigned counts by signed weights and adds neighbours, at most 2 * 64 * 127: two
-// rows are unpacked into neighbours, in halves of 128 bits, so a block of sums lies out of order
-// until in_order() puts it right.
+// maddubs multiplies unsigned by signed bytes and adds neighbours: counts by weights of 8 bits, at
+// most 2 * 64 * 127, or weights of 4 bits by counts. Two rows are unpacked into neighbours, in lanes
+// of 128 bits, so a block of sums lies out of order until in_order() puts it right.
 #if defined(SPIKEFORMERS_AVX512)
+template <int kBits>
+SPIKEFORMERS_INLINE __m512i block_of(const std::int8_t* row, std::int64_t o) {
+  if constexpr (kBits == 8) return _mm512_loadu_si512(row + o);
+  const __m256i two = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + o / 2));
+  const __m512i shift = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(4), 1);
+  return _mm512_and_si512(_mm512_srlv_epi16(_mm512_broadcast_i64x4(two), shift),
+                          _mm512_set1_epi8(15));
+}
+
+template <int kBits>
+SPIKEFORMERS_INLINE __m512i times(__m512i counts, __m512i weights) {
+  return kBits == 8 ? _mm512_maddubs_epi16(counts, weights) : _mm512_maddubs_epi16(weights, counts);
+}
+
+template <int kBits>
 SPIKEFORMERS_INLINE void add_pairs(const Group& group, std::int64_t o, std::int16_t* sum) {
   __m512i low = _mm512_load_si512(sum + o), high = _mm512_load_si512(sum + o + 32);
   for (int k = 0; k < kRows; k += 2) {
-    const __m512i a = _mm512_loadu_si512(group.row[k] + o);
-    const __m512i b = _mm512_loadu_si512(group.row[k + 1] + o);
-    const __m512i c =
-        _mm512_set1_epi16(static_cast<std::int16_t>(group.count[k] | group.count[k + 1] << 8));
-    low = _mm512_add_epi16(low, _mm512_maddubs_epi16(c, _mm512_unpacklo_epi8(a, b)));
-    high = _mm512_add_epi16(high, _mm512_maddubs_epi16(c, _mm512_unpackhi_epi8(a, b)));
+    const __m512i a = block_of<kBits>(group.row[k], o), b = block_of<kBits>(group.row[k + 1], o);
+    const __m512i c = _mm512_set1_epi16(
+        static_cast<std::int16_t>((group.count[k] & 255) | group.count[k + 1] * 256));
+    low = _mm512_add_epi16(low, times<kBits>(c, _mm512_unpacklo_epi8(a, b)));
+    high = _mm512_add_epi16(high, times<kBits>(c, _mm512_unpackhi_epi8(a, b)));
   }
   _mm512_store_si512(sum + o, low);
   _mm512_store_si512(sum + o + 32, high);
@@ -117,7 +150,7 @@ SPIKEFORMERS_INLINE void add_pairs(const Group& group, std::int64_t o, std::int1
 SPIKEFORMERS_INLINE void in_order(std::int64_t n, std::int16_t* sum) {
   const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
   const __m512i second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
-  for (std::int64_t o = 0; o + kBlock <= n; o += kBlock) {
+  for (std::int64_t o = 0; o < n; o += kBlock) {
     const __m512i low = _mm512_load_si512(sum + o), high = _mm512_load_si512(sum + o + 32);
     _mm512_store_si512(sum + o, _mm512_permutex2var_epi64(low, first, high));
     _mm512_store_si512(sum + o + 32, _mm512_permutex2var_epi64(low, second, high));
@@ -132,46 +165,72 @@ SPIKEFORMERS_INLINE void put256(void* to, __m256i v) {
   _mm256_storeu_si256(static_cast<__m256i*>(to), v);
 }
 
+template <int kBits>
+SPIKEFORMERS_INLINE __m256i half_of(const std::int8_t* row, std::int64_t o, bool second) {
+  if constexpr (kBits == 8) return at256(row + o + (second ? 32 : 0));
+  const __m256i two = at256(row + o / 2);
+  return _mm256_and_si256(second ? _mm256_srli_epi16(two, 4) : two, _mm256_set1_epi8(15));
+}
+
+template <int kBits>
+SPIKEFORMERS_INLINE __m256i times(__m256i counts, __m256i weights) {
+  return kBits == 8 ? _mm256_maddubs_epi16(counts, weights) : _mm256_maddubs_epi16(weights, counts);
+}
+
+template <int kBits>
 SPIKEFORMERS_INLINE void add_pairs(const Group& group, std::int64_t o, std::int16_t* sum) {
-  for (std::int64_t at = o; at < o + kBlock; at += 32) {
-    __m256i low = at256(sum + at), high = at256(sum + at + 16);
+  for (int half = 0; half < 2; ++half) {
+    std::int16_t* at = sum + o + 32 * half;
+    __m256i low = at256(at), high = at256(at + 16);
     for (int k = 0; k < kRows; k += 2) {
-      const __m256i a = at256(group.row[k] + at), b = at256(group.row[k + 1] + at);
-      const __m256i c =
-          _mm256_set1_epi16(static_cast<std::int16_t>(group.count[k] | group.count[k + 1] << 8));
-      low = _mm256_add_epi16(low, _mm256_maddubs_epi16(c, _mm256_unpacklo_epi8(a, b)));
-      high = _mm256_add_epi16(high, _mm256_maddubs_epi16(c, _mm256_unpackhi_epi8(a, b)));
+      const __m256i a = half_of<kBits>(group.row[k], o, half != 0);
+      const __m256i b = half_of<kBits>(group.row[k + 1], o, half != 0);
+      const __m256i c = _mm256_set1_epi16(
+          static_cast<std::int16_t>((group.count[k] & 255) | group.count[k + 1] * 256));
+      low = _mm256_add_epi16(low, times<kBits>(c, _mm256_unpacklo_epi8(a, b)));
+      high = _mm256_add_epi16(high, times<kBits>(c, _mm256_unpackhi_epi8(a, b)));
     }
-    put256(sum + at, low);
-    put256(sum + at + 16, high);
+    put256(at, low);
+    put256(at + 16, high);
   }
 }
 
 SPIKEFORMERS_INLINE void in_order(std::int64_t n, std::int16_t* sum) {
-  for (std::int64_t o = 0; o < n / kBlock * kBlock; o += 32) {
+  for (std::int64_t o = 0; o < n; o += 32) {
     const __m256i low = at256(sum + o), high = at256(sum + o + 16);
     put256(sum + o, _mm256_permute2x128_si256(low, high, 0x20));
     put256(sum + o + 16, _mm256_permute2x128_si256(low, high, 0x31));
   }
 }
 #else
+template <int kBits>
 SPIKEFORMERS_INLINE void add_pairs(const Group& group, std::int64_t o, std::int16_t* sum) {
-  add_plain(group, o, sum);
+  add_plain<kBits>(group, o, sum);
 }
 
 SPIKEFORMERS_INLINE void in_order(std::int64_t, std::int16_t*) {}
 #endif
 
-void rows_i8(const std::int8_t* w, std::int64_t stride, Events events, const std::int8_t* count,
-             std::int64_t begin, std::int64_t end, const Finish& finish, float* out) {
+template <int kBits>
+SPIKEFORMERS_INLINE void rows_whole(const std::int8_t* w, std::int64_t stride, Events events,
+                                    const std::int8_t* count, std::int64_t begin, std::int64_t end,
+                                    const Finish& finish, float* out) {
   alignas(64) std::int16_t sum[kWideTile];
   alignas(64) std::int32_t spilled[kWideTile];
-  bool paired = true;
-  for (std::int64_t e = 0; e < events.n; ++e) paired = paired && count[e] >= 0;
+  bool paired = true;  // counts of weights of 8 bits have to be unsigned for it
+  std::int32_t all = 0;
+  for (std::int64_t e = 0; e < events.n; ++e) {
+    paired = paired && (kBits == 4 || count[e] >= 0);
+    all += count[e];
+  }
+  const std::int32_t offset = kBits == 4 ? 8 * all : 0;
   for (std::int64_t tile = begin; tile < end; tile += kWideTile) {
     const std::int64_t n = end - tile < kWideTile ? end - tile : kWideTile;
-    const std::int64_t blocks = n / kBlock * kBlock;
-    for (std::int64_t o = 0; o < n; ++o) sum[o] = 0;
+    // Rows of 4 bits are filled up to whole blocks.
+    const std::int64_t blocks = (kBits == 4 ? n + kBlock - 1 : n) / kBlock * kBlock;
+    const std::int64_t sums = blocks > n ? blocks : n;
+    const std::int64_t from = kBits == 4 ? tile / 2 : tile;
+    for (std::int64_t o = 0; o < sums; ++o) sum[o] = 0;
     int held = 0;
     bool over = false;
     for (std::int64_t e = 0; e < events.n;) {
@@ -180,9 +239,9 @@ void rows_i8(const std::int8_t* w, std::int64_t stride, Events events, const std
       for (; taken < kRows && e + taken < events.n; ++taken) {
         const int c = count[e + taken];
         const int size = c < 0 ? -c : c;
-        if (total + size > kMost) break;
+        if (total + size > kMost<kBits>) break;
         total += size;
-        group.row[taken] = w + events.index[e + taken] * stride + tile;
+        group.row[taken] = w + events.index[e + taken] * stride + from;
         group.count[taken] = static_cast<std::int16_t>(c);
       }
       for (int k = taken; k < kRows; ++k) {
@@ -191,24 +250,24 @@ void rows_i8(const std::int8_t* w, std::int64_t stride, Events events, const std
       }
       e += taken;
       for (int k = 0; k < kRows; ++k)
-        group.next[k] = w + events.index[e + k < events.n ? e + k : events.n - 1] * stride + tile;
-      if (held + total > kMost) {
-        if (paired) in_order(n, sum);
+        group.next[k] = w + events.index[e + k < events.n ? e + k : events.n - 1] * stride + from;
+      if (held + total > kMost<kBits>) {
+        if (paired) in_order(blocks, sum);
         if (over)
           for (std::int64_t o = 0; o < n; ++o) spilled[o] += sum[o];
         else
           for (std::int64_t o = 0; o < n; ++o) spilled[o] = sum[o];
-        for (std::int64_t o = 0; o < n; ++o) sum[o] = 0;
+        for (std::int64_t o = 0; o < sums; ++o) sum[o] = 0;
         over = true;
         held = 0;
       }
       held += total;
       for (std::int64_t o = 0; o < blocks; o += kBlock) {
-        for (int k = 0; k < kRows; ++k) SPIKEFORMERS_FETCH(group.next[k] + o);
+        for (int k = 0; k < kRows; ++k) SPIKEFORMERS_FETCH(group.next[k] + (kBits == 4 ? o / 2 : o));
         if (paired)
-          add_pairs(group, o, sum);
+          add_pairs<kBits>(group, o, sum);
         else
-          add_plain(group, o, sum);
+          add_plain<kBits>(group, o, sum);
       }
       for (std::int64_t o = blocks; o < n; ++o) {
         int s = sum[o];
@@ -216,18 +275,36 @@ void rows_i8(const std::int8_t* w, std::int64_t stride, Events events, const std
         sum[o] = static_cast<std::int16_t>(s);
       }
     }
-    if (paired) in_order(n, sum);
+    if (paired) in_order(blocks, sum);
     const float* scale = finish.scale + tile;
     float* to = out + tile;
     if (over)
       for (std::int64_t o = 0; o < n; ++o)
-        to[o] = static_cast<float>(spilled[o] + sum[o]) * (scale[o] * finish.unit);
+        to[o] = static_cast<float>(spilled[o] + sum[o] - offset) * (scale[o] * finish.unit);
     else
       for (std::int64_t o = 0; o < n; ++o)
-        to[o] = static_cast<float>(sum[o]) * (scale[o] * finish.unit);
+        to[o] = static_cast<float>(sum[o] - offset) * (scale[o] * finish.unit);
     if (finish.bias != nullptr)
       for (std::int64_t o = 0; o < n; ++o) to[o] += finish.bias[tile + o];
   }
+}
+
+void rows_i8(const std::int8_t* w, std::int64_t stride, Events events, const std::int8_t* count,
+             std::int64_t begin, std::int64_t end, const Finish& finish, float* out) {
+  rows_whole<8>(w, stride, events, count, begin, end, finish, out);
+}
+
+void rows_i4(const std::int8_t* w, std::int64_t stride, Events events, const std::int8_t* count,
+             std::int64_t begin, std::int64_t end, const Finish& finish, float* out) {
+  rows_whole<4>(w, stride, events, count, begin, end, finish, out);
+}
+
+void unpack_i4(const std::int8_t* from, std::int64_t blocks, std::int8_t* to) {
+  for (std::int64_t b = 0; b < blocks; ++b, from += kBlock / 2, to += kBlock)
+    for (std::int64_t j = 0; j < kBlock / 2; ++j) {
+      to[j] = static_cast<std::int8_t>((from[j] & 15) - 8);
+      to[j + kBlock / 2] = static_cast<std::int8_t>((from[j] >> 4 & 15) - 8);
+    }
 }
 
 void rows_i8_real(const std::int8_t* w, std::int64_t stride, Events events, const float* coef,
@@ -242,6 +319,18 @@ void rows_i8_real(const std::int8_t* w, std::int64_t stride, Events events, cons
       for (std::int64_t o = 0; o < n; ++o) sum[o] += static_cast<float>(row[o]) * c;
     }
   }
+}
+
+void rows_i4_real(const std::int8_t* w, std::int64_t stride, Events events, const float* coef,
+                  std::int64_t begin, std::int64_t end, float* out) {
+  for (std::int64_t o = begin; o < end; ++o) out[o] = 0.0f;
+  for (std::int64_t e = 0; e < events.n; ++e)
+    for (std::int64_t block = begin; block < end; block += kBlock) {
+      std::int8_t plain[kBlock];
+      unpack_i4(w + events.index[e] * stride + block / 2, 1, plain);
+      const std::int64_t n = end - block < kBlock ? end - block : kBlock;
+      for (std::int64_t o = 0; o < n; ++o) out[block + o] += static_cast<float>(plain[o]) * coef[e];
+    }
 }
 
 // ---- products of many tokens -------------------------------------------------------------------
@@ -542,5 +631,5 @@ float page_values(const std::int32_t* score, float unit, float scale, const floa
 
 #undef SPIKEFORMERS_INLINE
 
-const Kernels table = {SPIKEFORMERS_PATH, rows_f32, rows_i8, rows_i8_real, panel_pack, panel_add,
-                       norm, fire, page_scores, page_scan, page_values};
+const Kernels table = {SPIKEFORMERS_PATH, rows_f32, rows_i8, rows_i4, rows_i8_real, rows_i4_real,
+                       unpack_i4, panel_pack, panel_add, norm, fire, page_scores, page_scan, page_values};

@@ -82,9 +82,17 @@ struct Kernels {
   void (*rows_i8)(const std::int8_t* w, std::int64_t stride, Events events,
                   const std::int8_t* count, std::int64_t begin, std::int64_t end,
                   const Finish& finish, float* out);
+  // The same over rows of 4 bits, `stride` bytes long; `begin` is a multiple of 64.
+  void (*rows_i4)(const std::int8_t* w, std::int64_t stride, Events events,
+                  const std::int8_t* count, std::int64_t begin, std::int64_t end,
+                  const Finish& finish, float* out);
   // Real inputs against int8 rows: the head of a model that does not spike there.
   void (*rows_i8_real)(const std::int8_t* w, std::int64_t stride, Events events, const float* coef,
                        std::int64_t begin, std::int64_t end, float* out);
+  void (*rows_i4_real)(const std::int8_t* w, std::int64_t stride, Events events, const float* coef,
+                       std::int64_t begin, std::int64_t end, float* out);
+  // Blocks of 32 bytes into 64 whole weights each, -8 to 7.
+  void (*unpack_i4)(const std::int8_t* from, std::int64_t blocks, std::int8_t* to);
   // Four input rows a group, packed so that a token multiplies four counts at once; see panel.
   void (*panel_pack)(const std::int8_t* w, std::int64_t stride, std::int64_t rows,
                      std::int64_t columns, std::uint8_t* panel);

@@ -78,14 +78,15 @@ void Program::run(const Embed& step, const Frame& frame) {
   Buffer& out = at(step.out, "embed");
   const auto rows = static_cast<std::int64_t>(frame.token.size());
   out.resize(rows * steps);
-  const std::int64_t width = out.width, stride = step.table.outputs;
+  const std::int64_t width = out.width;
   pool.run(rows, [&](std::int64_t r) {
     const std::int64_t id = frame.token[static_cast<std::size_t>(r)];
     float* to = out.real.data() + r * width;
     for (std::int64_t d = 0; d < width; ++d) {
-      const std::int64_t from = step.by_column ? d * stride + id : id * stride + d;
-      to[d] = step.table.f32 != nullptr ? step.table.f32[from]
-                                        : static_cast<float>(step.table.i8[from]) * step.table.scale[id];
+      const std::int64_t row = step.by_column ? d : id, column = step.by_column ? id : d;
+      to[d] = step.table.f32 != nullptr
+                  ? step.table.f32[row * step.table.outputs + column]
+                  : static_cast<float>(step.table.whole(row, column)) * step.table.scale[id];
     }
     if (step.positions.data != nullptr) {
       const float* add = step.positions.data + frame.position[static_cast<std::size_t>(r)] * width;
@@ -175,16 +176,15 @@ void Program::run(const Linear& step, const Frame&) {
   Buffer &in = at(step.in, "linear"), &out = at(step.out, "linear");
   out.resize(in.rows);
   const Weights& w = step.weights;
-  const std::int64_t each = w.f32 != nullptr ? 4 : 1;
   if (in.spiking) {
     for (std::int64_t r = 0; r < in.rows; ++r)
-      counters.weight_bytes += in.fired[static_cast<std::size_t>(r)] * w.outputs * each;
-    if (w.i8 != nullptr) {
-      in.rows >= 4 ? product_i8_batch(step, in, out) : product_i8(step, in, out);
+      counters.weight_bytes += in.fired[static_cast<std::size_t>(r)] * w.row_bytes();
+    if (w.f32 == nullptr) {
+      in.rows >= 4 ? product_whole_batch(step, in, out) : product_whole(step, in, out);
       return;
     }
   } else {
-    counters.weight_bytes += in.rows * w.inputs * w.outputs * each;
+    counters.weight_bytes += in.rows * w.inputs * w.row_bytes();
   }
   // Reals, or fp32 weights: every input has a real coefficient.
   thread_local std::vector<std::int32_t> all;
@@ -215,7 +215,8 @@ void Program::run(const Linear& step, const Frame&) {
       if (w.f32 != nullptr) {
         kernels.rows_f32(w.f32, w.outputs, events, c, begin, end, to);
       } else {
-        kernels.rows_i8_real(w.i8, w.outputs, events, c, begin, end, to);
+        const auto rows = w.i8 != nullptr ? kernels.rows_i8_real : kernels.rows_i4_real;
+        rows(w.i8 != nullptr ? w.i8 : w.i4, w.row_bytes(), events, c, begin, end, to);
         for (std::int64_t o = begin; o < end; ++o) to[o] *= w.scale[o];
       }
       if (step.bias.data != nullptr)
@@ -225,7 +226,7 @@ void Program::run(const Linear& step, const Frame&) {
   pool.run(pieces_of(w.outputs, columns), one);
 }
 
-void Program::product_i8(const Linear& step, const Buffer& in, Buffer& out) {
+void Program::product_whole(const Linear& step, const Buffer& in, Buffer& out) {
   const Weights& w = step.weights;
   std::int64_t work = 0;
   for (std::int64_t r = 0; r < in.rows; ++r) work += in.events(r).n * w.outputs;
@@ -238,14 +239,15 @@ void Program::product_i8(const Linear& step, const Buffer& in, Buffer& out) {
       counts.resize(static_cast<std::size_t>(events.n));
       for (std::int64_t e = 0; e < events.n; ++e)
         counts[static_cast<std::size_t>(e)] = in.count[static_cast<std::size_t>(r * in.width + events.index[e])];
-      kernels.rows_i8(w.i8, w.outputs, events, counts.data(), begin, end,
-                      {w.scale, in.neuron.unit, step.bias.data}, out.real.data() + r * w.outputs);
+      const auto rows = w.i8 != nullptr ? kernels.rows_i8 : kernels.rows_i4;
+      rows(w.i8 != nullptr ? w.i8 : w.i4, w.row_bytes(), events, counts.data(), begin, end,
+           {w.scale, in.neuron.unit, step.bias.data}, out.real.data() + r * w.outputs);
     }
   });
 }
 
 // Many tokens: a block of 64 columns and 256 rows is packed once and serves all of them.
-void Program::product_i8_batch(const Linear& step, const Buffer& in, Buffer& out) {
+void Program::product_whole_batch(const Linear& step, const Buffer& in, Buffer& out) {
   const Weights& w = step.weights;
   const std::int64_t blocks = pieces_of(in.width, kPanelRows), rows = in.rows;
   // The groups of four inputs in which any fired, and their counts in a word, for row and block.
@@ -280,8 +282,15 @@ void Program::product_i8_batch(const Linear& step, const Buffer& in, Buffer& out
     const std::int64_t begin = piece * kPanelColumns, end = std::min(w.outputs, begin + kPanelColumns);
     for (std::int64_t block = 0; block < blocks; ++block) {
       const std::int64_t first = block * kPanelRows;
-      kernels.panel_pack(w.i8 + first * w.outputs + begin, w.outputs,
-                         std::min<std::int64_t>(kPanelRows, in.width - first), end - begin, panel);
+      const std::int64_t inputs = std::min<std::int64_t>(kPanelRows, in.width - first);
+      if (w.i8 != nullptr) {
+        kernels.panel_pack(w.i8 + first * w.outputs + begin, w.outputs, inputs, end - begin, panel);
+      } else {
+        alignas(64) std::int8_t plain[kPanelRows * kPanelColumns];
+        for (std::int64_t i = 0; i < inputs; ++i)
+          kernels.unpack_i4(w.i4 + (first + i) * w.row_bytes() + begin / 2, 1, plain + i * kPanelColumns);
+        kernels.panel_pack(plain, kPanelColumns, inputs, end - begin, panel);
+      }
       for (std::int64_t r = 0; r < rows; ++r) {
         const auto from = static_cast<std::size_t>(starts[static_cast<std::size_t>(block * rows + r)]);
         const auto to = static_cast<std::size_t>(starts[static_cast<std::size_t>(block * rows + r + 1)]);
