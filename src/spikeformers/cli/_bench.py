@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from spikeformers.engine import Engine, EngineSystem, write
-from spikeformers.errors import SpikeformersError, UsageError
+from spikeformers.errors import UsageError
+from spikeformers.evaluation.memory import resident_of_engine, resident_of_model
 from spikeformers.evaluation.peers import running
 from spikeformers.evaluation.systems import System, TorchSystem, time_systems
 from spikeformers.export import pack
@@ -99,17 +97,17 @@ class Bench:
             for name, packed in self.packed.items():
                 file = Path(folder) / name
                 size = write(packed, file)
-                code = _ENGINE.format(file=str(file), threads=self.threads)
-                results[name] = {"resident_bytes": _resident(code), "weight_bytes": size}
+                resident = resident_of_engine(file, self.threads)
+                results[name] = {"resident_bytes": resident, "weight_bytes": size}
             twin = build_model(control_of(self.model.config))
             twin.save_pretrained(Path(folder) / "twin")
             for name, model, at in (
                 ("pytorch", self.model, self.folder),
                 ("dense-twin", twin, Path(folder) / "twin"),
             ):
-                code = _TORCH.format(folder=str(at), threads=self.threads)
+                resident = resident_of_model(at, self.threads)
                 size = sum(p.numel() * p.element_size() for p in model.parameters())
-                results[name] = {"resident_bytes": _resident(code), "weight_bytes": size}
+                results[name] = {"resident_bytes": resident, "weight_bytes": size}
         ratios = {
             name: results[OURS]["resident_bytes"] / found["resident_bytes"]
             for name, found in results.items()
@@ -135,38 +133,3 @@ def _counted(before: dict[str, int], after: dict[str, int]) -> dict[str, float]:
         "weight_bytes_per_token": moved["weight_bytes"] / moved["tokens"],
         "cache_bytes_read_per_token": moved["cache_bytes"] / moved["tokens"],
     }
-
-
-# Linux counts the parent's memory before exec in ru_maxrss, and not in VmHWM.
-_PEAK = """
-import json, pathlib, resource, sys
-status = pathlib.Path("/proc/self/status")
-if status.is_file():
-    line = next(l for l in status.read_text().splitlines() if l.startswith("VmHWM"))
-    print(json.dumps(int(line.split()[1]) * 1024))
-else:
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps(most * (1 if sys.platform == "darwin" else 1024)))
-"""
-_ENGINE = """
-from spikeformers.engine import load
-engine = load({file!r}, threads={threads})
-list(engine.generate([1, 2, 3, 4], 32))
-"""
-_TORCH = """
-import torch, spikeformers
-from transformers import AutoModelForCausalLM
-torch.set_num_threads({threads})
-model = AutoModelForCausalLM.from_pretrained({folder!r}).eval()
-model.generate(torch.tensor([[1, 2, 3, 4]]), max_new_tokens=32, do_sample=False)
-"""
-
-
-def _resident(code: str) -> int:
-    done = subprocess.run(
-        [sys.executable, "-c", code + _PEAK], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise SpikeformersError(f"a measuring process failed: {done.stderr.strip()[-300:]}")
-    peak: int = json.loads(done.stdout.splitlines()[-1])
-    return peak
