@@ -117,8 +117,9 @@ struct Kernels {
 constexpr int kPanelColumns = 64;
 constexpr int kPanelRows = 256;  // 16 KiB of packed weights: they stay in L1 over the tokens
 
-// The table of a path: "portable", "avx2" or "avx512"; null where this build has none.
+// The table of a path: "portable", "neon", "avx2" or "avx512"; null where this build has none.
 const Kernels* portable_kernels();
+const Kernels* neon_kernels();
 const Kernels* avx2_kernels();
 const Kernels* avx512_kernels();
 

@@ -69,6 +69,33 @@ struct Group {
 
 // 64 weights of 4 bits lie in 32 bytes: the low halves are outputs 0 to 31, the high ones 32 to 63,
 // each plus 8, so that halves are unsigned; 8 times the sum of counts is taken off in the end.
+#if defined(SPIKEFORMERS_NEON)
+// One instruction multiplies eight bytes by a signed count and adds them to 16-bit sums.
+SPIKEFORMERS_INLINE void add_sixteen(int8x16_t weights, std::int16_t count, std::int16_t* sum) {
+  const int8x16_t c = vdupq_n_s8(static_cast<std::int8_t>(count));
+  vst1q_s16(sum, vmlal_s8(vld1q_s16(sum), vget_low_s8(weights), vget_low_s8(c)));
+  vst1q_s16(sum + 8, vmlal_high_s8(vld1q_s16(sum + 8), weights, c));
+}
+
+template <int kBits>
+SPIKEFORMERS_INLINE void add_plain(const Group& group, std::int64_t o, std::int16_t* to) {
+  std::int16_t sum[kBlock];  // in registers, as the compiler sees the bounds
+  __builtin_memcpy(sum, to + o, sizeof sum);
+  for (int k = 0; k < kRows; ++k)
+    for (std::int64_t at = 0; at < (kBits == 8 ? kBlock : kBlock / 2); at += 16) {
+      const std::int8_t* from = group.row[k] + (kBits == 8 ? o : o / 2) + at;
+      if constexpr (kBits == 8) {
+        add_sixteen(vld1q_s8(from), group.count[k], sum + at);
+      } else {
+        const uint8x16_t two = vreinterpretq_u8_s8(vld1q_s8(from));
+        const uint8x16_t low = vandq_u8(two, vdupq_n_u8(15)), high = vshrq_n_u8(two, 4);
+        add_sixteen(vreinterpretq_s8_u8(low), group.count[k], sum + at);
+        add_sixteen(vreinterpretq_s8_u8(high), group.count[k], sum + kBlock / 2 + at);
+      }
+    }
+  __builtin_memcpy(to + o, sum, sizeof sum);
+}
+#else
 template <int kBits>
 SPIKEFORMERS_INLINE void add_plain(const Group& group, std::int64_t o, std::int16_t* sum) {
   if constexpr (kBits == 8) {
@@ -91,6 +118,7 @@ SPIKEFORMERS_INLINE void add_plain(const Group& group, std::int64_t o, std::int1
     }
   }
 }
+#endif
 
 // maddubs multiplies unsigned by signed bytes and adds neighbours: counts by weights of 8 bits, at
 // most 2 * 64 * 127, or weights of 4 bits by counts. Two rows are unpacked into neighbours, in lanes
