@@ -35,7 +35,7 @@ def trained(models: list[str], data: str | None, threads: int, repeats: int) -> 
             name, _, folder = given.partition("=")
             model, tokenizer = load_model(folder)
             part = tokenize_corpus(corpus, tokenizer).split("validation")
-            ids = part.tokens()[:2048].tolist()
+            ids = part.tokens[:2048].tolist()
             if text is not None and ids != text:
                 raise SystemExit(f"{folder} has another tokenizer: give models that share one.")
             text = ids

@@ -45,6 +45,7 @@ from spikeformers.reporting.machine import machine, versions
 
 DENSITIES = (0.05, 0.1, 0.15, 0.2, 0.3)
 DRAW = np.random.default_rng(0)
+Keep = Callable[[str, dict[str, Any]], None]
 
 
 def random_model(density: float, **config: Any) -> WDSpikingformerForCausalLM:
@@ -77,7 +78,7 @@ def median_seconds(work: Callable[[], object], repeats: int) -> tuple[float, flo
     return statistics.median(wall), statistics.median(cpu)
 
 
-def whole_model(threads: int, repeats: int) -> dict[str, Any]:
+def whole_model(threads: int, repeats: int, keep: Keep) -> dict[str, Any]:
     """Decode and prefill of 12 x 768, vocabulary 50,257; dense peers are timed at every density."""
     ids = DRAW.integers(0, 50257, 512 + 24).tolist()
     found: dict[str, Any] = {}
@@ -109,6 +110,7 @@ def whole_model(threads: int, repeats: int) -> dict[str, Any]:
             counted = engines["engine-int8"].counters()
             row["density"] = counted["events"] / counted["neurons"]
             found[str(density)] = row
+            keep("model", found)
             tell(f"12 x 768 at {density}", row)
     return found
 
@@ -294,8 +296,17 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print(f"kernels: {kernels.choose()}; {args.threads} thread(s)")
+
+    def keep(part: str, result: dict[str, Any]) -> None:
+        if args.json is None:
+            return
+        kept = json.loads(args.json.read_text()) if args.json.is_file() else {}
+        kept |= {"machine": machine(), "versions": versions(), "kernels": str(kernels.choose())}
+        kept.setdefault(f"threads {args.threads}", {})[part] = result
+        args.json.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+
     parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "model": lambda: whole_model(args.threads, args.repeats),
+        "model": lambda: whole_model(args.threads, args.repeats, keep),
         "attention": lambda: attention(args.threads, args.repeats),
         "products": lambda: products(args.threads, args.repeats),
         "context": lambda: context(args.threads, args.context),
@@ -304,12 +315,7 @@ def main() -> None:
         "trained": lambda: trained(args.model, args.data, args.threads, args.repeats),
     }
     for part in args.parts.split(","):
-        result = parts[part]()
-        if args.json:
-            kept = json.loads(args.json.read_text()) if args.json.is_file() else {}
-            kept |= {"machine": machine(), "versions": versions(), "kernels": str(kernels.choose())}
-            kept.setdefault(f"threads {args.threads}", {})[part] = result
-            args.json.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+        keep(part, parts[part]())
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ def engine(
     """Pack a causal spiking model into one file for the event-driven engine.
 
     The file holds weights, config and tokenizer, and is mapped, not read, when it is opened.
-    int8 is a quarter of the size and faster; int4 is half of that, and changes what the model
-    says: measure it. fp32 writes PyTorch's text.
+    int8 is a quarter of the size and faster; int4 takes half of that but for the head, which stays
+    int8; fp32 writes PyTorch's text.
 
     JSON: out, bytes, weights, parameters, model.
     """

@@ -44,14 +44,15 @@ class Packer:
         self.tensors[name] = tensor.detach().float().cpu().contiguous().numpy().copy()
         return name
 
-    def matrix(self, name: str, tensor: torch.Tensor, scale_of: int = 0) -> str:
-        """Keep ``[in, out]``, whole weights with one scale for each column (``scale_of`` 1: each
-        row; those are looked up, not multiplied, and stay int8 where int4 is asked for).
+    def matrix(self, name: str, tensor: torch.Tensor, scale_of: int = 0, fine: bool = False) -> str:
+        """Keep ``[in, out]``, whole weights with one scale for each column (``scale_of`` 1: row).
+
+        A ``fine`` matrix stays int8 where int4 is asked for.
         """
         real = tensor.detach().float().cpu().contiguous().numpy()
         if self.weights == "fp32":
             self.tensors[name] = real.copy()
-        elif self.weights == "int4" and scale_of == 0:
+        elif self.weights == "int4" and not fine:
             self.tensors[name], self.tensors[f"{name}.scale"] = int4(real)
         else:
             self.tensors[name], self.tensors[f"{name}.scale"] = int8(real, scale_of)
@@ -115,9 +116,11 @@ def describe(
     for name, size in (("x", width), ("qkv", 3 * width), ("y", width), ("hidden", hidden)):
         to.real(name, size)
 
-    head = pack.matrix("head", model.lm_head.weight.T)
+    head = pack.matrix("head", model.lm_head.weight.T, fine=True)  # int4 costs here, and only here
     tied = model.lm_head.weight is body.embed_tokens.weight
-    table = head if tied else pack.matrix("embedding", body.embed_tokens.weight, scale_of=1)
+    table = (
+        head if tied else pack.matrix("embedding", body.embed_tokens.weight, scale_of=1, fine=True)
+    )
     learned = body.embed_positions
     positions = None if learned is None else pack.vector("positions", learned.weight)
     to.embed("x", table, tied, positions)

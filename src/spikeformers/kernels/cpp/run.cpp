@@ -255,26 +255,31 @@ void Program::product_whole_batch(const Linear& step, const Buffer& in, Buffer& 
   thread_local std::vector<std::uint32_t> all_fours;
   std::vector<std::int32_t>&groups = all_groups, &starts = all_starts, totals_of;
   std::vector<std::uint32_t>& fours = all_fours;
-  groups.clear();
-  fours.clear();
+  groups.resize(static_cast<std::size_t>(rows * pieces_of(in.width, 4)));
+  fours.resize(groups.size());
   starts.clear();
   totals_of.resize(static_cast<std::size_t>(rows));
+  std::size_t n = 0;
   for (std::int64_t block = 0; block < blocks; ++block)
     for (std::int64_t r = 0; r < rows; ++r) {
-      starts.push_back(static_cast<std::int32_t>(groups.size()));
+      starts.push_back(static_cast<std::int32_t>(n));
       const std::int8_t* count = in.count.data() + r * in.width;
       const std::int64_t begin = block * kPanelRows, end = std::min(in.width, begin + kPanelRows);
-      for (std::int64_t i = begin; i < end; i += 4) {
+      const std::int64_t whole = begin + (end - begin) / 4 * 4;
+      const auto keep = [&](std::int64_t i, std::int64_t bytes) {
         std::uint32_t four = 0;
-        std::memcpy(&four, count + i, static_cast<std::size_t>(std::min<std::int64_t>(4, end - i)));
-        if (four == 0) continue;
-        groups.push_back(static_cast<std::int32_t>((i - begin) / 4));
-        fours.push_back(four);
-        for (std::int64_t k = i; k < std::min(end, i + 4); ++k)
-          totals_of[static_cast<std::size_t>(r)] += count[k];
-      }
+        std::memcpy(&four, count + i, static_cast<std::size_t>(bytes));
+        groups[n] = static_cast<std::int32_t>((i - begin) / 4);
+        fours[n] = four;
+        n += four != 0;  // the next is written over a silent one: no branch to guess
+      };
+      for (std::int64_t i = begin; i < whole; i += 4) keep(i, 4);
+      if (whole < end) keep(whole, end - whole);
+      std::int32_t total = 0;
+      for (std::int64_t i = begin; i < end; ++i) total += count[i];
+      totals_of[static_cast<std::size_t>(r)] += total;
     }
-  starts.push_back(static_cast<std::int32_t>(groups.size()));
+  starts.push_back(static_cast<std::int32_t>(n));
   pool.run(pieces_of(w.outputs, kPanelColumns), [&](std::int64_t piece) {
     alignas(64) std::uint8_t panel[kPanelRows * kPanelColumns];
     thread_local std::vector<std::int32_t> sums;
