@@ -15,6 +15,8 @@ are timed where they are installed.
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
+import importlib.util
 import json
 import statistics
 import tempfile
@@ -301,7 +303,13 @@ def main() -> None:
         if args.json is None:
             return
         kept = json.loads(args.json.read_text()) if args.json.is_file() else {}
-        kept |= {"machine": machine(), "versions": versions(), "kernels": str(kernels.choose())}
+        peers = {
+            name: importlib.metadata.version(name)
+            for name in ("llama-cpp-python", "ctranslate2")
+            if importlib.util.find_spec(name.removesuffix("-python").replace("-", "_"))
+        }
+        kept |= {"machine": machine(), "versions": versions() | peers}
+        kept |= {"kernels": str(kernels.choose())}
         kept.setdefault(f"threads {args.threads}", {})[part] = result
         args.json.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 

@@ -4,7 +4,7 @@
     header      JSON: tensors by name, and __metadata__ with format, version, sha256, description,
                 config, tokenizer, weights; padded with spaces so that the data begin at 64
     data        float32 tensors, then int8 and int4 (U8); matrices input-major, whole ones with
-                NAME.scale; of int4, 64 outputs in 32 bytes, see spikeformers.export.packing
+                NAME.scale; of int4, 64 outputs in 32 bytes, see spikeformers.export.quantising
 
 The checksum covers header and data. It is read through once on opening, by ordinary reads, so that
 only what fires is ever resident.
