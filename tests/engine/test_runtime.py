@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from transformers import GenerationConfig
 from spikeformers.engine import Engine
 from spikeformers.errors import EngineUnavailable, UsageError
 from spikeformers.export import pack
+from spikeformers.export.quantising import int4
 from spikeformers.kernels import native
 from spikeformers.neurons import observe
 
@@ -141,6 +143,42 @@ def test_int8_stays_near_fp32(make_model: Make, ids: Ids) -> None:
             scale = packed.tensors[f"{name}.scale"]
             error = np.abs(tensor * scale - exact.tensors[name])
             assert (error <= scale / 2 * 1.0001).all()
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+@pytest.mark.parametrize("variant", ["hard", "real-head", "untied", "odd-widths", "t-lif-2"])
+def test_whole_weights_are_what_they_stand_for(
+    variant: str, weights: str, make_model: Make, ids: Ids
+) -> None:
+    """The same text as with the reals that they stand for; one token alone gives the same bits."""
+    model = make_model(**VARIANTS[variant])
+    packed = pack(model, None, weights)
+    tensors = dict(packed.tensors)
+    if weights == "int4":  # export keeps the head in int8; the engine takes it in int4 as well
+        tensors["head"], tensors["head.scale"] = int4(pack(model, None, "fp32").tensors["head"])
+        packed = replace(packed, tensors=tensors)
+    real = dict(tensors)
+    for name, tensor in tensors.items():
+        if tensor.dtype == np.float32:
+            continue
+        scale = real.pop(f"{name}.scale")
+        if tensor.dtype == np.uint8:
+            halves = tensor.reshape(len(tensor), -1, 1, 32)
+            whole = np.concatenate([halves & 15, halves >> 4], 2).reshape(len(tensor), -1)
+            real[name] = (whole[:, : len(scale)] - np.float32(8)) * scale
+        else:
+            real[name] = tensor * (scale if tensor.shape[1] == len(scale) else scale[:, None])
+    stood_for = Engine(replace(packed, tensors=real), threads=1)
+    tokens = ids(4, 40)
+    wanted = stood_for.feed_all(stood_for.sequence(), tokens)
+    for name, runs, _ in native().paths():
+        if not runs:
+            continue
+        engine = Engine(packed, threads=2, kernels=name)
+        found = engine.feed_all(engine.sequence(), tokens)
+        assert np.abs(found - wanted).max() < 1e-4
+        text = engine.sequence()
+        assert all((engine.feed(text, [t]) == found[i]).all() for i, t in enumerate(tokens))
 
 
 @pytest.mark.parametrize("weights", ["fp32", "int8"])

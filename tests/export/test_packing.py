@@ -38,14 +38,24 @@ def test_int8_is_a_quarter_of_the_matrices() -> None:
     assert all(small[name].nbytes * 4 == whole[name].nbytes for name in matrices)
 
 
+def test_int4_is_half_of_int8_but_for_head_and_embeddings() -> None:
+    shape = SHAPE | {"vocab_size": 64, "hidden_size": 64}
+    model = WDSpikingformerForCausalLM(WDSpikingformerConfig(**shape, tie_word_embeddings=False))
+    whole, small = (pack(model, None, weights).tensors for weights in ("int8", "int4"))
+    halved = {name for name, tensor in small.items() if tensor.dtype == np.uint8}
+    assert halved == {f"layers.0.{n}" for n in ("qkv", "out", "up", "down")}
+    assert all(small[name].nbytes * 2 == whole[name].nbytes for name in halved)
+    assert small["head"].dtype == small["embedding"].dtype == np.int8
+
+
 def test_what_the_engine_does_not_run_is_refused() -> None:
     config = WDSpikingformerConfig(**SHAPE)
     masked = WESpikingformerForMaskedLM(WESpikingformerConfig(**SHAPE))
     for model in (masked, build_model(control_of(config))):
         with pytest.raises(UsageError, match="the engine runs WD-Spikingformer"):
             pack(model, None)
-    with pytest.raises(ConfigError, match="fp32, int8"):
-        pack(WDSpikingformerForCausalLM(config), None, "int4")
+    with pytest.raises(ConfigError, match="fp32, int8, int4"):
+        pack(WDSpikingformerForCausalLM(config), None, "int2")
     many = WDSpikingformerForCausalLM(WDSpikingformerConfig(**SHAPE, levels=65))
     with pytest.raises(ConfigError, match="levels=65"):
         pack(many, None)

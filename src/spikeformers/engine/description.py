@@ -162,7 +162,7 @@ def _build(
 
     def matrix(name: str) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
         found = tensors[name]
-        return found, tensors[f"{name}.scale"] if found.dtype == np.int8 else None
+        return found, None if found.dtype == np.float32 else tensors[f"{name}.scale"]
 
     def norm(given: Mapping[str, Any]) -> tuple[Any, ...]:
         weight, bias = tensor(given["weight"]), tensor(given["bias"])

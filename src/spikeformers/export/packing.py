@@ -13,13 +13,13 @@ from spikeformers.models import WDSpikingformerForCausalLM
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-WEIGHTS = ("fp32", "int8")
+WEIGHTS = ("fp32", "int8", "int4")
 
 
 def pack(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, weights: str = "int8"
 ) -> Packed:
-    """Pack a causal spiking model for the engine; ``weights`` are fp32 or int8 (per channel).
+    """Pack a causal spiking model for the engine; ``weights``: fp32, or int8 or int4 per channel.
 
     Raises UsageError for a model that the engine does not run, ConfigError for other weights.
     """

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from spikeformers.attention import SSA, WTA, ScaledAttention, SoftmaxAttention
 from spikeformers.engine import Description, NeuronSpec, NormSpec
 from spikeformers.errors import ConfigError
+from spikeformers.export.quantising import int4, int8
 from spikeformers.layers import RelativeBias
 from spikeformers.models._block import Fire, SpikingBlock
 from spikeformers.neurons import ILIF, LIF, NILIF, TLIF, Neuron
@@ -44,17 +44,18 @@ class Packer:
         self.tensors[name] = tensor.detach().float().cpu().contiguous().numpy().copy()
         return name
 
-    def matrix(self, name: str, tensor: torch.Tensor, scale_of: int = 0) -> str:
-        """Keep ``[in, out]``; int8 with one scale for each column (``scale_of`` 1: each row)."""
+    def matrix(self, name: str, tensor: torch.Tensor, scale_of: int = 0, fine: bool = False) -> str:
+        """Keep ``[in, out]``, whole weights with one scale for each column (``scale_of`` 1: row).
+
+        A ``fine`` matrix stays int8 where int4 is asked for.
+        """
         real = tensor.detach().float().cpu().contiguous().numpy()
         if self.weights == "fp32":
             self.tensors[name] = real.copy()
-            return name
-        most = np.abs(real).max(scale_of)
-        scale = np.where(most > 0, most / np.float32(127), 1).astype(np.float32)
-        spread = scale if scale_of == 0 else scale[:, None]
-        self.tensors[name] = np.clip(np.rint(real / spread), -127, 127).astype(np.int8)
-        self.tensors[f"{name}.scale"] = scale
+        elif self.weights == "int4" and not fine:
+            self.tensors[name], self.tensors[f"{name}.scale"] = int4(real)
+        else:
+            self.tensors[name], self.tensors[f"{name}.scale"] = int8(real, scale_of)
         return name
 
     def norm(self, name: str, module: nn.Module) -> NormSpec:
@@ -115,9 +116,11 @@ def describe(
     for name, size in (("x", width), ("qkv", 3 * width), ("y", width), ("hidden", hidden)):
         to.real(name, size)
 
-    head = pack.matrix("head", model.lm_head.weight.T)
+    head = pack.matrix("head", model.lm_head.weight.T, fine=True)  # int4 costs here, and only here
     tied = model.lm_head.weight is body.embed_tokens.weight
-    table = head if tied else pack.matrix("embedding", body.embed_tokens.weight, scale_of=1)
+    table = (
+        head if tied else pack.matrix("embedding", body.embed_tokens.weight, scale_of=1, fine=True)
+    )
     learned = body.embed_positions
     positions = None if learned is None else pack.vector("positions", learned.weight)
     to.embed("x", table, tied, positions)

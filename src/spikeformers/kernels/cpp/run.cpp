@@ -9,10 +9,17 @@ namespace spikeformers {
 namespace {
 
 constexpr std::int64_t kRowsAtOnce = 16;      // of a batch, to one piece of work
-constexpr std::int64_t kColumnsAtOnce = 512;  // of one token's product
+constexpr std::int64_t kColumnsAtOnce = 512;  // of one token's product, at least
 constexpr std::int64_t kSmall = 1 << 15;      // additions that are not worth waking a thread
 
 std::int64_t pieces_of(std::int64_t n, std::int64_t each) { return (n + each - 1) / each; }
+
+// A token's product is cut into some pieces for each thread, so that a busy processor gets fewer of
+// them; whole rows are read where one thread reads them.
+std::int64_t columns_of_a_piece(std::int64_t outputs, int threads) {
+  if (threads == 1) return outputs;
+  return std::max(kColumnsAtOnce, pieces_of(outputs, 4 * threads * 64) * 64);
+}
 
 AttentionScratch& scratch_of_thread() {
   thread_local AttentionScratch scratch;
@@ -71,14 +78,15 @@ void Program::run(const Embed& step, const Frame& frame) {
   Buffer& out = at(step.out, "embed");
   const auto rows = static_cast<std::int64_t>(frame.token.size());
   out.resize(rows * steps);
-  const std::int64_t width = out.width, stride = step.table.outputs;
+  const std::int64_t width = out.width;
   pool.run(rows, [&](std::int64_t r) {
     const std::int64_t id = frame.token[static_cast<std::size_t>(r)];
     float* to = out.real.data() + r * width;
     for (std::int64_t d = 0; d < width; ++d) {
-      const std::int64_t from = step.by_column ? d * stride + id : id * stride + d;
-      to[d] = step.table.f32 != nullptr ? step.table.f32[from]
-                                        : static_cast<float>(step.table.i8[from]) * step.table.scale[id];
+      const std::int64_t row = step.by_column ? d : id, column = step.by_column ? id : d;
+      to[d] = step.table.f32 != nullptr
+                  ? step.table.f32[row * step.table.outputs + column]
+                  : static_cast<float>(step.table.whole(row, column)) * step.table.scale[id];
     }
     if (step.positions.data != nullptr) {
       const float* add = step.positions.data + frame.position[static_cast<std::size_t>(r)] * width;
@@ -168,16 +176,15 @@ void Program::run(const Linear& step, const Frame&) {
   Buffer &in = at(step.in, "linear"), &out = at(step.out, "linear");
   out.resize(in.rows);
   const Weights& w = step.weights;
-  const std::int64_t each = w.f32 != nullptr ? 4 : 1;
   if (in.spiking) {
     for (std::int64_t r = 0; r < in.rows; ++r)
-      counters.weight_bytes += in.fired[static_cast<std::size_t>(r)] * w.outputs * each;
-    if (w.i8 != nullptr) {
-      in.rows >= 4 ? product_i8_batch(step, in, out) : product_i8(step, in, out);
+      counters.weight_bytes += in.fired[static_cast<std::size_t>(r)] * w.row_bytes();
+    if (w.f32 == nullptr) {
+      in.rows >= 4 ? product_whole_batch(step, in, out) : product_whole(step, in, out);
       return;
     }
   } else {
-    counters.weight_bytes += in.rows * w.inputs * w.outputs * each;
+    counters.weight_bytes += in.rows * w.inputs * w.row_bytes();
   }
   // Reals, or fp32 weights: every input has a real coefficient.
   thread_local std::vector<std::int32_t> all;
@@ -198,7 +205,7 @@ void Program::run(const Linear& step, const Frame&) {
             static_cast<float>(count[events.index[e]]) * in.neuron.unit;
     }
   }
-  const std::int64_t columns = in.rows == 1 ? kColumnsAtOnce : 128;
+  const std::int64_t columns = in.rows == 1 ? columns_of_a_piece(w.outputs, pool.threads()) : 128;
   const auto one = [&](std::int64_t piece) {
     const std::int64_t begin = piece * columns, end = std::min(w.outputs, begin + columns);
     for (std::int64_t r = 0; r < in.rows; ++r) {
@@ -208,7 +215,8 @@ void Program::run(const Linear& step, const Frame&) {
       if (w.f32 != nullptr) {
         kernels.rows_f32(w.f32, w.outputs, events, c, begin, end, to);
       } else {
-        kernels.rows_i8_real(w.i8, w.outputs, events, c, begin, end, to);
+        const auto rows = w.i8 != nullptr ? kernels.rows_i8_real : kernels.rows_i4_real;
+        rows(w.i8 != nullptr ? w.i8 : w.i4, w.row_bytes(), events, c, begin, end, to);
         for (std::int64_t o = begin; o < end; ++o) to[o] *= w.scale[o];
       }
       if (step.bias.data != nullptr)
@@ -218,35 +226,28 @@ void Program::run(const Linear& step, const Frame&) {
   pool.run(pieces_of(w.outputs, columns), one);
 }
 
-void Program::product_i8(const Linear& step, const Buffer& in, Buffer& out) {
+void Program::product_whole(const Linear& step, const Buffer& in, Buffer& out) {
   const Weights& w = step.weights;
   std::int64_t work = 0;
   for (std::int64_t r = 0; r < in.rows; ++r) work += in.events(r).n * w.outputs;
-  // One piece for each thread at most times four, so that a busy processor gets fewer of them.
-  const std::int64_t columns =
-      work < kSmall ? w.outputs : std::max(kColumnsAtOnce, w.outputs / (4 * pool.threads()));
+  const std::int64_t columns = work < kSmall ? w.outputs : columns_of_a_piece(w.outputs, pool.threads());
   pool.run(pieces_of(w.outputs, columns), [&](std::int64_t piece) {
-    thread_local std::vector<std::int32_t> sum;
     thread_local std::vector<std::int8_t> counts;
-    sum.resize(static_cast<std::size_t>(w.outputs));
     const std::int64_t begin = piece * columns, end = std::min(w.outputs, begin + columns);
     for (std::int64_t r = 0; r < in.rows; ++r) {
       const Events events = in.events(r);
       counts.resize(static_cast<std::size_t>(events.n));
       for (std::int64_t e = 0; e < events.n; ++e)
         counts[static_cast<std::size_t>(e)] = in.count[static_cast<std::size_t>(r * in.width + events.index[e])];
-      kernels.rows_i8(w.i8, w.outputs, events, counts.data(), begin, end, sum.data());
-      float* to = out.real.data() + r * w.outputs;
-      for (std::int64_t o = begin; o < end; ++o)
-        to[o] = static_cast<float>(sum[static_cast<std::size_t>(o)]) * (w.scale[o] * in.neuron.unit);
-      if (step.bias.data != nullptr)
-        for (std::int64_t o = begin; o < end; ++o) to[o] += step.bias.data[o];
+      const auto rows = w.i8 != nullptr ? kernels.rows_i8 : kernels.rows_i4;
+      rows(w.i8 != nullptr ? w.i8 : w.i4, w.row_bytes(), events, counts.data(), begin, end,
+           {w.scale, in.neuron.unit, step.bias.data}, out.real.data() + r * w.outputs);
     }
   });
 }
 
 // Many tokens: a block of 64 columns and 256 rows is packed once and serves all of them.
-void Program::product_i8_batch(const Linear& step, const Buffer& in, Buffer& out) {
+void Program::product_whole_batch(const Linear& step, const Buffer& in, Buffer& out) {
   const Weights& w = step.weights;
   const std::int64_t blocks = pieces_of(in.width, kPanelRows), rows = in.rows;
   // The groups of four inputs in which any fired, and their counts in a word, for row and block.
@@ -254,26 +255,31 @@ void Program::product_i8_batch(const Linear& step, const Buffer& in, Buffer& out
   thread_local std::vector<std::uint32_t> all_fours;
   std::vector<std::int32_t>&groups = all_groups, &starts = all_starts, totals_of;
   std::vector<std::uint32_t>& fours = all_fours;
-  groups.clear();
-  fours.clear();
+  groups.resize(static_cast<std::size_t>(rows * pieces_of(in.width, 4)));
+  fours.resize(groups.size());
   starts.clear();
   totals_of.resize(static_cast<std::size_t>(rows));
+  std::size_t n = 0;
   for (std::int64_t block = 0; block < blocks; ++block)
     for (std::int64_t r = 0; r < rows; ++r) {
-      starts.push_back(static_cast<std::int32_t>(groups.size()));
+      starts.push_back(static_cast<std::int32_t>(n));
       const std::int8_t* count = in.count.data() + r * in.width;
       const std::int64_t begin = block * kPanelRows, end = std::min(in.width, begin + kPanelRows);
-      for (std::int64_t i = begin; i < end; i += 4) {
+      const std::int64_t whole = begin + (end - begin) / 4 * 4;
+      const auto keep = [&](std::int64_t i, std::int64_t bytes) {
         std::uint32_t four = 0;
-        std::memcpy(&four, count + i, static_cast<std::size_t>(std::min<std::int64_t>(4, end - i)));
-        if (four == 0) continue;
-        groups.push_back(static_cast<std::int32_t>((i - begin) / 4));
-        fours.push_back(four);
-        for (std::int64_t k = i; k < std::min(end, i + 4); ++k)
-          totals_of[static_cast<std::size_t>(r)] += count[k];
-      }
+        std::memcpy(&four, count + i, static_cast<std::size_t>(bytes));
+        groups[n] = static_cast<std::int32_t>((i - begin) / 4);
+        fours[n] = four;
+        n += four != 0;  // the next is written over a silent one: no branch to guess
+      };
+      for (std::int64_t i = begin; i < whole; i += 4) keep(i, 4);
+      if (whole < end) keep(whole, end - whole);
+      std::int32_t total = 0;
+      for (std::int64_t i = begin; i < end; ++i) total += count[i];
+      totals_of[static_cast<std::size_t>(r)] += total;
     }
-  starts.push_back(static_cast<std::int32_t>(groups.size()));
+  starts.push_back(static_cast<std::int32_t>(n));
   pool.run(pieces_of(w.outputs, kPanelColumns), [&](std::int64_t piece) {
     alignas(64) std::uint8_t panel[kPanelRows * kPanelColumns];
     thread_local std::vector<std::int32_t> sums;
@@ -281,8 +287,15 @@ void Program::product_i8_batch(const Linear& step, const Buffer& in, Buffer& out
     const std::int64_t begin = piece * kPanelColumns, end = std::min(w.outputs, begin + kPanelColumns);
     for (std::int64_t block = 0; block < blocks; ++block) {
       const std::int64_t first = block * kPanelRows;
-      kernels.panel_pack(w.i8 + first * w.outputs + begin, w.outputs,
-                         std::min<std::int64_t>(kPanelRows, in.width - first), end - begin, panel);
+      const std::int64_t inputs = std::min<std::int64_t>(kPanelRows, in.width - first);
+      if (w.i8 != nullptr) {
+        kernels.panel_pack(w.i8 + first * w.outputs + begin, w.outputs, inputs, end - begin, panel);
+      } else {
+        alignas(64) std::int8_t plain[kPanelRows * kPanelColumns];
+        for (std::int64_t i = 0; i < inputs; ++i)
+          kernels.unpack_i4(w.i4 + (first + i) * w.row_bytes() + begin / 2, 1, plain + i * kPanelColumns);
+        kernels.panel_pack(plain, kPanelColumns, inputs, end - begin, panel);
+      }
       for (std::int64_t r = 0; r < rows; ++r) {
         const auto from = static_cast<std::size_t>(starts[static_cast<std::size_t>(block * rows + r)]);
         const auto to = static_cast<std::size_t>(starts[static_cast<std::size_t>(block * rows + r + 1)]);
