@@ -17,7 +17,7 @@ from spikeformers.errors import SpikeformersError, UsageError
 from spikeformers.evaluation.peers import PEERS, LlamaCpp, usable
 from spikeformers.evaluation.systems import System, TorchSystem, time_systems
 from spikeformers.export import pack
-from spikeformers.models import SpikingformerConfig, build_model, control_of, load_model
+from spikeformers.models import SpikingConfig, build_model, control_of, load_model
 from spikeformers.reporting.machine import machine
 
 OURS = "engine-int8"
@@ -61,7 +61,7 @@ class Bench:
     def timed(self, what: str) -> dict[str, Any]:
         """Timings of "decode" or "prefill"."""
         config = self.model.config
-        assert isinstance(config, SpikingformerConfig)
+        assert isinstance(config, SpikingConfig)
         systems: dict[str, System] = {
             name: EngineSystem(engine) for name, engine in self.engines.items()
         }

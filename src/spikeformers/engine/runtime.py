@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spikeformers.engine.description import build
+from spikeformers.engine.build import build
 from spikeformers.engine.file import Packed, read
 from spikeformers.engine.tokens import EngineTokenizer, make_sampler
 from spikeformers.errors import CheckpointError, UsageError

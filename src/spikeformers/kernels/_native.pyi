@@ -1,4 +1,4 @@
-"""What cpp/module.cpp offers."""
+"""What cpp/module.cpp and cpp/module_steps.cpp offer."""
 
 from typing import Any
 
@@ -132,6 +132,33 @@ class Program:
         bias: NDArray[np.float32] | None,
     ) -> None: ...
     def add(self, input: int, to: int) -> None: ...
+    def join(self, input: int, to: int, how: str) -> None: ...
+    def recount(self, input: int, out: int) -> None: ...
+    def rate(
+        self,
+        input: int,
+        out: int,
+        steps: int,
+        type: str,
+        levels: int,
+        unit: float,
+        decay: float,
+        threshold: float,
+        ratio: float,
+        reset: str,
+    ) -> None: ...
+    def edges(
+        self,
+        query: int,
+        key: int,
+        value: int,
+        out: int,
+        heads: int,
+        decay: float,
+        scale: NDArray[np.float32],
+        threshold: NDArray[np.float32],
+        bias: NDArray[np.float32] | None,
+    ) -> None: ...
     def finish(self, logits: int) -> None: ...
     def sequence(self) -> Sequence: ...
     def forward(

@@ -1,90 +1,19 @@
 // The Python face of the engine: arrays in, arrays out; nothing here computes.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
-#include <nanobind/stl/string.h>
-#include <nanobind/stl/tuple.h>
-#include <nanobind/stl/vector.h>
-
 #include <algorithm>
 #include <chrono>
-#include <optional>
 
-#include "paths.hpp"
-#include "program.hpp"
+#include "binding.hpp"
 
-namespace nb = nanobind;
-using namespace nb::literals;
+using namespace nanobind::literals;
 using namespace spikeformers;
 
 namespace {
-
-using Reals = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
-using Counts = nb::ndarray<const std::int8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Matrix = nb::ndarray<nb::ndim<2>, nb::ro, nb::c_contig, nb::device::cpu>;
 
 template <class T>
 nb::ndarray<nb::numpy, T> owned(std::vector<T>&& values, std::vector<std::size_t> shape) {
   auto* held = new std::vector<T>(std::move(values));
   nb::capsule owner(held, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
   return nb::ndarray<nb::numpy, T>(held->data(), shape.size(), shape.data(), owner);
-}
-
-void require_aligned(const void* data) {
-  if (reinterpret_cast<std::uintptr_t>(data) % alignof(float) != 0)
-    throw std::invalid_argument("an array of floats is not aligned to them");
-}
-
-Vector vector_of(const std::optional<Reals>& array) {
-  if (!array) return {};
-  require_aligned(array->data());
-  return {array->data(), static_cast<std::int64_t>(array->size())};
-}
-
-Weights weights_of(const Matrix& matrix, const std::optional<Reals>& scale, bool by_column_scale) {
-  Weights w;
-  w.inputs = static_cast<std::int64_t>(matrix.shape(0));
-  w.outputs = static_cast<std::int64_t>(matrix.shape(1));
-  if (matrix.dtype() == nb::dtype<float>()) {
-    require_aligned(matrix.data());
-    w.f32 = static_cast<const float*>(matrix.data());
-    if (scale) throw std::invalid_argument("fp32 weights take no scale");
-    return w;
-  }
-  if (matrix.dtype() != nb::dtype<std::int8_t>())
-    throw std::invalid_argument("weights must be float32 or int8");
-  w.i8 = static_cast<const std::int8_t*>(matrix.data());
-  if (!scale) throw std::invalid_argument("int8 weights need a scale");
-  const std::int64_t wanted = by_column_scale ? w.outputs : w.inputs;
-  if (static_cast<std::int64_t>(scale->size()) != wanted)
-    throw std::invalid_argument("the scale of int8 weights has " + std::to_string(scale->size()) +
-                                " entries, not " + std::to_string(wanted));
-  require_aligned(scale->data());
-  w.scale = scale->data();
-  return w;
-}
-
-template <class E>
-E named(const std::string& name, std::initializer_list<std::pair<const char*, E>> known) {
-  for (const auto& [spelled, value] : known)
-    if (name == spelled) return value;
-  throw std::invalid_argument("'" + name + "' is unknown to the engine");
-}
-
-Neuron neuron_of(const std::string& type, int levels, float unit, float decay, float threshold,
-                 float ratio, const std::string& reset) {
-  Neuron neuron;
-  neuron.type = named<SpikeType>(type, {{"binary", SpikeType::binary},
-                                        {"integer", SpikeType::integer},
-                                        {"ternary", SpikeType::ternary}});
-  neuron.levels = levels;
-  neuron.unit = unit;
-  neuron.decay = decay;
-  neuron.threshold = threshold;
-  neuron.ratio = ratio;
-  neuron.reset = named<Reset>(
-      reset, {{"soft", Reset::soft}, {"hard", Reset::hard}, {"delayed", Reset::delayed}});
-  return neuron;
 }
 
 NormKind norm_of(const std::string& name) {
@@ -98,20 +27,6 @@ Rule rule_of(const std::string& name) {
                             {"softmax", Rule::softmax},
                             {"ssa", Rule::ssa}});
 }
-
-// Keeps the arrays that its program points into.
-struct Engine {
-  Engine(const std::string& path, int threads, int steps, std::int64_t vocabulary)
-      : program(*choose_path(path).kernels, threads, steps, vocabulary) {}
-
-  template <class Array>
-  void hold(const std::optional<Array>& array) {
-    if (array) held.push_back(nb::cast(*array));
-  }
-
-  Program program;
-  std::vector<nb::object> held;
-};
 
 nb::ndarray<nb::numpy, float> forward(Engine& engine, const std::vector<Sequence*>& sequences,
                                       const std::vector<std::int32_t>& tokens,
@@ -261,7 +176,8 @@ NB_MODULE(_native, m) {
       .def_prop_ro("tokens", &Sequence::tokens)
       .def_prop_ro("bytes", &Sequence::bytes);
 
-  nb::class_<Engine>(m, "Program")
+  nb::class_<Engine> program(m, "Program");
+  program
       .def(nb::init<const std::string&, int, int, std::int64_t>(), "path"_a, "threads"_a, "steps"_a,
            "vocabulary"_a)
       .def_prop_ro("path", [](const Engine& e) { return std::string(e.program.kernels.name); })
@@ -337,6 +253,9 @@ NB_MODULE(_native, m) {
         found["cache_bytes"] = c.cache_bytes;
         found["pages_read"] = c.pages_read;
         found["pages_skipped"] = c.pages_skipped;
+        found["pairs"] = c.pairs;
+        found["edges"] = c.edges;
         return found;
       });
+  bind_steps(program);
 }

@@ -1,18 +1,9 @@
 // How a program is put together and checked; run.cpp runs it.
 #include "program.hpp"
-
-#include <stdexcept>
+#include "steps.hpp"
 
 namespace spikeformers {
 namespace {
-
-void require(bool fine, const std::string& what) {
-  if (!fine) throw std::invalid_argument(what);
-}
-
-std::string sizes(std::int64_t got, std::int64_t wanted) {
-  return " has " + std::to_string(got) + " entries, not " + std::to_string(wanted);
-}
 
 void require_weights(const Weights& w, const std::string& what) {
   require((w.f32 != nullptr) != (w.i8 != nullptr && w.scale != nullptr),
@@ -21,13 +12,17 @@ void require_weights(const Weights& w, const std::string& what) {
   require(w.inputs <= 131072 || w.i8 == nullptr, what + ": more inputs than an int8 sum holds");
 }
 
-void wrote(Buffer& buffer, int steps, bool selected) {
-  buffer.written = true;
-  buffer.steps = steps;
-  buffer.selected = selected;
-}
-
 }  // namespace
+
+std::vector<BiasLine> bias_lines(Vector bias, int heads, const std::string& what) {
+  require(bias.data == nullptr || (bias.n > 0 && bias.n % heads == 0),
+          what + ": the relative bias does not divide into heads");
+  std::vector<BiasLine> lines;
+  for (int h = 0; h < heads; ++h)
+    lines.emplace_back(bias.data == nullptr ? nullptr : bias.data + h * (bias.n / heads),
+                       bias.n / heads);
+  return lines;
+}
 
 void Buffer::resize(std::int64_t wanted) {
   rows = wanted;
@@ -48,6 +43,13 @@ Sequence::Sequence(const Program& program)
       bits_(static_cast<std::size_t>(program.slots_ * program.steps)),
       sums_(static_cast<std::size_t>(program.slots_ * program.steps)) {
   for (const Step& step : program.steps_) {
+    if (const auto* edges = std::get_if<Edges>(&step)) {
+      const Buffer& key = program.buffer(edges->key);
+      for (int s = 0; s < program.steps; ++s)
+        bits_[static_cast<std::size_t>(edges->slot * program.steps + s)] = std::make_unique<BitCache>(
+            edges->heads, static_cast<int>(key.width / edges->heads), Planes::of(key.neuron),
+            Planes::of(program.buffer(edges->value).neuron));
+    }
     const auto* attend = std::get_if<Attend>(&step);
     if (attend == nullptr) continue;
     const Buffer& key = program.buffer(attend->key);
@@ -207,12 +209,7 @@ void Program::attend(int query, int key, int value, int out, int heads, Rule rul
             "attend: only one winner's value is spikes; sums of rows are reals");
     to.neuron = at(value, "attend").neuron;
   }
-  require(bias.data == nullptr || (bias.n > 0 && bias.n % heads == 0),
-          "attend: the relative bias does not divide into heads");
-  std::vector<BiasLine> lines;
-  for (int h = 0; h < heads; ++h)
-    lines.emplace_back(bias.data == nullptr ? nullptr : bias.data + h * (bias.n / heads),
-                       bias.n / heads);
+  std::vector<BiasLine> lines = bias_lines(bias, heads, "attend");
   wrote(to, steps, false);
   steps_.emplace_back(Attend{query, key, value, out, heads, rule, winners, weight, scale,
                              std::move(lines), slots_++});

@@ -1,7 +1,8 @@
 // A model as a list of steps over shared kernels: what an architecture is to the engine.
 //
-// Python builds it once, from an engine file (spikeformers/engine/program.py), and every step checks
-// the shapes that it is given; after that a whole token, or a whole prompt, is one call.
+// Python builds it once, from an engine file (spikeformers/engine/build.py), and every step checks
+// the shapes that it is given; after that a whole token, or a whole prompt, is one call. Steps that
+// only some architectures take are in binary.cpp (BiSpikCLM) and converted.cpp.
 #pragma once
 
 #include <cstdint>
@@ -111,13 +112,34 @@ struct Attend {
 struct Add {
   int in, to;
 };
+// ---- a stream of spikes (binary.cpp)
+enum class Joining : std::int32_t { set, add, either };
+struct Join {        // spikes into a stream of whole numbers: = , += or, of zeros and ones, "or"
+  int in, to;
+  Joining how;
+};
+struct Recount {     // such a stream as spikes: no neuron, what flows is small whole numbers
+  int in, out;
+};
+struct Rate {        // norm, then a neuron that hears it for `steps` steps; its spikes are summed
+  int in, out;
+  Neuron neuron;
+  int steps;
+};
+struct Edges {       // softmax-free spiking attention: a neuron for each query and key
+  int query, key, value, out, heads;
+  float decay;
+  Vector scale, threshold;  // [heads]
+  std::vector<BiasLine> bias;
+  int slot;
+};
 
-using Step = std::variant<Embed, Select, Norm, Fire, Linear, Attend, Add>;
+using Step = std::variant<Embed, Select, Norm, Fire, Linear, Attend, Add, Join, Recount, Rate, Edges>;
 
 // Sums over everything that ran, for density and bytes; measured, not estimated.
 struct Counters {
   std::int64_t rows = 0, neurons = 0, events = 0, spikes = 0, weight_bytes = 0, cache_bytes = 0,
-               pages_read = 0, pages_skipped = 0;
+               pages_read = 0, pages_skipped = 0, pairs = 0, edges = 0;
 };
 
 struct Program {
@@ -134,6 +156,11 @@ struct Program {
   void attend(int query, int key, int value, int out, int heads, Rule rule, int winners,
               float weight, Vector scale, Vector bias);
   void add(int in, int to);
+  void join(int in, int to, Joining how);
+  void recount(int in, int out);
+  void rate(int in, int out, const Neuron& neuron, int steps);
+  void edges(int query, int key, int value, int out, int heads, float decay, Vector scale,
+             Vector threshold, Vector bias);
   void finish(int logits);
 
   // Feeds tokens: row r is `token[r]` of `sequence[r]`, whose rows come in order. `wanted` are the
@@ -177,7 +204,13 @@ struct Program {
   void run(const Linear& step, const Frame& frame);
   void run(const Attend& step, const Frame& frame);
   void run(const Add& step, const Frame& frame);
-  void collect(Buffer& out);
+  void run(const Join& step, const Frame& frame);
+  void run(const Recount& step, const Frame& frame);
+  void run(const Rate& step, const Frame& frame);
+  void run(const Edges& step, const Frame& frame);
+  void product_real(const Linear& step, const Buffer& in, Buffer& out);
+  // Finds the inputs that fired; they count as events where they are a neuron's of this step.
+  void collect(Buffer& out, bool fired_here);
   void product_i8(const Linear& step, const Buffer& in, Buffer& out);
   void product_i8_batch(const Linear& step, const Buffer& in, Buffer& out);
 

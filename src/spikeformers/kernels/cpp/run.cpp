@@ -3,16 +3,13 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "program.hpp"
+#include "steps.hpp"
 
 namespace spikeformers {
 namespace {
 
-constexpr std::int64_t kRowsAtOnce = 16;      // of a batch, to one piece of work
 constexpr std::int64_t kColumnsAtOnce = 512;  // of one token's product
 constexpr std::int64_t kSmall = 1 << 15;      // additions that are not worth waking a thread
-
-std::int64_t pieces_of(std::int64_t n, std::int64_t each) { return (n + each - 1) / each; }
 
 AttentionScratch& scratch_of_thread() {
   thread_local AttentionScratch scratch;
@@ -55,7 +52,7 @@ void Program::fill(int id, const std::int8_t* count, std::int64_t rows) {
   to.written = true;
   to.resize(rows);
   std::copy_n(count, rows * to.width, to.count.data());
-  collect(to);
+  collect(to, true);
 }
 
 void Program::run_alone(Sequence& sequence, std::int64_t rows) {
@@ -136,10 +133,10 @@ void Program::run(const Fire& step, const Frame&) {
                      width, out.count.data() + row * width);
       }
   });
-  collect(out);
+  collect(out, true);
 }
 
-void Program::collect(Buffer& out) {
+void Program::collect(Buffer& out, bool fired_here) {
   pool.run(pieces_of(out.rows, kRowsAtOnce), [&](std::int64_t piece) {
     const std::int64_t end = std::min(out.rows, (piece + 1) * kRowsAtOnce);
     for (std::int64_t r = piece * kRowsAtOnce; r < end; ++r) {
@@ -160,6 +157,7 @@ void Program::collect(Buffer& out) {
       out.fired[static_cast<std::size_t>(r)] = n;
     }
   });
+  if (!fired_here) return;
   counters.neurons += out.rows * out.width;
   for (std::int64_t r = 0; r < out.rows; ++r) counters.events += out.fired[static_cast<std::size_t>(r)];
 }
@@ -169,48 +167,32 @@ void Program::run(const Linear& step, const Frame&) {
   out.resize(in.rows);
   const Weights& w = step.weights;
   const std::int64_t each = w.f32 != nullptr ? 4 : 1;
-  if (in.spiking) {
-    for (std::int64_t r = 0; r < in.rows; ++r)
-      counters.weight_bytes += in.fired[static_cast<std::size_t>(r)] * w.outputs * each;
-    if (w.i8 != nullptr) {
-      in.rows >= 4 ? product_i8_batch(step, in, out) : product_i8(step, in, out);
-      return;
-    }
-  } else {
-    counters.weight_bytes += in.rows * w.inputs * w.outputs * each;
+  if (!in.spiking) {
+    product_real(step, in, out);
+    return;
   }
-  // Reals, or fp32 weights: every input has a real coefficient.
-  thread_local std::vector<std::int32_t> all;
+  for (std::int64_t r = 0; r < in.rows; ++r)
+    counters.weight_bytes += in.fired[static_cast<std::size_t>(r)] * w.outputs * each;
+  if (w.i8 != nullptr) {
+    in.rows >= 4 ? product_i8_batch(step, in, out) : product_i8(step, in, out);
+    return;
+  }
   thread_local std::vector<float> coefficients;
-  std::vector<std::int32_t>& index = all;
   std::vector<float>& coef = coefficients;
   coef.resize(static_cast<std::size_t>(in.rows * in.width));
-  if (!in.spiking) {
-    index.resize(static_cast<std::size_t>(in.width));
-    for (std::size_t i = 0; i < index.size(); ++i) index[i] = static_cast<std::int32_t>(i);
-    std::copy_n(in.real.data(), coef.size(), coef.data());
-  } else {
-    for (std::int64_t r = 0; r < in.rows; ++r) {
-      const Events events = in.events(r);
-      const std::int8_t* count = in.count.data() + r * in.width;
-      for (std::int64_t e = 0; e < events.n; ++e)
-        coef[static_cast<std::size_t>(r * in.width + e)] =
-            static_cast<float>(count[events.index[e]]) * in.neuron.unit;
-    }
+  for (std::int64_t r = 0; r < in.rows; ++r) {
+    const Events events = in.events(r);
+    const std::int8_t* count = in.count.data() + r * in.width;
+    for (std::int64_t e = 0; e < events.n; ++e)
+      coef[static_cast<std::size_t>(r * in.width + e)] =
+          static_cast<float>(count[events.index[e]]) * in.neuron.unit;
   }
   const std::int64_t columns = in.rows == 1 ? kColumnsAtOnce : 128;
   const auto one = [&](std::int64_t piece) {
     const std::int64_t begin = piece * columns, end = std::min(w.outputs, begin + columns);
     for (std::int64_t r = 0; r < in.rows; ++r) {
-      const Events events = in.spiking ? in.events(r) : Events{index.data(), in.width};
       float* to = out.real.data() + r * w.outputs;
-      const float* c = coef.data() + r * in.width;
-      if (w.f32 != nullptr) {
-        kernels.rows_f32(w.f32, w.outputs, events, c, begin, end, to);
-      } else {
-        kernels.rows_i8_real(w.i8, w.outputs, events, c, begin, end, to);
-        for (std::int64_t o = begin; o < end; ++o) to[o] *= w.scale[o];
-      }
+      kernels.rows_f32(w.f32, w.outputs, in.events(r), coef.data() + r * in.width, begin, end, to);
       if (step.bias.data != nullptr)
         for (std::int64_t o = begin; o < end; ++o) to[o] += step.bias.data[o];
     }
@@ -403,11 +385,7 @@ void Program::run(const Attend& step, const Frame& frame) {
   counters.cache_bytes += cache_bytes;
   counters.pages_read += pages_read;
   counters.pages_skipped += pages_skipped;
-  if (out.spiking) {
-    collect(out);
-    counters.neurons -= out.rows * out.width;  // a winner's spikes fired before
-    for (std::int64_t r = 0; r < out.rows; ++r) counters.events -= out.fired[static_cast<std::size_t>(r)];
-  }
+  if (out.spiking) collect(out, false);  // a winner's spikes fired before
 }
 
 void Program::run(const Add& step, const Frame&) {

@@ -1,0 +1,99 @@
+// What the files of the Python face share: arrays as views, names as values, and the program with
+// the arrays that it points into.
+#pragma once
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <optional>
+
+#include "paths.hpp"
+#include "program.hpp"
+
+namespace spikeformers {
+
+namespace nb = nanobind;
+
+using Reals = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+using Counts = nb::ndarray<const std::int8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Matrix = nb::ndarray<nb::ndim<2>, nb::ro, nb::c_contig, nb::device::cpu>;
+
+inline void require_aligned(const void* data) {
+  if (reinterpret_cast<std::uintptr_t>(data) % alignof(float) != 0)
+    throw std::invalid_argument("an array of floats is not aligned to them");
+}
+
+inline Vector vector_of(const std::optional<Reals>& array) {
+  if (!array) return {};
+  require_aligned(array->data());
+  return {array->data(), static_cast<std::int64_t>(array->size())};
+}
+
+inline Weights weights_of(const Matrix& matrix, const std::optional<Reals>& scale, bool by_column_scale) {
+  Weights w;
+  w.inputs = static_cast<std::int64_t>(matrix.shape(0));
+  w.outputs = static_cast<std::int64_t>(matrix.shape(1));
+  if (matrix.dtype() == nb::dtype<float>()) {
+    require_aligned(matrix.data());
+    w.f32 = static_cast<const float*>(matrix.data());
+    if (scale) throw std::invalid_argument("fp32 weights take no scale");
+    return w;
+  }
+  if (matrix.dtype() != nb::dtype<std::int8_t>())
+    throw std::invalid_argument("weights must be float32 or int8");
+  w.i8 = static_cast<const std::int8_t*>(matrix.data());
+  if (!scale) throw std::invalid_argument("int8 weights need a scale");
+  const std::int64_t wanted = by_column_scale ? w.outputs : w.inputs;
+  if (static_cast<std::int64_t>(scale->size()) != wanted)
+    throw std::invalid_argument("the scale of int8 weights has " + std::to_string(scale->size()) +
+                                " entries, not " + std::to_string(wanted));
+  require_aligned(scale->data());
+  w.scale = scale->data();
+  return w;
+}
+
+template <class E>
+E named(const std::string& name, std::initializer_list<std::pair<const char*, E>> known) {
+  for (const auto& [spelled, value] : known)
+    if (name == spelled) return value;
+  throw std::invalid_argument("'" + name + "' is unknown to the engine");
+}
+
+inline Neuron neuron_of(const std::string& type, int levels, float unit, float decay, float threshold,
+                 float ratio, const std::string& reset) {
+  Neuron neuron;
+  neuron.type = named<SpikeType>(type, {{"binary", SpikeType::binary},
+                                        {"integer", SpikeType::integer},
+                                        {"ternary", SpikeType::ternary}});
+  neuron.levels = levels;
+  neuron.unit = unit;
+  neuron.decay = decay;
+  neuron.threshold = threshold;
+  neuron.ratio = ratio;
+  neuron.reset = named<Reset>(
+      reset, {{"soft", Reset::soft}, {"hard", Reset::hard}, {"delayed", Reset::delayed}});
+  return neuron;
+}
+
+// Keeps the arrays that its program points into.
+struct Engine {
+  Engine(const std::string& path, int threads, int steps, std::int64_t vocabulary)
+      : program(*choose_path(path).kernels, threads, steps, vocabulary) {}
+
+  template <class Array>
+  void hold(const std::optional<Array>& array) {
+    if (array) held.push_back(nb::cast(*array));
+  }
+
+  Program program;
+  std::vector<nb::object> held;
+};
+
+// Steps that only some architectures take (module_steps.cpp).
+void bind_steps(nb::class_<Engine>& program);
+
+}  // namespace spikeformers

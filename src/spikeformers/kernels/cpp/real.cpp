@@ -1,0 +1,47 @@
+// Products of reals: dense where nothing is zero, and reading only the rows of what is not.
+#include "steps.hpp"
+
+namespace spikeformers {
+
+void Program::product_real(const Linear& step, const Buffer& in, Buffer& out) {
+  const Weights& w = step.weights;
+  // A zero adds nothing, so its row is not read: sums of spikes, and pairs of neurons, have many.
+  thread_local std::vector<std::int32_t> some_index;
+  thread_local std::vector<float> some_coef;
+  thread_local std::vector<std::int64_t> some_starts;
+  std::vector<std::int32_t>& index = some_index;
+  std::vector<float>& coef = some_coef;
+  std::vector<std::int64_t>& starts = some_starts;
+  index.clear();
+  coef.clear();
+  starts.assign(1, 0);
+  for (std::int64_t r = 0; r < in.rows; ++r) {
+    const float* x = in.real.data() + r * in.width;
+    for (std::int64_t i = 0; i < in.width; ++i)
+      if (x[i] != 0.0f) {
+        index.push_back(static_cast<std::int32_t>(i));
+        coef.push_back(x[i]);
+      }
+    starts.push_back(static_cast<std::int64_t>(index.size()));
+  }
+  counters.weight_bytes += starts.back() * w.outputs * (w.f32 != nullptr ? 4 : 1);
+  const std::int64_t columns = in.rows == 1 ? 512 : 128;
+  pool.run(pieces_of(w.outputs, columns), [&](std::int64_t piece) {
+    const std::int64_t begin = piece * columns, end = std::min(w.outputs, begin + columns);
+    for (std::int64_t r = 0; r < in.rows; ++r) {
+      const std::int64_t from = starts[static_cast<std::size_t>(r)];
+      const Events events{index.data() + from, starts[static_cast<std::size_t>(r + 1)] - from};
+      float* to = out.real.data() + r * w.outputs;
+      if (w.f32 != nullptr) {
+        kernels.rows_f32(w.f32, w.outputs, events, coef.data() + from, begin, end, to);
+      } else {
+        kernels.rows_i8_real(w.i8, w.outputs, events, coef.data() + from, begin, end, to);
+        for (std::int64_t o = begin; o < end; ++o) to[o] *= w.scale[o];
+      }
+      if (step.bias.data != nullptr)
+        for (std::int64_t o = begin; o < end; ++o) to[o] += step.bias.data[o];
+    }
+  });
+}
+
+}  // namespace spikeformers

@@ -1,0 +1,42 @@
+// What the files that put steps together and run them share.
+#pragma once
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+#include "program.hpp"
+
+namespace spikeformers {
+
+inline void require(bool fine, const std::string& what) {
+  if (!fine) throw std::invalid_argument(what);
+}
+
+inline std::string sizes(std::int64_t got, std::int64_t wanted) {
+  return " has " + std::to_string(got) + " entries, not " + std::to_string(wanted);
+}
+
+inline void wrote(Buffer& buffer, int steps, bool selected) {
+  buffer.written = true;
+  buffer.steps = steps;
+  buffer.selected = selected;
+}
+
+// Bias of each head by distance; a null `bias` is zeros.
+std::vector<BiasLine> bias_lines(Vector bias, int heads, const std::string& what);
+
+constexpr std::int64_t kRowsAtOnce = 16;  // of a batch, to one piece of work
+
+inline std::int64_t pieces_of(std::int64_t n, std::int64_t each) { return (n + each - 1) / each; }
+
+// work(row) for each of `rows`, some rows to a piece.
+template <class Work>
+void for_rows(Pool& pool, std::int64_t rows, const Work& work) {
+  pool.run(pieces_of(rows, kRowsAtOnce), [&](std::int64_t piece) {
+    const std::int64_t end = std::min(rows, (piece + 1) * kRowsAtOnce);
+    for (std::int64_t r = piece * kRowsAtOnce; r < end; ++r) work(r);
+  });
+}
+
+}  // namespace spikeformers
