@@ -8,7 +8,7 @@ import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,8 +17,12 @@ from spikeformers.errors import SpikeformersError, UsageError
 from spikeformers.evaluation.peers import PEERS, LlamaCpp, usable
 from spikeformers.evaluation.systems import System, TorchSystem, time_systems
 from spikeformers.export import pack
-from spikeformers.models import SpikingConfig, build_model, control_of, load_model
+from spikeformers.models import NeurTransformerConfig, build_model, control_of, load_model
+from spikeformers.models._sources import source_config
 from spikeformers.reporting.machine import machine
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 OURS = "engine-int8"
 COUNTED = ("events", "neurons", "weight_bytes", "cache_bytes")
@@ -61,15 +65,14 @@ class Bench:
     def timed(self, what: str) -> dict[str, Any]:
         """Timings of "decode" or "prefill"."""
         config = self.model.config
-        assert isinstance(config, SpikingConfig)
         systems: dict[str, System] = {
             name: EngineSystem(engine) for name, engine in self.engines.items()
         }
         systems["pytorch"] = TorchSystem(self.model)
-        systems["dense-twin"] = TorchSystem(build_model(control_of(self.model.config)))
+        systems["dense-twin"] = TorchSystem(build_model(_dense_twin(config)))
         with ExitStack() as stack:
             for peer in PEERS:
-                if self.peers and usable(peer, config):
+                if self.peers and _is_gpt2(config) and usable(peer, config):
                     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
                     made = LlamaCpp(config, folder, self.threads)
                     stack.callback(made.close)
@@ -105,7 +108,7 @@ class Bench:
                 size = write(packed, file)
                 code = _ENGINE.format(file=str(file), threads=self.threads)
                 results[name] = {"resident_bytes": _resident(code), "weight_bytes": size}
-            twin = build_model(control_of(self.model.config))
+            twin = build_model(_dense_twin(self.model.config))
             twin.save_pretrained(Path(folder) / "twin")
             for name, model, at in (
                 ("pytorch", self.model, self.folder),
@@ -126,6 +129,20 @@ class Bench:
             **{"model": str(self.folder), "threads": self.threads},
             **{"kernels": choice, "machine": machine()},
         }
+
+
+def _dense_twin(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The control; of a converted model, what it was converted from."""
+    if isinstance(config, NeurTransformerConfig):
+        assert config.source is not None
+        return source_config(config.source)
+    return control_of(config)
+
+
+def _is_gpt2(config: PreTrainedConfig) -> bool:
+    """Whether a GPT-2 has this shape; LLaMA's gated blocks have no peer yet."""
+    source = getattr(config, "source", None)
+    return source is None or source["model_type"] in ("gpt2", "gpt_neox")
 
 
 def _ratios(results: dict[str, Any], key: str) -> dict[str, float]:

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 STEPS = (
     *("embed", "fire", "norm", "linear", "attend", "add", "select", "finish"),
     *("join", "recount", "rate", "edges"),
+    *("pair", "activate", "multiply", "scale", "rotate", "group_norm", "mix"),
 )
 BUFFERS = ("input", "out", "to", "query", "key", "value", "logits")
 MATRICES = {"table": "table", "weight": "weights"}
 """Fields that name a matrix, and what the native step calls it; int8 ones come with a scale."""
-VECTORS = ("bias", "positions", "scale", "threshold")
+VECTORS = ("bias", "positions", "scale", "threshold", "spike", "frequency", "gain")
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def _arguments(
     for key, value in given.items():
         if key in BUFFERS:
             found[key] = ids[value]
-        elif key in MATRICES and isinstance(value, str):
+        elif key in MATRICES and name in ("embed", "linear"):
             matrix = tensors[value]
             found[MATRICES[key]] = matrix
             found["scale"] = tensors[f"{value}.scale"] if matrix.dtype == np.int8 else None

@@ -66,9 +66,9 @@ class Description:
         """Norm, then the neuron of ``out``; reads from ``offset`` of each row."""
         self._add("fire", input=input, out=out, offset=offset, norm=asdict(norm))
 
-    def norm(self, input: str, out: str, norm: NormSpec) -> None:
-        """A norm that no neuron follows."""
-        self._add("norm", input=input, out=out, offset=0, norm=asdict(norm))
+    def norm(self, input: str, out: str, norm: NormSpec, offset: int = 0) -> None:
+        """A norm that no neuron follows; "none" copies."""
+        self._add("norm", input=input, out=out, offset=offset, norm=asdict(norm))
 
     def linear(self, input: str, out: str, weight: str, bias: str | None = None) -> None:
         """A product with a matrix stored input-major, ``[in, out]``."""
@@ -129,6 +129,79 @@ class Description:
             "edges",
             **{"query": query, "key": key, "value": value, "out": out, "heads": heads},
             **{"decay": decay, "scale": scale, "threshold": threshold, "bias": bias},
+        )
+
+    def pair(
+        self,
+        input: str,
+        out: str,
+        spike: str,
+        *,
+        largest: int,
+        sign: bool,
+        counts: bool = False,
+        offset: int = 0,
+    ) -> None:
+        """A pair of neurons for each value, and what their spikes say, or their counts.
+
+        ``spike`` names what one spike says, ``[width]``, or ``[2, width]`` by sign.
+        """
+        self._add(
+            "pair",
+            **{"input": input, "out": out, "offset": offset, "spike": spike},
+            **{"largest": largest, "sign": sign, "counts": counts},
+        )
+
+    def activate(self, to: str, kind: str) -> None:
+        """relu, silu, gelu_tanh, gelu_erf or quick_gelu, in place."""
+        self._add("activate", to=to, kind=kind)
+
+    def multiply(self, input: str, to: str) -> None:
+        """A gate."""
+        self._add("multiply", input=input, to=to)
+
+    def scale(self, to: str, scale: str) -> None:
+        """A factor of each channel, in place."""
+        self._add("scale", to=to, scale=scale)
+
+    def rotate(
+        self, to: str, *, offset: int, heads: int, width: int, frequency: str, factor: float
+    ) -> None:
+        """Rotary positions of ``heads`` of ``width`` channels, in place, from ``offset``."""
+        self._add(
+            "rotate",
+            **{"to": to, "offset": offset, "heads": heads, "width": width},
+            **{"frequency": frequency, "factor": factor},
+        )
+
+    def group_norm(self, input: str, out: str, gain: str, eps: float) -> None:
+        """RMS of each group of as many neighbours as ``gain`` has."""
+        self._add("group_norm", input=input, out=out, gain=gain, eps=eps)
+
+    def mix(
+        self,
+        query: str,
+        key: str,
+        value: str,
+        out: str,
+        *,
+        heads: int,
+        kv_heads: int,
+        rule: str,
+        scale: str,
+        winners: int = 1,
+        weight: float = 1.0,
+        largest: int = 0,
+    ) -> None:
+        """Causal attention over a cache of counts up to ``largest``, or of reals (0).
+
+        ``rule``: winners, softmax or ssa.
+        """
+        self._add(
+            "mix",
+            **{"query": query, "key": key, "value": value, "out": out, "heads": heads},
+            **{"kv_heads": kv_heads, "rule": rule, "winners": winners, "weight": weight},
+            **{"scale": scale, "largest": largest},
         )
 
     def select(self, input: str, out: str) -> None:

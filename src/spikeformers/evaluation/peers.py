@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from spikeformers.models import SpikingConfig
+from spikeformers.models import SpikingformerConfig
 
 PEERS = {"llama.cpp-q8_0": ("llama_cpp", "gguf")}
 """Name, and the modules that it needs."""
 
 
-def usable(peer: str, config: SpikingConfig) -> bool:
+def usable(peer: str, config: SpikingformerConfig) -> bool:
     """Whether a peer is installed and has weights of this shape: Q8_0 comes in blocks of 32."""
     fits = config.hidden_size % 32 == 0 and (config.intermediate_size or 0) % 32 == 0
     return fits and all(importlib.util.find_spec(module) for module in PEERS[peer])
@@ -27,7 +27,7 @@ def usable(peer: str, config: SpikingConfig) -> bool:
 class LlamaCpp:
     """llama.cpp through llama-cpp-python, weights in Q8_0."""
 
-    def __init__(self, config: SpikingConfig, folder: Path, threads: int) -> None:
+    def __init__(self, config: SpikingformerConfig, folder: Path, threads: int) -> None:
         from llama_cpp import Llama
 
         path = folder / "twin.gguf"
@@ -53,7 +53,7 @@ class LlamaCpp:
         self._llama.eval([token])
 
 
-def write_gpt2_gguf(config: SpikingConfig, path: Path) -> None:
+def write_gpt2_gguf(config: SpikingformerConfig, path: Path) -> None:
     """A GPT-2 with random Q8_0 weights and a vocabulary of numbered tokens."""
     import gguf
 

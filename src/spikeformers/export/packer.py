@@ -53,6 +53,9 @@ class Packer:
         if isinstance(module, nn.RMSNorm):
             assert module.eps is not None
             return NormSpec("rms", self.vector(f"{name}.weight", module.weight), None, module.eps)
+        if hasattr(module, "variance_epsilon"):  # RMSNorm of a Transformers model
+            weight = self.vector(f"{name}.weight", module.weight)  # type: ignore[arg-type]
+            return NormSpec("rms", weight, None, float(module.variance_epsilon))  # type: ignore[arg-type]
         return NormSpec("none")
 
 

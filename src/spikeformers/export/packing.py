@@ -10,8 +10,12 @@ from numpy.typing import NDArray
 
 from spikeformers.engine import Description, Packed
 from spikeformers.errors import ConfigError, UsageError, nearest
-from spikeformers.export import bispikclm, spikingformer
-from spikeformers.models import BiSpikCLMForCausalLM, WDSpikingformerForCausalLM
+from spikeformers.export import bispikclm, neurtransformer, spikingformer
+from spikeformers.models import (
+    BiSpikCLMForCausalLM,
+    NeurTransformerForCausalLM,
+    WDSpikingformerForCausalLM,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -20,6 +24,7 @@ WEIGHTS = ("fp32", "int8")
 DESCRIBE: dict[type[Any], Callable[[Any, str], tuple[Description, dict[str, NDArray[Any]]]]] = {
     WDSpikingformerForCausalLM: spikingformer.describe,
     BiSpikCLMForCausalLM: bispikclm.describe,
+    NeurTransformerForCausalLM: neurtransformer.describe,
 }
 """What writes the description of each model that the engine runs."""
 
@@ -38,8 +43,8 @@ def pack(
         )
     if type(model) not in DESCRIBE:
         raise UsageError(
-            f"the engine runs WD-Spikingformer and BiSpikCLM, not {type(model).__name__}: give a "
-            "causal spiking model of one of these."
+            f"the engine runs WD-Spikingformer, BiSpikCLM and converted models, not "
+            f"{type(model).__name__}: give a causal spiking model of one of these."
         )
     description, tensors = DESCRIBE[type(model)](model, weights)
     roles: dict[str, Any] = {"rules": None, "bos": None, "eos": None}

@@ -159,6 +159,43 @@ class Program:
         threshold: NDArray[np.float32],
         bias: NDArray[np.float32] | None,
     ) -> None: ...
+    def pair(
+        self,
+        input: int,
+        out: int,
+        offset: int,
+        spike: NDArray[np.float32],
+        largest: int,
+        sign: bool,
+        counts: bool,
+    ) -> None: ...
+    def activate(self, to: int, kind: str) -> None: ...
+    def multiply(self, input: int, to: int) -> None: ...
+    def scale(self, to: int, scale: NDArray[np.float32]) -> None: ...
+    def rotate(
+        self,
+        to: int,
+        offset: int,
+        heads: int,
+        width: int,
+        frequency: NDArray[np.float32],
+        factor: float,
+    ) -> None: ...
+    def group_norm(self, input: int, out: int, gain: NDArray[np.float32], eps: float) -> None: ...
+    def mix(
+        self,
+        query: int,
+        key: int,
+        value: int,
+        out: int,
+        heads: int,
+        kv_heads: int,
+        rule: str,
+        winners: int,
+        weight: float,
+        scale: NDArray[np.float32],
+        largest: int,
+    ) -> None: ...
     def finish(self, logits: int) -> None: ...
     def sequence(self) -> Sequence: ...
     def forward(

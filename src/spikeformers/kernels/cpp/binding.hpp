@@ -79,6 +79,13 @@ inline Neuron neuron_of(const std::string& type, int levels, float unit, float d
   return neuron;
 }
 
+inline Rule rule_of(const std::string& name) {
+  return named<Rule>(name, {{"winners", Rule::winners},
+                            {"sparsemax", Rule::sparsemax},
+                            {"softmax", Rule::softmax},
+                            {"ssa", Rule::ssa}});
+}
+
 // Keeps the arrays that its program points into.
 struct Engine {
   Engine(const std::string& path, int threads, int steps, std::int64_t vocabulary)

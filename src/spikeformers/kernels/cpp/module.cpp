@@ -21,13 +21,6 @@ NormKind norm_of(const std::string& name) {
       name, {{"none", NormKind::none}, {"layer", NormKind::layer}, {"rms", NormKind::rms}});
 }
 
-Rule rule_of(const std::string& name) {
-  return named<Rule>(name, {{"winners", Rule::winners},
-                            {"sparsemax", Rule::sparsemax},
-                            {"softmax", Rule::softmax},
-                            {"ssa", Rule::ssa}});
-}
-
 nb::ndarray<nb::numpy, float> forward(Engine& engine, const std::vector<Sequence*>& sequences,
                                       const std::vector<std::int32_t>& tokens,
                                       const std::vector<std::int64_t>& wanted) {

@@ -32,7 +32,52 @@ void bind_steps(nb::class_<Engine>& program) {
              e.hold(bias);
            },
            "query"_a, "key"_a, "value"_a, "out"_a, "heads"_a, "decay"_a, "scale"_a, "threshold"_a,
-           "bias"_a.none());
+           "bias"_a.none())
+      .def("pair",
+           [](Engine& e, int in, int out, std::int64_t offset, const Reals& value, int largest,
+              bool sign, bool counts) {
+             e.program.pair(in, out, offset, vector_of(value), largest, sign, counts);
+             e.held.push_back(nb::cast(value));
+           },
+           "input"_a, "out"_a, "offset"_a, "spike"_a, "largest"_a, "sign"_a, "counts"_a)
+      .def("activate",
+           [](Engine& e, int to, const std::string& kind) {
+             e.program.activate(to, named<Activation>(kind, {{"relu", Activation::relu},
+                                                             {"silu", Activation::silu},
+                                                             {"gelu_tanh", Activation::gelu_tanh},
+                                                             {"gelu_erf", Activation::gelu_erf},
+                                                             {"quick_gelu", Activation::quick_gelu}}));
+           },
+           "to"_a, "kind"_a)
+      .def("multiply", [](Engine& e, int in, int to) { e.program.multiply(in, to); }, "input"_a, "to"_a)
+      .def("scale",
+           [](Engine& e, int to, const Reals& scale) {
+             e.program.scale(to, vector_of(scale));
+             e.held.push_back(nb::cast(scale));
+           },
+           "to"_a, "scale"_a)
+      .def("rotate",
+           [](Engine& e, int to, std::int64_t offset, int heads, std::int64_t width,
+              const Reals& frequency, float factor) {
+             e.program.rotate(to, offset, heads, width, vector_of(frequency), factor);
+             e.held.push_back(nb::cast(frequency));
+           },
+           "to"_a, "offset"_a, "heads"_a, "width"_a, "frequency"_a, "factor"_a)
+      .def("group_norm",
+           [](Engine& e, int in, int out, const Reals& gain, float eps) {
+             e.program.group_norm(in, out, vector_of(gain), eps);
+             e.held.push_back(nb::cast(gain));
+           },
+           "input"_a, "out"_a, "gain"_a, "eps"_a)
+      .def("mix",
+           [](Engine& e, int query, int key, int value, int out, int heads, int kv_heads,
+              const std::string& rule, int winners, float weight, const Reals& scale, int largest) {
+             e.program.mix(query, key, value, out, heads, kv_heads, rule_of(rule), winners, weight,
+                           vector_of(scale), largest);
+             e.held.push_back(nb::cast(scale));
+           },
+           "query"_a, "key"_a, "value"_a, "out"_a, "heads"_a, "kv_heads"_a, "rule"_a, "winners"_a,
+           "weight"_a, "scale"_a, "largest"_a);
 }
 
 }  // namespace spikeformers

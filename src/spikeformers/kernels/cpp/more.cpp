@@ -9,6 +9,7 @@
 namespace spikeformers {
 namespace more_avx512 {
 #define SPIKEFORMERS_AVX512
+#define SPIKEFORMERS_VECTOR 64
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,bmi,bmi2,lzcnt,popcnt"))), apply_to = function)
 #include "more.inl"
@@ -21,9 +22,11 @@ namespace more_avx512 {
 #pragma GCC pop_options
 #endif
 #undef SPIKEFORMERS_AVX512
+#undef SPIKEFORMERS_VECTOR
 }  // namespace more_avx512
 namespace more_avx2 {
 #define SPIKEFORMERS_AVX2
+#define SPIKEFORMERS_VECTOR 32
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,bmi,bmi2,lzcnt,popcnt"))), apply_to = function)
 #include "more.inl"
@@ -35,11 +38,13 @@ namespace more_avx2 {
 #pragma GCC pop_options
 #endif
 #undef SPIKEFORMERS_AVX2
+#undef SPIKEFORMERS_VECTOR
 }  // namespace more_avx2
 }  // namespace spikeformers
 #endif
 
 namespace spikeformers {
+#define SPIKEFORMERS_VECTOR 16
 namespace more_portable {
 #include "more.inl"
 }  // namespace more_portable

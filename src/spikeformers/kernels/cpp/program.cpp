@@ -41,7 +41,8 @@ void Buffer::resize(std::int64_t wanted) {
 Sequence::Sequence(const Program& program)
     : program_(&program),
       bits_(static_cast<std::size_t>(program.slots_ * program.steps)),
-      sums_(static_cast<std::size_t>(program.slots_ * program.steps)) {
+      sums_(static_cast<std::size_t>(program.slots_ * program.steps)),
+      rows_(static_cast<std::size_t>(program.slots_ * program.steps)) {
   for (const Step& step : program.steps_) {
     if (const auto* edges = std::get_if<Edges>(&step)) {
       const Buffer& key = program.buffer(edges->key);
@@ -49,6 +50,14 @@ Sequence::Sequence(const Program& program)
         bits_[static_cast<std::size_t>(edges->slot * program.steps + s)] = std::make_unique<BitCache>(
             edges->heads, static_cast<int>(key.width / edges->heads), Planes::of(key.neuron),
             Planes::of(program.buffer(edges->value).neuron));
+    }
+    if (const auto* mix = std::get_if<Mix>(&step)) {
+      const auto width = static_cast<int>(program.buffer(mix->key).width / mix->kv_heads);
+      const auto slot = static_cast<std::size_t>(mix->slot * program.steps);
+      if (mix->rule == Rule::ssa)
+        sums_[slot] = std::make_unique<SumCache>(mix->kv_heads, width);
+      else
+        rows_[slot] = std::make_unique<RowCache>(mix->type, mix->kv_heads, width);
     }
     const auto* attend = std::get_if<Attend>(&step);
     if (attend == nullptr) continue;
@@ -68,6 +77,7 @@ Sequence::Sequence(const Program& program)
 std::int64_t Sequence::bytes() const {
   std::int64_t total = 0;
   for (const auto& cache : bits_) total += cache ? cache->bytes() : 0;
+  for (const auto& cache : rows_) total += cache ? cache->bytes() : 0;
   for (const auto& cache : sums_)
     total += cache ? static_cast<std::int64_t>(cache->sum.size() * sizeof(std::int64_t)) : 0;
   return total;

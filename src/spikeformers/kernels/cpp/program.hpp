@@ -15,6 +15,8 @@
 #include "attention.hpp"
 #include "cache.hpp"
 #include "kernels.hpp"
+#include "mix.hpp"
+#include "more.hpp"
 #include "pool.hpp"
 
 namespace spikeformers {
@@ -70,6 +72,7 @@ class Sequence {
   std::int64_t tokens_ = 0;
   std::vector<std::unique_ptr<BitCache>> bits_;
   std::vector<std::unique_ptr<SumCache>> sums_;
+  std::vector<std::unique_ptr<RowCache>> rows_;
 };
 
 struct Embed {
@@ -134,7 +137,48 @@ struct Edges {       // softmax-free spiking attention: a neuron for each query 
   int slot;
 };
 
-using Step = std::variant<Embed, Select, Norm, Fire, Linear, Attend, Add, Join, Recount, Rate, Edges>;
+// ---- a dense model, some parts of which spike (converted.cpp, mix.cpp)
+struct Pair {        // a pair of neurons for each of out.width values from `offset`: what they say
+  int in, out;
+  std::int64_t offset;
+  Vector value;      // of one spike: [out.width], or twice that where OFF has its own
+  float low, high;   // of its counts
+  bool counts;       // these, not the values they say
+};
+struct Activate {
+  int to;
+  Activation kind;
+};
+struct Multiply {
+  int in, to;
+};
+struct Scale {       // of each channel
+  int to;
+  Vector by;
+};
+struct Rotate {      // rotary positions on the first channels of each head, from `offset`
+  int to, heads;
+  std::int64_t offset, width;  // of one head
+  Vector frequency;            // half as many as channels that turn
+  float factor;
+};
+struct GroupNorm {   // RMS of each group of gain.n neighbours
+  int in, out;
+  Vector gain;
+  float eps;
+};
+struct Mix {         // attention over a cache of rows: counts, or the reals of a softmax
+  int query, key, value, out, heads, kv_heads;
+  Rule rule;
+  int winners;
+  float weight;      // of each winner
+  Vector scale;      // [heads]
+  Number type;       // of the cache
+  int slot;
+};
+
+using Step = std::variant<Embed, Select, Norm, Fire, Linear, Attend, Add, Join, Recount, Rate, Edges,
+                          Pair, Activate, Multiply, Scale, Rotate, GroupNorm, Mix>;
 
 // Sums over everything that ran, for density and bytes; measured, not estimated.
 struct Counters {
@@ -161,6 +205,14 @@ struct Program {
   void rate(int in, int out, const Neuron& neuron, int steps);
   void edges(int query, int key, int value, int out, int heads, float decay, Vector scale,
              Vector threshold, Vector bias);
+  void pair(int in, int out, std::int64_t offset, Vector value, int largest, bool sign, bool counts);
+  void activate(int to, Activation kind);
+  void multiply(int in, int to);
+  void scale(int to, Vector by);
+  void rotate(int to, std::int64_t offset, int heads, std::int64_t width, Vector frequency, float factor);
+  void group_norm(int in, int out, Vector gain, float eps);
+  void mix(int query, int key, int value, int out, int heads, int kv_heads, Rule rule, int winners,
+           float weight, Vector scale, int largest);
   void finish(int logits);
 
   // Feeds tokens: row r is `token[r]` of `sequence[r]`, whose rows come in order. `wanted` are the
@@ -208,6 +260,13 @@ struct Program {
   void run(const Recount& step, const Frame& frame);
   void run(const Rate& step, const Frame& frame);
   void run(const Edges& step, const Frame& frame);
+  void run(const Pair& step, const Frame& frame);
+  void run(const Activate& step, const Frame& frame);
+  void run(const Multiply& step, const Frame& frame);
+  void run(const Scale& step, const Frame& frame);
+  void run(const Rotate& step, const Frame& frame);
+  void run(const GroupNorm& step, const Frame& frame);
+  void run(const Mix& step, const Frame& frame);
   void product_real(const Linear& step, const Buffer& in, Buffer& out);
   // Finds the inputs that fired; they count as events where they are a neuron's of this step.
   void collect(Buffer& out, bool fired_here);

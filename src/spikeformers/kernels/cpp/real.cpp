@@ -1,10 +1,12 @@
 // Products of reals: dense where nothing is zero, and reading only the rows of what is not.
+#include "more.hpp"
 #include "steps.hpp"
 
 namespace spikeformers {
 
 void Program::product_real(const Linear& step, const Buffer& in, Buffer& out) {
   const Weights& w = step.weights;
+  const MoreKernels& more = more_kernels(kernels);
   // A zero adds nothing, so its row is not read: sums of spikes, and pairs of neurons, have many.
   thread_local std::vector<std::int32_t> some_index;
   thread_local std::vector<float> some_coef;
@@ -35,7 +37,7 @@ void Program::product_real(const Linear& step, const Buffer& in, Buffer& out) {
       if (w.f32 != nullptr) {
         kernels.rows_f32(w.f32, w.outputs, events, coef.data() + from, begin, end, to);
       } else {
-        kernels.rows_i8_real(w.i8, w.outputs, events, coef.data() + from, begin, end, to);
+        more.rows_i8_coef(w.i8, w.outputs, events, coef.data() + from, begin, end, to);
         for (std::int64_t o = begin; o < end; ++o) to[o] *= w.scale[o];
       }
       if (step.bias.data != nullptr)
