@@ -21,6 +21,7 @@ void Program::join(int in, int to, Joining how) {
             "join: rows differ");
     require(how == Joining::add || from.neuron.type == SpikeType::binary,
             "join: \"or\" is of zeros and ones");
+    stream.counts = 0;
   }
   steps_.emplace_back(Join{in, to, how});
 }
@@ -55,7 +56,7 @@ void Program::run(const Recount& step, const Frame&) {
   const Buffer& in = at(step.in, "recount");
   Buffer& out = at(step.out, "recount");
   out.resize(in.rows);
-  const float most = static_cast<float>(out.neuron.levels);
+  const float most = out.neuron.type == SpikeType::binary ? 1.0f : static_cast<float>(out.neuron.levels);
   for_rows(pool, in.rows, [&](std::int64_t r) {
     for (std::int64_t i = r * in.width; i < (r + 1) * in.width; ++i) {
       const float count = in.real[static_cast<std::size_t>(i)] / out.neuron.unit;

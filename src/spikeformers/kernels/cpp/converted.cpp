@@ -19,6 +19,7 @@ void Program::pair(int in, int out, std::int64_t offset, Vector value, int large
   require(largest >= 1 && largest < (1 << 23), "pair: counts are whole numbers below 2^23");
   const auto most = static_cast<float>(largest);
   wrote(to, from.steps, from.selected);
+  to.counts = counts ? largest : 0;
   steps_.emplace_back(Pair{in, out, offset, value, sign ? -most : 0.0f, most, counts});
 }
 
@@ -43,6 +44,7 @@ void Program::run(const Pair& step, const Frame&) {
 
 void Program::activate(int to, Activation kind) {
   input(to, false, "activate");
+  at(to, "activate").counts = 0;
   steps_.emplace_back(Activate{to, kind});
 }
 
@@ -64,6 +66,7 @@ void Program::multiply(int in, int to) {
   const Buffer &from = input(in, false, "multiply"), &product = input(to, false, "multiply");
   require(from.width == product.width, "multiply: widths differ");
   require(from.steps == product.steps && from.selected == product.selected, "multiply: rows differ");
+  at(to, "multiply").counts = 0;
   steps_.emplace_back(Multiply{in, to});
 }
 
@@ -80,6 +83,7 @@ void Program::run(const Multiply& step, const Frame&) {
 void Program::scale(int to, Vector by) {
   const Buffer& scaled = input(to, false, "scale");
   require(by.n == scaled.width, "scale: it" + sizes(by.n, scaled.width));
+  at(to, "scale").counts = 0;
   steps_.emplace_back(Scale{to, by});
 }
 
@@ -95,9 +99,11 @@ void Program::rotate(int to, std::int64_t offset, int heads, std::int64_t width,
                      float factor) {
   const Buffer& turned = input(to, false, "rotate");
   require(steps == 1 && !turned.selected, "rotate: it comes before select, in one simulation step");
-  require(heads >= 1 && width >= 1 && offset >= 0 && offset <= turned.width - heads * width,
+  require(heads >= 1 && width >= 1 && heads <= turned.width && width <= turned.width && offset >= 0 &&
+              offset <= turned.width - heads * width,
           "rotate: it reads past its input");
   require(frequency.n >= 1 && 2 * frequency.n <= width, "rotate: more frequencies than channels");
+  at(to, "rotate").counts = 0;
   steps_.emplace_back(Rotate{to, heads, offset, width, frequency, factor});
 }
 

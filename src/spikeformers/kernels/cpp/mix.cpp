@@ -73,6 +73,9 @@ void Program::mix(int query, int key, int value, int out, int heads, int kv_head
   for (int h = 0; h < heads; ++h) require(scale.data[h] > 0.0f, "mix: a scale is not positive");
   require(winners >= 1, "mix: at least one key must win");
   require(largest >= 0 && largest <= INT16_MAX, "mix: counts are of two bytes at most");
+  for (const Buffer* one : {&q, &k, &v})
+    require(largest == 0 || (one->counts >= 1 && one->counts <= largest),
+            "mix: a cache of counts takes the counts of pairs, and no larger ones");
   require(rule != Rule::sparsemax, "mix: it has no sparsemax");
   require(rule != Rule::ssa || largest > 0, "mix: SSA sums whole numbers");
   const Number type = largest == 0 ? Number::f32 : largest <= INT8_MAX ? Number::i8 : Number::i16;

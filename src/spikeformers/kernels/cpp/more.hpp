@@ -30,6 +30,11 @@ struct MoreKernels {
   // As rows_i8_real, with four rows to a load and store of a sum.
   void (*rows_i8_coef)(const std::int8_t* w, std::int64_t stride, Events events, const float* coef,
                        std::int64_t begin, std::int64_t end, float* out);
+  // Four rows x at once, `x_stride` apart, against all inputs: out[r][begin..end) = x[r] W, in the
+  // order of the rows of W, like the two above. `w` is float or int8.
+  void (*block)(Number type, const void* w, std::int64_t stride, std::int64_t inputs, const float* x,
+                std::int64_t x_stride, std::int64_t begin, std::int64_t end, float* out,
+                std::int64_t out_stride);
 };
 
 // Those of the same path as `chosen`.

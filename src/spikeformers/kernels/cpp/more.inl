@@ -21,11 +21,13 @@ SPIKEFORMERS_INLINE void store(void* to, V v) {
 }
 
 SPIKEFORMERS_INLINE Floats floats(const float* from) { return load<Floats>(from); }
-SPIKEFORMERS_INLINE Floats floats(const std::int16_t* from) {
-  return __builtin_convertvector(load<Shorts>(from), Floats);
+// Twice as wide at a time: for more at once GCC has no instruction, and goes number by number.
+SPIKEFORMERS_INLINE Floats floats(Shorts from) {
+  return __builtin_convertvector(__builtin_convertvector(from, Ints), Floats);
 }
+SPIKEFORMERS_INLINE Floats floats(const std::int16_t* from) { return floats(load<Shorts>(from)); }
 SPIKEFORMERS_INLINE Floats floats(const std::int8_t* from) {
-  return __builtin_convertvector(load<Bytes>(from), Floats);
+  return floats(__builtin_convertvector(load<Bytes>(from), Shorts));
 }
 
 std::uint64_t edges(const float* current, float* carry, bool first, float decay, float threshold) {
@@ -219,6 +221,42 @@ void rows_i8_coef(const std::int8_t* w, std::int64_t stride, Events events, cons
   }
 }
 
+template <class T>
+SPIKEFORMERS_INLINE void block_of(const T* w, std::int64_t stride, std::int64_t inputs, const float* x,
+                                  std::int64_t x_stride, std::int64_t begin, std::int64_t end,
+                                  float* out, std::int64_t out_stride) {
+  std::int64_t o = begin;
+  for (; o + 2 * kFloats <= end; o += 2 * kFloats) {
+    Floats sum[4][2] = {};
+    for (std::int64_t i = 0; i < inputs; ++i) {
+      const Floats one = floats(w + i * stride + o), other = floats(w + i * stride + o + kFloats);
+      for (int r = 0; r < 4; ++r) {
+        sum[r][0] += one * x[r * x_stride + i];
+        sum[r][1] += other * x[r * x_stride + i];
+      }
+    }
+    for (int r = 0; r < 4; ++r)
+      for (int k = 0; k < 2; ++k) store(out + r * out_stride + o + k * kFloats, sum[r][k]);
+  }
+  for (; o < end; ++o)
+    for (int r = 0; r < 4; ++r) {
+      float sum = 0.0f;
+      for (std::int64_t i = 0; i < inputs; ++i)
+        sum += static_cast<float>(w[i * stride + o]) * x[r * x_stride + i];
+      out[r * out_stride + o] = sum;
+    }
+}
+
+void block(Number type, const void* w, std::int64_t stride, std::int64_t inputs, const float* x,
+           std::int64_t x_stride, std::int64_t begin, std::int64_t end, float* out,
+           std::int64_t out_stride) {
+  if (type == Number::i8)
+    block_of(static_cast<const std::int8_t*>(w), stride, inputs, x, x_stride, begin, end, out, out_stride);
+  else
+    block_of(static_cast<const float*>(w), stride, inputs, x, x_stride, begin, end, out, out_stride);
+}
+
 #undef SPIKEFORMERS_INLINE
 
-const MoreKernels table = {edges, pair, activate, exps, key_scores, add_rows, rows_i8_coef};
+const MoreKernels table = {edges,      pair,     activate,     exps,
+                           key_scores, add_rows, rows_i8_coef, block};

@@ -229,6 +229,7 @@ void Program::add(int in, int to) {
   const Buffer &from = input(in, false, "add"), &sum = input(to, false, "add");
   require(from.width == sum.width, "add: widths differ");
   require(from.steps == sum.steps && from.selected == sum.selected, "add: rows differ");
+  at(to, "add").counts = 0;
   steps_.emplace_back(Add{in, to});
 }
 

@@ -43,6 +43,7 @@ struct Buffer {
   // simulation step, and for all tokens or for the selected ones.
   bool written = false, selected = false;
   int steps = 1;
+  std::int64_t counts = 0;            // reals that are whole numbers, no larger than this; 0: any
   std::int64_t rows = 0;              // of all simulation steps together
   std::vector<float> real;
   std::vector<std::int8_t> count;

@@ -21,6 +21,7 @@ inline void wrote(Buffer& buffer, int steps, bool selected) {
   buffer.written = true;
   buffer.steps = steps;
   buffer.selected = selected;
+  buffer.counts = 0;
 }
 
 // Bias of each head by distance; a null `bias` is zeros.
