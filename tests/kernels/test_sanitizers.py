@@ -45,7 +45,8 @@ def test_under_address_and_undefined_behaviour_sanitizers(tmp_path: Path) -> Non
     shutil.copytree(ROOT / "src" / "spikeformers", site / "spikeformers")
     for module in build.glob("_native*.so"):
         shutil.copy(module, site / "spikeformers" / "kernels")
-    tests = ["tests/kernels/test_kernels.py", "tests/engine/test_file.py"]
+    tests = ["tests/kernels/test_kernels.py", "tests/kernels/test_architectures.py"]
+    tests += ["tests/engine/test_file.py"]
     tests += ["tests/engine/test_runtime.py::test_spikes_and_logits_are_pytorchs"]
     tests += ["tests/engine/test_runtime.py::test_threads_of_python_take_turns"]
     tests += ["tests/engine/test_bispikclm.py", "tests/engine/test_converted.py"]

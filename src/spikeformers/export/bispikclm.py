@@ -80,8 +80,8 @@ def describe(
             *(f"{on}.query", f"{on}.key", f"{on}.value", "y"),
             heads=at.heads,
             decay=neuron.decay,
-            scale=_kept(pack.vector(f"{on}.scale", at.core.scale().flatten())),
-            threshold=_kept(pack.vector(f"{on}.threshold", threshold)),
+            scale=pack.keep(f"{on}.scale", at.core.scale().flatten()),
+            threshold=pack.keep(f"{on}.threshold", threshold),
             bias=pack.vector(
                 f"{on}.relative", relative.bias if isinstance(relative, RelativeBias) else None
             ),
@@ -107,8 +107,3 @@ def describe(
         to.linear("head.in", "logits", head)
     to.finish("logits")
     return to, pack.tensors
-
-
-def _kept(name: str | None) -> str:
-    assert name is not None
-    return name

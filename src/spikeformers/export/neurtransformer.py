@@ -195,7 +195,7 @@ class _Converted:
                 to.norm("qkv", name, NormSpec("none"), offset)
             offset += size
         if not spiking:
-            scale = self.pack.vector(f"{on}.scale", torch.full((shape.heads,), module.scaling))
+            scale = self.pack.keep(f"{on}.scale", torch.full((shape.heads,), module.scaling))
             self._mix(names, {"rule": "softmax"}, scale, 0)
             self._linear("sum", "y", f"{on}.out", maps)
             return
@@ -211,29 +211,29 @@ class _Converted:
             rule = {"rule": "winners", "winners": core.winners, "weight": core.weight}
         else:
             assert isinstance(core, SSA)
-        self._mix(names, rule, self.pack.vector(f"{on}.scale", core.scale().flatten()), largest)
-        to.scale("sum", _kept(self.pack.vector(f"{on}.value_of_v", module.value_of_v().flatten())))
+        self._mix(names, rule, self.pack.keep(f"{on}.scale", core.scale().flatten()), largest)
+        to.scale("sum", self.pack.keep(f"{on}.value_of_v", module.value_of_v().flatten()))
         out = "sum"
         if module.fire_out is not None:
             if module.norm is not None:
-                gain = _kept(self.pack.vector(f"{on}.sum_norm", module.norm.weight))
+                gain = self.pack.keep(f"{on}.sum_norm", module.norm.weight)
                 eps = module.norm.eps
                 to.group_norm(
                     "sum", "sum", gain, torch.finfo(torch.float32).eps if eps is None else eps
                 )
-            to.scale("sum", _kept(self.pack.vector(f"{on}.gain", module.gain)))
+            to.scale("sum", self.pack.keep(f"{on}.gain", module.gain))
             size = shape.heads * shape.head_width
             out = self._pair(f"{on}.attention.out", "sum", module.fire_out, size)
         self._linear(out, "y", f"{on}.out", maps)
 
-    def _mix(self, names: list[str], rule: dict[str, Any], scale: str | None, largest: int) -> None:
+    def _mix(self, names: list[str], rule: dict[str, Any], scale: str, largest: int) -> None:
         heads, kv_heads = self.shape.heads, self.shape.kv_heads
         query, key, value = names
         self.to.mix(
             *(query, key, value, "sum"),
             heads=heads,
             kv_heads=kv_heads,
-            scale=_kept(scale),
+            scale=scale,
             largest=largest,
             **rule,
         )
@@ -249,7 +249,7 @@ class _Converted:
         value = value.reshape(len(value), -1)
         self.to.real(out, size)
         self.to.pair(
-            *(source, out, _kept(self.pack.vector(f"{out}.spike", value))),
+            *(source, out, self.pack.keep(f"{out}.spike", value)),
             largest=neuron.largest,
             sign=neuron.signed,
             counts=counts,
@@ -292,8 +292,3 @@ def _last_norm(body: Any) -> nn.Module:
 def _modules(module: nn.Module) -> dict[str, Tensor]:
     """Weights and biases of a converted module's maps, by name."""
     return {name: parameter.detach() for name, parameter in module.named_parameters()}
-
-
-def _kept(name: str | None) -> str:
-    assert name is not None
-    return name

@@ -27,8 +27,10 @@ class Packer:
 
     def vector(self, name: str, tensor: torch.Tensor | None) -> str | None:
         """Keep a tensor in float32; None stays None."""
-        if tensor is None:
-            return None
+        return None if tensor is None else self.keep(name, tensor)
+
+    def keep(self, name: str, tensor: torch.Tensor) -> str:
+        """Keep a tensor in float32."""
         self.tensors[name] = tensor.detach().float().cpu().contiguous().numpy().copy()
         return name
 

@@ -68,10 +68,9 @@ def describe(
         winner = f"{on}.winner" if at.fire_out is None else "y"
         if at.fire_out is None:
             to.spikes(winner, width, neuron_spec(at.fire_value.neuron))
-        scale = pack.vector(f"{on}.scale", at.core.scale().flatten())
+        scale = pack.keep(f"{on}.scale", at.core.scale().flatten())
         relative = body.relative[number] if len(body.relative) else None
         bias = relative.bias if isinstance(relative, RelativeBias) else None
-        assert scale is not None
         to.attend(
             *(f"{on}.query", f"{on}.key", f"{on}.value", winner),
             heads=at.heads,

@@ -1,4 +1,4 @@
-"""What cpp/module.cpp and cpp/module_steps.cpp offer."""
+"""What cpp/module*.cpp offer."""
 
 from typing import Any
 
@@ -54,6 +54,42 @@ def fire(
     reset: str,
     path: str,
 ) -> NDArray[np.int8]: ...
+def edges(
+    q: NDArray[np.int8],
+    k: NDArray[np.int8],
+    v: NDArray[np.int8],
+    steps: int,
+    heads: int,
+    decay: float,
+    scale: NDArray[np.float32],
+    threshold: NDArray[np.float32],
+    bias: NDArray[np.float32] | None,
+    path: str,
+    threads: int,
+) -> NDArray[np.float32]: ...
+def pair(
+    x: NDArray[np.float32],
+    value: NDArray[np.float32],
+    largest: int,
+    sign: bool,
+    counts: bool,
+    path: str,
+) -> NDArray[np.float32]: ...
+def activate(x: NDArray[np.float32], kind: str, path: str) -> NDArray[np.float32]: ...
+def mix(
+    q: NDArray[np.float32],
+    k: NDArray[np.float32],
+    v: NDArray[np.float32],
+    heads: int,
+    kv_heads: int,
+    rule: str,
+    winners: int,
+    weight: float,
+    scale: NDArray[np.float32],
+    largest: int,
+    path: str,
+    threads: int,
+) -> NDArray[np.float32]: ...
 
 class Sequence:
     @property

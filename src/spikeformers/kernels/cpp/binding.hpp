@@ -22,6 +22,18 @@ using Reals = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 using Counts = nb::ndarray<const std::int8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Matrix = nb::ndarray<nb::ndim<2>, nb::ro, nb::c_contig, nb::device::cpu>;
 
+template <class T>
+nb::ndarray<nb::numpy, T> owned(std::vector<T>&& values, std::vector<std::size_t> shape) {
+  auto* held = new std::vector<T>(std::move(values));
+  nb::capsule owner(held, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
+  return nb::ndarray<nb::numpy, T>(held->data(), shape.size(), shape.data(), owner);
+}
+
+inline std::vector<float> reals_of(const Program& program, int id) {
+  const Buffer& buffer = program.buffer(id);
+  return {buffer.real.begin(), buffer.real.begin() + static_cast<std::ptrdiff_t>(buffer.rows * buffer.width)};
+}
+
 inline void require_aligned(const void* data) {
   if (reinterpret_cast<std::uintptr_t>(data) % alignof(float) != 0)
     throw std::invalid_argument("an array of floats is not aligned to them");
@@ -79,6 +91,14 @@ inline Neuron neuron_of(const std::string& type, int levels, float unit, float d
   return neuron;
 }
 
+inline Activation activation_of(const std::string& name) {
+  return named<Activation>(name, {{"relu", Activation::relu},
+                                  {"silu", Activation::silu},
+                                  {"gelu_tanh", Activation::gelu_tanh},
+                                  {"gelu_erf", Activation::gelu_erf},
+                                  {"quick_gelu", Activation::quick_gelu}});
+}
+
 inline Rule rule_of(const std::string& name) {
   return named<Rule>(name, {{"winners", Rule::winners},
                             {"sparsemax", Rule::sparsemax},
@@ -102,5 +122,7 @@ struct Engine {
 
 // Steps that only some architectures take (module_steps.cpp).
 void bind_steps(nb::class_<Engine>& program);
+// Their kernels by themselves: what tests call (module_kernels.cpp).
+void bind_kernels(nb::module_& m);
 
 }  // namespace spikeformers

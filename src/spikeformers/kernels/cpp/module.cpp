@@ -9,13 +9,6 @@ using namespace spikeformers;
 
 namespace {
 
-template <class T>
-nb::ndarray<nb::numpy, T> owned(std::vector<T>&& values, std::vector<std::size_t> shape) {
-  auto* held = new std::vector<T>(std::move(values));
-  nb::capsule owner(held, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
-  return nb::ndarray<nb::numpy, T>(held->data(), shape.size(), shape.data(), owner);
-}
-
 NormKind norm_of(const std::string& name) {
   return named<NormKind>(
       name, {{"none", NormKind::none}, {"layer", NormKind::layer}, {"rms", NormKind::rms}});
@@ -53,11 +46,6 @@ nb::object values_of(const Engine& engine, int id) {
   }
   std::vector<float> copy(buffer.real.begin(), buffer.real.begin() + static_cast<std::ptrdiff_t>(rows * width));
   return nb::cast(owned(std::move(copy), {rows, width}));
-}
-
-std::vector<float> reals_of(const Program& program, int id) {
-  const Buffer& buffer = program.buffer(id);
-  return {buffer.real.begin(), buffer.real.begin() + static_cast<std::ptrdiff_t>(buffer.rows * buffer.width)};
 }
 
 // One kernel by itself, as a program of one step: what tests and benchmarks call. `repeats` runs it
@@ -251,4 +239,5 @@ NB_MODULE(_native, m) {
         return found;
       });
   bind_steps(program);
+  bind_kernels(m);
 }

@@ -42,11 +42,7 @@ void bind_steps(nb::class_<Engine>& program) {
            "input"_a, "out"_a, "offset"_a, "spike"_a, "largest"_a, "sign"_a, "counts"_a)
       .def("activate",
            [](Engine& e, int to, const std::string& kind) {
-             e.program.activate(to, named<Activation>(kind, {{"relu", Activation::relu},
-                                                             {"silu", Activation::silu},
-                                                             {"gelu_tanh", Activation::gelu_tanh},
-                                                             {"gelu_erf", Activation::gelu_erf},
-                                                             {"quick_gelu", Activation::quick_gelu}}));
+             e.program.activate(to, activation_of(kind));
            },
            "to"_a, "kind"_a)
       .def("multiply", [](Engine& e, int in, int to) { e.program.multiply(in, to); }, "input"_a, "to"_a)

@@ -224,7 +224,8 @@ struct Program {
 
   // For a step by itself, in tests and benchmarks: spikes to read, then every step of the program
   // once more, over `rows` tokens of `sequence`.
-  void fill(int id, const std::int8_t* count, std::int64_t rows);
+  void fill(int id, const std::int8_t* count, std::int64_t rows, int steps = 1);
+  void fill(int id, const float* real, std::int64_t rows, std::int64_t counts);
   void run_alone(Sequence& sequence, std::int64_t rows);
 
   const Buffer& buffer(int id) const;
