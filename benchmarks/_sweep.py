@@ -1,4 +1,4 @@
-"""Rows of a table, each a training run of its own process: run, resume, collect, fill README.
+"""Rows of a table, each a training run of its own process: run, resume, collect, fill pages.
 
 A script gives its rows and two functions, one that trains a row and one that writes the table.
 Rows that are done are kept, unfinished ones resume (a resumed run has no CPU time of its own).
@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
 Setup = Callable[[argparse.ArgumentParser], None]
 
 
@@ -129,21 +130,10 @@ class Sweep:
         partial.replace(out / "result.json")
 
     def _results(self, name: str) -> list[dict[str, Any]]:
-        """Results of the runs on this machine, and kept ones of rows that did not run on it."""
         paths = sorted((self.runs / name).glob("*/result.json"))
         found = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-        have = {(result["row"], result["seed"]) for result in found}
-        kept = RESULTS / f"{self.name}-{name}.json"
-        if kept.is_file():
-            old = json.loads(kept.read_text(encoding="utf-8"))
-            found += [result for result in old if (result["row"], result["seed"]) not in have]
-        found.sort(key=lambda result: (result["row"], result["seed"]))
-        if len({json.dumps(result["setting"], sort_keys=True) for result in found}) > 1:
-            raise SystemExit(
-                f"{name}: results of different settings, here and in {kept}. Give the new runs a "
-                "--name of their own."
-            )
-        return found
+        found = with_kept(f"{self.name}-{name}", found)
+        return sorted(found, key=lambda result: (result["row"], result["seed"]))
 
     def _tables(self) -> None:
         RESULTS.mkdir(exist_ok=True)
@@ -154,8 +144,23 @@ class Sweep:
                 text = self.table(folder.name, found)
                 (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
                 (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
-                fill_readme(name, text)
+                fill_pages(name, text)
                 print(text)
+
+
+def with_kept(name: str, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Results of this machine, and those in ``results/NAME.json`` of rows it did not run."""
+    kept = RESULTS / f"{name}.json"
+    if kept.is_file():
+        have = {(result["row"], result.get("seed")) for result in found}
+        old = json.loads(kept.read_text(encoding="utf-8"))
+        found = found + [one for one in old if (one["row"], one.get("seed")) not in have]
+    if len({json.dumps(result["setting"], sort_keys=True) for result in found}) > 1:
+        raise SystemExit(
+            f"{name}: results of different settings, here and in {kept}. Give the new runs a "
+            "--name of their own."
+        )
+    return found
 
 
 def commit() -> str:
@@ -164,14 +169,15 @@ def commit() -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def fill_readme(name: str, text: str) -> None:
-    """Replace what stands in README between the marks of ``name``; no marks, no table there."""
-    before, mark, rest = README.read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
-    if mark:
-        _, end, after = rest.partition("<!-- end -->")
-        if not end:
-            raise SystemExit(f"README.md: {mark.strip()} has no <!-- end -->.")
-        README.write_text(f"{before}{mark}\n{text}\n{end}{after}", encoding="utf-8")
+def fill_pages(name: str, text: str) -> None:
+    """Replace what README and docs/results.md have between the marks of ``name``, if they do."""
+    for page in PAGES:
+        before, mark, rest = page.read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
+        if mark:
+            _, end, after = rest.partition("<!-- end -->")
+            if not end:
+                raise SystemExit(f"{page.name}: {mark.strip()} has no <!-- end -->.")
+            page.write_text(f"{before}{mark}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 def markdown_table(columns: list[str], rows: list[list[str]]) -> str:

@@ -4,11 +4,13 @@
     python benchmarks/conversion.py run --name smollm2 --model FOLDER --gguf-file FILE --data ...
     python benchmarks/conversion.py table
 
-``run`` measures every row of ROWS below ``runs/conversion/NAME/``, in this process and on one
-thread; rows that are done are kept. Rows "tuned" train (Ctrl-C and a second start go on with them):
-the spiking attention of a conversion, and, as their control, the dense original on the same tokens
-in the same order. ``table`` writes ``benchmarks/results/conversion-NAME.json``, ``.md`` and
-``.png``. Perplexity, agreement and counts are measured on the first ``--tokens`` of the validation
+``run`` measures every row of ``rows()`` below ``runs/conversion/NAME/``, in this process and on one
+thread; rows that are done, here or in ``benchmarks/results/``, are kept. Rows "tuned" train (Ctrl-C
+and a second start go on with them): the spiking attention of a conversion, and, as their control,
+the dense original on the same tokens in the same order. ``table`` writes
+``benchmarks/results/conversion-NAME.json`` and ``.md``, pictures in ``docs/assets/``, and fills
+docs/results.md.
+Perplexity, agreement and counts are measured on the first ``--tokens`` of the validation
 text, energies estimated (45 nm prices).
 """
 
@@ -18,13 +20,13 @@ import argparse
 import json
 import platform
 import shutil
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
+from _sweep import RESULTS, ROOT, commit, fill_pages, with_kept
+
 RUNS = Path("runs/conversion")
-RESULTS = Path(__file__).parent / "results"
 STEPS = (1, 2, 4, 8, 16, 32)
 PHASES = (2, 4, 6, 8, 10, 12)
 
@@ -74,12 +76,12 @@ def run(args: argparse.Namespace) -> None:
     store = tokenize_corpus(load_corpus(args.data), tokenizer)
     held_out, folder = store.split("validation"), RUNS / args.name
     windows = calibration_windows(store.split("train"), args.context, args.calibration_tokens)
-    known = None
+    done = {result["row"]: result for result in results(args.name)}
+    known = next((result["original"] for result in done.values()), None)
     for name, row in rows().items():
         out = folder / "".join(c if c.isalnum() or c in "-." else "_" for c in name)
         result = Path(f"{out}.json")
-        if result.is_file():
-            known = json.loads(result.read_text())["original"]
+        if name in done:
             continue
         if args.rows and not any(part in name for part in args.rows.split("|")):
             continue
@@ -123,7 +125,7 @@ def run(args: argparse.Namespace) -> None:
             "tuned": tuned,
             "layers": layers,
             **measured,
-            "commit": _commit(),
+            "commit": commit(),
             "machine": f"{platform.machine()}, {platform.system()}, one thread",
             "torch": torch.__version__,
         }
@@ -182,9 +184,10 @@ def _room(margin: float) -> str:
     return f" (phase: the largest values, hidden ones times {margin:g})" if margin else ""
 
 
-def _commit() -> str:
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+def results(name: str) -> list[dict[str, Any]]:
+    """All results of one model."""
+    found = [json.loads(path.read_text()) for path in (RUNS / name).glob("*.json")]
+    return with_kept(f"conversion-{name}", found)
 
 
 def table(_: argparse.Namespace) -> None:
@@ -194,12 +197,13 @@ def table(_: argparse.Namespace) -> None:
     RESULTS.mkdir(exist_ok=True)
     order = list(rows())
     for folder in sorted(path for path in RUNS.iterdir() if path.is_dir()):
-        found = [json.loads(path.read_text()) for path in folder.glob("*.json")]
-        found = sorted((r for r in found if r["row"] in order), key=lambda r: order.index(r["row"]))
+        found = [result for result in results(folder.name) if result["row"] in order]
+        found.sort(key=lambda result: order.index(result["row"]))
         if not found:
             continue
         text = markdown(folder.name, found)
         (RESULTS / f"conversion-{folder.name}.md").write_text(text)
+        fill_pages(f"conversion-{folder.name}", text)
         kept = [{k: v for k, v in r.items() if k != "layers"} for r in found]
         target = RESULTS / f"conversion-{folder.name}.json"
         target.write_text(json.dumps(kept, indent=1) + "\n")
@@ -214,7 +218,7 @@ def table(_: argparse.Namespace) -> None:
                     value = r["spiking"] if key == "perplexity" else r["agreement"]
                     curves.setdefault(name, {})[r["choices"]["steps"]] = value[key]
             against_steps(
-                RESULTS / f"conversion-{folder.name}-{key}.png",
+                ROOT / "docs" / "assets" / f"conversion-{folder.name}-{key}.png",
                 curves,
                 ylabel=label,
                 title=f"{folder.name}: {key} after conversion, without fine-tuning",

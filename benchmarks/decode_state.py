@@ -4,7 +4,8 @@
 
 An untrained WD-Spikingformer of wd-spikingformer-tiny's shape reads a random prompt, then decodes
 token by token. A line an order and context: milliseconds a token (median, measured) and bytes that
-the cache holds. Writes ``benchmarks/results/decode_state.json``.
+the cache holds. Writes ``benchmarks/results/decode_state.json`` and the table in docs/results.md;
+``--table`` writes the table again from the kept figures.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ import json
 import platform
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
-from _sweep import RESULTS, commit, markdown_table
+from _sweep import RESULTS, commit, fill_pages, markdown_table
 
 ORDERS = ("scores", "state")
+KEPT = RESULTS / "decode_state.json"
 
 
 def measure(order: str, context: int, tokens: int) -> dict[str, Any]:
@@ -49,18 +50,7 @@ def measure(order: str, context: int, tokens: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--contexts", type=int, nargs="+", default=[256, 1024, 4096])
-    parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=RESULTS / "decode_state.json")
-    args = parser.parse_args()
-
-    import torch
-
-    torch.set_num_threads(args.threads)
-    found = [measure(order, n, args.tokens) for order in ORDERS for n in args.contexts]
+def table(record: dict[str, Any]) -> str:
     rows = [
         [
             one["order"],
@@ -68,17 +58,37 @@ def main() -> None:
             f"{one['milliseconds']:.2f}",
             f"{one['cache_bytes']:,}",
         ]
-        for one in found
+        for one in record["rows"]
     ]
-    print(markdown_table(["order", "context", "ms/token", "cache, bytes"], rows))
-    record = {
-        "rows": found,
-        "commit": commit(),
-        "torch": torch.__version__,
-        "machine": f"{platform.machine()}, {platform.system()}, {args.threads} thread(s)",
-    }
-    args.out.parent.mkdir(exist_ok=True)
-    args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    head = (
+        f"A2OS2A in the causal model, `wd-spikingformer-tiny`'s shape, untrained; PyTorch; commit "
+        f"{record['commit']}; torch {record['torch']}, {record['machine']}. Measured."
+    )
+    columns = ["order", "context", "ms/token", "cache, bytes"]
+    return f"{head}\n\n{markdown_table(columns, rows)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--contexts", type=int, nargs="+", default=[256, 1024, 4096])
+    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--table", action="store_true", help="only the table, of kept figures")
+    args = parser.parse_args()
+    if not args.table:
+        import torch
+
+        torch.set_num_threads(args.threads)
+        record = {
+            "rows": [measure(order, n, args.tokens) for order in ORDERS for n in args.contexts],
+            "commit": commit(),
+            "torch": torch.__version__,
+            "machine": f"{platform.machine()}, {platform.system()}, {args.threads} thread(s)",
+        }
+        KEPT.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    text = table(json.loads(KEPT.read_text(encoding="utf-8")))
+    fill_pages("decode-state", text)
+    print(text)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ def main() -> None:
     variants = {
         "dense twin": control_of(base),
         "hard": base,
+        "hard, 1x4": build_config(args.preset, args.vocab, {"levels": 4}),
         "top-3": build_config(args.preset, args.vocab, {"wta": "top_k"}),
         "spiking softmax": build_config(args.preset, args.vocab, {"attention": "softmax"}),
         "ssa": build_config(args.preset, args.vocab, {"attention": "ssa"}),

@@ -7,9 +7,9 @@
 (``--device cuda`` where there is one), under ``runs/vision/``; rows that are done are kept and
 unfinished ones resume. All rows see the same images in the same order on the same schedule.
 ``table`` writes ``benchmarks/results/vision-NAME.json`` and ``.md``, and puts the tables into
-README between the marks ``<!-- vision-NAME -->`` and ``<!-- end -->``. Accuracy is of the whole
-test split (validation where there is none), measured; energies are estimated (45 nm prices of the
-papers).
+docs/results.md between the marks ``<!-- vision-NAME -->`` and ``<!-- end -->``. Accuracy is of the
+whole test split (validation where there is none), measured; energies are estimated (45 nm prices of
+the papers).
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from _sweep import RESULTS, fill_readme, markdown_table
+from _sweep import RESULTS, fill_pages, markdown_table
 
 RUNS = Path("runs/zeroshot")
 
@@ -115,7 +115,7 @@ def table() -> None:
         slim = [_without_samples(one) for one in found]
         (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
         (RESULTS / f"{name}.json").write_text(json.dumps(slim, indent=1) + "\n", encoding="utf-8")
-        fill_readme(name, text)
+        fill_pages(name, text)
         print(text)
 
 

@@ -204,7 +204,7 @@ def test_agreement_of_student_and_teacher(spikeformers, student, teacher, causal
     ended = spikeformers(*given, "--json")
     assert ended.code == 0, ended.err
     assert set(ended.json) == {
-        *("tokens", "context", "agreement", "kl", "cosine"),
+        *("tokens", "context", "agreement", "kl", "cosine", "logit_cosine", "hidden_cosine"),
         *("model", "reference", "data", "split", "sha256"),
     }
     assert ended.json["context"] == 32

@@ -54,15 +54,20 @@ class Table(nn.Module):
 
     def __init__(self, table: Tensor, positions: int = 8) -> None:
         super().__init__()
-        self.table = nn.Parameter(table)
+        self.head = nn.Linear(*table.shape, bias=False)
+        self.head.weight = nn.Parameter(table.T.contiguous())
         self.config = SimpleNamespace(max_position_embeddings=positions)
 
     @property
     def device(self) -> torch.device:
-        return self.table.device
+        return self.head.weight.device
 
-    def forward(self, input_ids: Tensor) -> Any:
-        return SimpleNamespace(logits=self.table[input_ids])
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.head
+
+    def forward(self, input_ids: Tensor, use_cache: bool = False) -> Any:
+        tokens = nn.functional.one_hot(input_ids, self.head.in_features)
+        return SimpleNamespace(logits=self.head(tokens.to(self.head.weight.dtype)))
 
 
 class TableForMaskedLM(Table):

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from spikeformers.data import TokenSplit
 from spikeformers.errors import ConfigError, DataError
@@ -41,6 +43,26 @@ def test_by_hand(table: Any) -> None:
     report = agreement(turned, reference, split_of(0, 1, 0, 1, 1), context=2)
     assert report.agreement == pytest.approx(3 / 5)
     assert report.cosine == pytest.approx((3 - 2) / 5)
+    assert report.logit_cosine == pytest.approx(3 / 5)  # (0, 1) and (ln 3, 0) are orthogonal
+    assert report.hidden_cosine == 1  # both tables read the same one-hot rows
+
+
+@torch.no_grad()
+def test_hidden_states_are_what_the_head_reads() -> None:
+    def model(seed: int, width: int = 8) -> Any:
+        torch.manual_seed(seed)
+        config = GPT2Config(vocab_size=20, n_embd=width, n_layer=1, n_head=2, n_positions=16)
+        return GPT2LMHeadModel(config).eval()
+
+    one, two, tokens = model(0), model(1), [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7]
+    found = agreement(one, two, split_of(*tokens), context=7)
+    ids = torch.tensor(tokens).view(2, 7)
+    first, second = one(ids, output_hidden_states=True), two(ids, output_hidden_states=True)
+    plain = F.cosine_similarity(first.logits, second.logits, dim=-1).mean()
+    assert found.logit_cosine == pytest.approx(float(plain), abs=1e-6)
+    hidden = F.cosine_similarity(first.hidden_states[-1], second.hidden_states[-1], dim=-1).mean()
+    assert found.hidden_cosine == pytest.approx(float(hidden), abs=1e-6)
+    assert agreement(one, model(2, 4), split_of(*tokens), context=7).hidden_cosine is None
 
 
 def test_a_model_agrees_with_itself(setup: Any) -> None:
@@ -50,7 +72,11 @@ def test_a_model_agrees_with_itself(setup: Any) -> None:
     report = agreement(model, model, split, context=16, batch_size=2)
     assert report.tokens == 40
     assert report.as_dict() == pytest.approx(
-        {"tokens": 40, "context": 16, "agreement": 1.0, "kl": 0.0, "cosine": 1.0}, abs=1e-6
+        {
+            **{"tokens": 40, "context": 16, "agreement": 1.0, "kl": 0.0},
+            **{"cosine": 1.0, "logit_cosine": 1.0, "hidden_cosine": 1.0},
+        },
+        abs=1e-6,
     )
     assert model.training
     seen: list[tuple[int, int]] = []

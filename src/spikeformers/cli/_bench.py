@@ -158,16 +158,10 @@ def _counted(before: dict[str, int], after: dict[str, int]) -> dict[str, float]:
     }
 
 
-# Linux counts the parent's memory before exec in ru_maxrss, and not in VmHWM.
 _PEAK = """
-import json, pathlib, resource, sys
-status = pathlib.Path("/proc/self/status")
-if status.is_file():
-    line = next(l for l in status.read_text().splitlines() if l.startswith("VmHWM"))
-    print(json.dumps(int(line.split()[1]) * 1024))
-else:
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps(most * (1 if sys.platform == "darwin" else 1024)))
+import json
+from spikeformers.meters import peak_bytes
+print(json.dumps(peak_bytes()))
 """
 _ENGINE = """
 from spikeformers.engine import load

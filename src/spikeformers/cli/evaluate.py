@@ -124,9 +124,11 @@ def agreement(
     """Agreement of a causal model with another of the same tokenizer, such as its teacher.
 
     The share of positions where both find the same next token likeliest, the KL divergence from
-    the reference in nats a token, and the mean cosine of the centred logits.
+    the reference in nats a token, and mean cosines: of the logits, less their mean and as they
+    are, and of the last hidden states where their widths are the same.
 
-    JSON: tokens, context, agreement, kl, cosine; model, reference, data, split, sha256 of the text.
+    JSON: tokens, context, agreement, kl, cosine, logit_cosine, hidden_cosine; model, reference,
+    data, split, sha256 of the text.
     """
     from spikeformers.cli._output import (
         counting_bar,
@@ -167,7 +169,12 @@ def agreement(
     rows = [
         ("same likeliest token", f"{report.agreement:.4f} of tokens"),
         ("KL from the reference", f"{report.kl:.4f} nats a token"),
-        ("cosine of logits", f"{report.cosine:.4f}"),
+        ("cosine of logits less their mean", f"{report.cosine:.4f}"),
+        ("cosine of logits", f"{report.logit_cosine:.4f}"),
+        (
+            "cosine of last hidden states",
+            "widths differ" if report.hidden_cosine is None else f"{report.hidden_cosine:.4f}",
+        ),
         ("text", f"{corpus.name}, {split}: {report.tokens:,} tokens"),
         ("window", f"{report.context} tokens"),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from spikeformers.energy.audit import REQUIREMENTS, SCOPES, AuditReport, audit, check_request
 from spikeformers.energy.listing import Row
+from spikeformers.energy.neurobench import neurobench_metrics
 from spikeformers.energy.prices import PAPER, Cost, Prices
 from spikeformers.energy.records import COMPONENTS, Operand, Product, Trace
 from spikeformers.energy.report import RULES, EnergyReport, Share, energy_of
@@ -31,6 +32,7 @@ __all__ = [
     "check_request",
     "density_of",
     "energy_of",
+    "neurobench_metrics",
     "neuron_names",
     "raster_of",
     "trace",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Kind = Literal["binary", "ternary", "integer", "real"]
 Role = Literal["linear", "scores", "values", "state", "read"]
@@ -26,6 +26,17 @@ COMPONENTS = (
     "other",
 )
 _KINDS: tuple[Kind, ...] = ("binary", "ternary", "integer", "real")
+
+
+class Synapses(NamedTuple):
+    """Connections of a linear map or convolution in one forward pass, as NeuroBench counts."""
+
+    spiking: bool
+    """Its input is spikes."""
+    effective: int
+    """Events at the input (real values that are not zero) times weights that are not zero."""
+    dense: int
+    """All values of the input times all weights, without a convolution's padding."""
 
 
 @dataclass
@@ -118,6 +129,7 @@ class Trace:
     """Everything counted in one or more forward passes."""
 
     tokens: int = 0
+    synapses: list[Synapses] = field(default_factory=list)
     products: dict[str, Product] = field(default_factory=dict)
     operations: dict[tuple[str, int | None], Counter[str]] = field(default_factory=dict)
     """Elementwise operations by (component, layer)."""

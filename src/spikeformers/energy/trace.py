@@ -22,7 +22,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from transformers.pytorch_utils import Conv1D
 
 from spikeformers.attention import A2OS2A, Attention
-from spikeformers.energy import count
+from spikeformers.energy import count, synapses
 from spikeformers.energy import operations as ops
 from spikeformers.energy.count import Place, Rows
 from spikeformers.energy.frames import Frame, kind_of, layer_of
@@ -166,6 +166,7 @@ class _Tracer:
         place = self.place(frame.name, self._linear_component(frame.name))
         expected = count.linear(self.trace, place, self.rows, x, self.known.get(x), weight)
         self._check(frame, expected, expected)
+        self.trace.synapses.append(synapses.of_linear(self.rows, x, self.known.get(x), weight))
         if module.bias is not None:
             self.trace.add_operations(
                 place.component, place.layer, add=self.rows.select(output).numel()
@@ -178,6 +179,7 @@ class _Tracer:
         place = self.place(frame.name, self._linear_component(frame.name))
         expected = count.convolution(self.trace, place, module, x, self.known.get(x), output)
         self._check(frame, expected, expected)
+        self.trace.synapses.append(synapses.of_convolution(x, self.known.get(x), module))
         if module.bias is not None:
             self.trace.add_operations(place.component, place.layer, add=output.numel())
 

@@ -160,6 +160,20 @@ class EngineSystem:
         """Append one token."""
         self.engine.advance(self.text, token)
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all tensors of the file."""
+        return sum(tensor.nbytes for tensor in self.engine.packed.tensors.values())
+
+    def counters(self) -> dict[str, int]:
+        """What the engine counted since it was loaded."""
+        return self.engine.counters()
+
+
+def open_system(file: str, threads: int) -> EngineSystem:
+    """Open an engine file to be measured (`spikeformers.evaluation.measured.Program`)."""
+    return EngineSystem(load(file, threads=threads))
+
 
 def load(path: str | Path, *, threads: int | None = None, kernels: str | None = None) -> Engine:
     """Open an engine file; ``threads`` are all processors unless given.

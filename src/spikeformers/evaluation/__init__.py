@@ -1,9 +1,9 @@
-"""Evaluation: perplexity and bits per byte, masked loss, agreement of two models, speed, images."""
+"""Evaluation: perplexity and bits per byte, masked loss, agreement, speed, images, meters."""
 
 from __future__ import annotations
 
 from spikeformers.evaluation.agreement import AgreementReport, agreement
-from spikeformers.evaluation.likeness import Likeness, likeness_of
+from spikeformers.evaluation.measured import MeasuredReport, Program, measure
 from spikeformers.evaluation.perplexity import PerplexityReport, context_of, perplexity
 from spikeformers.evaluation.speed import Speed, decoding_speed, decoding_speeds
 from spikeformers.evaluation.vision import Entropy, VisionReport, classify, entropy_of
@@ -11,8 +11,9 @@ from spikeformers.evaluation.vision import Entropy, VisionReport, classify, entr
 __all__ = [
     "AgreementReport",
     "Entropy",
-    "Likeness",
+    "MeasuredReport",
     "PerplexityReport",
+    "Program",
     "Speed",
     "VisionReport",
     "agreement",
@@ -21,6 +22,6 @@ __all__ = [
     "decoding_speed",
     "decoding_speeds",
     "entropy_of",
-    "likeness_of",
+    "measure",
     "perplexity",
 ]

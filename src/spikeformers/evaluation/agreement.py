@@ -1,10 +1,14 @@
 """How far one causal model agrees with another, token by token.
 
-    agreement   share of positions where both find the same next token likeliest
-    KL          sum_v p(v) ln(p(v) / q(v)), p the reference, q the model; nats a token
-    cosine      of the two rows of logits, each less its mean (softmax does not see the mean)
+    agreement       share of positions where both find the same next token likeliest
+    KL              sum_v p(v) ln(p(v) / q(v)), p the reference, q the model; nats a token
+    cosine          of the two rows of logits, each less its mean (softmax does not see the mean)
+    logit cosine    of the rows as they are
+    hidden cosine   of what the two heads read; none where their widths differ
 
 Means over all positions of windows that lie side by side; the last, shorter one is its own batch.
+Agreement and the last two are the token-wise accuracy and the cosines of NeurTransformer
+(https://arxiv.org/abs/2510.00133), which gives no formula.
 """
 
 from __future__ import annotations
@@ -37,6 +41,9 @@ class AgreementReport:
     kl: float
     """Nats a token, from the reference to the model."""
     cosine: float
+    """Of centred logits."""
+    logit_cosine: float
+    hidden_cosine: float | None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -75,26 +82,46 @@ def agreement(
         raise DataError(f"the split {split.name!r} is empty: there is nothing to compare on.")
     modes = [one.training for one in (model, reference)]
     model.eval(), reference.eval()
-    sums, done = torch.zeros(3, dtype=torch.float64), 0
+    sums, done, hidden = torch.zeros(5, dtype=torch.float64), 0, True
     try:
         for ids in _windows(tokens, context, batch_size):
-            mine, theirs = (one(input_ids=ids.to(one.device)).logits for one in (model, reference))
-            sums += _sums(mine, theirs.to(mine.device))
+            (mine, read), (theirs, other) = (_run(one, ids) for one in (model, reference))
+            theirs, other = theirs.to(mine.device), other.to(read.device)
+            hidden = read.shape == other.shape
+            sums += torch.stack([*_of_logits(mine, theirs), _cosines(read, other, hidden)]).cpu()
             done += ids.numel()
             if progress is not None:
                 progress(done, len(tokens))
     finally:
         model.train(modes[0]), reference.train(modes[1])
-    return AgreementReport(done, context, *(sums / done).tolist())
+    same, kl, cosine, plain, inner = (sums / done).tolist()
+    return AgreementReport(done, context, same, kl, cosine, plain, inner if hidden else None)
 
 
-def _sums(mine: Tensor, theirs: Tensor) -> Tensor:
-    """Agreement, KL and cosine, summed over the positions of ``[B, T, V]``."""
-    mine, theirs = mine.float(), theirs.float()
+def _run(model: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits ``[B, T, V]``, and what the head reads, ``[B, T, D]``."""
+    seen: list[Tensor] = []
+    head = model.get_output_embeddings()
+    handle = head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    try:
+        logits: Tensor = model(input_ids=ids.to(model.device), use_cache=False).logits
+    finally:
+        handle.remove()
+    return logits.float(), seen[-1].reshape(*logits.shape[:2], -1).float()
+
+
+def _of_logits(mine: Tensor, theirs: Tensor) -> list[Tensor]:
+    """Agreement, KL and both cosines of logits, summed over the positions of ``[B, T, V]``."""
     same = (mine.argmax(-1) == theirs.argmax(-1)).double().sum()
     kl = F.kl_div(mine.log_softmax(-1), theirs.log_softmax(-1), reduction="none", log_target=True)
-    cosine = F.cosine_similarity(mine - mine.mean(-1, True), theirs - theirs.mean(-1, True), -1)
-    return torch.stack([same, kl.sum(-1).double().sum(), cosine.double().sum()]).cpu()
+    centred = _cosines(mine - mine.mean(-1, True), theirs - theirs.mean(-1, True))
+    return [same, kl.sum(-1).double().sum(), centred, _cosines(mine, theirs)]
+
+
+def _cosines(one: Tensor, other: Tensor, comparable: bool = True) -> Tensor:
+    if not comparable:
+        return torch.zeros((), dtype=torch.float64, device=one.device)
+    return F.cosine_similarity(one, other, -1).double().sum()
 
 
 def _windows(tokens: Any, context: int, batch_size: int) -> Any:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from spikeformers.errors import ConfigError
+from spikeformers.evaluation.systems import wait_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -106,17 +107,12 @@ def _decode(model: Any, prompt: Sequence[int], new_tokens: int) -> float:
         with torch.no_grad():
             ids = torch.tensor([list(prompt)], device=model.device)
             out = model(input_ids=ids, use_cache=True)
-            _wait(model)
+            wait_for(model)
             start = time.perf_counter()
             for _ in range(new_tokens):
                 token = out.logits[:, -1:].argmax(-1)
                 out = model(input_ids=token, past_key_values=out.past_key_values, use_cache=True)
-            _wait(model)
+            wait_for(model)
             return time.perf_counter() - start
     finally:
         model.train(training)
-
-
-def _wait(model: Any) -> None:
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)

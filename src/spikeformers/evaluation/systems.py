@@ -28,28 +28,72 @@ class System(Protocol):
 
 
 class TorchSystem:
-    """A Transformers model with its key-value cache."""
+    """A Transformers model with its key-value cache, on the device where it is."""
 
     def __init__(self, model: Any) -> None:
         self.model = model.eval()
         self._cache: Any = None
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all parameters and buffers."""
+        return weight_bytes_of(self.model)
+
     def begin(self, ids: Sequence[int]) -> None:
         import torch
 
         with torch.inference_mode():
-            found = self.model(
-                input_ids=torch.tensor([list(ids)]), use_cache=True, logits_to_keep=1
-            )
+            given = torch.tensor([list(ids)], device=self.model.device)
+            found = self.model(input_ids=given, use_cache=True, logits_to_keep=1)
         self._cache = found.past_key_values
+        wait_for(self.model)
 
     def step(self, token: int) -> None:
         import torch
 
         with torch.inference_mode():
-            self.model(
-                input_ids=torch.tensor([[token]]), past_key_values=self._cache, use_cache=True
-            )
+            given = torch.tensor([[token]], device=self.model.device)
+            self.model(input_ids=given, past_key_values=self._cache, use_cache=True)
+        wait_for(self.model)
+
+
+class ForwardSystem:
+    """A model that reads a whole batch at once (masked text, images): one forward pass a turn."""
+
+    def __init__(self, model: Any, batch: Mapping[str, Any]) -> None:
+        self.model = model.eval()
+        self._batch = {name: x.to(model.device) for name, x in batch.items()}
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all parameters and buffers."""
+        return weight_bytes_of(self.model)
+
+    def begin(self, ids: Sequence[int]) -> None:
+        """One pass over the batch that was given at opening; ``ids`` are not looked at."""
+        import torch
+
+        with torch.inference_mode():
+            self.model(**self._batch)
+        wait_for(self.model)
+
+    def step(self, token: int) -> None:
+        """There are no single tokens: ConfigError."""
+        raise ConfigError("a model that reads a whole batch at once does not decode.")
+
+
+def weight_bytes_of(model: Any) -> int:
+    """Bytes of a torch model's parameters and buffers, a tied tensor once."""
+    stored = (*model.parameters(), *model.buffers())
+    return sum(x.numel() * x.element_size() for x in stored)
+
+
+def wait_for(model: Any) -> None:
+    """Return when the accelerator has done all that was asked of it; at once on a processor."""
+    if model.device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(model.device)
 
 
 @dataclass(frozen=True)
@@ -89,12 +133,12 @@ def time_systems(
     stepping: dict[str, list[list[Took]]] = {name: [] for name in systems}
     for turn in range(warmup + repeats):
         for name, system in systems.items():
-            took = _clock(partial(system.begin, ids[:prompt_tokens]))
-            steps = [_clock(partial(system.step, token)) for token in ids[prompt_tokens:]]
+            took = clock(partial(system.begin, ids[:prompt_tokens]))
+            steps = [clock(partial(system.step, token)) for token in ids[prompt_tokens:]]
             if turn >= warmup:
                 reading[name].append(took)
                 stepping[name].append(steps)
-    prefill = {name: _timing(took, took, prompt_tokens) for name, took in reading.items()}
+    prefill = {name: timing_of(took, took, prompt_tokens) for name, took in reading.items()}
     new = len(ids) - prompt_tokens
     if not new:
         return prefill, {}
@@ -102,20 +146,22 @@ def time_systems(
     for name, runs in stepping.items():
         single = [one for steps in runs for one in steps]
         whole = [(sum(wall for wall, _ in steps), sum(cpu for _, cpu in steps)) for steps in runs]
-        decode[name] = _timing(whole, single, new)
+        decode[name] = timing_of(whole, single, new)
     return prefill, decode
 
 
 Took = tuple[float, float]  # seconds by the clock on the wall, and of processor time
 
 
-def _clock(work: Callable[[], None]) -> Took:
+def clock(work: Callable[[], None]) -> Took:
+    """Do it, and tell how long it took."""
     wall, cpu = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def _timing(whole: Sequence[Took], single: Sequence[Took], tokens: int) -> Timing:
+def timing_of(whole: Sequence[Took], single: Sequence[Took], tokens: int) -> Timing:
+    """What repeats of ``tokens`` tokens each took, ``whole`` by repeat and ``single`` by call."""
     ordered = sorted(wall for wall, _ in single)
 
     def at(share: float) -> float:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from spikeformers.conversion import Plan
 from spikeformers.energy import EnergyReport, energy_of
-from spikeformers.evaluation import likeness_of, perplexity
+from spikeformers.evaluation import agreement, perplexity
 from spikeformers.models._converted import SpikingSelfAttention
 from spikeformers.neurons import Neuron
 from spikeformers.reporting import conversion_pictures, pictures
@@ -65,10 +65,10 @@ def measure_pair(
         "original": dict(known) if known else one("original", original),
         "spiking": one("spiking", spiking),
     }
-    windows = windows_of(split, context, tokens)
-    compared = likeness_of(
-        spiking, original, windows, lambda done: tell("agreement", min(done, tokens), tokens)
-    )
+    compared = agreement(
+        spiking, original, split, context=context, max_tokens=tokens,
+        progress=lambda done, of: tell("agreement", done, of),
+    )  # fmt: skip
     return found | {"agreement": compared.as_dict(), "context": context}
 
 

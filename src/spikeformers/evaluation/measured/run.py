@@ -1,0 +1,210 @@
+"""Measure several systems on this machine, each in a process of its own, one turn after the other.
+
+All stay open while they take turns, so that a busy machine slows all alike and the peak of each
+process is its own; so all must fit in memory together. Meters are read by this process around each
+piece of work, and every second within it, because a counter of energy starts again after minutes.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spikeformers.errors import ConfigError
+from spikeformers.evaluation.measured.process import Child
+from spikeformers.evaluation.measured.programs import Program, Text, Whole
+from spikeformers.evaluation.measured.records import (
+    RESERVED,
+    Energy,
+    Measured,
+    MeasuredReport,
+    Memory,
+    Phase,
+    Spread,
+)
+from spikeformers.evaluation.systems import timing_of
+from spikeformers.meters import Tally, find_meters
+from spikeformers.meters.energy import POWERCAP, net
+
+Watts = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One piece of work: what the process told, and what the meters did."""
+
+    told: dict[str, Any]
+    joules: dict[str, float]
+    seconds: float
+
+
+def measure(
+    programs: Mapping[str, Program],
+    work: Text | Whole,
+    *,
+    repeats: int = 5,
+    warmup: int = 1,
+    threads: int = 1,
+    idle_seconds: float = 2.0,
+    powercap: Path = POWERCAP,
+    absent: Mapping[str, str] | None = None,
+) -> MeasuredReport:
+    """Let each program do ``work`` ``warmup`` + ``repeats`` times, in turns.
+
+    ``threads`` is what the programs were told (it also bounds the libraries of their processes);
+    ``idle_seconds`` is how long a machine with a meter is watched at rest, before and after;
+    ``absent`` are systems that could not be measured, and why, for the report.
+    Raises ConfigError for a request that is wrong, SpikeformersError where a process fails.
+    """
+    _check(programs, repeats, warmup, threads, idle_seconds)
+    device = next((p.device for p in programs.values() if p.device != "cpu"), "cpu")
+    meters, missing = find_meters(device, powercap)
+    tally = Tally(meters)
+    load = round(os.getloadavg()[0], 1)  # of the minute before
+    with ExitStack() as stack:
+        children = {
+            name: stack.enter_context(Child(name, program, threads))
+            for name, program in programs.items()
+        }
+        before = _idle(tally, idle_seconds)
+        readings = _turns(children, work, tally, warmup, repeats)
+        after = _idle(tally, idle_seconds)
+        memory = {name: Memory(**child.ask({"do": "memory"})) for name, child in children.items()}
+        opened = {name: child.opened for name, child in children.items()}
+    idle = {zone: (before[zone], after[zone]) for zone in before}
+    at_rest = {zone: sum(pair) / 2 for zone, pair in idle.items()}
+    systems = {
+        name: Measured(
+            device=program.device,
+            weight_bytes=opened[name]["weight_bytes"],
+            memory=memory[name],
+            phases={
+                phase: _phase(readings[name][phase], at_rest, *units)
+                for phase, units in _units(work).items()
+            },
+        )
+        for name, program in programs.items()
+    }
+    reasons = [told["no_hardware"] for told in opened.values() if told["no_hardware"]]
+    return MeasuredReport(
+        systems=systems,
+        setting={**_setting(work, threads, repeats, warmup), "load_average": load},
+        meters=tuple(before),
+        no_meter=tuple(missing),
+        idle_watts=idle,
+        no_hardware=reasons[0] if reasons else None,
+        absent=dict(absent or {}),
+    )
+
+
+def _check(
+    programs: Mapping[str, Program], repeats: int, warmup: int, threads: int, idle: float
+) -> None:
+    if not programs or repeats < 1 or warmup < 0 or threads < 1 or idle <= 0:
+        raise ConfigError(
+            f"at least one program, one repeat and one thread are needed, a warm-up of 0 or more "
+            f"and a time at rest above 0; got {len(programs)} programs, {repeats} repeats, "
+            f"{threads} threads, a warm-up of {warmup} and {idle} s."
+        )
+    for name in programs:
+        if name in RESERVED:
+            raise ConfigError(f"no program can be called {name!r}: the report uses this name.")
+
+
+def _turns(
+    children: Mapping[str, Child], work: Text | Whole, tally: Tally, warmup: int, repeats: int
+) -> dict[str, dict[str, list[Reading]]]:
+    found: dict[str, dict[str, list[Reading]]] = {
+        name: {phase: [] for phase in _units(work)} for name in children
+    }
+    for turn in range(warmup + repeats):
+        for name, child in children.items():
+            for phase, asked in _asked(work).items():
+                tally.start()
+                told = child.ask(asked, tally.look)
+                reading = Reading(told, tally.look(), tally.seconds)
+                if turn >= warmup:
+                    found[name][phase].append(reading)
+    return found
+
+
+def _asked(work: Text | Whole) -> dict[str, dict[str, Any]]:
+    if isinstance(work, Whole):
+        return {"forward": {"do": "begin"}}
+    ids = [int(token) for token in work.ids]
+    return {
+        "prefill": {"do": "begin", "ids": ids[: work.prompt_tokens]},
+        "decode": {"do": "steps", "ids": ids[work.prompt_tokens :]},
+    }
+
+
+def _units(work: Text | Whole) -> dict[str, tuple[int, str]]:
+    if isinstance(work, Whole):
+        return {"forward": (work.units, work.unit)}
+    new = len(work.ids) - work.prompt_tokens
+    return {"prefill": (work.prompt_tokens, "token"), "decode": (new, "token")}
+
+
+def _phase(readings: Sequence[Reading], idle: Watts, units: int, unit: str) -> Phase:
+    told = [reading.told for reading in readings]
+    whole = [(one["wall"], one["cpu"]) for one in told]
+    single = [(step, 0.0) for one in told for step in one.get("steps", [one["wall"]])]
+
+    def spread(key: str) -> Spread:
+        return Spread.of([one[key] / units for one in told])
+
+    def medians(key: str) -> dict[str, float]:
+        return {
+            name: Spread.of([one[key][name] / units for one in told]).median
+            for name in told[0][key]
+        }
+
+    return Phase(
+        unit=unit,
+        units=units,
+        timing=timing_of(whole, single, units),
+        wall_seconds=spread("wall"),
+        cpu_seconds=spread("cpu"),
+        counted=medians("counted"),
+        hardware=medians("hardware"),
+        energy=_energy(readings, idle, units) if idle else None,
+    )
+
+
+def _energy(readings: Sequence[Reading], idle: Watts, units: int) -> Energy:
+    gross = [sum(one.joules.values()) for one in readings]
+    above = [
+        net(joules, sum(idle.values()), one.seconds)
+        for joules, one in zip(gross, readings, strict=True)
+    ]
+    return Energy(
+        gross_joules=Spread.of([joules / units for joules in gross]),
+        net_joules=Spread.of([joules / units for joules in above]),
+        by_zone={
+            zone: Spread.of([one.joules[zone] / units for one in readings]).median for zone in idle
+        },
+        seconds=Spread.of([one.seconds for one in readings]).median,
+    )
+
+
+def _idle(tally: Tally, seconds: float) -> Watts:
+    """What each zone draws while every system waits; nothing where there is no meter."""
+    if not tally.meters:
+        return {}
+    tally.start()
+    time.sleep(seconds)
+    joules = tally.look()
+    return {zone: found / tally.seconds for zone, found in joules.items()}
+
+
+def _setting(work: Text | Whole, threads: int, repeats: int, warmup: int) -> dict[str, Any]:
+    given: dict[str, Any] = {"threads": threads, "repeats": repeats, "warmup": warmup}
+    if isinstance(work, Whole):
+        return {"batch_size": work.batch_size, f"{work.unit}s": work.units, **given}
+    new = len(work.ids) - work.prompt_tokens
+    return {"batch_size": 1, "prompt_tokens": work.prompt_tokens, "new_tokens": new, **given}
