@@ -1,13 +1,15 @@
 """The engine's figures: kernels and a GPT-2-small-shaped model at given densities, beside peers.
 
-    python benchmarks/engine.py [--parts model,attention,products,context] [--threads 1]
+    python benchmarks/engine.py [--parts model,attention,products,context,memory,threads]
+                                [--threads 1] [--json benchmarks/results/engine.json]
+    python benchmarks/engine.py --parts trained --data TEXT --model NAME=FOLDER --model ...
 
 Spikes here are made up: random weights, and norms whose bias is set so that a neuron fires with the
-wanted probability. So this is a curve of speed over density; `spikeformers bench MODEL` has the
-figures of a trained model at the density it has. Systems take turns, medians are taken. Beside the
-wall clock stands the process's processor time, which other programs on a shared machine disturb
-less; it means something with one thread. llama.cpp is timed where llama-cpp-python and gguf are
-installed.
+wanted probability. So this is a curve of speed over density; `trained` times trained models, each
+at the density that it has, with its bits per byte beside it. Systems take turns, medians are taken.
+Beside the wall clock stands the process's processor time, which other programs on a shared machine
+disturb less; with more threads than one it counts those that wait, too. llama.cpp and CTranslate2
+are timed where they are installed.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from statistics import NormalDist
@@ -27,9 +28,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from _trained import trained
 from spikeformers import kernels
-from spikeformers.engine import Engine, EngineSystem
-from spikeformers.evaluation.peers import PEERS, LlamaCpp, usable
+from spikeformers.engine import Engine, EngineSystem, write
+from spikeformers.evaluation.memory import resident_of_engine, resident_of_model
+from spikeformers.evaluation.peers import LlamaCpp, running, usable
 from spikeformers.evaluation.systems import TorchSystem, time_systems
 from spikeformers.export import pack
 from spikeformers.models import (
@@ -78,20 +81,14 @@ def whole_model(threads: int, repeats: int) -> dict[str, Any]:
     """Decode and prefill of 12 x 768, vocabulary 50,257; dense peers are timed at every density."""
     ids = DRAW.integers(0, 50257, 512 + 24).tolist()
     found: dict[str, Any] = {}
-    with ExitStack() as stack:
-        config = WDSpikingformerConfig()
-        peers: dict[str, Any] = {}
-        for peer in PEERS:
-            if usable(peer, config):
-                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-                peers[peer] = LlamaCpp(config, folder, threads)
-                stack.callback(peers[peer].close)
-        twin = TorchSystem(build_model(control_of(config)))
+    config = WDSpikingformerConfig()
+    twin = TorchSystem(build_model(control_of(config)))
+    with running(config, threads) as peers:
         for density in DENSITIES:
             model = random_model(density)
             engines = {
                 f"engine-{kind}": Engine(pack(model, None, kind), threads=threads)
-                for kind in ("int8", "fp32")
+                for kind in ("int8", "int4", "fp32")
             }
             systems: dict[str, Any] = {n: EngineSystem(e) for n, e in engines.items()} | peers
             if density == 0.15:
@@ -192,37 +189,95 @@ def products(threads: int, repeats: int) -> dict[str, Any]:
     return found
 
 
-def context(threads: int, repeats: int, tokens: int) -> dict[str, Any]:
-    """Decoding far into a text: no bias, so that every page counts; the dense twin's cache fp16."""
+def context(threads: int, tokens: int) -> dict[str, Any]:
+    """Decoding far into a text: no bias, so that every page counts; the dense caches are fp16."""
     from transformers import DynamicCache
 
     steps = 8
-    model = random_model(0.15, position="none", max_position_embeddings=tokens + steps)
+    model = random_model(0.15, position="none", max_position_embeddings=tokens + 2 * steps)
+    config = model.config
     engine = Engine(pack(model, None, "int8"), threads=threads)
     ids = DRAW.integers(0, 50257, tokens).tolist()
     text = engine.sequence()
     engine.feed(text, ids)
-    ours = median_seconds(lambda: engine.advance(text, 5), steps)
-    twin = build_model(control_of(model.config)).half().eval()
+    twin = build_model(control_of(config)).half().eval()
     cache = DynamicCache(config=twin.config)
-    for layer in range(model.config.num_hidden_layers):
-        keys = torch.randn(1, model.config.num_attention_heads, tokens, 64).half()
+    for layer in range(config.num_hidden_layers):
+        keys = torch.randn(1, config.num_attention_heads, tokens, 64).half()
         cache.update(keys, keys, layer)
-    with torch.inference_mode():
-        dense = median_seconds(
-            lambda: twin(input_ids=torch.tensor([[5]]), past_key_values=cache, use_cache=True),
-            max(2, repeats),
-        )
+    five = torch.tensor([[5]])
+    systems: dict[str, Callable[[], object]] = {
+        "engine-int8": lambda: engine.advance(text, 5),
+        "pytorch fp16": lambda: twin(input_ids=five, past_key_values=cache, use_cache=True),
+    }
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        if usable("llama.cpp-q8_0", config):
+            llama = LlamaCpp(config, Path(folder), threads)
+            llama.begin(ids)
+            systems["llama.cpp-q8_0"] = lambda: llama.step(5)
+        took: dict[str, list[tuple[float, float]]] = {name: [] for name in systems}
+        for turn in range(steps):
+            for name, work in systems.items():
+                if name.startswith("pytorch") and turn % 4:
+                    continue  # slow, and not what counts
+                began = time.perf_counter(), time.process_time()
+                work()
+                took[name].append((time.perf_counter() - began[0], time.process_time() - began[1]))
+        if "llama.cpp-q8_0" in systems:
+            llama.close()
+    seconds = {
+        name: [statistics.median(times) for times in zip(*pairs[1:], strict=True)]
+        for name, pairs in took.items()
+    }
+    ours = seconds["engine-int8"]
     found = {
         "tokens": tokens,
-        "engine_tokens_per_second": {"wall": 1 / ours[0], "cpu": 1 / ours[1]},
-        "dense_fp16_tokens_per_second": {"wall": 1 / dense[0], "cpu": 1 / dense[1]},
-        "ratio": {"wall": dense[0] / ours[0], "cpu": dense[1] / ours[1]},
+        "results": {name: {"wall": 1 / s[0], "cpu": 1 / s[1]} for name, s in seconds.items()},
+        "ratios": {n: {"wall": s[0] / ours[0], "cpu": s[1] / ours[1]} for n, s in seconds.items()},
         "cache_bytes_per_token": text.bytes / text.tokens,
-        "fp16_cache_bytes_per_token": 4 * model.config.hidden_size * model.config.num_hidden_layers,
+        "fp16_cache_bytes_per_token": 4 * config.hidden_size * config.num_hidden_layers,
     }
     print(json.dumps(found, indent=2), flush=True)
     return found
+
+
+def memory(threads: int) -> dict[str, Any]:
+    """Peak resident bytes of a process that opened the model and wrote 32 tokens."""
+    model = random_model(0.15)
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in ("int8", "int4"):
+            file = Path(folder) / kind
+            size = write(pack(model, None, kind), file)
+            resident = resident_of_engine(file, threads)
+            found[f"engine-{kind}"] = {"resident_bytes": resident, "weight_bytes": size}
+        twin = build_model(control_of(model.config))
+        twin.save_pretrained(folder)
+        size = sum(p.numel() * p.element_size() for p in twin.parameters())
+        resident = resident_of_model(Path(folder), threads)
+        found["dense-twin"] = {"resident_bytes": resident, "weight_bytes": size}
+    for name, one in found.items():
+        one["of dense-twin"] = one["resident_bytes"] / resident
+        print(f"{name:12s}{one['resident_bytes'] / 2**20:8.0f} MiB, {one['of dense-twin']:.3f}")
+    return found
+
+
+def more_threads(repeats: int) -> dict[str, Any]:
+    """Decoding at 0.15 with one thread, one a processor, and four a processor, in turns."""
+    packed = pack(random_model(0.15), None, "int8")
+    cores = kernels.native().processors()
+    systems = {
+        str(threads): EngineSystem(Engine(packed, threads=threads))
+        for threads in sorted({1, cores, 4 * cores})
+    }
+    ids = DRAW.integers(0, 50257, 128 + 32).tolist()
+    _, decode = time_systems(systems, ids, prompt_tokens=128, repeats=repeats)
+    for threads, timing in decode.items():
+        print(
+            f"{threads} thread(s): {timing.tokens_per_second:.0f} tokens/s, "
+            f"{timing.cpu_tokens_per_second:.0f} by processor time"
+        )
+    return {threads: timing.as_dict() for threads, timing in decode.items()}
 
 
 def main() -> None:
@@ -231,6 +286,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--context", type=int, default=32768)
+    parser.add_argument("--model", action="append", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--data", help="Text whose validation split scores and feeds --model.")
     parser.add_argument(
         "--json", type=Path, help="Keep the result; parts not run stay as they are."
     )
@@ -241,7 +298,10 @@ def main() -> None:
         "model": lambda: whole_model(args.threads, args.repeats),
         "attention": lambda: attention(args.threads, args.repeats),
         "products": lambda: products(args.threads, args.repeats),
-        "context": lambda: context(args.threads, args.repeats, args.context),
+        "context": lambda: context(args.threads, args.context),
+        "memory": lambda: memory(args.threads),
+        "threads": lambda: more_threads(args.repeats),
+        "trained": lambda: trained(args.model, args.data, args.threads, args.repeats),
     }
     for part in args.parts.split(","):
         result = parts[part]()

@@ -55,7 +55,7 @@ def test_stop_strings_and_the_end_of_the_context(spikeformers, causal, engine_fi
 
 def test_what_is_exported(spikeformers, causal, tmp_path):
     sizes = {}
-    for weights in ("fp32", "int8"):
+    for weights in ("fp32", "int8", "int4"):
         out = tmp_path / weights
         ended = spikeformers(
             "export", "engine", causal, "--out", out, "--weights", weights, "--json"
@@ -63,7 +63,7 @@ def test_what_is_exported(spikeformers, causal, tmp_path):
         assert (ended.json["out"], ended.json["weights"]) == (str(out), weights)
         assert ended.json["bytes"] == out.stat().st_size
         sizes[weights] = ended.json["bytes"]
-    assert sizes["int8"] < sizes["fp32"]
+    assert sizes["int4"] < sizes["int8"] < sizes["fp32"]
     assert "generate" in spikeformers("export", "engine", causal, "--out", out).out
 
 

@@ -83,11 +83,14 @@ def test_spikes_edges_and_logits_are_pytorchs(variant: str, ids: Ids) -> None:
 
 
 @pytest.mark.parametrize("variant", ["T=4", "or-T=2", "learned-thresholds", "wide-heads"])
-def test_one_token_at_a_time_gives_the_bits_of_the_prompt(variant: str, ids: Ids) -> None:
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_one_token_at_a_time_gives_the_bits_of_the_prompt(
+    variant: str, weights: str, ids: Ids
+) -> None:
     """And so does every path, every number of threads, and a batch of sequences."""
     tokens = ids(2, 150)
     changes = VARIANTS[variant] | {"max_position_embeddings": 256}
-    packed = pack(make(**changes), None, "int8")
+    packed = pack(make(**changes), None, weights)
     whole = Engine(packed, threads=1)
     wanted = whole.feed_all(whole.sequence(), tokens)
     for name, runs, _ in native().paths():

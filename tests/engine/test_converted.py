@@ -160,7 +160,7 @@ def test_one_token_at_a_time_gives_the_bits_of_the_prompt(
 ) -> None:
     """And so does every path, every number of threads, and a batch of sequences."""
     tokens = ids(2, 150)
-    packed = pack(convert(*VARIANTS[variant]), None, "int8")
+    packed = pack(convert(*VARIANTS[variant]), None, "int4" if variant == "neox" else "int8")
     whole = Engine(packed, threads=1)
     wanted = whole.feed_all(whole.sequence(), tokens)
     for name, runs, _ in native().paths():

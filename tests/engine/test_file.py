@@ -19,7 +19,7 @@ from spikeformers.export import pack
 Make = Callable[..., Any]
 
 
-@pytest.fixture(scope="module", params=["fp32", "int8"])
+@pytest.fixture(scope="module", params=["fp32", "int8", "int4"])
 def packed(request: pytest.FixtureRequest, make_model: Make) -> Packed:
     return pack(make_model(), None, request.param)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -141,6 +142,37 @@ def test_int8_stays_near_fp32(make_model: Make, ids: Ids) -> None:
             scale = packed.tensors[f"{name}.scale"]
             error = np.abs(tensor * scale - exact.tensors[name])
             assert (error <= scale / 2 * 1.0001).all()
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+@pytest.mark.parametrize("variant", ["hard", "real-head", "untied", "odd-widths", "t-lif-2"])
+def test_whole_weights_are_what_they_stand_for(
+    variant: str, weights: str, make_model: Make, ids: Ids
+) -> None:
+    """The same text as with the reals that they stand for; one token alone gives the same bits."""
+    packed = pack(make_model(**VARIANTS[variant]), None, weights)
+    real = dict(packed.tensors)
+    for name, tensor in packed.tensors.items():
+        if tensor.dtype == np.float32:
+            continue
+        scale = real.pop(f"{name}.scale")
+        if tensor.dtype == np.uint8:
+            halves = tensor.reshape(len(tensor), -1, 1, 32)
+            whole = np.concatenate([halves & 15, halves >> 4], 2).reshape(len(tensor), -1)
+            real[name] = (whole[:, : len(scale)] - np.float32(8)) * scale
+        else:
+            real[name] = tensor * (scale if tensor.shape[1] == len(scale) else scale[:, None])
+    stood_for = Engine(replace(packed, tensors=real), threads=1)
+    tokens = ids(4, 40)
+    wanted = stood_for.feed_all(stood_for.sequence(), tokens)
+    for name, runs, _ in native().paths():
+        if not runs:
+            continue
+        engine = Engine(packed, threads=2, kernels=name)
+        found = engine.feed_all(engine.sequence(), tokens)
+        assert np.abs(found - wanted).max() < 1e-4
+        text = engine.sequence()
+        assert all((engine.feed(text, [t]) == found[i]).all() for i, t in enumerate(tokens))
 
 
 @pytest.mark.parametrize("weights", ["fp32", "int8"])

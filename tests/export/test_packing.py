@@ -44,8 +44,8 @@ def test_what_the_engine_does_not_run_is_refused() -> None:
     for model in (masked, build_model(control_of(config))):
         with pytest.raises(UsageError, match="the engine runs WD-Spikingformer"):
             pack(model, None)
-    with pytest.raises(ConfigError, match="fp32, int8"):
-        pack(WDSpikingformerForCausalLM(config), None, "int4")
+    with pytest.raises(ConfigError, match="fp32, int8, int4"):
+        pack(WDSpikingformerForCausalLM(config), None, "int2")
     many = WDSpikingformerForCausalLM(WDSpikingformerConfig(**SHAPE, levels=65))
     with pytest.raises(ConfigError, match="levels=65"):
         pack(many, None)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from spikeformers import kernels
 from spikeformers.errors import EngineUnavailable
+from spikeformers.export.quantising import pack_int4
 from spikeformers.kernels import reference
 from spikeformers.neurons import ILIF, LIF, NILIF, TLIF
 
@@ -42,12 +43,16 @@ def test_products_of_any_shape(
     rng = RNG(seed)
     counts = spikes(rng, (tokens, inputs), density, levels, signed)
     whole = rng.integers(-127, 128, (inputs, outputs)).astype(np.int8)
+    small = rng.integers(-8, 8, (inputs, outputs)).astype(np.int8)
     real = rng.standard_normal((inputs, outputs)).astype(np.float32)
     bias = rng.standard_normal(outputs).astype(np.float32)
     ones = np.ones(outputs, np.float32)
     exact = counts.astype(np.int64) @ whole.astype(np.int64)
+    exact_small = (counts.astype(np.int64) @ small.astype(np.int64)).astype(np.float32)
+    packed = pack_int4(small)
     first = None
     for path in PATHS:
+        assert (kernels.product(counts, packed, ones, path=path) == exact_small).all()
         # Below 2^24 floats hold the sums, so equality is exact.
         assert (kernels.product(counts, whole, ones, path=path) == exact.astype(np.float32)).all()
         found = kernels.product(counts, real, bias=bias, unit=0.25, path=path)
@@ -59,7 +64,7 @@ def test_products_of_any_shape(
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_int8_sums_do_not_overflow(path: str) -> None:
+def test_whole_sums_do_not_overflow(path: str) -> None:
     """The worst case: every input at 64, every weight at its bound, far beyond 16 bits."""
     for tokens in (1, 5):
         for sign in (-1, 1):
@@ -67,6 +72,9 @@ def test_int8_sums_do_not_overflow(path: str) -> None:
             matrix = np.full((3072, 70), -127, np.int8)
             found = kernels.product(counts, matrix, np.ones(70, np.float32), path=path)
             assert (found == -sign * 64 * 127 * 3072).all()
+            packed = pack_int4(np.full((3072, 70), -8, np.int8))
+            found = kernels.product(counts, packed, np.ones(70, np.float32), path=path)
+            assert (found == -sign * 64 * 8 * 3072).all()
 
 
 def test_a_token_alone_gives_the_bits_of_a_batch() -> None:
@@ -204,3 +212,5 @@ def test_wrong_shapes_are_refused() -> None:
         kernels.product(counts, matrix)
     with pytest.raises(ValueError, match="int8 weights need a scale"):
         kernels.product(counts, np.ones((4, 3), np.int8))
+    with pytest.raises(ValueError, match="32 bytes a row for each 64 scales"):
+        kernels.product(counts, np.ones((4, 32), np.uint8), np.ones(65, np.float32))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spikeformers.engine import Engine, EngineSystem, write
-from spikeformers.errors import SpikeformersError, UsageError
-from spikeformers.evaluation.peers import PEERS, LlamaCpp, usable
+from spikeformers.errors import UsageError
+from spikeformers.evaluation.memory import resident_of_engine, resident_of_model
+from spikeformers.evaluation.peers import running
 from spikeformers.evaluation.systems import System, TorchSystem, time_systems
 from spikeformers.export import pack
 from spikeformers.models import NeurTransformerConfig, build_model, control_of, load_model
@@ -71,12 +69,8 @@ class Bench:
         systems["pytorch"] = TorchSystem(self.model)
         systems["dense-twin"] = TorchSystem(build_model(_dense_twin(config)))
         with ExitStack() as stack:
-            for peer in PEERS:
-                if self.peers and _is_gpt2(config) and usable(peer, config):
-                    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-                    made = LlamaCpp(config, folder, self.threads)
-                    stack.callback(made.close)
-                    systems[peer] = made
+            if self.peers and _is_gpt2(config):
+                systems |= stack.enter_context(running(config, self.threads))
             before = {name: engine.counters() for name, engine in self.engines.items()}
             reading, stepping = time_systems(
                 systems, self.ids, prompt_tokens=self.prompt_tokens, repeats=self.repeats
@@ -106,17 +100,17 @@ class Bench:
             for name, packed in self.packed.items():
                 file = Path(folder) / name
                 size = write(packed, file)
-                code = _ENGINE.format(file=str(file), threads=self.threads)
-                results[name] = {"resident_bytes": _resident(code), "weight_bytes": size}
+                resident = resident_of_engine(file, self.threads)
+                results[name] = {"resident_bytes": resident, "weight_bytes": size}
             twin = build_model(_dense_twin(self.model.config))
             twin.save_pretrained(Path(folder) / "twin")
             for name, model, at in (
                 ("pytorch", self.model, self.folder),
                 ("dense-twin", twin, Path(folder) / "twin"),
             ):
-                code = _TORCH.format(folder=str(at), threads=self.threads)
+                resident = resident_of_model(at, self.threads)
                 size = sum(p.numel() * p.element_size() for p in model.parameters())
-                results[name] = {"resident_bytes": _resident(code), "weight_bytes": size}
+                results[name] = {"resident_bytes": resident, "weight_bytes": size}
         ratios = {
             name: results[OURS]["resident_bytes"] / found["resident_bytes"]
             for name, found in results.items()
@@ -156,32 +150,3 @@ def _counted(before: dict[str, int], after: dict[str, int]) -> dict[str, float]:
         "weight_bytes_per_token": moved["weight_bytes"] / moved["tokens"],
         "cache_bytes_read_per_token": moved["cache_bytes"] / moved["tokens"],
     }
-
-
-_PEAK = """
-import json
-from spikeformers.meters import peak_bytes
-print(json.dumps(peak_bytes()))
-"""
-_ENGINE = """
-from spikeformers.engine import load
-engine = load({file!r}, threads={threads})
-list(engine.generate([1, 2, 3, 4], 32))
-"""
-_TORCH = """
-import torch, spikeformers
-from transformers import AutoModelForCausalLM
-torch.set_num_threads({threads})
-model = AutoModelForCausalLM.from_pretrained({folder!r}).eval()
-model.generate(torch.tensor([[1, 2, 3, 4]]), max_new_tokens=32, do_sample=False)
-"""
-
-
-def _resident(code: str) -> int:
-    done = subprocess.run(
-        [sys.executable, "-c", code + _PEAK], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise SpikeformersError(f"a measuring process failed: {done.stderr.strip()[-300:]}")
-    peak: int = json.loads(done.stdout.splitlines()[-1])
-    return peak

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Threads = Annotated[int, typer.Option(min=1, help="Threads of every system.")]
 Prompt = Annotated[int, typer.Option(min=1, help="Tokens of the prompt.")]
 Repeats = Annotated[int, typer.Option(min=1, help="Timed turns, after one that is not.")]
-Peers = Annotated[bool, typer.Option(help="Time other installed programs too (llama.cpp).")]
+Peers = Annotated[bool, typer.Option(help="Time other installed programs too.")]
 
 
 def decode(
@@ -30,8 +30,9 @@ def decode(
     """Tokens per second one by one, batch 1.
 
     The engine in int8 and fp32, the same model in PyTorch, its dense twin in Transformers, and a
-    dense GPT-2 of its shape in llama.cpp (Q8_0) where llama-cpp-python and gguf are installed. The
-    twins have random weights, which speed does not depend on. The text is what the model itself
+    dense GPT-2 of its shape in llama.cpp (Q8_0) where llama-cpp-python and gguf are installed, and
+    in CTranslate2 (int8) where ctranslate2 is. The twins have random weights, which speed does not
+    depend on. The text is what the model itself
     writes, so that its density is that of a text. Systems take turns; medians.
 
     JSON: results (by system: tokens_per_second, slowest, fastest, cpu_tokens_per_second,

@@ -13,13 +13,16 @@ from spikeformers.cli._options import Json, Model
 def engine(
     model: Model,
     out: Annotated[Path, typer.Option(help="File to write.", show_default=False)],
-    weights: Annotated[str, typer.Option(help="int8 (a scale for each channel) or fp32.")] = "int8",
+    weights: Annotated[
+        str, typer.Option(help="int8 or int4 (a scale for each channel), or fp32.")
+    ] = "int8",
     as_json: Json = False,
 ) -> None:
     """Pack a causal spiking model into one file for the event-driven engine.
 
     The file holds weights, config and tokenizer, and is mapped, not read, when it is opened.
-    int8 is a quarter of the size and faster; fp32 writes PyTorch's text.
+    int8 is a quarter of the size and faster; int4 is half of that, and changes what the model
+    says: measure it. fp32 writes PyTorch's text.
 
     JSON: out, bytes, weights, parameters, model.
     """

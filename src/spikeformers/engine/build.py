@@ -23,7 +23,7 @@ STEPS = (
 )
 BUFFERS = ("input", "out", "to", "query", "key", "value", "logits")
 MATRICES = {"table": "table", "weight": "weights"}
-"""Fields that name a matrix, and what the native step calls it; int8 ones come with a scale."""
+"""Fields that name a matrix, and what the native step calls it; whole ones come with a scale."""
 VECTORS = ("bias", "positions", "scale", "threshold", "spike", "frequency", "gain")
 
 
@@ -83,7 +83,8 @@ def _arguments(
         elif key in MATRICES and name in ("embed", "linear"):
             matrix = tensors[value]
             found[MATRICES[key]] = matrix
-            found["scale"] = tensors[f"{value}.scale"] if matrix.dtype == np.int8 else None
+            plain = matrix.dtype == np.float32
+            found["scale"] = None if plain else tensors[f"{value}.scale"]
         elif key in VECTORS:
             found[key] = None if value is None else tensors[value]
         elif key == "norm":

@@ -3,7 +3,8 @@
     8 bytes     length of the header
     header      JSON: tensors by name, and __metadata__ with format, version, sha256, description,
                 config, tokenizer, weights; padded with spaces so that the data begin at 64
-    data        float32 tensors, then int8; matrices input-major, int8 ones with NAME.scale
+    data        float32 tensors, then int8 and int4 (U8); matrices input-major, whole ones with
+                NAME.scale; of int4, 64 outputs in 32 bytes, see spikeformers.export.packing
 
 The checksum covers header and data. It is read through once on opening, by ordinary reads, so that
 only what fires is ever resident.
@@ -25,7 +26,11 @@ from numpy.typing import NDArray
 from spikeformers.errors import CheckpointError, StorageError
 
 FORMAT, VERSION = "spikeformers-engine", "1"
-TYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "I8": np.dtype("i1")}
+TYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+}
 NAMES = {dtype: name for name, dtype in TYPES.items()}
 ALIGN, BLANK = 64, "0" * 64
 KEYS = ("format", "version", "sha256", "description", "config", "tokenizer", "weights")
@@ -41,7 +46,7 @@ class Packed:
     tokenizer: dict[str, Any]
     """``rules`` (the text of tokenizer.json, or null) and ``bos``, ``eos`` ids (or null)."""
     weights: str
-    """fp32 or int8."""
+    """fp32, int8 or int4."""
 
 
 def write(packed: Packed, path: str | Path) -> int:

@@ -1,27 +1,47 @@
-"""Other programs beside which a model is timed: a dense GPT-2 of its shape in llama.cpp.
+"""Other programs beside which a model is timed: a dense GPT-2 of its shape in each.
 
-Its weights are random: speed does not depend on them. A peer is used where it is installed and left
-out where it is not.
+Their weights are random: speed does not depend on them. A peer is used where it is installed and
+left out where it is not.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 
+from spikeformers.evaluation.peer_ctranslate2 import CTranslate2
+from spikeformers.evaluation.systems import System
 from spikeformers.models import SpikingformerConfig
 
-PEERS = {"llama.cpp-q8_0": ("llama_cpp", "gguf")}
+PEERS = {"llama.cpp-q8_0": ("llama_cpp", "gguf"), "ctranslate2-int8": ("ctranslate2",)}
 """Name, and the modules that it needs."""
 
 
 def usable(peer: str, config: SpikingformerConfig) -> bool:
     """Whether a peer is installed and has weights of this shape: Q8_0 comes in blocks of 32."""
-    fits = config.hidden_size % 32 == 0 and (config.intermediate_size or 0) % 32 == 0
+    blocks = config.hidden_size % 32 == 0 and (config.intermediate_size or 0) % 32 == 0
+    fits = blocks or peer != "llama.cpp-q8_0"
     return fits and all(importlib.util.find_spec(module) for module in PEERS[peer])
+
+
+@contextmanager
+def running(config: SpikingformerConfig, threads: int) -> Iterator[dict[str, System]]:
+    """The peers that can be used, by name, until the end of the block."""
+    with ExitStack() as stack:
+        found: dict[str, System] = {}
+        for peer in PEERS:
+            if usable(peer, config):
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                kind = LlamaCpp if peer == "llama.cpp-q8_0" else CTranslate2
+                made = kind(config, folder, threads)
+                stack.callback(made.close)
+                found[peer] = made
+        yield found
 
 
 class LlamaCpp:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from spikeformers.engine import Description, NeuronSpec, NormSpec
 from spikeformers.errors import ConfigError
+from spikeformers.export.quantising import int4, int8
 from spikeformers.neurons import ILIF, LIF, NILIF, TLIF, Neuron
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ MAX_LEVELS = 64  # of the kernels
 
 
 class Packer:
-    """Collects tensors under names, quantised where they are matrices and int8 is asked for."""
+    """Collects tensors under names; matrices become whole numbers where that is asked for."""
 
     def __init__(self, weights: str) -> None:
         self.weights = weights
@@ -35,16 +35,16 @@ class Packer:
         return name
 
     def matrix(self, name: str, tensor: torch.Tensor, scale_of: int = 0) -> str:
-        """Keep ``[in, out]``; int8 with one scale for each column (``scale_of`` 1: each row)."""
+        """Keep ``[in, out]``, whole weights with one scale for each column (``scale_of`` 1: each
+        row; those are looked up, not multiplied, and stay int8 where int4 is asked for).
+        """
         real = tensor.detach().float().cpu().contiguous().numpy()
         if self.weights == "fp32":
             self.tensors[name] = real.copy()
-            return name
-        most = np.abs(real).max(scale_of)
-        scale = np.where(most > 0, most / np.float32(127), 1).astype(np.float32)
-        spread = scale if scale_of == 0 else scale[:, None]
-        self.tensors[name] = np.clip(np.rint(real / spread), -127, 127).astype(np.int8)
-        self.tensors[f"{name}.scale"] = scale
+        elif self.weights == "int4" and scale_of == 0:
+            self.tensors[name], self.tensors[f"{name}.scale"] = int4(real)
+        else:
+            self.tensors[name], self.tensors[f"{name}.scale"] = int8(real, scale_of)
         return name
 
     def norm(self, name: str, module: nn.Module) -> NormSpec:

@@ -20,7 +20,7 @@ from spikeformers.models import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-WEIGHTS = ("fp32", "int8")
+WEIGHTS = ("fp32", "int8", "int4")
 DESCRIBE: dict[type[Any], Callable[[Any, str], tuple[Description, dict[str, NDArray[Any]]]]] = {
     WDSpikingformerForCausalLM: spikingformer.describe,
     BiSpikCLMForCausalLM: bispikclm.describe,
@@ -32,7 +32,7 @@ DESCRIBE: dict[type[Any], Callable[[Any, str], tuple[Description, dict[str, NDAr
 def pack(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, weights: str = "int8"
 ) -> Packed:
-    """Pack a causal spiking model for the engine; ``weights`` are fp32 or int8 (per channel).
+    """Pack a causal spiking model for the engine; ``weights``: fp32, or int8 or int4 per channel.
 
     Raises UsageError for a model that the engine does not run, ConfigError for other weights.
     """

@@ -55,14 +55,25 @@ inline Weights weights_of(const Matrix& matrix, const std::optional<Reals>& scal
     if (scale) throw std::invalid_argument("fp32 weights take no scale");
     return w;
   }
-  if (matrix.dtype() != nb::dtype<std::int8_t>())
-    throw std::invalid_argument("weights must be float32 or int8");
-  w.i8 = static_cast<const std::int8_t*>(matrix.data());
-  if (!scale) throw std::invalid_argument("int8 weights need a scale");
-  const std::int64_t wanted = by_column_scale ? w.outputs : w.inputs;
-  if (static_cast<std::int64_t>(scale->size()) != wanted)
-    throw std::invalid_argument("the scale of int8 weights has " + std::to_string(scale->size()) +
-                                " entries, not " + std::to_string(wanted));
+  const bool four = matrix.dtype() == nb::dtype<std::uint8_t>();
+  if (!four && matrix.dtype() != nb::dtype<std::int8_t>())
+    throw std::invalid_argument("weights must be float32, int8, or int4 in uint8");
+  if (!scale)
+    throw std::invalid_argument(std::string(four ? "int4" : "int8") + " weights need a scale");
+  const auto scales = static_cast<std::int64_t>(scale->size());
+  const auto* data = static_cast<const std::int8_t*>(matrix.data());
+  if (four) {
+    if (!by_column_scale || w.outputs != (scales + 63) / 64 * 32)
+      throw std::invalid_argument("int4 weights have 32 bytes a row for each 64 scales");
+    w.i4 = data;
+    w.outputs = scales;
+  } else {
+    w.i8 = data;
+    const std::int64_t wanted = by_column_scale ? w.outputs : w.inputs;
+    if (scales != wanted)
+      throw std::invalid_argument("the scale of int8 weights has " + std::to_string(scales) +
+                                  " entries, not " + std::to_string(wanted));
+  }
   require_aligned(scale->data());
   w.scale = scale->data();
   return w;

@@ -34,6 +34,13 @@ struct Events {
   std::int64_t n;
 };
 
+// From whole sums to reals: sum * (scale * unit) + bias, each operation rounded by itself.
+struct Finish {
+  const float* scale;  // of each output
+  float unit;          // of the inputs' spikes
+  const float* bias;   // of each output, or null
+};
+
 // One query against pages of keys (cache.hpp has the layout): the words of the features that fired,
 // one for each bit plane, and what a set bit of each adds to the score.
 struct Query {
@@ -70,13 +77,22 @@ struct Kernels {
   // out[begin..end) of sum_e coef[e] * w[index[e]][...], w input-major with rows of `stride`.
   void (*rows_f32)(const float* w, std::int64_t stride, Events events, const float* coef,
                    std::int64_t begin, std::int64_t end, float* out);
-  // The same over int8 rows and whole counts: exact, in 16-bit sums that spill in time into 32.
+  // The same over int8 rows and whole counts: exact, in 16-bit sums that spill in time into 32;
+  // count[e] is that of index[e].
   void (*rows_i8)(const std::int8_t* w, std::int64_t stride, Events events,
                   const std::int8_t* count, std::int64_t begin, std::int64_t end,
-                  std::int32_t* out);
+                  const Finish& finish, float* out);
+  // The same over rows of 4 bits, `stride` bytes long; `begin` is a multiple of 64.
+  void (*rows_i4)(const std::int8_t* w, std::int64_t stride, Events events,
+                  const std::int8_t* count, std::int64_t begin, std::int64_t end,
+                  const Finish& finish, float* out);
   // Real inputs against int8 rows: the head of a model that does not spike there.
   void (*rows_i8_real)(const std::int8_t* w, std::int64_t stride, Events events, const float* coef,
                        std::int64_t begin, std::int64_t end, float* out);
+  void (*rows_i4_real)(const std::int8_t* w, std::int64_t stride, Events events, const float* coef,
+                       std::int64_t begin, std::int64_t end, float* out);
+  // Blocks of 32 bytes into 64 whole weights each, -8 to 7.
+  void (*unpack_i4)(const std::int8_t* from, std::int64_t blocks, std::int8_t* to);
   // Four input rows a group, packed so that a token multiplies four counts at once; see panel.
   void (*panel_pack)(const std::int8_t* w, std::int64_t stride, std::int64_t rows,
                      std::int64_t columns, std::uint8_t* panel);
@@ -101,8 +117,9 @@ struct Kernels {
 constexpr int kPanelColumns = 64;
 constexpr int kPanelRows = 256;  // 16 KiB of packed weights: they stay in L1 over the tokens
 
-// The table of a path: "portable", "avx2" or "avx512"; null where this build has none.
+// The table of a path: "portable", "neon", "avx2" or "avx512"; null where this build has none.
 const Kernels* portable_kernels();
+const Kernels* neon_kernels();
 const Kernels* avx2_kernels();
 const Kernels* avx512_kernels();
 

@@ -70,12 +70,13 @@ Timed product(const Counts& counts, const Matrix& matrix, const std::optional<Re
   neuron.levels = kMaxLevels;
   neuron.unit = unit;
   const int in = program.spikes(static_cast<std::int64_t>(counts.shape(1)), neuron);
-  const int out = program.real(static_cast<std::int64_t>(matrix.shape(1)));
+  const Weights weights = weights_of(matrix, scale, true);
+  const int out = program.real(weights.outputs);
   program.fill(in, counts.data(), rows);
-  program.linear(in, out, weights_of(matrix, scale, true), vector_of(bias));
+  program.linear(in, out, weights, vector_of(bias));
   Sequence sequence(program);
   const double seconds = seconds_of(repeats, [&] { program.run_alone(sequence, rows); });
-  return {owned(reals_of(program, out), {counts.shape(0), matrix.shape(1)}), seconds};
+  return {owned(reals_of(program, out), {counts.shape(0), static_cast<std::size_t>(weights.outputs)}), seconds};
 }
 
 Timed attend(const Counts& q, const Counts& k, const Counts& v, const std::string& type, int levels,

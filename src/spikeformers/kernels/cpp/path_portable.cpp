@@ -1,5 +1,5 @@
 // What the compiler makes of plain loops for the oldest processor of this architecture: SSE2 on
-// x86-64, NEON on aarch64.
+// x86-64.
 #include "kernels.hpp"
 
 #define SPIKEFORMERS_VECTOR 16

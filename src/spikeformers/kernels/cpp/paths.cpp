@@ -39,10 +39,11 @@ std::vector<Path> find_paths() {
   found.push_back({"avx2", nullptr, "it is for x86-64 processors"});
 #endif
 #if defined(__aarch64__)
-  found.push_back({"portable", portable_kernels(), "runs anywhere; here the compiler makes NEON of it"});
+  found.push_back({"neon", neon_kernels(), "every aarch64 processor has its instructions"});
 #else
-  found.push_back({"portable", portable_kernels(), "runs anywhere"});
+  found.push_back({"neon", nullptr, "it is for aarch64 processors"});
 #endif
+  found.push_back({"portable", portable_kernels(), "runs anywhere"});
   return found;
 }
 

@@ -6,10 +6,10 @@ namespace spikeformers {
 namespace {
 
 void require_weights(const Weights& w, const std::string& what) {
-  require((w.f32 != nullptr) != (w.i8 != nullptr && w.scale != nullptr),
-          what + ": weights are either fp32, or int8 with a scale");
+  require((w.f32 != nullptr) != ((w.i8 != nullptr) != (w.i4 != nullptr) && w.scale != nullptr),
+          what + ": weights are either fp32, or int8 or int4 with a scale");
   // 255 * 64 a product: 32-bit sums hold this many.
-  require(w.inputs <= 131072 || w.i8 == nullptr, what + ": more inputs than an int8 sum holds");
+  require(w.inputs <= 131072 || w.f32 != nullptr, what + ": more inputs than a whole sum holds");
 }
 
 }  // namespace

@@ -25,8 +25,19 @@ namespace spikeformers {
 struct Weights {
   const float* f32 = nullptr;
   const std::int8_t* i8 = nullptr;
-  const float* scale = nullptr;  // of int8, one an output
+  const std::int8_t* i4 = nullptr;  // blocks of 64 outputs in 32 bytes, see rows_i4
+  const float* scale = nullptr;     // of int8 and int4, one an output
   std::int64_t inputs = 0, outputs = 0;
+
+  std::int64_t row_bytes() const {
+    return f32 != nullptr ? 4 * outputs : i8 != nullptr ? outputs : (outputs + 63) / 64 * 32;
+  }
+  // A weight of int8 or int4, before its scale.
+  int whole(std::int64_t input, std::int64_t output) const {
+    if (i8 != nullptr) return i8[input * outputs + output];
+    const int two = i4[input * row_bytes() + output / 64 * 32 + output % 32];
+    return (output % 64 < 32 ? two & 15 : two >> 4 & 15) - 8;
+  }
 };
 
 struct Vector {
@@ -272,8 +283,8 @@ struct Program {
   void product_real(const Linear& step, const Buffer& in, Buffer& out);
   // Finds the inputs that fired; they count as events where they are a neuron's of this step.
   void collect(Buffer& out, bool fired_here);
-  void product_i8(const Linear& step, const Buffer& in, Buffer& out);
-  void product_i8_batch(const Linear& step, const Buffer& in, Buffer& out);
+  void product_whole(const Linear& step, const Buffer& in, Buffer& out);
+  void product_whole_batch(const Linear& step, const Buffer& in, Buffer& out);
 
   std::vector<std::unique_ptr<Buffer>> buffers_;
   std::vector<Step> steps_;

@@ -26,21 +26,21 @@ void Program::product_real(const Linear& step, const Buffer& in, Buffer& out) {
       }
     starts.push_back(static_cast<std::int64_t>(index.size()));
   }
-  counters.weight_bytes += starts.back() * w.outputs * (w.f32 != nullptr ? 4 : 1);
+  counters.weight_bytes += starts.back() * w.row_bytes();
   // Rows of which most inputs are not zero go four at a time, which reads each weight once for all.
   // An added zero changes no sum, so both ways give the same bits.
   const auto dense = [&](std::int64_t r) {
-    return r + 4 <= in.rows && 2 * (starts[static_cast<std::size_t>(r + 4)] -
+    return w.i4 == nullptr && r + 4 <= in.rows && 2 * (starts[static_cast<std::size_t>(r + 4)] -
                                     starts[static_cast<std::size_t>(r)]) > 4 * in.width;
   };
   const auto finish = [&](std::int64_t r, std::int64_t begin, std::int64_t end) {
     float* to = out.real.data() + r * w.outputs;
-    if (w.i8 != nullptr)
+    if (w.f32 == nullptr)
       for (std::int64_t o = begin; o < end; ++o) to[o] *= w.scale[o];
     if (step.bias.data != nullptr)
       for (std::int64_t o = begin; o < end; ++o) to[o] += step.bias.data[o];
   };
-  const std::int64_t columns = in.rows == 1 ? 512 : 128;
+  const std::int64_t columns = in.rows == 1 ? columns_of_a_piece(w.outputs, pool.threads()) : 128;
   pool.run(pieces_of(w.outputs, columns), [&](std::int64_t piece) {
     const std::int64_t begin = piece * columns, end = std::min(w.outputs, begin + columns);
     for (std::int64_t r = 0; r < in.rows; ++r) {
@@ -58,6 +58,8 @@ void Program::product_real(const Linear& step, const Buffer& in, Buffer& out) {
       float* to = out.real.data() + r * w.outputs;
       if (w.f32 != nullptr)
         kernels.rows_f32(w.f32, w.outputs, events, coef.data() + from, begin, end, to);
+      else if (w.i4 != nullptr)
+        kernels.rows_i4_real(w.i4, w.row_bytes(), events, coef.data() + from, begin, end, to);
       else
         more.rows_i8_coef(w.i8, w.outputs, events, coef.data() + from, begin, end, to);
       finish(r, begin, end);

@@ -8,8 +8,7 @@
 namespace spikeformers {
 namespace {
 
-constexpr std::int64_t kColumnsAtOnce = 512;  // of one token's product
-constexpr std::int64_t kSmall = 1 << 15;      // additions that are not worth waking a thread
+constexpr std::int64_t kSmall = 1 << 15;  // additions that are not worth waking a thread
 
 AttentionScratch& scratch_of_thread() {
   thread_local AttentionScratch scratch;
@@ -75,14 +74,15 @@ void Program::run(const Embed& step, const Frame& frame) {
   Buffer& out = at(step.out, "embed");
   const auto rows = static_cast<std::int64_t>(frame.token.size());
   out.resize(rows * steps);
-  const std::int64_t width = out.width, stride = step.table.outputs;
+  const std::int64_t width = out.width;
   pool.run(rows, [&](std::int64_t r) {
     const std::int64_t id = frame.token[static_cast<std::size_t>(r)];
     float* to = out.real.data() + r * width;
     for (std::int64_t d = 0; d < width; ++d) {
-      const std::int64_t from = step.by_column ? d * stride + id : id * stride + d;
-      to[d] = step.table.f32 != nullptr ? step.table.f32[from]
-                                        : static_cast<float>(step.table.i8[from]) * step.table.scale[id];
+      const std::int64_t row = step.by_column ? d : id, column = step.by_column ? id : d;
+      to[d] = step.table.f32 != nullptr
+                  ? step.table.f32[row * step.table.outputs + column]
+                  : static_cast<float>(step.table.whole(row, column)) * step.table.scale[id];
     }
     if (step.positions.data != nullptr) {
       const float* add = step.positions.data + frame.position[static_cast<std::size_t>(r)] * width;
@@ -173,15 +173,14 @@ void Program::run(const Linear& step, const Frame&) {
   Buffer &in = at(step.in, "linear"), &out = at(step.out, "linear");
   out.resize(in.rows);
   const Weights& w = step.weights;
-  const std::int64_t each = w.f32 != nullptr ? 4 : 1;
   if (!in.spiking) {
     product_real(step, in, out);
     return;
   }
   for (std::int64_t r = 0; r < in.rows; ++r)
-    counters.weight_bytes += in.fired[static_cast<std::size_t>(r)] * w.outputs * each;
-  if (w.i8 != nullptr) {
-    in.rows >= 4 ? product_i8_batch(step, in, out) : product_i8(step, in, out);
+    counters.weight_bytes += in.fired[static_cast<std::size_t>(r)] * w.row_bytes();
+  if (w.f32 == nullptr) {
+    in.rows >= 4 ? product_whole_batch(step, in, out) : product_whole(step, in, out);
     return;
   }
   thread_local std::vector<float> coefficients;
@@ -194,7 +193,7 @@ void Program::run(const Linear& step, const Frame&) {
       coef[static_cast<std::size_t>(r * in.width + e)] =
           static_cast<float>(count[events.index[e]]) * in.neuron.unit;
   }
-  const std::int64_t columns = in.rows == 1 ? kColumnsAtOnce : 128;
+  const std::int64_t columns = in.rows == 1 ? columns_of_a_piece(w.outputs, pool.threads()) : 128;
   const auto one = [&](std::int64_t piece) {
     const std::int64_t begin = piece * columns, end = std::min(w.outputs, begin + columns);
     for (std::int64_t r = 0; r < in.rows; ++r) {
@@ -207,35 +206,28 @@ void Program::run(const Linear& step, const Frame&) {
   pool.run(pieces_of(w.outputs, columns), one);
 }
 
-void Program::product_i8(const Linear& step, const Buffer& in, Buffer& out) {
+void Program::product_whole(const Linear& step, const Buffer& in, Buffer& out) {
   const Weights& w = step.weights;
   std::int64_t work = 0;
   for (std::int64_t r = 0; r < in.rows; ++r) work += in.events(r).n * w.outputs;
-  // One piece for each thread at most times four, so that a busy processor gets fewer of them.
-  const std::int64_t columns =
-      work < kSmall ? w.outputs : std::max(kColumnsAtOnce, w.outputs / (4 * pool.threads()));
+  const std::int64_t columns = work < kSmall ? w.outputs : columns_of_a_piece(w.outputs, pool.threads());
   pool.run(pieces_of(w.outputs, columns), [&](std::int64_t piece) {
-    thread_local std::vector<std::int32_t> sum;
     thread_local std::vector<std::int8_t> counts;
-    sum.resize(static_cast<std::size_t>(w.outputs));
     const std::int64_t begin = piece * columns, end = std::min(w.outputs, begin + columns);
     for (std::int64_t r = 0; r < in.rows; ++r) {
       const Events events = in.events(r);
       counts.resize(static_cast<std::size_t>(events.n));
       for (std::int64_t e = 0; e < events.n; ++e)
         counts[static_cast<std::size_t>(e)] = in.count[static_cast<std::size_t>(r * in.width + events.index[e])];
-      kernels.rows_i8(w.i8, w.outputs, events, counts.data(), begin, end, sum.data());
-      float* to = out.real.data() + r * w.outputs;
-      for (std::int64_t o = begin; o < end; ++o)
-        to[o] = static_cast<float>(sum[static_cast<std::size_t>(o)]) * (w.scale[o] * in.neuron.unit);
-      if (step.bias.data != nullptr)
-        for (std::int64_t o = begin; o < end; ++o) to[o] += step.bias.data[o];
+      const auto rows = w.i8 != nullptr ? kernels.rows_i8 : kernels.rows_i4;
+      rows(w.i8 != nullptr ? w.i8 : w.i4, w.row_bytes(), events, counts.data(), begin, end,
+           {w.scale, in.neuron.unit, step.bias.data}, out.real.data() + r * w.outputs);
     }
   });
 }
 
 // Many tokens: a block of 64 columns and 256 rows is packed once and serves all of them.
-void Program::product_i8_batch(const Linear& step, const Buffer& in, Buffer& out) {
+void Program::product_whole_batch(const Linear& step, const Buffer& in, Buffer& out) {
   const Weights& w = step.weights;
   const std::int64_t blocks = pieces_of(in.width, kPanelRows), rows = in.rows;
   // The groups of four inputs in which any fired, and their counts in a word, for row and block.
@@ -270,8 +262,15 @@ void Program::product_i8_batch(const Linear& step, const Buffer& in, Buffer& out
     const std::int64_t begin = piece * kPanelColumns, end = std::min(w.outputs, begin + kPanelColumns);
     for (std::int64_t block = 0; block < blocks; ++block) {
       const std::int64_t first = block * kPanelRows;
-      kernels.panel_pack(w.i8 + first * w.outputs + begin, w.outputs,
-                         std::min<std::int64_t>(kPanelRows, in.width - first), end - begin, panel);
+      const std::int64_t inputs = std::min<std::int64_t>(kPanelRows, in.width - first);
+      if (w.i8 != nullptr) {
+        kernels.panel_pack(w.i8 + first * w.outputs + begin, w.outputs, inputs, end - begin, panel);
+      } else {
+        alignas(64) std::int8_t plain[kPanelRows * kPanelColumns];
+        for (std::int64_t i = 0; i < inputs; ++i)
+          kernels.unpack_i4(w.i4 + (first + i) * w.row_bytes() + begin / 2, 1, plain + i * kPanelColumns);
+        kernels.panel_pack(plain, kPanelColumns, inputs, end - begin, panel);
+      }
       for (std::int64_t r = 0; r < rows; ++r) {
         const auto from = static_cast<std::size_t>(starts[static_cast<std::size_t>(block * rows + r)]);
         const auto to = static_cast<std::size_t>(starts[static_cast<std::size_t>(block * rows + r + 1)]);

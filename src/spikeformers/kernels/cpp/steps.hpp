@@ -31,6 +31,13 @@ constexpr std::int64_t kRowsAtOnce = 16;  // of a batch, to one piece of work
 
 inline std::int64_t pieces_of(std::int64_t n, std::int64_t each) { return (n + each - 1) / each; }
 
+// A token's product is cut into some pieces for each thread, so that a busy processor gets fewer of
+// them; whole rows are read where one thread reads them.
+inline std::int64_t columns_of_a_piece(std::int64_t outputs, int threads) {
+  constexpr std::int64_t kLeast = 512;
+  return threads == 1 ? outputs : std::max(kLeast, pieces_of(outputs, 4 * threads * 64) * 64);
+}
+
 // work(row) for each of `rows`, some rows to a piece.
 template <class Work>
 void for_rows(Pool& pool, std::int64_t rows, const Work& work) {
