@@ -241,4 +241,20 @@ void Program::finish(int logits) {
   logits_ = logits;
 }
 
+void Program::fill(int id, const std::int8_t* count, std::int64_t rows, int over) {
+  Buffer& to = output(id, true, "fill");
+  wrote(to, over, false);
+  to.resize(rows);
+  std::copy_n(count, rows * to.width, to.count.data());
+  collect(to, true);
+}
+
+void Program::fill(int id, const float* real, std::int64_t rows, std::int64_t counts) {
+  Buffer& to = output(id, false, "fill");
+  wrote(to, 1, false);
+  to.counts = counts;
+  to.resize(rows);
+  std::copy_n(real, rows * to.width, to.real.data());
+}
+
 }  // namespace spikeformers

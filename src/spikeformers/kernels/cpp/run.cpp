@@ -45,22 +45,6 @@ const float* Program::forward(const std::vector<Sequence*>& sequence,
   return at(logits_, "logits").real.data();
 }
 
-void Program::fill(int id, const std::int8_t* count, std::int64_t rows, int over) {
-  Buffer& to = output(id, true, "fill");
-  wrote(to, over, false);
-  to.resize(rows);
-  std::copy_n(count, rows * to.width, to.count.data());
-  collect(to, true);
-}
-
-void Program::fill(int id, const float* real, std::int64_t rows, std::int64_t counts) {
-  Buffer& to = output(id, false, "fill");
-  wrote(to, 1, false);
-  to.counts = counts;
-  to.resize(rows);
-  std::copy_n(real, rows * to.width, to.real.data());
-}
-
 void Program::run_alone(Sequence& sequence, std::int64_t rows) {
   const std::vector<Sequence*> all(static_cast<std::size_t>(rows), &sequence);
   const std::vector<std::int32_t> tokens(static_cast<std::size_t>(rows), 0);
