@@ -115,7 +115,7 @@ def test_a_description_of_nonsense_is_an_error(
     draw = random.Random(3)
     values: list[Any] = [-1, 0, 1, 7, 1 << 40, 1e308, "x", "y", "qkv", "none", None, [], {}, True]
     refused = 0
-    for _ in range(300):
+    for _ in range(150):
         description = json.loads(json.dumps(packed.description))
         part = draw.choice([description["buffers"], description["operations"]])
         kind = draw.randrange(4)
@@ -140,7 +140,7 @@ def test_a_description_of_nonsense_is_an_error(
             engine.feed(engine.sequence(), [1, 2, 3])  # some changes are harmless
         except SpikeformersError:
             refused += 1
-    assert refused > 130
+    assert refused > 60
 
 
 def test_data_that_are_not_aligned_are_refused(file: Path) -> None:
