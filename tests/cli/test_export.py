@@ -21,6 +21,31 @@ def test_the_engine_writes_the_text_of_pytorch(spikeformers, causal, engine_file
             assert found[key] == wanted[key]
 
 
+def test_other_architectures(spikeformers, text, control, tiny, tmp_path):
+    """BiSpikCLM as `pretrain` makes it, and a converted model as `convert` does."""
+    student, converted = tmp_path / "student", tmp_path / "converted"
+    given = ("--preset", "bispikclm-tiny", "--data", text, "--tokenizer", "byte")
+    sizes = [one for key in ("hidden_size=16", "num_hidden_layers=2", "num_attention_heads=2")
+             for one in ("--set", key)]  # fmt: skip
+    short = ("--set", "context=32", "--set", "batch_size=4", "--set", "steps=3")
+    ended = spikeformers("pretrain", *given, "--out", student, *sizes, *short)
+    assert ended.code == 0, ended.err
+    more = ("--steps", 4, "--attention", "ssa", "--calibration-tokens", 128, "--tokens", 64)
+    ended = spikeformers("convert", control, "--calibration", text, "--out", converted, *more)
+    assert ended.code == 0, ended.err
+    for model in (student, converted):
+        file = tmp_path / f"{model.name}.engine"
+        given = ("--prompt", "the spike ", "--max-new-tokens", 12, "--temperature", 0, "--json")
+        ended = spikeformers("export", "engine", model, "--out", file, "--weights", "fp32")
+        assert ended.code == 0, ended.err
+        found = spikeformers("generate", file, *given).json
+        assert found["text"] == spikeformers("generate", model, *given).json["text"]
+        timed = spikeformers("bench", "decode", model, "--prompt-tokens", 4, "--new-tokens", 3,
+                             "--repeats", 1, "--no-peers", "--json").json  # fmt: skip
+        assert set(timed["results"]) == {"engine-int8", "engine-fp32", "pytorch", "dense-twin"}
+        assert 0 < timed["results"]["engine-int8"]["density"] < 1
+
+
 def test_stop_strings_and_the_end_of_the_context(spikeformers, causal, engine_file):
     for more in (("--stop", "e"), ("--max-new-tokens", 500), ("--no-stream",)):
         given = ("--prompt", "the spike ", "--temperature", 0, *more)

@@ -74,6 +74,26 @@ def test_more_refusals(spikeformers: Any, causal: Path, masked: Path, data: Path
     assert "Give a folder with them: --data-dir DIR" in ended.err
 
 
+def test_the_engine_scores_as_pytorch_does(
+    spikeformers: Any, causal: Path, data: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
+    pytest.importorskip("spikeformers.kernels._native")
+    file = tmp_path / "fp32.engine"
+    spikeformers("export", "engine", causal, "--out", file, "--weights", "fp32")
+    asked = ("--tasks", "piqa", "--data-dir", data, "--json")
+    wanted = spikeformers("evaluate", "zeroshot", causal, *asked, "--out", tmp_path / "one").json
+    for given in ((causal, "--engine", "--threads", 1), (file, "--out", tmp_path / "two")):
+        found = spikeformers("evaluate", "zeroshot", *given, *asked).json
+        assert found["tasks"]["piqa"]["samples"] == wanted["tasks"]["piqa"]["samples"]
+        assert (found["model"]["class"], found["settings"]["device"]) == ("Engine", "engine")
+    assert (tmp_path / "two/zeroshot-piqa.json").is_file()
+    for more, told in ((("--device", "cuda"), "on the CPU"), (("--cached",), "--cached is for")):
+        ended = spikeformers("evaluate", "zeroshot", file, *asked, *more)
+        assert ended.code == 2
+        assert told in ended.err
+
+
 def test_ctrl_c_and_the_same_command_again(
     spikeformers: Any, causal: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

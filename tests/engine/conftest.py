@@ -8,8 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import LlamaConfig
 
-from spikeformers.models import WDSpikingformerConfig, WDSpikingformerForCausalLM
+from spikeformers.models import (
+    BiSpikCLMConfig,
+    BiSpikCLMForCausalLM,
+    NeurTransformerConfig,
+    NeurTransformerForCausalLM,
+    WDSpikingformerConfig,
+    WDSpikingformerForCausalLM,
+)
 
 pytest.importorskip("spikeformers.kernels._native")
 
@@ -50,3 +58,36 @@ def ids() -> Callable[[int, int], list[int]]:
         return found
 
     return draw
+
+
+@pytest.fixture(scope="session")
+def make_other() -> Make:
+    """``make_other("bispikclm")``, ``make_other("converted-ssa")``: the same for other kinds."""
+
+    def make(kind: str) -> Any:
+        torch.manual_seed(3)
+        shape = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 1}
+        model: Any
+        if kind == "bispikclm":
+            config = BiSpikCLMConfig(
+                **shape, num_attention_heads=2, max_position_embeddings=96, residual="or", steps=2
+            )
+            model = BiSpikCLMForCausalLM(config)
+        else:
+            more = {
+                "num_key_value_heads": 1,
+                "intermediate_size": 48,
+                "max_position_embeddings": 96,
+            }
+            source = LlamaConfig(**shape, num_attention_heads=2, **more)
+            attention = kind.removeprefix("converted-")
+            choices = {"attention": attention, "wta": "top_k", "steps": 4}
+            described = source.to_dict() | {"model_type": "llama"}
+            model = NeurTransformerForCausalLM(NeurTransformerConfig(source=described, **choices))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "threshold" not in name:
+                    parameter += 0.3 * torch.randn_like(parameter)
+        return model.eval()
+
+    return make

@@ -45,9 +45,12 @@ def test_under_address_and_undefined_behaviour_sanitizers(tmp_path: Path) -> Non
     shutil.copytree(ROOT / "src" / "spikeformers", site / "spikeformers")
     for module in build.glob("_native*.so"):
         shutil.copy(module, site / "spikeformers" / "kernels")
-    tests = ["tests/kernels/test_kernels.py", "tests/engine/test_file.py"]
+    tests = ["tests/kernels/test_kernels.py", "tests/kernels/test_architectures.py"]
+    tests += ["tests/engine/test_file.py"]
     tests += ["tests/engine/test_runtime.py::test_spikes_and_logits_are_pytorchs"]
     tests += ["tests/engine/test_runtime.py::test_threads_of_python_take_turns"]
+    tests += ["tests/engine/test_bispikclm.py::test_spikes_edges_and_logits_are_pytorchs"]
+    tests += ["tests/engine/test_converted.py::test_what_neurons_say_and_logits_are_pytorchs"]
     environment = os.environ | {
         "LD_PRELOAD": " ".join(preload),
         "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter keeps what it likes until its end

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,8 +15,12 @@ from spikeformers.evaluation.memory import resident_of_engine, resident_of_model
 from spikeformers.evaluation.peers import running
 from spikeformers.evaluation.systems import System, TorchSystem, time_systems
 from spikeformers.export import pack
-from spikeformers.models import SpikingformerConfig, build_model, control_of, load_model
+from spikeformers.models import NeurTransformerConfig, build_model, control_of, load_model
+from spikeformers.models._sources import source_config
 from spikeformers.reporting.machine import machine
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 OURS = "engine-int8"
 COUNTED = ("events", "neurons", "weight_bytes", "cache_bytes")
@@ -59,14 +63,13 @@ class Bench:
     def timed(self, what: str) -> dict[str, Any]:
         """Timings of "decode" or "prefill"."""
         config = self.model.config
-        assert isinstance(config, SpikingformerConfig)
         systems: dict[str, System] = {
             name: EngineSystem(engine) for name, engine in self.engines.items()
         }
         systems["pytorch"] = TorchSystem(self.model)
-        systems["dense-twin"] = TorchSystem(build_model(control_of(self.model.config)))
+        systems["dense-twin"] = TorchSystem(build_model(_dense_twin(config)))
         with ExitStack() as stack:
-            if self.peers:
+            if self.peers and _is_gpt2(config):
                 systems |= stack.enter_context(running(config, self.threads))
             before = {name: engine.counters() for name, engine in self.engines.items()}
             reading, stepping = time_systems(
@@ -99,7 +102,7 @@ class Bench:
                 size = write(packed, file)
                 resident = resident_of_engine(file, self.threads)
                 results[name] = {"resident_bytes": resident, "weight_bytes": size}
-            twin = build_model(control_of(self.model.config))
+            twin = build_model(_dense_twin(self.model.config))
             twin.save_pretrained(Path(folder) / "twin")
             for name, model, at in (
                 ("pytorch", self.model, self.folder),
@@ -120,6 +123,20 @@ class Bench:
             **{"model": str(self.folder), "threads": self.threads},
             **{"kernels": choice, "machine": machine()},
         }
+
+
+def _dense_twin(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The control; of a converted model, what it was converted from."""
+    if isinstance(config, NeurTransformerConfig):
+        assert config.source is not None
+        return source_config(config.source)
+    return control_of(config)
+
+
+def _is_gpt2(config: PreTrainedConfig) -> bool:
+    """Whether a GPT-2 has this shape; LLaMA's gated blocks have no peer yet."""
+    source = getattr(config, "source", None)
+    return source is None or source["model_type"] in ("gpt2", "gpt_neox")
 
 
 def _ratios(results: dict[str, Any], key: str) -> dict[str, float]:

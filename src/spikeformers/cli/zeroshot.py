@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spikeformers.cli._options import Json
+from spikeformers.cli._options import Json, Threads
 
 if TYPE_CHECKING:
     from spikeformers.evaluation.zeroshot import TaskReport
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def zeroshot(
     model: Annotated[
         str,
-        typer.Argument(help="Model folder, or a name on the hub.", metavar="MODEL"),
+        typer.Argument(help="Model folder, a name on the hub, or engine file.", metavar="MODEL"),
     ],
     tasks: Annotated[
         str, typer.Option(help="paper, or names of tasks, separated by commas.", metavar="NAMES")
@@ -44,6 +44,13 @@ def zeroshot(
     ] = False,
     gguf_file: Annotated[str, typer.Option(help="GGUF file in the folder.")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    engine: Annotated[
+        bool,
+        typer.Option(
+            "--engine", help="Score by the event-driven engine; an engine file always is."
+        ),
+    ] = False,
+    threads: Threads = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -60,25 +67,28 @@ def zeroshot(
     'spikeformers[eval]'); --data-dir changes where rows come from and nothing else. A score
     within two standard errors of chance is marked: it cannot be told from guessing. After Ctrl-C
     the same command goes on: what was computed is kept. A model folder's README.md, its card, gets
-    the scores of whole tasks.
+    the scores of whole tasks. --engine reads one text at a time on the CPU (in fp32 from a model
+    folder; int8 is what an engine file holds) and writes only where --out says.
 
     JSON: model (name, weights_sha256, config ...), settings, versions, commit, tasks (by name:
     metrics with value, stderr, chance, majority, at_chance; documents, split, docs_sha256, rules,
     samples ...), means of the paper's two groups, where whole.
     """
     from spikeformers.cli._output import print_json, print_table, say, start
+    from spikeformers.engine import is_engine_file
     from spikeformers.evaluation.zeroshot import Zeroshot, check_harness, resolve
-    from spikeformers.models import load_reference
     from spikeformers.reporting import write_text
-    from spikeformers.training.distributed import choose_device
 
     start(verbose=False)
     names = resolve(tasks)
     check_harness()
-    loaded, tokenizer = load_reference(model, gguf_file=gguf_file)
-    loaded.to(choose_device(device, 0))
-    if out is None and Path(model).is_dir():
-        out = Path(model) / "evaluations"
+    engine = engine or is_engine_file(model)
+    if engine:
+        loaded, tokenizer = _open_engine(model, threads, device, gguf_file)
+    else:
+        loaded, tokenizer = _open(model, threads, device, gguf_file)
+        if out is None and Path(model).is_dir():
+            out = Path(model) / "evaluations"
     reports: list[TaskReport] = []
     with _bar() as move:
         runner = Zeroshot(
@@ -101,7 +111,7 @@ def zeroshot(
             say(f"Stopped in {names[len(reports)]}; the same command goes on from there.")
             raise typer.Exit(130) from None
     result = runner.result(reports)
-    if out is not None:
+    if out is not None and not engine:
         _update_card(out)
     if as_json:
         print_json(result)
@@ -112,6 +122,33 @@ def zeroshot(
         print(line)
     if out is not None:
         say(f"written to {out}")
+
+
+def _open(model: str, threads: int | None, device: str, gguf_file: str) -> tuple[Any, Any]:
+    """A PyTorch model on its device, and its tokenizer."""
+    from spikeformers.models import load_reference
+    from spikeformers.training.distributed import choose_device
+
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    loaded, tokenizer = load_reference(model, gguf_file=gguf_file)
+    loaded.to(choose_device(device, 0))
+    return loaded, tokenizer
+
+
+def _open_engine(model: str, threads: int | None, device: str, gguf_file: str) -> tuple[Any, Any]:
+    """A reader of texts by the engine, and its tokenizer."""
+    from spikeformers.cli._engine import open_engine
+    from spikeformers.cli._engine_reader import EngineReader, tokenizer_of
+    from spikeformers.errors import UsageError
+
+    if gguf_file or device not in ("auto", "cpu"):
+        what = "--gguf-file" if gguf_file else f"--device {device}"
+        raise UsageError(f"the engine runs a spiking model on the CPU; {what} is not for it.")
+    opened = open_engine(Path(model), threads)
+    return EngineReader(opened), tokenizer_of(opened)
 
 
 def _update_card(out: Path) -> None:

@@ -5,25 +5,14 @@
     x.embed("x", table="head"); x.fire("x", "s", norm=...); x.linear("s", "y", weight="up"); ...
 
 It is data: `spikeformers.export` writes one for a model, the engine file carries it as JSON, and
-`build` hands it to the native program, which checks every shape. A new architecture is a new
+`engine.build` hands it to the native program, which checks every shape. A new architecture is a new
 description, not a new engine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-
-from spikeformers.errors import CheckpointError
-from spikeformers.kernels import native
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from spikeformers.kernels._native import Program
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -77,9 +66,9 @@ class Description:
         """Norm, then the neuron of ``out``; reads from ``offset`` of each row."""
         self._add("fire", input=input, out=out, offset=offset, norm=asdict(norm))
 
-    def norm(self, input: str, out: str, norm: NormSpec) -> None:
-        """A norm that no neuron follows."""
-        self._add("norm", input=input, out=out, offset=0, norm=asdict(norm))
+    def norm(self, input: str, out: str, norm: NormSpec, offset: int = 0) -> None:
+        """A norm that no neuron follows; "none" copies."""
+        self._add("norm", input=input, out=out, offset=offset, norm=asdict(norm))
 
     def linear(self, input: str, out: str, weight: str, bias: str | None = None) -> None:
         """A product with a matrix stored input-major, ``[in, out]``."""
@@ -110,6 +99,111 @@ class Description:
         """A residual."""
         self._add("add", input=input, to=to)
 
+    def join(self, input: str, to: str, how: str) -> None:
+        """Spikes into a stream of whole numbers: "set", "add", or "or" of zeros and ones."""
+        self._add("join", input=input, to=to, how=how)
+
+    def recount(self, input: str, out: str) -> None:
+        """Such a stream as spikes, without a neuron."""
+        self._add("recount", input=input, out=out)
+
+    def rate(self, input: str, out: str, neuron: NeuronSpec, steps: int) -> None:
+        """Counts of a binary neuron's spikes, which hears a constant current for ``steps``."""
+        self._add("rate", input=input, out=out, steps=steps, neuron=asdict(neuron))
+
+    def edges(
+        self,
+        query: str,
+        key: str,
+        value: str,
+        out: str,
+        *,
+        heads: int,
+        decay: float,
+        scale: str,
+        threshold: str,
+        bias: str | None = None,
+    ) -> None:
+        """SFSA over a cache of binary spikes: a neuron (delayed reset) for each query and key."""
+        self._add(
+            "edges",
+            **{"query": query, "key": key, "value": value, "out": out, "heads": heads},
+            **{"decay": decay, "scale": scale, "threshold": threshold, "bias": bias},
+        )
+
+    def pair(
+        self,
+        input: str,
+        out: str,
+        spike: str,
+        *,
+        largest: int,
+        sign: bool,
+        counts: bool = False,
+        offset: int = 0,
+    ) -> None:
+        """A pair of neurons for each value, and what their spikes say, or their counts.
+
+        ``spike`` names what one spike says, ``[width]``, or ``[2, width]`` by sign.
+        """
+        self._add(
+            "pair",
+            **{"input": input, "out": out, "offset": offset, "spike": spike},
+            **{"largest": largest, "sign": sign, "counts": counts},
+        )
+
+    def activate(self, to: str, kind: str) -> None:
+        """relu, silu, gelu_tanh, gelu_erf or quick_gelu, in place."""
+        self._add("activate", to=to, kind=kind)
+
+    def multiply(self, input: str, to: str) -> None:
+        """A gate."""
+        self._add("multiply", input=input, to=to)
+
+    def scale(self, to: str, scale: str) -> None:
+        """A factor of each channel, in place."""
+        self._add("scale", to=to, scale=scale)
+
+    def rotate(
+        self, to: str, *, offset: int, heads: int, width: int, frequency: str, factor: float
+    ) -> None:
+        """Rotary positions of ``heads`` of ``width`` channels, in place, from ``offset``."""
+        self._add(
+            "rotate",
+            **{"to": to, "offset": offset, "heads": heads, "width": width},
+            **{"frequency": frequency, "factor": factor},
+        )
+
+    def group_norm(self, input: str, out: str, gain: str, eps: float) -> None:
+        """RMS of each group of as many neighbours as ``gain`` has."""
+        self._add("group_norm", input=input, out=out, gain=gain, eps=eps)
+
+    def mix(
+        self,
+        query: str,
+        key: str,
+        value: str,
+        out: str,
+        *,
+        heads: int,
+        kv_heads: int,
+        rule: str,
+        scale: str,
+        winners: int = 1,
+        weight: float = 1.0,
+        largest: int = 0,
+    ) -> None:
+        """Causal attention over a cache of counts up to ``largest``, or of reals (0).
+
+        ``rule``: winners, softmax or ssa.
+        """
+        self._add(
+            "mix",
+            **{"query": query, "key": key, "value": value, "out": out, "heads": heads},
+            **{"kv_heads": kv_heads, "rule": rule, "winners": winners, "weight": weight},
+            **{"scale": scale, "largest": largest},
+        )
+
     def select(self, input: str, out: str) -> None:
         """Rows whose logits are wanted, averaged over simulation steps."""
         self._add("select", input=input, out=out)
@@ -120,81 +214,3 @@ class Description:
 
     def _add(self, operation: str, **given: Any) -> None:
         self.operations.append({"op": operation, **given})
-
-
-@dataclass(frozen=True)
-class Built:
-    """The native program of a description, and its buffers by name."""
-
-    program: Program
-    buffers: dict[str, int]
-
-
-def build(
-    description: Mapping[str, Any],
-    tensors: Mapping[str, NDArray[Any]],
-    path: str,
-    threads: int,
-) -> Built:
-    """Hand a description (as plain values) to the native program.
-
-    Raises CheckpointError where it is malformed or does not fit its tensors.
-    """
-    try:
-        return _build(description, tensors, path, threads)
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise CheckpointError(f"the engine cannot run this description: {error!r}.") from error
-
-
-def _build(
-    description: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], path: str, threads: int
-) -> Built:
-    program = native().Program(path, threads, description["steps"], description["vocabulary"])
-    ids: dict[str, int] = {}
-    for buffer in description["buffers"]:
-        if "neuron" in buffer:
-            ids[buffer["name"]] = program.spikes(buffer["width"], **buffer["neuron"])
-        else:
-            ids[buffer["name"]] = program.real(buffer["width"])
-
-    def tensor(name: str | None) -> NDArray[Any] | None:
-        return None if name is None else tensors[name]
-
-    def matrix(name: str) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
-        found = tensors[name]
-        return found, None if found.dtype == np.float32 else tensors[f"{name}.scale"]
-
-    def norm(given: Mapping[str, Any]) -> tuple[Any, ...]:
-        weight, bias = tensor(given["weight"]), tensor(given["bias"])
-        return given["kind"], weight, bias, given["eps"]
-
-    for given in description["operations"]:
-        op = given["op"]
-        if op == "embed":
-            table, scale = matrix(given["table"])
-            positions = tensor(given["positions"])
-            program.embed(ids[given["out"]], table, scale, given["by_column"], positions)
-        elif op in ("fire", "norm"):
-            run = program.fire if op == "fire" else program.norm
-            run(ids[given["input"]], ids[given["out"]], given["offset"], *norm(given["norm"]))
-        elif op == "linear":
-            weights, scale = matrix(given["weight"])
-            program.linear(
-                ids[given["input"]], ids[given["out"]], weights, scale, tensor(given["bias"])
-            )
-        elif op == "attend":
-            program.attend(
-                *(ids[given[name]] for name in ("query", "key", "value", "out")),
-                *(given[name] for name in ("heads", "rule", "winners", "weight")),
-                tensors[given["scale"]],
-                tensor(given["bias"]),
-            )
-        elif op == "add":
-            program.add(ids[given["input"]], ids[given["to"]])
-        elif op == "select":
-            program.select(ids[given["input"]], ids[given["out"]])
-        elif op == "finish":
-            program.finish(ids[given["logits"]])
-        else:
-            raise ValueError(f"unknown step {op!r}")
-    return Built(program, ids)

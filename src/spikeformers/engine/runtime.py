@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spikeformers.engine.description import build
+from spikeformers.engine.build import build
 from spikeformers.engine.file import Packed, read
 from spikeformers.engine.tokens import EngineTokenizer, make_sampler
 from spikeformers.errors import CheckpointError, UsageError
@@ -68,14 +68,23 @@ class Engine:
         self, sequence: NativeSequence, tokens: Sequence[int], *, last: bool = False
     ) -> NDArray[np.float32]:
         """As `feed`, with logits ``[T, V]`` after every token, or ``[1, V]`` after the last."""
+        return self._feed(sequence, tokens, 1 if last else len(tokens))
+
+    def tail(self, tokens: Sequence[int], count: int) -> NDArray[np.float32]:
+        """Logits ``[count, V]`` after each of the last ``count`` tokens of a text by itself."""
+        if not 1 <= count <= len(tokens):
+            raise UsageError(f"logits of {count} tokens are wanted, of a text of {len(tokens)}.")
+        return self._feed(self.sequence(), tokens, count)
+
+    def _feed(
+        self, sequence: NativeSequence, tokens: Sequence[int], count: int
+    ) -> NDArray[np.float32]:
         if not len(tokens):
             raise UsageError("no tokens: a sequence is continued with at least one.")
-        found = []
+        found, first = [], len(tokens) - count
         for start in range(0, len(tokens), CHUNK):
             piece = [int(token) for token in tokens[start : start + CHUNK]]
-            wanted = list(range(len(piece)))
-            if last:
-                wanted = wanted[-1:] if start + CHUNK >= len(tokens) else []
+            wanted = list(range(max(0, first - start), len(piece)))
             found.append(self._forward([sequence] * len(piece), piece, wanted))
         return np.concatenate(found)
 

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from spikeformers.engine import Packed
+from numpy.typing import NDArray
+
+from spikeformers.engine import Description, Packed
 from spikeformers.errors import ConfigError, UsageError, nearest
-from spikeformers.export.spikingformer import describe
-from spikeformers.models import WDSpikingformerForCausalLM
+from spikeformers.export import bispikclm, neurtransformer, spikingformer
+from spikeformers.models import (
+    BiSpikCLMForCausalLM,
+    NeurTransformerForCausalLM,
+    WDSpikingformerForCausalLM,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 WEIGHTS = ("fp32", "int8", "int4")
+DESCRIBE: dict[type[Any], Callable[[Any, str], tuple[Description, dict[str, NDArray[Any]]]]] = {
+    WDSpikingformerForCausalLM: spikingformer.describe,
+    BiSpikCLMForCausalLM: bispikclm.describe,
+    NeurTransformerForCausalLM: neurtransformer.describe,
+}
+"""What writes the description of each model that the engine runs."""
 
 
 def pack(
@@ -28,12 +41,12 @@ def pack(
             f"weights={weights!r} is unknown; one of {', '.join(WEIGHTS)}."
             f"{nearest(weights, WEIGHTS)}"
         )
-    if not isinstance(model, WDSpikingformerForCausalLM):
+    if type(model) not in DESCRIBE:
         raise UsageError(
-            f"the engine runs WD-Spikingformer, not {type(model).__name__}: give a causal spiking "
-            "model, such as a wd-spikingformer."
+            f"the engine runs WD-Spikingformer, BiSpikCLM and converted models, not "
+            f"{type(model).__name__}: give a causal spiking model of one of these."
         )
-    description, tensors = describe(model, weights)
+    description, tensors = DESCRIBE[type(model)](model, weights)
     roles: dict[str, Any] = {"rules": None, "bos": None, "eos": None}
     if tokenizer is not None:
         backend = getattr(tokenizer, "backend_tokenizer", None)

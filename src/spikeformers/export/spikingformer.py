@@ -11,86 +11,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from spikeformers.attention import SSA, WTA, ScaledAttention, SoftmaxAttention
-from spikeformers.engine import Description, NeuronSpec, NormSpec
+from spikeformers.engine import Description
 from spikeformers.errors import ConfigError
-from spikeformers.export.quantising import int4, int8
+from spikeformers.export.packer import Writer, neuron_spec
 from spikeformers.layers import RelativeBias
 from spikeformers.models._block import Fire, SpikingBlock
-from spikeformers.neurons import ILIF, LIF, NILIF, TLIF, Neuron
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from spikeformers.models import WDSpikingformerForCausalLM
-
-MAX_LEVELS = 64  # of the kernels
-
-
-class Packer:
-    """Collects tensors under names, quantised where they are matrices and int8 is asked for."""
-
-    def __init__(self, weights: str) -> None:
-        self.weights = weights
-        self.tensors: dict[str, NDArray[Any]] = {}
-
-    def vector(self, name: str, tensor: torch.Tensor | None) -> str | None:
-        """Keep a tensor in float32; None stays None."""
-        if tensor is None:
-            return None
-        self.tensors[name] = tensor.detach().float().cpu().contiguous().numpy().copy()
-        return name
-
-    def matrix(self, name: str, tensor: torch.Tensor, scale_of: int = 0, fine: bool = False) -> str:
-        """Keep ``[in, out]``, whole weights with one scale for each column (``scale_of`` 1: row).
-
-        A ``fine`` matrix stays int8 where int4 is asked for.
-        """
-        real = tensor.detach().float().cpu().contiguous().numpy()
-        if self.weights == "fp32":
-            self.tensors[name] = real.copy()
-        elif self.weights == "int4" and not fine:
-            self.tensors[name], self.tensors[f"{name}.scale"] = int4(real)
-        else:
-            self.tensors[name], self.tensors[f"{name}.scale"] = int8(real, scale_of)
-        return name
-
-    def norm(self, name: str, module: nn.Module) -> NormSpec:
-        """Keep a norm's parameters."""
-        if isinstance(module, nn.LayerNorm):
-            weight = self.vector(f"{name}.weight", module.weight)
-            return NormSpec("layer", weight, self.vector(f"{name}.bias", module.bias), module.eps)
-        if isinstance(module, nn.RMSNorm):
-            assert module.eps is not None
-            return NormSpec("rms", self.vector(f"{name}.weight", module.weight), None, module.eps)
-        return NormSpec("none")
-
-
-def neuron_spec(neuron: Neuron) -> NeuronSpec:
-    """A neuron layer in the engine's words. Raises ConfigError for more levels than it has."""
-    if isinstance(neuron, (NILIF, ILIF)):
-        if neuron.levels > MAX_LEVELS:
-            raise ConfigError(
-                f"the engine counts to {MAX_LEVELS} in one step, and this model has "
-                f"levels={neuron.levels}."
-            )
-        return NeuronSpec("integer", neuron.levels, neuron.unit, neuron.decay)
-    if isinstance(neuron, TLIF):
-        return NeuronSpec(
-            "ternary",
-            unit=neuron.unit,
-            decay=neuron.decay,
-            ratio=neuron.threshold_ratio,
-            reset=neuron.reset,
-        )
-    if isinstance(neuron, LIF):
-        return NeuronSpec(
-            "binary", decay=neuron.decay, threshold=neuron.threshold, reset=neuron.reset
-        )
-    raise ConfigError(f"the engine does not know the neuron {type(neuron).__name__}.")
 
 
 def attention_rule(core: nn.Module) -> dict[str, Any]:
@@ -111,31 +44,15 @@ def describe(
     config, body = model.config, model.model
     width, hidden = config.hidden_size, config.intermediate_size
     assert hidden is not None
-    pack = Packer(weights)
-    to = Description(config.vocab_size, config.steps)
+    writer = Writer(config.vocab_size, config.steps, weights)
+    to, pack, linear = writer.to, writer.pack, writer.linear
     for name, size in (("x", width), ("qkv", 3 * width), ("y", width), ("hidden", hidden)):
         to.real(name, size)
-
-    head = pack.matrix("head", model.lm_head.weight.T, fine=True)  # int4 costs here, and only here
-    tied = model.lm_head.weight is body.embed_tokens.weight
-    table = (
-        head if tied else pack.matrix("embedding", body.embed_tokens.weight, scale_of=1, fine=True)
-    )
-    learned = body.embed_positions
-    positions = None if learned is None else pack.vector("positions", learned.weight)
-    to.embed("x", table, tied, positions)
+    head = writer.embed(body.embed_tokens, model.lm_head, body.embed_positions)
 
     def fire(source: str, out: str, layer: Fire, offset: int = 0, size: int = width) -> None:
         """Norm and neuron of ``layer`` into a buffer of spikes of its own."""
-        to.spikes(out, size, neuron_spec(layer.neuron))
-        to.fire(source, out, pack.norm(out, layer.norm), offset)
-
-    def linear(source: str, out: str, name: str, *maps: nn.Linear) -> None:
-        """Maps of the same input side by side."""
-        weight = pack.matrix(name, torch.cat(tuple(one.weight for one in maps)).T)
-        biases = tuple(one.bias for one in maps if one.bias is not None)
-        bias = pack.vector(f"{name}.bias", torch.cat(biases)) if biases else None
-        to.linear(source, out, weight, bias)
+        writer.fire(source, out, size, layer.norm, layer.neuron, offset)
 
     for number, block in enumerate(body.layers):
         assert isinstance(block, SpikingBlock)
@@ -151,10 +68,9 @@ def describe(
         winner = f"{on}.winner" if at.fire_out is None else "y"
         if at.fire_out is None:
             to.spikes(winner, width, neuron_spec(at.fire_value.neuron))
-        scale = pack.vector(f"{on}.scale", at.core.scale().flatten())
+        scale = pack.keep(f"{on}.scale", at.core.scale().flatten())
         relative = body.relative[number] if len(body.relative) else None
         bias = relative.bias if isinstance(relative, RelativeBias) else None
-        assert scale is not None
         to.attend(
             *(f"{on}.query", f"{on}.key", f"{on}.value", winner),
             heads=at.heads,

@@ -2,7 +2,8 @@
 
     choose()                      which path runs, and why; SPIKEFORMERS_KERNELS forces one
     product, attend, fire, norm   one kernel by itself: what tests and benchmarks call
-    reference                     the same four in plain NumPy: what they are held to
+    edges, pair, activate, mix    the same, of BiSpikCLM and of converted models
+    reference                     the same in plain NumPy: what they are held to
 
 All paths give the same bits: they add in the same order, and none fuses a product into a sum. The
 engine runs whole models over these kernels in one call (`spikeformers.engine`).
@@ -130,6 +131,72 @@ def attend(
     return found
 
 
+def edges(
+    q: NDArray[np.int8],
+    k: NDArray[np.int8],
+    v: NDArray[np.int8],
+    *,
+    heads: int,
+    scale: NDArray[np.float32],
+    threshold: NDArray[np.float32],
+    decay: float = 0.9,
+    bias: NDArray[np.float32] | None = None,
+    path: str | None = None,
+    threads: int = 1,
+) -> NDArray[np.float32]:
+    """SFSA ``[S, T, width]`` over binary spikes ``[S, T, width]``; sums of V's spikes."""
+    steps, tokens, width = q.shape
+    q, k, v = (one.reshape(-1, width) for one in (q, k, v))
+    found = native().edges(
+        *(q, k, v, steps, heads, decay, scale, threshold, bias), choose(path).name, threads
+    )
+    return found.reshape(steps, tokens, width)
+
+
+def pair(
+    x: NDArray[np.float32],
+    value: NDArray[np.float32],
+    *,
+    largest: int,
+    sign: bool = True,
+    counts: bool = False,
+    path: str | None = None,
+) -> NDArray[np.float32]:
+    """What pairs of neurons say of ``x`` ``[T, n]``; ``value`` of a spike ``[1 or 2, n]``."""
+    return native().pair(x, value, largest, sign, counts, choose(path).name)
+
+
+def activate(x: NDArray[np.float32], kind: str, *, path: str | None = None) -> NDArray[np.float32]:
+    """relu, silu, gelu_tanh, gelu_erf or quick_gelu of ``x`` ``[T, n]``."""
+    return native().activate(x, kind, choose(path).name)
+
+
+def mix(
+    q: NDArray[np.float32],
+    k: NDArray[np.float32],
+    v: NDArray[np.float32],
+    *,
+    heads: int,
+    kv_heads: int,
+    scale: NDArray[np.float32],
+    rule: str = "softmax",
+    winners: int = 1,
+    weight: float = 1.0,
+    largest: int = 0,
+    path: str | None = None,
+    threads: int = 1,
+) -> NDArray[np.float32]:
+    """Causal attention over reals ``[T, heads * K]``, or whole numbers up to ``largest``.
+
+    ``k`` and ``v`` ``[T, kv_heads * K]``; ``rule`` is softmax, winners or ssa.
+    """
+    return native().mix(
+        *(q, k, v, heads, kv_heads, rule, winners, weight, scale, largest),
+        choose(path).name,
+        threads,
+    )
+
+
 def fire(
     current: NDArray[np.float32],
     *,
@@ -161,4 +228,17 @@ def norm(
     return native().norm(x, kind, gain, shift, eps, choose(path).name)
 
 
-__all__ = ["VARIABLE", "Choice", "attend", "choose", "fire", "native", "norm", "product"]
+__all__ = [
+    "VARIABLE",
+    "Choice",
+    "activate",
+    "attend",
+    "choose",
+    "edges",
+    "fire",
+    "mix",
+    "native",
+    "norm",
+    "pair",
+    "product",
+]

@@ -1,4 +1,4 @@
-"""What cpp/module.cpp offers."""
+"""What cpp/module*.cpp offer."""
 
 from typing import Any
 
@@ -54,6 +54,42 @@ def fire(
     reset: str,
     path: str,
 ) -> NDArray[np.int8]: ...
+def edges(
+    q: NDArray[np.int8],
+    k: NDArray[np.int8],
+    v: NDArray[np.int8],
+    steps: int,
+    heads: int,
+    decay: float,
+    scale: NDArray[np.float32],
+    threshold: NDArray[np.float32],
+    bias: NDArray[np.float32] | None,
+    path: str,
+    threads: int,
+) -> NDArray[np.float32]: ...
+def pair(
+    x: NDArray[np.float32],
+    value: NDArray[np.float32],
+    largest: int,
+    sign: bool,
+    counts: bool,
+    path: str,
+) -> NDArray[np.float32]: ...
+def activate(x: NDArray[np.float32], kind: str, path: str) -> NDArray[np.float32]: ...
+def mix(
+    q: NDArray[np.float32],
+    k: NDArray[np.float32],
+    v: NDArray[np.float32],
+    heads: int,
+    kv_heads: int,
+    rule: str,
+    winners: int,
+    weight: float,
+    scale: NDArray[np.float32],
+    largest: int,
+    path: str,
+    threads: int,
+) -> NDArray[np.float32]: ...
 
 class Sequence:
     @property
@@ -132,6 +168,70 @@ class Program:
         bias: NDArray[np.float32] | None,
     ) -> None: ...
     def add(self, input: int, to: int) -> None: ...
+    def join(self, input: int, to: int, how: str) -> None: ...
+    def recount(self, input: int, out: int) -> None: ...
+    def rate(
+        self,
+        input: int,
+        out: int,
+        steps: int,
+        type: str,
+        levels: int,
+        unit: float,
+        decay: float,
+        threshold: float,
+        ratio: float,
+        reset: str,
+    ) -> None: ...
+    def edges(
+        self,
+        query: int,
+        key: int,
+        value: int,
+        out: int,
+        heads: int,
+        decay: float,
+        scale: NDArray[np.float32],
+        threshold: NDArray[np.float32],
+        bias: NDArray[np.float32] | None,
+    ) -> None: ...
+    def pair(
+        self,
+        input: int,
+        out: int,
+        offset: int,
+        spike: NDArray[np.float32],
+        largest: int,
+        sign: bool,
+        counts: bool,
+    ) -> None: ...
+    def activate(self, to: int, kind: str) -> None: ...
+    def multiply(self, input: int, to: int) -> None: ...
+    def scale(self, to: int, scale: NDArray[np.float32]) -> None: ...
+    def rotate(
+        self,
+        to: int,
+        offset: int,
+        heads: int,
+        width: int,
+        frequency: NDArray[np.float32],
+        factor: float,
+    ) -> None: ...
+    def group_norm(self, input: int, out: int, gain: NDArray[np.float32], eps: float) -> None: ...
+    def mix(
+        self,
+        query: int,
+        key: int,
+        value: int,
+        out: int,
+        heads: int,
+        kv_heads: int,
+        rule: str,
+        winners: int,
+        weight: float,
+        scale: NDArray[np.float32],
+        largest: int,
+    ) -> None: ...
     def finish(self, logits: int) -> None: ...
     def sequence(self) -> Sequence: ...
     def forward(

@@ -6,6 +6,7 @@ are taken in double, so a kernel may differ from them by float rounding.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -139,4 +140,85 @@ def attend(
         line = None if bias is None else bias[head]
         found = scores(q[:, part], k[:, part], unit, scale[head], line)
         out[:, part] = weights(found, rule, winners, weight) @ (v[:, part] * unit)
+    return out
+
+
+def edges(
+    q: NDArray[np.int8],
+    k: NDArray[np.int8],
+    v: NDArray[np.int8],
+    *,
+    heads: int,
+    scale: NDArray[np.float32],
+    threshold: NDArray[np.float32],
+    decay: float = 0.9,
+    bias: NDArray[np.float32] | None = None,
+) -> NDArray[np.float64]:
+    """SFSA over binary spikes ``[S, T, H * K]``: every edge a LIF neuron with delayed reset."""
+    out = np.zeros(q.shape)
+    for head, part in enumerate(np.split(np.arange(q.shape[2]), heads)):
+        line = None if bias is None else bias[head]
+        carry = np.float32(0)
+        for s in range(len(q)):
+            current = scores(q[s][:, part], k[s][:, part], 1.0, scale[head], line)
+            u = np.where(np.isfinite(current), current, np.float32(0)) + carry  # a masked one: 0
+            fired = u >= threshold[head]
+            carry = np.float32(decay) * u - threshold[head] * fired
+            out[s][:, part] = np.tril(fired) @ v[s][:, part].astype(np.float64)
+    return out
+
+
+def pair(
+    x: NDArray[np.float32],
+    value: NDArray[np.float32],
+    *,
+    largest: int,
+    sign: bool = True,
+    counts: bool = False,
+) -> NDArray[np.float32]:
+    """``clip(round(x / value), -largest or 0, largest)``, halves away from zero, times value."""
+    chosen = np.where(x >= 0, value[0], value[-1])
+    u = x / chosen
+    count = np.floor(np.abs(u) + np.float32(0.5)) * np.sign(u)
+    count = np.clip(count, -largest if sign else 0, largest)
+    return count if counts else count * chosen
+
+
+def activate(x: NDArray[np.float32], kind: str) -> NDArray[np.float64]:
+    """The activations of Transformers, by the engine's names."""
+    y = x.astype(np.float64)
+    if kind == "relu":
+        return np.maximum(y, 0)
+    if kind == "gelu_erf":
+        return y * 0.5 * (1 + np.vectorize(math.erf)(y / math.sqrt(2)))
+    inner = {
+        "silu": y,
+        "quick_gelu": 1.702 * y,
+        "gelu_tanh": 2 * math.sqrt(2 / math.pi) * (y + 0.044715 * y**3),
+    }[kind]
+    with np.errstate(over="ignore"):
+        return y / (1 + np.exp(-inner))
+
+
+def mix(
+    q: NDArray[np.float32],
+    k: NDArray[np.float32],
+    v: NDArray[np.float32],
+    *,
+    heads: int,
+    kv_heads: int,
+    scale: NDArray[np.float32],
+    rule: str = "softmax",
+    winners: int = 1,
+    weight: float = 1.0,
+) -> NDArray[np.float64]:
+    """Causal attention of reals; query heads share key-value heads in groups."""
+    k, v = (one.reshape(len(one), kv_heads, -1) for one in (k, v))
+    out = np.zeros(q.shape)
+    seen = np.tril(np.ones((len(q), len(q)), bool))
+    for head, part in enumerate(np.split(np.arange(q.shape[1]), heads)):
+        group = head * kv_heads // heads
+        exact = q[:, part].astype(np.float64) @ k[:, group].T.astype(np.float64)
+        found = np.where(seen, exact.astype(np.float32) * scale[head], np.float32(-np.inf))
+        out[:, part] = weights(found.astype(np.float32), rule, winners, weight) @ v[:, group]
     return out

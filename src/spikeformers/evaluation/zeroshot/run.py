@@ -18,6 +18,7 @@ from spikeformers.evaluation.provenance import model_record, software_record
 from spikeformers.evaluation.zeroshot.baselines import at_chance, baselines, standard_error
 from spikeformers.evaluation.zeroshot.cache import LikelihoodCache
 from spikeformers.evaluation.zeroshot.names import GROUPS
+from spikeformers.evaluation.zeroshot.reader import Reader, ReaderLM
 from spikeformers.evaluation.zeroshot.scorer import SpikeformersLM, positions_of
 from spikeformers.evaluation.zeroshot.tasks import (
     docs_digest,
@@ -69,7 +70,7 @@ class Zeroshot:
     def __init__(
         self,
         name: str,
-        model: PreTrainedModel,
+        model: PreTrainedModel | Reader,
         tokenizer: PreTrainedTokenizerBase,
         *,
         batch_size: int | str = "auto",
@@ -79,23 +80,29 @@ class Zeroshot:
         progress: Progress | None = None,
     ) -> None:
         quiet()
-        longest = positions_of(model)
+        longest = model.positions if isinstance(model, Reader) else positions_of(model)
         if max_length is not None and not 2 <= max_length <= longest:
             raise ConfigError(f"max length is {max_length}; this model takes 2 to {longest}.")
         self.progress, self._task = progress, ""
-        self.record = model_record(name, model, tokenizer)
+        if isinstance(model, Reader):
+            batch_size, device = 1, model.kind
+            self.record = model.record(name, tokenizer)
+        else:
+            device = model.device.type
+            self.record = model_record(name, model, tokenizer)
         self.settings = {
             "batch_size": batch_size,
             "max_length": max_length or longest,
             "cached": cached,
-            "device": model.device.type,
+            "device": device,
             "num_fewshot": 0,
             "seeds": "none: nothing is drawn",
         }
         identity = {key: self.record[key] for key in ("weights_sha256", "tokenizer_sha256")}
         identity |= {"config": self.record["config"], "dtype": self.record["dtype"]}
         identity |= {k: self.settings[k] for k in ("batch_size", "max_length", "cached", "device")}
-        self.lm = SpikeformersLM(
+        make = ReaderLM if isinstance(model, Reader) else SpikeformersLM
+        self.lm = make(
             model,
             tokenizer,
             batch_size=batch_size,

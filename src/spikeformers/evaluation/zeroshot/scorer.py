@@ -83,19 +83,24 @@ class SpikeformersLM(TemplateLM):
         super().__init__()
         if isinstance(pretrained, str):
             pretrained, tokenizer = load_reference(pretrained, gguf_file=gguf_file)
-        self.model = pretrained.eval() if device is None else pretrained.eval().to(device)
+        positions = self._open(pretrained, device)
         self.tokenizer = tokenizer
         if padding not in ("left", "right"):
             raise ConfigError(f"padding is {padding!r}; it must be left or right.")
         self.batch_size = _batch_size(batch_size)
         self.max_batch_size = max_batch_size
-        self.max_length = max_length or positions_of(self.model)
+        self.max_length = max_length or positions
         self.padding, self.sort, self.cached = padding, sort, cached
         self.cache = cache or LikelihoodCache({}, folder=None)
         self.progress = progress
         self.notes: Counter[str] = Counter()
-        self._device = self.model.device
         self._shrunk = 1  # "auto" has divided its budget by this, after running out of memory
+
+    def _open(self, pretrained: Any, device: str | None) -> int:
+        """Take the model; returns its positions."""
+        self.model = pretrained.eval() if device is None else pretrained.eval().to(device)
+        self._device: torch.device = self.model.device
+        return positions_of(self.model)
 
     @property
     def eot_token_id(self) -> int:

@@ -1,128 +1,18 @@
 // The Python face of the engine: arrays in, arrays out; nothing here computes.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
-#include <nanobind/stl/string.h>
-#include <nanobind/stl/tuple.h>
-#include <nanobind/stl/vector.h>
-
 #include <algorithm>
 #include <chrono>
-#include <optional>
 
-#include "paths.hpp"
-#include "program.hpp"
+#include "binding.hpp"
 
-namespace nb = nanobind;
-using namespace nb::literals;
+using namespace nanobind::literals;
 using namespace spikeformers;
 
 namespace {
-
-using Reals = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
-using Counts = nb::ndarray<const std::int8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Matrix = nb::ndarray<nb::ndim<2>, nb::ro, nb::c_contig, nb::device::cpu>;
-
-template <class T>
-nb::ndarray<nb::numpy, T> owned(std::vector<T>&& values, std::vector<std::size_t> shape) {
-  auto* held = new std::vector<T>(std::move(values));
-  nb::capsule owner(held, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
-  return nb::ndarray<nb::numpy, T>(held->data(), shape.size(), shape.data(), owner);
-}
-
-void require_aligned(const void* data) {
-  if (reinterpret_cast<std::uintptr_t>(data) % alignof(float) != 0)
-    throw std::invalid_argument("an array of floats is not aligned to them");
-}
-
-Vector vector_of(const std::optional<Reals>& array) {
-  if (!array) return {};
-  require_aligned(array->data());
-  return {array->data(), static_cast<std::int64_t>(array->size())};
-}
-
-Weights weights_of(const Matrix& matrix, const std::optional<Reals>& scale, bool by_column_scale) {
-  Weights w;
-  w.inputs = static_cast<std::int64_t>(matrix.shape(0));
-  w.outputs = static_cast<std::int64_t>(matrix.shape(1));
-  if (matrix.dtype() == nb::dtype<float>()) {
-    require_aligned(matrix.data());
-    w.f32 = static_cast<const float*>(matrix.data());
-    if (scale) throw std::invalid_argument("fp32 weights take no scale");
-    return w;
-  }
-  const bool four = matrix.dtype() == nb::dtype<std::uint8_t>();
-  if (!four && matrix.dtype() != nb::dtype<std::int8_t>())
-    throw std::invalid_argument("weights must be float32, int8, or int4 in uint8");
-  if (!scale)
-    throw std::invalid_argument(std::string(four ? "int4" : "int8") + " weights need a scale");
-  const auto scales = static_cast<std::int64_t>(scale->size());
-  const auto* data = static_cast<const std::int8_t*>(matrix.data());
-  if (four) {
-    if (!by_column_scale || w.outputs != (scales + 63) / 64 * 32)
-      throw std::invalid_argument("int4 weights have 32 bytes a row for each 64 scales");
-    w.i4 = data;
-    w.outputs = scales;
-  } else {
-    w.i8 = data;
-    const std::int64_t wanted = by_column_scale ? w.outputs : w.inputs;
-    if (scales != wanted)
-      throw std::invalid_argument("the scale of int8 weights has " + std::to_string(scales) +
-                                  " entries, not " + std::to_string(wanted));
-  }
-  require_aligned(scale->data());
-  w.scale = scale->data();
-  return w;
-}
-
-template <class E>
-E named(const std::string& name, std::initializer_list<std::pair<const char*, E>> known) {
-  for (const auto& [spelled, value] : known)
-    if (name == spelled) return value;
-  throw std::invalid_argument("'" + name + "' is unknown to the engine");
-}
-
-Neuron neuron_of(const std::string& type, int levels, float unit, float decay, float threshold,
-                 float ratio, const std::string& reset) {
-  Neuron neuron;
-  neuron.type = named<SpikeType>(type, {{"binary", SpikeType::binary},
-                                        {"integer", SpikeType::integer},
-                                        {"ternary", SpikeType::ternary}});
-  neuron.levels = levels;
-  neuron.unit = unit;
-  neuron.decay = decay;
-  neuron.threshold = threshold;
-  neuron.ratio = ratio;
-  neuron.reset = named<Reset>(
-      reset, {{"soft", Reset::soft}, {"hard", Reset::hard}, {"delayed", Reset::delayed}});
-  return neuron;
-}
 
 NormKind norm_of(const std::string& name) {
   return named<NormKind>(
       name, {{"none", NormKind::none}, {"layer", NormKind::layer}, {"rms", NormKind::rms}});
 }
-
-Rule rule_of(const std::string& name) {
-  return named<Rule>(name, {{"winners", Rule::winners},
-                            {"sparsemax", Rule::sparsemax},
-                            {"softmax", Rule::softmax},
-                            {"ssa", Rule::ssa}});
-}
-
-// Keeps the arrays that its program points into.
-struct Engine {
-  Engine(const std::string& path, int threads, int steps, std::int64_t vocabulary)
-      : program(*choose_path(path).kernels, threads, steps, vocabulary) {}
-
-  template <class Array>
-  void hold(const std::optional<Array>& array) {
-    if (array) held.push_back(nb::cast(*array));
-  }
-
-  Program program;
-  std::vector<nb::object> held;
-};
 
 nb::ndarray<nb::numpy, float> forward(Engine& engine, const std::vector<Sequence*>& sequences,
                                       const std::vector<std::int32_t>& tokens,
@@ -156,11 +46,6 @@ nb::object values_of(const Engine& engine, int id) {
   }
   std::vector<float> copy(buffer.real.begin(), buffer.real.begin() + static_cast<std::ptrdiff_t>(rows * width));
   return nb::cast(owned(std::move(copy), {rows, width}));
-}
-
-std::vector<float> reals_of(const Program& program, int id) {
-  const Buffer& buffer = program.buffer(id);
-  return {buffer.real.begin(), buffer.real.begin() + static_cast<std::ptrdiff_t>(buffer.rows * buffer.width)};
 }
 
 // One kernel by itself, as a program of one step: what tests and benchmarks call. `repeats` runs it
@@ -273,7 +158,8 @@ NB_MODULE(_native, m) {
       .def_prop_ro("tokens", &Sequence::tokens)
       .def_prop_ro("bytes", &Sequence::bytes);
 
-  nb::class_<Engine>(m, "Program")
+  nb::class_<Engine> program(m, "Program");
+  program
       .def(nb::init<const std::string&, int, int, std::int64_t>(), "path"_a, "threads"_a, "steps"_a,
            "vocabulary"_a)
       .def_prop_ro("path", [](const Engine& e) { return std::string(e.program.kernels.name); })
@@ -349,6 +235,10 @@ NB_MODULE(_native, m) {
         found["cache_bytes"] = c.cache_bytes;
         found["pages_read"] = c.pages_read;
         found["pages_skipped"] = c.pages_skipped;
+        found["pairs"] = c.pairs;
+        found["edges"] = c.edges;
         return found;
       });
+  bind_steps(program);
+  bind_kernels(m);
 }

@@ -1,18 +1,9 @@
 // How a program is put together and checked; run.cpp runs it.
 #include "program.hpp"
-
-#include <stdexcept>
+#include "steps.hpp"
 
 namespace spikeformers {
 namespace {
-
-void require(bool fine, const std::string& what) {
-  if (!fine) throw std::invalid_argument(what);
-}
-
-std::string sizes(std::int64_t got, std::int64_t wanted) {
-  return " has " + std::to_string(got) + " entries, not " + std::to_string(wanted);
-}
 
 void require_weights(const Weights& w, const std::string& what) {
   require((w.f32 != nullptr) != ((w.i8 != nullptr) != (w.i4 != nullptr) && w.scale != nullptr),
@@ -21,13 +12,17 @@ void require_weights(const Weights& w, const std::string& what) {
   require(w.inputs <= 131072 || w.f32 != nullptr, what + ": more inputs than a whole sum holds");
 }
 
-void wrote(Buffer& buffer, int steps, bool selected) {
-  buffer.written = true;
-  buffer.steps = steps;
-  buffer.selected = selected;
-}
-
 }  // namespace
+
+std::vector<BiasLine> bias_lines(Vector bias, int heads, const std::string& what) {
+  require(bias.data == nullptr || (bias.n > 0 && bias.n % heads == 0),
+          what + ": the relative bias does not divide into heads");
+  std::vector<BiasLine> lines;
+  for (int h = 0; h < heads; ++h)
+    lines.emplace_back(bias.data == nullptr ? nullptr : bias.data + h * (bias.n / heads),
+                       bias.n / heads);
+  return lines;
+}
 
 void Buffer::resize(std::int64_t wanted) {
   rows = wanted;
@@ -46,8 +41,24 @@ void Buffer::resize(std::int64_t wanted) {
 Sequence::Sequence(const Program& program)
     : program_(&program),
       bits_(static_cast<std::size_t>(program.slots_ * program.steps)),
-      sums_(static_cast<std::size_t>(program.slots_ * program.steps)) {
+      sums_(static_cast<std::size_t>(program.slots_ * program.steps)),
+      rows_(static_cast<std::size_t>(program.slots_ * program.steps)) {
   for (const Step& step : program.steps_) {
+    if (const auto* edges = std::get_if<Edges>(&step)) {
+      const Buffer& key = program.buffer(edges->key);
+      for (int s = 0; s < program.steps; ++s)
+        bits_[static_cast<std::size_t>(edges->slot * program.steps + s)] = std::make_unique<BitCache>(
+            edges->heads, static_cast<int>(key.width / edges->heads), Planes::of(key.neuron),
+            Planes::of(program.buffer(edges->value).neuron));
+    }
+    if (const auto* mix = std::get_if<Mix>(&step)) {
+      const auto width = static_cast<int>(program.buffer(mix->key).width / mix->kv_heads);
+      const auto slot = static_cast<std::size_t>(mix->slot * program.steps);
+      if (mix->rule == Rule::ssa)
+        sums_[slot] = std::make_unique<SumCache>(mix->kv_heads, width);
+      else
+        rows_[slot] = std::make_unique<RowCache>(mix->type, mix->kv_heads, width);
+    }
     const auto* attend = std::get_if<Attend>(&step);
     if (attend == nullptr) continue;
     const Buffer& key = program.buffer(attend->key);
@@ -66,6 +77,7 @@ Sequence::Sequence(const Program& program)
 std::int64_t Sequence::bytes() const {
   std::int64_t total = 0;
   for (const auto& cache : bits_) total += cache ? cache->bytes() : 0;
+  for (const auto& cache : rows_) total += cache ? cache->bytes() : 0;
   for (const auto& cache : sums_)
     total += cache ? static_cast<std::int64_t>(cache->sum.size() * sizeof(std::int64_t)) : 0;
   return total;
@@ -207,12 +219,7 @@ void Program::attend(int query, int key, int value, int out, int heads, Rule rul
             "attend: only one winner's value is spikes; sums of rows are reals");
     to.neuron = at(value, "attend").neuron;
   }
-  require(bias.data == nullptr || (bias.n > 0 && bias.n % heads == 0),
-          "attend: the relative bias does not divide into heads");
-  std::vector<BiasLine> lines;
-  for (int h = 0; h < heads; ++h)
-    lines.emplace_back(bias.data == nullptr ? nullptr : bias.data + h * (bias.n / heads),
-                       bias.n / heads);
+  std::vector<BiasLine> lines = bias_lines(bias, heads, "attend");
   wrote(to, steps, false);
   steps_.emplace_back(Attend{query, key, value, out, heads, rule, winners, weight, scale,
                              std::move(lines), slots_++});
@@ -222,6 +229,7 @@ void Program::add(int in, int to) {
   const Buffer &from = input(in, false, "add"), &sum = input(to, false, "add");
   require(from.width == sum.width, "add: widths differ");
   require(from.steps == sum.steps && from.selected == sum.selected, "add: rows differ");
+  at(to, "add").counts = 0;
   steps_.emplace_back(Add{in, to});
 }
 
@@ -231,6 +239,22 @@ void Program::finish(int logits) {
   require(last.selected, "logits: they come after select");
   require(logits_ < 0, "the program is finished");
   logits_ = logits;
+}
+
+void Program::fill(int id, const std::int8_t* count, std::int64_t rows, int over) {
+  Buffer& to = output(id, true, "fill");
+  wrote(to, over, false);
+  to.resize(rows);
+  std::copy_n(count, rows * to.width, to.count.data());
+  collect(to, true);
+}
+
+void Program::fill(int id, const float* real, std::int64_t rows, std::int64_t counts) {
+  Buffer& to = output(id, false, "fill");
+  wrote(to, 1, false);
+  to.counts = counts;
+  to.resize(rows);
+  std::copy_n(real, rows * to.width, to.real.data());
 }
 
 }  // namespace spikeformers

@@ -1,7 +1,8 @@
 // A model as a list of steps over shared kernels: what an architecture is to the engine.
 //
-// Python builds it once, from an engine file (spikeformers/engine/program.py), and every step checks
-// the shapes that it is given; after that a whole token, or a whole prompt, is one call.
+// Python builds it once, from an engine file (spikeformers/engine/build.py), and every step checks
+// the shapes that it is given; after that a whole token, or a whole prompt, is one call. Steps that
+// only some architectures take are in binary.cpp (BiSpikCLM) and converted.cpp.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +15,8 @@
 #include "attention.hpp"
 #include "cache.hpp"
 #include "kernels.hpp"
+#include "mix.hpp"
+#include "more.hpp"
 #include "pool.hpp"
 
 namespace spikeformers {
@@ -51,6 +54,7 @@ struct Buffer {
   // simulation step, and for all tokens or for the selected ones.
   bool written = false, selected = false;
   int steps = 1;
+  std::int64_t counts = 0;            // reals that are whole numbers, no larger than this; 0: any
   std::int64_t rows = 0;              // of all simulation steps together
   std::vector<float> real;
   std::vector<std::int8_t> count;
@@ -80,6 +84,7 @@ class Sequence {
   std::int64_t tokens_ = 0;
   std::vector<std::unique_ptr<BitCache>> bits_;
   std::vector<std::unique_ptr<SumCache>> sums_;
+  std::vector<std::unique_ptr<RowCache>> rows_;
 };
 
 struct Embed {
@@ -122,13 +127,75 @@ struct Attend {
 struct Add {
   int in, to;
 };
+// ---- a stream of spikes (binary.cpp)
+enum class Joining : std::int32_t { set, add, either };
+struct Join {        // spikes into a stream of whole numbers: = , += or, of zeros and ones, "or"
+  int in, to;
+  Joining how;
+};
+struct Recount {     // such a stream as spikes: no neuron, what flows is small whole numbers
+  int in, out;
+};
+struct Rate {        // norm, then a neuron that hears it for `steps` steps; its spikes are summed
+  int in, out;
+  Neuron neuron;
+  int steps;
+};
+struct Edges {       // softmax-free spiking attention: a neuron for each query and key
+  int query, key, value, out, heads;
+  float decay;
+  Vector scale, threshold;  // [heads]
+  std::vector<BiasLine> bias;
+  int slot;
+};
 
-using Step = std::variant<Embed, Select, Norm, Fire, Linear, Attend, Add>;
+// ---- a dense model, some parts of which spike (converted.cpp, mix.cpp)
+struct Pair {        // a pair of neurons for each of out.width values from `offset`: what they say
+  int in, out;
+  std::int64_t offset;
+  Vector value;      // of one spike: [out.width], or twice that where OFF has its own
+  float low, high;   // of its counts
+  bool counts;       // these, not the values they say
+};
+struct Activate {
+  int to;
+  Activation kind;
+};
+struct Multiply {
+  int in, to;
+};
+struct Scale {       // of each channel
+  int to;
+  Vector by;
+};
+struct Rotate {      // rotary positions on the first channels of each head, from `offset`
+  int to, heads;
+  std::int64_t offset, width;  // of one head
+  Vector frequency;            // half as many as channels that turn
+  float factor;
+};
+struct GroupNorm {   // RMS of each group of gain.n neighbours
+  int in, out;
+  Vector gain;
+  float eps;
+};
+struct Mix {         // attention over a cache of rows: counts, or the reals of a softmax
+  int query, key, value, out, heads, kv_heads;
+  Rule rule;
+  int winners;
+  float weight;      // of each winner
+  Vector scale;      // [heads]
+  Number type;       // of the cache
+  int slot;
+};
+
+using Step = std::variant<Embed, Select, Norm, Fire, Linear, Attend, Add, Join, Recount, Rate, Edges,
+                          Pair, Activate, Multiply, Scale, Rotate, GroupNorm, Mix>;
 
 // Sums over everything that ran, for density and bytes; measured, not estimated.
 struct Counters {
   std::int64_t rows = 0, neurons = 0, events = 0, spikes = 0, weight_bytes = 0, cache_bytes = 0,
-               pages_read = 0, pages_skipped = 0;
+               pages_read = 0, pages_skipped = 0, pairs = 0, edges = 0;
 };
 
 struct Program {
@@ -145,6 +212,19 @@ struct Program {
   void attend(int query, int key, int value, int out, int heads, Rule rule, int winners,
               float weight, Vector scale, Vector bias);
   void add(int in, int to);
+  void join(int in, int to, Joining how);
+  void recount(int in, int out);
+  void rate(int in, int out, const Neuron& neuron, int steps);
+  void edges(int query, int key, int value, int out, int heads, float decay, Vector scale,
+             Vector threshold, Vector bias);
+  void pair(int in, int out, std::int64_t offset, Vector value, int largest, bool sign, bool counts);
+  void activate(int to, Activation kind);
+  void multiply(int in, int to);
+  void scale(int to, Vector by);
+  void rotate(int to, std::int64_t offset, int heads, std::int64_t width, Vector frequency, float factor);
+  void group_norm(int in, int out, Vector gain, float eps);
+  void mix(int query, int key, int value, int out, int heads, int kv_heads, Rule rule, int winners,
+           float weight, Vector scale, int largest);
   void finish(int logits);
 
   // Feeds tokens: row r is `token[r]` of `sequence[r]`, whose rows come in order. `wanted` are the
@@ -155,7 +235,8 @@ struct Program {
 
   // For a step by itself, in tests and benchmarks: spikes to read, then every step of the program
   // once more, over `rows` tokens of `sequence`.
-  void fill(int id, const std::int8_t* count, std::int64_t rows);
+  void fill(int id, const std::int8_t* count, std::int64_t rows, int steps = 1);
+  void fill(int id, const float* real, std::int64_t rows, std::int64_t counts);
   void run_alone(Sequence& sequence, std::int64_t rows);
 
   const Buffer& buffer(int id) const;
@@ -188,7 +269,20 @@ struct Program {
   void run(const Linear& step, const Frame& frame);
   void run(const Attend& step, const Frame& frame);
   void run(const Add& step, const Frame& frame);
-  void collect(Buffer& out);
+  void run(const Join& step, const Frame& frame);
+  void run(const Recount& step, const Frame& frame);
+  void run(const Rate& step, const Frame& frame);
+  void run(const Edges& step, const Frame& frame);
+  void run(const Pair& step, const Frame& frame);
+  void run(const Activate& step, const Frame& frame);
+  void run(const Multiply& step, const Frame& frame);
+  void run(const Scale& step, const Frame& frame);
+  void run(const Rotate& step, const Frame& frame);
+  void run(const GroupNorm& step, const Frame& frame);
+  void run(const Mix& step, const Frame& frame);
+  void product_real(const Linear& step, const Buffer& in, Buffer& out);
+  // Finds the inputs that fired; they count as events where they are a neuron's of this step.
+  void collect(Buffer& out, bool fired_here);
   void product_whole(const Linear& step, const Buffer& in, Buffer& out);
   void product_whole_batch(const Linear& step, const Buffer& in, Buffer& out);
 

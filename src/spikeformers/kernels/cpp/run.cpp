@@ -3,23 +3,12 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "program.hpp"
+#include "steps.hpp"
 
 namespace spikeformers {
 namespace {
 
-constexpr std::int64_t kRowsAtOnce = 16;      // of a batch, to one piece of work
-constexpr std::int64_t kColumnsAtOnce = 512;  // of one token's product, at least
-constexpr std::int64_t kSmall = 1 << 15;      // additions that are not worth waking a thread
-
-std::int64_t pieces_of(std::int64_t n, std::int64_t each) { return (n + each - 1) / each; }
-
-// A token's product is cut into some pieces for each thread, so that a busy processor gets fewer of
-// them; whole rows are read where one thread reads them.
-std::int64_t columns_of_a_piece(std::int64_t outputs, int threads) {
-  if (threads == 1) return outputs;
-  return std::max(kColumnsAtOnce, pieces_of(outputs, 4 * threads * 64) * 64);
-}
+constexpr std::int64_t kSmall = 1 << 15;  // additions that are not worth waking a thread
 
 AttentionScratch& scratch_of_thread() {
   thread_local AttentionScratch scratch;
@@ -54,15 +43,6 @@ const float* Program::forward(const std::vector<Sequence*>& sequence,
   for (const Step& step : steps_)
     std::visit([&](const auto& one) { run(one, frame); }, step);
   return at(logits_, "logits").real.data();
-}
-
-void Program::fill(int id, const std::int8_t* count, std::int64_t rows) {
-  Buffer& to = at(id, "fill");
-  if (!to.spiking) throw std::invalid_argument("fill: takes spikes, not reals");
-  to.written = true;
-  to.resize(rows);
-  std::copy_n(count, rows * to.width, to.count.data());
-  collect(to);
 }
 
 void Program::run_alone(Sequence& sequence, std::int64_t rows) {
@@ -144,10 +124,10 @@ void Program::run(const Fire& step, const Frame&) {
                      width, out.count.data() + row * width);
       }
   });
-  collect(out);
+  collect(out, true);
 }
 
-void Program::collect(Buffer& out) {
+void Program::collect(Buffer& out, bool fired_here) {
   pool.run(pieces_of(out.rows, kRowsAtOnce), [&](std::int64_t piece) {
     const std::int64_t end = std::min(out.rows, (piece + 1) * kRowsAtOnce);
     for (std::int64_t r = piece * kRowsAtOnce; r < end; ++r) {
@@ -168,6 +148,7 @@ void Program::collect(Buffer& out) {
       out.fired[static_cast<std::size_t>(r)] = n;
     }
   });
+  if (!fired_here) return;
   counters.neurons += out.rows * out.width;
   for (std::int64_t r = 0; r < out.rows; ++r) counters.events += out.fired[static_cast<std::size_t>(r)];
 }
@@ -176,49 +157,32 @@ void Program::run(const Linear& step, const Frame&) {
   Buffer &in = at(step.in, "linear"), &out = at(step.out, "linear");
   out.resize(in.rows);
   const Weights& w = step.weights;
-  if (in.spiking) {
-    for (std::int64_t r = 0; r < in.rows; ++r)
-      counters.weight_bytes += in.fired[static_cast<std::size_t>(r)] * w.row_bytes();
-    if (w.f32 == nullptr) {
-      in.rows >= 4 ? product_whole_batch(step, in, out) : product_whole(step, in, out);
-      return;
-    }
-  } else {
-    counters.weight_bytes += in.rows * w.inputs * w.row_bytes();
+  if (!in.spiking) {
+    product_real(step, in, out);
+    return;
   }
-  // Reals, or fp32 weights: every input has a real coefficient.
-  thread_local std::vector<std::int32_t> all;
+  for (std::int64_t r = 0; r < in.rows; ++r)
+    counters.weight_bytes += in.fired[static_cast<std::size_t>(r)] * w.row_bytes();
+  if (w.f32 == nullptr) {
+    in.rows >= 4 ? product_whole_batch(step, in, out) : product_whole(step, in, out);
+    return;
+  }
   thread_local std::vector<float> coefficients;
-  std::vector<std::int32_t>& index = all;
   std::vector<float>& coef = coefficients;
   coef.resize(static_cast<std::size_t>(in.rows * in.width));
-  if (!in.spiking) {
-    index.resize(static_cast<std::size_t>(in.width));
-    for (std::size_t i = 0; i < index.size(); ++i) index[i] = static_cast<std::int32_t>(i);
-    std::copy_n(in.real.data(), coef.size(), coef.data());
-  } else {
-    for (std::int64_t r = 0; r < in.rows; ++r) {
-      const Events events = in.events(r);
-      const std::int8_t* count = in.count.data() + r * in.width;
-      for (std::int64_t e = 0; e < events.n; ++e)
-        coef[static_cast<std::size_t>(r * in.width + e)] =
-            static_cast<float>(count[events.index[e]]) * in.neuron.unit;
-    }
+  for (std::int64_t r = 0; r < in.rows; ++r) {
+    const Events events = in.events(r);
+    const std::int8_t* count = in.count.data() + r * in.width;
+    for (std::int64_t e = 0; e < events.n; ++e)
+      coef[static_cast<std::size_t>(r * in.width + e)] =
+          static_cast<float>(count[events.index[e]]) * in.neuron.unit;
   }
   const std::int64_t columns = in.rows == 1 ? columns_of_a_piece(w.outputs, pool.threads()) : 128;
   const auto one = [&](std::int64_t piece) {
     const std::int64_t begin = piece * columns, end = std::min(w.outputs, begin + columns);
     for (std::int64_t r = 0; r < in.rows; ++r) {
-      const Events events = in.spiking ? in.events(r) : Events{index.data(), in.width};
       float* to = out.real.data() + r * w.outputs;
-      const float* c = coef.data() + r * in.width;
-      if (w.f32 != nullptr) {
-        kernels.rows_f32(w.f32, w.outputs, events, c, begin, end, to);
-      } else {
-        const auto rows = w.i8 != nullptr ? kernels.rows_i8_real : kernels.rows_i4_real;
-        rows(w.i8 != nullptr ? w.i8 : w.i4, w.row_bytes(), events, c, begin, end, to);
-        for (std::int64_t o = begin; o < end; ++o) to[o] *= w.scale[o];
-      }
+      kernels.rows_f32(w.f32, w.outputs, in.events(r), coef.data() + r * in.width, begin, end, to);
       if (step.bias.data != nullptr)
         for (std::int64_t o = begin; o < end; ++o) to[o] += step.bias.data[o];
     }
@@ -416,11 +380,7 @@ void Program::run(const Attend& step, const Frame& frame) {
   counters.cache_bytes += cache_bytes;
   counters.pages_read += pages_read;
   counters.pages_skipped += pages_skipped;
-  if (out.spiking) {
-    collect(out);
-    counters.neurons -= out.rows * out.width;  // a winner's spikes fired before
-    for (std::int64_t r = 0; r < out.rows; ++r) counters.events -= out.fired[static_cast<std::size_t>(r)];
-  }
+  if (out.spiking) collect(out, false);  // a winner's spikes fired before
 }
 
 void Program::run(const Add& step, const Frame&) {

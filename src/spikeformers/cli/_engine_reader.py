@@ -1,0 +1,67 @@
+"""The engine as `spikeformers.evaluation.zeroshot` reads texts with it, and its tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from spikeformers.data.tokenizers import tokenizer_digest
+from spikeformers.engine import Engine, Packed
+from spikeformers.errors import CheckpointError
+from spikeformers.evaluation.zeroshot.reader import Reader
+
+
+class EngineReader(Reader):
+    """An engine that gives logits of a text's end."""
+
+    kind = "engine"
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.positions = engine, engine.context
+
+    def tail(self, tokens: Sequence[int], count: int) -> Tensor:
+        return torch.from_numpy(self.engine.tail(tokens, count))
+
+    def record(self, name: str, tokenizer: Any) -> dict[str, Any]:
+        """What `model_record` says of a model; the digest is of the packed tensors."""
+        packed = self.engine.packed
+        scales = {f"{name}.scale" for name in packed.tensors}
+        return {
+            "name": name,
+            "class": "Engine",
+            "model_type": packed.config.get("model_type"),
+            "parameters": sum(t.size for n, t in packed.tensors.items() if n not in scales),
+            "dtype": packed.weights,
+            "weights_sha256": _digest(packed),
+            "tokenizer_sha256": tokenizer_digest(tokenizer),
+            "config": dict(packed.config),
+        }
+
+
+def _digest(packed: Packed) -> str:
+    """sha256 (hex) over names, shapes, types and bytes of the packed tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(packed.tensors.items()):
+        digest.update(f"{name} {tensor.shape} {tensor.dtype}\0".encode())
+        digest.update(tensor.tobytes())
+    return digest.hexdigest()
+
+
+def tokenizer_of(engine: Engine) -> PreTrainedTokenizerFast:
+    """The tokenizer that the engine's file carries; CheckpointError where it has none."""
+    packed = engine.packed.tokenizer
+    if not packed.get("rules"):
+        raise CheckpointError("this engine file was exported without a tokenizer.")
+    rules = Tokenizer.from_str(packed["rules"])
+    roles = {
+        f"{role}_token": rules.id_to_token(packed[role])
+        for role in ("bos", "eos")
+        if packed[role] is not None
+    }
+    return PreTrainedTokenizerFast(tokenizer_object=rules, **roles)

@@ -1,0 +1,98 @@
+"""From a description to the native program: names become buffers and tensors, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spikeformers.errors import CheckpointError
+from spikeformers.kernels import native
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from spikeformers.kernels._native import Program
+
+STEPS = (
+    *("embed", "fire", "norm", "linear", "attend", "add", "select", "finish"),
+    *("join", "recount", "rate", "edges"),
+    *("pair", "activate", "multiply", "scale", "rotate", "group_norm", "mix"),
+)
+BUFFERS = ("input", "out", "to", "query", "key", "value", "logits")
+MATRICES = {"table": "table", "weight": "weights"}
+"""Fields that name a matrix, and what the native step calls it; whole ones come with a scale."""
+VECTORS = ("bias", "positions", "scale", "threshold", "spike", "frequency", "gain")
+
+
+@dataclass(frozen=True)
+class Built:
+    """The native program of a description, and its buffers by name."""
+
+    program: Program
+    buffers: dict[str, int]
+
+
+def build(
+    description: Mapping[str, Any],
+    tensors: Mapping[str, NDArray[Any]],
+    path: str,
+    threads: int,
+) -> Built:
+    """Hand a description (as plain values) to the native program.
+
+    Raises CheckpointError where it is malformed or does not fit its tensors.
+    """
+    try:
+        return _build(description, tensors, path, threads)
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise CheckpointError(f"the engine cannot run this description: {error!r}.") from error
+
+
+def _build(
+    description: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], path: str, threads: int
+) -> Built:
+    program = native().Program(path, threads, description["steps"], description["vocabulary"])
+    ids: dict[str, int] = {}
+    for buffer in description["buffers"]:
+        if "neuron" in buffer:
+            ids[buffer["name"]] = program.spikes(buffer["width"], **buffer["neuron"])
+        else:
+            ids[buffer["name"]] = program.real(buffer["width"])
+    for step in description["operations"]:
+        name, given = step["op"], {key: value for key, value in step.items() if key != "op"}
+        if name not in STEPS:
+            raise ValueError(f"unknown step {name!r}")
+        getattr(program, name)(**_arguments(name, given, ids, tensors))
+    return Built(program, ids)
+
+
+def _arguments(
+    name: str,
+    given: Mapping[str, Any],
+    ids: Mapping[str, int],
+    tensors: Mapping[str, NDArray[Any]],
+) -> dict[str, Any]:
+    """What the native step of that name takes: ids for buffers, arrays for tensors."""
+    found: dict[str, Any] = {}
+    for key, value in given.items():
+        if key in BUFFERS:
+            found[key] = ids[value]
+        elif key in MATRICES and name in ("embed", "linear"):
+            matrix = tensors[value]
+            found[MATRICES[key]] = matrix
+            plain = matrix.dtype == np.float32
+            found["scale"] = None if plain else tensors[f"{value}.scale"]
+        elif key in VECTORS:
+            found[key] = None if value is None else tensors[value]
+        elif key == "norm":
+            found |= {"kind": value["kind"], "eps": value["eps"]}
+            for own, argument in (("weight", "gain"), ("bias", "shift")):
+                found[argument] = None if value[own] is None else tensors[value[own]]
+        elif key == "neuron":
+            found |= value
+        else:
+            found[key] = value
+    return found

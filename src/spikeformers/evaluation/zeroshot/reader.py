@@ -1,0 +1,54 @@
+"""Scoring by what is no PyTorch model: a reader of texts that gives logits, such as the engine.
+
+One text at a time, so that neither batches nor padding exist; tokens, windows and rules are those
+of ``scorer``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spikeformers.errors import ConfigError
+from spikeformers.evaluation.zeroshot.scorer import Piece, SpikeformersLM
+
+
+class Reader(ABC):
+    """A causal language model in another program."""
+
+    positions: int
+    """Tokens of the longest text."""
+    kind: str
+    """What results call the device, "engine" for example."""
+
+    @abstractmethod
+    def tail(self, tokens: Sequence[int], count: int) -> Tensor:
+        """Logits ``[count, V]`` after each of the last ``count`` of ``tokens``."""
+
+    @abstractmethod
+    def record(self, name: str, tokenizer: Any) -> dict[str, Any]:
+        """What results say of it, as ``evaluation.provenance.model_record``."""
+
+
+class ReaderLM(SpikeformersLM):
+    """The harness' ``LM`` for a ``Reader``."""
+
+    def __init__(self, reader: Reader, tokenizer: Any, **options: Any) -> None:
+        super().__init__(reader, tokenizer, **(options | {"batch_size": 1}))
+        if self.cached:
+            raise ConfigError(f"--cached is for PyTorch models; the {reader.kind} has no such way.")
+
+    def _open(self, pretrained: Any, device: str | None) -> int:
+        self.reader: Reader = pretrained
+        self._device = torch.device("cpu")
+        return self.reader.positions
+
+    def _score(self, batch: list[list[Piece]]) -> list[Tensor]:
+        return [
+            self.reader.tail(group[0].tokens, max(len(piece.targets) for piece in group))
+            for group in batch
+        ]

@@ -1,0 +1,294 @@
+"""A converted model for the engine: the source's blocks, spiking where they were converted.
+
+    feed-forward   E(Norm(x)) W_up -> act -> E(.) W_down + x           gated: act(. W_gate) * . W_up
+    attention      E(Norm(x)) W_qkv -> (rotate) -> counts -> SSA or winners -> E(.) W_o + x
+    kept           the same maps on reals, softmax over a cache of reals, no E
+
+E is a pair of neurons a channel (`spikeformers.models._converted` has the equations): a step of
+the engine that writes what its spikes say, zero where none fired, so that the product after it
+reads the rows of what fired. Their values stay apart from the weights, which int8 would round twice
+otherwise. Sources: GPT-2, GPT-NeoX, LLaMA and Qwen2.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from spikeformers.attention import SSA, WTA
+from spikeformers.engine import Description, NormSpec
+from spikeformers.errors import ConfigError
+from spikeformers.export.packer import Writer
+from spikeformers.models._converted import SpikingFeedForward, SpikingSelfAttention
+from spikeformers.models._sources import source_of, unsupported
+from spikeformers.neurons import IF
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from spikeformers.models import NeurTransformerForCausalLM
+
+ACTIVATIONS = {
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu_erf",
+    "gelu_python": "gelu_erf",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+}
+"""Names of Transformers, and of the engine."""
+ROTARY = ("default", "linear", "llama3", "yarn")
+"""Kinds of rotary positions whose frequencies do not depend on the length of a text."""
+MOST_COUNTS = 2**15 - 1  # of a cache, two bytes each
+
+
+def describe(
+    model: NeurTransformerForCausalLM, weights: str
+) -> tuple[Description, dict[str, NDArray[Any]]]:
+    """Description and tensors of a converted model; ConfigError names what the engine lacks."""
+    return _Converted(model, weights).written()
+
+
+class _Converted:
+    """One model being written."""
+
+    def __init__(self, model: NeurTransformerForCausalLM, weights: str) -> None:
+        self.model, self.config, self.dense = model, model.config, model.model
+        self.described: Any = model.model.config
+        self.source = source_of(self.described.model_type)
+        self.shape = self.source.shape(self.described)
+        self._refuse()
+        self.writer = Writer(self.described.vocab_size, 1, weights)
+        self.to, self.pack = self.writer.to, self.writer.pack
+
+    def _refuse(self) -> None:
+        config, kind = self.config, self.described.model_type
+        if config.unrolled:
+            raise ConfigError(
+                "the engine hands on each neuron's sum over its steps: unrolled=True does not run "
+                "there. unrolled=False computes the same sums."
+            )
+        if config.ffn == "qcfs" and config.schedule == "pipelined" and not self.shape.gated:
+            raise ConfigError(
+                "the engine runs QCFS with schedule='layerwise'; schedule='pipelined' is not there."
+            )
+        if self.shape.activation not in ACTIVATIONS:
+            raise ConfigError(
+                f"the engine does not know the activation {self.shape.activation!r}; it knows "
+                f"{', '.join(ACTIVATIONS)}."
+            )
+        if found := unsupported(self.described, attention="ssa", ffn="kept"):
+            name, why = next(iter(found.items()))
+            raise ConfigError(f"the engine does not run this {kind}: {name}: {why}.")
+        rotary = getattr(self._body(), "rotary_emb", None)
+        if rotary is not None and rotary.rope_type not in ROTARY:
+            raise ConfigError(
+                f"the engine does not know rotary positions of type {rotary.rope_type!r}, whose "
+                f"frequencies depend on the text; it knows {', '.join(ROTARY)}."
+            )
+
+    def _body(self) -> Any:
+        """The source without its head."""
+        return self.dense.get_submodule(self.source.layers.rpartition(".")[0])
+
+    def written(self) -> tuple[Description, dict[str, NDArray[Any]]]:
+        """The whole model."""
+        to, shape, body = self.to, self.shape, self._body()
+        wide = (shape.heads + 2 * shape.kv_heads) * shape.head_width
+        for name, size in (
+            *(("x", shape.width), ("n", shape.width), ("y", shape.width), ("qkv", wide)),
+            *(("sum", shape.heads * shape.head_width), ("hidden", shape.hidden)),
+            *((("gated", shape.hidden),) if shape.gated else ()),
+        ):
+            to.real(name, size)
+        head = self.writer.embed(
+            self.model.get_input_embeddings(),
+            self.model.get_output_embeddings(),  # type: ignore[arg-type]
+            getattr(body, "wpe", None),
+        )
+        rotary = getattr(body, "rotary_emb", None)
+        self.factor, self.frequency = 1.0, None
+        if rotary is not None:
+            self.factor = float(rotary.attention_scaling)
+            self.frequency = self.pack.vector("frequency", rotary.inv_freq)
+        parallel = getattr(self.described, "use_parallel_residual", False)
+        if parallel:
+            to.real("other", shape.width)
+        for number, block in enumerate(self.source.blocks(self.dense)):
+            before, after = _norms(block)
+            on = f"layers.{number}"
+            attention = getattr(block, self.source.attention)
+            mlp = getattr(block, self.source.mlp)
+            to.norm("x", "n", self.pack.norm(f"{on}.attention.norm", before))
+            self._attention(on, attention)
+            if not parallel:
+                to.add("y", "x")
+                to.norm("x", "n", self.pack.norm(f"{on}.mlp.norm", after))
+                self._feed_forward(on, mlp, "y")
+            else:
+                to.norm("x", "n", self.pack.norm(f"{on}.mlp.norm", after))
+                self._feed_forward(on, mlp, "other")
+                to.add("other", "x")
+            to.add("y", "x")
+        to.real("last", shape.width)
+        to.real("logits", self.described.vocab_size)
+        to.select("x", "last")
+        to.norm("last", "last", self.pack.norm("norm", _last_norm(body)))
+        to.linear("last", "logits", head)
+        to.finish("logits")
+        return to, self.pack.tensors
+
+    def _feed_forward(self, on: str, mlp: Any, out: str) -> None:
+        """From "n" into ``out``."""
+        to, shape, spiking = self.to, self.shape, isinstance(mlp, SpikingFeedForward)
+        maps = _modules(mlp) if spiking else self.source.read_mlp(mlp)
+        source = self._pair(f"{on}.mlp.in", "n", mlp.fire_in, shape.width) if spiking else "n"
+        self._linear(source, "hidden", f"{on}.{'gate' if shape.gated else 'up'}", maps)
+        hidden = "hidden"
+        if spiking and mlp.fire_act is not None:
+            hidden = self._pair(f"{on}.mlp.act", "hidden", mlp.fire_act, shape.hidden)
+        else:
+            to.activate("hidden", ACTIVATIONS[shape.activation])
+        if shape.gated:
+            self._linear(source, "gated", f"{on}.up", maps)
+            to.multiply(hidden, "gated")
+            hidden = "gated"
+        if spiking and mlp.fire_hidden is not None:
+            hidden = self._pair(f"{on}.mlp.hidden", hidden, mlp.fire_hidden, shape.hidden)
+        self._linear(hidden, out, f"{on}.down", maps)
+
+    def _attention(self, on: str, module: Any) -> None:
+        """From "n" into "y"."""
+        to, shape = self.to, self.shape
+        spiking = isinstance(module, SpikingSelfAttention)
+        maps = _modules(module) if spiking else self.source.read_attention(module, shape)
+        source = "n"
+        if spiking:
+            source = self._pair(f"{on}.attention.in", "n", module.fire_in, shape.width)
+        self._linear(source, "qkv", f"{on}.qkv", maps, ("query", "key", "value"))
+        parts = (("query", shape.heads), ("key", shape.kv_heads), ("value", shape.kv_heads))
+        offset, names = 0, []
+        for name, heads in parts:
+            size = heads * shape.head_width
+            if self.frequency is not None and name != "value":
+                to.rotate(
+                    "qkv",
+                    offset=offset,
+                    heads=heads,
+                    width=shape.head_width,
+                    frequency=self.frequency,
+                    factor=self.factor,
+                )
+            if spiking:
+                neuron = getattr(module, f"fire_{name}")
+                names.append(self._pair(f"{on}.{name}", "qkv", neuron, size, offset, counts=True))
+            else:
+                names.append(name)
+                if not any(buffer["name"] == name for buffer in to.buffers):
+                    to.real(name, size)
+                to.norm("qkv", name, NormSpec("none"), offset)
+            offset += size
+        if not spiking:
+            scale = self.pack.keep(f"{on}.scale", torch.full((shape.heads,), module.scaling))
+            self._mix(names, {"rule": "softmax"}, scale, 0)
+            self._linear("sum", "y", f"{on}.out", maps)
+            return
+        core = module.core
+        largest = max(n.largest for n in (module.fire_query, module.fire_key, module.fire_value))
+        if largest > MOST_COUNTS:
+            raise ConfigError(
+                f"the engine's cache holds counts to {MOST_COUNTS:,}, and this attention counts to "
+                f"{largest:,}: convert with fewer steps."
+            )
+        rule: dict[str, Any] = {"rule": "ssa"}
+        if isinstance(core, WTA):
+            rule = {"rule": "winners", "winners": core.winners, "weight": core.weight}
+        else:
+            assert isinstance(core, SSA)
+        self._mix(names, rule, self.pack.keep(f"{on}.scale", core.scale().flatten()), largest)
+        to.scale("sum", self.pack.keep(f"{on}.value_of_v", module.value_of_v().flatten()))
+        out = "sum"
+        if module.fire_out is not None:
+            if module.norm is not None:
+                gain = self.pack.keep(f"{on}.sum_norm", module.norm.weight)
+                eps = module.norm.eps
+                to.group_norm(
+                    "sum", "sum", gain, torch.finfo(torch.float32).eps if eps is None else eps
+                )
+            to.scale("sum", self.pack.keep(f"{on}.gain", module.gain))
+            size = shape.heads * shape.head_width
+            out = self._pair(f"{on}.attention.out", "sum", module.fire_out, size)
+        self._linear(out, "y", f"{on}.out", maps)
+
+    def _mix(self, names: list[str], rule: dict[str, Any], scale: str, largest: int) -> None:
+        heads, kv_heads = self.shape.heads, self.shape.kv_heads
+        query, key, value = names
+        self.to.mix(
+            *(query, key, value, "sum"),
+            heads=heads,
+            kv_heads=kv_heads,
+            scale=scale,
+            largest=largest,
+            **rule,
+        )
+
+    def _pair(
+        self, out: str, source: str, neuron: IF, size: int, offset: int = 0, counts: bool = False
+    ) -> str:
+        """A pair of neurons a channel into a buffer of its own."""
+        value = neuron.value.detach()
+        if value.dim() > 2:  # thresholds of a head, [1 or 2, H, 1, 1 or K]
+            width = self.shape.head_width
+            value = value.expand(len(value), value.shape[1], 1, width)
+        value = value.reshape(len(value), -1)
+        self.to.real(out, size)
+        self.to.pair(
+            *(source, out, self.pack.keep(f"{out}.spike", value)),
+            largest=neuron.largest,
+            sign=neuron.signed,
+            counts=counts,
+            offset=offset,
+        )
+        return out
+
+    def _linear(
+        self,
+        source: str,
+        out: str,
+        name: str,
+        maps: dict[str, Tensor],
+        parts: tuple[str, ...] | None = None,
+    ) -> None:
+        """One map of a module, or several side by side, from weights ``[out, in]``."""
+        parts = parts or (name.rpartition(".")[2],)
+        weight = self.pack.matrix(name, torch.cat([maps[f"{part}.weight"] for part in parts]).T)
+        biases = [maps[f"{part}.bias"] for part in parts if f"{part}.bias" in maps]
+        bias = self.pack.vector(f"{name}.bias", torch.cat(biases)) if biases else None
+        self.to.linear(source, out, weight, bias)
+
+
+def _norms(block: Any) -> tuple[nn.Module, nn.Module]:
+    """The norms in front of a block's attention and of its feed-forward."""
+    if hasattr(block, "ln_1"):
+        return block.ln_1, block.ln_2
+    return block.input_layernorm, block.post_attention_layernorm
+
+
+def _last_norm(body: Any) -> nn.Module:
+    """The norm behind the last block."""
+    for name in ("ln_f", "final_layer_norm", "norm"):
+        if hasattr(body, name):
+            found: nn.Module = getattr(body, name)
+            return found
+    raise ConfigError(f"the engine finds no last norm in {type(body).__name__}.")
+
+
+def _modules(module: nn.Module) -> dict[str, Tensor]:
+    """Weights and biases of a converted module's maps, by name."""
+    return {name: parameter.detach() for name, parameter in module.named_parameters()}

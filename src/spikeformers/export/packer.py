@@ -1,0 +1,124 @@
+"""What descriptions share: tensors under names, neurons in the engine's words, common steps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from spikeformers.engine import Description, NeuronSpec, NormSpec
+from spikeformers.errors import ConfigError
+from spikeformers.export.quantising import int4, int8
+from spikeformers.neurons import ILIF, LIF, NILIF, TLIF, Neuron
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MAX_LEVELS = 64  # of the kernels
+
+
+class Packer:
+    """Collects tensors under names; matrices become whole numbers where that is asked for."""
+
+    def __init__(self, weights: str) -> None:
+        self.weights = weights
+        self.tensors: dict[str, NDArray[Any]] = {}
+
+    def vector(self, name: str, tensor: torch.Tensor | None) -> str | None:
+        """Keep a tensor in float32; None stays None."""
+        return None if tensor is None else self.keep(name, tensor)
+
+    def keep(self, name: str, tensor: torch.Tensor) -> str:
+        """Keep a tensor in float32."""
+        self.tensors[name] = tensor.detach().float().cpu().contiguous().numpy().copy()
+        return name
+
+    def matrix(self, name: str, tensor: torch.Tensor, scale_of: int = 0, fine: bool = False) -> str:
+        """Keep ``[in, out]``, whole weights with one scale for each column (``scale_of`` 1: row).
+
+        A ``fine`` matrix stays int8 where int4 is asked for.
+        """
+        real = tensor.detach().float().cpu().contiguous().numpy()
+        if self.weights == "fp32":
+            self.tensors[name] = real.copy()
+        elif self.weights == "int4" and not fine:
+            self.tensors[name], self.tensors[f"{name}.scale"] = int4(real)
+        else:
+            self.tensors[name], self.tensors[f"{name}.scale"] = int8(real, scale_of)
+        return name
+
+    def norm(self, name: str, module: nn.Module) -> NormSpec:
+        """Keep a norm's parameters."""
+        if isinstance(module, nn.LayerNorm):
+            weight = self.vector(f"{name}.weight", module.weight)
+            return NormSpec("layer", weight, self.vector(f"{name}.bias", module.bias), module.eps)
+        if isinstance(module, nn.RMSNorm):
+            assert module.eps is not None
+            return NormSpec("rms", self.vector(f"{name}.weight", module.weight), None, module.eps)
+        if hasattr(module, "variance_epsilon"):  # RMSNorm of a Transformers model
+            weight = self.vector(f"{name}.weight", module.weight)  # type: ignore[arg-type]
+            return NormSpec("rms", weight, None, float(module.variance_epsilon))  # type: ignore[arg-type]
+        return NormSpec("none")
+
+
+def neuron_spec(neuron: Neuron) -> NeuronSpec:
+    """A neuron layer in the engine's words. Raises ConfigError for more levels than it has."""
+    if isinstance(neuron, (NILIF, ILIF)):
+        if neuron.levels > MAX_LEVELS:
+            raise ConfigError(
+                f"the engine counts to {MAX_LEVELS} in one step, and this model has "
+                f"levels={neuron.levels}."
+            )
+        return NeuronSpec("integer", neuron.levels, neuron.unit, neuron.decay)
+    if isinstance(neuron, TLIF):
+        return NeuronSpec(
+            "ternary",
+            unit=neuron.unit,
+            decay=neuron.decay,
+            ratio=neuron.threshold_ratio,
+            reset=neuron.reset,
+        )
+    if isinstance(neuron, LIF):
+        return NeuronSpec(
+            "binary",
+            decay=neuron.decay,
+            threshold=float(torch.as_tensor(neuron.v_th).detach()),
+            reset=neuron.reset,
+        )
+    raise ConfigError(f"the engine does not know the neuron {type(neuron).__name__}.")
+
+
+class Writer:
+    """A description and its tensors, written together; ``to`` takes the steps."""
+
+    def __init__(self, vocabulary: int, steps: int, weights: str) -> None:
+        self.to = Description(vocabulary, steps)
+        self.pack = Packer(weights)
+
+    def embed(self, table: nn.Module, head: nn.Linear, positions: nn.Module | None) -> str:
+        """Tokens into "x"; returns the head's name. A tied head is stored once.
+
+        Both stay int8 where int4 is asked for: it costs quality there, and only there.
+        """
+        name = self.pack.matrix("head", head.weight.T, fine=True)
+        tied, weight = head.weight is table.weight, table.weight
+        rows = name if tied else self.pack.matrix("embedding", weight, scale_of=1, fine=True)  # type: ignore[arg-type]
+        learned = None if positions is None else positions.weight
+        self.to.embed("x", rows, tied, self.pack.vector("positions", learned))  # type: ignore[arg-type]
+        return name
+
+    def fire(
+        self, source: str, out: str, size: int, norm: nn.Module, neuron: Neuron, offset: int = 0
+    ) -> str:
+        """Norm and neuron into a buffer of spikes of its own."""
+        self.to.spikes(out, size, neuron_spec(neuron))
+        self.to.fire(source, out, self.pack.norm(out, norm), offset)
+        return out
+
+    def linear(self, source: str, out: str, name: str, *maps: nn.Linear) -> None:
+        """Maps of the same input side by side."""
+        weight = self.pack.matrix(name, torch.cat(tuple(one.weight for one in maps)).T)
+        biases = tuple(one.bias for one in maps if one.bias is not None)
+        bias = self.pack.vector(f"{name}.bias", torch.cat(biases)) if biases else None
+        self.to.linear(source, out, weight, bias)

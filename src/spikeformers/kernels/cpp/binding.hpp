@@ -1,0 +1,139 @@
+// What the files of the Python face share: arrays as views, names as values, and the program with
+// the arrays that it points into.
+#pragma once
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <optional>
+
+#include "paths.hpp"
+#include "program.hpp"
+
+namespace spikeformers {
+
+namespace nb = nanobind;
+
+using Reals = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+using Counts = nb::ndarray<const std::int8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Matrix = nb::ndarray<nb::ndim<2>, nb::ro, nb::c_contig, nb::device::cpu>;
+
+template <class T>
+nb::ndarray<nb::numpy, T> owned(std::vector<T>&& values, std::vector<std::size_t> shape) {
+  auto* held = new std::vector<T>(std::move(values));
+  nb::capsule owner(held, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
+  return nb::ndarray<nb::numpy, T>(held->data(), shape.size(), shape.data(), owner);
+}
+
+inline std::vector<float> reals_of(const Program& program, int id) {
+  const Buffer& buffer = program.buffer(id);
+  return {buffer.real.begin(), buffer.real.begin() + static_cast<std::ptrdiff_t>(buffer.rows * buffer.width)};
+}
+
+inline void require_aligned(const void* data) {
+  if (reinterpret_cast<std::uintptr_t>(data) % alignof(float) != 0)
+    throw std::invalid_argument("an array of floats is not aligned to them");
+}
+
+inline Vector vector_of(const std::optional<Reals>& array) {
+  if (!array) return {};
+  require_aligned(array->data());
+  return {array->data(), static_cast<std::int64_t>(array->size())};
+}
+
+inline Weights weights_of(const Matrix& matrix, const std::optional<Reals>& scale, bool by_column_scale) {
+  Weights w;
+  w.inputs = static_cast<std::int64_t>(matrix.shape(0));
+  w.outputs = static_cast<std::int64_t>(matrix.shape(1));
+  if (matrix.dtype() == nb::dtype<float>()) {
+    require_aligned(matrix.data());
+    w.f32 = static_cast<const float*>(matrix.data());
+    if (scale) throw std::invalid_argument("fp32 weights take no scale");
+    return w;
+  }
+  const bool four = matrix.dtype() == nb::dtype<std::uint8_t>();
+  if (!four && matrix.dtype() != nb::dtype<std::int8_t>())
+    throw std::invalid_argument("weights must be float32, int8, or int4 in uint8");
+  if (!scale)
+    throw std::invalid_argument(std::string(four ? "int4" : "int8") + " weights need a scale");
+  const auto scales = static_cast<std::int64_t>(scale->size());
+  const auto* data = static_cast<const std::int8_t*>(matrix.data());
+  if (four) {
+    if (!by_column_scale || w.outputs != (scales + 63) / 64 * 32)
+      throw std::invalid_argument("int4 weights have 32 bytes a row for each 64 scales");
+    w.i4 = data;
+    w.outputs = scales;
+  } else {
+    w.i8 = data;
+    const std::int64_t wanted = by_column_scale ? w.outputs : w.inputs;
+    if (scales != wanted)
+      throw std::invalid_argument("the scale of int8 weights has " + std::to_string(scales) +
+                                  " entries, not " + std::to_string(wanted));
+  }
+  require_aligned(scale->data());
+  w.scale = scale->data();
+  return w;
+}
+
+template <class E>
+E named(const std::string& name, std::initializer_list<std::pair<const char*, E>> known) {
+  for (const auto& [spelled, value] : known)
+    if (name == spelled) return value;
+  throw std::invalid_argument("'" + name + "' is unknown to the engine");
+}
+
+inline Neuron neuron_of(const std::string& type, int levels, float unit, float decay, float threshold,
+                 float ratio, const std::string& reset) {
+  Neuron neuron;
+  neuron.type = named<SpikeType>(type, {{"binary", SpikeType::binary},
+                                        {"integer", SpikeType::integer},
+                                        {"ternary", SpikeType::ternary}});
+  neuron.levels = levels;
+  neuron.unit = unit;
+  neuron.decay = decay;
+  neuron.threshold = threshold;
+  neuron.ratio = ratio;
+  neuron.reset = named<Reset>(
+      reset, {{"soft", Reset::soft}, {"hard", Reset::hard}, {"delayed", Reset::delayed}});
+  return neuron;
+}
+
+inline Activation activation_of(const std::string& name) {
+  return named<Activation>(name, {{"relu", Activation::relu},
+                                  {"silu", Activation::silu},
+                                  {"gelu_tanh", Activation::gelu_tanh},
+                                  {"gelu_erf", Activation::gelu_erf},
+                                  {"quick_gelu", Activation::quick_gelu}});
+}
+
+inline Rule rule_of(const std::string& name) {
+  return named<Rule>(name, {{"winners", Rule::winners},
+                            {"sparsemax", Rule::sparsemax},
+                            {"softmax", Rule::softmax},
+                            {"ssa", Rule::ssa}});
+}
+
+// Keeps the arrays that its program points into.
+struct Engine {
+  Engine(const std::string& path, int threads, int steps, std::int64_t vocabulary)
+      : program(*choose_path(path).kernels, threads, steps, vocabulary) {}
+
+  template <class Array>
+  void hold(const std::optional<Array>& array) {
+    if (array) held.push_back(nb::cast(*array));
+  }
+
+  Program program;
+  std::vector<nb::object> held;
+};
+
+// Steps that only some architectures take (module_steps.cpp).
+void bind_steps(nb::class_<Engine>& program);
+// Their kernels by themselves: what tests call (module_kernels.cpp).
+void bind_kernels(nb::module_& m);
+
+}  // namespace spikeformers

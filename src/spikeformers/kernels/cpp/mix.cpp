@@ -1,0 +1,214 @@
+// Attention over a cache of rows: what converted models ask for (spikeformers/models/_converted.py).
+#include "mix.hpp"
+
+#include <atomic>
+#include <cmath>
+#include <limits>
+
+#include "steps.hpp"
+
+namespace spikeformers {
+namespace {
+
+template <class T>
+void put_as(std::byte* keys, std::byte* values, std::int64_t token, std::int64_t width,
+            const float* key, const float* value) {
+  T* k = reinterpret_cast<T*>(keys);
+  T* v = reinterpret_cast<T*>(values);
+  for (std::int64_t d = 0; d < width; ++d) {
+    k[d * kPage + token] = static_cast<T>(key[d]);
+    v[d] = static_cast<T>(value[d]);
+  }
+}
+
+struct Scratch {
+  std::vector<std::int32_t> feature;
+  std::vector<float> query, score, total;
+  std::vector<Winner> winners;
+};
+
+bool before(const Winner& a, const Winner& b) {
+  return a.value > b.value || (a.value == b.value && a.token < b.token);
+}
+
+}  // namespace
+
+RowCache::RowCache(Number type, int heads, int width)
+    : type_(type),
+      heads_(heads),
+      width_(width),
+      size_(type == Number::i8 ? 1 : type == Number::i16 ? 2 : 4),
+      page_bytes_(2 * heads_ * width_ * kPage * size_) {}
+
+void RowCache::extend() {
+  if (++tokens_ > static_cast<std::int64_t>(pages_.size()) * kPage)
+    pages_.push_back(std::make_unique<std::byte[]>(static_cast<std::size_t>(page_bytes_)));
+}
+
+void RowCache::put(std::int64_t token, int head, const float* key, const float* value) {
+  auto* k = const_cast<std::byte*>(keys(token / kPage, head));
+  auto* v = const_cast<std::byte*>(values(token / kPage, head)) + (token % kPage) * stride() * size_;
+  if (type_ == Number::i8)
+    put_as<std::int8_t>(k, v, token % kPage, width_, key, value);
+  else if (type_ == Number::i16)
+    put_as<std::int16_t>(k, v, token % kPage, width_, key, value);
+  else
+    put_as<float>(k, v, token % kPage, width_, key, value);
+}
+
+void Program::mix(int query, int key, int value, int out, int heads, int kv_heads, Rule rule,
+                  int winners, float weight, Vector scale, int largest) {
+  const Buffer &q = input(query, false, "mix"), &k = input(key, false, "mix"),
+               &v = input(value, false, "mix");
+  Buffer& to = output(out, false, "mix");
+  require(steps == 1, "mix: it has one simulation step, of counts");
+  require(heads >= 1 && kv_heads >= 1 && heads % kv_heads == 0 && q.width % heads == 0,
+          "mix: heads do not divide the width, or each other");
+  require(k.width == v.width && k.width * heads == q.width * kv_heads && to.width == q.width,
+          "mix: widths of q, k, v and the output do not fit");
+  require(!q.selected && !k.selected && !v.selected, "mix: it comes before select");
+  for (const int id : {query, key, value})
+    require(id != out, "mix: it cannot write what it reads");
+  require(scale.n == heads, "mix: the scale" + sizes(scale.n, heads));
+  for (int h = 0; h < heads; ++h) require(scale.data[h] > 0.0f, "mix: a scale is not positive");
+  require(winners >= 1, "mix: at least one key must win");
+  require(largest >= 0 && largest <= INT16_MAX, "mix: counts are of two bytes at most");
+  for (const Buffer* one : {&q, &k, &v})
+    require(largest == 0 || (one->counts >= 1 && one->counts <= largest),
+            "mix: a cache of counts takes the counts of pairs, and no larger ones");
+  require(rule != Rule::sparsemax, "mix: it has no sparsemax");
+  require(rule != Rule::ssa || largest > 0, "mix: SSA sums whole numbers");
+  const Number type = largest == 0 ? Number::f32 : largest <= INT8_MAX ? Number::i8 : Number::i16;
+  wrote(to, 1, false);
+  steps_.emplace_back(
+      Mix{query, key, value, out, heads, kv_heads, rule, winners, weight, scale, type, slots_++});
+}
+
+void Program::run(const Mix& step, const Frame& frame) {
+  const Buffer &q = at(step.query, "mix"), &k = at(step.key, "mix"), &v = at(step.value, "mix");
+  Buffer& out = at(step.out, "mix");
+  out.resize(q.rows);
+  const MoreKernels& more = more_kernels(kernels);
+  const auto rows = static_cast<std::int64_t>(frame.token.size());
+  const std::int64_t width = q.width / step.heads, groups = step.heads / step.kv_heads;
+  const auto slot = static_cast<std::size_t>(step.slot);
+  const bool ssa = step.rule == Rule::ssa;
+  const auto of = [&](std::int64_t r) -> Sequence& { return *frame.sequence[static_cast<std::size_t>(r)]; };
+  if (!ssa)
+    for (std::int64_t r = 0; r < rows; ++r) of(r).rows_[slot]->extend();
+  std::atomic<std::int64_t> cache_bytes{0}, pages_read{0};
+
+  // SSA: the past is the sum of k v^T, in whole numbers.
+  const auto remember = [&](std::int64_t kv, std::int64_t r) {
+    std::int64_t* sum = of(r).sums_[slot]->sum.data() + kv * width * width;
+    const float *key = k.real.data() + r * k.width + kv * width, *value = v.real.data() + r * k.width + kv * width;
+    for (std::int64_t i = 0; i < width; ++i)
+      if (const auto c = static_cast<std::int64_t>(key[i]); c != 0)
+        for (std::int64_t d = 0; d < width; ++d) sum[i * width + d] += c * static_cast<std::int64_t>(value[d]);
+  };
+  const auto recall = [&](std::int64_t kv, std::int64_t h, std::int64_t r) {
+    thread_local std::vector<std::int64_t> total;
+    total.assign(static_cast<std::size_t>(width), 0);
+    const std::int64_t* sum = of(r).sums_[slot]->sum.data() + kv * width * width;
+    const float* query = q.real.data() + r * q.width + h * width;
+    float* to = out.real.data() + r * q.width + h * width;
+    std::int64_t read = 0;
+    for (std::int64_t i = 0; i < width; ++i)
+      if (const auto c = static_cast<std::int64_t>(query[i]); c != 0) {
+        for (std::int64_t d = 0; d < width; ++d) total[static_cast<std::size_t>(d)] += c * sum[i * width + d];
+        ++read;
+      }
+    for (std::int64_t d = 0; d < width; ++d)
+      to[d] = static_cast<float>(static_cast<double>(total[static_cast<std::size_t>(d)]) *
+                                 static_cast<double>(step.scale.data[h]));
+    cache_bytes += read * width * 8;
+  };
+
+  const auto ask = [&](std::int64_t kv, std::int64_t h, std::int64_t r) {
+    thread_local Scratch scratch;
+    const RowCache& cache = *of(r).rows_[slot];
+    const std::int64_t position = frame.position[static_cast<std::size_t>(r)];
+    const std::int64_t keys = position + 1, pages = pieces_of(keys, kPage);
+    const float* query = q.real.data() + r * q.width + h * width;
+    float* to = out.real.data() + r * q.width + h * width;
+    scratch.feature.clear();
+    scratch.query.clear();
+    for (std::int64_t d = 0; d < width; ++d)
+      if (query[d] != 0.0f) {
+        scratch.feature.push_back(static_cast<std::int32_t>(d));
+        scratch.query.push_back(query[d]);
+      }
+    const auto n = static_cast<std::int64_t>(scratch.feature.size());
+    scratch.score.resize(static_cast<std::size_t>(pages * kPage));
+    float* score = scratch.score.data();
+    float most = -std::numeric_limits<float>::infinity();
+    for (std::int64_t page = 0; page < pages; ++page)
+      more.key_scores(cache.type(), cache.keys(page, static_cast<int>(kv)), scratch.feature.data(),
+                      scratch.query.data(), n, score + page * kPage);
+    for (std::int64_t j = 0; j < keys; ++j) {
+      score[j] *= step.scale.data[h];
+      most = std::max(most, score[j]);
+    }
+    std::fill_n(to, width, 0.0f);
+    const auto add = [&](std::int64_t first, std::int64_t count, const float* weight) {
+      const std::byte* from = cache.values(first / kPage, static_cast<int>(kv)) +
+                              (first % kPage) * cache.stride() * cache.size();
+      more.add_rows(cache.type(), from, cache.stride(), count, weight, width, to);
+    };
+    std::int64_t rows_read = keys;
+    if (step.rule == Rule::softmax) {
+      more.exps(score, keys, most);
+      double sum = 0.0;
+      for (std::int64_t j = 0; j < keys; ++j) sum += score[j];
+      for (std::int64_t j = 0; j < keys; ++j) score[j] = static_cast<float>(score[j] / sum);
+      for (std::int64_t first = 0; first < keys; first += kPage)
+        add(first, std::min<std::int64_t>(kPage, keys - first), score + first);
+    } else {
+      std::vector<Winner>& best = scratch.winners;
+      best.clear();
+      const auto limit = static_cast<std::size_t>(step.winners);
+      for (std::int64_t j = 0; j < keys; ++j) {
+        const Winner found{score[j], j};
+        if (best.size() == limit) {
+          if (!before(found, best.back())) continue;
+          best.pop_back();
+        }
+        best.insert(std::upper_bound(best.begin(), best.end(), found, before), found);
+      }
+      const float one = 1.0f;
+      for (const Winner& winner : best) add(winner.token, 1, &one);  // best first, as PyTorch adds
+      if (step.weight != 1.0f)
+        for (std::int64_t d = 0; d < width; ++d) to[d] *= step.weight;
+      rows_read = static_cast<std::int64_t>(best.size());
+    }
+    cache_bytes += (n * pages * kPage + rows_read * width) * cache.size();
+    pages_read += pages;
+  };
+
+  // One piece is one key-value head: it stores the rows of all tokens, then its queries ask.
+  const auto piece = [&](std::int64_t kv) {
+    for (std::int64_t r = 0; r < rows; ++r) {
+      if (ssa) {
+        remember(kv, r);
+        for (std::int64_t h = kv * groups; h < (kv + 1) * groups; ++h) recall(kv, h, r);
+      } else {
+        of(r).rows_[slot]->put(frame.position[static_cast<std::size_t>(r)], static_cast<int>(kv),
+                               k.real.data() + r * k.width + kv * width,
+                               v.real.data() + r * k.width + kv * width);
+      }
+    }
+    if (ssa) return;
+    for (std::int64_t r = 0; r < rows; ++r)
+      for (std::int64_t h = kv * groups; h < (kv + 1) * groups; ++h) ask(kv, h, r);
+  };
+  std::int64_t longest = 0;
+  for (const std::int64_t position : frame.position) longest += position + 1;
+  if (longest * step.heads < 512)
+    for (std::int64_t kv = 0; kv < step.kv_heads; ++kv) piece(kv);
+  else
+    pool.run(step.kv_heads, piece);
+  counters.cache_bytes += cache_bytes;
+  counters.pages_read += pages_read;
+}
+
+}  // namespace spikeformers

@@ -1,0 +1,267 @@
+// Included by more.cpp once for each instruction set, as body.inl is by path_*.cpp; the same rules.
+
+constexpr std::int64_t kFloats = SPIKEFORMERS_VECTOR / 4;
+typedef float Floats __attribute__((vector_size(SPIKEFORMERS_VECTOR)));
+typedef std::int32_t Ints __attribute__((vector_size(SPIKEFORMERS_VECTOR)));
+typedef std::int16_t Shorts __attribute__((vector_size(SPIKEFORMERS_VECTOR / 2)));
+typedef std::int8_t Bytes __attribute__((vector_size(SPIKEFORMERS_VECTOR / 4)));
+
+#define SPIKEFORMERS_INLINE static inline __attribute__((always_inline))
+
+template <class V>
+SPIKEFORMERS_INLINE V load(const void* from) {
+  V v;
+  __builtin_memcpy(&v, from, sizeof v);
+  return v;
+}
+
+template <class V>
+SPIKEFORMERS_INLINE void store(void* to, V v) {
+  __builtin_memcpy(to, &v, sizeof v);
+}
+
+SPIKEFORMERS_INLINE Floats floats(const float* from) { return load<Floats>(from); }
+#if defined(SPIKEFORMERS_AVX512)
+SPIKEFORMERS_INLINE Floats floats(const std::int16_t* from) {
+  return reinterpret_cast<Floats>(_mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(load<__m256i>(from))));
+}
+SPIKEFORMERS_INLINE Floats floats(const std::int8_t* from) {
+  return reinterpret_cast<Floats>(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load<__m128i>(from))));
+}
+#elif defined(SPIKEFORMERS_AVX2)
+SPIKEFORMERS_INLINE Floats floats(const std::int16_t* from) {
+  return reinterpret_cast<Floats>(_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(load<__m128i>(from))));
+}
+SPIKEFORMERS_INLINE Floats floats(const std::int8_t* from) {
+  return reinterpret_cast<Floats>(_mm256_cvtepi32_ps(
+      _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)))));
+}
+#else
+// Twice as wide at a time: for more at once GCC has no instruction, and goes number by number.
+SPIKEFORMERS_INLINE Floats floats(Shorts from) {
+  return __builtin_convertvector(__builtin_convertvector(from, Ints), Floats);
+}
+SPIKEFORMERS_INLINE Floats floats(const std::int16_t* from) { return floats(load<Shorts>(from)); }
+SPIKEFORMERS_INLINE Floats floats(const std::int8_t* from) {
+  return floats(__builtin_convertvector(load<Bytes>(from), Shorts));
+}
+#endif
+
+std::uint64_t edges(const float* current, float* carry, bool first, float decay, float threshold) {
+  std::uint64_t fired = 0;
+#if defined(SPIKEFORMERS_AVX512)
+  const __m512 bar = _mm512_set1_ps(threshold), keep = _mm512_set1_ps(decay);
+  for (int j = 0; j < kPage; j += 16) {
+    __m512 u = _mm512_loadu_ps(current + j);
+    if (!first) u = _mm512_add_ps(u, _mm512_loadu_ps(carry + j));
+    const __mmask16 s = _mm512_cmp_ps_mask(u, bar, _CMP_GE_OQ);
+    u = _mm512_mul_ps(keep, u);
+    _mm512_storeu_ps(carry + j, _mm512_mask_sub_ps(u, s, u, bar));
+    fired |= static_cast<std::uint64_t>(s) << j;
+  }
+#elif defined(SPIKEFORMERS_AVX2)
+  const __m256 bar = _mm256_set1_ps(threshold), keep = _mm256_set1_ps(decay);
+  for (int j = 0; j < kPage; j += 8) {
+    __m256 u = _mm256_loadu_ps(current + j);
+    if (!first) u = _mm256_add_ps(u, _mm256_loadu_ps(carry + j));
+    const __m256 s = _mm256_cmp_ps(u, bar, _CMP_GE_OQ);
+    _mm256_storeu_ps(carry + j, _mm256_sub_ps(_mm256_mul_ps(keep, u), _mm256_and_ps(s, bar)));
+    fired |= static_cast<std::uint64_t>(static_cast<std::uint32_t>(_mm256_movemask_ps(s))) << j;
+  }
+#else
+  for (int j = 0; j < kPage; ++j) {
+    const float u = first ? current[j] : carry[j] + current[j];
+    const bool s = u >= threshold;
+    carry[j] = decay * u - (s ? threshold : 0.0f);
+    fired |= static_cast<std::uint64_t>(s) << j;
+  }
+#endif
+  return fired;
+}
+
+// ---- pairs of neurons, activations -------------------------------------------------------------
+
+SPIKEFORMERS_INLINE float whole(float size, float most) {
+  // floor(size + 1/2), and no further than it may go; beyond 2^23 there are no fractions.
+  const float up = size + 0.5f;
+  const float bounded = up < most + 0.5f ? up : most;
+  return static_cast<float>(static_cast<std::int32_t>(bounded));
+}
+
+void pair(const float* x, const float* on, const float* off, std::int64_t n, float low, float high,
+          bool counts, float* out) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float value = x[i] >= 0.0f ? on[i] : off[i];
+    const float u = x[i] / value;
+    const float count = u >= 0.0f ? whole(u, high) : -whole(-u, -low);
+    out[i] = counts ? count : count * value;
+  }
+}
+
+// Cephes' expf: within 2e-7 of the true value, relatively.
+SPIKEFORMERS_INLINE Floats exp_of(Floats x) {
+  const Floats least = Floats{} - 87.0f, most = Floats{} + 88.0f;
+  x = x > least ? x : least;
+  x = x < most ? x : most;
+  const Floats big = Floats{} + 12582912.0f;  // 1.5 * 2^23: adding it rounds to whole numbers
+  const Floats n = (x * 1.44269504088896341f + big) - big;
+  const Floats r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  Floats p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  const Floats y = p * r * r + r + 1.0f;
+  return y * reinterpret_cast<Floats>((__builtin_convertvector(n, Ints) + 127) << 23);
+}
+
+SPIKEFORMERS_INLINE Floats sigmoid(Floats x) { return 1.0f / (1.0f + exp_of(-x)); }
+
+enum class Map { exp, relu, silu, quick_gelu, gelu_tanh };
+
+// No lambda: GCC would not compile one for the target of this file.
+template <Map map>
+SPIKEFORMERS_INLINE Floats mapped(Floats v, float most) {
+  if constexpr (map == Map::exp) return exp_of(v - most);
+  if constexpr (map == Map::relu) return v > Floats{} ? v : Floats{};
+  if constexpr (map == Map::silu) return v * sigmoid(v);
+  if constexpr (map == Map::quick_gelu) return v * sigmoid(v * 1.702f);
+  // x / 2 * (1 + tanh(y)) is x * sigmoid(2 y)
+  return v * sigmoid(1.5957691216057308f * (v + 0.044715f * (v * v * v)));
+}
+
+// In vectors; the last one is filled up with zeros.
+template <Map map>
+SPIKEFORMERS_INLINE void each(float* x, std::int64_t n, float most) {
+  std::int64_t i = 0;
+  for (; i + kFloats <= n; i += kFloats) store(x + i, mapped<map>(load<Floats>(x + i), most));
+  if (i == n) return;
+  float rest[kFloats] = {};
+  for (std::int64_t k = i; k < n; ++k) rest[k - i] = x[k];
+  store(rest, mapped<map>(load<Floats>(rest), most));
+  for (std::int64_t k = i; k < n; ++k) x[k] = rest[k - i];
+}
+
+void activate(Activation kind, float* x, std::int64_t n) {
+  if (kind == Activation::relu)
+    each<Map::relu>(x, n, 0.0f);
+  else if (kind == Activation::silu)
+    each<Map::silu>(x, n, 0.0f);
+  else if (kind == Activation::quick_gelu)
+    each<Map::quick_gelu>(x, n, 0.0f);
+  else
+    each<Map::gelu_tanh>(x, n, 0.0f);
+}
+
+void exps(float* x, std::int64_t n, float most) { each<Map::exp>(x, n, most); }
+
+// ---- attention over rows -----------------------------------------------------------------------
+
+template <class T>
+SPIKEFORMERS_INLINE void scores_of(const T* keys, const std::int32_t* feature, const float* query,
+                                   std::int64_t n, float* score) {
+  Floats sum[kPage / kFloats] = {};
+  for (std::int64_t e = 0; e < n; ++e) {
+    const T* from = keys + feature[e] * kPage;
+    for (std::int64_t k = 0; k < kPage / kFloats; ++k) sum[k] += floats(from + k * kFloats) * query[e];
+  }
+  for (std::int64_t k = 0; k < kPage / kFloats; ++k) store(score + k * kFloats, sum[k]);
+}
+
+void key_scores(Number type, const void* keys, const std::int32_t* feature, const float* query,
+                std::int64_t n, float* score) {
+  if (type == Number::i8)
+    scores_of(static_cast<const std::int8_t*>(keys), feature, query, n, score);
+  else if (type == Number::i16)
+    scores_of(static_cast<const std::int16_t*>(keys), feature, query, n, score);
+  else
+    scores_of(static_cast<const float*>(keys), feature, query, n, score);
+}
+
+template <class T>
+SPIKEFORMERS_INLINE void sum_rows(const T* rows, std::int64_t stride, std::int64_t count,
+                                  const float* weight, std::int64_t n, float* out) {
+  std::int64_t d = 0;
+  for (; d + 4 * kFloats <= n; d += 4 * kFloats) {
+    Floats sum[4];
+    for (int k = 0; k < 4; ++k) sum[k] = load<Floats>(out + d + k * kFloats);
+    for (std::int64_t j = 0; j < count; ++j)
+      for (int k = 0; k < 4; ++k) sum[k] += floats(rows + j * stride + d + k * kFloats) * weight[j];
+    for (int k = 0; k < 4; ++k) store(out + d + k * kFloats, sum[k]);
+  }
+  for (std::int64_t j = 0; j < count; ++j)
+    for (std::int64_t i = d; i < n; ++i) out[i] += static_cast<float>(rows[j * stride + i]) * weight[j];
+}
+
+void add_rows(Number type, const void* rows, std::int64_t stride, std::int64_t count,
+              const float* weight, std::int64_t n, float* out) {
+  if (type == Number::i8)
+    sum_rows(static_cast<const std::int8_t*>(rows), stride, count, weight, n, out);
+  else if (type == Number::i16)
+    sum_rows(static_cast<const std::int16_t*>(rows), stride, count, weight, n, out);
+  else
+    sum_rows(static_cast<const float*>(rows), stride, count, weight, n, out);
+}
+
+// ---- products ----------------------------------------------------------------------------------
+
+void rows_i8_coef(const std::int8_t* w, std::int64_t stride, Events events, const float* coef,
+                  std::int64_t begin, std::int64_t end, float* out) {
+  constexpr std::int64_t kStrip = 8 * kFloats;  // its sums stay in registers
+  std::int64_t o = begin;
+  for (; o + kStrip <= end; o += kStrip) {
+    Floats sum[8] = {};
+    for (std::int64_t e = 0; e < events.n; ++e) {
+      const std::int8_t* row = w + events.index[e] * stride + o;
+      __builtin_prefetch(w + events.index[e + 8 < events.n ? e + 8 : e] * stride + o);
+      for (int k = 0; k < 8; ++k) sum[k] += floats(row + k * kFloats) * coef[e];
+    }
+    for (int k = 0; k < 8; ++k) store(out + o + k * kFloats, sum[k]);
+  }
+  if (o == end) return;
+  for (std::int64_t i = o; i < end; ++i) out[i] = 0.0f;
+  for (std::int64_t e = 0; e < events.n; ++e) {
+    const std::int8_t* row = w + events.index[e] * stride;
+    for (std::int64_t i = o; i < end; ++i) out[i] += static_cast<float>(row[i]) * coef[e];
+  }
+}
+
+template <class T>
+SPIKEFORMERS_INLINE void block_of(const T* w, std::int64_t stride, std::int64_t inputs, const float* x,
+                                  std::int64_t x_stride, std::int64_t begin, std::int64_t end,
+                                  float* out, std::int64_t out_stride) {
+  std::int64_t o = begin;
+  for (; o + 2 * kFloats <= end; o += 2 * kFloats) {
+    Floats sum[4][2] = {};
+    for (std::int64_t i = 0; i < inputs; ++i) {
+      const Floats one = floats(w + i * stride + o), other = floats(w + i * stride + o + kFloats);
+      for (int r = 0; r < 4; ++r) {
+        sum[r][0] += one * x[r * x_stride + i];
+        sum[r][1] += other * x[r * x_stride + i];
+      }
+    }
+    for (int r = 0; r < 4; ++r)
+      for (int k = 0; k < 2; ++k) store(out + r * out_stride + o + k * kFloats, sum[r][k]);
+  }
+  for (; o < end; ++o)
+    for (int r = 0; r < 4; ++r) {
+      float sum = 0.0f;
+      for (std::int64_t i = 0; i < inputs; ++i)
+        sum += static_cast<float>(w[i * stride + o]) * x[r * x_stride + i];
+      out[r * out_stride + o] = sum;
+    }
+}
+
+void block(Number type, const void* w, std::int64_t stride, std::int64_t inputs, const float* x,
+           std::int64_t x_stride, std::int64_t begin, std::int64_t end, float* out,
+           std::int64_t out_stride) {
+  if (type == Number::i8)
+    block_of(static_cast<const std::int8_t*>(w), stride, inputs, x, x_stride, begin, end, out, out_stride);
+  else
+    block_of(static_cast<const float*>(w), stride, inputs, x, x_stride, begin, end, out, out_stride);
+}
+
+#undef SPIKEFORMERS_INLINE
+
+const MoreKernels table = {edges,      pair,     activate,     exps,
+                           key_scores, add_rows, rows_i8_coef, block};

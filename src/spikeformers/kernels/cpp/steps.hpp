@@ -1,0 +1,50 @@
+// What the files that put steps together and run them share.
+#pragma once
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+#include "program.hpp"
+
+namespace spikeformers {
+
+inline void require(bool fine, const std::string& what) {
+  if (!fine) throw std::invalid_argument(what);
+}
+
+inline std::string sizes(std::int64_t got, std::int64_t wanted) {
+  return " has " + std::to_string(got) + " entries, not " + std::to_string(wanted);
+}
+
+inline void wrote(Buffer& buffer, int steps, bool selected) {
+  buffer.written = true;
+  buffer.steps = steps;
+  buffer.selected = selected;
+  buffer.counts = 0;
+}
+
+// Bias of each head by distance; a null `bias` is zeros.
+std::vector<BiasLine> bias_lines(Vector bias, int heads, const std::string& what);
+
+constexpr std::int64_t kRowsAtOnce = 16;  // of a batch, to one piece of work
+
+inline std::int64_t pieces_of(std::int64_t n, std::int64_t each) { return (n + each - 1) / each; }
+
+// A token's product is cut into some pieces for each thread, so that a busy processor gets fewer of
+// them; whole rows are read where one thread reads them.
+inline std::int64_t columns_of_a_piece(std::int64_t outputs, int threads) {
+  constexpr std::int64_t kLeast = 512;
+  return threads == 1 ? outputs : std::max(kLeast, pieces_of(outputs, 4 * threads * 64) * 64);
+}
+
+// work(row) for each of `rows`, some rows to a piece.
+template <class Work>
+void for_rows(Pool& pool, std::int64_t rows, const Work& work) {
+  pool.run(pieces_of(rows, kRowsAtOnce), [&](std::int64_t piece) {
+    const std::int64_t end = std::min(rows, (piece + 1) * kRowsAtOnce);
+    for (std::int64_t r = piece * kRowsAtOnce; r < end; ++r) work(r);
+  });
+}
+
+}  // namespace spikeformers

@@ -1,0 +1,218 @@
+"""Converted models in the engine against PyTorch: what neurons say, logits, text.
+
+Seeds are such that no current lies within a rounding error of half a spike: there PyTorch and the
+engine, like PyTorch in float32 and in float64, may count one apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    PreTrainedModel,
+    Qwen2Config,
+)
+
+from spikeformers.conversion import Rule, make_plan
+from spikeformers.conversion.calibration import collect, read_sample
+from spikeformers.conversion.stages import convert_module
+from spikeformers.engine import Engine
+from spikeformers.errors import ConfigError
+from spikeformers.export import pack
+from spikeformers.kernels import native
+from spikeformers.models import NeurTransformerForCausalLM
+from spikeformers.neurons import observe
+
+Ids = Callable[..., list[int]]
+Convert = Callable[..., NeurTransformerForCausalLM]
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 61,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 600,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+GROUPED = SIZES | {"num_key_value_heads": 2, "intermediate_size": 36}
+CONFIGS: dict[str, Callable[..., Any]] = {
+    "gpt2": lambda **more: GPT2Config(**(SIZES | more)),
+    "gpt_neox": lambda **more: GPTNeoXConfig(
+        **(SIZES | {"intermediate_size": 36} | more),
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+    ),
+    "llama": lambda **more: LlamaConfig(**(GROUPED | {"tie_word_embeddings": True} | more)),
+    "qwen2": lambda **more: Qwen2Config(**(GROUPED | more)),
+}
+VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "rate": ("gpt2", {}, {"attention": "kept", "steps": 4}),
+    "phase": ("gpt2", {}, {"attention": "kept", "steps": 10, "code": "phase"}),
+    "qcfs": ("gpt2", {}, {"attention": "kept", "ffn": "qcfs", "steps": 8}),
+    "ni-lif": ("gpt2", {}, {"attention": "kept", "ffn": "ni-lif", "steps": 16}),
+    "ssa": ("gpt2", {}, {"attention": "ssa", "steps": 4}),
+    "ssa-no-norm": ("gpt2", {}, {"attention": "ssa", "ssa_norm": "none", "steps": 4}),
+    "ssa-only": ("gpt2", {}, {"attention": "ssa", "ffn": "kept", "attention_neuron": "if"}),
+    "hard": ("gpt2", {}, {"attention": "cwssa", "steps": 4}),
+    "top-3": ("gpt2", {}, {"attention": "cwssa", "wta": "top_k", "steps": 4}),
+    "top-2-phase": (
+        *("gpt2", {}),
+        {"attention": "cwssa", "wta": "top_k", "winners": 2, "steps": 8, "code": "phase"},
+    ),
+    "relu": ("gpt2", {"activation_function": "relu"}, {"attention": "kept", "steps": 4}),
+    "quick-gelu": ("gpt2", {"activation_function": "quick_gelu"}, {"steps": 4}),
+    "by-layer": (
+        *("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
+        {"attention": "kept", "steps": 4},
+    ),
+    "neox": ("gpt_neox", {}, {"attention": "kept", "steps": 8}),
+    "neox-sequential": ("gpt_neox", {"use_parallel_residual": False}, {"steps": 4}),
+    "neox-untied": ("gpt_neox", {}, {"attention": "cwssa", "steps": 4}),
+    "llama": ("llama", {}, {"attention": "kept", "steps": 8}),
+    "llama-ssa": ("llama", {}, {"attention": "ssa", "steps": 4}),
+    "llama-hard": ("llama", {"head_dim": 10}, {"attention": "cwssa", "steps": 4}),
+    "llama-qcfs": ("llama", {"mlp_bias": True}, {"attention": "kept", "ffn": "qcfs", "steps": 8}),
+    "qwen2": ("qwen2", {}, {"attention": "kept", "steps": 8}),
+    "qwen2-top-3": (
+        *("qwen2", {"num_key_value_heads": 1}),
+        {"attention": "cwssa", "wta": "top_k", "steps": 4},
+    ),
+}
+
+
+@pytest.fixture
+def convert(tmp_path: Path, ids: Ids) -> Convert:
+    """``convert("gpt2", {...}, {...})``: a random model of that config, converted so."""
+
+    def make(
+        kind: str, changes: dict[str, Any], choices: dict[str, Any]
+    ) -> NeurTransformerForCausalLM:
+        torch.manual_seed(7)
+        dense: PreTrainedModel = AutoModelForCausalLM.from_config(CONFIGS[kind](**changes)).eval()
+        with torch.no_grad():
+            for name, parameter in dense.named_parameters():
+                if "bias" in name:
+                    parameter.normal_(0, 0.2)
+                elif parameter.dim() == 2:
+                    parameter.mul_(8)
+        plan = make_plan(dense, **choices)
+        windows = torch.tensor([ids(seed, 20) for seed in range(4)])
+        collect(dense, windows, tmp_path, lambda *_: None)
+        spiking = NeurTransformerForCausalLM(plan.config)
+        weights = {f"model.{name}": one for name, one in dense.state_dict().items()}
+        for row in (row for row in plan.rows if row.converts):
+            assert row.layer is not None
+            sample = read_sample(tmp_path, row.layer)
+            module = convert_module(dense, plan.config, row.layer, row.part, sample, Rule())
+            path = f"model.{row.module}."
+            weights = {key: one for key, one in weights.items() if not key.startswith(path)}
+            weights |= {path + name: one for name, one in module.state_dict().items()}
+        spiking.load_state_dict(weights)
+        spiking.tie_weights()
+        return spiking.eval()
+
+    return make
+
+
+def said(neuron: Any, counts: torch.Tensor, as_counts: bool) -> np.ndarray:
+    """What a pair's ``counts`` [1, B, (H,) T, K] say, [T, width], as the engine has it."""
+    value = neuron.value if counts.dim() == 4 else neuron.value.unsqueeze(1)
+    if not as_counts:
+        counts = counts * torch.where(counts >= 0, value[0], value[-1])
+    flat = counts[0, 0] if counts.dim() == 4 else counts[0, 0].transpose(0, 1).flatten(1)
+    return flat.numpy()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_neurons_say_and_logits_are_pytorchs(variant: str, convert: Convert, ids: Ids) -> None:
+    """In float32 on both sides: means of three counts tie often, as float32 rounds them."""
+    model, tokens = convert(*VARIANTS[variant]), ids(11, 90)
+    engine = Engine(pack(model, None, "fp32"), threads=1)
+    found = engine.feed_all(engine.sequence(), tokens)
+    seen: list[tuple[Any, torch.Tensor]] = []
+    with observe(model, lambda _, neuron, spikes: seen.append((neuron, spikes))):
+        logits = model(torch.tensor([tokens])).logits[0].numpy()
+    pairs = [step for step in engine.packed.description["operations"] if step["op"] == "pair"]
+    assert len(pairs) == len(seen)
+    for step, (neuron, counts) in zip(pairs, seen, strict=True):
+        wanted = said(neuron, counts, step["counts"])
+        assert (engine.values(step["out"]) == wanted).all(), step["out"]
+        assert wanted.any()
+    assert np.abs(found - logits).max() < 1e-4
+    assert logits.std() > 0.1
+    events = sum(int(counts.count_nonzero()) for _, counts in seen)
+    assert engine.counters()["events"] == events
+
+
+@pytest.mark.parametrize("variant", ["rate", "qcfs", "ssa", "hard", "top-2-phase", "llama", "neox"])
+def test_one_token_at_a_time_gives_the_bits_of_the_prompt(
+    variant: str, convert: Convert, ids: Ids
+) -> None:
+    """And so does every path, every number of threads, and a batch of sequences."""
+    tokens = ids(2, 150)
+    packed = pack(convert(*VARIANTS[variant]), None, "int4" if variant == "neox" else "int8")
+    whole = Engine(packed, threads=1)
+    wanted = whole.feed_all(whole.sequence(), tokens)
+    for name, runs, _ in native().paths():
+        if runs:
+            engine = Engine(packed, threads=2, kernels=name)
+            assert (engine.feed_all(engine.sequence(), tokens) == wanted).all(), name
+    engine = Engine(packed, threads=2)
+    one, other = engine.sequence(), engine.sequence()
+    engine.feed(other, ids(3, 5))
+    for place, token in enumerate(tokens):
+        logits = engine.step([one, other], [token, 7])
+        assert (logits[0] == wanted[place]).all()
+    assert (one.tokens, other.tokens) == (150, 155)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("variant", ["rate", "ssa", "llama-hard"])
+def test_greedy_text_of_512_tokens_is_pytorchs(variant: str, convert: Convert, ids: Ids) -> None:
+    model, prompt = convert(*VARIANTS[variant]), ids(4, 8)
+    engine = Engine(pack(model, None, "fp32"), threads=1)
+    written = model.generate(torch.tensor([prompt]), max_new_tokens=512, do_sample=False)
+    assert list(engine.generate(prompt, 512)) == written[0, 8:].tolist()
+
+
+@torch.no_grad()
+def test_caches_are_as_wide_as_what_they_hold(convert: Convert, ids: Ids) -> None:
+    """Counts take a byte, or two; reals four; SSA's past does not grow."""
+    sizes = {}
+    for variant in ("rate", "hard", "top-2-phase", "ssa"):
+        engine = Engine(pack(convert(*VARIANTS[variant]), None, "int8"), threads=1)
+        text = engine.sequence()
+        engine.feed(text, ids(5, 128))
+        sizes[variant] = text.bytes / (2 * 128 * 2 * 24)  # layers, tokens, keys and values, width
+    assert sizes == {
+        "rate": 4.0,
+        "hard": 1.0,
+        "top-2-phase": 2.0,
+        "ssa": pytest.approx(6 * 8 / 256),
+    }
+
+
+def test_what_the_engine_lacks_is_named(convert: Convert) -> None:
+    llama = {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}
+    sliding = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 0}
+    kept = {"attention": "kept", "steps": 2}
+    for kind, changes, choices, told in (
+        ("gpt2", {}, {"unrolled": True, "steps": 2}, "unrolled=True"),
+        ("gpt2", {}, kept | {"ffn": "qcfs", "schedule": "pipelined"}, "schedule='pipelined'"),
+        ("gpt2", {"activation_function": "mish"}, kept, "activation 'mish'"),
+        ("llama", llama, kept, "rotary positions of type 'dynamic'"),
+        ("qwen2", sliding, kept, "0.attention: sliding_attention sees a window"),
+    ):
+        with pytest.raises(ConfigError, match="engine") as caught:
+            pack(convert(kind, changes, choices), None, "fp32")
+        assert told in str(caught.value)

@@ -1,0 +1,80 @@
+"""Scores of the engine beside those of PyTorch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
+pytest.importorskip("spikeformers.kernels._native")
+
+from spikeformers.cli._engine_reader import EngineReader, tokenizer_of
+from spikeformers.engine import Engine
+from spikeformers.errors import CheckpointError, ConfigError
+from spikeformers.evaluation.zeroshot.reader import ReaderLM
+from spikeformers.evaluation.zeroshot.run import Zeroshot
+from spikeformers.evaluation.zeroshot.scorer import SpikeformersLM
+from spikeformers.export import pack
+
+LONG = "all is quiet then it fires again and " * 12
+TEXTS = [
+    ("the spike", " wins"),
+    ("the spike", " w"),
+    ("", "a neuron"),
+    ("a trailing space ", "stays"),
+    (LONG, " x"),  # cut at its left
+    ("the spike", LONG),  # in windows
+]
+
+
+@pytest.fixture
+def sides(small: Any) -> tuple[Any, Any, Any, Any]:
+    """A spiking model and its tokenizer, and the same from an engine in fp32."""
+    model, tokenizer = small("wd")
+    engine = Engine(pack(model, tokenizer, "fp32"), threads=1)
+    return model, tokenizer, EngineReader(engine), tokenizer_of(engine)
+
+
+def test_log_likelihoods_are_pytorchs(sides: Any) -> None:
+    model, tokenizer, reader, own = sides
+    found, wanted = ReaderLM(reader, own), SpikeformersLM(model, tokenizer, batch_size=1)
+    asked = [SimpleNamespace(args=pair, task_name="test") for pair in TEXTS]
+    for (value, greedy), (theirs, so) in zip(
+        found.loglikelihood(asked), wanted.loglikelihood(asked), strict=True
+    ):
+        assert value == pytest.approx(theirs, abs=1e-3, rel=1e-6)
+        assert greedy == so
+    assert found.notes == wanted.notes
+    assert found.notes["truncated"] == found.notes["split"] == 1
+    rolling = [SimpleNamespace(args=(LONG,))]
+    assert found.loglikelihood_rolling(rolling) == pytest.approx(
+        wanted.loglikelihood_rolling(rolling), rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("task", ["arc_easy", "hellaswag", "lambada_openai"])
+def test_tasks_score_as_in_pytorch(sides: Any, sets: Path, task: str, tmp_path: Path) -> None:
+    model, tokenizer, reader, own = sides
+    one = Zeroshot("spikes", reader, own, cache_dir=tmp_path)
+    other = Zeroshot("spikes", model, tokenizer, cache_dir=tmp_path)
+    found, wanted = (side.run(task, data_dir=sets) for side in (one, other))
+    for metric, told in wanted.metrics.items():
+        assert found.metrics[metric]["value"] == pytest.approx(told["value"], rel=1e-5)
+    assert found.docs_sha256 == wanted.docs_sha256
+    assert (one.record["class"], one.record["dtype"]) == ("Engine", "fp32")
+    assert one.record["parameters"] == model.num_parameters()
+    assert (one.settings["device"], one.settings["batch_size"]) == ("engine", 1)
+    assert one.record["weights_sha256"] != other.record["weights_sha256"]  # no score is shared
+
+
+def test_refusals(sides: Any) -> None:
+    model, _, reader, own = sides
+    with pytest.raises(ConfigError, match="--cached is for PyTorch models"):
+        ReaderLM(reader, own, cached=True)
+    with pytest.raises(ConfigError, match="this model takes 2 to 256"):
+        Zeroshot("spikes", reader, own, max_length=300)
+    with pytest.raises(CheckpointError, match="without a tokenizer"):
+        tokenizer_of(Engine(pack(model, None, "fp32"), threads=1))
