@@ -63,7 +63,8 @@ def test_what_is_exported(spikeformers, causal, tmp_path):
         assert (ended.json["out"], ended.json["weights"]) == (str(out), weights)
         assert ended.json["bytes"] == out.stat().st_size
         sizes[weights] = ended.json["bytes"]
-    assert sizes["int4"] < sizes["int8"] < sizes["fp32"]
+    assert sizes["int8"] < sizes["fp32"]
+    assert sizes["int4"] < sizes["fp32"]  # rows of whole blocks: below 64 outputs int8 is smaller
     assert "generate" in spikeformers("export", "engine", causal, "--out", out).out
 
 
