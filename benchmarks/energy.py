@@ -1,0 +1,117 @@
+"""Estimated energy in full, memory included, of trained models beside their dense twins.
+
+    python benchmarks/energy.py run --name tiny --model runs/mine --control runs/twin --data TEXT
+    python benchmarks/energy.py table
+
+Events are counted in a real run over the validation text (measured); joules are estimated, by the
+papers' sum and by everything with memory (docs/energy.md), at 45 and 7 nm prices. ``run`` writes
+``benchmarks/results/energy-NAME.json``, ``table`` the tables of docs/results.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+from _sweep import RESULTS, commit, fill_pages, markdown_table
+
+PRICES = ("horowitz45", "tpu7")
+PAIRS = (("int8", "fp16"), ("int8", "int8"), ("fp32", "fp32"))
+
+
+def run(args: argparse.Namespace) -> None:
+    import torch
+
+    from spikeformers.data import load_corpus, tokenize_corpus
+    from spikeformers.energy.tables import load_table
+    from spikeformers.models import load_reference
+    from spikeformers.reporting.energy import energies
+    from spikeformers.reporting.gather import windows_of
+
+    torch.set_num_threads(1)
+    model, tokenizer = load_reference(args.model)
+    control, _ = load_reference(args.control)
+    corpus = load_corpus(args.data)
+    held_out = tokenize_corpus(corpus, tokenizer).split("validation")
+    windows = windows_of(held_out, args.context, args.tokens)
+    found: dict[str, Any] = {
+        "setting": {"context": args.context, "tokens": args.tokens, "corpus": corpus.digest},
+        "model_type": model.config.model_type,
+        "parameters": [model.num_parameters(), control.num_parameters()],
+        "commit": commit(),
+        "torch": torch.__version__,
+        "machine": f"{platform.machine()}, {platform.system()}",
+        "prices": {},
+    }
+    for name in PRICES:
+        one = energies(args.name, model, control, windows, load_table(name)).parts()
+        found["prices"][name] = one["full"]
+        found["paper"] = {
+            side: {
+                key: one["paper"][side][key]
+                for key in ("picojoules_per_token", "with_elementwise_per_token", "density")
+            }
+            for side in ("model", "control")
+        }
+    kept = RESULTS / f"energy-{args.name}.json"
+    kept.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def table(found: dict[str, Any], name: str) -> str:
+    paper = {side: told["picojoules_per_token"] / 1e3 for side, told in found["paper"].items()}
+    head = (
+        f"{name} ({found['model_type']}, {found['parameters'][0]:,} parameters) at a measured "
+        f"density of {found['paper']['model']['density']:.3f}, beside its dense twin: papers' sum "
+        f"{paper['model']:,.0f} and {paper['control']:,.0f} nJ a token. In full, uJ a token, and "
+        f"as a share of the twin's; commit {found['commit']}. Estimated from counted events."
+    )
+    rows = []
+    for price, full in found["prices"].items():
+        sides = {
+            side: {
+                form: {(p["phase"], p["context"]): p["picojoules"] for p in phases}
+                for form, phases in full[side]["formats"].items()
+            }
+            for side in ("model", "control")
+        }
+        for phase in sides["model"]["int8"]:
+            shares = []
+            for ours, against in PAIRS:
+                mine, other = sides["model"][ours][phase], sides["control"][against][phase]
+                shares.append(f"{mine / other:.3f}")
+            mine = sides["model"]["int8"][phase] / 1e6
+            rows.append([price, f"{phase[0]} {phase[1]:,}", f"{mine:,.2f}", *shares])
+    columns = ["prices", "phase", "int8", *(f"{a} of {b} twin" for a, b in PAIRS)]
+    return f"{head}\n\n{markdown_table(columns, rows)}"
+
+
+def tables() -> None:
+    for kept in sorted(RESULTS.glob("energy-*.json")):
+        text = table(json.loads(kept.read_text(encoding="utf-8")), kept.stem.partition("-")[2])
+        kept.with_suffix(".md").write_text(text, encoding="utf-8")
+        fill_pages(kept.stem, text)
+        print(text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("run")
+    one.add_argument("--name", required=True)
+    one.add_argument("--model", type=Path, required=True)
+    one.add_argument("--control", type=Path, required=True)
+    one.add_argument("--data", required=True)
+    one.add_argument("--context", type=int, default=128)
+    one.add_argument("--tokens", type=int, default=2048)
+    commands.add_parser("table")
+    args = parser.parse_args()
+    if args.command == "run":
+        run(args)
+    tables()
+
+
+if __name__ == "__main__":
+    main()
