@@ -7,7 +7,7 @@ from spikeformers.models import load_model
 
 
 def test_json_of_a_model_and_a_fresh_twin(spikeformers, causal, control, text):
-    given = ("energy", causal, "--data", text, "--tokens", 64, "--json")
+    given = ("energy", "--no-measure", causal, "--data", text, "--tokens", 64, "--json")
     said = spikeformers(*given).json
     assert said["control_weights"] == "fresh"
     assert said["context"] == 32
@@ -42,12 +42,16 @@ def test_the_sums_are_those_of_energy_of(spikeformers, causal, text):
     windows = windows_of(split, 32, 96)
     assert sum(ids.numel() for ids in windows) == 96
     assert torch.equal(windows[0][0], torch.tensor(split.tokens[:32].astype("int64")))
-    said = spikeformers("energy", causal, "--data", text, "--tokens", 96, "--json").json
+    said = spikeformers(
+        "energy", "--no-measure", causal, "--data", text, "--tokens", 96, "--json"
+    ).json
     assert said["paper"]["model"] == energy_of(model, windows).as_dict()
 
 
 def test_a_dense_model_has_nothing_beside_it(spikeformers, control, text):
-    said = spikeformers("energy", control, "--data", text, "--tokens", 32, "--json").json
+    said = spikeformers(
+        "energy", "--no-measure", control, "--data", text, "--tokens", 32, "--json"
+    ).json
     assert said["control_weights"] is None
     for part in ("paper", "full"):
         assert said[part]["control"] is None
@@ -58,7 +62,7 @@ def test_a_dense_model_has_nothing_beside_it(spikeformers, control, text):
 @pytest.mark.parametrize("kind", ["causal", "masked", "control"])
 def test_tables_say_estimated(spikeformers, request, text, kind):
     folder = request.getfixturevalue(kind)
-    ended = spikeformers("energy", folder, "--data", text, "--tokens", 32)
+    ended = spikeformers("energy", "--no-measure", folder, "--data", text, "--tokens", 32)
     assert ended.code == 0
     assert "nJ a token, estimated" in ended.out
     assert "matrix products alone" in ended.out
@@ -71,7 +75,18 @@ def test_prices_of_a_file_and_contexts(spikeformers, causal, text, tmp_path):
     packaged = resources.files("spikeformers.energy") / "price_tables" / "tpu7.yaml"
     mine = tmp_path / "mine.yaml"
     mine.write_text(packaged.read_text().replace("name: tpu7", "name: mine"))
-    given = ("energy", causal, "--data", text, "--tokens", 32, "--contexts", "16,64", "--json")
+    given = (
+        "energy",
+        "--no-measure",
+        causal,
+        "--data",
+        text,
+        "--tokens",
+        32,
+        "--contexts",
+        "16,64",
+        "--json",
+    )
     full = spikeformers(*given, "--price", mine).json["full"]
     same = spikeformers(*given, "--price", "tpu7").json["full"]
     assert full["prices"]["name"] == "mine"
@@ -88,13 +103,13 @@ def test_prices_of_a_file_and_contexts(spikeformers, causal, text, tmp_path):
     ],
 )
 def test_wrong_requests(spikeformers, causal, text, given, said):
-    ended = spikeformers("energy", causal, "--data", text, *given)
+    ended = spikeformers("energy", "--no-measure", causal, "--data", text, *given)
     assert ended.code == 2
     assert said in ended.err
 
 
 def test_a_control_that_spikes_is_refused(spikeformers, causal, text):
-    ended = spikeformers("energy", causal, "--data", text, "--control", causal)
+    ended = spikeformers("energy", "--no-measure", causal, "--data", text, "--control", causal)
     assert ended.code == 2
     assert "spikes" in ended.err
     assert "side by side" in ended.err
@@ -105,7 +120,17 @@ def test_a_report_of_several_models(spikeformers, causal, masked, control, text,
 
     folder = tmp_path / "report"
     ended = spikeformers(
-        "energy", causal, masked, control, "--data", text, "--tokens", 64, "--report", folder
+        "energy",
+        "--no-measure",
+        causal,
+        masked,
+        control,
+        "--data",
+        text,
+        "--tokens",
+        64,
+        "--report",
+        folder,
     )
     assert ended.code == 0
     said = json.loads((folder / "energy.json").read_text())
@@ -114,13 +139,12 @@ def test_a_report_of_several_models(spikeformers, causal, masked, control, text,
         "pass"
     ] * 3
     page = (folder / "energy.html").read_text()
-    assert "http" not in page.split("<body>")[1].replace("https://", "", 0) or "src=" in page
+    assert 'src="http' not in page
     assert page.count("data:image/png;base64,") == 2 * 8 + 3 - 1
 
 
-@pytest.mark.slow
 def test_measured_joins_the_other_parts(spikeformers, causal, text):
-    given = ("energy", causal, "--data", text, "--tokens", 32, "--measure", "--json")
+    given = ("energy", causal, "--data", text, "--tokens", 32, "--json")
     said = spikeformers(*given).json
     assert list(said)[:3] == ["paper", "full", "measured"]
     assert said["measured"]["label"] == "measured"

@@ -47,9 +47,10 @@ def energy(
     measure: Annotated[
         bool,
         typer.Option(
-            "--measure", help="Also run both on this machine: time, memory, joules of a meter."
+            "--measure/--no-measure",
+            help="Also run both and the engine on this machine: time, memory, joules of a meter.",
         ),
-    ] = False,
+    ] = True,
     text_field: TextField = "text",
     images: Images = 64,
     root: Root = "",
@@ -63,17 +64,18 @@ def energy(
     prices every operation by type and width and all that is read and written (weights,
     activations, membranes, keys and values) by --price, for decode and prefill at several context
     lengths, beside fp32, fp16 and int8 twins; with the density at which the spiking model stops
-    taking less, and with what the ratio hangs on. What a dense model costs does not depend on its
-    weights, so without --control a freshly initialised twin of the same shape is counted.
+    taking less, and with what the ratio hangs on. measured is no estimate: the model, its twin and
+    the engine run on this machine in turns, each in a process of its own. What a dense model costs
+    does not depend on its weights, so without --control a fresh twin of the same shape is taken.
 
     JSON: paper (model, control: label, unit, tokens, picojoules_per_token,
     with_elementwise_per_token, macs_per_token, sop_per_token, winner_comparisons_per_token,
     density, density_by_macs, by_component, by_layer, by_neuron, products, prices, rules; formula),
     full (model, control: by format a list of phases; break_even, sensitivity, formats, prices,
-    assumptions), control_weights (fresh, or its folder; control is null for a dense model),
-    context, data, split, sha256 of the text. Of several models: models, a list of these, each with
-    its folder as model. With --measure also measured (model, control, engine-int8, engine-fp32,
-    setting, meters, absent).
+    assumptions), measured (model, control, engine-int8, engine-fp32, setting, meters, absent;
+    not with --no-measure), control_weights (fresh, or its folder; control is null for a dense
+    model), context, data, split, sha256 of the text. Of several models: models, a list of these,
+    each with its folder as model.
     """
     from spikeformers.cli._energy import full_tables, measured_tables, paper_tables
     from spikeformers.cli._output import make_table, print_json, print_table, say, start
@@ -141,15 +143,19 @@ def _count(
     parts = found.parts()
     if measure:
         found.measured = _measured(folder, read, twin)
-        parts["measured"] = found.measured.as_dict()
+        parts["measured"] = {"control": None, **found.measured.as_dict()}
     return found, {**parts, "control_weights": weights, **read.facts}
 
 
 def _measured(folder: Path, read: Material, twin: Any) -> MeasuredReport:
     """Part three: the model, its twin and the engine, run on this machine."""
     from spikeformers.cli._measured import measure_folder
+    from spikeformers.errors import SpikeformersError
 
-    return measure_folder(folder, read.model, twin, read.batches)
+    try:
+        return measure_folder(folder, read.model, twin, read.batches)
+    except SpikeformersError as error:
+        raise type(error)(f"{error} --no-measure leaves this part out.") from error
 
 
 def _contexts(said: str) -> list[int]:
