@@ -10,6 +10,8 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
+from spikeformers.engine import Engine
+from spikeformers.kernels import native
 from spikeformers.models import (
     BiSpikCLMConfig,
     BiSpikCLMForCausalLM,
@@ -91,3 +93,28 @@ def make_other() -> Make:
         return model.eval()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def assert_same_bits(ids: Callable[..., list[int]]) -> Callable[[Any, list[int]], None]:
+    """One token at a time gives the bits of the whole prompt.
+
+    And so does every path, every number of threads, and a batch of sequences.
+    """
+
+    def check(packed: Any, tokens: list[int]) -> None:
+        whole = Engine(packed, threads=1)
+        wanted = whole.feed_all(whole.sequence(), tokens)
+        for name, runs, _ in native().paths():
+            if runs:
+                engine = Engine(packed, threads=2, kernels=name)
+                assert (engine.feed_all(engine.sequence(), tokens) == wanted).all(), name
+        engine = Engine(packed, threads=2)
+        one, other = engine.sequence(), engine.sequence()
+        engine.feed(other, ids(3, 5))
+        for place, token in enumerate(tokens):
+            logits = engine.step([one, other], [token, 7])
+            assert (logits[0] == wanted[place]).all()
+        assert (one.tokens, other.tokens) == (len(tokens), len(tokens) + 5)
+
+    return check

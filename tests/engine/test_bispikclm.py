@@ -11,7 +11,6 @@ import torch
 
 from spikeformers.engine import Engine
 from spikeformers.export import pack
-from spikeformers.kernels import native
 from spikeformers.models import BiSpikCLMConfig, BiSpikCLMForCausalLM
 from spikeformers.neurons import observe
 
@@ -85,25 +84,12 @@ def test_spikes_edges_and_logits_are_pytorchs(variant: str, ids: Ids) -> None:
 @pytest.mark.parametrize("variant", ["T=4", "or-T=2", "learned-thresholds", "wide-heads"])
 @pytest.mark.parametrize("weights", ["int8", "int4"])
 def test_one_token_at_a_time_gives_the_bits_of_the_prompt(
-    variant: str, weights: str, ids: Ids
+    variant: str, weights: str, ids: Ids, assert_same_bits: Any
 ) -> None:
-    """And so does every path, every number of threads, and a batch of sequences."""
     tokens = ids(2, 150)
     changes = VARIANTS[variant] | {"max_position_embeddings": 256}
     packed = pack(make(**changes), None, weights)
-    whole = Engine(packed, threads=1)
-    wanted = whole.feed_all(whole.sequence(), tokens)
-    for name, runs, _ in native().paths():
-        if runs:
-            engine = Engine(packed, threads=2, kernels=name)
-            assert (engine.feed_all(engine.sequence(), tokens) == wanted).all(), name
-    engine = Engine(packed, threads=2)
-    one, other = engine.sequence(), engine.sequence()
-    engine.feed(other, ids(3, 5))
-    for place, token in enumerate(tokens):
-        logits = engine.step([one, other], [token, 7])
-        assert (logits[0] == wanted[place]).all()
-    assert (one.tokens, other.tokens) == (150, 155)
+    assert_same_bits(packed, tokens)
 
 
 @torch.no_grad()

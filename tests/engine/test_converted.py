@@ -28,7 +28,6 @@ from spikeformers.conversion.stages import convert_module
 from spikeformers.engine import Engine
 from spikeformers.errors import ConfigError
 from spikeformers.export import pack
-from spikeformers.kernels import native
 from spikeformers.models import NeurTransformerForCausalLM
 from spikeformers.neurons import observe
 
@@ -156,24 +155,11 @@ def test_what_neurons_say_and_logits_are_pytorchs(variant: str, convert: Convert
 
 @pytest.mark.parametrize("variant", ["rate", "qcfs", "ssa", "hard", "top-2-phase", "llama", "neox"])
 def test_one_token_at_a_time_gives_the_bits_of_the_prompt(
-    variant: str, convert: Convert, ids: Ids
+    variant: str, convert: Convert, ids: Ids, assert_same_bits: Any
 ) -> None:
-    """And so does every path, every number of threads, and a batch of sequences."""
     tokens = ids(2, 150)
     packed = pack(convert(*VARIANTS[variant]), None, "int4" if variant == "neox" else "int8")
-    whole = Engine(packed, threads=1)
-    wanted = whole.feed_all(whole.sequence(), tokens)
-    for name, runs, _ in native().paths():
-        if runs:
-            engine = Engine(packed, threads=2, kernels=name)
-            assert (engine.feed_all(engine.sequence(), tokens) == wanted).all(), name
-    engine = Engine(packed, threads=2)
-    one, other = engine.sequence(), engine.sequence()
-    engine.feed(other, ids(3, 5))
-    for place, token in enumerate(tokens):
-        logits = engine.step([one, other], [token, 7])
-        assert (logits[0] == wanted[place]).all()
-    assert (one.tokens, other.tokens) == (150, 155)
+    assert_same_bits(packed, tokens)
 
 
 @torch.no_grad()

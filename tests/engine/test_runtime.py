@@ -85,23 +85,12 @@ def test_spikes_and_logits_are_pytorchs(model: Any, ids: Ids) -> None:
     assert logits.std() > 0.1
 
 
-def test_one_token_at_a_time_gives_the_bits_of_the_prompt(model: Any, ids: Ids) -> None:
-    """And so does every path, every number of threads, and a batch of sequences."""
+def test_one_token_at_a_time_gives_the_bits_of_the_prompt(
+    model: Any, ids: Ids, assert_same_bits: Any
+) -> None:
     tokens = ids(2, 70)
     packed = pack(model, None, "int8")
-    whole = Engine(packed, threads=1)
-    wanted = whole.feed_all(whole.sequence(), tokens)
-    for name, runs, _ in native().paths():
-        if runs:
-            engine = Engine(packed, threads=2, kernels=name)
-            assert (engine.feed_all(engine.sequence(), tokens) == wanted).all(), name
-    engine = Engine(packed, threads=2)
-    one, other = engine.sequence(), engine.sequence()
-    engine.feed(other, ids(3, 5))
-    for place, token in enumerate(tokens):
-        logits = engine.step([one, other], [token, 7])
-        assert (logits[0] == wanted[place]).all()
-    assert (one.tokens, other.tokens) == (70, 75)
+    assert_same_bits(packed, tokens)
 
 
 @torch.no_grad()
