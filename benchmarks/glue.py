@@ -72,8 +72,9 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
     found = measure_run(out, *load_model(out), data, software_record())
     kept = ("task", "dev", "best_dev_step", "selection", "examples", "data_sha256", "parameters")
     return {key: found[key] for key in kept} | {
-        "setting": {"steps": config.steps, "batch": args.batch, "context": args.context,
+        "setting": {"steps": args.steps, "batch": args.batch, "context": args.context,
                     "learning_rate": args.learning_rate},
+        "steps": config.steps,
         "train_cpu_seconds": spent,
     }  # fmt: skip
 
@@ -99,7 +100,7 @@ def table(name: str, found: list[dict[str, Any]]) -> str:
             runs = [run for run in mine if run["task"] == task]
             for metric in told["metrics"]:
                 values = [100 * run["dev"][metric] for run in runs]
-                steps, rate = runs[0]["setting"]["steps"], runs[0]["setting"]["learning_rate"]
+                steps, rate = runs[0]["steps"], runs[0]["setting"]["learning_rate"]
                 rows.append(
                     [task, metric, model, str(len(runs)), mean(values, 1), f"{steps:,}",
                      f"{rate:g}", f"{sum(r['train_cpu_seconds'] for r in runs) / len(runs):.0f}"]

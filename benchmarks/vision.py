@@ -6,21 +6,24 @@
 ``run`` trains every row of ROWS through the library's own loop, one process and one thread each
 (``--device cuda`` where there is one), under ``runs/vision/``; rows that are done are kept and
 unfinished ones resume. All rows see the same images in the same order on the same schedule.
+``--set`` changes the model of every row, its twin's too: ``--set image_size=28``.
 ``table`` writes ``benchmarks/results/vision-NAME.json`` and ``.md``, and puts the tables into
 docs/results.md between the marks ``<!-- vision-NAME -->`` and ``<!-- end -->``. Accuracy is of the
-whole test split (validation where there is none), measured; energies are estimated (45 nm prices of
-the papers).
+test split (validation where there is none), whole unless ``--limit``, in float32, measured; energies
+are estimated (45 nm prices of the papers).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from _sweep import Sweep, markdown_table, mean
 
 SETTING = ("preset", "steps", "batch", "augment")
@@ -67,7 +70,10 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
 
     row = ROWS[args.row]
     data = load_images(args.data, root=args.root)
-    spiking = build_vision_config(args.preset, {"num_labels": len(data.classes), **row.model})
+    chosen = dict(args.set)
+    spiking = build_vision_config(
+        args.preset, {"num_labels": len(data.classes), **chosen, **row.model}
+    )
     store = ImageStore(data, Prep(spiking.image_size, spiking.num_channels))
     set_seed(args.seed)
     model = build_model(control_of(spiking) if row.twin else spiking)
@@ -79,7 +85,8 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
         **{"steps": args.steps, "batch_size": args.batch, "seed": args.seed, "threads": 1},
         **{"learning_rate": args.learning_rate or config["learning_rate"], "device": args.device},
         **{"eval_every": max(1, args.steps // 10), "save_every": max(1, args.steps // 10)},
-        **{"keep_checkpoints": 1, "eval_batches": 0},
+        **{"keep_checkpoints": 1, "eval_batches": -(-args.curve // args.batch)},
+        **{"precision": args.precision},
     }
     augment = VisionConfig.from_dict(vision if args.augment == "preset" else {})
     began = time.process_time()
@@ -97,12 +104,12 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
         return None
     spent = time.process_time() - began
     split = "test" if "test" in data.splits else "validation"
-    report = classify(model, store.batches(split, 128), data.classes)
+    report = classify(model, store.batches(split, 128, args.limit), data.classes)
     model.cpu()
     energy = energy_of(model, store.batches(split, 8, COUNTED))
     entropies = entropy_of(model, store.batches(split, 8, COUNTED))
     return {
-        "setting": {key: getattr(args, key) for key in SETTING},
+        "setting": {key: getattr(args, key) for key in SETTING} | _beyond_defaults(args),
         "learning_rate": config["learning_rate"],
         "vision": augment.as_dict(),
         "parameters": model.num_parameters(),
@@ -112,21 +119,37 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
         "split": split,
         "accuracy": report.accuracy,
         "report": report.as_dict(),
+        "curve": _curve(out),
         "entropy": [one.as_dict() for one in entropies],
         "energy": {k: v for k, v in energy.as_dict().items() if k not in ("products", "prices")},
         "data": {"sha256": data.digest, "split_by": data.split_by},
     }
 
 
+def _beyond_defaults(args: argparse.Namespace) -> dict[str, Any]:
+    """What a table's head says beyond SETTING, where it was asked for."""
+    asked = {"set": dict(args.set), "precision": args.precision, "limit": args.limit}
+    usual = {"set": {}, "precision": "fp32", "limit": 0}
+    return {key: value for key, value in asked.items() if value != usual[key]}
+
+
+def _curve(out: Path) -> list[tuple[int, float]]:
+    """(images, validation nats an image) of a run."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [(one["tokens_seen"], one["loss"]) for one in lines if one["kind"] == "validation"]
+
+
 def table(name: str, found: list[dict[str, Any]]) -> str:
     """One line a row, mean and sample deviation over its seeds."""
     setting = found[0]["setting"]
     commits = ", ".join(sorted({run["commit"] for run in found}))
+    preset = setting["preset"] + "".join(f", {k} {v}" for k, v in setting.get("set", {}).items())
+    tested = f"{setting['limit']:,} images, spread evenly, of the" if "limit" in setting else "the"
     head = (
-        f"{name}, {setting['preset']}, {setting['steps']:,} steps of {setting['batch']} images, "
-        f"augmentation: {setting['augment']}; seeds from 0; commits {commits}; torch "
-        f"{found[0]['torch']}, {found[0]['machine']}. Accuracy measured on the whole "
-        f"{found[0]['split']} split; entropy of Q, K and V in bits a value, mean over the blocks, "
+        f"{name}, {preset}, {setting['steps']:,} steps of {setting['batch']} images in "
+        f"{setting.get('precision', 'fp32')}, augmentation: {setting['augment']}; seeds from 0; "
+        f"commits {commits}; torch {found[0]['torch']}, {found[0]['machine']}. Accuracy measured "
+        f"on {tested} {found[0]['split']} split; entropy of Q, K and V in bits a value, mean over the blocks, "
         "measured; energies estimated, by the papers' sum and with elementwise operations."
     )
     rows = []
@@ -170,7 +193,18 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--learning-rate", type=float, default=0.0, help="the preset's unless given"
     )
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="of training")
+    parser.add_argument("--curve", type=int, default=0, help="images a point of the curve; 0: all")
+    parser.add_argument("--limit", type=int, default=0, help="images tested at the end; 0: all")
+    parser.add_argument("--set", type=_pair, action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} must be KEY=VALUE")
+    return key, yaml.safe_load(value)
 
 
 SEEDS = {key: row.seeds for key, row in ROWS.items()}

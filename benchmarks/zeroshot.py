@@ -8,9 +8,9 @@ r"""Zero-shot scores of several models over the paper's eight sets, beside chanc
     python benchmarks/zeroshot.py table
 
 ``check`` scores the same documents with lm-evaluation-harness's own Hugging Face backend, in
-batches of the same size, and says whether any log-likelihood differs. An interrupted ``run`` goes
-on where it was. Scores are measured, in hundredths, with the standard error over documents; a star
-marks what lies within two of it from chance.
+batches of the same size, and says whether any log-likelihood differs; log-softmax in float32 in
+both. An interrupted ``run`` goes on where it was. Scores are measured, in hundredths, with the
+standard error over documents; a star marks what lies within two of it from chance.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from _sweep import RESULTS, fill_pages, markdown_table
+
+from spikeformers.models.reference import DTYPES
 
 RUNS = Path("runs/zeroshot")
 
@@ -42,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
 
     torch.set_num_threads(1)
     for name, folder, file in args.model:
-        model, tokenizer = load_reference(folder, gguf_file=file)
+        model, tokenizer = load_reference(folder, gguf_file=file, dtype=args.dtype)
         scorer = Zeroshot(
             name, model, tokenizer, batch_size=args.batch_size, cached=args.cached, progress=_say
         )
@@ -78,10 +80,12 @@ def check(args: argparse.Namespace) -> None:
         raise SystemExit("check: --batch-size must be a number, so that batches are the same.")
     size, different = int(args.batch_size), 0
     for name, folder, file in args.model:
-        model, tokenizer = load_reference(folder, gguf_file=file)
+        model, tokenizer = load_reference(folder, gguf_file=file, dtype=args.dtype)
         backends = {
             "spikeformers": SpikeformersLM(model, tokenizer, batch_size=size),
-            "harness": HFLM(pretrained=model, tokenizer=tokenizer, batch_size=size),
+            "harness": HFLM(
+                pretrained=model, tokenizer=tokenizer, batch_size=size, softmax_dtype="float32"
+            ),
         }
         for task in resolve(args.tasks):
             found: dict[str, Any] = {}
@@ -152,10 +156,11 @@ def tabulate(found: list[dict[str, Any]]) -> str:
         for task, told in one["tasks"].items()
     }
     commits = ", ".join(sorted({str(one["commit"])[:7] for one in found}))
+    kinds = ", ".join(sorted({one["model"]["dtype"] for one in found}))
     head = (
         f"Zero-shot, in hundredths, ± standard error; * within two standard errors of chance. "
         f"Documents: {', '.join(sorted(counts))}. lm_eval {first['versions']['lm_eval']}, torch "
-        f"{first['versions']['torch']}; commits {commits}. Measured."
+        f"{first['versions']['torch']}; {kinds}; commits {commits}. Measured."
     )
     titles = [f"{task} {metric}" for task, metric in columns]
     return f"{head}\n\n{markdown_table(['model', 'parameters', *titles], rows)}"
@@ -187,6 +192,7 @@ def main() -> None:
         sub.add_argument("--tasks", default="paper")
         sub.add_argument("--data-dir", type=Path)
         sub.add_argument("--limit", type=int)
+        sub.add_argument("--dtype", default="auto", choices=list(DTYPES))
         sub.add_argument("--batch-size", default="auto" if command == "run" else "8")
     commands.choices["run"].add_argument("--name", default="models", help="of the table")
     commands.choices["run"].add_argument("--cached", action="store_true")

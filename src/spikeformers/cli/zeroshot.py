@@ -43,6 +43,9 @@ def zeroshot(
         ),
     ] = False,
     gguf_file: Annotated[str, typer.Option(help="GGUF file in the folder.")] = "",
+    dtype: Annotated[
+        str, typer.Option(help="auto (the weights' own), fp32, bf16 or fp16.")
+    ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     engine: Annotated[
         bool,
@@ -84,9 +87,10 @@ def zeroshot(
     check_harness()
     engine = engine or is_engine_file(model)
     if engine:
-        loaded, tokenizer = _open_engine(model, threads, device, gguf_file)
+        given = {"--gguf-file": gguf_file, "--device": device, "--dtype": dtype}
+        loaded, tokenizer = _open_engine(model, threads, given)
     else:
-        loaded, tokenizer = _open(model, threads, device, gguf_file)
+        loaded, tokenizer = _open(model, threads, device, gguf_file, dtype)
         if out is None and Path(model).is_dir():
             out = Path(model) / "evaluations"
     reports: list[TaskReport] = []
@@ -124,7 +128,9 @@ def zeroshot(
         say(f"written to {out}")
 
 
-def _open(model: str, threads: int | None, device: str, gguf_file: str) -> tuple[Any, Any]:
+def _open(
+    model: str, threads: int | None, device: str, gguf_file: str, dtype: str
+) -> tuple[Any, Any]:
     """A PyTorch model on its device, and its tokenizer."""
     from spikeformers.models import load_reference
     from spikeformers.training.distributed import choose_device
@@ -133,20 +139,24 @@ def _open(model: str, threads: int | None, device: str, gguf_file: str) -> tuple
         import torch
 
         torch.set_num_threads(threads)
-    loaded, tokenizer = load_reference(model, gguf_file=gguf_file)
+    loaded, tokenizer = load_reference(model, gguf_file=gguf_file, dtype=dtype)
     loaded.to(choose_device(device, 0))
     return loaded, tokenizer
 
 
-def _open_engine(model: str, threads: int | None, device: str, gguf_file: str) -> tuple[Any, Any]:
+def _open_engine(model: str, threads: int | None, given: dict[str, str]) -> tuple[Any, Any]:
     """A reader of texts by the engine, and its tokenizer."""
     from spikeformers.cli._engine import open_engine
     from spikeformers.cli._engine_reader import EngineReader, tokenizer_of
     from spikeformers.errors import UsageError
 
-    if gguf_file or device not in ("auto", "cpu"):
-        what = "--gguf-file" if gguf_file else f"--device {device}"
-        raise UsageError(f"the engine runs a spiking model on the CPU; {what} is not for it.")
+    fits = {"--gguf-file": ("",), "--device": ("auto", "cpu"), "--dtype": ("auto", "fp32")}
+    for option, value in given.items():
+        if value not in fits[option]:
+            raise UsageError(
+                f"the engine runs a spiking model on the CPU, in fp32 or as its file has it; "
+                f"{option} {value} is not for it."
+            )
     opened = open_engine(Path(model), threads)
     return EngineReader(opened), tokenizer_of(opened)
 

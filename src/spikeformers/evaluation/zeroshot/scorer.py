@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import signature
 from typing import Any
 
 import torch
@@ -101,6 +102,12 @@ class SpikeformersLM(TemplateLM):
         self.model = pretrained.eval() if device is None else pretrained.eval().to(device)
         self._device: torch.device = self.model.device
         return positions_of(self.model)
+
+    @cached_property
+    def _one_logit(self) -> dict[str, int]:
+        """What keeps the head to the last position, where a model can: nobody reads the others."""
+        known = signature(self.model.forward).parameters
+        return {"logits_to_keep": 1} if "logits_to_keep" in known else {}
 
     @property
     def eot_token_id(self) -> int:
@@ -252,7 +259,7 @@ class SpikeformersLM(TemplateLM):
         if shared == 0:
             return self._from_whole(inputs, wanted)
         start = torch.tensor([inputs[0][:shared]], device=self._device)
-        past = self.model(input_ids=start, use_cache=True).past_key_values
+        past = self.model(input_ids=start, use_cache=True, **self._one_logit).past_key_values
         past.batch_repeat_interleave(len(inputs))
         rest = torch.zeros(len(inputs), max(wanted), dtype=torch.long)
         for row, tokens in enumerate(inputs):

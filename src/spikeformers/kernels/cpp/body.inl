@@ -246,5 +246,6 @@ float page_values(const std::int32_t* score, float unit, float scale, const floa
 
 #undef SPIKEFORMERS_INLINE
 
-const Kernels table = {SPIKEFORMERS_PATH, rows_f32, rows_i8, rows_i4, rows_i8_real, rows_i4_real,
-                       unpack_i4, panel_pack, panel_add, norm, fire, page_scores, page_scan, page_values};
+const Kernels table = {SPIKEFORMERS_PATH, rows_f32,   rows_i8,   rows_i4, rows_i4_real,
+                       unpack_i4,         panel_pack, panel_add, norm,    fire,
+                       page_scores,       page_scan,  page_values};

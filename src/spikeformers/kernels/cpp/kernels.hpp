@@ -86,9 +86,7 @@ struct Kernels {
   void (*rows_i4)(const std::int8_t* w, std::int64_t stride, Events events,
                   const std::int8_t* count, std::int64_t begin, std::int64_t end,
                   const Finish& finish, float* out);
-  // Real inputs against int8 rows: the head of a model that does not spike there.
-  void (*rows_i8_real)(const std::int8_t* w, std::int64_t stride, Events events, const float* coef,
-                       std::int64_t begin, std::int64_t end, float* out);
+  // Real inputs against them: the head of a model that does not spike there.
   void (*rows_i4_real)(const std::int8_t* w, std::int64_t stride, Events events, const float* coef,
                        std::int64_t begin, std::int64_t end, float* out);
   // Blocks of 32 bytes into 64 whole weights each, -8 to 7.

@@ -27,7 +27,7 @@ struct MoreKernels {
   // out[0..n) += weight[j] * row j, of `rows` rows that lie `stride` numbers apart.
   void (*add_rows)(Number type, const void* rows, std::int64_t stride, std::int64_t count,
                    const float* weight, std::int64_t n, float* out);
-  // As rows_i8_real, with sums in registers.
+  // Real inputs against int8 rows: the head of a model that does not spike there, for one.
   void (*rows_i8_coef)(const std::int8_t* w, std::int64_t stride, Events events, const float* coef,
                        std::int64_t begin, std::int64_t end, float* out);
   // Four rows x at once, `x_stride` apart, against all inputs: out[r][begin..end) = x[r] W, in the

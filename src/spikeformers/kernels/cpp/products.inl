@@ -312,20 +312,6 @@ void unpack_i4(const std::int8_t* from, std::int64_t blocks, std::int8_t* to) {
     }
 }
 
-void rows_i8_real(const std::int8_t* w, std::int64_t stride, Events events, const float* coef,
-                  std::int64_t begin, std::int64_t end, float* out) {
-  for (std::int64_t tile = begin; tile < end; tile += kTile) {
-    const std::int64_t n = end - tile < kTile ? end - tile : kTile;
-    float* sum = out + tile;
-    for (std::int64_t o = 0; o < n; ++o) sum[o] = 0.0f;
-    for (std::int64_t e = 0; e < events.n; ++e) {
-      const std::int8_t* row = w + events.index[e] * stride + tile;
-      const float c = coef[e];
-      for (std::int64_t o = 0; o < n; ++o) sum[o] += static_cast<float>(row[o]) * c;
-    }
-  }
-}
-
 void rows_i4_real(const std::int8_t* w, std::int64_t stride, Events events, const float* coef,
                   std::int64_t begin, std::int64_t end, float* out) {
   for (std::int64_t o = begin; o < end; ++o) out[o] = 0.0f;
