@@ -9,8 +9,8 @@ unfinished ones resume. All rows see the same images in the same order on the sa
 ``--set`` changes the model of every row, its twin's too: ``--set image_size=28``.
 ``table`` writes ``benchmarks/results/vision-NAME.json`` and ``.md``, and puts the tables into
 docs/results.md between the marks ``<!-- vision-NAME -->`` and ``<!-- end -->``. Accuracy is of the
-test split (validation where there is none), whole unless ``--limit``, in float32, measured; energies
-are estimated (45 nm prices of the papers).
+test split (validation where there is none), whole unless ``--limit``, in float32, measured;
+energies are estimated (45 nm prices of the papers).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from _sweep import Sweep, markdown_table, mean
 
 SETTING = ("preset", "steps", "batch", "augment")
@@ -144,13 +145,15 @@ def table(name: str, found: list[dict[str, Any]]) -> str:
     setting = found[0]["setting"]
     commits = ", ".join(sorted({run["commit"] for run in found}))
     preset = setting["preset"] + "".join(f", {k} {v}" for k, v in setting.get("set", {}).items())
-    tested = f"{setting['limit']:,} images, spread evenly, of the" if "limit" in setting else "the"
+    tested = (
+        f"{setting['limit']:,} images, spread evenly, of the" if "limit" in setting else "the whole"
+    )
     head = (
         f"{name}, {preset}, {setting['steps']:,} steps of {setting['batch']} images in "
         f"{setting.get('precision', 'fp32')}, augmentation: {setting['augment']}; seeds from 0; "
         f"commits {commits}; torch {found[0]['torch']}, {found[0]['machine']}. Accuracy measured "
-        f"on {tested} {found[0]['split']} split; entropy of Q, K and V in bits a value, mean over the blocks, "
-        "measured; energies estimated, by the papers' sum and with elementwise operations."
+        f"on {tested} {found[0]['split']} split; entropy of Q, K and V in bits a value, mean over "
+        "the blocks, measured; energies estimated, by the papers' sum and with elementwise operations."
     )
     rows = []
     for key, row in ROWS.items():

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from _sweep import RESULTS, fill_pages, markdown_table
-
 from spikeformers.models.reference import DTYPES
 
 RUNS = Path("runs/zeroshot")
