@@ -135,9 +135,23 @@ def _beyond_defaults(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _curve(out: Path) -> list[tuple[int, float]]:
-    """(images, validation nats an image) of a run."""
+    """(images, validation accuracy) of a run."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [(one["tokens_seen"], one["loss"]) for one in lines if one["kind"] == "validation"]
+    return [(one["images_seen"], one["accuracy"]) for one in lines if one["kind"] == "validation"]
+
+
+def _curves(found: list[dict[str, Any]]) -> list[str]:
+    """A line a row that has them: accuracy by images seen, mean over seeds."""
+    lines = []
+    for key, row in ROWS.items():
+        curves = [run["curve"] for run in found if run["row"] == key and run.get("curve")]
+        if curves:
+            points = ", ".join(
+                f"{at[0][0]:,}: {100 * statistics.mean(value for _, value in at):.1f}"
+                for at in zip(*curves, strict=True)
+            )
+            lines.append(f"Validation accuracy by images, {row.label or key}: {points}.")
+    return lines
 
 
 def table(name: str, found: list[dict[str, Any]]) -> str:
@@ -153,7 +167,8 @@ def table(name: str, found: list[dict[str, Any]]) -> str:
         f"{setting.get('precision', 'fp32')}, augmentation: {setting['augment']}; seeds from 0; "
         f"commits {commits}; torch {found[0]['torch']}, {found[0]['machine']}. Accuracy measured "
         f"on {tested} {found[0]['split']} split; entropy of Q, K and V in bits a value, mean over "
-        "the blocks, measured; energies estimated, by the papers' sum and with elementwise operations."
+        "the blocks, measured; energies estimated, by the papers' sum and with elementwise "
+        "operations."
     )
     rows = []
     for key, row in ROWS.items():
@@ -181,7 +196,8 @@ def table(name: str, found: list[dict[str, Any]]) -> str:
         *("row", "seeds", "accuracy, %", "density", "bits of Q / K / V", "uJ/image, papers'"),
         *("uJ/image, with elementwise", "train CPU s", "parameters"),
     ]
-    return f"{head}\n\n{markdown_table(columns, rows)}"
+    text = f"{head}\n\n{markdown_table(columns, rows)}"
+    return "\n".join([text, *(f"{line}\n" for line in _curves(found))])
 
 
 def _entropy(runs: list[dict[str, Any]], role: str) -> str:
