@@ -9,7 +9,8 @@ r"""Zero-shot scores of several models over the paper's eight sets, beside chanc
 
 ``check`` scores the same documents with lm-evaluation-harness's own Hugging Face backend, in
 batches of the same size, and says whether any log-likelihood differs; log-softmax in float32 in
-both. An interrupted ``run`` goes on where it was. Scores are measured, in hundredths, with the
+both. An interrupted ``run`` goes on where it was; tasks that stand in ``benchmarks/results/`` count
+as done. Scores are measured, in hundredths, with the
 standard error over documents; a star marks what lies within two of it from chance.
 """
 
@@ -18,10 +19,13 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from _sweep import RESULTS, fill_pages, markdown_table
 from spikeformers.models.reference import DTYPES
+
+if TYPE_CHECKING:
+    from spikeformers.evaluation.zeroshot import TaskReport
 
 RUNS = Path("runs/zeroshot")
 
@@ -48,15 +52,21 @@ def run(args: argparse.Namespace) -> None:
             name, model, tokenizer, batch_size=args.batch_size, cached=args.cached, progress=_say
         )
         out = RUNS / args.name / f"{''.join(c if c.isalnum() else '_' for c in name)}.json"
-        reports = []
+        out.parent.mkdir(parents=True, exist_ok=True)
+        before = {one["model"]["name"]: one for one in results(args.name)}
+        tasks = before.get(name, {}).get("tasks", {})
+        reports: list[TaskReport] = []
         for task in resolve(args.tasks):
+            if task in tasks and tasks[task]["limit"] == args.limit:
+                continue
             reports.append(scorer.run(task, data_dir=args.data_dir, limit=args.limit))
             acc = reports[-1].metrics["acc"]
             print(f"{name}, {task}: {acc['value']:.4f} ± {acc['stderr']:.4f}", flush=True)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = out.with_suffix(".partial")
-        partial.write_text(json.dumps(scorer.result(reports), indent=1), encoding="utf-8")
-        partial.replace(out)
+            found = scorer.result(reports)
+            found["tasks"] = tasks | found["tasks"]
+            partial = out.with_suffix(".partial")
+            partial.write_text(json.dumps(_without_samples(found), indent=1), encoding="utf-8")
+            partial.replace(out)
 
 
 def _say(task: str, done: int, total: int) -> None:
@@ -108,16 +118,25 @@ def check(args: argparse.Namespace) -> None:
     raise SystemExit(1 if different else 0)
 
 
+def results(name: str) -> list[dict[str, Any]]:
+    """What a table has: models of this machine's runs, and those kept that it did not run."""
+    paths = sorted((RUNS / name).glob("*.json"))
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    kept = RESULTS / f"zeroshot-{name}.json"
+    old = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else []
+    have = {one["model"]["name"] for one in found}
+    return found + [one for one in old if one["model"]["name"] not in have]
+
+
 def table() -> None:
     for folder in sorted(p for p in RUNS.iterdir() if p.is_dir()):
-        found = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))]
+        found = results(folder.name)
         if not found:
             continue
         name = f"zeroshot-{folder.name}"
         text = tabulate(found)
-        slim = [_without_samples(one) for one in found]
         (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
-        (RESULTS / f"{name}.json").write_text(json.dumps(slim, indent=1) + "\n", encoding="utf-8")
+        (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         fill_pages(name, text)
         print(text)
 
