@@ -1,7 +1,9 @@
 """Trained models at the quality that they have: speed beside bits per byte.
 
 Spiking models run in the engine, dense ones (any of this project's twins) as a GPT-2 of their shape
-in llama.cpp and CTranslate2, whose speed does not depend on the weights. All read the same text.
+in llama.cpp and CTranslate2, whose speed does not depend on the weights. Where no dense model is
+given, those peers and the dense twin in Transformers have the first spiking model's shape, and
+random weights. All read the same text.
 """
 
 from __future__ import annotations
@@ -13,9 +15,15 @@ from spikeformers.data import load_corpus, tokenize_corpus
 from spikeformers.engine import Engine, EngineSystem
 from spikeformers.evaluation import perplexity
 from spikeformers.evaluation.peers import running
-from spikeformers.evaluation.systems import System, time_systems
+from spikeformers.evaluation.systems import System, TorchSystem, time_systems
 from spikeformers.export import pack
-from spikeformers.models import WDSpikingformerConfig, WDSpikingformerForCausalLM, load_model
+from spikeformers.models import (
+    WDSpikingformerConfig,
+    WDSpikingformerForCausalLM,
+    build_model,
+    control_of,
+    load_model,
+)
 
 TOKENS = 20_000  # of the validation split, which bits per byte are measured on
 
@@ -29,6 +37,8 @@ def trained(models: list[str], data: str | None, threads: int, repeats: int) -> 
     engines: dict[str, Engine] = {}
     told: dict[str, dict[str, Any]] = {}
     text: list[int] | None = None
+    spiking: WDSpikingformerConfig | None = None
+    dense = False
     shortest = 1 << 20
     with ExitStack() as stack:
         for given in models:
@@ -48,11 +58,13 @@ def trained(models: list[str], data: str | None, threads: int, repeats: int) -> 
                 "parameters": model.num_parameters(),
             }
             if isinstance(model, WDSpikingformerForCausalLM):
+                spiking = spiking or config
                 for weights in ("int8", "int4"):
                     engine = Engine(pack(model, None, weights), threads=threads)
                     engines[f"{name}, engine-{weights}"] = engine
                     systems[f"{name}, engine-{weights}"] = EngineSystem(engine)
                 continue
+            dense = True
             shape = WDSpikingformerConfig(
                 vocab_size=config.vocab_size,
                 hidden_size=config.hidden_size,
@@ -63,6 +75,12 @@ def trained(models: list[str], data: str | None, threads: int, repeats: int) -> 
             )
             for peer, system in stack.enter_context(running(shape, threads)).items():
                 systems[f"{name}, {peer}"] = system
+        if spiking is not None and not dense:
+            systems |= {
+                f"its shape, {n}": s
+                for n, s in stack.enter_context(running(spiking, threads)).items()
+            }
+            systems["its shape, transformers-fp32"] = TorchSystem(build_model(control_of(spiking)))
         assert text is not None
         prompt = shortest // 2
         prefill, decode = time_systems(
@@ -70,7 +88,7 @@ def trained(models: list[str], data: str | None, threads: int, repeats: int) -> 
         )
     results: dict[str, Any] = {}
     for system in systems:
-        row = told[system.split(", ")[0]] | {
+        row = told.get(system.split(", ")[0], {}) | {
             "decode": decode[system].as_dict(),
             "prefill": prefill[system].as_dict(),
         }
@@ -78,11 +96,13 @@ def trained(models: list[str], data: str | None, threads: int, repeats: int) -> 
             counted = engines[system].counters()
             row["density"] = counted["events"] / counted["neurons"]
         results[system] = row
+        quality = f"{row['bits_per_byte']:.3f} bits/byte" if "bits_per_byte" in row else ""
         print(
-            f"{system:32s}{row['bits_per_byte']:7.3f} bits/byte "
-            f"density {row.get('density', 1):.3f}; tokens/s of processor time: "
-            f"decode {decode[system].cpu_tokens_per_second:,.0f}, "
-            f"prefill {prefill[system].cpu_tokens_per_second:,.0f}",
+            f"{system:32s}{quality:18s} density {row.get('density', 1):.3f}; tokens/s: decode "
+            f"{decode[system].tokens_per_second:,.0f}, prefill "
+            f"{prefill[system].tokens_per_second:,.0f}; of processor time "
+            f"{decode[system].cpu_tokens_per_second:,.0f}, "
+            f"{prefill[system].cpu_tokens_per_second:,.0f}",
             flush=True,
         )
     return {"models": models, "data": data, "prompt_tokens": prompt, "results": results}
