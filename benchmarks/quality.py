@@ -50,7 +50,9 @@ ROWS: dict[str, Row] = {
     "cwssa-hard, any density": Row(
         {"firing_rate_weight": 0.0}, label="spiking, CWSSA hard, no firing-rate target"
     ),
+    "cwssa-hard, target 0.2": Row({"firing_rate_target": 0.2}),
     "cwssa-hard, target 0.05": Row({"firing_rate_target": 0.05}),
+    "cwssa-hard, head 0.1": Row({"firing_rate_targets": {"head": 0.1}}),
     "cwssa-hard, real head": Row({"spiking_head": False}),
     "cwssa-hard, learned positions": Row({"position": "learned"}),
 }

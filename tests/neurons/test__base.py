@@ -117,9 +117,11 @@ def test_activity_appends_mean_count_and_density(kind: str) -> None:
     assert neuron.activity is None
     spikes = neuron(current)  # nothing is kept unless asked for
     neuron.activity = kept = []
+    neuron.rate_target = 0.3
     neuron(current)
     neuron(torch.zeros(2, 30))
-    (count, density), (silent_count, silent_density) = kept
+    (count, density, target), (silent_count, silent_density, _) = kept
+    assert target == 0.3
     assert count.item() == pytest.approx(spikes.abs().mean().item() / neuron.unit, rel=1e-5)
     assert density.item() == pytest.approx((spikes != 0).float().mean().item())
     assert 0 < density.item() < 1
@@ -138,7 +140,7 @@ def test_activity_is_exact_for_a_large_layer(dtype: torch.dtype) -> None:
     current[0, ::64] = 2
     current.requires_grad_()
     neuron(current)
-    ((count, density),) = kept
+    ((count, density, _),) = kept
     assert (count.item(), density.item()) == (2 / 64, 1 / 64)
     count.backward()
     assert torch.equal(current.grad, torch.full_like(current, 2.0**-20))

@@ -68,6 +68,9 @@ class SpikingConfig(PreTrainedConfig):
     """Weight of the firing-rate term of the loss; 0, the papers' silence, switches it off."""
     firing_rate_target: float = 0.1
     """Density (non-zero fraction) above which spikes of a neuron layer in the blocks cost."""
+    firing_rate_targets: dict[str, float] | None = None
+    """Targets of some components' own, by a part of their layers' names: {"mlp.fire_hidden": 0.05,
+    "attention": 0.2, "layers.0": 0.3, "head": 0.1}. The head's neuron pays only where named."""
 
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
@@ -94,6 +97,11 @@ class SpikingConfig(PreTrainedConfig):
             between(self, key, 0.0, math.inf)
         between(self, "dropout", -1e-9, 1.0)
         between(self, "decay", -1e-9, 1 + 1e-9)
+        for key, value in (self.firing_rate_targets or {}).items():
+            if not 0 <= value < 1:
+                raise ConfigError(
+                    f"firing_rate_targets[{key!r}] must be a density in [0, 1), not {value!r}."
+                )
         if self.hidden_size % self.num_attention_heads:
             raise ConfigError(
                 f"hidden_size {self.hidden_size} does not divide into "

@@ -1,8 +1,9 @@
-"""What spiking language models share: backbone, language-model head, firing-rate term.
+"""What spiking language models share: backbone and language-model head.
 
     embedding (+ positions), repeated S times -> blocks -> mean over S -> norm -> SN -> head
 
-The configs are in ``_config``, the WTA spiking transformer's block in ``_block``.
+The configs are in ``_config``, the firing-rate term in ``_rates``, the WTA spiking transformer's
+block in ``_block``.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from spikeformers.layers import RelativeBias, SpikeLinear, make_norm
 from spikeformers.models._block import SpikingBlock, make_head_neuron
 from spikeformers.models._cache import keep_states
 from spikeformers.models._config import SpikingConfig
+from spikeformers.models._rates import Rates, rate_loss, total, track_rates
 from spikeformers.neurons import LIF, TLIF, Neuron, Rectifier
 
 Model = TypeVar("Model", bound=PreTrainedModel)
@@ -260,7 +262,7 @@ class SpikingLM(SpikingformerPreTrainedModel):
         out: SpikingformerOutput,
         hidden: Tensor,
         labels: Tensor | None,
-        rates: Activity | None,
+        rates: Rates | None,
         **kwargs: Any,
     ) -> SpikingLMOutput:
         """Logits ``[B, T, V]`` of ``hidden`` ``[B, T, D]``, and the loss where there are labels."""
@@ -323,41 +325,6 @@ class SpikingCausalLM(SpikingLM, GenerationMixin):
         )
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         return self._finish(out, out.last_hidden_state[:, keep], labels, rates, **kwargs)
-
-
-Activity = list[tuple[Tensor, Tensor]]
-
-
-def track_rates(model: SpikingformerPreTrainedModel) -> Activity | None:
-    """Have every neuron of the blocks report its activity in the coming forward, if it costs.
-
-    The head's neuron is left out: its spikes are what all logits are made of.
-    """
-    rates: Activity | None = None
-    if model.training and model.config.firing_rate_weight > 0:
-        rates = []
-    for module in model.model.modules():
-        if isinstance(module, Neuron):
-            module.activity = rates
-    return rates
-
-
-def rate_loss(config: SpikingConfig, rates: Activity | None) -> Tensor | None:
-    """``weight * sum_l mean_count_l * [density_l > target]`` over neuron layers l.
-
-    A layer at or under its target costs nothing, so the term switches itself off. None without a
-    penalty.
-    """
-    if not rates:
-        return None
-    counts, densities = (torch.stack(column) for column in zip(*rates, strict=True))
-    rates.clear()  # or the neurons would keep this graph until the next forward
-    return config.firing_rate_weight * (counts * (densities > config.firing_rate_target)).sum()
-
-
-def total(lm_loss: Tensor | None, rate: Tensor | None) -> Tensor | None:
-    """Loss to minimise: task plus firing-rate term."""
-    return lm_loss if lm_loss is None or rate is None else lm_loss + rate
 
 
 @torch.no_grad()

@@ -17,14 +17,12 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from spikeformers.errors import ConfigError
 from spikeformers.models._config import SpikingformerConfig
+from spikeformers.models._rates import rate_loss, total, track_rates
 from spikeformers.models._spikingformer import (
     SpikingformerModel,
     SpikingformerPreTrainedModel,
     SpikingLM,
     SpikingLMOutput,
-    rate_loss,
-    total,
-    track_rates,
 )
 from spikeformers.models.wd_spikingformer import PRESETS as CAUSAL_PRESETS
 

@@ -27,8 +27,11 @@ class Neuron(nn.Module):
     spike_type: SpikeType = "binary"
     levels: int = 1
     """Largest count a single step can emit."""
-    activity: list[tuple[Tensor, Tensor]] | None = None
-    """When a list, every forward appends (mean count, differentiable; non-zero fraction)."""
+    activity: list[tuple[Tensor, Tensor, float]] | None = None
+    """When a list, every forward appends (mean count, differentiable; non-zero fraction;
+    ``rate_target``)."""
+    rate_target: float = 0.0
+    """The density that a firing-rate term wants of this layer."""
     weighted: bool = False
     """Whether a count is a sum of binary digits, one spike each, and costs as many accumulates."""
     expanded: bool = False
@@ -73,7 +76,8 @@ class Neuron(nn.Module):
         # With one step nothing recurs, so nothing is kept.
         spikes_S = self.fire(current) if current.shape[0] == 1 else self.run(current)
         if self.activity is not None:
-            self.activity.append(_mean_and_density(spikes_S, self.unit, self.spike_type))
+            mean, density = _mean_and_density(spikes_S, self.unit, self.spike_type)
+            self.activity.append((mean, density, self.rate_target))
         return expand(spikes_S, self.levels, self.unit) if self.expanded else spikes_S
 
 
