@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ class Sweep:
     """``name`` of the folder under ``runs/``; ``seeds`` of each row; what trains, what tabulates.
 
     ``train(args, out)`` trains ``args.row`` with ``args.seed`` into ``out`` and returns the result,
-    or None where it was interrupted; ``table(name, results)`` is Markdown.
+    or None where it was interrupted; ``table(name, results)`` is Markdown. ``more`` are tables of
+    the same results under other marks, empty where there is nothing to say.
     """
 
     script: str
@@ -40,6 +41,7 @@ class Sweep:
     train: Callable[[argparse.Namespace, Path], dict[str, Any] | None]
     table: Callable[[str, list[dict[str, Any]]], str]
     options: Setup
+    more: Mapping[str, Callable[[list[dict[str, Any]]], str]] = field(default_factory=dict)
 
     @property
     def runs(self) -> Path:
@@ -146,6 +148,10 @@ class Sweep:
                 (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
                 fill_pages(name, text)
                 print(text)
+                for mark, also in self.more.items():
+                    if text := also(found):
+                        fill_pages(f"{mark}-{folder.name}", text)
+                        print(text)
 
 
 def with_kept(name: str, found: list[dict[str, Any]]) -> list[dict[str, Any]]:

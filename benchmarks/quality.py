@@ -14,6 +14,7 @@ times are measured, energies estimated (45 nm prices of the papers).
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +57,16 @@ ROWS: dict[str, Row] = {
     "cwssa-hard, real head": Row({"spiking_head": False}),
     "cwssa-hard, learned positions": Row({"position": "learned"}),
 }
+
+
+TARGETS = {
+    "cwssa-hard, any density": "none",
+    "cwssa-hard, target 0.2": "0.2",
+    "cwssa-hard": "0.1",
+    "cwssa-hard, head 0.1": "0.1, and 0.1 before the head",
+    "cwssa-hard, target 0.05": "0.05",
+}
+"""Rows of the table of density against quality; those that are in it alone have no label."""
 
 
 def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
@@ -121,7 +132,7 @@ def table(name: str, found: list[dict[str, Any]]) -> str:
     rows = []
     for key, row in ROWS.items():
         runs = [r for r in found if r["row"] == key]
-        if not runs:
+        if not runs or (key in TARGETS and row.label is None):
             continue
         energy = [r["energy"] for r in runs]
         spiking = energy[0]["by_neuron"]
@@ -145,6 +156,38 @@ def table(name: str, found: list[dict[str, Any]]) -> str:
     return f"{head}\n\n{markdown_table(columns, rows)}"
 
 
+def density_table(found: list[dict[str, Any]]) -> str:
+    """Density against quality of hard WTA, by firing-rate target; empty with a single row."""
+    rows = []
+    for key, target in TARGETS.items():
+        runs = [r for r in found if r["row"] == key]
+        if runs:
+            rows.append(
+                [
+                    target,
+                    str(len(runs)),
+                    mean([r["perplexity"]["bits_per_byte"] for r in runs], 3),
+                    mean([r["energy"]["density"] for r in runs], 3),
+                    *(
+                        mean([_density(r, part) for r in runs], 3)
+                        for part in ("attention", "mlp.fire_in", "mlp.fire_hidden", "head_neuron")
+                    ),
+                    mean([r["energy"]["picojoules_per_token"] / 1e3 for r in runs], 0),
+                ]
+            )
+    columns = [
+        *("target", "seeds", "bits/byte", "density", "attention", "MLP, in", "MLP, hidden", "head"),
+        "nJ/token, papers'",
+    ]
+    return markdown_table(columns, rows) if len(rows) > 1 else ""
+
+
+def _density(run: dict[str, Any], part: str) -> float:
+    """Mean density of the neuron layers whose name has ``part``."""
+    layers = run["energy"]["by_neuron"]
+    return statistics.mean(d["density"] for name, d in layers.items() if part in name)
+
+
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokenizer", default="bpe:4096")
     parser.add_argument("--preset", default="wd-spikingformer-tiny")
@@ -153,4 +196,5 @@ def options(parser: argparse.ArgumentParser) -> None:
 SEEDS = {key: row.seeds for key, row in ROWS.items()}
 
 if __name__ == "__main__":
-    Sweep(__file__, "quality", SEEDS, train_one, table, options).main(__doc__)
+    more = {"density": density_table}
+    Sweep(__file__, "quality", SEEDS, train_one, table, options, more).main(__doc__)
