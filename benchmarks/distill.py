@@ -61,7 +61,10 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
     row = ROWS[args.row]
     spad = SpADConfig(**row.spad)
     teacher, tokenizer = load_reference(
-        args.teacher, gguf_file=args.gguf_file, attentions="saa" in spad.active
+        args.teacher,
+        gguf_file=args.gguf_file,
+        dtype=args.teacher_dtype,
+        attentions="saa" in spad.active,
     )
     corpus = load_corpus(args.data)
     store = tokenize_corpus(corpus, tokenizer)
@@ -81,7 +84,7 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
         save_every=max(1, args.steps // 5),
         keep_checkpoints=1,
     )
-    task = Distillation(student, teacher, spad, args.seed)
+    task = Distillation(student, teacher, spad, args.seed, args.cache_teacher)
     began, resumed = time.process_time(), (out / "run.json").is_file()
     result = train(
         student,
@@ -202,6 +205,10 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--teacher", required=True, help="folder of a causal model")
     parser.add_argument("--teacher-name", help="what the table calls it")
     parser.add_argument("--gguf-file", default="")
+    parser.add_argument("--teacher-dtype", default="auto", help="auto, fp32, bf16 or fp16")
+    parser.add_argument(
+        "--cache-teacher", default="", metavar="DIR|auto", help="its outputs, shared by all rows"
+    )
     parser.add_argument("--student", default="bispikclm-tiny")
     parser.add_argument("--learning-rate", type=float, default=5e-3)
     parser.add_argument("--eval-batches", type=int, default=20)
