@@ -70,12 +70,19 @@ def _read_training(side: Side) -> None:
     trained = [line for line in lines if line["kind"] == "train"]
     held_out = [line for line in lines if line["kind"] == "validation"]
     if trained:
-        side.figures["tokens seen"] = trained[-1]["tokens_seen"]
-        side.figures["training tokens/s"] = trained[-1]["tokens_seen"] / trained[-1]["seconds"]
+        unit = next(key for key in trained[-1] if key.endswith("s_seen")).removesuffix("s_seen")
+        seen = trained[-1][f"{unit}s_seen"]
+        side.figures[f"{unit}s seen"] = seen
+        side.figures[f"training {unit}s/s"] = seen / trained[-1]["seconds"]
         if "density" in trained[-1]:
             side.figures["density, last batch"] = trained[-1]["density"]
     if held_out:
-        for key, title in (("loss", "validation nats/token"), ("bits_per_byte", "bits/byte")):
+        unit = next(key for key in held_out[-1] if key.endswith("s_seen")).removesuffix("s_seen")
+        for key, title in (
+            ("loss", f"validation nats/{unit}"),
+            ("bits_per_byte", "bits/byte"),
+            ("accuracy", "validation accuracy"),
+        ):
             if key in held_out[-1]:
                 side.figures[title] = held_out[-1][key]
 

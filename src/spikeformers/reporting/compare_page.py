@@ -18,8 +18,8 @@ from spikeformers.training.finetuning import summarise
 
 FORMS = {
     "parameters": "{:,.0f}",
-    "tokens seen": "{:,.0f}",
-    "training tokens/s": "{:,.0f}",
+    **{f"{unit}s seen": "{:,.0f}" for unit in ("token", "image")},
+    **{f"training {unit}s/s": "{:,.0f}" for unit in ("token", "image")},
     "writing tokens/s": "{:,.0f}",
     "nJ/token": "{:,.1f}",
     "nJ/token with elementwise": "{:,.1f}",
@@ -35,7 +35,7 @@ def rows_of(sides: Sequence[Side]) -> list[list[str]]:
             FORMS.get(title, "{:.3f}").format(side.figures[title]) if title in side.figures else "-"
             for side in sides
         ]
-        counted = title in ("parameters", "tokens seen")
+        counted = title in ("parameters", "tokens seen", "images seen")
         kind = "estimated" if title in ESTIMATED else "" if counted else "measured"
         rows.append([title, *cells, kind])
     for task in dict.fromkeys(key for side in sides for key in side.zeroshot):

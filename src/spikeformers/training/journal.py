@@ -1,7 +1,8 @@
 """What a run writes about itself: ``metrics.jsonl``, TensorBoard files, a progress bar.
 
 One JSON object a line, ``kind`` "train" or "validation", with ``step`` (steps completed),
-``tokens_seen`` and ``seconds`` (of training steps alone) in each.
+``tokens_seen`` (of other tasks ``images_seen``, ``examples_seen``) and ``seconds`` (of training steps
+alone) in each.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ class Journal:
         self._shown |= values
         words = {"loss": "loss {:.3f}", "tokens_per_second": "{:,.0f} tokens/s"}
         words |= {"images_per_second": "{:,.0f} images/s", "accuracy": "accuracy {:.3f}"}
+        words |= {"examples_per_second": "{:,.0f} examples/s"}
         words["density"] = "density {:.3f}"
         shown = [words[key].format(self._shown[key]) for key in words if key in self._shown]
         self._bar.update(self._task, completed=step, shown="  ".join(shown))

@@ -48,6 +48,8 @@ class Finetuning(Task):
     ``started_from`` says what it is; a resumed run must have the same.
     """
 
+    unit = "example"
+
     def __init__(self, model: PreTrainedModel, started_from: Mapping[str, str]) -> None:
         super().__init__(model)
         self.started_from = dict(started_from)
@@ -77,6 +79,9 @@ class Finetuning(Task):
             return found
 
         return ExampleBatches(train, config, world), measure
+
+    def per_step(self, config: TrainConfig) -> int:
+        return config.batch_size
 
     def record(self) -> dict[str, Any]:
         return self.started_from
