@@ -1,8 +1,8 @@
 """What a run writes about itself: ``metrics.jsonl``, TensorBoard files, a progress bar.
 
 One JSON object a line, ``kind`` "train" or "validation", with ``step`` (steps completed),
-``tokens_seen`` (of other tasks ``images_seen``, ``examples_seen``) and ``seconds`` (of training steps
-alone) in each.
+``tokens_seen`` (``images_seen``, ``examples_seen`` of other tasks) and ``seconds`` (of training
+steps alone) in each.
 """
 
 from __future__ import annotations
