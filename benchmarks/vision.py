@@ -39,12 +39,17 @@ class Row:
     model: dict[str, Any] = field(default_factory=dict)
     twin: bool = False
     seeds: tuple[int, ...] = THREE
+    learning_rate: float | None = None
+    """Its own, where not everybody's."""
     label: str | None = None
     """Its name in the table, where it is not the key."""
 
 
 ROWS: dict[str, Row] = {
     "dense": Row(twin=True, label="dense twin (ViT)"),
+    "dense, slower": Row(
+        twin=True, seeds=(0,), learning_rate=5e-4, label="dense twin (ViT), rate 0.0005"
+    ),
     "a2os2a": Row(label="**A2OS2A: binary Q, ReLU K, ternary V**"),
     "all-binary": Row(
         {"key_neuron": "binary", "value_neuron": "binary"}, label="binary Q, K and V"
@@ -84,7 +89,8 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
     )
     config |= {
         **{"steps": args.steps, "batch_size": args.batch, "seed": args.seed, "threads": 1},
-        **{"learning_rate": args.learning_rate or config["learning_rate"], "device": args.device},
+        **{"learning_rate": row.learning_rate or args.learning_rate or config["learning_rate"]},
+        **{"device": args.device},
         **{"eval_every": max(1, args.steps // 10), "save_every": max(1, args.steps // 10)},
         **{"keep_checkpoints": 1, "eval_batches": -(-args.curve // args.batch)},
         **{"precision": args.precision},
@@ -164,7 +170,8 @@ def table(name: str, found: list[dict[str, Any]]) -> str:
     )
     head = (
         f"{name}, {preset}, {setting['steps']:,} steps of {setting['batch']} images in "
-        f"{setting.get('precision', 'fp32')}, augmentation: {setting['augment']}; seeds from 0; "
+        f"{setting.get('precision', 'fp32')}, augmentation: {setting['augment']}, rate "
+        f"{found[0]['learning_rate']:g} where nothing else is said; seeds from 0; "
         f"commits {commits}; torch {found[0]['torch']}, {found[0]['machine']}. Accuracy measured "
         f"on {tested} {found[0]['split']} split; entropy of Q, K and V in bits a value, mean over "
         "the blocks, measured; energies estimated, by the papers' sum and with elementwise "

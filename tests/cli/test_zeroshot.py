@@ -49,6 +49,20 @@ def test_table_file_and_json(spikeformers: Any, causal: Path, data: Path, tmp_pa
     assert (model / "README.md").read_text() == card  # parts are not told, nor anything twice
 
 
+def test_the_weights_are_read_in_the_precision_asked_for(
+    spikeformers: Any, causal: Path, data: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
+    asked = ("evaluate", "zeroshot", causal, "--tasks", "piqa", "--data-dir", data, "--json")
+    asked += ("--out", tmp_path)
+    plain, half = (spikeformers(*asked, *more).json for more in ((), ("--dtype", "bf16")))
+    assert (plain["model"]["dtype"], half["model"]["dtype"]) == ("float32", "bfloat16")
+    assert half["tasks"]["piqa"]["documents"] == 4
+    ended = spikeformers(*asked, "--dtype", "int8")
+    assert ended.code == 2
+    assert "it must be one of auto, fp32, bf16, fp16" in ended.err
+
+
 def test_refusals(
     spikeformers: Any, causal: Path, masked: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,7 +102,11 @@ def test_the_engine_scores_as_pytorch_does(
         assert found["tasks"]["piqa"]["samples"] == wanted["tasks"]["piqa"]["samples"]
         assert (found["model"]["class"], found["settings"]["device"]) == ("Engine", "engine")
     assert (tmp_path / "two/zeroshot-piqa.json").is_file()
-    for more, told in ((("--device", "cuda"), "on the CPU"), (("--cached",), "--cached is for")):
+    for more, told in (
+        (("--device", "cuda"), "on the CPU"),
+        (("--dtype", "bf16"), "--dtype bf16 is not for it"),
+        (("--cached",), "--cached is for"),
+    ):
         ended = spikeformers("evaluate", "zeroshot", file, *asked, *more)
         assert ended.code == 2
         assert told in ended.err
