@@ -46,6 +46,9 @@ ROWS: dict[str, Row] = {
     "cwssa-top3": Row({"wta": "top_k", "winners": 3}, label="spiking, CWSSA top-3"),
     "ssa": Row({"attention": "ssa"}, label="spiking, SSA (learned positions)"),
     "a2os2a": Row({"attention": "a2os2a"}, label="spiking, A2OS2A (learned positions)"),
+    "cwssa-hard, token shift": Row(
+        {"token_shift": True}, seeds=THREE, label="spiking, CWSSA hard, token shift"
+    ),
     "cwssa-hard, 8 levels": Row({"levels": 8}),
     "cwssa-hard, 4 levels": Row({"levels": 4}),
     "cwssa-hard, any density": Row(

@@ -34,6 +34,11 @@ def base_name(func: Any) -> str:
     return name if name.startswith("_") else name.rstrip("_")
 
 
+def pads_with_zeros(name: str, args: tuple[Any, ...]) -> bool:
+    """Whether the operation surrounds its argument by zeros, so that spikes stay spikes."""
+    return name == "constant_pad_nd" and (len(args) < 3 or args[2] == 0)
+
+
 def is_product(name: str) -> bool:
     """Whether the operation multiplies matrices."""
     return _LOOKS_LIKE_A_PRODUCT.search(name) is not None

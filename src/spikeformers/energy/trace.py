@@ -329,7 +329,7 @@ class _Tracer:
         name = ops.base_name(func)
         if func._schema.is_mutable and args and isinstance(args[0], Tensor):
             self.known.pop(args[0], None)
-        elif name in ops.MOVES:
+        elif name in ops.MOVES or ops.pads_with_zeros(name, args):
             self._carry(args, out)
         if ops.is_product(name):
             self._product(name, args, out)

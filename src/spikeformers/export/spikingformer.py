@@ -44,6 +44,8 @@ def describe(
     config, body = model.config, model.model
     width, hidden = config.hidden_size, config.intermediate_size
     assert hidden is not None
+    if config.token_shift:
+        raise ConfigError("the engine has no token shift yet; run this model in PyTorch.")
     writer = Writer(config.vocab_size, config.steps, weights)
     to, pack, linear = writer.to, writer.pack, writer.linear
     for name, size in (("x", width), ("qkv", 3 * width), ("y", width), ("hidden", hidden)):

@@ -1,4 +1,4 @@
-"""What models share: norms, spiking linear maps, positions, patches, neurons of Q, K and V."""
+"""What models share: norms, spiking maps, positions, token shift, patches, neurons of Q, K, V."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from spikeformers.layers.norm import NORMS, BatchNorm, make_norm
 from spikeformers.layers.patches import SpikingPatches
 from spikeformers.layers.positions import RelativeBias
 from spikeformers.layers.roles import ROLE_NEURONS, RoleNeurons
+from spikeformers.layers.shift import TokenShift
 
 __all__ = [
     "NORMS",
@@ -16,5 +17,6 @@ __all__ = [
     "RoleNeurons",
     "SpikeLinear",
     "SpikingPatches",
+    "TokenShift",
     "make_norm",
 ]

@@ -4,6 +4,7 @@
     X <- X + Attention(Q, K, V) W_o                         hard WTA: the output already is spikes
     X <- X + SN(Norm(SN(Norm(X)) W_1)) W_2
 
+With ``token_shift`` half of each X', and of what W_1 reads, is the token's before.
 Attention that sums rows (top-K, SSA, softmax, sparsemax) fires again, SN(Norm(A_w V)), before W_o.
 Winner-Take-All Spiking Transformer for Language Modeling, https://arxiv.org/abs/2604.11321; the
 norms stand where the config says.
@@ -23,8 +24,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from spikeformers.attention import A2OS2A, SSA, WTA, Attention, SoftmaxAttention
 from spikeformers.errors import ConfigError
-from spikeformers.layers import RoleNeurons, SpikeLinear, make_norm
-from spikeformers.models._cache import RunningState, append
+from spikeformers.layers import RoleNeurons, SpikeLinear, TokenShift, make_norm
+from spikeformers.models._cache import RunningState, append, shifted
 from spikeformers.models._config import SpikingformerConfig
 from spikeformers.neurons import ILIF, LIF, NILIF, TLIF, Neuron
 
@@ -128,6 +129,8 @@ class SpikingAttention(nn.Module):
         width = config.hidden_size
         self.layer, self.heads = layer, config.num_attention_heads
         self.fire_in = Fire(config, width, config.pre_norm)
+        self.shift = TokenShift(width) if config.token_shift else None
+        self.slot = config.num_hidden_layers + layer  # of the cache: the last token's spikes
         self.query = SpikeLinear(width, width, config.bias)
         self.key = SpikeLinear(width, width, config.bias)
         self.value = SpikeLinear(width, width, config.bias)
@@ -155,8 +158,11 @@ class SpikingAttention(nn.Module):
         bias: Tensor | None,
         cache: Cache | None,
         want_weights: bool,
+        present: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         spikes = self.fire_in(x)
+        if self.shift is not None:
+            spikes = shifted(self.shift, spikes, present, cache, self.slot)
         q = self._heads(self.fire_query(self.query(spikes)))
         k = self._heads(self.fire_key(self.key(spikes)))
         v = self._heads(self.fire_value(self.value(spikes)))
@@ -226,11 +232,13 @@ def _inexact(unit: float) -> float | None:
 class SpikingMLP(nn.Module):
     """Two spike-driven linear maps; no GELU."""
 
-    def __init__(self, config: SpikingformerConfig) -> None:
+    def __init__(self, config: SpikingformerConfig, layer: int) -> None:
         super().__init__()
         width, hidden = config.hidden_size, config.intermediate_size
         assert hidden is not None
         self.fire_in = Fire(config, width, config.pre_norm)
+        self.shift = TokenShift(width) if config.token_shift else None
+        self.slot = 2 * config.num_hidden_layers + layer
         self.up = SpikeLinear(width, hidden, config.bias)
         self.fire_hidden = Fire(config, hidden, config.projection_norm)
         self.down = SpikeLinear(hidden, width, config.bias)
@@ -239,8 +247,13 @@ class SpikingMLP(nn.Module):
             config.norm if config.output_norm else "none", width, config.norm_eps
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.out_norm(self.down(self.fire_hidden(self.up(self.fire_in(x)))))
+    def forward(
+        self, x: Tensor, cache: Cache | None = None, present: Tensor | None = None
+    ) -> Tensor:
+        spikes = self.fire_in(x)
+        if self.shift is not None:
+            spikes = shifted(self.shift, spikes, present, cache, self.slot)
+        y: Tensor = self.out_norm(self.down(self.fire_hidden(self.up(spikes))))
         return y
 
 
@@ -250,7 +263,7 @@ class SpikingBlock(GradientCheckpointingLayer):
     def __init__(self, config: SpikingformerConfig, layer: int) -> None:
         super().__init__()
         self.attention = SpikingAttention(config, layer)
-        self.mlp = SpikingMLP(config)
+        self.mlp = SpikingMLP(config, layer)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
@@ -260,7 +273,8 @@ class SpikingBlock(GradientCheckpointingLayer):
         bias: Tensor | None = None,
         cache: Cache | None = None,
         want_weights: bool = False,
+        present: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        y, weights = self.attention(x, allowed, bias, cache, want_weights)
+        y, weights = self.attention(x, allowed, bias, cache, want_weights, present)
         x = x + self.dropout(y)
-        return x + self.dropout(self.mlp(x)), weights
+        return x + self.dropout(self.mlp(x, cache, present)), weights

@@ -1,6 +1,7 @@
 """What attention keeps in a Transformers cache, which knows no simulation steps.
 
-Spikes of keys and values, one row a token; or, of A2OS2A in order "state", one matrix a head.
+Spikes of keys and values, one row a token; or, of A2OS2A in order "state", one matrix a head. A
+token shift keeps the last token's spikes in layers of their own, behind those of attention.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
 
 from spikeformers.errors import ConfigError
+from spikeformers.layers import TokenShift
 
 
 def append(cache: Cache, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
@@ -32,7 +34,9 @@ def append(cache: Cache, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tens
 
 
 class RunningState(CacheLayerMixin):
-    """Z = K^T V of all tokens so far, ``[B, S, H, K, K]``, whatever their number."""
+    """What all tokens so far come to, ``[B, S, ...]``, whatever their number: Z = K^T V of A2OS2A
+    ``[B, S, H, K, K]``, or the last token's spikes.
+    """
 
     is_sliding = False
 
@@ -50,11 +54,11 @@ class RunningState(CacheLayerMixin):
 
     @property
     def state(self) -> Tensor | None:
-        """Z ``[S, B, H, K, K]``; None before the first token."""
+        """``[S, B, ...]``; None before the first token."""
         return self.keys.transpose(0, 1) if self.is_initialized else None
 
     def put(self, state: Tensor, tokens: int) -> None:
-        """Keep Z ``[S, B, H, K, K]``, which ``tokens`` more have joined."""
+        """Keep ``[S, B, ...]``, which ``tokens`` more have joined."""
         first = state.transpose(0, 1)
         self.lazy_initialization(first, torch.empty_like(first[:, :0]))
         self.seen += tokens
@@ -73,8 +77,8 @@ class RunningState(CacheLayerMixin):
 
     def crop(self, tokens_to_remove: int) -> None:
         raise ConfigError(
-            "attention_order='state' keeps sums, out of which no token can be taken again; use "
-            "attention_order='scores' where generation steps back."
+            "attention_order='state' and token_shift keep a state, out of which no token can be "
+            "taken again; use neither where generation steps back."
         )
 
     def batch_repeat_interleave(self, repeats: int) -> None:
@@ -89,7 +93,8 @@ class RunningState(CacheLayerMixin):
 
 def keep_states(cache: Cache, layers: int) -> Cache:
     """``cache`` with running states for layers; what ``generate`` hands over fresh is turned."""
-    if not all(isinstance(layer, RunningState) for layer in cache.layers) or not cache.layers:
+    first = cache.layers[:layers]
+    if not first or not all(isinstance(layer, RunningState) for layer in first):
         if cache.get_seq_length() > 0:
             raise ConfigError(
                 "this cache holds keys and values, and attention_order='state' keeps sums; begin "
@@ -97,3 +102,28 @@ def keep_states(cache: Cache, layers: int) -> Cache:
             )
         cache.layers[:] = [RunningState() for _ in range(layers)]
     return cache
+
+
+def keep_last_spikes(cache: Cache, layers: int) -> Cache:
+    """``cache`` with two states behind its ``layers``, the last token's spikes, for each layer."""
+    while len(cache.layers) < layers:
+        cache.layers.append(DynamicLayer())
+    while len(cache.layers) < 3 * layers:
+        cache.layers.append(RunningState())
+    return cache
+
+
+def shifted(
+    shift: TokenShift, spikes: Tensor, present: Tensor | None, cache: Cache | None, slot: int
+) -> Tensor:
+    """``shift(spikes)``, going on from the state ``slot`` of ``cache`` and leaving it there."""
+    if cache is None:
+        moved: Tensor = shift(spikes, present)
+        return moved
+    state = cache.layers[slot]
+    assert isinstance(state, RunningState)
+    lead = spikes.shape[:-3]
+    before = None if state.state is None else state.state.unflatten(0, lead)
+    state.put(shift.last(spikes).flatten(0, -4), spikes.shape[-2])
+    moved = shift(spikes, present, before)
+    return moved

@@ -118,6 +118,10 @@ class SpikingConfig(PreTrainedConfig):
 class SpikingformerConfig(SpikingConfig):
     """Every choice of a WTA spiking transformer; a field a choice, its default here only."""
 
+    token_shift: bool = False
+    """Half of the spikes that attention and MLP read are those of the token before: a copy, no
+    arithmetic. Ours, not the paper's; causal models only."""
+
     attentions: ClassVar[tuple[str, ...]] = ("cwssa", "ssa", "a2os2a", "softmax")
 
     attention: str = "cwssa"
@@ -184,6 +188,11 @@ class SpikingformerConfig(SpikingConfig):
                 f"attention={self.attention!r} multiplies its scores with V, so "
                 f"position={self.position!r} would add reals to them; use position='learned' or "
                 "'none'."
+            )
+        if self.token_shift and not self.causal:
+            raise ConfigError(
+                "token_shift=True reads the token before, which a masked model sees anyway; it is "
+                "for causal models."
             )
         at_least_one(self, "levels")
         at_least_one(self, "winners")

@@ -22,9 +22,9 @@ from transformers.modeling_outputs import ModelOutput
 
 from spikeformers.attention import A2OS2A, ScaledAttention
 from spikeformers.errors import ConfigError
-from spikeformers.layers import RelativeBias, SpikeLinear, make_norm
+from spikeformers.layers import RelativeBias, SpikeLinear, TokenShift, make_norm
 from spikeformers.models._block import SpikingBlock, make_head_neuron
-from spikeformers.models._cache import keep_states
+from spikeformers.models._cache import keep_last_spikes, keep_states
 from spikeformers.models._config import SpikingConfig
 from spikeformers.models._rates import Rates, rate_loss, total, track_rates
 from spikeformers.neurons import LIF, TLIF, Neuron, Rectifier
@@ -111,6 +111,11 @@ class SpikingformerModel(SpikingformerPreTrainedModel):
         return any(core.order == "state" for core in cores)
 
     @property
+    def shifts(self) -> bool:
+        """Whether layers read spikes of the token before."""
+        return any(isinstance(m, TokenShift) for m in self.layers.modules())
+
+    @property
     def stream(self) -> tuple[str, str]:
         """Spike type of what flows from block to block, and its values."""
         return "real", "real numbers"
@@ -171,6 +176,12 @@ class SpikingformerModel(SpikingformerPreTrainedModel):
         states = self.keeps_states
         if states and cache is not None:
             cache = keep_states(cache, len(self.layers))
+        more: dict[str, Tensor] = {}
+        if self.shifts:
+            if cache is not None:
+                cache = keep_last_spikes(cache, len(self.layers))
+            if attention_mask is not None:
+                more["present"] = _before(attention_mask)[:, -x.shape[1] :]
         past = cache.get_seq_length() if cache is not None else 0
         tokens = x.shape[1]
         limit = self.config.max_position_embeddings
@@ -200,7 +211,7 @@ class SpikingformerModel(SpikingformerPreTrainedModel):
             if output_hidden_states:
                 hidden.append(x.mean(0))
             bias = self.relative[layer](tokens, past + tokens, x.device) if self.relative else None
-            x, weights = block(x, allowed, bias, cache, bool(output_attentions))
+            x, weights = block(x, allowed, bias, cache, bool(output_attentions), **more)
             if weights is not None:
                 maps.append(weights.mean(0))
         last = self.norm(x.mean(0))
@@ -219,6 +230,11 @@ def _positions(mask: Tensor | None, past: int, tokens: int, device: torch.device
     if mask is None:
         return torch.arange(past, past + tokens, device=device).unsqueeze(0)
     return (mask.long().cumsum(-1) - 1).clamp_min(0)[:, -tokens:]
+
+
+def _before(mask: Tensor) -> Tensor:
+    """Whether the token before each is one, and no padding, ``[B, J]``."""
+    return nn.functional.pad(mask[:, :-1].bool(), (1, 0))
 
 
 def _allowed(
