@@ -17,6 +17,7 @@ from spikeformers.errors import EngineUnavailable, UsageError
 from spikeformers.export import pack
 from spikeformers.export.quantising import int4
 from spikeformers.kernels import native
+from spikeformers.layers import TokenShift
 from spikeformers.neurons import observe
 
 Make = Callable[..., Any]
@@ -49,6 +50,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "real-head": {"spiking_head": False},
     "untied": {"tie_word_embeddings": False},
     "no-bias": {"bias": False},
+    "token-shift": {"token_shift": True},
+    "token-shift, 3 steps": {"token_shift": True, "neuron": "lif", "steps": 3, "threshold": 0.5},
+    "token-shift, odd widths": {
+        **{"token_shift": True, "hidden_size": 42, "num_attention_heads": 3},
+        **{"intermediate_size": 51, "wta": "top_k"},
+    },
     "odd-widths": {"hidden_size": 42, "num_attention_heads": 3, "intermediate_size": 51},
     "wide-heads": {"hidden_size": 140, "num_attention_heads": 2},
 }
@@ -78,7 +85,15 @@ def test_spikes_and_logits_are_pytorchs(model: Any, ids: Ids) -> None:
         if operation["op"] == "fire"
     ]  # fmt: skip
     assert len(names) == len(spikes)
+    shifted = {
+        operation["to"] for operation in engine.packed.description["operations"]
+        if operation["op"] == "shift"
+    }  # fmt: skip
+    assert len(shifted) == 2 * model.config.num_hidden_layers * model.config.token_shift
     for name, wanted in zip(names, spikes, strict=True):
+        if name in shifted:  # in place, so that the buffer holds what the product reads
+            by_step = torch.from_numpy(wanted).unflatten(0, (-1, 1, len(tokens)))
+            wanted = TokenShift(wanted.shape[-1])(by_step).flatten(0, 2).numpy()
         assert (engine.values(name) == wanted).all(), name
         assert wanted.any() or name == "head.in"
     assert np.abs(found - logits).max() < 1e-4
@@ -94,7 +109,7 @@ def test_one_token_at_a_time_gives_the_bits_of_the_prompt(
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("variant", ["hard", "top-3", "ssa"])
+@pytest.mark.parametrize("variant", ["hard", "top-3", "ssa", "token-shift"])
 def test_greedy_text_of_512_tokens_is_pytorchs(variant: str, make_model: Make, ids: Ids) -> None:
     model = make_model(7, max_position_embeddings=600, **VARIANTS[variant])
     prompt = ids(4, 8)

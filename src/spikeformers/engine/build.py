@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from spikeformers.kernels._native import Program
 
 STEPS = (
-    *("embed", "fire", "norm", "linear", "attend", "add", "select", "finish"),
+    *("embed", "fire", "norm", "linear", "attend", "add", "shift", "select", "finish"),
     *("join", "recount", "rate", "edges"),
     *("pair", "activate", "multiply", "scale", "rotate", "group_norm", "mix"),
 )

@@ -99,6 +99,10 @@ class Description:
         """A residual."""
         self._add("add", input=input, to=to)
 
+    def shift(self, to: str, moved: int) -> None:
+        """The first ``moved`` spikes of a token are those of the token before, in place."""
+        self._add("shift", to=to, moved=moved)
+
     def join(self, input: str, to: str, how: str) -> None:
         """Spikes into a stream of whole numbers: "set", "add", or "or" of zeros and ones."""
         self._add("join", input=input, to=to, how=how)

@@ -44,8 +44,6 @@ def describe(
     config, body = model.config, model.model
     width, hidden = config.hidden_size, config.intermediate_size
     assert hidden is not None
-    if config.token_shift:
-        raise ConfigError("the engine has no token shift yet; run this model in PyTorch.")
     writer = Writer(config.vocab_size, config.steps, weights)
     to, pack, linear = writer.to, writer.pack, writer.linear
     for name, size in (("x", width), ("qkv", 3 * width), ("y", width), ("hidden", hidden)):
@@ -63,6 +61,8 @@ def describe(
         assert isinstance(at.core, ScaledAttention)
         on = f"layers.{number}"
         fire("x", f"{on}.attention.in", at.fire_in)
+        if at.shift is not None:
+            to.shift(f"{on}.attention.in", at.shift.moved)
         linear(f"{on}.attention.in", "qkv", f"{on}.qkv", at.query, at.key, at.value)
         parts = (("query", at.fire_query), ("key", at.fire_key), ("value", at.fire_value))
         for place, (name, layer) in enumerate(parts):
@@ -88,6 +88,8 @@ def describe(
             to.norm("y", "y", pack.norm(f"{on}.out_norm", at.out_norm))
         to.add("y", "x")
         fire("x", f"{on}.mlp.in", mlp.fire_in)
+        if mlp.shift is not None:
+            to.shift(f"{on}.mlp.in", mlp.shift.moved)
         linear(f"{on}.mlp.in", "hidden", f"{on}.up", mlp.up)
         fire("hidden", f"{on}.mlp.hidden", mlp.fire_hidden, size=hidden)
         linear(f"{on}.mlp.hidden", "y", f"{on}.down", mlp.down)

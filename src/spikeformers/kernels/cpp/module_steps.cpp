@@ -14,6 +14,8 @@ void bind_steps(nb::class_<Engine>& program) {
                                                          {"or", Joining::either}}));
            },
            "input"_a, "to"_a, "how"_a)
+      .def("shift", [](Engine& e, int to, std::int64_t moved) { e.program.shift(to, moved); },
+           "to"_a, "moved"_a)
       .def("recount", [](Engine& e, int in, int out) { e.program.recount(in, out); }, "input"_a, "out"_a)
       .def("rate",
            [](Engine& e, int in, int out, int steps, const std::string& type, int levels, float unit,

@@ -42,7 +42,8 @@ Sequence::Sequence(const Program& program)
     : program_(&program),
       bits_(static_cast<std::size_t>(program.slots_ * program.steps)),
       sums_(static_cast<std::size_t>(program.slots_ * program.steps)),
-      rows_(static_cast<std::size_t>(program.slots_ * program.steps)) {
+      rows_(static_cast<std::size_t>(program.slots_ * program.steps)),
+      last_(static_cast<std::size_t>(program.shifts_ * program.steps)) {
   for (const Step& step : program.steps_) {
     if (const auto* edges = std::get_if<Edges>(&step)) {
       const Buffer& key = program.buffer(edges->key);
@@ -59,6 +60,10 @@ Sequence::Sequence(const Program& program)
       else
         rows_[slot] = std::make_unique<RowCache>(mix->type, mix->kv_heads, width);
     }
+    if (const auto* shift = std::get_if<Shift>(&step))
+      for (int s = 0; s < program.steps; ++s)
+        last_[static_cast<std::size_t>(shift->slot * program.steps + s)].resize(
+            static_cast<std::size_t>(shift->moved));
     const auto* attend = std::get_if<Attend>(&step);
     if (attend == nullptr) continue;
     const Buffer& key = program.buffer(attend->key);
@@ -78,6 +83,7 @@ std::int64_t Sequence::bytes() const {
   std::int64_t total = 0;
   for (const auto& cache : bits_) total += cache ? cache->bytes() : 0;
   for (const auto& cache : rows_) total += cache ? cache->bytes() : 0;
+  for (const auto& spikes : last_) total += static_cast<std::int64_t>(spikes.size());
   for (const auto& cache : sums_)
     total += cache ? static_cast<std::int64_t>(cache->sum.size() * sizeof(std::int64_t)) : 0;
   return total;

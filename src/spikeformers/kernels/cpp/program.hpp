@@ -85,6 +85,7 @@ class Sequence {
   std::vector<std::unique_ptr<BitCache>> bits_;
   std::vector<std::unique_ptr<SumCache>> sums_;
   std::vector<std::unique_ptr<RowCache>> rows_;
+  std::vector<std::vector<std::int8_t>> last_;  // spikes of the last token, for each shift
 };
 
 struct Embed {
@@ -126,6 +127,11 @@ struct Attend {
 };
 struct Add {
   int in, to;
+};
+struct Shift {       // the first `moved` spikes of a token are those of the token before (shift.cpp)
+  int to;
+  std::int64_t moved;
+  int slot;          // of the sequence's last spikes
 };
 // ---- a stream of spikes (binary.cpp)
 enum class Joining : std::int32_t { set, add, either };
@@ -189,8 +195,8 @@ struct Mix {         // attention over a cache of rows: counts, or the reals of 
   int slot;
 };
 
-using Step = std::variant<Embed, Select, Norm, Fire, Linear, Attend, Add, Join, Recount, Rate, Edges,
-                          Pair, Activate, Multiply, Scale, Rotate, GroupNorm, Mix>;
+using Step = std::variant<Embed, Select, Norm, Fire, Linear, Attend, Add, Shift, Join, Recount, Rate,
+                          Edges, Pair, Activate, Multiply, Scale, Rotate, GroupNorm, Mix>;
 
 // Sums over everything that ran, for density and bytes; measured, not estimated.
 struct Counters {
@@ -212,6 +218,7 @@ struct Program {
   void attend(int query, int key, int value, int out, int heads, Rule rule, int winners,
               float weight, Vector scale, Vector bias);
   void add(int in, int to);
+  void shift(int to, std::int64_t moved);
   void join(int in, int to, Joining how);
   void recount(int in, int out);
   void rate(int in, int out, const Neuron& neuron, int steps);
@@ -269,6 +276,7 @@ struct Program {
   void run(const Linear& step, const Frame& frame);
   void run(const Attend& step, const Frame& frame);
   void run(const Add& step, const Frame& frame);
+  void run(const Shift& step, const Frame& frame);
   void run(const Join& step, const Frame& frame);
   void run(const Recount& step, const Frame& frame);
   void run(const Rate& step, const Frame& frame);
@@ -288,7 +296,7 @@ struct Program {
 
   std::vector<std::unique_ptr<Buffer>> buffers_;
   std::vector<Step> steps_;
-  int logits_ = -1, slots_ = 0;
+  int logits_ = -1, slots_ = 0, shifts_ = 0;
   std::mutex busy_;
 };
 
