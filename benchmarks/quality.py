@@ -32,6 +32,8 @@ class Row:
 
     model: dict[str, Any] = field(default_factory=dict)
     twin: str | None = None
+    shift: bool = False
+    """A twin whose maps read, as with ``token_shift``, half of the token before."""
     learning_rate: float = 5e-3
     seeds: tuple[int, ...] = (0,)
     label: str | None = None
@@ -46,6 +48,9 @@ ROWS: dict[str, Row] = {
     "cwssa-top3": Row({"wta": "top_k", "winners": 3}, label="spiking, CWSSA top-3"),
     "ssa": Row({"attention": "ssa"}, label="spiking, SSA (learned positions)"),
     "a2os2a": Row({"attention": "a2os2a"}, label="spiking, A2OS2A (learned positions)"),
+    "dense-rotary, token shift": Row(
+        twin="rotary", shift=True, label="dense twin, rotary positions, token shift"
+    ),
     "cwssa-hard, token shift": Row(
         {"token_shift": True}, seeds=THREE, label="spiking, CWSSA hard, token shift"
     ),
@@ -90,6 +95,8 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
     set_seed(args.seed)
     spiking = build_config(args.preset, len(tokenizer), row.model)
     model = build_model(control_of(spiking, row.twin) if row.twin else spiking)  # type: ignore[arg-type]
+    if row.shift:
+        shift_inputs(model)
     config = TrainConfig(
         steps=args.steps,
         batch_size=args.batch,
@@ -120,6 +127,16 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
         "energy": {k: v for k, v in energy.as_dict().items() if k not in ("products", "prices")},
         "corpus": corpus.digest,
     }
+
+
+def shift_inputs(twin: Any) -> None:
+    """Have the first maps of attention and MLP read half of the token before."""
+    from spikeformers.layers import TokenShift
+
+    shift = TokenShift(twin.config.hidden_size)
+    for layer in twin.gpt_neox.layers:
+        for linear in (layer.attention.query_key_value, layer.mlp.dense_h_to_4h):
+            linear.register_forward_pre_hook(lambda _, inputs: (shift(inputs[0]),))
 
 
 def table(name: str, found: list[dict[str, Any]]) -> str:
