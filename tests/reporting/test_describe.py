@@ -33,6 +33,14 @@ def test_points_of_hard_winners(build):
     assert sum(row["parameters"] for row in described["tensors"]) == model.num_parameters()
 
 
+def test_a_token_shift_is_told_where_it_is_read(build):
+    told = {
+        row["point"] for row in describe(build(token_shift=True))["points"]
+        if row["values"].endswith("; half of them the token's before")
+    }  # fmt: skip
+    assert told == {"attention input", "MLP input"}
+
+
 def test_what_it_says_of_operands_is_what_a_trace_sees(build):
     model = build()
     seen = audit(model, [torch.arange(24).reshape(1, 24)]).products()

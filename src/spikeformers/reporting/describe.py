@@ -124,9 +124,12 @@ def _points(
         rows.insert(1, point("embedding, fired", fired.spike_type, spike_values(fired)))
     found.pop(EDGES, None)  # told with the attention's weights
     rectified = {point_of(name)[1] for name, m in model.named_modules() if isinstance(m, Rectifier)}
+    shifted = ("attention input", "MLP input") if getattr(model.config, "token_shift", 0) else ()
     for name in (*POINTS.values(), *sorted(set(found) - set(POINTS.values()) - {"head"})):
         if name in found:
-            rows.append(point(name, found[name].spike_type, spike_values(found[name])))
+            before = "; half of them the token's before" if name in shifted else ""
+            values = spike_values(found[name]) + before
+            rows.append(point(name, found[name].spike_type, values))
         elif name in rectified:
             rows.append(point(name, "real", "real numbers, 0 or greater"))
         if name == "value" and core is not None:
