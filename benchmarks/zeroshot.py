@@ -10,8 +10,8 @@ r"""Zero-shot scores of several models over the paper's eight sets, beside chanc
 ``check`` scores the same documents with lm-evaluation-harness's own Hugging Face backend, in
 batches of the same size, and says whether any log-likelihood differs; log-softmax in float32 in
 both. An interrupted ``run`` goes on where it was; tasks that stand in ``benchmarks/results/`` count
-as done. Scores are measured, in hundredths, with the
-standard error over documents; a star marks what lies within two of it from chance.
+as done. Scores are measured, in hundredths, with the standard error over documents; a star marks
+what lies within two of it from chance.
 """
 
 from __future__ import annotations
@@ -55,6 +55,14 @@ def run(args: argparse.Namespace) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         before = {one["model"]["name"]: one for one in results(args.name)}
         tasks = before.get(name, {}).get("tasks", {})
+        if tasks and (before[name]["model"]["dtype"], before[name]["settings"]) != (
+            scorer.record["dtype"],
+            scorer.settings,
+        ):
+            raise SystemExit(
+                f"{name}: has results of another precision or other settings in the table "
+                f"{args.name!r}. Give the new run a --name of its own."
+            )
         reports: list[TaskReport] = []
         for task in resolve(args.tasks):
             if task in tasks and tasks[task]["limit"] == args.limit:
