@@ -29,6 +29,14 @@ from _sweep import RESULTS, ROOT, commit, fill_pages, with_kept
 RUNS = Path("runs/conversion")
 STEPS = (1, 2, 4, 8, 16, 32)
 PHASES = (2, 4, 6, 8, 10, 12)
+TUNINGS = {
+    "lm": "tuned",
+    "kd": "tuned with KD",
+    "transfer": "attention transfer",
+    "transfer-lm": "half transfer, half tuned",
+    "transfer-kd": "half transfer, half tuned with KD",
+}
+"""How the attention of a whole spiking model learns, all on the same tokens."""
 
 
 def rows() -> dict[str, dict[str, Any]]:
@@ -48,11 +56,13 @@ def rows() -> dict[str, dict[str, Any]]:
         found[f"cwssa top-3, ffn kept, T={t}"] = {
             **{"ffn": "kept", "attention": "cwssa", "steps": t, "wta": "top_k", "winners": 3},
         }
-    for name, attention in (("ssa", "ssa"), ("cwssa hard", "cwssa")):
-        whole = {"ffn": "signed-if", "attention": attention, "steps": 4, "code": "phase"}
+    top_3 = {"attention": "cwssa", "wta": "top_k", "winners": 3}
+    attentions = {"ssa": {"attention": "ssa"}, "cwssa hard": {"attention": "cwssa"}}
+    for name, choices in (attentions | {"cwssa top-3": top_3}).items():
+        whole = {"ffn": "signed-if", "steps": 4, "code": "phase", **choices}
         found[f"whole {name} phase, T=4"] = whole
-        found[f"whole {name} phase, T=4, tuned"] = {**whole, "tune": "lm"}
-        found[f"whole {name} phase, T=4, tuned with KD"] = {**whole, "tune": "kd"}
+        for how, told in TUNINGS.items():
+            found[f"whole {name} phase, T=4, {told}"] = {**whole, "tune": how}
     found["original, tuned"] = {"tune": "lm"}
     return found
 
@@ -141,28 +151,76 @@ def run(args: argparse.Namespace) -> None:
 def tune(
     args: argparse.Namespace, model: Any, store: Any, tokenizer: Any, out: str, how: str
 ) -> dict[str, Any]:
-    """Train the spiking attention, or all of a dense model, on the same tokens."""
+    """Train the spiking attention, or all of a dense model, on the same tokens.
+
+    "transfer-lm" and "transfer-kd" are two runs of half the steps each, the second with a seed,
+    and so with windows, of its own.
+    """
+    stages, found = how.split("-"), []
+    for number, stage in enumerate(stages):
+        folder = f"{out}-{number}" if number + 1 < len(stages) else out
+        if found:
+            from spikeformers.models import load_model
+
+            model = load_model(f"{out}-{number - 1}")[0]
+        found.append(_stage(args, model, store, tokenizer, folder, stage, number, len(stages)))
+    steps = tokens = 0
+    curve: list[tuple[int, float]] = []
+    for one in found:
+        curve += [(steps + step, loss) for step, loss in one["validation"]]
+        steps, tokens = steps + one["steps"], tokens + one["tokens"]
+    return {
+        "steps": steps,
+        "tokens": tokens,
+        "learning_rate": args.learning_rate,
+        "validation": curve,
+        "seconds": sum(one["seconds"] for one in found),
+    }
+
+
+def _stage(
+    args: argparse.Namespace,
+    model: Any,
+    store: Any,
+    tokenizer: Any,
+    out: str,
+    how: str,
+    number: int,
+    stages: int,
+) -> dict[str, Any]:
+    from spikeformers.models import load_reference
     from spikeformers.training import TrainConfig, train
     from spikeformers.training.finetune import DistilledTuning, FineTuning
     from spikeformers.training.task import Task
+    from spikeformers.training.transfer import AttentionTransfer
 
+    steps = args.tune_steps // stages
+    every = max(1, args.tune_steps // args.tune_points)
     config = TrainConfig(
-        steps=args.tune_steps,
+        steps=steps,
         batch_size=args.batch,
         context=args.context,
         learning_rate=args.learning_rate,
         weight_decay=0.0,
-        threads=1,
-        eval_every=max(1, args.tune_steps // 6),
+        seed=number,
+        threads=args.threads,
+        precision=args.precision,
+        eval_every=every,
         eval_batches=8,
-        save_every=max(1, args.tune_steps // 6),
+        save_every=every,
         keep_checkpoints=1,
     )
     task: Task = Task(model)
     if model.config.model_type == "neurtransformer":
         task = FineTuning(model, "attention")
-        if how == "kd":
-            task = DistilledTuning(model, load(args)[0], "attention", 0.5, 2.0)
+        if how != "lm":
+            dtype = "bf16" if args.precision == "bf16" else "auto"
+            teacher = load_reference(args.model, gguf_file=args.gguf_file, dtype=dtype)[0]
+            task = (
+                AttentionTransfer(model, teacher)
+                if how == "transfer"
+                else DistilledTuning(model, teacher, "attention", 0.5, 2.0)
+            )
     result = train(
         model, store, tokenizer, out, config,
         task=task, resume=(Path(out) / "run.json").is_file(), progress=False,
@@ -170,12 +228,10 @@ def tune(
     if result.interrupted:
         raise SystemExit(130)
     lines = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
-    curve = [(x["step"], x["loss"]) for x in lines if x["kind"] == "validation"]
     return {
         "steps": result.steps,
         "tokens": result.tokens_seen,
-        "learning_rate": args.learning_rate,
-        "validation": curve,
+        "validation": [(x["step"], x["loss"]) for x in lines if x["kind"] == "validation"],
         "seconds": result.seconds,
     }
 
@@ -300,6 +356,9 @@ def main() -> None:
     one.add_argument("--tune-steps", type=int, default=300)
     one.add_argument("--batch", type=int, default=16)
     one.add_argument("--learning-rate", type=float, default=1e-3)
+    one.add_argument("--tune-points", type=int, default=6, help="validations of a tuned row")
+    one.add_argument("--precision", default="fp32", help="of tuning: fp32 or bf16")
+    one.add_argument("--threads", type=int, default=1, help="of tuning")
     other = verbs.add_parser("table")
     other.set_defaults(do=table)
     args = parser.parse_args()

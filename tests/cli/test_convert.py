@@ -104,6 +104,28 @@ def test_finetuning_and_its_resume(converted, spikeformers, control, text, tmp_p
     assert spikeformers("pretrain", "--out", out, "--resume").code == 2
 
 
+def test_attention_transfer(converted, spikeformers, control, text, tmp_path):
+    sets = [
+        part
+        for one in ("steps=2", "batch_size=2", "context=16", "eval_batches=1")
+        for part in ("--set", one)
+    ]
+    out = tmp_path / "transfer"
+    given = ("finetune-attention", converted[0], "--data", text, "--out", out, "--transfer", *sets)
+    ended = spikeformers(*given)
+    assert (ended.code, "name it with --teacher" in ended.err) == (2, True)
+    ended = spikeformers(*given, "--teacher", control, "--train", "norms")
+    assert (ended.code, "the attention alone, not norms" in ended.err) == (2, True)
+    ended = spikeformers(*given, "--teacher", control, "--teacher-dtype", "bf16", "--json")
+    assert ended.code == 0, ended.err
+    assert ended.json["steps"] == 2
+    record = json.loads((out / "run.json").read_text())
+    assert record["data"]["request"]["transfer"] is True
+    assert record["data"]["request"]["teacher_dtype"] == "bf16"
+    again = spikeformers("finetune-attention", converted[0], "--out", out, "--resume", "--json")
+    assert again.code == 0, again.err
+
+
 def test_tune_in_one_command(spikeformers, control, text, tmp_path):
     out = tmp_path / "out"
     given = ("--calibration", text, "--steps", 2, "--tune", 1, "--out", out, *TOKENS)

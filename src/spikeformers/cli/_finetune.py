@@ -39,6 +39,8 @@ class Tuning:
     kd: float = 0.5
     tau: float = 2.0
     train: dict[str, Any] = field(default_factory=dict)
+    teacher_dtype: str = "auto"
+    transfer: bool = False
 
 
 def prepare(asked: Tuning) -> tuple[Run, Task]:
@@ -49,9 +51,16 @@ def prepare(asked: Tuning) -> tuple[Run, Task]:
     from spikeformers.models.reference import load_reference
     from spikeformers.training import TrainConfig
     from spikeformers.training.finetune import DistilledTuning, FineTuning, train_only
+    from spikeformers.training.transfer import AttentionTransfer
 
     if not asked.data:
         raise UsageError("no text was named. Give --data: builtin, a file, a folder ...")
+    if asked.transfer and not asked.teacher:
+        raise UsageError("--transfer learns from the dense original: name it with --teacher.")
+    if asked.transfer and asked.part != "attention":
+        raise UsageError(
+            f"--transfer trains the attention alone, not {asked.part}; use --train in a second run."
+        )
     values = DEFAULTS | asked.train
     TrainConfig.from_dict(values)  # before anything is read
     corpus = load_corpus(asked.data, text_field=asked.text_field)
@@ -61,13 +70,18 @@ def prepare(asked: Tuning) -> tuple[Run, Task]:
     config = TrainConfig.from_dict(values)
     task: Task
     if asked.teacher:
-        teacher, theirs = load_reference(asked.teacher, gguf_file=asked.gguf_file)
+        teacher, theirs = load_reference(
+            asked.teacher, gguf_file=asked.gguf_file, dtype=asked.teacher_dtype
+        )
         if theirs.get_vocab() != tokenizer.get_vocab():
             raise ConfigError(
                 f"{asked.teacher} has other tokens than {asked.model}; give the model that it was "
                 "converted from."
             )
-        task = DistilledTuning(model, teacher, asked.part, asked.kd, asked.tau)
+        if asked.transfer:
+            task = AttentionTransfer(model, teacher)
+        else:
+            task = DistilledTuning(model, teacher, asked.part, asked.kd, asked.tau)
     else:
         task = FineTuning(model, asked.part)
     store = tokenize(corpus, tokenizer)  # type: ignore[arg-type]
@@ -76,6 +90,7 @@ def prepare(asked: Tuning) -> tuple[Run, Task]:
         **{"source": asked.data, "text_field": asked.text_field, "tokenizer": asked.model},
         **{"model": asked.model, "part": asked.part, "teacher": asked.teacher},
         **{"gguf_file": asked.gguf_file, "kd": asked.kd, "tau": asked.tau},
+        **{"teacher_dtype": asked.teacher_dtype, "transfer": asked.transfer},
     }
     store.manifest[REQUEST] = request
     return Run(corpus, tokenizer, store, model, config, request), task  # type: ignore[arg-type]
@@ -91,5 +106,6 @@ def reopen(out: Path, changes: dict[str, Any]) -> tuple[Run, Task]:
         request["model"], out, request["source"], request["text_field"], request["part"],
         request["teacher"], request["gguf_file"], request["kd"], request["tau"],
         record["config"] | changes,
+        request.get("teacher_dtype", "auto"), request.get("transfer", False),
     )  # fmt: skip
     return prepare(asked)

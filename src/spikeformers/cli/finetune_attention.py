@@ -35,6 +35,16 @@ def finetune_attention(
     gguf_file: Annotated[
         str, typer.Option(help="GGUF file in the teacher's folder or repository.")
     ] = "",
+    teacher_dtype: Annotated[
+        str, typer.Option(help="Of the teacher's weights: auto (their own), fp32, bf16 or fp16.")
+    ] = "auto",
+    transfer: Annotated[
+        bool,
+        typer.Option(
+            "--transfer",
+            help="Teach each attention what the teacher's says, block by block; first of two runs.",
+        ),
+    ] = False,
     kd: Annotated[float, typer.Option(help="Weight of the teacher, in (0, 1].")] = 0.5,
     tau: Annotated[float, typer.Option(help="Temperature of the teacher.")] = 2.0,
     assign: Annotated[
@@ -56,9 +66,12 @@ def finetune_attention(
 
     spikeformers finetune-attention runs/spiking --data my_texts/ --teacher runs/twin --train norms
 
+    spikeformers finetune-attention runs/spiking --data my_texts/ --teacher runs/twin --transfer
+
     Everything else is frozen. The loss is the language model's, or with --teacher
-    (1 - kd) times it plus kd tau^2 KL from the dense original. Ctrl-C leaves a checkpoint;
-    --resume goes on to the same weights bit for bit.
+    (1 - kd) times it plus kd tau^2 KL from the dense original, or with --transfer the squared error
+    of each attention's output; go on from there with a second run on MODEL/tuned. Ctrl-C leaves a
+    checkpoint; --resume goes on to the same weights bit for bit.
 
     JSON: as pretrain; with --teacher, validation has teacher_agreement and teacher_kl as well.
     """
@@ -74,7 +87,10 @@ def finetune_attention(
         run, task = reopen(folder, changes)
     else:
         refuse_taken(folder)
-        asked = Tuning(model, folder, data, text_field, train, teacher, gguf_file, kd, tau, changes)
+        asked = Tuning(
+            model, folder, data, text_field, train, teacher, gguf_file, kd, tau, changes,
+            teacher_dtype, transfer,
+        )  # fmt: skip
         run, task = prepare(asked)
     card = {"converted model": model, "trained": run.request["part"]}
     carry_out(run, folder, resume=resume, as_json=as_json, task=task, card=card)

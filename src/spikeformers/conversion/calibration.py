@@ -8,8 +8,8 @@ with the rotary ``cos`` and ``sin`` ``[1, T, K]`` where the model has them.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from spikeformers.errors import CheckpointError, DataError, StorageError
-from spikeformers.models._sources import source_of
+from spikeformers.models._sources import watching
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,7 +48,15 @@ def collect(
     Raises ``DataError`` where they are not finite.
     """
     found: dict[str, list[Tensor]] = {}
-    with torch.no_grad(), _watching(model, found):
+
+    def keep(layer: int, part: str, x: Tensor, y: Tensor, given: Mapping[str, Any]) -> None:
+        found.setdefault(f"{layer}.{part}.in", []).append(x.float().cpu())
+        found.setdefault(f"{layer}.{part}.out", []).append(y.float().cpu())
+        turned = given.get("position_embeddings")
+        if turned is not None and "cos" not in found:
+            found["cos"], found["sin"] = ([one.float().cpu()] for one in turned)
+
+    with torch.no_grad(), watching(model, ("attention", "mlp"), keep):
         for number, window in enumerate(windows.split(1)):
             model(input_ids=window.to(model.device), use_cache=False)
             if progress is not None:
@@ -91,34 +99,6 @@ def is_collected(folder: Path, layers: int) -> bool:
 
 def _file(layer: int) -> str:
     return f"layer-{layer:03d}.safetensors"
-
-
-@contextmanager
-def _watching(model: PreTrainedModel, found: dict[str, list[Tensor]]) -> Iterator[None]:
-    source = source_of(model.config.model_type)
-
-    def hook(name: str) -> Callable[..., None]:
-        def call(_: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-            x = args[0] if args else kwargs["hidden_states"]
-            y = output[0] if isinstance(output, tuple) else output
-            found.setdefault(f"{name}.in", []).append(x.float().cpu())
-            found.setdefault(f"{name}.out", []).append(y.float().cpu())
-            turned = kwargs.get("position_embeddings")
-            if turned is not None and "cos" not in found:
-                found["cos"], found["sin"] = ([x.float().cpu()] for x in turned)
-
-        return call
-
-    handles = []
-    for layer, block in enumerate(source.blocks(model)):
-        for part, name in (("attention", source.attention), ("mlp", source.mlp)):
-            module = getattr(block, name)
-            handles.append(module.register_forward_hook(hook(f"{layer}.{part}"), with_kwargs=True))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

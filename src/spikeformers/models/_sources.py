@@ -10,7 +10,8 @@ query, key, value, out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,6 +184,37 @@ def source_of(model_type: str) -> Source:
             f"{nearest(model_type, SOURCES)}"
         )
     return SOURCES[model_type]
+
+
+@contextmanager
+def watching(
+    model: Any,
+    parts: Sequence[str],
+    tell: Callable[[int, str, Tensor, Tensor, Mapping[str, Any]], None],
+) -> Iterator[None]:
+    """``tell(layer, part, input, output, keywords)`` of each call of a dense source's blocks.
+
+    ``parts`` are "attention" and "mlp"; input and output ``[B, T, D]``.
+    """
+    source = source_of(model.config.model_type)
+
+    def hook(layer: int, part: str) -> Callable[..., None]:
+        def call(_: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+            x = args[0] if args else kwargs["hidden_states"]
+            tell(layer, part, x, output[0] if isinstance(output, tuple) else output, kwargs)
+
+        return call
+
+    handles = []
+    for layer, block in enumerate(source.blocks(model)):
+        for part in parts:
+            module = getattr(block, source.attention if part == "attention" else source.mlp)
+            handles.append(module.register_forward_hook(hook(layer, part), with_kwargs=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def source_config(described: Mapping[str, Any]) -> PreTrainedConfig:

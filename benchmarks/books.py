@@ -1,0 +1,44 @@
+"""The slice of the classic books that the benchmarks use: 40 books to train, 7 to validate.
+
+    python benchmarks/books.py FOLDER_OF_MARKDOWN OUT
+
+FOLDER has one Markdown file a book (755 public-domain books). A book whose sha256 of the file name,
+as a number, is divisible by 50 is validation; of the others, the 40 with the smallest are training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import shutil
+from pathlib import Path
+
+TRAINING, EVERY = 40, 50
+
+
+def digest(book: Path) -> int:
+    """The sha256 of a file's name, as a number."""
+    return int(hashlib.sha256(book.name.encode()).hexdigest(), 16)
+
+
+def main() -> None:
+    """Copy the slice."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("out", type=Path)
+    args = parser.parse_args()
+    books = sorted(args.folder.rglob("*.md"), key=digest)
+    if not books:
+        raise SystemExit(f"{args.folder} has no Markdown files.")
+    held_out = [book for book in books if digest(book) % EVERY == 0]
+    training = [book for book in books if digest(book) % EVERY][:TRAINING]
+    for split, chosen in (("train", training), ("validation", held_out)):
+        folder = args.out / split
+        folder.mkdir(parents=True)
+        for book in chosen:
+            shutil.copyfile(book, folder / book.name)
+        print(f"{split}: {len(chosen)} books, {sum(b.stat().st_size for b in chosen):,} bytes")
+
+
+if __name__ == "__main__":
+    main()
