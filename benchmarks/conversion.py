@@ -33,8 +33,8 @@ TUNINGS = {
     "lm": "tuned",
     "kd": "tuned with KD",
     "transfer": "attention transfer",
-    "transfer-lm": "half transfer, half tuned",
-    "transfer-kd": "half transfer, half tuned with KD",
+    "transfer-lm": "transfer, then tuned",
+    "transfer-kd": "transfer, then tuned with KD",
 }
 """How the attention of a whole spiking model learns, all on the same tokens."""
 
@@ -58,11 +58,12 @@ def rows() -> dict[str, dict[str, Any]]:
         }
     top_3 = {"attention": "cwssa", "wta": "top_k", "winners": 3}
     attentions = {"ssa": {"attention": "ssa"}, "cwssa hard": {"attention": "cwssa"}}
-    for name, choices in (attentions | {"cwssa top-3": top_3}).items():
-        whole = {"ffn": "signed-if", "steps": 4, "code": "phase", **choices}
-        found[f"whole {name} phase, T=4"] = whole
-        for how, told in TUNINGS.items():
-            found[f"whole {name} phase, T=4, {told}"] = {**whole, "tune": how}
+    for t in (4, 8):
+        for name, choices in (attentions | {"cwssa top-3": top_3}).items():
+            whole = {"ffn": "signed-if", "steps": t, "code": "phase", **choices}
+            found[f"whole {name} phase, T={t}"] = whole
+            for how, told in TUNINGS.items():
+                found[f"whole {name} phase, T={t}, {told}"] = {**whole, "tune": how}
     found["original, tuned"] = {"tune": "lm"}
     return found
 
@@ -153,17 +154,19 @@ def tune(
 ) -> dict[str, Any]:
     """Train the spiking attention, or all of a dense model, on the same tokens.
 
-    "transfer-lm" and "transfer-kd" are two runs of half the steps each, the second with a seed,
-    and so with windows, of its own.
+    "transfer-lm" and "transfer-kd" are two runs, the first with ``--transfer-share`` of the steps,
+    the second with a seed, and so with windows, of its own.
     """
     stages, found = how.split("-"), []
+    first = round(args.tune_steps * args.transfer_share)
+    share = [first, args.tune_steps - first] if len(stages) == 2 else [args.tune_steps]
     for number, stage in enumerate(stages):
         folder = f"{out}-{number}" if number + 1 < len(stages) else out
         if found:
             from spikeformers.models import load_model
 
             model = load_model(f"{out}-{number - 1}")[0]
-        found.append(_stage(args, model, store, tokenizer, folder, stage, number, len(stages)))
+        found.append(_stage(args, model, store, tokenizer, folder, stage, number, share[number]))
     steps = tokens = 0
     curve: list[tuple[int, float]] = []
     for one in found:
@@ -172,7 +175,9 @@ def tune(
     return {
         "steps": steps,
         "tokens": tokens,
-        "learning_rate": args.learning_rate,
+        "learning_rate": [one["learning_rate"] for one in found],
+        "steps_of_stages": share,
+        "precision": args.precision,
         "validation": curve,
         "seconds": sum(one["seconds"] for one in found),
     }
@@ -186,7 +191,7 @@ def _stage(
     out: str,
     how: str,
     number: int,
-    stages: int,
+    steps: int,
 ) -> dict[str, Any]:
     from spikeformers.models import load_reference
     from spikeformers.training import TrainConfig, train
@@ -194,13 +199,15 @@ def _stage(
     from spikeformers.training.task import Task
     from spikeformers.training.transfer import AttentionTransfer
 
-    steps = args.tune_steps // stages
+    rate = args.learning_rate
+    if how == "transfer" and args.transfer_learning_rate is not None:
+        rate = args.transfer_learning_rate
     every = max(1, args.tune_steps // args.tune_points)
     config = TrainConfig(
         steps=steps,
         batch_size=args.batch,
         context=args.context,
-        learning_rate=args.learning_rate,
+        learning_rate=rate,
         weight_decay=0.0,
         seed=number,
         threads=args.threads,
@@ -231,6 +238,7 @@ def _stage(
     return {
         "steps": result.steps,
         "tokens": result.tokens_seen,
+        "learning_rate": rate,
         "validation": [(x["step"], x["loss"]) for x in lines if x["kind"] == "validation"],
         "seconds": result.seconds,
     }
@@ -323,10 +331,15 @@ def markdown(name: str, found: list[dict[str, Any]]) -> str:
     tuned = [r for r in found if r["tuned"]]
     for r in tuned:
         curve = ", ".join(f"{step}: {loss:.3f}" for step, loss in r["tuned"]["validation"])
+        rates = r["tuned"]["learning_rate"]
+        told = " then ".join(f"{x:g}" for x in (rates if isinstance(rates, list) else [rates]))
+        stages = r["tuned"].get("steps_of_stages", [])
+        parts = f" ({' + '.join(map(str, stages))})" if len(stages) > 1 else ""
         lines.append(
-            f"\n{r['row']}: {r['tuned']['steps']} steps, {r['tuned']['tokens']:,} tokens, "
-            f"lr {r['tuned']['learning_rate']:g}, {r['tuned']['seconds']:,.0f} s. Validation loss "
-            f"by step (nats a token): {curve}."
+            f"\n{r['row']}: {r['tuned']['steps']} steps{parts}, {r['tuned']['tokens']:,} tokens, "
+            f"lr {told}, {r['tuned']['seconds']:,.0f} s, "
+            f"{r['tuned'].get('precision', 'fp32')}. Validation loss by step (nats a token): "
+            f"{curve}."
         )
     return "\n".join(lines) + "\n"
 
@@ -356,6 +369,8 @@ def main() -> None:
     one.add_argument("--tune-steps", type=int, default=300)
     one.add_argument("--batch", type=int, default=16)
     one.add_argument("--learning-rate", type=float, default=1e-3)
+    one.add_argument("--transfer-learning-rate", type=float, help="as the others unless given")
+    one.add_argument("--transfer-share", type=float, default=0.5, help="of steps in two stages")
     one.add_argument("--tune-points", type=int, default=6, help="validations of a tuned row")
     one.add_argument("--precision", default="fp32", help="of tuning: fp32 or bf16")
     one.add_argument("--threads", type=int, default=1, help="of tuning")
