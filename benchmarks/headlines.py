@@ -1,0 +1,264 @@
+"""README's last table: one line a claim, each beside its control, from ``benchmarks/results/``.
+
+    python benchmarks/headlines.py
+
+Fills the marks ``<!-- headlines -->`` with what the results say; a line whose results are not there
+is left out. Every figure is computed here from the JSON of the script that measured it.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from _sweep import RESULTS, fill_pages, markdown_table
+
+Line = tuple[str, str, str]
+
+
+def load(name: str) -> Any:
+    """The JSON of a result, or None."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def of(found: list[dict[str, Any]], row: str) -> list[dict[str, Any]]:
+    """The runs of one row, a seed each."""
+    return [one for one in found if one["row"] == row]
+
+
+def spread(values: list[float], digits: int) -> str:
+    """Mean, and the sample deviation of several seeds."""
+    text = f"{statistics.mean(values):.{digits}f}"
+    if len(values) < 2:
+        return text
+    return f"{text} ± {statistics.stdev(values):.{digits}f}"
+
+
+def distilled(name: str, told: str) -> Iterator[Line]:
+    """BiSpikCLM with all five losses beside cross-entropy."""
+    from distill import CONTROL, tokens_to_reach
+
+    found = load(f"distill-{name}")
+    if not found or not of(found, "all five terms"):
+        return
+    control = {one["seed"]: one for one in of(found, CONTROL)}
+
+    def nats(row: str) -> str:
+        return spread([one["perplexity"]["nats_per_token"] for one in of(found, row)], 3)
+
+    def share(row: str) -> str:
+        shares = []
+        for one in of(found, row):
+            goal = control[one["seed"]]["curve"][-1][1]
+            tokens = tokens_to_reach(one["curve"], goal)
+            if tokens is None:
+                return "more than all"
+            shares.append(tokens / one["tokens_seen"])
+        return f"{statistics.mean(shares):.2f}"
+
+    seeds = len(of(found, "all five terms"))
+    yield (
+        f"BiSpikCLM with five losses, {told}",
+        f"{nats('all five terms')} nats/token with {share('all five terms')} of the tokens that "
+        "cross-entropy needs for its own last loss",
+        f"cross-entropy alone {nats(CONTROL)}; soft and hard targets alone {nats('sta and hta')}, "
+        f"with {share('sta and hta')}; without soft targets {nats('without sta')}. "
+        + ("One seed" if seeds == 1 else f"{seeds} seeds"),
+    )
+
+
+def converted(name: str, told: str, lines: list[tuple[str, list[str]]]) -> Iterator[Line]:
+    """Rows of a converted model beside its original."""
+    found = {one["row"]: one for one in load(f"conversion-{name}") or []}
+    for what, rows in lines:
+        there = [found[row] for row in rows if row in found]
+        if len(there) < len(rows):
+            continue
+        first = there[0]["original"]
+
+        def say(one: dict[str, Any], original: dict[str, Any] = first) -> str:
+            energy = one["spiking"]["energy"]["papers"] / original["energy"]["papers"]
+            kind = one["row"].removeprefix("ffn ").removeprefix("whole ")
+            return f"{one['spiking']['perplexity']:.2f} ({kind}; {energy:.2f} of the energy)"
+
+        yield (
+            f"{told}, {what}",
+            "perplexity " + "; ".join(say(one) for one in there),
+            f"original {first['perplexity']:.2f}, {first['tokens']:,} tokens",
+        )
+
+
+def images() -> Iterator[Line]:
+    """A2OS2A beside all binary and the ViT twin."""
+    for name, told in (("digits", "digits"), ("cifar10-jpeg", "CIFAR-10 (JPEG copy)")):
+        found = load(f"vision-{name}")
+        if not found:
+            continue
+        rows = {one["row"] for one in found}
+
+        def score(row: str, found: list[dict[str, Any]] = found) -> str:
+            return spread([100 * one["accuracy"] for one in of(found, row)], 1)
+
+        beside = [f"binary Q, K and V {score('all-binary')}", f"ViT twin {score('dense')}"]
+        if "dense, slower" in rows:
+            beside.append(f"at a rate of its own {score('dense, slower')}")
+        seen = of(found, "a2os2a")[0]["images_seen"]
+        yield (
+            f"A2OS2A on {told}, {seen:,} images seen",
+            f"{score('a2os2a')} %, {len(of(found, 'a2os2a'))} seeds",
+            "; ".join(beside),
+        )
+
+
+def engine() -> Iterator[Line]:
+    """Speed and memory of 12 x 768 beside dense models of its shape."""
+    found = load("engine")
+    if not found:
+        return
+    names = {
+        "llama.cpp-q8_0": "llama.cpp Q8_0",
+        "ctranslate2-int8": "CTranslate2 int8",
+        "transformers-fp32": "Transformers fp32",
+        "dense-twin": "Transformers fp32",
+    }
+
+    def times(ratios: dict[str, float]) -> str:
+        found = {names[key]: value for key, value in ratios.items() if key in names}
+        return ", ".join(f"{value:.1f} times {name}" for name, value in found.items())
+
+    for phase, told in (("decode", "decode"), ("prefill", "a prompt of 512 tokens")):
+        speeds, beside = [], []
+        for threads, told_threads in (("threads 1", "one thread"), ("threads 2", "two threads")):
+            results = found[threads]["trained"]["results"]
+            mine = results["spiking, engine-int8"]
+            speed = mine[phase]["tokens_per_second"]
+            ratios = {
+                key.removeprefix("its shape, "): speed / one[phase]["tokens_per_second"]
+                for key, one in results.items()
+                if key.startswith("its shape")
+            }
+            speeds.append(f"{speed:,.0f} tokens/s with {told_threads}")
+            beside.append(times(ratios))
+        density = mine["density"]
+        yield (
+            f"engine, int8, 12 x 768 trained to a density of {density:.2f}, {told}",
+            "; ".join(speeds),
+            "; ".join(beside),
+        )
+    one = found["threads 1"]["model"]["0.15"]
+    yield (
+        "made-up spikes at 0.15, decode, one thread",
+        f"{one['decode']['engine-int8']['tokens_per_second']:,.0f} tokens/s",
+        times(one["decode_ratios"]),
+    )
+    context = found["threads 1"]["context"]
+    results = {key: value["wall"] for key, value in context["results"].items()}
+    yield (
+        f"the same, {context['tokens']:,} tokens into a text",
+        f"{results['engine-int8']:.0f} tokens/s",
+        f"with an fp16 cache: Transformers {results['pytorch fp16']:.2f}, "
+        f"llama.cpp {results['llama.cpp-q8_0']:.1f}",
+    )
+    memory = {
+        key: one["resident_bytes"] / 2**20 for key, one in found["threads 1"]["memory"].items()
+    }
+    yield (
+        "resident memory at 12 x 768, random weights",
+        f"{memory['engine-int8']:.0f} MiB (int4: {memory['engine-int4']:.0f})",
+        f"dense twin in PyTorch {memory['dense-twin']:.0f} MiB",
+    )
+
+
+def tiny() -> Iterator[Line]:
+    """The tiny pair of about equal quality: speed; and its energy with memory."""
+    if found := load("engine-tiny"):
+        results = found["threads 1"]["trained"]["results"]
+
+        def rate(name: str) -> str:
+            return f"{results[name]['decode']['cpu_tokens_per_second']:,.0f}"
+
+        mine, theirs = results["spiking, engine-int8"], results["dense, llama.cpp-q8_0"]
+        yield (
+            f"tiny, trained to about equal quality ({mine['bits_per_byte']:.2f} bits/byte; dense "
+            f"{theirs['bits_per_byte']:.2f} on half the tokens), decode, by processor time",
+            f"{rate('spiking, engine-int8')} tokens/s",
+            f"llama.cpp Q8_0 {rate('dense, llama.cpp-q8_0')}, "
+            f"CTranslate2 int8 {rate('dense, ctranslate2-int8')}",
+        )
+    if found := load("energy-tiny"):
+        sides = found["prices"]["horowitz45"]
+
+        def cost(side: str, phase: str, context: int) -> float:
+            rows = sides[side]["formats"]["int8"]
+            row = next(r for r in rows if (r["phase"], r["context"]) == (phase, context))
+            return float(row["picojoules"]) / 1e6
+
+        prompt = cost("model", "prefill", 128) / cost("control", "prefill", 128)
+        yield (
+            "energy with memory, tiny, int8, decode at 1,024 tokens",
+            f"{cost('model', 'decode', 1024):.0f} uJ a token",
+            f"int8 twin {cost('control', 'decode', 1024):.0f} uJ; in a prompt of 128 tokens "
+            f"{prompt:.2f} of the twin's",
+        )
+
+
+PARTS: tuple[Callable[[], Iterator[Line]], ...] = (
+    lambda: distilled("wikitext-2", "WikiText-2, from its own dense twin"),
+    lambda: distilled("classic-books", "classic books, from SmolLM2-135M"),
+    lambda: converted(
+        "smollm2-135m",
+        "SmolLM2-135M converted",
+        [
+            (
+                "feed-forward blocks alone, no training",
+                ["ffn signed-if phase, T=8", "ffn signed-if phase, T=12"],
+            ),
+            (
+                "attention too",
+                [
+                    "whole cwssa top-3 phase, T=8",
+                    "whole cwssa top-3 phase, T=8, transfer, then tuned with KD",
+                ],
+            ),
+        ],
+    ),
+    lambda: converted(
+        "gpt2-twin",
+        "GPT-2 shape (1.09 M) converted",
+        [
+            ("feed-forward blocks alone, no training", ["ffn signed-if phase, T=4"]),
+            (
+                "attention too, T = 4",
+                [
+                    "whole ssa phase, T=4",
+                    "whole ssa phase, T=4, tuned",
+                    "whole cwssa hard phase, T=4",
+                    "whole cwssa hard phase, T=4, tuned with KD",
+                ],
+            ),
+        ],
+    ),
+    images,
+    engine,
+    tiny,
+)
+
+
+def table() -> str:
+    """All lines, as Markdown."""
+    rows = [list(line) for part in PARTS for line in part()]
+    return markdown_table(["", "figure", "beside"], rows)
+
+
+def main() -> None:
+    """Fill the table."""
+    text = table()
+    fill_pages("headlines", text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
