@@ -144,3 +144,20 @@ def test_no_steps(make: object) -> None:
         make()  # type: ignore[operator]
     with pytest.raises(ConfigError, match="levels must be at least 1, not 0"):
         QCFS(1, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_by_sign_is_the_selection(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 5).to(dtype)
+    x[0, 0, :2] = torch.tensor([0.0, -0.0])
+    values = (torch.rand(2, 5) + 0.1).requires_grad_()
+    others = values.detach().clone().requires_grad_()
+    chosen, wanted = by_sign(x, values), torch.where(x >= 0, others[0], others[1])
+    assert chosen.dtype == wanted.dtype
+    assert torch.equal(chosen, wanted)
+    assert torch.equal(by_sign(x, values[:1]), values[0])
+    weight = torch.randn(2, 3, 5)
+    (chosen * weight).sum().backward()
+    (wanted * weight).sum().backward()
+    torch.testing.assert_close(values.grad, others.grad)
