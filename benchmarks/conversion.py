@@ -94,7 +94,8 @@ def run(args: argparse.Namespace) -> None:
         result = Path(f"{out}.json")
         if name in done:
             continue
-        if args.rows and not any(part in name for part in args.rows.split("|")):
+        wanted = args.rows.split("|") if args.rows else [""]
+        if not any(name == one[1:] if one[:1] == "=" else one in name for one in wanted):
             continue
         choices = {key: value for key, value in row.items() if key != "tune"}
         began, layers = time.process_time(), []
@@ -365,7 +366,7 @@ def main() -> None:
         default=0.0,
         help="phase-coded rows: the largest values, and room of this factor",
     )
-    one.add_argument("--rows", default="", help="parts of row names, separated by |")
+    one.add_argument("--rows", default="", help="parts of row names, or =NAME, separated by |")
     one.add_argument("--tune-steps", type=int, default=300)
     one.add_argument("--batch", type=int, default=16)
     one.add_argument("--learning-rate", type=float, default=1e-3)
