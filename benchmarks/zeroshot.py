@@ -32,7 +32,7 @@ RUNS = Path("runs/zeroshot")
 
 def named(text: str) -> tuple[str, str, str]:
     """(name, folder, GGUF file) of ``NAME=FOLDER[:FILE]``."""
-    name, equals, where = text.partition("=")
+    name, equals, where = text.rpartition("=")  # a name may say "T = 4"
     if not equals or not name or not where:
         raise argparse.ArgumentTypeError(f"{text!r} must be NAME=FOLDER or NAME=FOLDER:FILE.gguf")
     folder, colon, file = where.rpartition(":")
