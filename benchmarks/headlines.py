@@ -217,7 +217,7 @@ PARTS: tuple[Callable[[], Iterator[Line]], ...] = (
                 ["ffn signed-if phase, T=8", "ffn signed-if phase, T=12"],
             ),
             (
-                "attention too, tuned on WikiText-2 (the original is not)",
+                "attention too, tuned on WikiText-2 (the original is not; tasks fall, see the log)",
                 [
                     "whole cwssa top-3 phase, T=8",
                     "whole cwssa top-3 phase, T=8, transfer, then tuned with KD",
