@@ -36,7 +36,7 @@ TUNINGS = {
     "transfer-lm": "transfer, then tuned",
     "transfer-kd": "transfer, then tuned with KD",
 }
-"""How the attention of a whole spiking model learns, all on the same tokens."""
+"""How the attention of a whole spiking model learns, all on as many tokens."""
 
 
 def rows() -> dict[str, dict[str, Any]]:
@@ -211,7 +211,7 @@ def _stage(
         learning_rate=rate,
         weight_decay=0.0,
         seed=number,
-        threads=args.threads,
+        threads=1,
         precision=args.precision,
         eval_every=every,
         eval_batches=8,
@@ -374,7 +374,6 @@ def main() -> None:
     one.add_argument("--transfer-share", type=float, default=0.5, help="of steps in two stages")
     one.add_argument("--tune-points", type=int, default=6, help="validations of a tuned row")
     one.add_argument("--precision", default="fp32", help="of tuning: fp32 or bf16")
-    one.add_argument("--threads", type=int, default=1, help="of tuning")
     other = verbs.add_parser("table")
     other.set_defaults(do=table)
     args = parser.parse_args()

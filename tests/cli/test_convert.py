@@ -116,6 +116,8 @@ def test_attention_transfer(converted, spikeformers, control, text, tmp_path):
     assert (ended.code, "name it with --teacher" in ended.err) == (2, True)
     ended = spikeformers(*given, "--teacher", control, "--train", "norms")
     assert (ended.code, "the attention alone, not norms" in ended.err) == (2, True)
+    ended = spikeformers(*given, "--teacher", control, "--kd", 0.9)
+    assert (ended.code, "--transfer reads none" in ended.err) == (2, True)
     ended = spikeformers(*given, "--teacher", control, "--teacher-dtype", "bf16", "--json")
     assert ended.code == 0, ended.err
     assert ended.json["steps"] == 2

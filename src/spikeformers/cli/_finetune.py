@@ -61,6 +61,8 @@ def prepare(asked: Tuning) -> tuple[Run, Task]:
         raise UsageError(
             f"--transfer trains the attention alone, not {asked.part}; use --train in a second run."
         )
+    if asked.transfer and (asked.kd, asked.tau) != (Tuning.kd, Tuning.tau):
+        raise UsageError("--kd and --tau weigh the teacher's probabilities; --transfer reads none.")
     values = DEFAULTS | asked.train
     TrainConfig.from_dict(values)  # before anything is read
     corpus = load_corpus(asked.data, text_field=asked.text_field)

@@ -73,7 +73,8 @@ def finetune_attention(
     of each attention's output; go on from there with a second run on MODEL/tuned. Ctrl-C leaves a
     checkpoint; --resume goes on to the same weights bit for bit.
 
-    JSON: as pretrain; with --teacher, validation has teacher_agreement and teacher_kl as well.
+    JSON: as pretrain; with a teacher and without --transfer, validation has teacher_agreement and
+    teacher_kl as well.
     """
     from spikeformers.cli._finetune import Tuning, prepare, reopen
     from spikeformers.cli._output import is_main_process, start

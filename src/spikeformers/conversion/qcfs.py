@@ -17,6 +17,7 @@ from torch import Tensor
 
 from spikeformers.conversion.thresholds import Rule, pair_thresholds, threshold_of
 from spikeformers.models._converted import SpikingFeedForward
+from spikeformers.neurons import by_sign
 
 
 @torch.no_grad()
@@ -46,5 +47,4 @@ def calibrate(
 
 def _said(spikes: Tensor, value: Tensor) -> Tensor:
     """The value of counts or spikes ``[S, N, C]``, ``[N, C]``."""
-    chosen = value[0] if len(value) == 1 else torch.where(spikes >= 0, value[0], value[1])
-    return (spikes * chosen).sum(0)
+    return (spikes * by_sign(spikes, value)).sum(0)
