@@ -30,6 +30,8 @@ def main() -> None:
     books = sorted(args.folder.rglob("*.md"), key=digest)
     if not books:
         raise SystemExit(f"{args.folder} has no Markdown files.")
+    if args.out.exists():
+        raise SystemExit(f"{args.out} exists; give a new folder, or move that one away.")
     held_out = [book for book in books if digest(book) % EVERY == 0]
     training = [book for book in books if digest(book) % EVERY][:TRAINING]
     for split, chosen in (("train", training), ("validation", held_out)):

@@ -80,15 +80,12 @@ def make_objective(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: TrainConfig
 ) -> Objective:
     """Masked for ``...ForMaskedLM``, else causal; refuses what cannot fit together."""
-    vocabulary, longest = model.config.vocab_size, longest_context(model)
+    vocabulary = model.config.vocab_size
     if len(tokenizer) > vocabulary:
         raise ConfigError(
             f"The tokenizer has {len(tokenizer)} tokens and the model a vocabulary of {vocabulary}."
         )
-    if longest is not None and config.context > longest:
-        raise ConfigError(
-            f"context is {config.context}; this model takes at most {longest} tokens."
-        )
+    check_context(model, config.context)
     if not type(model).__name__.endswith("ForMaskedLM"):
         return Objective(config.seed, vocabulary)
     if tokenizer.mask_token_id is None:
@@ -99,10 +96,11 @@ def make_objective(
     )
 
 
-def longest_context(model: PreTrainedModel) -> int | None:
-    """The most tokens that the model's positions allow, if it says so."""
-    value: Any = getattr(model.config, "max_position_embeddings", None)
-    return int(value) if value else None
+def check_context(model: PreTrainedModel, context: int, who: str = "this model") -> None:
+    """Raise ConfigError where inputs of ``context`` tokens exceed the positions it says it has."""
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if longest and context > longest:
+        raise ConfigError(f"context is {context}; {who} takes at most {longest} tokens.")
 
 
 class TrainBatches:

@@ -25,7 +25,7 @@ from transformers.modeling_outputs import ModelOutput
 from spikeformers.errors import ConfigError
 from spikeformers.models._converted import SpikingSelfAttention
 from spikeformers.models._sources import source_of, watching
-from spikeformers.training.batches import longest_context
+from spikeformers.training.batches import check_context
 from spikeformers.training.config import TrainConfig
 from spikeformers.training.distributed import World
 from spikeformers.training.finetune import train_only
@@ -114,11 +114,7 @@ class AttentionTransfer(Task):
                 "attention transfer calls the attention alone, which FSDP does not gather; run it "
                 "on one process, or with strategy=ddp."
             )
-        longest = longest_context(self.teacher)
-        if longest is not None and config.context > longest:
-            raise ConfigError(
-                f"context is {config.context}; the teacher takes at most {longest} tokens."
-            )
+        check_context(self.teacher, config.context, "the teacher")
         self.teacher.to(world.device)  # type: ignore[arg-type]
 
     @torch.no_grad()

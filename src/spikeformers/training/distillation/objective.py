@@ -14,10 +14,9 @@ from torch.nn import functional as F
 from transformers.modeling_outputs import ModelOutput
 
 from spikeformers.data.sampling import WindowSampler
-from spikeformers.errors import ConfigError
 from spikeformers.neurons import LIF
 from spikeformers.training import spad as losses
-from spikeformers.training.batches import MicroBatch, longest_context
+from spikeformers.training.batches import MicroBatch, check_context
 from spikeformers.training.config import TrainConfig
 from spikeformers.training.distillation.cache import TeacherCache
 from spikeformers.training.distillation.config import SpADConfig
@@ -138,11 +137,7 @@ class Distillation(Task):
         self.leaves_unused = not {"sta", "hta"} & set(spad.active)
 
     def start(self, store: TokenStore, config: TrainConfig, world: World) -> None:
-        longest = longest_context(self.teacher.model)
-        if longest is not None and config.context > longest:
-            raise ConfigError(
-                f"context is {config.context}; the teacher takes at most {longest} tokens."
-            )
+        check_context(self.teacher.model, config.context, "the teacher")
         self.teacher.model.to(world.device)
         lines = self.describe()
         self.digest = self.teacher.digest()

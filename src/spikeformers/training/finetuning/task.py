@@ -14,8 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from spikeformers.data.glue import SentenceData, SentenceTask
-from spikeformers.errors import ConfigError
-from spikeformers.training.batches import longest_context
+from spikeformers.training.batches import check_context
 from spikeformers.training.config import TrainConfig
 from spikeformers.training.distributed import World, reshard
 from spikeformers.training.finetuning.examples import Encoded, ExampleBatches
@@ -85,13 +84,6 @@ class Finetuning(Task):
 
     def record(self) -> dict[str, Any]:
         return self.started_from
-
-
-def check_context(model: PreTrainedModel, context: int) -> None:
-    """Raise ConfigError where inputs of ``context`` do not fit the model."""
-    longest = longest_context(model)
-    if longest is not None and context > longest:
-        raise ConfigError(f"context is {context}; this model takes at most {longest} tokens.")
 
 
 @torch.no_grad()
