@@ -274,7 +274,7 @@ def table(_: argparse.Namespace) -> None:
         target.write_text(json.dumps(kept, indent=1) + "\n")
         for key, label, level in (
             ("perplexity", "perplexity", found[0]["original"]["perplexity"]),
-            ("agreement", "share of tokens with the original's likeliest next token", 1.0),
+            ("agreement", "share of tokens with the same likeliest next", 1.0),
         ):
             curves: dict[str, dict[int, float]] = {}
             for r in found:
@@ -318,11 +318,12 @@ def markdown(name: str, found: list[dict[str, Any]]) -> str:
             *("papers", "with_elementwise"),
         )
         shares = [f"{ours['energy'][key] / theirs['energy'][key]:.3f}" for key in keys]
-        spikes = ours["energy"]["mean_count"]
+        spikes, perplexity = ours["energy"]["mean_count"], ours["perplexity"]
+        ratio = perplexity / theirs["perplexity"]
         cells = [
             r["row"],
-            f"{ours['perplexity']:.3f}",
-            f"{ours['perplexity'] / theirs['perplexity'] - 1:+.2%}",
+            f"{perplexity:.3f}" if perplexity < 1000 else f"{perplexity:,.0f}",
+            f"{ratio - 1:+.2%}" if ratio < 10 else f"{ratio:,.0f} times",
             f"{ours['bits_per_byte']:.4f}",
             *(f"{agree[k]:.4f}" for k in ("agreement", "logit_cosine", "hidden_cosine")),
             "-" if spikes is None else f"{spikes:.2f}",

@@ -16,6 +16,7 @@ from typing import Any
 from _sweep import RESULTS, fill_pages, markdown_table
 
 Line = tuple[str, str, str]
+TUNED = "original, tuned"  # the control of a tuned conversion
 
 
 def load(name: str) -> Any:
@@ -84,10 +85,14 @@ def converted(name: str, told: str, lines: list[tuple[str, list[str]]]) -> Itera
             kind = one["row"].removeprefix("ffn ").removeprefix("whole ")
             return f"{one['spiking']['perplexity']:.2f} ({kind}; {energy:.2f} of the energy)"
 
+        beside = f"original {first['perplexity']:.2f}, {first['tokens']:,} tokens"
+        if any("tune" in one["choices"] for one in there) and (twin := found.get(TUNED)):
+            tuned = twin["spiking"]["perplexity"]
+            beside += f"; tuned itself, {twin['tuned']['tokens']:,} tokens, {tuned:.2f}"
         yield (
             f"{told}, {what}",
             "perplexity " + "; ".join(say(one) for one in there),
-            f"original {first['perplexity']:.2f}, {first['tokens']:,} tokens",
+            beside,
         )
 
 
@@ -112,6 +117,33 @@ def on_tasks() -> Iterator[Line]:
         say(ours),
         f"original {say(original)}",
     )
+
+
+def zeroshot() -> Iterator[Line]:
+    """A dense model over the eight sets; how often the models trained here are above chance."""
+
+    def accuracies(one: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        return {name: told["metrics"]["acc"] for name, told in one["tasks"].items()}
+
+    for one in load("zeroshot-smollm2") or []:
+        told = accuracies(one)
+        yield (
+            f"{one['model']['name']} (dense), zero-shot accuracy, all documents",
+            ", ".join(f"{name} {100 * acc['value']:.1f}" for name, acc in told.items()),
+            "chance " + ", ".join(f"{100 * acc['chance']:.1f}" for acc in told.values()),
+        )
+    found = load("zeroshot-models") or []
+    scores = [acc for one in found for acc in accuracies(one).values()]
+    if scores:
+        above = sum(acc["value"] > acc["chance"] and not acc["at_chance"] for acc in scores)
+        documents = max(told["documents"] for one in found for told in one["tasks"].values())
+        largest = max(one["model"]["parameters"] for one in found) / 1e6
+        yield (
+            f"{len(found)} models trained here, spiking and dense, up to {largest:.1f} M "
+            f"parameters, zero-shot, up to {documents:,} documents a set",
+            f"{above} of {len(scores)} accuracies above chance by two standard errors",
+            "chance",
+        )
 
 
 def images() -> Iterator[Line]:
@@ -240,7 +272,7 @@ PARTS: tuple[Callable[[], Iterator[Line]], ...] = (
                 ["ffn signed-if, T=16", "ffn signed-if phase, T=8", "ffn signed-if phase, T=12"],
             ),
             (
-                "attention too, tuned on WikiText-2 (the original is not)",
+                "attention too, tuned on WikiText-2",
                 [
                     "whole cwssa top-3 phase, T=8",
                     "whole cwssa top-3 phase, T=8, transfer, then tuned with KD",
@@ -249,6 +281,16 @@ PARTS: tuple[Callable[[], Iterator[Line]], ...] = (
         ],
     ),
     on_tasks,
+    lambda: converted(
+        "smollm2-135m-books",
+        "the same on classic books",
+        [
+            (
+                "feed-forward blocks alone, no training",
+                ["ffn signed-if, T=16", "ffn signed-if phase, T=8", "ffn signed-if phase, T=12"],
+            ),
+        ],
+    ),
     lambda: converted(
         "gpt2-twin",
         "GPT-2 shape (1.09 M) converted",
@@ -265,6 +307,18 @@ PARTS: tuple[Callable[[], Iterator[Line]], ...] = (
             ),
         ],
     ),
+    lambda: converted(
+        "gpt2-twin-books",
+        "the same shape trained and converted on classic books",
+        [
+            ("feed-forward blocks alone, no training", ["ffn signed-if phase, T=4"]),
+            (
+                "attention too, T = 4",
+                ["whole cwssa hard phase, T=4", "whole cwssa hard phase, T=4, tuned with KD"],
+            ),
+        ],
+    ),
+    zeroshot,
     images,
     engine,
     tiny,

@@ -83,7 +83,10 @@ def against_steps(
     level: float | None = None,
     level_name: str = "",
 ) -> None:
-    """One figure against T, a line a method; ``level`` is the original's."""
+    """One figure against T, a line a method; ``level`` is the original's.
+
+    The axis of values is logarithmic where they differ by more than a factor of 20.
+    """
     with drawing(path, 7.6, 4.2) as figure:
         axes = figure.subplots()
         for place, (name, points) in enumerate(curves.items()):
@@ -98,6 +101,9 @@ def against_steps(
             )
         if level is not None:
             axes.axhline(level, color=GREY, linestyle="--", label=level_name)
+        values = [value for points in curves.values() for value in points.values()]
+        if min(values, default=0.0) > 0 and max(values) > 20 * min(values):
+            axes.set_yscale("log")
         axes.set_xscale("log", base=2)
         axes.set_xticks(sorted({t for points in curves.values() for t in points}))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
