@@ -114,3 +114,48 @@ def test_missing_weights(gpt2: Path) -> None:
     save_file(state, gpt2 / "model.safetensors", {"format": "pt"})
     with pytest.raises(CheckpointError, match=r"1 weights are missing \(first: transformer.ln_f"):
         load_reference(str(gpt2))
+
+
+def write_gguf(path: Path) -> None:
+    """A LLaMA of one block and width 32, in float32, with a byte-level tokenizer of 5 tokens."""
+    import gguf
+    import numpy as np
+
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(1)
+    writer.add_context_length(16)
+    writer.add_embedding_length(32)
+    writer.add_feed_forward_length(64)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(2)
+    writer.add_rope_dimension_count(16)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(5)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(["<s>", "</s>", "a", "b", "ab"])
+    writer.add_token_types([3, 3, 1, 1, 1])
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+    draw = np.random.default_rng(0)
+    shapes = {"token_embd": (5, 32), "output": (5, 32), "output_norm": (32,)}
+    block = {f"attn_{one}": (32, 32) for one in ("q", "k", "v", "output")}
+    block |= {"attn_norm": (32,), "ffn_norm": (32,), "ffn_gate": (64, 32), "ffn_up": (64, 32)}
+    block |= {"ffn_down": (32, 64)}
+    for name, shape in (shapes | {f"blk.0.{key}": shape for key, shape in block.items()}).items():
+        writer.add_tensor(f"{name}.weight", draw.normal(0, 0.5, shape).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_gguf_file_becomes_a_model_that_can_be_saved(tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="gguf is not installed")
+    write_gguf(tmp_path / "m.gguf")
+    model, tokenizer = load_reference(str(tmp_path), gguf_file="m.gguf")
+    assert not model.is_quantized  # Trainer trains no quantised model
+    again, _ = load_reference(str(saved(tmp_path / "saved", model, tokenizer)))
+    ids = torch.tensor([[2, 3, 4, 2]])
+    assert torch.equal(again(ids).logits, model(ids).logits)
+    assert "quantization_config" not in json.loads((tmp_path / "saved/config.json").read_text())

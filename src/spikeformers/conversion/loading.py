@@ -32,8 +32,6 @@ def load_source(name: str, gguf_file: str = "") -> tuple[PreTrainedModel, PreTra
         with suppress(OSError, ValueError, KeyError):  # load_reference says what is wrong
             refuse(AutoConfig.from_pretrained(folder), name)  # before any weight is read
     model, tokenizer = load_reference(name, gguf_file=gguf_file, dtype="fp32")
-    if gguf_file:  # read as real numbers; the file's format is no longer the model's
-        model.config.quantization_config = None
     refuse(model.config, name)
     return model, tokenizer
 

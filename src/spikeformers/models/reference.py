@@ -1,7 +1,8 @@
 """Any causal language model as it stands: teacher of a distillation, reference of a comparison.
 
 A folder of this project or of Transformers, a name on the Hugging Face hub, or a GGUF file, whose
-weights are dequantised. Only safetensors and GGUF are read, never a pickle.
+weights are dequantised, so that the model trains and is saved like any other. Only safetensors and
+GGUF are read, never a pickle.
 """
 
 from __future__ import annotations
@@ -67,6 +68,10 @@ def load_reference(
         raise ConfigError(f"{name}: its tokenizer names no eos token to put between documents.")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if gguf_file:  # its numbers are real now, and the file's format no longer the model's
+        quantizer = getattr(model, "hf_quantizer", None)
+        if quantizer is not None:
+            quantizer.remove_quantization_config(model)
     model = model.eval().requires_grad_(False)
     refuse_acausal(name, model)
     return model, tokenizer
