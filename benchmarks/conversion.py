@@ -282,6 +282,8 @@ def table(_: argparse.Namespace) -> None:
                     name = r["row"].rpartition(", T=")[0]
                     value = r["spiking"] if key == "perplexity" else r["agreement"]
                     curves.setdefault(name, {})[r["choices"]["steps"]] = value[key]
+            if max(map(len, curves.values()), default=0) < 3:  # nothing to draw a line through
+                continue
             against_steps(
                 ROOT / "docs" / "assets" / f"conversion-{folder.name}-{key}.png",
                 curves,

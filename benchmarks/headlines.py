@@ -283,7 +283,7 @@ PARTS: tuple[Callable[[], Iterator[Line]], ...] = (
     on_tasks,
     lambda: converted(
         "smollm2-135m-books",
-        "the same on classic books",
+        "SmolLM2-135M converted, classic books",
         [
             (
                 "feed-forward blocks alone, no training",
@@ -309,7 +309,7 @@ PARTS: tuple[Callable[[], Iterator[Line]], ...] = (
     ),
     lambda: converted(
         "gpt2-twin-books",
-        "the same shape trained and converted on classic books",
+        "GPT-2 shape trained and converted on classic books",
         [
             ("feed-forward blocks alone, no training", ["ffn signed-if phase, T=4"]),
             (

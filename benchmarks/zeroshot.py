@@ -4,24 +4,27 @@ r"""Zero-shot scores of several models over the paper's eight sets, beside chanc
         --model "dense twin=runs/twin" --model "spiking=runs/mine"
     python benchmarks/zeroshot.py run --name smollm2 --data-dir SETS \
         --model "SmolLM2-135M=FOLDER:FILE.gguf" --batch-size 16
-    python benchmarks/zeroshot.py check --data-dir SETS --model "dense=runs/twin" --limit 500
+    python benchmarks/zeroshot.py check --name small --data-dir SETS --model "dense=runs/twin" \
+        --limit 500
     python benchmarks/zeroshot.py table
 
 ``check`` scores the same documents with lm-evaluation-harness's own Hugging Face backend, in
 batches of the same size, and says whether any log-likelihood differs; log-softmax in float32 in
-both. An interrupted ``run`` goes on where it was; tasks that stand in ``benchmarks/results/`` count
-as done. Scores are measured, in hundredths, with the standard error over documents; a star marks
-what lies within two of it from chance.
+both; into ``benchmarks/results/zeroshot-NAME-check.json``, task by task. An interrupted ``run``
+goes on where it was; tasks that stand in ``benchmarks/results/`` count as done. Scores are
+measured, in hundredths, with the standard error over documents; a star marks what lies within two
+of it from chance.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from _sweep import RESULTS, fill_pages, markdown_table
+from _sweep import RESULTS, commit, fill_pages, markdown_table
 from spikeformers.models.reference import DTYPES
 
 if TYPE_CHECKING:
@@ -95,7 +98,9 @@ def check(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     if args.batch_size == "auto":
         raise SystemExit("check: --batch-size must be a number, so that batches are the same.")
-    size, different = int(args.batch_size), 0
+    size = int(args.batch_size)
+    kept = RESULTS / f"zeroshot-{args.name}-check.json"
+    found = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else []
     for name, folder, file in args.model:
         model, tokenizer = load_reference(folder, gguf_file=file, dtype=args.dtype)
         backends = {
@@ -104,26 +109,66 @@ def check(args: argparse.Namespace) -> None:
                 pretrained=model, tokenizer=tokenizer, batch_size=size, softmax_dtype="float32"
             ),
         }
+        setting = {"dtype": str(model.dtype).removeprefix("torch."), "batch_size": size}
         for task in resolve(args.tasks):
-            found: dict[str, Any] = {}
+            asked = {"model": name, "task": task, "limit": args.limit, **setting}
+            if any(all(one[key] == value for key, value in asked.items()) for one in found):
+                continue
+            scored: dict[str, Any] = {}
             for backend, lm in backends.items():
                 one = load_task(task, args.data_dir).task
                 one.set_config("num_fewshot", 0)
                 limit = min(args.limit or len(one.eval_docs), len(one.eval_docs))
-                found[backend] = evaluate(lm, {"tasks": {task: one}}, limit=limit)
+                scored[backend] = evaluate(lm, {"tasks": {task: one}}, limit=limit)
             values = [
                 [value for row in f["samples"][task] for ((value, _),) in row["resps"]]
-                for f in found.values()
+                for f in scored.values()
             ]
             apart = [abs(a - b) for a, b in zip(*values, strict=True)]
-            different += max(apart) > 0
-            accs = [f["results"][task]["acc,none"] for f in found.values()]
-            print(
-                f"{name}, {task}: acc {accs[0]} and {accs[1]}; {len(apart):,} log-likelihoods, "
-                f"largest difference {max(apart):g}",
-                flush=True,
-            )
-    raise SystemExit(1 if different else 0)
+            told = {
+                **asked,
+                "documents": limit,
+                "log_likelihoods": len(apart),
+                "largest_difference": max(apart),
+                "acc": {key: f["results"][task]["acc,none"] for key, f in scored.items()},
+                "commit": commit(),
+                **{key: version(key) for key in ("lm_eval", "torch", "transformers")},
+            }
+            print(json.dumps(told), flush=True)
+            found.append(told)
+            partial = kept.with_suffix(".partial")
+            partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            partial.replace(kept)
+    raise SystemExit(1 if any(one["largest_difference"] for one in found) else 0)
+
+
+def check_table(name: str) -> None:
+    """What ``check`` found, a line a task."""
+    kept = RESULTS / f"{name}.json"
+    found = json.loads(kept.read_text(encoding="utf-8"))
+    rows = [
+        [
+            one["model"],
+            one["task"],
+            f"{one['documents']:,}",
+            f"{one['log_likelihoods']:,}",
+            *(f"{100 * one['acc'][key]:.4g}" for key in ("spikeformers", "harness")),
+            f"{one['largest_difference']:g}",
+        ]
+        for one in found
+    ]
+    first = found[0]
+    commits = ", ".join(sorted({one["commit"] for one in found}))
+    head = (
+        f"Both backends, {first['dtype']}, batches of {first['batch_size']}; lm_eval "
+        f"{first['lm_eval']}, torch {first['torch']}, transformers {first['transformers']}; "
+        f"commits {commits}. Measured."
+    )
+    columns = ["model", "task", "documents", "log-likelihoods", "acc, here", "acc, harness"]
+    text = f"{head}\n\n{markdown_table([*columns, 'largest difference'], rows)}"
+    (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
+    fill_pages(name, text)
+    print(text)
 
 
 def results(name: str) -> list[dict[str, Any]]:
@@ -147,6 +192,8 @@ def table() -> None:
         (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         fill_pages(name, text)
         print(text)
+    for kept in sorted(RESULTS.glob("zeroshot-*-check.json")):
+        check_table(kept.stem)
 
 
 def _without_samples(result: dict[str, Any]) -> dict[str, Any]:
@@ -220,7 +267,7 @@ def main() -> None:
         sub.add_argument("--limit", type=int)
         sub.add_argument("--dtype", default="auto", choices=list(DTYPES))
         sub.add_argument("--batch-size", default="auto" if command == "run" else "8")
-    commands.choices["run"].add_argument("--name", default="models", help="of the table")
+        sub.add_argument("--name", default="models", help="of the table")
     commands.choices["run"].add_argument("--cached", action="store_true")
     commands.add_parser("table", help="write the tables of all results")
     args = parser.parse_args()

@@ -39,7 +39,8 @@ def zeroshot(
     cached: Annotated[
         bool,
         typer.Option(
-            "--cached", help="Run a context once, its options from the key-value cache: faster."
+            "--cached",
+            help="Run a context once, its options from the key-value cache: for long contexts.",
         ),
     ] = False,
     gguf_file: Annotated[str, typer.Option(help="GGUF file in the folder.")] = "",
