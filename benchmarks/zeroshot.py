@@ -74,6 +74,8 @@ def run(args: argparse.Namespace) -> None:
             acc = reports[-1].metrics["acc"]
             print(f"{name}, {task}: {acc['value']:.4f} ± {acc['stderr']:.4f}", flush=True)
             found = scorer.result(reports)
+            for told in found["tasks"].values():
+                told["commit"] = found["commit"]  # that of a task: starts may be days apart
             found["tasks"] = tasks | found["tasks"]
             partial = out.with_suffix(".partial")
             partial.write_text(json.dumps(_without_samples(found), indent=1), encoding="utf-8")
@@ -182,18 +184,23 @@ def results(name: str) -> list[dict[str, Any]]:
 
 
 def table() -> None:
-    for folder in sorted(p for p in RUNS.iterdir() if p.is_dir()):
-        found = results(folder.name)
+    from spikeformers.evaluation.zeroshot.run import means
+
+    kept = {path.stem.removeprefix("zeroshot-") for path in RESULTS.glob("zeroshot-*.json")}
+    kept = {name for name in kept if not name.endswith("-check")}
+    for name in sorted(kept | {path.name for path in RUNS.glob("*/")}):
+        found = results(name)
         if not found:
             continue
-        name = f"zeroshot-{folder.name}"
+        found = [one | {"means": means(metrics_of(one))} for one in found]
+        stem = f"zeroshot-{name}"
         text = tabulate(found)
-        (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
-        (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        fill_pages(name, text)
+        (RESULTS / f"{stem}.md").write_text(text, encoding="utf-8")
+        (RESULTS / f"{stem}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        fill_pages(stem, text)
         print(text)
-    for kept in sorted(RESULTS.glob("zeroshot-*-check.json")):
-        check_table(kept.stem)
+    for path in sorted(RESULTS.glob("zeroshot-*-check.json")):
+        check_table(path.stem)
 
 
 def _without_samples(result: dict[str, Any]) -> dict[str, Any]:
@@ -204,54 +211,61 @@ def _without_samples(result: dict[str, Any]) -> dict[str, Any]:
     return result | {"tasks": tasks}
 
 
+def metrics_of(one: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Metrics by task of one model's result."""
+    return {task: told["metrics"] for task, told in one["tasks"].items()}
+
+
 def tabulate(found: list[dict[str, Any]]) -> str:
-    """A column a task and metric, a line a model, then chance and majority."""
+    """A column a task and metric, then the paper's means; a line a model, chance and majority."""
+    scores = []
+    for one in found:
+        groups = {f"mean, {group}:": told for group, told in one["means"].items()}
+        scores.append(metrics_of(one) | groups)
     columns = list(
         dict.fromkeys(
             (task, metric)
-            for one in found
-            for task, told in one["tasks"].items()
+            for one in scores
+            for task, told in one.items()
             for metric in ("acc", "acc_norm")
-            if metric in told["metrics"]
+            if metric in told
         )
     )
+    columns.sort(key=lambda column: column[0].startswith("mean, "))
     rows = []
-    for one in found:
-        cells = [_cell(one["tasks"].get(task, {}), metric) for task, metric in columns]
+    for one, told in zip(found, scores, strict=True):
+        cells = [_cell(told.get(task, {}).get(metric)) for task, metric in columns]
         rows.append([one["model"]["name"], f"{one['model']['parameters']:,}", *cells])
     for key in ("chance", "majority"):
-        cells = [_baseline(found, task, metric, key) for task, metric in columns]
+        cells = [
+            _baseline([one.get(task, {}).get(m) for one in scores], key) for task, m in columns
+        ]
         rows.append([key, "", *cells])
     first = found[0]
-    counts = {
-        f"{task} {told['documents']:,} ({told['split']})"
-        for one in found
-        for task, told in one["tasks"].items()
-    }
-    commits = ", ".join(sorted({str(one["commit"])[:7] for one in found}))
+    told = [(one, task, told) for one in found for task, told in one["tasks"].items()]
+    counts = sorted({f"{task} {t['documents']:,} ({t['split']})" for _, task, t in told})
+    commits = sorted({str(t.get("commit", one["commit"]))[:7] for one, _, t in told})
     kinds = ", ".join(sorted({one["model"]["dtype"] for one in found}))
     head = (
         f"Zero-shot, in hundredths, ± standard error; * within two standard errors of chance. "
-        f"Documents: {', '.join(sorted(counts))}. lm_eval {first['versions']['lm_eval']}, torch "
-        f"{first['versions']['torch']}; {kinds}; commits {commits}. Measured."
+        f"Documents: {', '.join(counts)}. lm_eval {first['versions']['lm_eval']}, torch "
+        f"{first['versions']['torch']}; {kinds}; commits {', '.join(commits)}. Measured."
     )
+    if any(one["means"] for one in found):
+        head += " A mean of acc_norm takes acc where a task has no other."
     titles = [f"{task} {metric}" for task, metric in columns]
     return f"{head}\n\n{markdown_table(['model', 'parameters', *titles], rows)}"
 
 
-def _cell(told: dict[str, Any], metric: str) -> str:
-    one = told.get("metrics", {}).get(metric)
-    if one is None:
+def _cell(told: dict[str, Any] | None) -> str:
+    if told is None:
         return "-"
-    return f"{100 * one['value']:.1f} ± {100 * one['stderr']:.1f}{'*' * bool(one['at_chance'])}"
+    return f"{100 * told['value']:.1f} ± {100 * told['stderr']:.1f}{'*' * bool(told['at_chance'])}"
 
 
-def _baseline(found: list[dict[str, Any]], task: str, metric: str, key: str) -> str:
-    for one in found:
-        told = one["tasks"].get(task, {}).get("metrics", {}).get(metric)
-        if told is not None and told[key] is not None:
-            return f"{100 * told[key]:.1f}"
-    return "-"
+def _baseline(column: list[dict[str, Any] | None], key: str) -> str:
+    known = [told[key] for told in column if told is not None and told[key] is not None]
+    return f"{100 * known[0]:.1f}" if known else "-"
 
 
 def main() -> None:

@@ -76,7 +76,7 @@ def zeroshot(
 
     JSON: model (name, weights_sha256, config ...), settings, versions, commit, tasks (by name:
     metrics with value, stderr, chance, majority, at_chance; documents, split, docs_sha256, rules,
-    samples ...), means of the paper's two groups, where whole.
+    samples ...), means of the paper's two groups, where whole (value, stderr, chance ...).
     """
     from spikeformers.cli._output import print_json, print_table, say, start
     from spikeformers.engine import is_engine_file
@@ -209,26 +209,34 @@ def _bar() -> Any:
 def _tables(model: str, reports: list[TaskReport], means: dict[str, Any]) -> list[Any]:
     from spikeformers.cli._output import make_table
 
-    rows = []
-    for report in reports:
-        for metric, found in report.metrics.items():
-            name = report.task if report.limit is None else f"{report.task} ({report.documents})"
-            value = "-" if found["value"] is None else f"{found['value']:.4f}"
-            rows.append(
-                (
-                    name,
-                    metric,
-                    f"{value} ± {found['stderr']:.4f}",
-                    *(_share(found.get(key)) for key in ("chance", "majority")),
-                    "at chance" if found.get("at_chance") else "",
-                )
-            )
-    columns = ("task", "metric", "score ± standard error", "chance", "majority", "")
-    tables = [make_table(model, columns, rows)]
-    if means:
-        lines = [(g, f"{m['acc']:.4f}", f"{m['acc_norm']:.4f}") for g, m in means.items()]
-        tables.append(make_table("Means", ("group", "acc", "acc_norm where there is one"), lines))
-    return tables
+    limit = reports[0].limit
+    title = model if limit is None else f"{model}, the first {limit:,} documents of each task"
+    shown = [
+        (title, "task", {report.task: report.metrics for report in reports}),
+        ("Means; acc where there is no acc_norm", "group", means),
+    ]
+    return [
+        make_table(
+            title,
+            (kind, "metric", "score ± stderr", "chance", "majority", ""),
+            [
+                (name, key, *_score(one))
+                for name, told in found.items()
+                for key, one in told.items()
+            ],
+        )
+        for title, kind, found in shown
+        if found
+    ]
+
+
+def _score(found: dict[str, Any]) -> tuple[str, ...]:
+    value = "-" if found["value"] is None else f"{found['value']:.4f}"
+    return (
+        f"{value} ± {found['stderr']:.4f}",
+        *(_share(found.get(key)) for key in ("chance", "majority")),
+        "at chance" if found.get("at_chance") else "",
+    )
 
 
 def _share(value: float | None) -> str:

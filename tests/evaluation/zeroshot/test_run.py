@@ -124,9 +124,23 @@ def test_baselines_by_hand() -> None:
 
 
 def test_means_of_whole_groups() -> None:
-    plain, norm = {"acc": {"value": 0.5}}, {"acc": {"value": 0.2}, "acc_norm": {"value": 0.3}}
+    def score(value: float, error: float, chance: float) -> dict[str, Any]:
+        return {"value": value, "stderr": error, "chance": chance, "majority": chance + 0.01}
+
+    norm = {"acc": score(0.2, 0.03, 0.25), "acc_norm": score(0.3, 0.03, 0.25)}
+    plain = {"acc": score(0.5, 0.06, 0.5)}
     found = means({"hellaswag": norm, "piqa": norm, "winogrande": plain, "boolq": plain})
-    assert found == {"commonsense": {"acc": pytest.approx(0.3), "acc_norm": pytest.approx(1.1 / 3)}}
+    assert list(found) == ["commonsense"]
+    acc, normed = found["commonsense"]["acc"], found["commonsense"]["acc_norm"]
+    assert (acc["value"], normed["value"]) == (pytest.approx(0.3), pytest.approx(1.1 / 3))
+    assert acc["stderr"] == pytest.approx((2 * 0.03**2 + 0.06**2) ** 0.5 / 3)
+    assert (acc["chance"], acc["majority"]) == (pytest.approx(1 / 3), pytest.approx(1 / 3 + 0.01))
+    assert acc["at_chance"] is True
+    sure = norm | {"acc": score(0.6, 0.03, 0.25)}
+    known = {"hellaswag": sure, "piqa": sure, "winogrande": plain}
+    assert means(known)["commonsense"]["acc"]["at_chance"] is False
+    blind = {"acc": score(0.5, 0.06, 0.5) | {"majority": None}}
+    assert means(known | {"piqa": blind})["commonsense"]["acc"]["majority"] is None
 
 
 def test_names() -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -46,3 +46,26 @@ def baselines(golds: Sequence[tuple[Any, int]]) -> tuple[float | None, float | N
 def at_chance(score: float, error: float, chance: float | None) -> bool | None:
     """Whether the score lies within two standard errors of chance."""
     return None if chance is None else abs(score - chance) <= 2 * error
+
+
+def mean_accuracy(ones: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Several tasks' accuracies as one, each of equal weight: value, error, chance and majority.
+
+    The error is that of a mean of independent scores. Chance and majority are None where one
+    task has none.
+    """
+
+    def mean(key: str) -> float | None:
+        values = [one[key] for one in ones]
+        return None if None in values else sum(values) / len(ones)
+
+    value = sum(one["value"] for one in ones) / len(ones)
+    error = math.sqrt(sum(one["stderr"] ** 2 for one in ones)) / len(ones)
+    chance = mean("chance")
+    return {
+        "value": value,
+        "stderr": error,
+        "chance": chance,
+        "majority": mean("majority"),
+        "at_chance": at_chance(value, error, chance),
+    }

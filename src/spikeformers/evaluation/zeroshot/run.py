@@ -15,7 +15,12 @@ from lm_eval.evaluator import evaluate
 
 from spikeformers.errors import ConfigError, DataError
 from spikeformers.evaluation.provenance import model_record, software_record
-from spikeformers.evaluation.zeroshot.baselines import at_chance, baselines, standard_error
+from spikeformers.evaluation.zeroshot.baselines import (
+    at_chance,
+    baselines,
+    mean_accuracy,
+    standard_error,
+)
 from spikeformers.evaluation.zeroshot.cache import LikelihoodCache
 from spikeformers.evaluation.zeroshot.names import GROUPS
 from spikeformers.evaluation.zeroshot.reader import Reader, ReaderLM
@@ -178,14 +183,22 @@ class Zeroshot:
         }
 
 
-def means(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, float]]:
-    """Group -> mean of acc, and of acc_norm (acc where a task has none), of whole groups alone."""
+def means(
+    metrics: Mapping[str, Mapping[str, Mapping[str, Any]]],
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Group -> mean of acc, and of acc_norm (acc where a task has none), of whole groups alone.
+
+    ``metrics`` are those of `TaskReport` by task; each mean has chance and error beside it, as a
+    task's score has.
+    """
     found = {}
     for group, names in GROUPS.items():
         if all(name in metrics for name in names):
-            acc = [metrics[name]["acc"]["value"] for name in names]
-            norm = [(metrics[n].get("acc_norm") or metrics[n]["acc"])["value"] for n in names]
-            found[group] = {"acc": sum(acc) / len(acc), "acc_norm": sum(norm) / len(norm)}
+            norm = [metrics[name].get("acc_norm") or metrics[name]["acc"] for name in names]
+            found[group] = {
+                "acc": mean_accuracy([metrics[name]["acc"] for name in names]),
+                "acc_norm": mean_accuracy(norm),
+            }
     return found
 
 
@@ -221,16 +234,7 @@ def _pooled(name: str, parts: Sequence[TaskReport]) -> TaskReport:
     for metric in ACCURACIES:
         ones = [part.metrics[metric] for part in parts if metric in part.metrics]
         if len(ones) == len(parts):
-            value = sum(one["value"] for one in ones) / len(ones)
-            error = math.sqrt(sum(one["stderr"] ** 2 for one in ones)) / len(ones)
-            chance = sum(one["chance"] for one in ones) / len(ones)
-            metrics[metric] = {
-                "value": value,
-                "stderr": error,
-                "chance": chance,
-                "majority": None,
-                "at_chance": at_chance(value, error, chance),
-            }
+            metrics[metric] = mean_accuracy(ones)
     first = parts[0]
     rules: dict[str, int] = {}
     for part in parts:
