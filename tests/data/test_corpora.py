@@ -180,7 +180,7 @@ def test_wikitext_layout(tmp_path, names):
     assert [text.split(" = ")[1] for text in parts["train"]] == ["One", "Two <unk>"]
     assert parts["validation"] == [" \n = V = \n \n v \n"]
     assert parts["test"] == [" \n = T = \n \n t \n"]
-    assert corpus.split_by == "official splits"
+    assert corpus.split_by == "official splits; not used: wiki.test.raw.rebuilt.txt"
 
 
 def test_official_files_without_validation(tmp_path):
@@ -191,6 +191,38 @@ def test_official_files_without_validation(tmp_path):
     assert parts["test"] == ["t"]
     assert len(parts["train"]) + len(parts["validation"]) == 100
     assert 0 < len(parts["validation"]) < 20
+
+
+def test_folders_named_as_splits(tmp_path):
+    """Nothing of validation/ or test/ is trained on, whatever the hash of its name says."""
+    for place in ("train/a.txt", "train/deep/b.md", "val/c.txt", "test/d.txt", "README.md"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text(place)
+    corpus = load_corpus(tmp_path)
+    assert everything(corpus) == {
+        "train": ["train/a.txt", "train/deep/b.md"],
+        "validation": ["val/c.txt"],
+        "test": ["test/d.txt"],
+    }
+    assert corpus.split_by == "the folders train, validation, test; not used: README.md"
+
+
+def test_folders_without_validation(tmp_path):
+    for number in range(40):
+        (tmp_path / "train").mkdir(exist_ok=True)
+        (tmp_path / "train" / f"{number}.txt").write_text(f"text {number}")
+    alone = load_corpus(tmp_path)
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "t.txt").write_text("held out")
+    corpus = load_corpus(tmp_path)
+    parts = everything(corpus)
+    assert parts["test"] == ["held out"]
+    assert len(parts["train"]) + len(parts["validation"]) == 40
+    assert 0 < len(parts["validation"]) < 10
+    assert corpus.split_by.startswith(
+        "the folders train, test; by the sha256 of the document's name"
+    )
+    assert alone.split_by.startswith("by the sha256")  # train/ alone may be about trains
 
 
 def test_official_files_of_two_kinds(tmp_path):

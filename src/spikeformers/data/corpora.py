@@ -2,7 +2,7 @@
 
 A corpus is split by document, never inside one:
 
-- an official split (train, validation and test files, or a data set's own) is kept as it is;
+- an official split (train, validation and test files or folders, or a data set's own) is kept;
 - otherwise a document is held out by the sha256 of its name: with ``validation_fraction`` 1/50,
   where it is divisible by 50. At least one document is held out where there are two;
 - a single text file is one running text: its last paragraphs are held out.
@@ -11,7 +11,6 @@ A corpus is split by document, never inside one:
 from __future__ import annotations
 
 import hashlib
-import logging
 import platform
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,8 +23,6 @@ from spikeformers.data import readers
 from spikeformers.data.builtin import builtin_documents
 from spikeformers.data.readers import Document
 from spikeformers.errors import ConfigError, DataError, nearest
-
-logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
 _OFFICIAL = re.compile(r"(?:wiki\.)?(train|validation|valid|val|dev|test)(?:[-_.]\d+(?:-of-\d+)?)?")
@@ -192,13 +189,17 @@ def _folder(folder: Path, field: str, fraction: Fraction, options: str) -> Corpu
         known = " ".join((*readers.TEXT, *readers.ROWS))
         raise DataError(f"{folder}: no file of a kind that is read ({known}); it holds {found}.")
 
-    official = _official(paths)
+    official, split_by = _official(paths), "official splits"
+    if not official and (official := _by_folder(paths, folder)):
+        split_by = f"the folders {', '.join(official)}"
+        options += " by folder"
     if not official and len(paths) == 1:
         return _file(paths[0], field, fraction, options)
     used = [path for group in official.values() for path in group] if official else paths
     if len(used) < len(paths):
-        left = sorted({p.name for p in paths} - {p.name for p in used})
-        logger.info("%s: has official splits; not used: %s", folder, ", ".join(left[:8]))
+        left = sorted(p.relative_to(folder).as_posix() for p in set(paths) - set(used))
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        split_by += f"; not used: {', '.join(left[:3])}{more}"
     size = sum(path.stat().st_size for path in used)
     digests = [(p.relative_to(folder).as_posix(), readers.file_digest(p)) for p in used]
     digest = _digest(options, digests)
@@ -209,8 +210,7 @@ def _folder(folder: Path, field: str, fraction: Fraction, options: str) -> Corpu
 
     groups = official or {"train": paths}
     streams: dict[str, Stream] = {k: partial(stream_of, v) for k, v in groups.items()}
-    split_by = "official splits" if official else ""
-    return _finish(folder.name, digest, streams, fraction, split_by, size)
+    return _finish(folder.name, digest, streams, fraction, split_by if official else "", size)
 
 
 def _documents(path: Path, name: str, field: str) -> Iterable[Document]:
@@ -237,8 +237,7 @@ def _official(paths: list[Path]) -> dict[str, list[Path]]:
         kind = readers.suffix_of(path)
         match = _OFFICIAL.fullmatch(path.name.lower().removesuffix(kind))
         if match:
-            split = match[1] if match[1] in ("train", "test") else "validation"
-            groups[split].append(path)
+            groups[_split_of(match)].append(path)
             kinds.add(kind)
     if groups["train"] and len(kinds) > 1:
         raise DataError(
@@ -246,6 +245,25 @@ def _official(paths: list[Path]) -> dict[str, list[Path]]:
             f"({', '.join(sorted(kinds))}), which would count a text twice. Leave one kind there."
         )
     return {k: v for k, v in groups.items() if v} if groups["train"] else {}
+
+
+def _by_folder(paths: list[Path], root: Path) -> dict[str, list[Path]]:
+    """Files by the folder of ``root`` they lie in, where two are named so, one of them train.
+
+    Else nothing: a folder ``train`` alone, or deeper, may be about trains.
+    """
+    groups: dict[str, list[Path]] = {split: [] for split in SPLITS}
+    for path in paths:
+        first, *inner = path.relative_to(root).parts
+        match = _OFFICIAL.fullmatch(first.lower()) if inner else None
+        if match:
+            groups[_split_of(match)].append(path)
+    found = {split: group for split, group in groups.items() if group}
+    return found if "train" in found and len(found) > 1 else {}
+
+
+def _split_of(match: re.Match[str]) -> str:
+    return match[1] if match[1] in ("train", "test") else "validation"
 
 
 def _finish(
