@@ -13,6 +13,8 @@ epochs of SpikeLM's recipe. Scores are measured, on the dev set, in hundredths.
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -70,13 +72,29 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
         return None
     spent = time.process_time() - began
     found = measure_run(out, *load_model(out), data, software_record())
-    kept = ("task", "dev", "best_dev_step", "selection", "examples", "data_sha256", "parameters")
-    return {key: found[key] for key in kept} | {
+    kept = ("task", "dev", "dev_majority", "best_dev_step", "selection", "examples", "data_sha256")
+    before, loss = pretraining(Path(folder))
+    return {key: found[key] for key in (*kept, "parameters")} | {
         "setting": {"steps": args.steps, "batch": args.batch, "context": args.context,
-                    "learning_rate": args.learning_rate},
+                    "learning_rate": args.learning_rate, "pretrained": before},
+        "pretrained_loss": loss,
         "steps": config.steps,
         "train_cpu_seconds": spent,
     }  # fmt: skip
+
+
+def pretraining(folder: Path) -> tuple[dict[str, Any], float]:
+    """What a model has been through, the same for a twin; its last loss, nats a masked token."""
+    from spikeformers.training.journal import read_metrics
+
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    keys = ("steps", "batch_size", "context", "learning_rate", "seed")
+    corpus, tokenizer = run["data"]["corpus"]["digest"], run["data"]["tokenizer"]["digest"]
+    losses = [
+        x["loss"] for x in read_metrics(folder / "metrics.jsonl") if x["kind"] == "validation"
+    ]
+    told = {key: run["config"][key] for key in keys}
+    return told | {"corpus": corpus, "tokenizer": tokenizer}, losses[-1]
 
 
 def table(name: str, found: list[dict[str, Any]]) -> str:
@@ -84,36 +102,43 @@ def table(name: str, found: list[dict[str, Any]]) -> str:
     from spikeformers.training.finetuning import summarise
 
     commits = ", ".join(sorted({run["commit"] for run in found}))
+    before = found[0]["setting"]["pretrained"]
     head = (
         f"{name}: dev sets, in hundredths, mean ± deviation over seeds from 0; nothing selected on "
-        f"them; commits {commits}; torch {found[0]['torch']}, {found[0]['machine']}. Measured."
+        f"them; majority is one answer to all of a dev set; pretrained for {before['steps']:,} "
+        f"steps of {before['batch_size']} x {before['context']} tokens, rate "
+        f"{before['learning_rate']:g}; commits {commits}; torch {found[0]['torch']}, "
+        f"{found[0]['machine']}. Measured."
     )
     rows = []
-    means = {}
+    lines = []
     for model in MODELS:
         mine = [run for run in found if run["row"].startswith(f"{model},")]
         if not mine:
             continue
         summary = summarise(mine)
-        means[model] = summary
+        standard, paper = (
+            f"{summary['means'][way]:.2f} (majority {summary['majority_means'][way]:.2f})"
+            for way in ("standard", "paper")
+        )
+        lines.append(
+            f"{model}: masked perplexity {math.exp(mine[0]['pretrained_loss']):.1f} before; mean "
+            f"over {', '.join(summary['means_over'])}: standard {standard}, as the papers' {paper}."
+        )
         for task, told in summary["tasks"].items():
             runs = [run for run in mine if run["task"] == task]
             for metric in told["metrics"]:
                 values = [100 * run["dev"][metric] for run in runs]
                 steps, rate = runs[0]["steps"], runs[0]["setting"]["learning_rate"]
                 rows.append(
-                    [task, metric, model, str(len(runs)), mean(values, 1), f"{steps:,}",
+                    [task, metric, model, str(len(runs)), mean(values, 1),
+                     f"{told['majority'][metric]:.1f}", f"{steps:,}",
                      f"{rate:g}", f"{sum(r['train_cpu_seconds'] for r in runs) / len(runs):.0f}"]
                 )  # fmt: skip
     rows.sort(key=lambda row: (TASKS.index(row[0]), row[1], MODELS.index(row[2])))
-    lines = [
-        f"Mean over {', '.join(told['means_over'])}, {model}: standard "
-        f"{told['means']['standard']:.2f}, as the papers' {told['means']['paper']:.2f}."
-        for model, told in means.items()
-        if told["means_over"]
-    ]
-    columns = ["task", "metric", "model", "seeds", "score", "steps", "rate", "train CPU s"]
-    return f"{head}\n\n{markdown_table(columns, rows)}\n" + "\n".join(lines) + "\n"
+    columns = ["task", "metric", "model", "seeds", "score", "majority"]
+    columns += ["steps", "rate", "train CPU s"]
+    return f"{head}\n\n{markdown_table(columns, rows)}\n" + "\n\n".join(lines) + "\n"
 
 
 def options(parser: argparse.ArgumentParser) -> None:

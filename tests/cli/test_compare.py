@@ -14,7 +14,7 @@ import pytest
 def zeroshot(folder: Path, right: list[int], digest: str = "d", limit: int | None = None) -> None:
     n = len(right)
     value = sum(right) / n
-    acc = {"value": value, "stderr": 0.1, "chance": 0.5, "majority": 0.5,
+    acc = {"value": value, "stderr": 0.1, "chance": 0.5, "majority": 0.6,
            "at_chance": abs(value - 0.5) <= 0.2}  # fmt: skip
     found = {"metrics": {"acc": acc}, "samples": {"acc": right}, "docs_sha256": digest,
              "limit": limit}  # fmt: skip
@@ -28,7 +28,7 @@ def sentences(folder: Path, seed: int, guess: list[int], labels: list[int]) -> N
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps({
         "kind": "sentences", "task": "sst2", "seed": seed,
-        "dev": {"loss": 1.0, "accuracy": accuracy},
+        "dev": {"loss": 1.0, "accuracy": accuracy}, "dev_majority": {"accuracy": 0.6},
         "data_sha256": "s", "labels": {"dev": labels}, "predictions": {"dev": guess},
     }))  # fmt: skip
 
@@ -52,8 +52,12 @@ def test_page_table_and_differences(spikeformers: Any, runs: Any, tmp_path: Path
     ended = spikeformers("compare", *runs, "--out", out, "--json")
     assert ended.code == 0, ended.err
     rows = {row[0]: row[1:] for row in ended.json["rows"]}
-    assert rows["piqa, acc"] == ["75.0 ± 10.0", "50.0 ± 10.0 (at chance)", "measured"]
-    assert rows["sst2 dev, accuracy"] == ["100.0 ± 0.0", "50.0 ± 0.0", "measured"]
+    assert rows["piqa, acc (chance 50.0, majority 60.0)"] == [
+        "75.0 ± 10.0",
+        "50.0 ± 10.0 (at chance)",
+        "measured",
+    ]
+    assert rows["sst2 dev, accuracy (majority 60.0)"] == ["100.0 ± 0.0", "50.0 ± 0.0", "measured"]
     assert rows["tokens seen"] == ["768", "768", ""]
     first, second = ended.json["differences"]
     assert (first["what"], first["model"]) == ("piqa, acc", "spiking")
@@ -64,7 +68,10 @@ def test_page_table_and_differences(spikeformers: Any, runs: Any, tmp_path: Path
     table = list(csv.reader((tmp_path / "out/report.csv").open()))
     assert table[0] == ["", "dense", "spiking", ""]
     assert table[1:] == ended.json["rows"]
-    assert "| piqa, acc | 75.0 ± 10.0 |" in (tmp_path / "out/report.md").read_text()
+    assert (
+        "| piqa, acc (chance 50.0, majority 60.0) | 75.0 ± 10.0 |"
+        in (tmp_path / "out/report.md").read_text()
+    )
     page = out.read_text()
     assert page.count("<img ") == 2
     assert "within two of it from chance" in page

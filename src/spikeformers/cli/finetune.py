@@ -165,9 +165,11 @@ def glue(
     RUN is the --out of finetune, or one run in it. Scores are in hundredths. Two means, over the
     eight tasks of GLUE (WNLI left out) or those that are there: standard, of each task's mean
     metric; and paper, of one number a task (MNLI matched, F1 of QQP and MRPC, Pearson of STS-B).
+    Majority is what one and the same answer to all examples would score: class 1 for F1, 0 for a
+    correlation.
 
-    JSON: tasks (by name: metrics, standard, paper, each mean, deviation, seeds), means (standard,
-    paper), means_over, whole, selection, runs.
+    JSON: tasks (by name: metrics, standard, paper, each mean, deviation, seeds; majority), means
+    (standard, paper), majority_means, means_over, whole, selection, runs.
     """
     from spikeformers.cli._output import start
     from spikeformers.data.glue import load_sentences
@@ -224,12 +226,16 @@ def _report(out: Path, results: Sequence[dict[str, Any]], as_json: bool) -> None
     rows = []
     for task, found in summary["tasks"].items():
         for metric, one in found["metrics"].items():
-            rows.append((task, metric, _told(one), str(one["seeds"])))
-    print_table(make_table("Dev sets", ("task", "metric", "score", "seeds"), rows))
+            majority = f"{found['majority'][metric]:.2f}"
+            rows.append((task, metric, _told(one), majority, str(one["seeds"])))
+    print_table(make_table("Dev sets", ("task", "metric", "score", "majority", "seeds"), rows))
     over = summary["means_over"]
     if over:
         which = "the eight tasks" if summary["whole"] else f"{len(over)} of 8: {', '.join(over)}"
-        means = ", ".join(f"{way} {value:.2f}" for way, value in summary["means"].items())
+        means = ", ".join(
+            f"{way} {value:.2f} (majority {summary['majority_means'][way]:.2f})"
+            for way, value in summary["means"].items()
+        )
         print(f"mean over {which}: {means}")
     print(f"selection on the dev set: {summary['selection']}")
 

@@ -42,18 +42,28 @@ def rows_of(sides: Sequence[Side]) -> list[list[str]]:
         for metric in ("acc", "acc_norm"):
             found = [side.zeroshot.get(task, {}).get("metrics", {}).get(metric) for side in sides]
             if any(found):
-                rows.append([f"{task}, {metric}", *map(_accuracy, found), "measured"])
+                name = f"{task}, {metric}{_beside(next(filter(None, found)))}"
+                rows.append([name, *map(_accuracy, found), "measured"])
     for task in dict.fromkeys(key for side in sides for key in side.sentences):
-        tables = [
-            summarise(side.sentences[task])["tasks"][task]["metrics"]
-            if task in side.sentences
-            else {}
+        told = [
+            summarise(side.sentences[task])["tasks"][task] if task in side.sentences else {}
             for side in sides
         ]
-        for metric in dict.fromkeys(key for table in tables for key in table):
-            cells = [_spread(table.get(metric)) for table in tables]
-            rows.append([f"{task} dev, {metric}", *cells, "measured"])
+        first = next(filter(None, told))
+        for metric in first["metrics"]:
+            cells = [_spread(one["metrics"].get(metric) if one else None) for one in told]
+            majority = f" (majority {first['majority'][metric]:.1f})"
+            rows.append([f"{task} dev, {metric}{majority}", *cells, "measured"])
     return rows
+
+
+def _beside(found: dict[str, Any]) -> str:
+    """Chance and majority of the documents that the first run was scored on."""
+    known = {key: found.get(key) for key in ("chance", "majority")}
+    told = ", ".join(
+        f"{key} {100 * value:.1f}" for key, value in known.items() if value is not None
+    )
+    return f" ({told})" if told else ""
 
 
 def _accuracy(found: dict[str, Any] | None) -> str:

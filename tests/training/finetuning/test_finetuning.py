@@ -88,6 +88,8 @@ def test_it_learns_and_is_measured(pretrained: Any, tmp_path: Path, kind: str) -
     assert ended.final_validation["accuracy"] == 1.0
     result = measure_run(tmp_path / "run", *load_model(tmp_path / "run"), data, {"commit": "c"})
     assert result["dev"]["accuracy"] == 1.0
+    ones = sum(data.dev["dev"].labels or [])
+    assert result["dev_majority"] == {"accuracy": max(ones, 11 - ones) / 11}
     assert result["predictions"] == {"dev": data.dev["dev"].labels, "test": [1, 0]}
     assert (tmp_path / "run/SST-2.tsv").read_text() == "index\tprediction\n0\t1\n1\t0\n"
     assert result["best_dev_step"]["accuracy"] == 1.0

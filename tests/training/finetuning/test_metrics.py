@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spikeformers.training.finetuning.metrics import METRICS, accuracy, f1, matthews, spearman
+from spikeformers.training.finetuning.metrics import (
+    METRICS,
+    accuracy,
+    f1,
+    majority_scores,
+    matthews,
+    spearman,
+)
 
 
 def test_equal_to_scikit_learn() -> None:
@@ -39,3 +46,13 @@ def test_by_hand_and_where_there_is_no_quotient() -> None:
     assert matthews(truth, guess) == pytest.approx(-1 / 3)
     assert f1([0, 0], [0, 0]) == matthews([0, 1], [1, 1]) == spearman([1, 2], [3, 3]) == 0
     assert spearman([1.0, 2.0, 3.0], [1.0, 10.0, 100.0]) == pytest.approx(1)
+
+
+def test_one_answer_to_all() -> None:
+    truth = [1, 1, 1, 0]
+    same = majority_scores(("accuracy", "f1", "matthews"), truth, 2)
+    assert same == {"accuracy": 0.75, "f1": pytest.approx(6 / 7), "matthews": 0.0}
+    assert majority_scores(("accuracy",), [2, 0, 2, 1], 3) == {"accuracy": 0.5}
+    assert majority_scores(("f1",), [0, 0, 1], 2) == {"f1": 0.5}  # of class 1, though rarer
+    same = majority_scores(("pearson", "spearman"), [0.5, 4.0, 5.0], 1)
+    assert same == {"pearson": 0.0, "spearman": 0.0}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from spikeformers.data.glue import SentenceData, SentenceTask
 from spikeformers.training.batches import check_context
 from spikeformers.training.finetuning.examples import Encoded
+from spikeformers.training.finetuning.metrics import majority_scores
 from spikeformers.training.finetuning.task import answers, predict, scores
 from spikeformers.training.journal import read_metrics
 from spikeformers.training.run_folder import write_text
@@ -30,12 +31,14 @@ def measure_run(
     """Write ``result.json`` and prediction files into the run ``folder``; returns the result.
 
     ``software``: versions and commit. ``best_dev_step`` tells what choosing a step on the dev set
-    would have shown: an optimistic number, measured on what it was chosen by.
+    would have shown: an optimistic number, measured on what it was chosen by. ``dev_majority``
+    has what one answer to all of the dev set would score.
     """
     run = json.loads((folder / "run.json").read_text("utf-8"))
     config, task = run["config"], data.task
     check_context(model, config["context"])
     dev: dict[str, float] = {}
+    majority: dict[str, float] = {}
     predictions: dict[str, list[Any]] = {}
     for name, part in data.dev.items():
         encoded = Encoded(part, tokenizer, config["context"])
@@ -43,6 +46,9 @@ def measure_run(
         end = "" if name == task.dev[0] else f"/{name.removeprefix('dev_')}"
         found = {"loss": loss} | scores(task, part.labels, outputs)
         dev |= {key + end: value for key, value in found.items()}
+        assert part.labels is not None
+        same = majority_scores(task.metrics, part.labels, task.num_labels)
+        majority |= {key + end: value for key, value in same.items()}
         predictions[name] = answers(task, outputs).tolist()
     test: dict[str, float] = {}
     written = []
@@ -61,6 +67,7 @@ def measure_run(
         "task": task.name,
         "seed": config["seed"],
         "dev": dev,
+        "dev_majority": majority,
         "test": test,
         "selection": SELECTION,
         "best_dev_step": _best(folder, next(iter(task.metrics))),
