@@ -14,6 +14,7 @@ from spikeformers.conversion import calibration_windows, convert, make_plan
 from spikeformers.errors import ConfigError
 from spikeformers.models import NeurTransformerConfig, NeurTransformerForCausalLM
 from spikeformers.training import TrainConfig, train
+from spikeformers.training.journal import read_metrics
 from spikeformers.training.transfer import AttentionTransfer
 
 CONFIG = TrainConfig(
@@ -49,8 +50,9 @@ def test_loss_by_hand(causal: Any) -> None:
             stream = stream + dense.mlp(dense.ln_2(stream))
     part = SimpleNamespace(to=lambda _: {"input_ids": ids, "labels": ids})
     output = task.module(**task.inputs(part, torch.device("cpu")))
-    assert output.errors.tolist() == pytest.approx(errors, rel=1e-5)
     assert output.loss.item() == pytest.approx(sum(errors) / 2, rel=1e-5)
+    by_layer = {"0": errors[0], "1": errors[1]}
+    assert task.measured()["error_by_layer"] == pytest.approx(by_layer, rel=1e-5)
 
 
 def test_gradients_stay_in_their_block(causal: Any) -> None:
@@ -89,6 +91,9 @@ def test_trains_the_attention_and_resumes(causal: Any, tmp_path: Path) -> None:
         state = student.state_dict()
         changed = {name for name, one in state.items() if not torch.equal(one, before[name])}
         assert all(".attn." in name for name in changed)
+        for one in read_metrics(tmp_path / folder / "metrics.jsonl"):
+            if one["kind"] == "train":
+                assert sum(one["error_by_layer"].values()) / 2 == pytest.approx(one["loss"])
         if not result.interrupted:
             assert "perplexity" in result.final_validation
         return state, [losses[step] for step in sorted(losses)]

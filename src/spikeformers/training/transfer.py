@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -45,18 +45,21 @@ class Seen(NamedTuple):
 
 @dataclass
 class TransferOutput(ModelOutput):
-    """``loss`` is the mean relative squared error; of each layer in ``errors``."""
+    """``loss`` is the mean over layers of the relative squared error."""
 
     loss: Tensor | None = None
-    errors: Tensor | None = None
 
 
 class Transferred(nn.Module):
-    """The spiking model, called for its attention alone where there is something to compare."""
+    """The spiking model, called for its attention alone where there is something to compare.
+
+    ``errors``: layer -> relative squared error, a scalar, of the last comparison.
+    """
 
     def __init__(self, student: PreTrainedModel) -> None:
         super().__init__()
         self.student = student
+        self.errors: dict[int, Tensor] = {}
 
     def forward(
         self, input_ids: Tensor, labels: Tensor, seen: Mapping[int, Seen] | None = None
@@ -65,12 +68,12 @@ class Transferred(nn.Module):
         if seen is None:
             return self.student(input_ids=input_ids, labels=labels)
         blocks = spiking_attentions(self.student)
-        errors = []
+        errors = {}
         for layer, one in seen.items():
             mine = blocks[layer](one.given, position_embeddings=one.rotary)[0]
-            errors.append((mine.float() - one.said).square().sum() / one.said.square().sum())
-        found = torch.stack(errors)
-        return TransferOutput(found.mean(), found.detach())
+            errors[layer] = (mine.float() - one.said).square().sum() / one.said.square().sum()
+        self.errors = {layer: error.detach() for layer, error in errors.items()}
+        return TransferOutput(torch.stack(list(errors.values())).mean())
 
 
 def spiking_attentions(model: PreTrainedModel) -> dict[int, SpikingSelfAttention]:
@@ -141,3 +144,8 @@ class AttentionTransfer(Task):
 
     def record(self) -> dict[str, Any]:
         return {"trains": "attention", "loss": "attention transfer"}
+
+    def measured(self) -> dict[str, Any]:
+        """Which blocks are hard to learn: the error of each in the step's last micro-batch."""
+        errors = cast("Transferred", self.module).errors
+        return {"error_by_layer": {str(layer): error.item() for layer, error in errors.items()}}
