@@ -38,7 +38,7 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
     who, name = ROWS[args.row]
     data = load_sentences(name, Path(args.data))
     folder = args.spiking if who == "spiking" else args.dense
-    model, tokenizer = load_classifier(folder, data.task.num_labels, args.seed)
+    model, tokenizer = load_classifier(folder, data.task.labels, args.seed)
     an_epoch = -(-len(data.train) // args.batch)
     config = TrainConfig(
         steps=args.steps or data.task.epochs * an_epoch,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 QUICK = [part for pair in ("steps=4", "batch_size=4", "context=24", "device=cpu", "log_every=2")
          for part in ("--set", pair)]  # fmt: skip
@@ -36,6 +37,13 @@ def test_runs_summary_and_resume(
     assert ended.json["runs"][0]["started_from"] == str(masked)
     assert (out / "sst2/seed-1/SST-2.tsv").read_text().startswith("index\tprediction\n0\t")
     assert json.loads((out / "glue.json").read_text()) == ended.json
+    _, front, card = (out / "sst2/seed-0/README.md").read_text().split("---\n")
+    (evaluated,) = yaml.safe_load(front)["model-index"][0]["results"]
+    accuracy = ended.json["runs"][0]["dev"]["accuracy"]
+    assert evaluated["dataset"]["config"] == "sst2"
+    assert evaluated["metrics"][0]["value"] == round(accuracy, 4)
+    assert f"| accuracy | {100 * accuracy:.1f} | 50.0 |" in card
+    assert "12 train, 12 dev, 1 test" in card
     read = spikeformers("evaluate", "glue", out)
     assert "1 of 8: sst2" in read.out
     assert "selection on the dev set: none" in read.out

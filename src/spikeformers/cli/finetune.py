@@ -114,11 +114,10 @@ def _one(
 ) -> dict[str, Any] | None:
     """Train and measure one run, or take the result of a finished one; None: interrupted."""
     from spikeformers.cli._output import is_main_process, say
-    from spikeformers.evaluation.provenance import software_record, weights_digest
-    from spikeformers.models import load_model
+    from spikeformers.evaluation.provenance import weights_digest
     from spikeformers.models.classifier import load_classifier
     from spikeformers.training import train
-    from spikeformers.training.finetuning import Finetuning, SentenceStore, measure_run
+    from spikeformers.training.finetuning import Finetuning, SentenceStore
 
     if resume and (out / "result.json").is_file():
         result = read_result(out / "result.json")
@@ -128,7 +127,7 @@ def _one(
                 "has, or another --out."
             )
         return result
-    loaded, tokenizer = load_classifier(model, data.task.num_labels, config.seed)
+    loaded, tokenizer = load_classifier(model, data.task.labels, config.seed)
     start = {"started_from": str(model), "started_from_sha256": weights_digest(loaded)}
     if is_main_process():
         say(
@@ -149,7 +148,19 @@ def _one(
         return None
     if not is_main_process():
         return {}
-    return measure_run(out, *load_model(out), data, software_record())
+    return _measured(out, data)
+
+
+def _measured(run: Path, data: SentenceData) -> dict[str, Any]:
+    """Measure a trained run, and write its card."""
+    from spikeformers.evaluation.provenance import software_record
+    from spikeformers.models import load_model
+    from spikeformers.reporting import sentence_card, write_text
+    from spikeformers.training.finetuning import measure_run
+
+    result = measure_run(run, *load_model(run), data, software_record())
+    write_text(run / "README.md", sentence_card(result))
+    return result
 
 
 def glue(
@@ -173,9 +184,6 @@ def glue(
     """
     from spikeformers.cli._output import start
     from spikeformers.data.glue import load_sentences
-    from spikeformers.evaluation.provenance import software_record
-    from spikeformers.models import load_model
-    from spikeformers.training.finetuning import measure_run
 
     start(verbose=False)
     if not run.is_dir():
@@ -190,9 +198,7 @@ def glue(
             data = load_sentences(results[place]["task"], data_dir)
             if data.digest != results[place]["data_sha256"]:
                 raise DataError(f"{file.parent} was trained and measured on other data.")
-            results[place] = measure_run(
-                file.parent, *load_model(file.parent), data, software_record()
-            )
+            results[place] = _measured(file.parent, data)
     _report(run, results, as_json)
 
 

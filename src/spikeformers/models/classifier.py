@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,11 @@ FRESH = ("classifier", "score", "pooler", "pre_classifier")  # parts that fine-t
 
 
 def load_classifier(
-    folder: str | Path, num_labels: int, seed: int
+    folder: str | Path, labels: Sequence[str], seed: int
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model of ``folder`` with a new head of ``num_labels``, drawn by ``seed``; one regresses.
+    """The model of ``folder`` with a new head, drawn by ``seed``, of one output a label.
 
+    ``labels`` are names of classes, in the order of their numbers; without any it regresses.
     Raises CheckpointError for what cannot be read, ConfigError for a model without such a head.
     """
     path = Path(folder)
@@ -35,8 +37,11 @@ def load_classifier(
             "sentences are classified by an encoder, such as a WE-Spikingformer, its dense twin "
             "or BERT."
         )
-    config.num_labels = num_labels
-    config.problem_type = "regression" if num_labels == 1 else "single_label_classification"
+    config.num_labels = max(1, len(labels))
+    if labels:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: number for number, label in enumerate(labels)}
+    config.problem_type = "single_label_classification" if labels else "regression"
     torch.manual_seed(seed)
     try:
         model, info = AutoModelForSequenceClassification.from_pretrained(

@@ -8,6 +8,7 @@ from spikeformers.reporting.describe import describe
 from spikeformers.reporting.gather import by_point, outside_blocks, windows_of
 from spikeformers.reporting.pair import Trained, report_pair
 from spikeformers.reporting.pair_page import pair_rows
+from spikeformers.reporting.sentences import sentence_card
 
 __all__ = [
     "Trained",
@@ -21,6 +22,7 @@ __all__ = [
     "pair_rows",
     "report_conversion",
     "report_pair",
+    "sentence_card",
     "training_card",
     "windows_of",
     "write_text",

@@ -75,7 +75,7 @@ def pretrained(tmp_path: Path) -> Callable[..., Path]:
 
 
 def run(folder: Path, out: Path, data: SentenceData, config: TrainConfig, **more: Any) -> Any:
-    model, tokenizer = load_classifier(folder, data.task.num_labels, config.seed)
+    model, tokenizer = load_classifier(folder, data.task.labels, config.seed)
     task = Finetuning(model, {"started_from": "test"})
     return train(model, SentenceStore(data), tokenizer, out, config, task=task, progress=False,
                  **more)  # fmt: skip
@@ -133,7 +133,7 @@ def test_a_resumed_run_is_the_same_run(pretrained: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["we", "bert"])
 def test_neighbours_and_padding_change_no_output(pretrained: Any, kind: str) -> None:
-    model, tokenizer = load_classifier(pretrained(kind), 2, 0)
+    model, tokenizer = load_classifier(pretrained(kind), ("no", "yes"), 0)
     encoded = Encoded(toy().train, tokenizer, 24)
     alone, _ = predict(model, encoded, 1, CPU)
     for size in (3, 24):
@@ -142,7 +142,7 @@ def test_neighbours_and_padding_change_no_output(pretrained: Any, kind: str) -> 
 
 
 def test_batches_are_a_function_of_seed_and_step(pretrained: Any) -> None:
-    _, tokenizer = load_classifier(pretrained(), 2, 0)
+    _, tokenizer = load_classifier(pretrained(), ("no", "yes"), 0)
     encoded = Encoded(toy().train, tokenizer, 24)
     config = settings(batch_size=10, gradient_accumulation=5)
 
@@ -168,11 +168,11 @@ def test_what_is_refused(pretrained: Any, tmp_path: Path) -> None:
         run(folder, tmp_path / "run", toy(), settings(context=64))
     assert not (tmp_path / "run").exists()
     with pytest.raises(CheckpointError, match="does not exist"):
-        load_classifier(tmp_path / "none", 2, 0)
+        load_classifier(tmp_path / "none", ("no", "yes"), 0)
     causal = build_model(build_config("wd-spikingformer-tiny", 300))
     causal.save_pretrained(tmp_path / "wd")
     with pytest.raises(ConfigError, match="does not predict masked tokens"):
-        load_classifier(tmp_path / "wd", 2, 0)
+        load_classifier(tmp_path / "wd", ("no", "yes"), 0)
 
 
 def test_submission_names_the_classes() -> None:
