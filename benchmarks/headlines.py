@@ -150,6 +150,35 @@ def zeroshot() -> Iterator[Line]:
         )
 
 
+def sentences() -> Iterator[Line]:
+    """A small masked model fine-tuned on five tasks of GLUE, beside its twin and one answer."""
+    from spikeformers.training.finetuning import summarise
+
+    found = load("glue-glue")
+    if not found:
+        return
+    spiking, dense = (
+        summarise([one for one in found if one["row"].startswith(f"{model},")])
+        for model in ("spiking", "dense twin")
+    )
+
+    def say(told: dict[str, Any]) -> str:
+        each = ", ".join(f"{t} {one['standard']['mean']:.1f}" for t, one in told["tasks"].items())
+        return f"{told['means']['standard']:.1f} ({each})"
+
+    one, before = found[0], found[0]["setting"]["pretrained"]
+    tokens = before["steps"] * before["batch_size"] * before["context"] / 1e6
+    seeds = len({run["seed"] for run in found})
+    same = ", ".join(f"{t} {x['majority']['standard']:.1f}" for t, x in spiking["tasks"].items())
+    yield (
+        f"WE-Spikingformer tiny ({one['parameters'] / 1e6:.1f} M, {tokens:.1f} M tokens of books), "
+        f"mean of {len(spiking['means_over'])} tasks of GLUE, dev sets, {seeds} seeds",
+        say(spiking),
+        f"dense twin {say(dense)}; one answer to all "
+        f"{spiking['majority_means']['standard']:.1f} ({same})",
+    )
+
+
 def images() -> Iterator[Line]:
     """A2OS2A beside all binary and the ViT twin."""
     for name, told in (("digits", "digits"), ("cifar10-jpeg", "CIFAR-10 (JPEG copy)")):
@@ -323,6 +352,7 @@ PARTS: tuple[Callable[[], Iterator[Line]], ...] = (
         ],
     ),
     zeroshot,
+    sentences,
     images,
     engine,
     tiny,
