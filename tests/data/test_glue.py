@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as arrow
 import pytest
+from pyarrow.parquet import write_table
 
 from spikeformers.data.glue import GLUE, load_sentences, task_names
 from spikeformers.errors import ConfigError, DataError, OfflineError
@@ -70,6 +72,61 @@ def test_sentiment_splits_by_text(tmp_path: Path) -> None:
     assert 20 < len(data.dev["dev"]) < 60
     assert data.train.texts[0][0].startswith("café number")
     assert "by a hash of the text" in data.origin
+
+
+def parquet(path: Path, texts: dict[str, list[str]], label: list[float]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kind = arrow.float32() if isinstance(label[0], float) else arrow.int64()
+    write_table(arrow.table({**texts, "label": arrow.array(label, type=kind)}), path)
+
+
+def pair(first: str, second: str) -> dict[str, list[str]]:
+    return {"sentence1": [first], "sentence2": [second]}
+
+
+def test_the_layout_of_the_hub_is_the_same_data(tmp_path: Path) -> None:
+    """Downloaded Parquet files give what GLUE's archives give, to the digest."""
+    head = "index\tsentence1\tsentence2\t"
+    write(tmp_path / "tsv/STS-B", train=head + "score\n0\ta\tb\t3.8\n1\tc\td\t0.25\n",
+          dev=head + "score\n0\te\tf\t5.000\n", test=head.strip() + "\n0\tg\th\n")  # fmt: skip
+    write(tmp_path / "tsv/RTE", train=head + "label\n0\ta\tb\tnot_entailment\n",
+          dev=head + "label\n0\te\tf\tentailment\n")  # fmt: skip
+    end = "-00000-of-00001.parquet"
+    for home in ("one", "two/glue", "three/nyu-mll/glue"):
+        stsb, rte = (tmp_path / home / name for name in ("stsb", "rte"))
+        parquet(stsb / "train-00000-of-00002.parquet", pair("a", "b"), [3.8])
+        parquet(stsb / "train-00001-of-00002.parquet", pair("c", "d"), [0.25])
+        parquet(stsb / f"validation{end}", pair("e", "f"), [5.0])
+        parquet(stsb / f"test{end}", pair("g", "h"), [-1.0])
+        parquet(rte / "train/0000.parquet", pair("a", "b"), [1])
+        parquet(rte / "validation/0000.parquet", pair("e", "f"), [0])
+        for name in ("stsb", "rte"):
+            wanted = load_sentences(name, tmp_path / "tsv")
+            found = load_sentences(name, tmp_path / home.split("/")[0])
+            assert (found.train, found.dev, found.test) == (wanted.train, wanted.dev, wanted.test)
+            assert found.digest == wanted.digest
+            assert found.origin == f"Parquet files of {name}"
+
+
+def test_the_layout_of_the_hub_is_checked(tmp_path: Path) -> None:
+    place = tmp_path / "mnli"
+    texts = {"premise": ["a"], "hypothesis": ["b"]}
+    parquet(place / "train.parquet", texts, [2])
+    parquet(place / "validation_matched.parquet", texts, [0])
+    with pytest.raises(DataError, match="mnli has no validation_mismatched split"):
+        load_sentences("mnli", tmp_path)
+    other = place / "validation_mismatched.parquet"
+    parquet(other, texts, [-1])
+    with pytest.raises(DataError, match=r"validation_mismatched: a label is -1; mnli has 0 to 2"):
+        load_sentences("mnli", tmp_path)
+    parquet(other, {"premise": ["a"], "claim": ["b"]}, [1])
+    with pytest.raises(DataError, match=r"no column 'hypothesis'; the columns are premise, claim"):
+        load_sentences("mnli", tmp_path)
+    other.write_bytes(b"PAR1 cut")
+    with pytest.raises(
+        DataError, match=r"validation_mismatched\.parquet cannot be read as Parquet"
+    ):
+        load_sentences("mnli", tmp_path)
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

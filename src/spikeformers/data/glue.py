@@ -1,8 +1,9 @@
 """Sentence tasks to fine-tune on: GLUE's nine, and the sentiment sets of spiking papers.
 
 GLUE (Wang et al. 2019, https://arxiv.org/abs/1804.07461) comes from a folder in the layout of its
-own archives (``CoLA/train.tsv`` ...), or from ``nyu-mll/glue`` on the hub. MR, Subj, CR and SST-5
-come from files of one example a line, label first (``rt-polarity.all``, ``stsa.fine.train`` ...).
+own archives (``CoLA/train.tsv`` ...), or in that of ``nyu-mll/glue``, downloaded
+(``cola/train-00000-of-00001.parquet`` ...), or from the hub. MR, Subj, CR and SST-5 come from files
+of one example a line, label first (``rt-polarity.all``, ``stsa.fine.train`` ...).
 MR, Subj and CR have no split of their own: here a tenth is for validation and a tenth for the test,
 by a hash of the text, so that repeats of a text never part. SST is made of MR: train on one, never
 test on the other.
@@ -12,18 +13,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from spikeformers.data.hub import check_online
+from spikeformers.data.hub_files import hub_files, read_table
 from spikeformers.errors import ConfigError, DataError, OfflineError, nearest
 
 ENTAILED = ("entailment", "not_entailment")
 BINARY = ("0", "1")
 ACCURACY = ("accuracy",)
 BOTH = ("accuracy", "f1")
+Columns = Mapping[str, Any]  # column -> its values, of one split
 
 
 @dataclass(frozen=True)
@@ -153,10 +156,17 @@ def load_sentences(name: str, data_dir: Path | None = None) -> SentenceData:
         return _sentiment(task, _home(data_dir, "sentiment"))
     home = _home(data_dir, "glue") / task.folder
     if not (home / "train.tsv").is_file():
-        raise DataError(
-            f"{name} has no {home / 'train.tsv'}; GLUE's archive has {task.folder}/train.tsv, "
-            f"{task.dev[0]}.tsv and {task.test[0]}.tsv. Without --data-dir it comes from the hub."
-        )
+        found = _hub_columns(task, data_dir)
+        if "train" not in found:
+            raise DataError(
+                f"{name} has no {home / 'train.tsv'}; GLUE's archive has {task.folder}/train.tsv, "
+                f"{task.dev[0]}.tsv and {task.test[0]}.tsv. Nor has it the hub's {name}/"
+                "train-00000-of-00001.parquet. Without --data-dir it comes from the hub."
+            )
+        missing = [split for split in task.dev if split not in found]
+        if missing:
+            raise DataError(f"{name} has no {_hub_split(missing[0])} split to be measured on.")
+        return _of_columns(task, found, f"Parquet files of {name}")
     parts = {split: _tsv(task, home, split) for split in ("train", *task.dev, *task.test)}
     missing = [split for split in task.dev if parts[split] is None]
     if missing:
@@ -201,7 +211,7 @@ def _tsv(task: SentenceTask, home: Path, split: str) -> Examples | None:
     return Examples(texts, labels if labelled else None)
 
 
-def _place(header: Sequence[str], column: str, path: Path) -> int:
+def _place(header: Sequence[str], column: str, path: Path | str) -> int:
     if column not in header:
         raise DataError(f"{path}: no column {column!r}; the columns are {', '.join(header)}.")
     return list(header).index(column)
@@ -258,10 +268,50 @@ def _from_hub(task: SentenceTask) -> SentenceData:
             f"archives, --data-dir DIR with {task.folder}/train.tsv."
         ) from error
 
-    def part(split: str) -> Examples:
-        rows = loaded[split.replace("dev", "validation")]
-        texts = list(zip(*(rows[column] for column in task.hub_texts), strict=True))
-        return Examples(texts, None if split.startswith("test") else list(rows["label"]))
+    found = {
+        split: loaded[_hub_split(split)].to_dict() for split in ("train", *task.dev, *task.test)
+    }
+    return _of_columns(task, found, where)
 
-    dev, test = ({split: part(split) for split in splits} for splits in (task.dev, task.test))
-    return SentenceData(task, part("train"), dev, test, where)
+
+def _hub_split(split: str) -> str:
+    return split.replace("dev", "validation")
+
+
+def _hub_columns(task: SentenceTask, folder: Path) -> dict[str, Columns]:
+    """Columns of the splits that the folder has in the hub's layout."""
+    import pyarrow as arrow
+
+    homes = (folder / "nyu-mll/glue", folder / "glue", folder)
+    found: dict[str, Columns] = {}
+    for split in ("train", *task.dev, *task.test):
+        if files := hub_files(homes, task.name, _hub_split(split)):
+            found[split] = arrow.concat_tables(map(read_table, files)).to_pydict()
+    return found
+
+
+def _of_columns(task: SentenceTask, found: Mapping[str, Columns], origin: str) -> SentenceData:
+    """Examples of what has the hub's columns; a test split has no labels there."""
+
+    def part(split: str) -> Examples:
+        columns, where = found[split], f"{origin}, {_hub_split(split)}"
+        for column in (*task.hub_texts, "label"):
+            _place(list(columns), column, where)
+        texts = list(zip(*(columns[column] for column in task.hub_texts), strict=True))
+        if split.startswith("test"):
+            return Examples(texts, None)
+        if task.is_regression:  # 3.8 in float32, which reads 3.799999952
+            return Examples(texts, [round(float(label), 5) for label in columns["label"]])
+        labels = [int(label) for label in columns["label"]]
+        wrong = [label for label in labels if label not in range(len(task.labels))]
+        if wrong:
+            raise DataError(
+                f"{where}: a label is {wrong[0]}; {task.name} has 0 to {len(task.labels) - 1}."
+            )
+        return Examples(texts, labels)
+
+    dev, test = (
+        {split: part(split) for split in splits if split in found}
+        for splits in (task.dev, task.test)
+    )
+    return SentenceData(task, part("train"), dev, test, origin)

@@ -2,7 +2,7 @@
 
 Looked for below the folder, in this order, for hub data set OWNER/NAME, configuration C, split S:
 
-    OWNER/NAME/ or NAME/, then C/S*.parquet, data/S*.parquet, S*.parquet   the hub's own layout
+    OWNER/NAME/ or NAME/, then C/S-*.parquet and so on   the hub's own layout, see `hub_files`
     NAME__C__S.arrow                                                       a saved split
     what `PLAIN` names                                                     sets as they circulate
 """
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from spikeformers.data.hub_files import hub_files, read_table
 from spikeformers.errors import DataError
 
 Row = dict[str, Any]
@@ -60,11 +61,8 @@ def find_rows(
     """Files of one split and what reads them, or None where the folder has none."""
     adapt = _boolq if task == "boolq" else _as_it_is
     name = hub_id.rpartition("/")[2]
-    for home in dict.fromkeys((folder / hub_id, folder / name)):
-        places = [home / config] if config and config != "default" else []
-        for place in (*places, home / "data", home / "default", home):
-            if files := sorted(place.glob(f"{split}*.parquet")):
-                return files, lambda: map(adapt, _parquet(files))
+    if files := hub_files((folder / hub_id, folder / name), config, split):
+        return files, lambda: map(adapt, _parquet(files))
     stem = ARROW_NAMES.get(task, f"{name}__{config or 'none'}")
     arrow = folder / f"{stem}__{split}.arrow"
     if arrow.is_file():
@@ -88,14 +86,8 @@ def _json(path: Path) -> Iterable[Row]:
 
 
 def _parquet(files: Sequence[Path]) -> Iterator[Row]:
-    import pyarrow as arrow
-    import pyarrow.parquet as parquet
-
     for path in files:
-        try:
-            yield from parquet.read_table(path).to_pylist()
-        except (OSError, arrow.ArrowException) as error:
-            raise DataError(f"{path} cannot be read as Parquet: {error}") from error
+        yield from read_table(path).to_pylist()
 
 
 def _arrow(path: Path) -> Iterator[Row]:

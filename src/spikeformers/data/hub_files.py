@@ -1,0 +1,42 @@
+"""Parquet files of a data set of the Hugging Face hub, downloaded: the hub's layout in a folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spikeformers.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as arrow
+
+
+def hub_files(homes: Sequence[Path], config: str | None, split: str) -> list[Path]:
+    """Files of one split, from the first of ``homes`` that has some; none: an empty list.
+
+    In a home: ``CONFIG/SPLIT-00000-of-00001.parquet``, without CONFIG or in ``data`` or ``default``
+    instead, and ``CONFIG/SPLIT/0000.parquet``, which the hub makes of other kinds of files.
+    """
+    named = re.compile(rf"{re.escape(split)}(?:[-.].*)?\.parquet")
+    for home in homes:
+        places = [home / config] if config and config != "default" else []
+        for place in (*places, home / "data", home / "default", home):
+            if not place.is_dir():
+                continue
+            files = sorted(path for path in place.iterdir() if named.fullmatch(path.name))
+            if files := files or sorted((place / split).glob("*.parquet")):
+                return files
+    return []
+
+
+def read_table(path: Path) -> arrow.Table:
+    """All of a Parquet file; DataError where it is none."""
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    try:
+        return parquet.read_table(path)
+    except (OSError, arrow.ArrowException) as error:
+        raise DataError(f"{path} cannot be read as Parquet: {error}") from error
