@@ -195,16 +195,17 @@ def test_official_files_without_validation(tmp_path):
 
 def test_folders_named_as_splits(tmp_path):
     """Nothing of validation/ or test/ is trained on, whatever the hash of its name says."""
-    for place in ("train/a.txt", "train/deep/b.md", "val/c.txt", "test/d.txt", "README.md"):
+    places = ("train/a.txt", "train/deep/b.md", "val/c.txt", "test/d.txt", "valid.txt", "README.md")
+    for place in places:
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / place).write_text(place)
     corpus = load_corpus(tmp_path)
     assert everything(corpus) == {
         "train": ["train/a.txt", "train/deep/b.md"],
-        "validation": ["val/c.txt"],
+        "validation": ["val/c.txt", "valid.txt"],
         "test": ["test/d.txt"],
     }
-    assert corpus.split_by == "the folders train, validation, test; not used: README.md"
+    assert corpus.split_by == "official splits; not used: README.md"
 
 
 def test_folders_without_validation(tmp_path):
@@ -219,10 +220,10 @@ def test_folders_without_validation(tmp_path):
     assert parts["test"] == ["held out"]
     assert len(parts["train"]) + len(parts["validation"]) == 40
     assert 0 < len(parts["validation"]) < 10
-    assert corpus.split_by.startswith(
-        "the folders train, test; by the sha256 of the document's name"
-    )
+    assert corpus.split_by.startswith("official splits; by the sha256 of the document's name")
     assert alone.split_by.startswith("by the sha256")  # train/ alone may be about trains
+    (tmp_path / "test" / "t.txt").rename(tmp_path / "dev.txt")  # a folder and a file
+    assert everything(load_corpus(tmp_path))["validation"] == ["held out"]
 
 
 def test_official_files_of_two_kinds(tmp_path):

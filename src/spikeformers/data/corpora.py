@@ -189,9 +189,8 @@ def _folder(folder: Path, field: str, fraction: Fraction, options: str) -> Corpu
         known = " ".join((*readers.TEXT, *readers.ROWS))
         raise DataError(f"{folder}: no file of a kind that is read ({known}); it holds {found}.")
 
-    official, split_by = _official(paths), "official splits"
-    if not official and (official := _by_folder(paths, folder)):
-        split_by = f"the folders {', '.join(official)}"
+    official, split_by = _official(paths, folder), "official splits"
+    if any(_role(path.name) != split for split, group in official.items() for path in group):
         options += " by folder"
     if not official and len(paths) == 1:
         return _file(paths[0], field, fraction, options)
@@ -229,41 +228,35 @@ def _pieces(path: Path, start: int, end: int) -> Iterator[Document]:
         yield f"{path.name}:{number}", text
 
 
-def _official(paths: list[Path]) -> dict[str, list[Path]]:
-    """Files by split where their names say so and there is a train file; else nothing."""
-    groups: dict[str, list[Path]] = {split: [] for split in SPLITS}
-    kinds: set[str] = set()
-    for path in paths:
-        kind = readers.suffix_of(path)
-        match = _OFFICIAL.fullmatch(path.name.lower().removesuffix(kind))
-        if match:
-            groups[_split_of(match)].append(path)
-            kinds.add(kind)
-    if groups["train"] and len(kinds) > 1:
-        raise DataError(
-            f"{paths[0].parent}: train, validation and test come in several kinds "
-            f"({', '.join(sorted(kinds))}), which would count a text twice. Leave one kind there."
-        )
-    return {k: v for k, v in groups.items() if v} if groups["train"] else {}
+def _role(name: str) -> str | None:
+    """The split that a file or a folder of this name holds, if it says so."""
+    match = _OFFICIAL.fullmatch(name.lower().removesuffix(readers.suffix_of(Path(name))))
+    if match is None:
+        return None
+    return match[1] if match[1] in ("train", "test") else "validation"
 
 
-def _by_folder(paths: list[Path], root: Path) -> dict[str, list[Path]]:
-    """Files by the folder of ``root`` they lie in, where two are named so, one of them train.
+def _official(paths: list[Path], root: Path) -> dict[str, list[Path]]:
+    """Files by split where their names, or those of the folders of ``root``, say so; else nothing.
 
-    Else nothing: a folder ``train`` alone, or deeper, may be about trains.
+    There has to be a train file, or two splits: a folder ``train`` alone may be about trains.
     """
     groups: dict[str, list[Path]] = {split: [] for split in SPLITS}
+    named = [path for path in paths if _role(path.name)]
     for path in paths:
-        first, *inner = path.relative_to(root).parts
-        match = _OFFICIAL.fullmatch(first.lower()) if inner else None
-        if match:
-            groups[_split_of(match)].append(path)
+        top, *below = path.relative_to(root).parts
+        if role := _role(path.name) or (_role(top) if below else None):
+            groups[role].append(path)
     found = {split: group for split, group in groups.items() if group}
-    return found if "train" in found and len(found) > 1 else {}
-
-
-def _split_of(match: re.Match[str]) -> str:
-    return match[1] if match[1] in ("train", "test") else "validation"
+    if "train" not in found or not (len(found) > 1 or set(named) & set(found["train"])):
+        return {}
+    kinds = sorted({readers.suffix_of(path) for path in named})
+    if len(kinds) > 1:
+        raise DataError(
+            f"{root}: train, validation and test come in several kinds ({', '.join(kinds)}), "
+            "which would count a text twice. Leave one kind there."
+        )
+    return found
 
 
 def _finish(
