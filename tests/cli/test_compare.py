@@ -54,7 +54,7 @@ def test_page_table_and_differences(spikeformers: Any, runs: Any, tmp_path: Path
     rows = {row[0]: row[1:] for row in ended.json["rows"]}
     assert rows["piqa, acc (chance 50.0, majority 60.0)"] == [
         "75.0 ± 10.0",
-        "50.0 ± 10.0 (at chance)",
+        "50.0 ± 10.0*",
         "measured",
     ]
     assert rows["sst2 dev, accuracy (majority 60.0)"] == ["100.0 ± 0.0", "50.0 ± 0.0", "measured"]

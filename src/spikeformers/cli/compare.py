@@ -82,7 +82,10 @@ def compare(
             }
         )
         return
-    print_table(make_table("Side by side", ("", *called, ""), rows_of(sides)))
+    rows = rows_of(sides)
+    print_table(make_table("Side by side", ("", *called, ""), rows))
+    if any(cell.endswith("*") for row in rows for cell in row):
+        say("* within two standard errors of chance")
     if found:
         columns = ("model", "score", f"less {called[0]}", "95 %", "")
         print_table(make_table("Differences, paired bootstrap", columns, difference_rows(found)))

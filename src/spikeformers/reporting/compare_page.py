@@ -69,7 +69,7 @@ def _beside(found: dict[str, Any]) -> str:
 def _accuracy(found: dict[str, Any] | None) -> str:
     if found is None:
         return "-"
-    mark = " (at chance)" if found.get("at_chance") else ""
+    mark = "*" if found.get("at_chance") else ""
     return f"{100 * found['value']:.1f} ± {100 * found['stderr']:.1f}{mark}"
 
 
@@ -136,7 +136,7 @@ def write_comparison(
 
 READING = (
     "Accuracies are in hundredths. Zero-shot scores have the standard error over their documents, "
-    "and a mark where they lie within two of it from chance; dev scores the deviation over seeds. "
+    "and a star where they lie within two of it from chance; dev scores the deviation over seeds. "
     "Energies are estimated from counted events and 45 nm prices, never metered."
 )
 BOOTSTRAP = (
