@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import errno
-import resource
 import subprocess
 import sys
 
@@ -25,11 +24,8 @@ def test_help_imports_nothing_heavy():
         "heavy = {'torch', 'transformers', 'datasets', 'matplotlib', 'numpy', 'tokenizers'}\n"
         "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or 0)"
     )
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
 
 
 def test_version(spikeformers):
