@@ -280,13 +280,11 @@ def _hub_split(split: str) -> str:
 
 def _hub_columns(task: SentenceTask, folder: Path) -> dict[str, Columns]:
     """Columns of the splits that the folder has in the hub's layout."""
-    import pyarrow as arrow
-
     homes = (folder / "nyu-mll/glue", folder / "glue", folder)
     found: dict[str, Columns] = {}
     for split in ("train", *task.dev, *task.test):
         if files := hub_files(homes, task.name, _hub_split(split)):
-            found[split] = arrow.concat_tables(map(read_table, files)).to_pydict()
+            found[split] = read_table(files).to_pydict()
     return found
 
 

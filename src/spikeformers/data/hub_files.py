@@ -31,12 +31,21 @@ def hub_files(homes: Sequence[Path], config: str | None, split: str) -> list[Pat
     return []
 
 
-def read_table(path: Path) -> arrow.Table:
-    """All of a Parquet file; DataError where it is none."""
+def read_table(files: Sequence[Path]) -> arrow.Table:
+    """All rows of Parquet files; DataError for one that is none or has other columns."""
     import pyarrow as arrow
     import pyarrow.parquet as parquet
 
-    try:
-        return parquet.read_table(path)
-    except (OSError, arrow.ArrowException) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {error}") from error
+    tables = []
+    for path in files:
+        try:
+            tables.append(parquet.read_table(path))
+            arrow.unify_schemas([tables[0].schema, tables[-1].schema])
+        except (OSError, arrow.ArrowException) as error:
+            raise DataError(f"{path} cannot be read as Parquet: {error}") from error
+        if tables[-1].column_names != tables[0].column_names:
+            raise DataError(
+                f"{path} has the columns {tables[-1].column_names}, and {files[0].name} beside it "
+                f"{tables[0].column_names}; they are no parts of one split."
+            )
+    return arrow.concat_tables(tables)

@@ -86,8 +86,7 @@ def _json(path: Path) -> Iterable[Row]:
 
 
 def _parquet(files: Sequence[Path]) -> Iterator[Row]:
-    for path in files:
-        yield from read_table(path).to_pylist()
+    yield from read_table(files).to_pylist()
 
 
 def _arrow(path: Path) -> Iterator[Row]:
