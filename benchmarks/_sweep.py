@@ -4,6 +4,10 @@ A script gives its rows and two functions, one that trains a row and one that wr
 Rows that are done are kept, unfinished ones resume (a resumed run has no CPU time of its own).
 Rows that stand in ``benchmarks/results/`` already, from whatever machine, count as done: a table
 grows over several sittings. ``one`` trains a row all the same, and its result then replaces that.
+
+With ``--search`` each row looks for a learning rate of its own: seed 0 at each of its rates, and at
+half or double of the best one while that lies at an end, judged by ``validation_loss`` of the
+results; then its other seeds at the best. Nothing is chosen by the test split.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+MOST_RATES = 6
 Setup = Callable[[argparse.ArgumentParser], None]
 
 
@@ -32,7 +37,8 @@ class Sweep:
 
     ``train(args, out)`` trains ``args.row`` with ``args.seed`` into ``out`` and returns the result,
     or None where it was interrupted; ``table(name, results)`` is Markdown. ``more`` are tables of
-    the same results under other marks, empty where there is nothing to say.
+    the same results under other marks, empty where there is nothing to say. ``rates``: where each
+    row's search for a learning rate begins, of a sweep that offers one.
     """
 
     script: str
@@ -41,6 +47,7 @@ class Sweep:
     train: Callable[[argparse.Namespace, Path], dict[str, Any] | None]
     table: Callable[[str, list[dict[str, Any]]], str]
     options: Setup
+    rates: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     more: Mapping[str, Callable[[list[dict[str, Any]]], str]] = field(default_factory=dict)
 
     @property
@@ -64,6 +71,9 @@ class Sweep:
             sub.add_argument("--batch", type=int, default=16)
             sub.add_argument("--context", type=int, default=128)
             self.options(sub)
+        if self.rates:
+            run.add_argument("--search", action="store_true", help="a learning rate for each row")
+            one.add_argument("--rate", type=float, help="learning rate; the row's unless given")
         commands.add_parser("table", help="write the tables of all results")
         args, rest = parser.parse_known_args()
         if rest:
@@ -75,45 +85,63 @@ class Sweep:
         else:
             self._tables()
 
-    def folder(self, args: argparse.Namespace, row: str, seed: int) -> Path:
-        """Run folder of one row and seed."""
+    def folder(
+        self, args: argparse.Namespace, row: str, seed: int, rate: float | None = None
+    ) -> Path:
+        """Run folder of one row and seed, and of its learning rate where that is searched."""
         name = "".join(c if c.isalnum() or c in "-." else "_" for c in row)
-        return self.runs / (args.name or Path(args.data).name) / f"{name}-s{seed}"
+        name += f"-s{seed}" if rate is None else f"-s{seed}-lr{rate:g}"
+        return self.runs / (args.name or Path(args.data).name) / name
 
     def _run(self, args: argparse.Namespace) -> None:
         rows = args.rows.split("|") if args.rows else list(self.seeds)
         seeds = [int(seed) for seed in args.seeds.split(",")]
-        done = {(r["seed"], r["row"]) for r in self._results(args.name or Path(args.data).name)}
-        work = [(seed, row) for seed in seeds for row in rows if seed in self.seeds[row]]
-        work = [item for item in work if item not in done]
-        start = sys.argv.index("run") + 1
-        drop = {"--jobs", "--rows", "--seeds"}
-        given = sys.argv[start:]
-        shared = [
-            part
-            for i, part in enumerate(given)
-            if part not in drop and not (i and given[i - 1] in drop)
-        ]
+        name = args.name or Path(args.data).name
+        shared = _options_of(sys.argv[sys.argv.index("run") + 1 :])
 
-        def one(item: tuple[int, str]) -> None:
-            seed, row = item
+        def one(seed: int, row: str, rate: float | None = None) -> bool:
+            """Train one row, unless it is done; whether it has a result now."""
+            if _result_of(self._results(name), row, seed, rate):
+                return True
             command = [sys.executable, self.script, "one", "--row", row, "--seed", str(seed)]
-            log = self.folder(args, row, seed).with_suffix(".log")
+            if rate is not None:
+                command += ["--rate", repr(rate)]
+            log = self.folder(args, row, seed, rate).with_suffix(f".s{seed}.log")
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("a", encoding="utf-8") as stream:
                 code = subprocess.run(
                     [*command, *shared], stdout=stream, stderr=stream, check=False
                 ).returncode
-            said = "done" if code == 0 else f"exit {code}, see {log}"
-            print(f"{row} seed {seed}: {said}", flush=True)
+            outcome = "done" if code == 0 else f"exit {code}, see {log}"
+            at = "" if rate is None else f" at {rate:g}"
+            print(f"{row} seed {seed}{at}: {outcome}", flush=True)
+            return code == 0
+
+        def search(row: str) -> None:
+            """Find the row's learning rate with its first seed, then run its other seeds."""
+            first, *others = [seed for seed in seeds if seed in self.seeds[row]]
+            rates = list(self.rates[row])
+            for rate in rates:  # grows while the best lies at an end
+                if not one(first, row, rate):
+                    return
+                if len(rates) < MOST_RATES and rate == rates[-1]:
+                    best = best_rate(self._results(name), row)
+                    rates += [best / 2] if best == min(rates) else []
+                    rates += [best * 2] if best == max(rates) else []
+            for seed in others:
+                one(seed, row, best_rate(self._results(name), row))
 
         with ThreadPoolExecutor(args.jobs) as pool:
-            list(pool.map(one, work))
+            if self.rates and args.search:
+                list(pool.map(search, rows))
+            else:
+                work = [(seed, row) for seed in seeds for row in rows if seed in self.seeds[row]]
+                list(pool.map(lambda item: one(*item), work))
 
     def _one(self, args: argparse.Namespace) -> None:
         import torch
 
-        out = self.folder(args, args.row, args.seed)
+        out = self.folder(args, args.row, args.seed, getattr(args, "rate", None))
         if (out / "result.json").is_file():
             return
         torch.set_num_threads(1)
@@ -135,7 +163,7 @@ class Sweep:
         paths = sorted((self.runs / name).glob("*/result.json"))
         found = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
         found = with_kept(f"{self.name}-{name}", found)
-        return sorted(found, key=lambda result: (result["row"], result["seed"]))
+        return sorted(found, key=lambda result: (result["row"], result["seed"], _rate(result)))
 
     def _tables(self) -> None:
         RESULTS.mkdir(exist_ok=True)
@@ -154,13 +182,51 @@ class Sweep:
                         print(text)
 
 
+def _options_of(arguments: list[str]) -> list[str]:
+    """Of the arguments of ``run``, those that ``one`` takes too."""
+    drop, flags = {"--jobs", "--rows", "--seeds"}, {"--search"}
+    return [
+        part
+        for i, part in enumerate(arguments)
+        if part not in drop | flags and not (i and arguments[i - 1] in drop)
+    ]
+
+
+def _rate(result: dict[str, Any]) -> float:
+    """Learning rate that a result was searched with; 0 in a table without a search."""
+    return result["learning_rate"] if "validation_loss" in result else 0.0
+
+
+def _result_of(
+    results: list[dict[str, Any]], row: str, seed: int, rate: float | None
+) -> dict[str, Any] | None:
+    for result in results:
+        if (result["row"], result["seed"]) == (row, seed) and rate in (None, _rate(result)):
+            return result
+    return None
+
+
+def best_rate(results: list[dict[str, Any]], row: str) -> float:
+    """The learning rate at which the row's first seed has the least validation loss."""
+    mine = [r for r in results if r["row"] == row]
+    first = min(r["seed"] for r in mine)
+    return _rate(min((r for r in mine if r["seed"] == first), key=lambda r: r["validation_loss"]))
+
+
+def at_best_rate(results: list[dict[str, Any]], row: str) -> list[dict[str, Any]]:
+    """The row's results at the learning rate that its search chose; all of them without one."""
+    mine = [r for r in results if r["row"] == row]
+    best = best_rate(mine, row) if mine and "validation_loss" in mine[0] else 0.0
+    return [r for r in mine if _rate(r) == best]
+
+
 def with_kept(name: str, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Results of this machine, and those in ``results/NAME.json`` of rows it did not run."""
     kept = RESULTS / f"{name}.json"
     if kept.is_file():
-        have = {(result["row"], result.get("seed")) for result in found}
+        have = {(result["row"], result.get("seed"), _rate(result)) for result in found}
         old = json.loads(kept.read_text(encoding="utf-8"))
-        found = found + [one for one in old if (one["row"], one.get("seed")) not in have]
+        found = found + [r for r in old if (r["row"], r.get("seed"), _rate(r)) not in have]
     if len({json.dumps(result["setting"], sort_keys=True) for result in found}) > 1:
         raise SystemExit(
             f"{name}: results of different settings, here and in {kept}. Give the new runs a "

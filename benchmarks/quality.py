@@ -1,14 +1,16 @@
 """Quality of the spiking variants and their dense twins at equal tokens.
 
     python benchmarks/quality.py run --data builtin --tokenizer bpe:4096 --steps 2000 --jobs 2
+    python benchmarks/quality.py run --data WIKITEXT --name wikitext-2-searched --search --jobs 2
     python benchmarks/quality.py table
 
 ``run`` trains every row of ROWS through the library's own loop, one process and one thread each,
 under ``runs/quality/``; rows that are done are kept and unfinished ones resume. ``table`` writes
 ``benchmarks/results/quality-NAME.json`` and ``.md``, and puts the tables into README and
 docs/results.md between the marks ``<!-- quality-NAME -->`` and ``<!-- end -->``. All rows of a
-corpus see the same tokens in the same order; validation is the whole validation split. Losses and
-times are measured, energies estimated (45 nm prices of the papers).
+corpus see the same tokens in the same order; validation is the whole validation split. With
+``--search`` each row has a learning rate of its own, chosen on validation, and its figures are of
+the test split. Losses and times are measured, energies estimated (45 nm prices of the papers).
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from _sweep import Sweep, cpu_seconds, markdown_table, mean
+from _sweep import Sweep, at_best_rate, cpu_seconds, markdown_table, mean
 
 SETTING = ("tokenizer", "preset", "steps", "batch", "context")
 THREE = (0, 1, 2)
@@ -32,6 +34,8 @@ class Row:
 
     model: dict[str, Any] = field(default_factory=dict)
     twin: str | None = None
+    rates: tuple[float, ...] = (2.5e-3, 5e-3, 1e-2)
+    """Where a search for its learning rate begins."""
     shift: bool = False
     """A twin whose maps read, as with ``token_shift``, half of the token before."""
     learning_rate: float = 5e-3
@@ -43,13 +47,17 @@ class Row:
 ROWS: dict[str, Row] = {
     "dense-rotary": Row(twin="rotary", seeds=THREE, label="dense twin, rotary positions"),
     "cwssa-hard": Row(seeds=THREE, label="**spiking, CWSSA hard**"),
-    "dense-learned": Row(twin="learned", label="dense twin, learned positions (GPT-2)"),
-    "softmax": Row({"attention": "softmax"}, label="spiking, softmax"),
-    "cwssa-top3": Row({"wta": "top_k", "winners": 3}, label="spiking, CWSSA top-3"),
-    "ssa": Row({"attention": "ssa"}, label="spiking, SSA (learned positions)"),
-    "a2os2a": Row({"attention": "a2os2a"}, label="spiking, A2OS2A (learned positions)"),
+    "dense-learned": Row(
+        twin="learned", seeds=THREE, label="dense twin, learned positions (GPT-2)"
+    ),
+    "softmax": Row({"attention": "softmax"}, seeds=THREE, label="spiking, softmax"),
+    "cwssa-top3": Row({"wta": "top_k", "winners": 3}, seeds=THREE, label="spiking, CWSSA top-3"),
+    "ssa": Row({"attention": "ssa"}, seeds=THREE, label="spiking, SSA (learned positions)"),
+    "a2os2a": Row(
+        {"attention": "a2os2a"}, seeds=THREE, label="spiking, A2OS2A (learned positions)"
+    ),
     "dense-rotary, token shift": Row(
-        twin="rotary", shift=True, label="dense twin, rotary positions, token shift"
+        twin="rotary", shift=True, seeds=THREE, label="dense twin, rotary positions, token shift"
     ),
     "cwssa-hard, token shift": Row(
         {"token_shift": True}, seeds=THREE, label="spiking, CWSSA hard, token shift"
@@ -89,6 +97,7 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
     from spikeformers.training import TrainConfig, train
 
     row = ROWS[args.row]
+    rate = args.rate or row.learning_rate
     corpus = load_corpus(args.data)
     tokenizer = make_tokenizer(args.tokenizer, corpus)
     store = tokenize_corpus(corpus, tokenizer)
@@ -101,7 +110,7 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
         steps=args.steps,
         batch_size=args.batch,
         context=args.context,
-        learning_rate=row.learning_rate,
+        learning_rate=rate,
         seed=args.seed,
         threads=1,
         eval_every=max(1, args.steps // 10),
@@ -112,18 +121,25 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
     result = train(model, store, tokenizer, out, config, resume=resumed, progress=False)
     if result.interrupted:
         return None
-    held_out = store.split("validation")
+    held_out = store.split("test" if args.rate else "validation")
     report = perplexity(model, tokenizer, held_out, context=args.context)
+    chosen_by = {}
+    if args.rate:
+        validation = perplexity(
+            model, tokenizer, store.split("validation"), context=args.context
+        ).as_dict()
+        chosen_by = {"validation_loss": validation["nats_per_token"], "validation": validation}
     tokens = torch.tensor(held_out.tokens[: 16 * args.context].astype("int64"))
     energy = energy_of(model, [tokens.view(16, args.context)])
     return {
         "setting": {key: getattr(args, key) for key in SETTING},
-        "learning_rate": row.learning_rate,
+        "learning_rate": rate,
         "parameters": model.num_parameters(),
         "tokens_seen": result.tokens_seen,
         "train_seconds": result.seconds,
         "train_cpu_seconds": None if resumed else time.process_time() - began,
         "perplexity": report.as_dict(),
+        **chosen_by,
         "energy": {k: v for k, v in energy.as_dict().items() if k not in ("products", "prices")},
         "corpus": corpus.digest,
     }
@@ -142,16 +158,24 @@ def shift_inputs(twin: Any) -> None:
 def table(name: str, found: list[dict[str, Any]]) -> str:
     """One line a row, mean and sample deviation over its seeds."""
     setting = found[0]["setting"]
+    searched = "validation_loss" in found[0]
     commits = ", ".join(sorted({run["commit"] for run in found}))
+    measured = (
+        "Losses measured over the whole test split, at the learning rate that each row's search "
+        "chose by the validation split (rates searched, with the validation loss of the first "
+        "seed, below)"
+        if searched
+        else "Losses measured over the whole validation split, all rows at one learning rate"
+    )
     head = (
         f"{name}, {setting['tokenizer']}, {setting['preset']}, {setting['steps']:,} steps of "
         f"{setting['batch']} x {setting['context']} tokens; seeds from 0; commits {commits}; "
-        f"torch {found[0]['torch']}, {found[0]['machine']}. Losses measured over the whole "
-        "validation split; energies estimated, by the papers' sum and with elementwise operations."
+        f"torch {found[0]['torch']}, {found[0]['machine']}. {measured}; energies estimated, by "
+        "the papers' sum and with elementwise operations."
     )
     rows = []
     for key, row in ROWS.items():
-        runs = [r for r in found if r["row"] == key]
+        runs = at_best_rate(found, key)
         if not runs or (key in TARGETS and row.label is None):
             continue
         energy = [r["energy"] for r in runs]
@@ -160,6 +184,7 @@ def table(name: str, found: list[dict[str, Any]]) -> str:
             [
                 row.label or key,
                 str(len(runs)),
+                f"{runs[0]['learning_rate']:g}",
                 mean([r["perplexity"]["nats_per_token"] for r in runs], 3),
                 mean([r["perplexity"]["bits_per_byte"] for r in runs], 3),
                 mean([e["density"] for e in energy], 3) if spiking else "1",
@@ -170,17 +195,30 @@ def table(name: str, found: list[dict[str, Any]]) -> str:
             ]
         )
     columns = [
-        *("row", "seeds", "nats/token", "bits/byte", "density", "nJ/token, papers'"),
+        *("row", "seeds", "rate", "nats/token", "bits/byte", "density", "nJ/token, papers'"),
         *("nJ/token, with elementwise", "train CPU s", "parameters"),
     ]
-    return f"{head}\n\n{markdown_table(columns, rows)}"
+    text = f"{head}\n\n{markdown_table(columns, rows)}"
+    return f"{text}\n{search_table(found)}" if searched else text
+
+
+def search_table(found: list[dict[str, Any]]) -> str:
+    """Validation loss of each row's first seed at every learning rate that was searched."""
+    tried = sorted({run["learning_rate"] for run in found})
+    rows = []
+    for key, row in ROWS.items():
+        runs = [r for r in found if r["row"] == key and r["seed"] == row.seeds[0]]
+        losses = {r["learning_rate"]: f"{r['validation_loss']:.3f}" for r in runs}
+        if losses:
+            rows.append([row.label or key, *(losses.get(rate, "-") for rate in tried)])
+    return markdown_table(["validation nats/token at a rate of", *map("{:g}".format, tried)], rows)
 
 
 def density_table(found: list[dict[str, Any]]) -> str:
     """Density against quality of hard WTA, by firing-rate target; empty with a single row."""
     rows = []
     for key, target in TARGETS.items():
-        runs = [r for r in found if r["row"] == key]
+        runs = at_best_rate(found, key)
         if runs:
             rows.append(
                 [
@@ -214,7 +252,8 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 SEEDS = {key: row.seeds for key, row in ROWS.items()}
+RATES = {key: row.rates for key, row in ROWS.items()}
 
 if __name__ == "__main__":
     more = {"density": density_table}
-    Sweep(__file__, "quality", SEEDS, train_one, table, options, more).main(__doc__)
+    Sweep(__file__, "quality", SEEDS, train_one, table, options, RATES, more).main(__doc__)
