@@ -106,7 +106,8 @@ class Sweep:
             command = [sys.executable, self.script, "one", "--row", row, "--seed", str(seed)]
             if rate is not None:
                 command += ["--rate", repr(rate)]
-            log = self.folder(args, row, seed, rate).with_suffix(f".s{seed}.log")
+            folder = self.folder(args, row, seed, rate)
+            log = folder.with_name(f"{folder.name}.log")
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("a", encoding="utf-8") as stream:
                 code = subprocess.run(
