@@ -15,8 +15,7 @@ from spikeformers.evaluation.memory import resident_of_engine, resident_of_model
 from spikeformers.evaluation.peers import running
 from spikeformers.evaluation.systems import System, TorchSystem, time_systems
 from spikeformers.export import pack
-from spikeformers.models import NeurTransformerConfig, build_model, control_of, load_model
-from spikeformers.models._sources import source_config
+from spikeformers.models import build_model, control_of, load_model
 from spikeformers.reporting.machine import machine
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ class Bench:
             name: EngineSystem(engine) for name, engine in self.engines.items()
         }
         systems["pytorch"] = TorchSystem(self.model)
-        systems["dense-twin"] = TorchSystem(build_model(_dense_twin(config)))
+        systems["dense-twin"] = TorchSystem(build_model(control_of(config)))
         with ExitStack() as stack:
             if self.peers and _is_gpt2(config):
                 systems |= stack.enter_context(running(config, self.threads))
@@ -102,7 +101,7 @@ class Bench:
                 size = write(packed, file)
                 resident = resident_of_engine(file, self.threads)
                 results[name] = {"resident_bytes": resident, "weight_bytes": size}
-            twin = build_model(_dense_twin(self.model.config))
+            twin = build_model(control_of(self.model.config))
             twin.save_pretrained(Path(folder) / "twin")
             for name, model, at in (
                 ("pytorch", self.model, self.folder),
@@ -123,14 +122,6 @@ class Bench:
             **{"model": str(self.folder), "threads": self.threads},
             **{"kernels": choice, "machine": machine()},
         }
-
-
-def _dense_twin(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The control; of a converted model, what it was converted from."""
-    if isinstance(config, NeurTransformerConfig):
-        assert config.source is not None
-        return source_config(config.source)
-    return control_of(config)
 
 
 def _is_gpt2(config: PreTrainedConfig) -> bool:

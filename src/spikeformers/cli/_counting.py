@@ -29,7 +29,7 @@ class Material:
 def is_vision_folder(model: Path) -> bool:
     """Whether a model folder holds an image classifier; CheckpointError as ``load_model``."""
     from spikeformers.models.loading import check_folder, read_config
-    from spikeformers.models.presets import is_vision
+    from spikeformers.models.registry import is_vision
 
     check_folder(model)
     return is_vision(read_config(model))

@@ -154,11 +154,12 @@ def _report(out: Path, settings: Settings) -> dict[str, Any]:
     from spikeformers.cli._output import say
     from spikeformers.cli._run import read_data
     from spikeformers.models import load_model
+    from spikeformers.models.registry import is_masked_preset
     from spikeformers.reporting import Trained, report_pair
 
     say("\n[bold]Measuring both[/]")
     data = {"source": settings.source, "tokenizer": settings.tokenizer}
-    corpus, _, store = read_data(data, masked=settings.preset.startswith("we-"))
+    corpus, _, store = read_data(data, masked=is_masked_preset(settings.preset))
     models = {}
     for part in PARTS:
         model, tokenizer = load_model(out / part)

@@ -31,11 +31,12 @@ if TYPE_CHECKING:
 def prepare(recipe: Recipe) -> tuple[Run, Distillation]:
     """Load teacher and text, initialise student and projections. Raises ``UsageError``."""
     from spikeformers.models import PRESETS, build_config, control_of
+    from spikeformers.models.registry import is_masked_preset
     from spikeformers.training import TrainConfig
     from spikeformers.training.distillation import SpADConfig
 
     recipe.check()
-    if recipe.preset.startswith("we-"):
+    if is_masked_preset(recipe.preset):
         raise ConfigError(
             f"{recipe.preset} predicts masked tokens; a student of distillation predicts the next "
             "one, as wd-spikingformer-tiny does."

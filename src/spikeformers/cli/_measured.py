@@ -21,7 +21,7 @@ from spikeformers.evaluation.measured import (
 from spikeformers.evaluation.measured.programs import save_batch
 from spikeformers.export import pack
 from spikeformers.kernels import choose
-from spikeformers.models.presets import is_masked, is_vision
+from spikeformers.models.registry import is_masked, is_vision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

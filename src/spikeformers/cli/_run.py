@@ -49,6 +49,7 @@ class Run:
 def prepare(recipe: Recipe) -> Run:
     """Load the text, make tokenizer and tokens, initialise the model. Raises ``UsageError``."""
     from spikeformers.models import PRESETS, build_config, control_of
+    from spikeformers.models.registry import is_masked_preset
     from spikeformers.training import TrainConfig
 
     recipe.check()
@@ -63,7 +64,7 @@ def prepare(recipe: Recipe) -> Run:
         model.setdefault(positions, train["context"])
     train.setdefault("context", model.get(positions, PRESETS[recipe.preset][positions]))
     data = data_keys() | recipe.data
-    corpus, tokenizer, store = read_data(data, masked=recipe.preset.startswith("we-"))
+    corpus, tokenizer, store = read_data(data, masked=is_masked_preset(recipe.preset))
     roles = ("bos_token_id", "eos_token_id", "pad_token_id")
     ids = {role: getattr(tokenizer, role) for role in roles}
     spiking = build_config(recipe.preset, len(tokenizer), ids | model)
@@ -86,6 +87,7 @@ def reopen(out: Path, changes: Recipe) -> Run:
     """
     from transformers import AutoConfig
 
+    from spikeformers.models.registry import is_masked_preset
     from spikeformers.training import TrainConfig
 
     record = read_record(out)
@@ -101,7 +103,7 @@ def reopen(out: Path, changes: Recipe) -> Run:
     source = {key: value for key, value in data.items() if key in data_keys()}
     config = TrainConfig.from_dict(record["config"] | changes.train)
     model = AutoConfig.for_model(**record["model"])
-    masked = data["preset"].startswith("we-")
+    masked = is_masked_preset(data["preset"])
     # Another place of the same text is fine: `train` compares the digest of its content.
     corpus, tokenizer, store = read_data(source | changes.data, masked=masked)
     return Run(corpus, tokenizer, store, initialise(model, config.seed), config, data)

@@ -175,21 +175,17 @@ def _contexts(said: str) -> list[int]:
 def _twin(config: Any, control: Path | None) -> tuple[Any, str | None]:
     """The dense model to compare with, and whose weights it has."""
     import torch
-    from transformers import AutoModelForCausalLM
 
-    from spikeformers.models import SpikingConfig, SpikingViTConfig, build_model, control_of
-    from spikeformers.models._sources import source_config
+    from spikeformers.models import build_model, control_of
+    from spikeformers.models.control import has_control
     from spikeformers.models.loading import load_weights
-    from spikeformers.models.neurtransformer import NeurTransformerConfig
 
     if control is not None:
         dense = load_weights(control)
         _check_control(config, dense, control)
         return dense, str(control)
     torch.manual_seed(0)
-    if isinstance(config, NeurTransformerConfig) and config.source is not None:
-        return AutoModelForCausalLM.from_config(source_config(config.source)).eval(), "fresh"
-    if not isinstance(config, (SpikingConfig, SpikingViTConfig)):
+    if not has_control(config):
         return None, None
     return build_model(control_of(config)).eval(), "fresh"
 
@@ -198,7 +194,7 @@ def _check_control(config: Any, dense: Any, folder: Path) -> None:
     """UsageError for a control that cannot read what the model reads, or that spikes."""
     from spikeformers.energy import neuron_names
     from spikeformers.errors import UsageError
-    from spikeformers.models.presets import is_vision
+    from spikeformers.models.registry import is_vision
 
     reads = ["images" if is_vision(one) else "text" for one in (config, dense.config)]
     if reads[0] != reads[1]:

@@ -13,6 +13,7 @@ from transformers import AutoConfig
 
 from spikeformers.errors import ConfigError, DataError
 from spikeformers.models._sources import source_of
+from spikeformers.models.control import has_control
 from spikeformers.models.reference import load_reference
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def load_source(name: str, gguf_file: str = "") -> tuple[PreTrainedModel, PreTra
 
 def refuse(config: Any, name: str) -> None:
     """Raise ConfigError for a model that cannot be converted, whatever its weights."""
-    if config.model_type == "neurtransformer" or config.model_type.endswith("spikingformer"):
+    if has_control(config):  # only a spiking model has a dense twin
         raise ConfigError(f"{name} is a spiking model ({config.model_type}) already.")
     if getattr(config, "quantization_config", None) is not None:
         raise ConfigError(

@@ -10,10 +10,11 @@ from torch import nn
 from spikeformers.engine import Description, NeuronSpec, NormSpec
 from spikeformers.errors import ConfigError
 from spikeformers.export.quantising import int4, int8
-from spikeformers.neurons import ILIF, LIF, NILIF, TLIF, Neuron
+from spikeformers.neurons import Neuron
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
 
 MAX_LEVELS = 64  # of the kernels
 
@@ -63,30 +64,14 @@ class Packer:
 
 
 def neuron_spec(neuron: Neuron) -> NeuronSpec:
-    """A neuron layer in the engine's words. Raises ConfigError for more levels than it has."""
-    if isinstance(neuron, (NILIF, ILIF)):
-        if neuron.levels > MAX_LEVELS:
-            raise ConfigError(
-                f"the engine counts to {MAX_LEVELS} in one step, and this model has "
-                f"levels={neuron.levels}."
-            )
-        return NeuronSpec("integer", neuron.levels, neuron.unit, neuron.decay)
-    if isinstance(neuron, TLIF):
-        return NeuronSpec(
-            "ternary",
-            unit=neuron.unit,
-            decay=neuron.decay,
-            ratio=neuron.threshold_ratio,
-            reset=neuron.reset,
+    """A neuron layer in the engine's words; ConfigError for one that the engine does not run."""
+    spec = NeuronSpec(**neuron.engine_spec())
+    if spec.levels > MAX_LEVELS:
+        raise ConfigError(
+            f"the engine counts to {MAX_LEVELS} in one step, and this model has "
+            f"levels={spec.levels}."
         )
-    if isinstance(neuron, LIF):
-        return NeuronSpec(
-            "binary",
-            decay=neuron.decay,
-            threshold=float(torch.as_tensor(neuron.v_th).detach()),
-            reset=neuron.reset,
-        )
-    raise ConfigError(f"the engine does not know the neuron {type(neuron).__name__}.")
+    return spec
 
 
 class Writer:

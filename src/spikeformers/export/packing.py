@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
-
-from spikeformers.engine import Description, Packed
+from spikeformers.engine import Packed
 from spikeformers.errors import ConfigError, UsageError, nearest
-from spikeformers.export import bispikclm, neurtransformer, spikingformer
-from spikeformers.models import (
-    BiSpikCLMForCausalLM,
-    NeurTransformerForCausalLM,
-    WDSpikingformerForCausalLM,
-)
+from spikeformers.models import MODELS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 WEIGHTS = ("fp32", "int8", "int4")
-DESCRIBE: dict[type[Any], Callable[[Any, str], tuple[Description, dict[str, NDArray[Any]]]]] = {
-    WDSpikingformerForCausalLM: spikingformer.describe,
-    BiSpikCLMForCausalLM: bispikclm.describe,
-    NeurTransformerForCausalLM: neurtransformer.describe,
-}
-"""What writes the description of each model that the engine runs."""
 
 
 def pack(
@@ -41,12 +27,14 @@ def pack(
             f"weights={weights!r} is unknown; one of {', '.join(WEIGHTS)}."
             f"{nearest(weights, WEIGHTS)}"
         )
-    if type(model) not in DESCRIBE:
+    entry = MODELS.get(model.config.model_type)
+    if entry is None or not entry.engine or type(model) is not entry.heads["AutoModelForCausalLM"]:
+        runs = ", ".join(each.title for each in MODELS.values() if each.engine)
         raise UsageError(
-            f"the engine runs WD-Spikingformer, BiSpikCLM and converted models, not "
-            f"{type(model).__name__}: give a causal spiking model of one of these."
+            f"the engine runs {runs}, not {type(model).__name__}: give a causal spiking model of "
+            "one of these."
         )
-    description, tensors = DESCRIBE[type(model)](model, weights)
+    description, tensors = entry.describe(model, weights)
     roles: dict[str, Any] = {"rules": None, "bos": None, "eos": None}
     if tokenizer is not None:
         backend = getattr(tokenizer, "backend_tokenizer", None)

@@ -2,15 +2,6 @@
 
 from __future__ import annotations
 
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForImageClassification,
-    AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
-)
-
 from spikeformers.models._config import SpikingConfig, SpikingformerConfig
 from spikeformers.models._spikingformer import SpikingLMOutput
 from spikeformers.models.bispikclm import (
@@ -24,14 +15,16 @@ from spikeformers.models.neurtransformer import (
     NeurTransformerConfig,
     NeurTransformerForCausalLM,
 )
-from spikeformers.models.presets import (
+from spikeformers.models.presets import build_config, build_model, build_vision_config
+from spikeformers.models.reference import load_reference
+from spikeformers.models.registry import (
+    MODELS,
     PRESETS,
     VISION_PRESETS,
-    build_config,
-    build_model,
-    build_vision_config,
+    ModelEntry,
+    register_model,
+    task_of,
 )
-from spikeformers.models.reference import load_reference
 from spikeformers.models.spiking_vit import (
     SpikingViTConfig,
     SpikingViTForImageClassification,
@@ -49,31 +42,14 @@ from spikeformers.models.we_spikingformer import (
     WESpikingformerModel,
 )
 
-for _config, _auto, _model in (
-    (WDSpikingformerConfig, AutoModel, WDSpikingformerModel),
-    (WDSpikingformerConfig, AutoModelForCausalLM, WDSpikingformerForCausalLM),
-    (NeurTransformerConfig, AutoModelForCausalLM, NeurTransformerForCausalLM),
-    (BiSpikCLMConfig, AutoModel, BiSpikCLMModel),
-    (BiSpikCLMConfig, AutoModelForCausalLM, BiSpikCLMForCausalLM),
-    (SpikingViTConfig, AutoModel, SpikingViTModel),
-    (SpikingViTConfig, AutoModelForImageClassification, SpikingViTForImageClassification),
-    (WESpikingformerConfig, AutoModel, WESpikingformerModel),
-    (WESpikingformerConfig, AutoModelForMaskedLM, WESpikingformerForMaskedLM),
-    (
-        WESpikingformerConfig,
-        AutoModelForSequenceClassification,
-        WESpikingformerForSequenceClassification,
-    ),
-):
-    AutoConfig.register(_config.model_type, _config, exist_ok=True)
-    _auto.register(_config, _model, exist_ok=True)
-
 __all__ = [
+    "MODELS",
     "PRESETS",
     "VISION_PRESETS",
     "BiSpikCLMConfig",
     "BiSpikCLMForCausalLM",
     "BiSpikCLMModel",
+    "ModelEntry",
     "NeurTransformerConfig",
     "NeurTransformerForCausalLM",
     "SpikingConfig",
@@ -96,4 +72,6 @@ __all__ = [
     "load_model",
     "load_reference",
     "load_vision_model",
+    "register_model",
+    "task_of",
 ]

@@ -14,7 +14,6 @@ Shapes: S simulation steps, B batch, T tokens, D width, H heads, K per head, J k
 
 from __future__ import annotations
 
-import copy
 import math
 
 import torch
@@ -27,45 +26,19 @@ from spikeformers.errors import ConfigError
 from spikeformers.layers import RoleNeurons, SpikeLinear, TokenShift, make_norm
 from spikeformers.models._cache import RunningState, append, shifted
 from spikeformers.models._config import SpikingformerConfig
-from spikeformers.neurons import ILIF, LIF, NILIF, TLIF, Neuron
+from spikeformers.neurons import NEURONS, Neuron
 
 
 def make_neuron(config: SpikingformerConfig) -> Neuron:
     """One neuron layer of the configured kind."""
-    if config.neuron in ("ni-lif", "i-lif"):
-        kind = NILIF if config.neuron == "ni-lif" else ILIF
-        return kind(
-            config.levels,
-            config.decay,
-            config.integer_gradient,  # type: ignore[arg-type]
-            config.surrogate_sharpness,
-            config.surrogate_margin,
-            config.surrogate_leak,
-        )
-    if config.neuron == "t-lif":
-        return TLIF(
-            config.decay,
-            config.threshold_ratio,
-            config.reset,  # type: ignore[arg-type]
-            config.amplitude,  # type: ignore[arg-type]
-            config.threshold,
-        )
-    return LIF(
-        config.decay,
-        config.threshold,
-        config.reset,  # type: ignore[arg-type]
-        config.surrogate,
-        config.surrogate_sharpness,
-    )
+    return NEURONS.get_or_refuse(config.neuron, "neuron").from_config(config)
 
 
 def make_head_neuron(config: SpikingformerConfig) -> Neuron | None:
-    """The neuron in front of the head, or None; its counts are whole, since 1/D starves logits."""
+    """The neuron in front of the head, or None."""
     if not config.spiking_head:
         return None
-    whole = copy.copy(config)
-    whole.neuron = "i-lif" if config.neuron == "ni-lif" else config.neuron
-    return make_neuron(whole)
+    return NEURONS.get_or_refuse(config.neuron, "neuron").head_from_config(config)
 
 
 def make_attention(config: SpikingformerConfig) -> Attention:

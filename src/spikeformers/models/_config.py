@@ -19,6 +19,7 @@ from spikeformers.attention import COMPETITIONS, ORDERS
 from spikeformers.errors import ConfigError
 from spikeformers.layers import NORMS, ROLE_NEURONS
 from spikeformers.models._checks import at_least_one, between, one_of
+from spikeformers.models.control import TwinPositions, text_twin
 from spikeformers.neurons import NEURONS, SURROGATES
 
 POSITIONS = ("learned", "relative", "both", "none")
@@ -108,6 +109,10 @@ class SpikingConfig(PreTrainedConfig):
                 f"{self.num_attention_heads} heads."
             )
 
+    def dense_twin(self, positions: TwinPositions | None = None) -> PreTrainedConfig:
+        """Config of the dense model of this shape; ``positions`` as of `control_of`."""
+        return text_twin(self, positions)
+
     @property
     def head_width(self) -> int:
         """K, the width of one head."""
@@ -148,6 +153,10 @@ class SpikingformerConfig(SpikingConfig):
     """A2OS2A: decay of its ternary neuron, whose threshold is threshold_ratio * threshold."""
 
     neuron: str = "ni-lif"
+    """One of `spikeformers.neurons.NEURONS`: "ni-lif", "i-lif", "lif", "t-lif", or one of your own
+    (`register_neuron`)."""
+    neuron_options: dict[str, Any] | None = None
+    """Options of a neuron that was registered from outside; ours have fields of their own."""
     levels: int = 16
     """D of "T x D": the largest count an integer neuron emits in one step; the paper's is 4.
     T is ``steps``."""
@@ -175,7 +184,7 @@ class SpikingformerConfig(SpikingConfig):
         """Refuse what no model can be built from (ConfigError)."""
         one_of(self, "attention", self.attentions)
         one_of(self, "wta", COMPETITIONS)
-        one_of(self, "neuron", NEURONS)
+        NEURONS.get_or_refuse(self.neuron, "neuron")
         one_of(self, "winner_weight", ("one", "mean"))
         one_of(self, "integer_gradient", ("rectangular", "sigmoid"))
         super().validate_architecture()

@@ -27,7 +27,7 @@ from spikeformers.models._block import SpikingBlock, make_head_neuron
 from spikeformers.models._cache import keep_last_spikes, keep_states
 from spikeformers.models._config import SpikingConfig
 from spikeformers.models._rates import Rates, rate_loss, total, track_rates
-from spikeformers.neurons import LIF, TLIF, Neuron, Rectifier
+from spikeformers.neurons import Neuron
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -81,11 +81,8 @@ class SpikingformerPreTrainedModel(PreTrainedModel):
             module.reset_parameters()
         elif isinstance(module, ScaledAttention):
             nn.init.constant_(module.log_scale, math.log(module.initial_scale))
-        elif isinstance(module, LIF):
+        elif isinstance(module, Neuron):
             module.reset_parameters()
-        elif isinstance(module, TLIF):
-            nn.init.constant_(module.amplitude, module.initial_amplitude)
-            module.calibrated.fill_(module.mode != "first-batch")
 
 
 class SpikingformerModel(SpikingformerPreTrainedModel):
@@ -357,7 +354,7 @@ def expanded(model: Model) -> Model:
         raise ConfigError(
             "expand_to_binary() needs binary or integer neurons; t-lif spikes have a sign."
         )
-    if any(isinstance(m, Rectifier) for m in model.modules()):
+    if any(getattr(m, "spike_type", None) == "real" for m in model.modules()):
         raise ConfigError(
             "expand_to_binary() needs spikes everywhere; K of A2OS2A is real (key_neuron='relu')."
         )

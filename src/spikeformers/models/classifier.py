@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from spikeformers.errors import CheckpointError, ConfigError
 from spikeformers.models.loading import check_folder
-from spikeformers.models.presets import is_masked
+from spikeformers.models.registry import is_masked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -28,8 +28,6 @@ from transformers import (
 )
 
 from spikeformers.errors import ConfigError
-from spikeformers.models._config import SpikingConfig
-from spikeformers.models.spiking_vit import SpikingViTConfig
 
 TwinPositions = Literal["learned", "rotary"]
 
@@ -37,32 +35,47 @@ TwinPositions = Literal["learned", "rotary"]
 def control_of(
     config: PreTrainedConfig, positions: TwinPositions | None = None
 ) -> PreTrainedConfig:
-    """Config of the dense twin of ``config``.
+    """Config of the dense twin of ``config``, which the config itself states (``dense_twin``).
 
     ``positions`` is "rotary" for a spiking model with a relative bias and "learned" for any other,
-    unless given. Raises ConfigError for the config of a model that is none of ours.
+    unless given. The twin of a converted model is what it was converted from. Raises ConfigError
+    for the config of a model that has none.
     """
-    if isinstance(config, SpikingViTConfig):
-        if positions == "rotary":
-            raise ConfigError("the dense twin of a vision model, ViT, has learned positions.")
-        return ViTConfig(
-            image_size=config.image_size,
-            patch_size=config.patch_size,
-            num_channels=config.num_channels,
-            hidden_size=config.hidden_size,
-            num_hidden_layers=config.num_hidden_layers,
-            num_attention_heads=config.num_attention_heads,
-            intermediate_size=config.intermediate_size,
-            hidden_dropout_prob=config.dropout,
-            attention_probs_dropout_prob=config.dropout,
-            initializer_range=config.initializer_range,
-            id2label=config.id2label,
-            label2id=config.label2id,
-        )
-    if not isinstance(config, SpikingConfig):
+    if not has_control(config):
         raise ConfigError(
             f"control_of() takes the config of a spiking model, not {type(config).__name__}."
         )
+    twin: PreTrainedConfig = config.dense_twin(positions)
+    return twin
+
+
+def has_control(config: PreTrainedConfig) -> bool:
+    """Whether a config states a dense twin."""
+    return hasattr(config, "dense_twin")
+
+
+def vision_twin(config: Any, positions: TwinPositions | None) -> ViTConfig:
+    """A ViT of the shape of a spiking vision transformer."""
+    if positions == "rotary":
+        raise ConfigError("the dense twin of a vision model, ViT, has learned positions.")
+    return ViTConfig(
+        image_size=config.image_size,
+        patch_size=config.patch_size,
+        num_channels=config.num_channels,
+        hidden_size=config.hidden_size,
+        num_hidden_layers=config.num_hidden_layers,
+        num_attention_heads=config.num_attention_heads,
+        intermediate_size=config.intermediate_size,
+        hidden_dropout_prob=config.dropout,
+        attention_probs_dropout_prob=config.dropout,
+        initializer_range=config.initializer_range,
+        id2label=config.id2label,
+        label2id=config.label2id,
+    )
+
+
+def text_twin(config: Any, positions: TwinPositions | None) -> PreTrainedConfig:
+    """A dense language model of the shape of a spiking one, masked where that is not causal."""
     if positions is None:
         positions = "rotary" if config.position in ("relative", "both") else "learned"
     if positions not in ("learned", "rotary"):

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from spikeformers.errors import CheckpointError
-from spikeformers.models.presets import is_vision
+from spikeformers.models.registry import is_vision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

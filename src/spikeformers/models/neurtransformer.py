@@ -23,6 +23,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from spikeformers.errors import ConfigError, nearest
 from spikeformers.models._converted import SpikingFeedForward, SpikingSelfAttention
 from spikeformers.models._sources import Source, source_config, source_of
+from spikeformers.models.control import TwinPositions
 from spikeformers.neurons.phase import MOST_STEPS, MOST_STEPS_OF_PRODUCTS
 
 FFN_METHODS = ("signed-if", "qcfs", "ni-lif", "kept")
@@ -125,6 +126,17 @@ class NeurTransformerConfig(PreTrainedConfig):
             )
         if self.source is not None and self.source.get("model_type") not in (None, ""):
             source_of(self.source["model_type"])
+
+    def dense_twin(self, positions: TwinPositions | None = None) -> PreTrainedConfig:
+        """Config of the dense model that this was converted from."""
+        if positions is not None:
+            raise ConfigError(
+                "the dense twin of a converted model is its source, whose positions are its own; "
+                f"leave positions={positions!r} out."
+            )
+        if self.source is None:
+            raise ConfigError("this config has no source, so that it has no dense twin.")
+        return source_config(self.source)
 
     @property
     def neuron(self) -> str:

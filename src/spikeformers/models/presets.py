@@ -6,69 +6,69 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForImageClassification,
-    AutoModelForMaskedLM,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+import transformers
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from spikeformers.errors import ConfigError, nearest
-from spikeformers.models import bispikclm, spiking_vit, wd_spikingformer, we_spikingformer
-from spikeformers.models._config import SpikingConfig
-from spikeformers.models.bispikclm import BiSpikCLMConfig
-from spikeformers.models.spiking_vit import SpikingViTConfig
-from spikeformers.models.wd_spikingformer import WDSpikingformerConfig
-from spikeformers.models.we_spikingformer import WESpikingformerConfig
+from spikeformers.models.registry import AUTO_CLASS, PRESETS, VISION_PRESETS, Presets, task_of
 
 Config = TypeVar("Config", bound=PreTrainedConfig)
-
-PRESETS: dict[str, dict[str, Any]] = {
-    **wd_spikingformer.PRESETS,
-    **we_spikingformer.PRESETS,
-    **bispikclm.PRESETS,
-}
-_KINDS: dict[str, type[SpikingConfig]] = {
-    "wd": WDSpikingformerConfig,
-    "we": WESpikingformerConfig,
-    "bispikclm": BiSpikCLMConfig,
-}
-
-VISION_PRESETS: dict[str, dict[str, Any]] = spiking_vit.PRESETS
-
-MASKED_TYPES = ("we_spikingformer", "bert", "roformer")
-IMAGE_TYPES = ("spiking_vit", "vit")
-
-
-def _kind(preset: str) -> type[SpikingConfig]:
-    return _KINDS[preset.partition("-")[0]]
+LABELS = ("num_labels", "id2label", "label2id")
 
 
 def known_keys(preset: str) -> set[str]:
     """Config fields that a preset's model takes from ``--set`` or a recipe."""
-    inherited = {f.name for f in fields(PreTrainedConfig)}
-    return {f.name for f in fields(_kind(preset))} - inherited  # type: ignore[arg-type]
+    return _own_fields(PRESETS.entry(preset).config)
 
 
-def build_config(
-    preset: str, vocab_size: int, overrides: Mapping[str, Any] | None = None
-) -> SpikingConfig:
+def vision_keys() -> set[str]:
+    """Config fields that a vision preset takes from ``--set`` or a recipe."""
+    return set().union(*(_own_fields(VISION_PRESETS.entry(p).config) for p in VISION_PRESETS))
+
+
+def build_config(preset: str, vocab_size: int, overrides: Mapping[str, Any] | None = None) -> Any:
     """Config of ``preset`` with ``overrides``; ConfigError names the nearest preset or key."""
-    if preset not in PRESETS:
+    return _build(PRESETS, "preset", preset, {"vocab_size": vocab_size}, overrides)
+
+
+def build_vision_config(preset: str, overrides: Mapping[str, Any] | None = None) -> Any:
+    """Config of a vision preset with ``overrides``, num_labels among them."""
+    return _build(VISION_PRESETS, "vision preset", preset, {}, overrides, LABELS)
+
+
+def build_model(config: PreTrainedConfig) -> PreTrainedModel:
+    """A freshly initialised model for a spiking config or a dense twin's."""
+    auto: Any = getattr(transformers, AUTO_CLASS[task_of(config)])
+    model: PreTrainedModel = auto.from_config(config)
+    return model
+
+
+def _own_fields(config: type[PreTrainedConfig]) -> set[str]:
+    inherited = {f.name for f in fields(PreTrainedConfig)}
+    return {f.name for f in fields(config)} - inherited  # type: ignore[arg-type]
+
+
+def _build(
+    presets: Presets,
+    what: str,
+    preset: str,
+    given: Mapping[str, Any],
+    overrides: Mapping[str, Any] | None,
+    more: tuple[str, ...] = (),
+) -> Any:
+    if preset not in presets:
         raise ConfigError(
-            f"unknown preset {preset!r}; known: {', '.join(PRESETS)}.{nearest(preset, PRESETS)}"
+            f"unknown {what} {preset!r}; known: {', '.join(presets)}.{nearest(preset, presets)}"
         )
-    overrides = dict(overrides or {})
-    known = known_keys(preset)
+    entry, overrides = presets.entry(preset), dict(overrides or {})
+    known = _own_fields(entry.config) | set(more)
     for key in overrides:
         if key not in known:
             raise ConfigError(
                 f"unknown model key {key!r} for {preset}.{nearest(key, known)} "
                 f"Known: {', '.join(sorted(known))}."
             )
-    values = {"vocab_size": vocab_size, **PRESETS[preset], **overrides}
-    return _built(_kind(preset), preset, values, overrides)
+    return _built(entry.config, preset, {**given, **presets[preset], **overrides}, overrides)
 
 
 def _built(
@@ -84,48 +84,3 @@ def _built(
         if isinstance(cause, ConfigError):
             raise cause from None
         raise ConfigError(f"{preset} with {overrides}: {error}") from error
-
-
-def is_masked(config: PreTrainedConfig) -> bool:
-    """Whether the model of ``config`` is trained on masked tokens instead of the next one."""
-    return config.model_type in MASKED_TYPES
-
-
-def is_vision(config: PreTrainedConfig) -> bool:
-    """Whether the model of ``config`` classifies images."""
-    return config.model_type in IMAGE_TYPES
-
-
-def build_vision_config(
-    preset: str, overrides: Mapping[str, Any] | None = None
-) -> SpikingViTConfig:
-    """Config of a vision preset with ``overrides``, num_labels among them."""
-    if preset not in VISION_PRESETS:
-        raise ConfigError(
-            f"unknown vision preset {preset!r}; known: {', '.join(VISION_PRESETS)}."
-            f"{nearest(preset, VISION_PRESETS)}"
-        )
-    overrides = dict(overrides or {})
-    known = vision_keys() | {"num_labels", "id2label", "label2id"}
-    for key in overrides:
-        if key not in known:
-            raise ConfigError(
-                f"unknown model key {key!r} for {preset}.{nearest(key, known)} "
-                f"Known: {', '.join(sorted(known))}."
-            )
-    return _built(SpikingViTConfig, preset, {**VISION_PRESETS[preset], **overrides}, overrides)
-
-
-def vision_keys() -> set[str]:
-    """Config fields that a vision preset takes from ``--set`` or a recipe."""
-    inherited = {f.name for f in fields(PreTrainedConfig)}
-    return {f.name for f in fields(SpikingViTConfig)} - inherited  # type: ignore[arg-type]
-
-
-def build_model(config: PreTrainedConfig) -> PreTrainedModel:
-    """A freshly initialised model for a spiking config or a dense twin's."""
-    auto: Any = AutoModelForMaskedLM if is_masked(config) else AutoModelForCausalLM
-    if is_vision(config):
-        auto = AutoModelForImageClassification
-    model: PreTrainedModel = auto.from_config(config)
-    return model

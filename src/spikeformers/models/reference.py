@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from spikeformers.data.hub import check_online
 from spikeformers.errors import CheckpointError, ConfigError, OfflineError
 from spikeformers.models.loading import check_folder
-from spikeformers.models.presets import is_masked
+from spikeformers.models.registry import is_masked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

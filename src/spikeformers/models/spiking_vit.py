@@ -42,7 +42,8 @@ from spikeformers.layers import (
     SpikingPatches,
 )
 from spikeformers.models._checks import at_least_one, between, one_of
-from spikeformers.neurons import LIF, SURROGATES, TLIF
+from spikeformers.models.control import TwinPositions, vision_twin
+from spikeformers.neurons import LIF, SURROGATES, Neuron
 
 ATTENTIONS = ("a2os2a", "ssa", "wssa")
 POSITIONS = ("conv", "learned", "none")
@@ -168,6 +169,10 @@ class SpikingViTConfig(PreTrainedConfig):
                 raise ConfigError(
                     f"hidden_size {self.hidden_size} does not divide by {divisor} ({key})."
                 )
+
+    def dense_twin(self, positions: TwinPositions | None = None) -> PreTrainedConfig:
+        """Config of a ViT of this shape; ``positions`` as of `control_of`."""
+        return vision_twin(self, positions)
 
     @property
     def patch_size(self) -> int:
@@ -320,9 +325,8 @@ class SpikingViTPreTrainedModel(PreTrainedModel):
             module.reset_parameters()
         elif isinstance(module, (SSA, WTA)):
             nn.init.constant_(module.log_scale, math.log(module.initial_scale))
-        elif isinstance(module, TLIF):
-            nn.init.constant_(module.amplitude, module.initial_amplitude)
-            module.calibrated.fill_(True)
+        elif isinstance(module, Neuron):
+            module.reset_parameters()
         elif isinstance(module, SpikingViTModel) and module.embed_positions is not None:
             nn.init.trunc_normal_(module.embed_positions, std=self.config.initializer_range)
 

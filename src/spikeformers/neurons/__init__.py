@@ -1,4 +1,4 @@
-"""Neurons: one a file, whose ``step`` is its specification (and a rectifier, which is none)."""
+"""Neurons, one per file, whose ``step`` is the specification (and a rectifier, which has none)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from spikeformers.neurons.nilif import NILIF
 from spikeformers.neurons.phase import PhaseIF
 from spikeformers.neurons.qcfs import IF, QCFS, SignedIF, SignedNILIF, by_sign
 from spikeformers.neurons.rectifier import Rectifier
+from spikeformers.neurons.registry import NEURONS, register_neuron
 from spikeformers.neurons.surrogate import SURROGATES
 from spikeformers.neurons.tlif import TLIF
-
-NEURONS = ("ni-lif", "i-lif", "lif", "t-lif")
 
 __all__ = [
     "IF",
@@ -32,4 +31,5 @@ __all__ = [
     "by_sign",
     "expand",
     "observe",
+    "register_neuron",
 ]

@@ -7,18 +7,25 @@ next step; it starts at zero with every call, so nothing leaks between batches, 
 buffer, so it never enters ``state_dict``.
 
 ``unit`` is the value of one spike: ``spikes / unit`` are the integers that ``spike_type`` names.
+
+A neuron of your own derives from `Neuron` and defines ``fire`` and ``keep`` (or ``run``), with
+``spike_type``, ``levels`` and ``unit`` where they differ, ``from_config``, and ``engine_spec`` if
+the engine can run it. Energy, audit and reports ask for nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from spikeformers.errors import ConfigError
+
 SpikeType = Literal["binary", "ternary", "integer"]
+Kind = TypeVar("Kind", bound="Neuron")
 
 
 class Neuron(nn.Module):
@@ -36,6 +43,23 @@ class Neuron(nn.Module):
     """Whether a count is a sum of binary digits, one spike each, and costs as many accumulates."""
     expanded: bool = False
     """Emit binary sub-steps ``[levels, S, ...]`` instead of counts (see ``expand``)."""
+
+    @classmethod
+    def from_config(cls: type[Kind], config: Any) -> Kind:
+        """A neuron layer as a model's config describes it; without options unless overridden."""
+        return cls()
+
+    @classmethod
+    def head_from_config(cls, config: Any) -> Neuron:
+        """The neuron in front of a language model's head; the same as in the blocks."""
+        return cls.from_config(config)
+
+    def engine_spec(self) -> dict[str, Any]:
+        """Fields of the engine's `NeuronSpec`; ConfigError where the engine does not know it."""
+        raise ConfigError(f"the engine does not know the neuron {type(self).__name__}.")
+
+    def reset_parameters(self) -> None:
+        """Set what is learned back to where it starts; nothing unless overridden."""
 
     @property
     def unit(self) -> float:

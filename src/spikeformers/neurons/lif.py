@@ -15,7 +15,7 @@ Differs: no synaptic current; with ``threshold_shape`` V_th is learned, ``exp(lo
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from spikeformers.neurons._scan import LIFScan
 from spikeformers.neurons.surrogate import step, surrogate
 
 Reset = Literal["soft", "hard", "delayed"]
+Kind = TypeVar("Kind", bound="LIF")
 
 
 class LIF(Neuron):
@@ -55,6 +56,24 @@ class LIF(Neuron):
         if threshold_shape is not None:
             self.log_threshold = nn.Parameter(torch.empty(threshold_shape))
             self.reset_parameters()
+
+    @classmethod
+    def from_config(cls: type[Kind], config: Any) -> Kind:
+        return cls(
+            config.decay,
+            config.threshold,
+            config.reset,
+            config.surrogate,
+            config.surrogate_sharpness,
+        )
+
+    def engine_spec(self) -> dict[str, Any]:
+        return {
+            "type": "binary",
+            "decay": self.decay,
+            "threshold": float(torch.as_tensor(self.v_th).detach()),
+            "reset": self.reset,
+        }
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

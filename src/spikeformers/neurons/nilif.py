@@ -19,7 +19,7 @@ window to [-margin, D + margin] and ``leak`` passes a share beyond it (both zero
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from torch import Tensor
 
@@ -28,6 +28,7 @@ from spikeformers.neurons._base import Neuron
 from spikeformers.neurons.surrogate import round_clip, round_clip_soft
 
 IntegerGradient = Literal["rectangular", "sigmoid"]
+Kind = TypeVar("Kind", bound="NILIF")
 
 
 class NILIF(Neuron):
@@ -53,6 +54,32 @@ class NILIF(Neuron):
             )
         self.levels, self.decay, self.gradient = levels, decay, gradient
         self.sharpness, self.margin, self.leak = sharpness, margin, leak
+
+    @classmethod
+    def from_config(cls: type[Kind], config: Any) -> Kind:
+        return cls(
+            config.levels,
+            config.decay,
+            config.integer_gradient,
+            config.surrogate_sharpness,
+            config.surrogate_margin,
+            config.surrogate_leak,
+        )
+
+    @classmethod
+    def head_from_config(cls, config: Any) -> NILIF:
+        """Whole counts, I-LIF: the 1/D of NI-LIF starves logits."""
+        from spikeformers.neurons.ilif import ILIF  # which derives from this one
+
+        return ILIF.from_config(config)
+
+    def engine_spec(self) -> dict[str, Any]:
+        return {
+            "type": "integer",
+            "levels": self.levels,
+            "unit": self.unit,
+            "decay": self.decay,
+        }
 
     @property
     def unit(self) -> float:

@@ -16,7 +16,7 @@ dS/dU = [|U| <= a] and dS/da = S/a - (U/a) [|U| <= a].
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from spikeformers.neurons._base import Neuron
 
 Amplitude = Literal["learnable", "first-batch", "fixed"]
 TernaryReset = Literal["soft", "hard"]
+Kind = TypeVar("Kind", bound="TLIF")
 
 
 class _Ternary(torch.autograd.Function):
@@ -65,6 +66,31 @@ class TLIF(Neuron):
             torch.tensor([initial_amplitude]), requires_grad=amplitude == "learnable"
         )
         self.register_buffer("calibrated", torch.tensor([amplitude != "first-batch"]))
+
+    @classmethod
+    def from_config(cls: type[Kind], config: Any) -> Kind:
+        return cls(
+            config.decay,
+            config.threshold_ratio,
+            config.reset,
+            config.amplitude,
+            config.threshold,
+        )
+
+    def engine_spec(self) -> dict[str, Any]:
+        return {
+            "type": "ternary",
+            "unit": self.unit,
+            "decay": self.decay,
+            "ratio": self.threshold_ratio,
+            "reset": self.reset,
+        }
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Set the amplitude back to where it starts, to be calibrated anew where it is measured."""
+        self.amplitude.fill_(self.initial_amplitude)
+        self.calibrated.fill_(self.mode != "first-batch")
 
     @property
     def unit(self) -> float:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 import spikeformers
-from spikeformers.models.presets import is_masked
+from spikeformers.models.registry import is_masked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from spikeformers.attention import A2OS2A, Attention
-from spikeformers.models.presets import is_vision
+from spikeformers.models.registry import is_vision
 from spikeformers.neurons import IF, Neuron, Rectifier
 from spikeformers.reporting.gather import EDGES, POINTS, point_of
 

@@ -1,0 +1,238 @@
+"""Models, one row each: everything that other rooms ask of a kind of model.
+
+A new model of ours is its file and a row here; one of yours a ``register_model(...)`` call, or an
+entry point of the group ``spikeformers.models``, whose value is a `ModelEntry`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import transformers
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+
+from spikeformers.errors import ConfigError
+from spikeformers.models import bispikclm, spiking_vit, wd_spikingformer, we_spikingformer
+from spikeformers.models.bispikclm import BiSpikCLMConfig, BiSpikCLMForCausalLM, BiSpikCLMModel
+from spikeformers.models.neurtransformer import NeurTransformerConfig, NeurTransformerForCausalLM
+from spikeformers.models.spiking_vit import (
+    SpikingViTConfig,
+    SpikingViTForImageClassification,
+    SpikingViTModel,
+)
+from spikeformers.models.wd_spikingformer import (
+    WDSpikingformerConfig,
+    WDSpikingformerForCausalLM,
+    WDSpikingformerModel,
+)
+from spikeformers.models.we_spikingformer import (
+    WESpikingformerConfig,
+    WESpikingformerForMaskedLM,
+    WESpikingformerForSequenceClassification,
+    WESpikingformerModel,
+)
+from spikeformers.registry import Registry
+
+Task = Literal["causal", "masked", "images"]
+AUTO_CLASS: dict[Task, str] = {
+    "causal": "AutoModelForCausalLM",
+    "masked": "AutoModelForMaskedLM",
+    "images": "AutoModelForImageClassification",
+}
+"""The Auto class of Transformers that a task's model is built and loaded with."""
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """What is to be known of a kind of model; it is found by its config's ``model_type``."""
+
+    title: str
+    """Its name in sentences: "BiSpikCLM"."""
+    paper: str
+    """Where it comes from: an address, or "a dense twin"."""
+    task: Task
+    """What it is trained on: the next token, masked tokens, or images."""
+    config: type[PreTrainedConfig]
+    heads: Mapping[str, type[PreTrainedModel]] = field(default_factory=dict)
+    """Its classes by the Auto class of Transformers that makes them; "AutoModel" is the backbone.
+    Empty where Transformers knows the model already."""
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Sizes by name: fields of the config."""
+    engine: str = ""
+    """"module:function" that describes it to the engine, ``(model, weights) -> (description,
+    tensors)``; empty where the engine does not run it."""
+
+    @property
+    def describe(self) -> Callable[..., Any]:
+        """The function that ``engine`` names. Raises ConfigError for one that is not there."""
+        module, _, name = self.engine.partition(":")
+        try:
+            function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ConfigError(
+                f"{self.title} names {self.engine!r} to describe it to the engine, which cannot "
+                f"be imported: {error}."
+            ) from error
+        return function
+
+
+def _twin(title: str, task: Task, config: type[PreTrainedConfig]) -> ModelEntry:
+    return ModelEntry(title, "a dense twin", task, config)
+
+
+_WTA = "https://arxiv.org/abs/2604.11321"
+_OWN = (
+    ModelEntry(
+        "WD-Spikingformer",
+        _WTA,
+        "causal",
+        WDSpikingformerConfig,
+        {"AutoModel": WDSpikingformerModel, "AutoModelForCausalLM": WDSpikingformerForCausalLM},
+        wd_spikingformer.PRESETS,
+        "spikeformers.export.spikingformer:describe",
+    ),
+    ModelEntry(
+        "WE-Spikingformer",
+        _WTA,
+        "masked",
+        WESpikingformerConfig,
+        {
+            "AutoModel": WESpikingformerModel,
+            "AutoModelForMaskedLM": WESpikingformerForMaskedLM,
+            "AutoModelForSequenceClassification": WESpikingformerForSequenceClassification,
+        },
+        we_spikingformer.PRESETS,
+    ),
+    ModelEntry(
+        "BiSpikCLM",
+        "https://arxiv.org/abs/2605.13859",
+        "causal",
+        BiSpikCLMConfig,
+        {"AutoModel": BiSpikCLMModel, "AutoModelForCausalLM": BiSpikCLMForCausalLM},
+        bispikclm.PRESETS,
+        "spikeformers.export.bispikclm:describe",
+    ),
+    ModelEntry(
+        "NeurTransformer",
+        "https://arxiv.org/abs/2510.00133",
+        "causal",
+        NeurTransformerConfig,
+        {"AutoModelForCausalLM": NeurTransformerForCausalLM},
+        engine="spikeformers.export.neurtransformer:describe",
+    ),
+    ModelEntry(
+        "Spiking vision transformer, A2OS2A",
+        "https://arxiv.org/abs/2503.00226",
+        "images",
+        SpikingViTConfig,
+        {
+            "AutoModel": SpikingViTModel,
+            "AutoModelForImageClassification": SpikingViTForImageClassification,
+        },
+        spiking_vit.PRESETS,
+    ),
+    _twin("GPT-2", "causal", transformers.GPT2Config),
+    _twin("GPT-NeoX", "causal", transformers.GPTNeoXConfig),
+    _twin("BERT", "masked", transformers.BertConfig),
+    _twin("RoFormer", "masked", transformers.RoFormerConfig),
+    _twin("ViT", "images", transformers.ViTConfig),
+)
+
+
+def _join(model_type: str, entry: ModelEntry) -> None:
+    """Refuse an unfit row, and make Transformers know the others."""
+    if not isinstance(entry, ModelEntry):
+        raise ConfigError(f"model {model_type!r} must be a ModelEntry, not {entry!r}.")
+    if entry.config.model_type != model_type:
+        raise ConfigError(
+            f"the config of model {model_type!r} has model_type={entry.config.model_type!r}; give "
+            "both the same name."
+        )
+    if entry.task not in get_args(Task):
+        raise ConfigError(
+            f"model {model_type!r} has task={entry.task!r}; one of {', '.join(get_args(Task))}."
+        )
+    if entry.heads and AUTO_CLASS[entry.task] not in entry.heads:
+        raise ConfigError(
+            f"model {model_type!r} has task={entry.task!r} and no head {AUTO_CLASS[entry.task]}."
+        )
+    if taken := [name for name in entry.presets if name in PRESETS or name in VISION_PRESETS]:
+        raise ConfigError(f"preset {taken[0]!r} is another model's already; name yours otherwise.")
+    _make_known(entry)
+
+
+def _make_known(entry: ModelEntry) -> None:
+    if entry.heads:
+        AutoConfig.register(entry.config.model_type, entry.config, exist_ok=True)
+    for auto, model in entry.heads.items():
+        getattr(transformers, auto).register(entry.config, model, exist_ok=True)
+
+
+MODELS: Registry[ModelEntry] = Registry(
+    "model", "spikeformers.models", {entry.config.model_type: entry for entry in _OWN}, _join
+)
+
+
+def register_model(entry: ModelEntry) -> ModelEntry:
+    """Let presets, Auto classes, training, energy, audit and reports know a model of your own.
+
+    Raises ConfigError for a ``model_type`` or a preset of another model, or a row that does not
+    fit together.
+    """
+    return MODELS.register(entry.config.model_type, entry)
+
+
+class Presets(Mapping[str, Mapping[str, Any]]):
+    """Sizes by name of all models of some tasks, those that join later included."""
+
+    def __init__(self, *tasks: Task) -> None:
+        self.tasks = tasks
+
+    def entry(self, preset: str) -> ModelEntry:
+        """The model that a preset is a size of; KeyError where there is none."""
+        for entry in MODELS.values():
+            if entry.task in self.tasks and preset in entry.presets:
+                return entry
+        raise KeyError(preset)
+
+    def __getitem__(self, preset: str) -> Mapping[str, Any]:
+        return self.entry(preset).presets[preset]
+
+    def __iter__(self) -> Iterator[str]:
+        for entry in MODELS.values():
+            if entry.task in self.tasks:
+                yield from entry.presets
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+PRESETS = Presets("causal", "masked")
+VISION_PRESETS = Presets("images")
+
+for _entry in _OWN:
+    _make_known(_entry)
+
+
+def task_of(config: PreTrainedConfig) -> Task:
+    """What the model of ``config`` is trained on; the next token, for one that is not known."""
+    entry = MODELS.get(config.model_type)
+    return "causal" if entry is None else entry.task
+
+
+def is_masked(config: PreTrainedConfig) -> bool:
+    """Whether the model of ``config`` is trained on masked tokens instead of the next one."""
+    return task_of(config) == "masked"
+
+
+def is_vision(config: PreTrainedConfig) -> bool:
+    """Whether the model of ``config`` classifies images."""
+    return task_of(config) == "images"
+
+
+def is_masked_preset(preset: str) -> bool:
+    """Whether a preset's model is trained on masked tokens; false for an unknown one."""
+    return preset in PRESETS and PRESETS.entry(preset).task == "masked"
