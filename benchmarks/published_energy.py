@@ -3,7 +3,8 @@
     python benchmarks/published_energy.py
 
 Writes results/published-energy.json and .md. Everything here is arithmetic on shapes and published
-figures: 4.6 pJ a multiply-accumulate, 0.9 pJ an accumulate, MACs of `energy.closed_form` (which is
+figures: 4.6 pJ a multiply-accumulate, 0.9 pJ an accumulate, MACs of `energy.counting.closed_form`
+(which is
 held to the tracer). What no paper of the four states (tokens, which products, firing rates) is
 solved for, and set beside what our own small models fire in a counted run (quality-wikitext-2.json,
 distill-wikitext-2.json). docs/published-energy.md says what it means.
@@ -17,8 +18,8 @@ import os
 from pathlib import Path
 from typing import Any, get_args
 
-from spikeformers.energy.closed_form import Macs, Pairs, Shape
-from spikeformers.energy.prices import ADD_FP32, MAC_FP32
+from spikeformers.energy.counting.closed_form import Macs, Pairs, Shape
+from spikeformers.energy.pricing.prices import ADD_FP32, MAC_FP32
 
 RESULTS = Path(__file__).parent / "results"
 MAC, AC = MAC_FP32.picojoules, ADD_FP32.picojoules

@@ -1,0 +1,132 @@
+"""Spikes of a run, for tables and pictures: density by layer, a raster, the winners' map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from spikeformers.energy.counting.operands import counts, operand
+from spikeformers.energy.counting.rules import Rows, spikes_by
+from spikeformers.energy.counting.trace import Operand
+from spikeformers.energy.counting.tracer import Batch
+from spikeformers.errors import ConfigError, nearest
+from spikeformers.neurons import Neuron, observe
+
+
+def density_of(model: nn.Module, batches: Iterable[Batch]) -> dict[str, Operand]:
+    """Kind, density and mean count of every neuron layer, padding left out."""
+    found: dict[str, Operand] = {}
+    for batch in batches:
+        inputs = {"input_ids": batch} if isinstance(batch, Tensor) else dict(batch)
+        ids = inputs["input_ids"]
+        rows = Rows(ids.shape[0], ids.shape[1], inputs.get("attention_mask"))
+
+        def record(name: str, neuron: Neuron, spikes: Tensor, rows: Rows = rows) -> None:
+            one = operand(rows.select(spikes), spikes_by(neuron))
+            if name in found:
+                found[name].merge(one)
+            else:
+                found[name] = one
+
+        with observe(model, record):
+            _run(model, inputs)
+    return found
+
+
+def density_by_position(model: nn.Module, batches: Iterable[Batch]) -> NDArray[np.float64]:
+    """Share of a token's neurons that fire, by its position in the sequence, ``[T]``.
+
+    Each neuron layer weighs the same; padding and edges between tokens are left out. ConfigError
+    for a model without neurons.
+    """
+    sums: dict[str, Tensor] = {}
+    sizes: dict[str, Tensor] = {}
+    for batch in batches:
+        inputs = {"input_ids": batch} if isinstance(batch, Tensor) else dict(batch)
+        rows, tokens = inputs["input_ids"].shape
+        mask = inputs.get("attention_mask", torch.ones(rows, tokens)).double()
+
+        def record(name: str, neuron: Neuron, spikes: Tensor, mask: Tensor = mask) -> None:
+            if tuple(spikes.shape[-3:-1]) != tuple(mask.shape):
+                return
+            fired = (spikes != 0).reshape(-1, *mask.shape, spikes.shape[-1]).double()
+            here = (fired.mean((0, -1)) * mask).sum(0)
+            longest = max(len(here), len(sums.get(name, here)))
+            for kept, new in ((sums, here), (sizes, mask.sum(0))):
+                grown = torch.zeros(longest, dtype=torch.float64)
+                for one in (kept.get(name), new):
+                    if one is not None:
+                        grown[: len(one)] += one
+                kept[name] = grown
+
+        with observe(model, record):
+            _run(model, inputs)
+    if not sums:
+        raise ConfigError(f"{type(model).__name__} has no neurons whose outputs belong to tokens.")
+    shares = torch.stack([sums[name] / sizes[name].clamp_min(1) for name in sums])
+    found: NDArray[np.float64] = shares.mean(0).numpy()
+    return found
+
+
+def neuron_names(model: nn.Module) -> list[str]:
+    """Names of the model's neuron layers, in order."""
+    return [name for name, module in model.named_modules() if isinstance(module, Neuron)]
+
+
+def raster_of(model: nn.Module, ids: Tensor, name: str) -> NDArray[np.float32]:
+    """Counts of the neuron layer ``name`` on one sentence, summed over steps, ``[neurons, T]``.
+
+    ``ids`` is ``[T]`` or ``[1, T]``; ternary spikes keep their sign. ConfigError names the nearest
+    layer where there is none of that name.
+    """
+    known = neuron_names(model)
+    if name not in known:
+        raise ConfigError(
+            f"no neuron layer is called {name!r}.{nearest(name, known)} "
+            f"This model has {len(known)}, {known[0]!r} among them." if known else
+            f"no neuron layer is called {name!r}: {type(model).__name__} has no neurons."
+        )  # fmt: skip
+    found: list[Tensor] = []
+
+    def record(at: str, neuron: Neuron, spikes: Tensor) -> None:
+        if at == name:
+            found.append(counts(spikes, spikes_by(neuron)) * spikes.sign())
+
+    with observe(model, record):
+        _run(model, {"input_ids": ids.reshape(1, -1)})
+    tokens = ids.numel()
+    summed = found[0].reshape(-1, tokens, found[0].shape[-1]).sum(0)
+    raster: NDArray[np.float32] = summed.T.cpu().numpy().astype(np.float32)
+    return raster
+
+
+def winners_of_sentence(model: nn.Module, ids: Tensor) -> NDArray[np.float32]:
+    """Attention weights on one sentence, mean over steps, ``[layers, heads, T, T]``.
+
+    Hard and top-K weights are the winners. ConfigError for a model that does not give its weights
+    (a dense one that runs a fused kernel).
+    """
+    out = _run(model, {"input_ids": ids.reshape(1, -1), "output_attentions": True})
+    maps = getattr(out, "attentions", None)
+    if not maps or any(one is None for one in maps):
+        raise ConfigError(
+            f"{type(model).__name__} returns no attention weights; load a dense model with "
+            "attn_implementation='eager' to see them."
+        )
+    stacked: NDArray[np.float32] = torch.stack([one[0] for one in maps]).float().cpu().numpy()
+    return stacked
+
+
+def _run(model: nn.Module, inputs: dict[str, Any]) -> Any:
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            return model(**{key: x for key, x in inputs.items() if key != "labels"})
+    finally:
+        model.train(training)
