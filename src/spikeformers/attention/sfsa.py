@@ -23,6 +23,7 @@ class SFSA(ScaledAttention):
     """Edges that fire; ``neuron`` takes the masked scores ``[S, B, H, T, J]``."""
 
     weights_are_binary = True
+    weights_are_fired = True
 
     def __init__(
         self, neuron: Neuron, scale: float = 1.0, heads: int = 1, learn_scale: bool = False

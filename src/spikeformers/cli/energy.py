@@ -11,7 +11,7 @@ from spikeformers.cli._options import AnyData, Images, Json, Root, Split, TextFi
 
 if TYPE_CHECKING:
     from spikeformers.cli._counting import Material
-    from spikeformers.energy.pricing.price_table import Table
+    from spikeformers.energy.pricing.price_table import PriceTable
     from spikeformers.evaluation.measured import MeasuredReport
     from spikeformers.reporting.energy import Energies
 
@@ -120,7 +120,7 @@ def _count(
     folder: Path,
     data: str,
     control: Path | None,
-    table: Table,
+    table: PriceTable,
     contexts: list[int],
     given: dict[str, Any],
     *,

@@ -9,7 +9,7 @@ from spikeformers.energy.auditing.audit import (
     audit,
     check_request,
 )
-from spikeformers.energy.auditing.operand_history import Side
+from spikeformers.energy.auditing.operand_history import OperandHistory
 from spikeformers.energy.auditing.recorder import Row
 from spikeformers.energy.counting.neurobench import neurobench_metrics
 from spikeformers.energy.counting.spike_statistics import (
@@ -26,10 +26,15 @@ from spikeformers.energy.pricing.estimate import FullReport, estimate
 from spikeformers.energy.pricing.ledger import Ledger, ledger_of
 from spikeformers.energy.pricing.paper_sum import RULES, EnergyReport, Share, count_over, energy_of
 from spikeformers.energy.pricing.precision import FP16, FP32, INT8, Precision
-from spikeformers.energy.pricing.price_table import Table, load_table, read_table
+from spikeformers.energy.pricing.price_table import PriceTable, load_table, read_table
 from spikeformers.energy.pricing.prices import PAPER, Cost, Prices
-from spikeformers.energy.pricing.work_items import Phase, Work
+from spikeformers.energy.pricing.work_items import Phase, WorkItem
 from spikeformers.energy.pricing.workload import Assumptions, work_of
+
+# Earlier names, which continue to work.
+Side = OperandHistory
+Table = PriceTable
+Work = WorkItem
 
 __all__ = [
     "COMPONENTS",
@@ -48,8 +53,10 @@ __all__ = [
     "FullReport",
     "Ledger",
     "Operand",
+    "OperandHistory",
     "Phase",
     "Precision",
+    "PriceTable",
     "Prices",
     "Product",
     "Row",
@@ -58,6 +65,7 @@ __all__ = [
     "Table",
     "Trace",
     "Work",
+    "WorkItem",
     "audit",
     "break_even",
     "check_request",

@@ -15,7 +15,7 @@ from spikeformers.energy.pricing.break_even import BreakEven
 from spikeformers.energy.pricing.estimate import CONTEXTS, FullReport, estimate
 from spikeformers.energy.pricing.paper_sum import EnergyReport, count_over, report_of
 from spikeformers.energy.pricing.precision import INT8
-from spikeformers.energy.pricing.price_table import Table
+from spikeformers.energy.pricing.price_table import PriceTable
 from spikeformers.energy.pricing.prices import PAPER
 from spikeformers.reporting.gather import rasters, spelled
 
@@ -74,7 +74,7 @@ def energies(
     model: PreTrainedModel,
     control: PreTrainedModel | None,
     batches: Sequence[Any],
-    table: Table,
+    table: PriceTable,
     *,
     contexts: Sequence[int] = CONTEXTS,
     control_weights: str | None = None,

@@ -4,12 +4,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from spikeformers.energy.auditing.operand_history import Side, side_of, side_of_number
+from spikeformers.energy.auditing.operand_history import (
+    OperandHistory,
+    history_of,
+    history_of_number,
+)
 from spikeformers.energy.counting.operands import Spikes
 
 
-def side(*values: float, known: Spikes | None = None) -> Side:
-    return side_of(torch.tensor(values), known, constant=False)
+def side(*values: float, known: Spikes | None = None) -> OperandHistory:
+    return history_of(torch.tensor(values), known, constant=False)
 
 
 @pytest.mark.parametrize(
@@ -36,12 +40,12 @@ def test_what_a_neuron_made_needs_no_evidence() -> None:
 
 
 def test_booleans_are_binary() -> None:
-    mask = side_of(torch.zeros(3, dtype=torch.bool), None, constant=False)
+    mask = history_of(torch.zeros(3, dtype=torch.bool), None, constant=False)
     assert (mask.kind, mask.source) == ("binary", "boolean")
 
 
 def test_complex_numbers_are_real_ones() -> None:
-    assert side_of(torch.ones(3, dtype=torch.complex64), None, constant=True).kind == "real"
+    assert history_of(torch.ones(3, dtype=torch.complex64), None, constant=True).kind == "real"
 
 
 @pytest.mark.parametrize(
@@ -76,14 +80,14 @@ def test_a_neuron_and_values_are_values() -> None:
     ("number", "shift"), [(1, True), (-0.25, True), (0, True), (16, True), (3, False), (0.9, False)]
 )
 def test_powers_of_two_are_shifts(number: float, shift: bool) -> None:
-    assert side_of_number(number).shift == shift
-    assert side_of(torch.tensor([1.0, 0.0, number]), None, constant=True).shift == shift
-    assert not side_of(torch.tensor([number]), None, constant=False).shift
+    assert history_of_number(number).shift == shift
+    assert history_of(torch.tensor([1.0, 0.0, number]), None, constant=True).shift == shift
+    assert not history_of(torch.tensor([number]), None, constant=False).shift
 
 
 def test_plain_values() -> None:
     x: Tensor = torch.tensor([[0.0, 0.5], [0.5, 0.0]])
-    assert side_of(x, None, constant=False).as_dict() == {
+    assert history_of(x, None, constant=False).as_dict() == {
         "kind": "binary",
         "unit_per": None,
         "source": "values",

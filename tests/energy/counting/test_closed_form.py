@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, OPTConfig, Qwen2Config
 
 from spikeformers.energy import energy_of
-from spikeformers.energy.counting.closed_form import Shape
+from spikeformers.energy.counting.closed_form import TransformerShape
 from spikeformers.errors import ConfigError
 
 COMMON = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -19,9 +19,9 @@ GPT2 = GPT2Config(vocab_size=50, n_embd=24, n_layer=2, n_head=4, n_positions=32)
 @pytest.mark.parametrize(
     ("config", "shape"),
     [
-        (QWEN, Shape(24, 2, 40, 50, key_width=12, gated=True)),
-        (OPT, Shape(24, 2, 96, 50)),
-        (GPT2, Shape(24, 2, 96, 50)),
+        (QWEN, TransformerShape(24, 2, 40, 50, key_width=12, gated=True)),
+        (OPT, TransformerShape(24, 2, 96, 50)),
+        (GPT2, TransformerShape(24, 2, 96, 50)),
     ],
     ids=["qwen2", "opt", "gpt2"],
 )
@@ -40,13 +40,13 @@ def test_the_tracer_counts_the_same(config, shape):
 
 def test_by_hand():
     # width 3, keys 1, hidden 5, 2 layers, vocabulary 7, 4 tokens
-    found = Shape(3, 2, 5, 7, key_width=1, gated=True).macs(4)
+    found = TransformerShape(3, 2, 5, 7, key_width=1, gated=True).macs(4)
     assert found.projections == 4 * 2 * (9 + 9 + 3 + 3)
     assert found.attention == (1 + 2 + 3 + 4) * 2 * (3 + 3)
     assert found.mlp == 4 * 2 * 3 * 15
     assert found.head == 4 * 21
     assert found.total == found.blocks + 84
-    assert Shape(3, 2, 5, 7).macs(4, "square").attention == 16 * 2 * 6
-    assert Shape(3, 2, 5, 7).macs(4, "none").attention == 0
+    assert TransformerShape(3, 2, 5, 7).macs(4, "square").attention == 16 * 2 * 6
+    assert TransformerShape(3, 2, 5, 7).macs(4, "none").attention == 0
     with pytest.raises(ConfigError, match="causal, square, none"):
-        Shape(3, 2, 5, 7).macs(4, "all")
+        TransformerShape(3, 2, 5, 7).macs(4, "all")

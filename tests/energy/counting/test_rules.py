@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from spikeformers.attention import SSA, WTA, SoftmaxAttention
 from spikeformers.attention._base import Attention
 from spikeformers.energy import Trace
-from spikeformers.energy.counting import rules as count
+from spikeformers.energy.counting import attention_rules, rules
 from spikeformers.energy.counting.operands import Spikes
-from spikeformers.energy.counting.rules import Place, Rows
+from spikeformers.energy.counting.rows import Place, Rows
 from spikeformers.neurons import LIF, NILIF, TLIF
 
 PLACE = Place("here", "attention scores and values", 0)
@@ -32,8 +32,10 @@ def attend(core: Attention, q: Tensor = Q, k: Tensor = K, v: Tensor = V) -> Trac
     trace, rows = Trace(), Rows(q.shape[1], q.shape[-2], None)
     allowed = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril()
     weights = core.weights(q, k, allowed, None)
-    pairs = count.attention(trace, PLACE, rows, (q, k, v), (COUNTS,) * 3, allowed, weights, core)
-    count.core(trace, PLACE, core, pairs, bias=False)
+    pairs = attention_rules.attention(
+        trace, PLACE, rows, (q, k, v), (COUNTS,) * 3, allowed, weights, core
+    )
+    attention_rules.core(trace, PLACE, core, pairs, bias=False)
     return trace
 
 
@@ -75,7 +77,7 @@ def test_only_allowed_pairs_and_real_tokens_count() -> None:
     trace = Trace()
     rows = Rows(1, 2, torch.tensor([[0, 1]]))  # the first token is padding
     allowed = CAUSAL & torch.tensor([False, True])
-    count.attention(trace, PLACE, rows, (Q, K, V), (COUNTS,) * 3, allowed, None)
+    attention_rules.attention(trace, PLACE, rows, (Q, K, V), (COUNTS,) * 3, allowed, None)
     scores = trace.products["here.scores"]
     assert (scores.macs, scores.sop) == (2, 3)
     assert (scores.left.size, scores.left.total) == (2, 3)
@@ -85,7 +87,9 @@ def test_only_allowed_pairs_and_real_tokens_count() -> None:
 def test_grouped_queries_share_their_keys() -> None:
     q = torch.cat([Q, Q], dim=2)  # two query heads, one key head
     trace = Trace()
-    count.attention(trace, PLACE, Rows(1, 2, None), (q, K, V), (COUNTS,) * 3, CAUSAL, None)
+    attention_rules.attention(
+        trace, PLACE, Rows(1, 2, None), (q, K, V), (COUNTS,) * 3, CAUSAL, None
+    )
     assert trace.products["here.scores"].sop == 2 * 7
     assert trace.products["here.values"].sop == 2 * 7
 
@@ -95,7 +99,7 @@ def test_dense_attention_is_macs_over_allowed_pairs() -> None:
     q, k, v = torch.randn(3, 1, 1, 2, 5, 4, generator=torch.Generator().manual_seed(0)).unbind(0)
     allowed = torch.ones(5, 5, dtype=torch.bool).tril()
     trace = Trace()
-    count.attention(trace, PLACE, Rows(1, 5, None), (q, k, v), (None,) * 3, allowed, None)
+    attention_rules.attention(trace, PLACE, Rows(1, 5, None), (q, k, v), (None,) * 3, allowed, None)
     for product in trace.products.values():
         assert (product.macs, product.sop, product.spiking) == (2 * 15 * 4, 0, False)
 
@@ -126,7 +130,7 @@ def test_a_linear_layer_by_hand() -> None:
     weight = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
     trace = Trace()
     place = Place("up", "mlp", 0)
-    done = count.linear(trace, place, Rows(1, 2, None), x, Spikes("integer", 0.25), weight)
+    done = rules.linear(trace, place, Rows(1, 2, None), x, Spikes("integer", 0.25), weight)
     product = trace.products["up"]
     assert done == product.macs == 2 * 4 * 3
     assert (product.left.nonzero, product.left.total) == (4, 7)
@@ -139,7 +143,7 @@ def test_a_linear_layer_leaves_padding_out() -> None:
     weight = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
     trace = Trace()
     rows = Rows(1, 2, torch.tensor([[0, 1]]))
-    done = count.linear(trace, Place("up", "mlp", 0), rows, x, None, weight)
+    done = rules.linear(trace, Place("up", "mlp", 0), rows, x, None, weight)
     product = trace.products["up"]
     assert (done, product.macs, product.sop) == (2 * 2 * 3, 2 * 3, 3)
 
@@ -148,7 +152,7 @@ def test_a_silent_layer_costs_nothing() -> None:
     trace = Trace()
     weight = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
     silent = torch.zeros(1, 2, 4)
-    count.linear(trace, Place("a", "mlp", 0), Rows(1, 2, None), silent, COUNTS, weight)
+    rules.linear(trace, Place("a", "mlp", 0), Rows(1, 2, None), silent, COUNTS, weight)
     assert trace.products["a"].spiking
     assert trace.products["a"].sop == 0
 
@@ -167,7 +171,7 @@ def test_neurons(neuron: Any, steps: int, expected: dict[str, int]) -> None:
     trace = Trace()
     place = Place("n", "neurons", 1)
     with torch.no_grad():
-        kind = count.neuron(trace, place, Rows(1, 2, None), neuron, current, neuron(current))
+        kind = rules.neuron(trace, place, Rows(1, 2, None), neuron, current, neuron(current))
     assert dict(trace.operations["neurons", 1]) == expected
     assert kind == Spikes(neuron.spike_type, neuron.unit)
     assert trace.neurons["n"].size == steps * 6
@@ -176,13 +180,13 @@ def test_neurons(neuron: Any, steps: int, expected: dict[str, int]) -> None:
 def test_norms() -> None:
     trace = Trace()
     rows = Rows(1, 2, None)
-    count.norm(trace, Place("n", "norms", 0), rows, torch.ones(1, 2, 5), "layer")
+    rules.norm(trace, Place("n", "norms", 0), rows, torch.ones(1, 2, 5), "layer")
     assert trace.operations["norms", 0] == {"add": 40, "mult": 30, "function": 2}
-    count.norm(trace, Place("m", "norms", 1), rows, torch.ones(1, 2, 5), "rms")
+    rules.norm(trace, Place("m", "norms", 1), rows, torch.ones(1, 2, 5), "rms")
     assert trace.operations["norms", 1] == {"add": 10, "mult": 30, "function": 2}
-    assert count.norm_kind(nn.LayerNorm(3)) == "layer"
-    assert count.norm_kind(nn.RMSNorm(3)) == "rms"
-    assert count.norm_kind(nn.Identity()) is None
+    assert rules.norm_kind(nn.LayerNorm(3)) == "layer"
+    assert rules.norm_kind(nn.RMSNorm(3)) == "rms"
+    assert rules.norm_kind(nn.Identity()) is None
 
 
 def test_rows_keep_what_is_no_padding() -> None:

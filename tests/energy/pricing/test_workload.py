@@ -21,9 +21,9 @@ from spikeformers.energy import (
     trace,
     work_of,
 )
-from spikeformers.energy.counting import rules as count
+from spikeformers.energy.counting import attention_rules
 from spikeformers.energy.counting.operands import Spikes
-from spikeformers.energy.counting.rules import Place, Rows
+from spikeformers.energy.counting.rows import Place, Rows
 from spikeformers.energy.pricing.attention_workload import cache_bits
 from spikeformers.energy.pricing.workload import Assumptions, phases_of, stored_bits, union
 from spikeformers.layers import SpikeLinear
@@ -177,9 +177,9 @@ CAUSAL = torch.ones(2, 2, dtype=torch.bool).tril()
 def attend(core: Any, q: Tensor = Q, known: Any = (COUNTS,) * 3) -> Trace:
     found, rows = Trace(tokens=2, window=2), Rows(1, 2, None)
     weights = None if core is None else core.weights(q, K, CAUSAL, None)
-    pairs = count.attention(found, PLACE, rows, (q, K, V), known, CAUSAL, weights, core)
+    pairs = attention_rules.attention(found, PLACE, rows, (q, K, V), known, CAUSAL, weights, core)
     if core is not None:
-        count.core(found, PLACE, core, pairs, bias=False)
+        attention_rules.core(found, PLACE, core, pairs, bias=False)
     return found
 
 
@@ -234,7 +234,7 @@ def test_softmax_of_spikes_and_dense_attention() -> None:
     assert of(lines, "add", "fp32", "values") == pytest.approx(7 / 3 * 10)  # real weights
     real = torch.tensor([[0.3, -1.1], [2.7, 0.5]])[None, None, None]
     found, rows = Trace(tokens=2, window=2), Rows(1, 2, None)
-    count.attention(found, PLACE, rows, (real,) * 3, (None,) * 3, CAUSAL, None)
+    attention_rules.attention(found, PLACE, rows, (real,) * 3, (None,) * 3, CAUSAL, None)
     dense = work_of(found, INT8, Phase("decode", 10, 1))
     for role in ("scores", "values"):
         assert of(dense, "multiply", "fp16", role) == of(dense, "add", "fp32", role) == 20
@@ -265,7 +265,7 @@ def test_a_state_is_read_and_written_once_a_token() -> None:
     found = Trace(tokens=2, window=2)
     binary = Spikes("binary", 1.0)
     k = torch.tensor([[1.0, 1.0], [0.0, 1.0]])[None, None, None]
-    count.state_attention(found, PLACE, Rows(1, 2, None), (k, k, k), (binary,) * 3)
+    attention_rules.state_attention(found, PLACE, Rows(1, 2, None), (k, k, k), (binary,) * 3)
     lines = work_of(found, FP32, Phase("decode", 1000, 1))
     assert 2 * of(lines, "add", "int32", "state") == 2 * 2 + 1 * 1
     assert 2 * of(lines, "add", "int32", "read") == 3 * 2

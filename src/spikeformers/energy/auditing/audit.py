@@ -1,4 +1,4 @@
-"""What arithmetic a model really does: operands and verdicts of a traced run.
+"""The arithmetic that a model really does: operands and verdicts of a traced run.
 
 Every operation of the run that is more than additions and moves is a row: matrix products (in
 modules, functional calls, fused kernels, or written out as multiplication and sum), softmax,
@@ -36,8 +36,9 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
-from spikeformers.energy.auditing.recorder import Listing, Row
-from spikeformers.energy.counting.tracer import Batch, trace_into
+from spikeformers.energy.auditing.recorder import OperationRecorder, Row
+from spikeformers.energy.counting.rows import Batch
+from spikeformers.energy.counting.tracer import trace_into
 from spikeformers.errors import ConfigError, DataError, nearest
 
 Requirement = Literal["binary", "addition-only", "softmax-free"]
@@ -56,12 +57,12 @@ class AuditReport:
 
     def products(self, scope: Scope = "blocks") -> dict[str, Row]:
         """Matrix products by name; where a name has several, the later ones are ``name#2`` ..."""
-        found: dict[str, Row] = {}
+        by_name: dict[str, Row] = {}
         for row in self.within(scope):
             if row.what == "product":
-                number = sum(other.name == row.name for other in found.values())
-                found[f"{row.name}#{number + 1}" if number else row.name] = row
-        return found
+                number = sum(other.name == row.name for other in by_name.values())
+                by_name[f"{row.name}#{number + 1}" if number else row.name] = row
+        return by_name
 
     def within(self, scope: Scope) -> list[Row]:
         """Rows of the blocks, or all."""
@@ -103,16 +104,16 @@ class AuditReport:
 
 
 def audit(model: nn.Module, batches: Iterable[Batch]) -> AuditReport:
-    """Trace the forward passes over ``batches`` and list what arithmetic they did.
+    """Trace the forward passes over ``batches`` and list the arithmetic they did.
 
     A batch is ids ``[B, T]``, ``{"input_ids", "attention_mask"}`` or ``{"pixel_values"}``. Raises
     DataError for no tokens.
     """
-    listing = Listing(model)
-    tokens = sum(trace_into(listing, model, batch) for batch in batches)
+    recorder = OperationRecorder(model)
+    tokens = sum(trace_into(recorder, model, batch) for batch in batches)
     if tokens == 0:
         raise DataError("there is no token to audit on: give at least one batch of ids.")
-    return AuditReport(type(model).__name__, tokens, list(listing.rows.values()))
+    return AuditReport(type(model).__name__, tokens, list(recorder.rows.values()))
 
 
 def check_request(requirements: Sequence[str], scope: str, strict: bool) -> None:

@@ -1,10 +1,10 @@
-"""Spikes whose unit differs from channel to channel, and folds into the weights behind them.
+"""Spikes whose unit differs from channel to channel and folds into the weights behind them.
 
-A converted model multiplies spikes with a threshold a channel before its linear map:
+A converted model multiplies spikes with a threshold per channel before its linear map:
 
     y = sum_d (s_d u_d) W[d]  =  sum_d s_d (u_d W[d])
 
-so the map adds rows of weights that were scaled once. Neurons in pairs say positive and negative
+so the map adds rows of weights that were scaled once. Neurons in pairs encode positive and negative
 values in two units, and then a channel has two scaled rows, one for each sign. That is sound only
 where the factor depends on nothing else, which is checked on every value of the run.
 """
@@ -24,8 +24,8 @@ KEEP_CHANNELS = frozenset((
 def units_of(spikes: Tensor, factor: Tensor, *, fixed: bool) -> Tensor | None:
     """Units ``[2, D]`` of positive and of negative spikes in ``spikes * factor``, or None.
 
-    NaN where no spike of that sign was seen. ``fixed``: the factor was there before the run. One
-    that was not is believed only where most channels and signs have several spikes to judge by.
+    NaN where no spike of that sign was seen. ``fixed``: the factor existed before the run. One
+    computed during the run is trusted only where most channels and signs have several spikes.
     """
     if not (spikes.is_floating_point() and factor.is_floating_point()):
         return None
@@ -39,7 +39,7 @@ def units_of(spikes: Tensor, factor: Tensor, *, fixed: bool) -> Tensor | None:
         factors = factor.expand(spikes.shape).reshape(-1, width)
     except RuntimeError:  # the factor is wider than the spikes: it makes new channels
         return None
-    found = torch.full((2, width), torch.nan, dtype=torch.float64, device=spikes.device)
+    units = torch.full((2, width), torch.nan, dtype=torch.float64, device=spikes.device)
     events = groups = 0
     for place, fired in enumerate((rows > 0, rows < 0)):
         number = fired.sum(0)
@@ -48,21 +48,21 @@ def units_of(spikes: Tensor, factor: Tensor, *, fixed: bool) -> Tensor | None:
         seen = number > 0
         if not torch.equal(low[seen], high[seen]):
             return None
-        found[place, seen] = low[seen].double()
+        units[place, seen] = low[seen].double()
         events, groups = events + int(number.sum()), groups + int(seen.sum())
     if groups == 0 or (not fixed and events < 2 * groups):
         return None
-    return found
+    return units
 
 
-def joined(one: Tensor, other: Tensor) -> Tensor | None:
+def joined(earlier: Tensor, later: Tensor) -> Tensor | None:
     """Units of two calls in one; None where they differ."""
-    if one.shape != other.shape:
+    if earlier.shape != later.shape:
         return None
-    both = ~(one.isnan() | other.isnan())
-    if not torch.equal(one[both], other[both]):
+    both = ~(earlier.isnan() | later.isnan())
+    if not torch.equal(earlier[both], later[both]):
         return None
-    return torch.where(one.isnan(), other, one)
+    return torch.where(earlier.isnan(), later, earlier)
 
 
 def folded(weight: Tensor, units: Tensor) -> tuple[Tensor, Tensor]:

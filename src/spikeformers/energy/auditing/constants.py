@@ -1,4 +1,4 @@
-"""Which tensors are fixed before the run: parameters, and what is made of them alone.
+"""Tracks parameters, buffers and tensors derived only from them: the constants of a run.
 
 Default deny: whatever is not known to be fixed counts as data, so a value that left the dispatcher
 (NumPy, say) and came back is data.
@@ -35,7 +35,7 @@ class Constants:
         return x in self._made or x.untyped_storage().data_ptr() in self._storages
 
     def follow(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        """Take note of what one operation made or overwrote."""
+        """Update the constants after an operation that made or overwrote tensors."""
         name = ops.base_name(func)
         fixed = not any(word in name for word in _RANDOM) and (
             name in _SHAPED_LIKE or all(x in self for x in tensors_in((args, kwargs)))

@@ -1,4 +1,4 @@
-"""What arithmetic each operation of the dispatcher is, for an audit.
+"""The class of arithmetic of each operation of the dispatcher, for an audit.
 
 Default deny: an operation is free (additions, comparisons, moving values, making constants), or of
 one class below, or "unknown", which no audit lets pass. Fused kernels that hold several of them
@@ -124,9 +124,9 @@ def is_batch_norm_of_constants(name: str, args: tuple[Any, ...]) -> bool:
 def operands_of(
     name: str, what: What, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Any, ...]:
-    """What meets in the operation: two tensors or numbers, or the one tensor it is taken of."""
+    """The operands: two tensors or numbers, or the single tensor of a function."""
     if what == "product":
-        return ops.sides(name, args)
+        return ops.factors(name, args)
     if what == "multiplication":
         return _factors(name, args, kwargs)
     if what == "division":
@@ -169,7 +169,7 @@ def _class_of_power(args: tuple[Any, ...]) -> What | None:
 
 
 def _averaged(args: tuple[Any, ...]) -> int:
-    """How many values each mean is of."""
+    """The number of values that each mean is taken over."""
     x: Tensor = args[0]
     number = 1
     for dim in reduced(x.dim(), args):

@@ -1,4 +1,4 @@
-"""What an operand was over a whole run: its kind, how we know, how full it was.
+"""What an operand was over a whole run: its kind, how that is known, and its density.
 
 A kind comes from the neuron that made the tensor (or a boolean type), or is read off the values.
 Values are evidence only where there are some: all zeros are "silent", which proves nothing, and a
@@ -24,11 +24,11 @@ _KINDS: tuple[Kind, ...] = ("binary", "ternary", "integer", "real")
 
 
 @dataclass
-class Side:
-    """One operand of an operation."""
+class OperandHistory:
+    """An operand of an operation, over all calls of a run."""
 
     seen: Kind
-    """Kind of the values so far; ``kind`` says what that is worth."""
+    """Kind of the values so far; ``kind`` says what these prove."""
     unit: float
     source: Source
     shape: tuple[int, ...]
@@ -39,11 +39,11 @@ class Side:
     shift: bool = False
     """A constant that holds powers of two (and zeros) only."""
     units: Tensor | None = field(default=None, compare=False)
-    """``[2, D]``: of spikes whose unit is one a channel and sign, and folds into the weights."""
+    """``[2, D]``: of spikes with a unit per channel and sign, which folds into the weights."""
 
     @property
     def kind(self) -> Literal[Kind, "silent"]:
-        """binary, ternary, integer, real, or silent: all zeros, of which nothing can be said."""
+        """binary, ternary, integer, real, or silent: all zeros, which prove nothing."""
         if self.source != "values":
             return self.seen
         if self.nonzero == 0 and self.size:
@@ -60,7 +60,7 @@ class Side:
         """Share of values that are not zero."""
         return self.nonzero / self.size if self.size else 0.0
 
-    def merge(self, other: Side) -> None:
+    def merge(self, other: OperandHistory) -> None:
         """Add what another call saw in the same place."""
         if self.source == "values" and self.nonzero == 0:
             self.seen, self.unit, self.source = other.seen, other.unit, other.source
@@ -75,7 +75,7 @@ class Side:
         self.constant &= other.constant
         self.shift &= other.shift
 
-    def _merge_units(self, other: Side) -> None:
+    def _merge_units(self, other: OperandHistory) -> None:
         both = self.units is not None or other.units is not None
         if self.units is not None and other.units is not None:
             self.units = joined(self.units, other.units)
@@ -97,11 +97,11 @@ class Side:
         }
 
 
-def side_of(x: Tensor, known: Spikes | None, constant: bool) -> Side:
-    """What ``x`` is; ``known`` comes from the neuron that made it."""
-    spikes = spikes_of(x, known)
+def history_of(x: Tensor, stated: Spikes | None, constant: bool) -> OperandHistory:
+    """What ``x`` is; ``stated`` comes from the neuron that made it."""
+    spikes = spikes_of(x, stated)
     source: Source = "values"
-    if known is not None and spikes == known:
+    if stated is not None and spikes == stated:
         source = "neuron"
     elif x.dtype == torch.bool:
         source = "boolean"
@@ -109,24 +109,24 @@ def side_of(x: Tensor, known: Spikes | None, constant: bool) -> Side:
     unit = 1.0 if spikes is None else spikes.unit
     nonzero = int(torch.count_nonzero(x))
     shift = constant and not x.is_complex() and _powers_of_two(x)
-    return Side(kind, unit, source, tuple(x.shape), x.numel(), nonzero, constant, shift)
+    return OperandHistory(kind, unit, source, tuple(x.shape), x.numel(), nonzero, constant, shift)
 
 
-def with_units(spikes: Side, units: Tensor) -> Side:
-    """The side of ``spikes * factor`` where the factor is a unit a channel."""
+def with_units(spikes: OperandHistory, units: Tensor) -> OperandHistory:
+    """The history of ``spikes * factor`` where the factor is a unit per channel."""
     return replace(spikes, units=units)
 
 
-def side_of_number(x: float) -> Side:
+def history_of_number(x: float) -> OperandHistory:
     """A number written in the code."""
     shift = x == 0 or math.frexp(x)[0] in (0.5, -0.5)
-    return Side("real", 1.0, "values", (), 1, 1, constant=True, shift=shift)
+    return OperandHistory("real", 1.0, "values", (), 1, 1, constant=True, shift=shift)
 
 
-def real_side(shape: tuple[int, ...]) -> Side:
-    """Real numbers inside a fused kernel, which nobody sees."""
+def history_of_reals(shape: tuple[int, ...]) -> OperandHistory:
+    """Real numbers inside a fused kernel, which cannot be observed."""
     size = math.prod(shape)
-    return Side("real", 1.0, "values", shape, size, size)
+    return OperandHistory("real", 1.0, "values", shape, size, size)
 
 
 def _powers_of_two(x: Tensor) -> bool:
@@ -134,9 +134,9 @@ def _powers_of_two(x: Tensor) -> bool:
     return bool(((mantissa == 0.5) | (mantissa == 0)).all())
 
 
-def _joined(one: Side, other: Side) -> tuple[Kind, float]:
-    kind = max(one.seen, other.seen, key=_KINDS.index)
-    low, high = sorted((one.unit, other.unit))
+def _joined(earlier: OperandHistory, later: OperandHistory) -> tuple[Kind, float]:
+    kind = max(earlier.seen, later.seen, key=_KINDS.index)
+    low, high = sorted((earlier.unit, later.unit))
     if kind == "real" or math.isclose(low, high, rel_tol=1e-3):
         return kind, low
     times = high / low

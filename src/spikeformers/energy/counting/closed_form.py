@@ -1,4 +1,4 @@
-"""Multiply-accumulates of a transformer from its shape alone: what a count of a run must come to.
+"""Multiply-accumulates of a transformer from its shape alone, which a count of a run must match.
 
 For one sequence of T tokens, without biases, norms or softmax:
 
@@ -42,8 +42,8 @@ class Macs:
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What of a transformer its products depend on."""
+class TransformerShape:
+    """The sizes that the matrix products of a transformer depend on."""
 
     width: int
     layers: int

@@ -1,4 +1,4 @@
-"""What the tracer looks through: every function call for SDPA, every operation for the rest."""
+"""Interception of a forward pass: SDPA as a function call, everything else by operation."""
 
 from __future__ import annotations
 
@@ -10,32 +10,52 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from spikeformers.energy.counting.module_stack import Frame
+
 
 class Watcher(Protocol):
-    """Who is told."""
+    """Receives every intercepted operation."""
 
     paused: bool
 
-    def look(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """One operation of the dispatcher, about to run."""
+    def before_op(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """An operation of the dispatcher is about to run."""
 
-    def see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        """One operation of the dispatcher, done."""
+    def after_op(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        """The operation has returned ``out``."""
 
     def enter_sdpa(self) -> str:
         """An SDPA call begins; returns the name of the module that makes it."""
 
     def leave_sdpa(self) -> None:
-        """It has ended."""
+        """The SDPA call has ended."""
 
     def softmax_attention(
         self, name: str, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor
     ) -> None:
-        """Attention over the allowed pairs."""
+        """Softmax attention has run over the allowed pairs."""
+
+
+class Recorder(Protocol):
+    """Receives every operation of a traced run together with the modules that are running."""
+
+    def begin(self, stated: Any) -> None:
+        """A forward pass starts; ``stated`` maps tensors to the spikes their neurons made."""
+
+    def before_op(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], stack: list[Frame]
+    ) -> None:
+        """An operation is about to run: its operands still hold their values."""
+
+    def after_op(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        """The operation has returned ``out``."""
+
+    def rows_gathered(self, stack: list[Frame], weights: Tensor, v: Tensor) -> None:
+        """Attention read rows of V by index: ``weights @ v`` without a product."""
 
 
 class FunctionMode(TorchFunctionMode):
-    """Sees scaled_dot_product_attention before it becomes a kernel of its own."""
+    """Intercepts scaled_dot_product_attention before it becomes a single kernel."""
 
     def __init__(self, watcher: Watcher) -> None:
         super().__init__()
@@ -81,7 +101,7 @@ def _count_sdpa(
 
 
 class DispatchMode(TorchDispatchMode):
-    """Sees every operation."""
+    """Intercepts every operation of the dispatcher."""
 
     def __init__(self, watcher: Watcher) -> None:
         super().__init__()
@@ -91,7 +111,7 @@ class DispatchMode(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        self.watcher.look(func, args, kwargs)
+        self.watcher.before_op(func, args, kwargs)
         out = func(*args, **kwargs)
-        self.watcher.see(func, args, kwargs, out)
+        self.watcher.after_op(func, args, kwargs, out)
         return out

@@ -1,4 +1,4 @@
-"""Which module is running, and how the tracer treats it."""
+"""The modules that are running, innermost last, and how the tracer treats each."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from transformers.pytorch_utils import Conv1D
 
 from spikeformers.attention import Attention
 from spikeformers.energy.counting.rules import norm_kind
-from spikeformers.models._block import SpikingAttention
 from spikeformers.neurons import Neuron
+
+ATTENTION = "attention scores and values"
 
 
 @dataclass
@@ -29,13 +30,13 @@ class Frame:
     edges: tuple[str, Neuron, Tensor] | None = None
     """Of an attention core: the neuron that fired its weights, and what it fired."""
     listed: Counter[str] = field(default_factory=Counter)
-    """How many operations of each name an audit has seen here."""
+    """How many operations of each name an audit has recorded here."""
 
 
 def layer_of(name: str) -> int | None:
     """The block a module is in: the first number in its path; None outside the blocks."""
-    found = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
-    return int(found[1]) if found else None
+    number = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
+    return int(number[1]) if number else None
 
 
 def kind_of(module: nn.Module) -> str:
@@ -50,7 +51,7 @@ def kind_of(module: nn.Module) -> str:
         return "neuron"
     if isinstance(module, Attention):
         return "core"
-    if isinstance(module, SpikingAttention) and module.fire_in.neuron.expanded:
+    if getattr(module, "sums_sub_steps", False):
         return "expanded"
     if norm_kind(module) is not None:
         return "norm"
@@ -89,13 +90,45 @@ def attention_written_out(frame: Frame) -> tuple[Tensor, Tensor, Tensor, Tensor]
     )
 
 
-def said(op: str, left: Tensor, right: Tensor, name: str) -> str:
-    """A product in words."""
+def in_attention(stack: list[Frame]) -> bool:
+    """Whether an attention module is running: one that holds a core, or that is called so.
+
+    Dense models of Transformers state nothing of their modules but the name.
+    """
+    return any(
+        "Attention" in type(frame.module).__name__
+        or any(isinstance(part, Attention) for part in frame.module.children())
+        for frame in stack
+    )
+
+
+def linear_component(stack: list[Frame], name: str) -> str:
+    """The component that a linear map or convolution called ``name`` belongs to."""
+    if layer_of(name) is None:
+        return "embedding" if "embed" in name else "head"
+    return "attention projections" if in_attention(stack) else "mlp"
+
+
+def elementwise_component(
+    stack: list[Frame], frame: Frame, name: str, *, joins_stream: bool
+) -> str:
+    """The component of the elementwise operation ``name`` that runs in ``frame``."""
+    if frame.kind == "activation":
+        return "activations"
+    if layer_of(frame.name) is None:
+        return "embedding" if name == "add" else "other"
+    if joins_stream:
+        return "residual"
+    return ATTENTION if in_attention(stack) else "activations"
+
+
+def product_in_words(op: str, left: Tensor, right: Tensor, name: str) -> str:
+    """A product, its shapes and the module it ran in, for messages."""
     return f"aten.{op} {list(left.shape)} x {list(right.shape)} in {name or 'the model'}"
 
 
 def complaint(model: str, unaccounted: list[str]) -> str:
-    """What to say of products that belong to no counted module."""
+    """The error message for products that belong to no counted module."""
     shown, more = "; ".join(unaccounted[:8]), len(unaccounted) - 8
     return (
         f"{len(unaccounted)} matrix products of {model} belong to no counted module, so the count "

@@ -11,7 +11,7 @@
 Names and definitions are those of the package ``neurobench`` 2.3 (asked by string), which counts
 Linear, Conv1d, Conv2d and Conv3d; Transformers' Conv1D (GPT-2) is counted here too. Differs:
 
-- NeuroBench takes an input for spikes where all its values are 0, 1 or -1. Here spikes may be
+- NeuroBench takes an input to be spikes where all its values are 0, 1 or -1. Here spikes may be
   multiples of another unit, and an integer count c is c accumulates (NeuroBench: one MAC).
 - Padding is left out, and so are attention weights that a mask forbids to fire.
 - ``attention_operations`` is our own: products of attention, which NeuroBench does not see.
@@ -27,8 +27,9 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from spikeformers.energy.counting.rows import Batch
 from spikeformers.energy.counting.trace import Operand, Product, Synapses
-from spikeformers.energy.counting.tracer import Batch, trace
+from spikeformers.energy.counting.tracer import trace
 from spikeformers.errors import DataError
 
 _CONNECTIONS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv1D)
@@ -47,14 +48,15 @@ def neurobench_metrics(model: nn.Module, batches: Iterable[Batch]) -> dict[str, 
     with _watched(model, activations):
         for batch in batches:
             samples += _samples(batch)
-            found = trace(model, batch)
-            linear += found.synapses
-            attention += (one for one in found.products.values() if one.role != "linear")
-            activations += found.neurons.values()
+            counted = trace(model, batch)
+            linear += counted.synapses
+            products = counted.products.values()
+            attention += (product for product in products if product.role != "linear")
+            activations += counted.neurons.values()
     if samples == 0:
         raise DataError("there is no sample to measure on: give at least one batch.")
-    size = sum(one.size for one in activations)
-    silent = size - sum(one.nonzero for one in activations)
+    size = sum(output.size for output in activations)
+    silent = size - sum(output.nonzero for output in activations)
     return {
         "footprint": sum(x.nbytes for x in (*model.parameters(), *model.buffers())),
         "connection_sparsity": _connection_sparsity(model),
@@ -62,8 +64,10 @@ def neurobench_metrics(model: nn.Module, batches: Iterable[Batch]) -> dict[str, 
         "synaptic_operations": _operations(linear, samples),
         "attention_operations": _operations(
             [
-                Synapses(one.spiking, one.sop if one.spiking else one.macs, one.macs)
-                for one in attention
+                Synapses(
+                    product.spiking, product.sop if product.spiking else product.macs, product.macs
+                )
+                for product in attention
             ],
             samples,
         ),
@@ -73,9 +77,9 @@ def neurobench_metrics(model: nn.Module, batches: Iterable[Batch]) -> dict[str, 
 def _operations(counted: list[Synapses], samples: int) -> dict[str, float]:
     """Sums per sample."""
     return {
-        "Effective_MACs": sum(one.effective for one in counted if not one.spiking) / samples,
-        "Effective_ACs": sum(one.effective for one in counted if one.spiking) / samples,
-        "Dense": sum(one.dense for one in counted) / samples,
+        "Effective_MACs": sum(layer.effective for layer in counted if not layer.spiking) / samples,
+        "Effective_ACs": sum(layer.effective for layer in counted if layer.spiking) / samples,
+        "Dense": sum(layer.dense for layer in counted) / samples,
     }
 
 
@@ -93,12 +97,12 @@ def _connection_sparsity(model: nn.Module) -> float:
     return round((number - nonzero) / number, 4) if number else 0.0
 
 
-def _watched(model: nn.Module, found: list[Operand]) -> ExitStack:
+def _watched(model: nn.Module, outputs: list[Operand]) -> ExitStack:
     """Record what ReLU and sigmoid modules give, until the stack is closed."""
     stack = ExitStack()
 
     def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-        found.append(Operand("real", output.numel(), int(torch.count_nonzero(output)), 0))
+        outputs.append(Operand("real", output.numel(), int(torch.count_nonzero(output)), 0))
 
     for module in model.modules():
         if isinstance(module, _ACTIVATIONS):

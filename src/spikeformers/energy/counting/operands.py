@@ -1,6 +1,6 @@
-"""Which tensors are spikes: known from the neuron that made them, else read off the values.
+"""Which tensors are spikes: stated by the neuron that made them, else read off the values.
 
-Known: a neuron's output carries its ``(kind, unit)`` through operations that only move values
+Stated: a neuron's output carries its ``(kind, unit)`` through operations that only move values
 (view, transpose, cat, gather ...). Else, by the values x, with u the smallest non-zero ``|x|``
 (u = 1 where all x are integers):
 
@@ -33,15 +33,15 @@ class Spikes(NamedTuple):
     weighted: bool = False
 
 
-def spikes_of(x: Tensor, known: Spikes | None = None) -> Spikes | None:
+def spikes_of(x: Tensor, stated: Spikes | None = None) -> Spikes | None:
     """Kind and unit of the spikes in ``x``; None where they are real numbers."""
     x = x.detach()
     if x.dtype == torch.bool:
         return Spikes("binary", 1.0)
     if x.is_complex():
         return None
-    if known is not None and _is(x, known):
-        return known
+    if stated is not None and _is(x, stated):
+        return stated
     size = x.abs()
     largest = float(size.max()) if size.numel() else 0.0
     if not 0 < largest < float("inf"):
@@ -86,15 +86,16 @@ def planes_of(x: Tensor, spikes: Spikes) -> int:
     return max(1, largest.bit_length()) + (1 if least < 0 or spikes.kind == "ternary" else 0)
 
 
-def _is(x: Tensor, known: Spikes) -> bool:
+def _is(x: Tensor, stated: Spikes) -> bool:
     """Whether the values of ``x`` are what the neuron that made it says."""
-    if not _multiples(x, known.unit, tolerance=2e-2):
+    if not _multiples(x, stated.unit, tolerance=2e-2):
         return False
-    if known.kind == "integer" or x.numel() == 0:
+    if stated.kind == "integer" or x.numel() == 0:
         return True
     least, most = (float(value) for value in x.aminmax())
     return (
-        most <= 1.5 * known.unit and least >= (-1.5 if known.kind == "ternary" else 0) * known.unit
+        most <= 1.5 * stated.unit
+        and least >= (-1.5 if stated.kind == "ternary" else 0) * stated.unit
     )
 
 

@@ -44,7 +44,7 @@ def is_product(name: str) -> bool:
     return _LOOKS_LIKE_A_PRODUCT.search(name) is not None
 
 
-def sides(name: str, args: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+def factors(name: str, args: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
     """Left and right operand of a product."""
     first = _LEFT.get(name, 0)
     return args[first], args[first + 1]
@@ -52,7 +52,7 @@ def sides(name: str, args: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
 
 def macs_of(name: str, args: tuple[Any, ...], out: Tensor) -> int:
     """Multiply-accumulates of a product, masked entries included."""
-    left, right = sides(name, args)
+    left, right = factors(name, args)
     if "scaled_dot_product" in name:  # args are q, k, v
         pairs = left.numel() // left.shape[-1] * right.shape[-2]
         return pairs * (left.shape[-1] + args[2].shape[-1])
@@ -68,7 +68,7 @@ def macs_of(name: str, args: tuple[Any, ...], out: Tensor) -> int:
 def elementwise(
     name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
 ) -> dict[str, int]:
-    """Operations by kind of one call; empty for what is no arithmetic on real numbers."""
+    """Operations by kind of one call; empty for what is not arithmetic on real numbers."""
     if name == "max_pool2d_with_indices":
         size = args[1]
         return {"compare": out[0].numel() * (size[0] * size[-1] - 1)}

@@ -11,31 +11,29 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from spikeformers.energy.counting.operands import counts, operand
-from spikeformers.energy.counting.rules import Rows, spikes_by
+from spikeformers.energy.counting.rows import Batch, Rows, inputs_of
+from spikeformers.energy.counting.rules import spikes_by
 from spikeformers.energy.counting.trace import Operand
-from spikeformers.energy.counting.tracer import Batch
 from spikeformers.errors import ConfigError, nearest
 from spikeformers.neurons import Neuron, observe
 
 
 def density_of(model: nn.Module, batches: Iterable[Batch]) -> dict[str, Operand]:
     """Kind, density and mean count of every neuron layer, padding left out."""
-    found: dict[str, Operand] = {}
+    by_layer: dict[str, Operand] = {}
     for batch in batches:
-        inputs = {"input_ids": batch} if isinstance(batch, Tensor) else dict(batch)
-        ids = inputs["input_ids"]
-        rows = Rows(ids.shape[0], ids.shape[1], inputs.get("attention_mask"))
+        inputs, rows = inputs_of(batch)
 
         def record(name: str, neuron: Neuron, spikes: Tensor, rows: Rows = rows) -> None:
-            one = operand(rows.select(spikes), spikes_by(neuron))
-            if name in found:
-                found[name].merge(one)
+            counted = operand(rows.select(spikes), spikes_by(neuron))
+            if name in by_layer:
+                by_layer[name].merge(counted)
             else:
-                found[name] = one
+                by_layer[name] = counted
 
         with observe(model, record):
             _run(model, inputs)
-    return found
+    return by_layer
 
 
 def density_by_position(model: nn.Module, batches: Iterable[Batch]) -> NDArray[np.float64]:
@@ -47,9 +45,8 @@ def density_by_position(model: nn.Module, batches: Iterable[Batch]) -> NDArray[n
     sums: dict[str, Tensor] = {}
     sizes: dict[str, Tensor] = {}
     for batch in batches:
-        inputs = {"input_ids": batch} if isinstance(batch, Tensor) else dict(batch)
-        rows, tokens = inputs["input_ids"].shape
-        mask = inputs.get("attention_mask", torch.ones(rows, tokens)).double()
+        inputs, rows = inputs_of(batch)
+        mask = inputs.get("attention_mask", torch.ones(rows.shape)).double()
 
         def record(name: str, neuron: Neuron, spikes: Tensor, mask: Tensor = mask) -> None:
             if tuple(spikes.shape[-3:-1]) != tuple(mask.shape):
@@ -59,9 +56,9 @@ def density_by_position(model: nn.Module, batches: Iterable[Batch]) -> NDArray[n
             longest = max(len(here), len(sums.get(name, here)))
             for kept, new in ((sums, here), (sizes, mask.sum(0))):
                 grown = torch.zeros(longest, dtype=torch.float64)
-                for one in (kept.get(name), new):
-                    if one is not None:
-                        grown[: len(one)] += one
+                for part in (kept.get(name), new):
+                    if part is not None:
+                        grown[: len(part)] += part
                 kept[name] = grown
 
         with observe(model, record):
@@ -69,8 +66,8 @@ def density_by_position(model: nn.Module, batches: Iterable[Batch]) -> NDArray[n
     if not sums:
         raise ConfigError(f"{type(model).__name__} has no neurons whose outputs belong to tokens.")
     shares = torch.stack([sums[name] / sizes[name].clamp_min(1) for name in sums])
-    found: NDArray[np.float64] = shares.mean(0).numpy()
-    return found
+    density: NDArray[np.float64] = shares.mean(0).numpy()
+    return density
 
 
 def neuron_names(model: nn.Module) -> list[str]:
@@ -84,23 +81,23 @@ def raster_of(model: nn.Module, ids: Tensor, name: str) -> NDArray[np.float32]:
     ``ids`` is ``[T]`` or ``[1, T]``; ternary spikes keep their sign. ConfigError names the nearest
     layer where there is none of that name.
     """
-    known = neuron_names(model)
-    if name not in known:
+    names = neuron_names(model)
+    if name not in names:
         raise ConfigError(
-            f"no neuron layer is called {name!r}.{nearest(name, known)} "
-            f"This model has {len(known)}, {known[0]!r} among them." if known else
+            f"no neuron layer is called {name!r}.{nearest(name, names)} "
+            f"This model has {len(names)}, {names[0]!r} among them." if names else
             f"no neuron layer is called {name!r}: {type(model).__name__} has no neurons."
         )  # fmt: skip
-    found: list[Tensor] = []
+    recorded: list[Tensor] = []
 
     def record(at: str, neuron: Neuron, spikes: Tensor) -> None:
         if at == name:
-            found.append(counts(spikes, spikes_by(neuron)) * spikes.sign())
+            recorded.append(counts(spikes, spikes_by(neuron)) * spikes.sign())
 
     with observe(model, record):
         _run(model, {"input_ids": ids.reshape(1, -1)})
     tokens = ids.numel()
-    summed = found[0].reshape(-1, tokens, found[0].shape[-1]).sum(0)
+    summed = recorded[0].reshape(-1, tokens, recorded[0].shape[-1]).sum(0)
     raster: NDArray[np.float32] = summed.T.cpu().numpy().astype(np.float32)
     return raster
 
@@ -113,12 +110,14 @@ def winners_of_sentence(model: nn.Module, ids: Tensor) -> NDArray[np.float32]:
     """
     out = _run(model, {"input_ids": ids.reshape(1, -1), "output_attentions": True})
     maps = getattr(out, "attentions", None)
-    if not maps or any(one is None for one in maps):
+    if not maps or any(weights is None for weights in maps):
         raise ConfigError(
             f"{type(model).__name__} returns no attention weights; load a dense model with "
             "attn_implementation='eager' to see them."
         )
-    stacked: NDArray[np.float32] = torch.stack([one[0] for one in maps]).float().cpu().numpy()
+    stacked: NDArray[np.float32] = (
+        torch.stack([weights[0] for weights in maps]).float().cpu().numpy()
+    )
     return stacked
 
 
@@ -127,6 +126,6 @@ def _run(model: nn.Module, inputs: dict[str, Any]) -> Any:
     model.eval()
     try:
         with torch.no_grad():
-            return model(**{key: x for key, x in inputs.items() if key != "labels"})
+            return model(**inputs)
     finally:
         model.train(training)

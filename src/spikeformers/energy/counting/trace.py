@@ -43,7 +43,7 @@ class Synapses(NamedTuple):
 
 @dataclass
 class Operand:
-    """One side of a product, or the output of a neuron: how many values, how many spikes."""
+    """An operand of a product, or the output of a neuron: how many values, how many spikes."""
 
     kind: Kind
     size: int
@@ -128,9 +128,9 @@ class Attending:
     """Of a head."""
     heads: int
     key_heads: int
-    winners: int | None = None
+    reads_per_query: int | None = None
     """Keys that a query reads at most; None where that grows with the keys."""
-    edges: bool = False
+    weights_are_fired: bool = False
     """A neuron fires the weights."""
 
     def merge(self, other: Attending) -> None:
@@ -145,7 +145,7 @@ class Product:
 
     ``macs`` are those that a dense model would do in its place: allowed (query, key) pairs only,
     no padding, every simulation step. ``sop`` are the accumulates that spikes leave of them; 0
-    where neither side is spikes.
+    where neither operand is spikes.
     """
 
     name: str
@@ -163,19 +163,18 @@ class Product:
 
     @property
     def spiking(self) -> bool:
-        """At least one side is spikes."""
+        """At least one operand is spikes."""
         return self.left.is_spikes or self.right.is_spikes
 
     @property
     def density(self) -> float:
         """Share of non-zeros among the neurons' spikes that enter; 1 for a dense product."""
-        sides = {
+        fired = {
             "scores": [self.left, self.right],
             "values": [self.right],
             "state": [self.left, self.right],
-        }
-        of_role = sides.get(self.role, [self.left])
-        entering = [side.density for side in of_role if side.is_spikes]
+        }.get(self.role, [self.left])
+        entering = [operand.density for operand in fired if operand.is_spikes]
         return sum(entering) / len(entering) if entering else 1.0
 
     def merge(self, other: Product) -> None:
@@ -205,7 +204,7 @@ class Trace:
     states: dict[str, State] = field(default_factory=dict)
     """Membranes that were carried from step to step, by neuron layer."""
     unit: str = "token"
-    """What a token is here: a "token" or an "image"."""
+    """What ``tokens`` counts: a "token" or an "image"."""
     window: int = 0
     """Tokens of a sequence."""
     parameters: int = 0
@@ -215,11 +214,11 @@ class Trace:
 
     def add_product(self, product: Product) -> None:
         """Count ``product``; one of the same name is merged."""
-        known = self.products.get(product.name)
-        if known is None:
+        counted = self.products.get(product.name)
+        if counted is None:
             self.products[product.name] = product
         else:
-            known.merge(product)
+            counted.merge(product)
 
     def add_neuron(self, name: str, spikes: Operand) -> None:
         """Count the spikes of the neuron layer ``name``."""

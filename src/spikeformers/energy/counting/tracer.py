@@ -1,4 +1,4 @@
-"""One tracer for energy and audit: a real forward pass, counted.
+"""The tracer of energy and audit: it counts a real forward pass.
 
 Hooks on modules count what has a closed form (rules.py). Below them a dispatch mode sees every
 operation, functional calls included, and holds the hooks to account: a matrix product that belongs
@@ -11,7 +11,7 @@ out as product, softmax, product, embeddings, norms, neurons, and elementwise op
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -20,29 +20,28 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 from transformers.pytorch_utils import Conv1D
 
-from spikeformers.attention import A2OS2A, Attention
-from spikeformers.energy.auditing.recorder import Listing
+from spikeformers.attention import Attention
+from spikeformers.energy.counting import attention_rules, rules
 from spikeformers.energy.counting import operations as ops
-from spikeformers.energy.counting import rules as count
-from spikeformers.energy.counting import synapses
-from spikeformers.energy.counting.hooks import DispatchMode, FunctionMode
+from spikeformers.energy.counting.hooks import DispatchMode, FunctionMode, Recorder
 from spikeformers.energy.counting.module_stack import (
+    ATTENTION,
     Frame,
     attention_written_out,
     complaint,
+    elementwise_component,
     key_heads_of,
     kind_of,
     layer_of,
-    said,
+    linear_component,
+    product_in_words,
 )
 from spikeformers.energy.counting.operands import Spikes
-from spikeformers.energy.counting.rules import Place, Rows
+from spikeformers.energy.counting.rows import Batch, Place, Rows, inputs_of
 from spikeformers.energy.counting.trace import Trace
 from spikeformers.errors import SpikeformersError
 from spikeformers.neurons import Neuron
 
-Batch = Tensor | Mapping[str, Tensor]
-_ATTENTION = "attention scores and values"
 _CLOSED = ("linear", "conv", "embedding", "norm", "neuron", "core", "sdpa", "expanded")
 _ACCOUNTS = ("linear", "conv", "core", "sdpa", "expanded")
 
@@ -50,7 +49,7 @@ _ACCOUNTS = ("linear", "conv", "core", "sdpa", "expanded")
 def trace(model: nn.Module, batch: Batch) -> Trace:
     """Count one forward pass over ids ``[B, T]``, or ``{"input_ids", "attention_mask"}``.
 
-    ``{"pixel_values"}`` ``[B, C, H, W]`` are images, and then an image is what a token is here.
+    ``{"pixel_values"}`` ``[B, C, H, W]`` are images, and then an image stands for a token.
 
     The model runs in eval mode, without cache or gradients, and is left as it was. Raises
     SpikeformersError where a matrix product belongs to no counted module.
@@ -60,27 +59,21 @@ def trace(model: nn.Module, batch: Batch) -> Trace:
     return tracer.trace
 
 
-def trace_into(listing: Listing, model: nn.Module, batch: Batch) -> int:
-    """List every operation of one forward pass, whether it can be counted or not.
+def trace_into(recorder: Recorder, model: nn.Module, batch: Batch) -> int:
+    """Hand every operation of one forward pass to ``recorder``, countable or not.
 
     Returns the number of tokens, padding left out. The model runs as in ``trace``.
     """
-    return _run(model, batch, listing).trace.tokens
+    return _run(model, batch, recorder).trace.tokens
 
 
-def _run(model: nn.Module, batch: Batch, listing: Listing | None) -> _Tracer:
-    inputs = {"input_ids": batch} if isinstance(batch, Tensor) else dict(batch)
-    inputs.pop("labels", None)
-    if "pixel_values" in inputs:
-        rows = Rows(inputs["pixel_values"].shape[0], 1, None, images=True)
-    else:
-        batch_size, tokens = inputs["input_ids"].shape[:2]
-        rows = Rows(batch_size, tokens, inputs.get("attention_mask"))
+def _run(model: nn.Module, batch: Batch, recorder: Recorder | None) -> _Tracer:
+    inputs, rows = inputs_of(batch)
     rows.key_heads = key_heads_of(model)
     parameters = inspect.signature(model.forward).parameters
     if "use_cache" in parameters:
-        inputs["use_cache"] = False  # type: ignore[assignment]
-    tracer = _Tracer(model, rows, listing)
+        inputs["use_cache"] = False
+    tracer = _Tracer(model, rows, recorder)
     training = model.training
     model.eval()
     try:
@@ -92,10 +85,10 @@ def _run(model: nn.Module, batch: Batch, listing: Listing | None) -> _Tracer:
 
 
 class _Tracer:
-    """Frames of running modules, and what their hooks counted."""
+    """The running modules, and what their hooks counted."""
 
-    def __init__(self, model: nn.Module, rows: Rows, listing: Listing | None) -> None:
-        self.model, self.rows, self.listing = model, rows, listing
+    def __init__(self, model: nn.Module, rows: Rows, recorder: Recorder | None) -> None:
+        self.model, self.rows, self.recorder = model, rows, recorder
         stored = sum(p.numel() for p in model.parameters())
         self.trace = Trace(
             tokens=rows.tokens,
@@ -106,16 +99,18 @@ class _Tracer:
         )
         self.held: set[int] = set()
         """Parameters of counted modules, by identity: a tied one counts once."""
-        self.frames: list[Frame] = []
-        self.known: Any = WeakTensorKeyDictionary()
+        self.stack: list[Frame] = []
+        """Running modules, innermost last."""
+        self.stated: Any = WeakTensorKeyDictionary()
+        """Tensors that carry a neuron's spikes, and what the neuron says these are."""
         self.last_spikes: dict[nn.Module, Tensor] = {}
         self.paused = False
         self.width = 0
-        """Width of the embeddings, by which residual additions are known."""
+        """Width of the embeddings, by which residual additions are recognised."""
         self.unaccounted: list[str] = []
-        self._stack = ExitStack()
-        if listing is not None:
-            listing.begin(self.known)
+        self._open = ExitStack()
+        if recorder is not None:
+            recorder.begin(self.stated)
 
     def __enter__(self) -> _Tracer:
         for name, module in self.model.named_modules():
@@ -123,13 +118,13 @@ class _Tracer:
                 module.register_forward_pre_hook(self._enter(name), with_kwargs=True),
                 module.register_forward_hook(self._leave(name), with_kwargs=True),
             ):
-                self._stack.callback(handle.remove)
-        self._stack.enter_context(FunctionMode(self))
-        self._stack.enter_context(DispatchMode(self))
+                self._open.callback(handle.remove)
+        self._open.enter_context(FunctionMode(self))
+        self._open.enter_context(DispatchMode(self))
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._stack.close()
+        self._open.close()
 
     def complain(self) -> None:
         """Raise if a matrix product was not counted."""
@@ -146,7 +141,7 @@ class _Tracer:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if self.paused:  # a counter asks the core for its weights again
                 return
-            self.frames.append(Frame(name, module, kind_of(module)))
+            self.stack.append(Frame(name, module, kind_of(module)))
 
         return hook
 
@@ -156,7 +151,7 @@ class _Tracer:
         ) -> None:
             if self.paused:
                 return
-            frame = self.frames.pop()
+            frame = self.stack.pop()
             self.paused = True
             try:
                 count_kind = _COUNTERS.get(frame.kind)
@@ -175,10 +170,12 @@ class _Tracer:
         x: Tensor = next(iter(inputs.values()))
         self._hold(module.weight)
         weight = module.weight if isinstance(module, Conv1D) else module.weight.t()
-        place = self.place(frame.name, self._linear_component(frame.name))
-        expected = count.linear(self.trace, place, self.rows, x, self.known.get(x), weight)
+        place = self.place(frame.name, linear_component(self.stack, frame.name))
+        expected = rules.linear(self.trace, place, self.rows, x, self.stated.get(x), weight)
         self._check(frame, expected, expected)
-        self.trace.synapses.append(synapses.of_linear(self.rows, x, self.known.get(x), weight))
+        self.trace.synapses.append(
+            rules.synapses_of_linear(self.rows, x, self.stated.get(x), weight)
+        )
         if module.bias is not None:
             added = self.rows.select(output).numel()
             self.trace.add_operations(place.component, place.layer, add=added)
@@ -188,12 +185,12 @@ class _Tracer:
         assert isinstance(module, nn.Conv2d)
         self._hold(module.weight)
         x: Tensor = next(iter(inputs.values()))
-        place = self.place(frame.name, self._linear_component(frame.name))
-        expected = count.convolution(
-            self.trace, place, self.rows, module, x, self.known.get(x), output
+        place = self.place(frame.name, linear_component(self.stack, frame.name))
+        expected = rules.convolution(
+            self.trace, place, self.rows, module, x, self.stated.get(x), output
         )
         self._check(frame, expected, expected)
-        self.trace.synapses.append(synapses.of_convolution(x, self.known.get(x), module))
+        self.trace.synapses.append(rules.synapses_of_convolution(x, self.stated.get(x), module))
         if module.bias is not None:
             self.trace.add_operations(place.component, place.layer, add=output.numel())
 
@@ -202,12 +199,6 @@ class _Tracer:
             self.held.add(id(weight))
             self.trace.other_parameters -= weight.numel()
 
-    def _linear_component(self, name: str) -> str:
-        if self.place(name, "").layer is None:
-            return "embedding" if "embed" in name else "head"
-        inside = any("Attention" in type(frame.module).__name__ for frame in self.frames)
-        return "attention projections" if inside else "mlp"
-
     def _embedding(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
         rows = self.rows.tokens if output.shape[-2] == self.rows.shape[1] else output.shape[-2]
         self._hold(frame.module.weight)
@@ -215,20 +206,20 @@ class _Tracer:
         self.trace.add_operations("embedding", layer_of(frame.name), lookup=rows * output.shape[-1])
 
     def _norm(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
-        kind = str(count.norm_kind(frame.module))
-        count.norm(self.trace, self.place(frame.name, "norms"), self.rows, output, kind)
+        kind = str(rules.norm_kind(frame.module))
+        rules.norm(self.trace, self.place(frame.name, "norms"), self.rows, output, kind)
 
     def _neuron(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
         module = frame.module
         assert isinstance(module, Neuron)
-        around = self.frames[-1] if self.frames else None
-        if around is not None and around.kind == "core":
-            self.known[output] = Spikes(module.spike_type, module.unit)
-            around.edges = (frame.name, module, output)  # counted when it is known which may fire
+        around = self.stack[-1] if self.stack else None
+        if around is not None and getattr(around.module, "weights_are_fired", False):
+            self.stated[output] = rules.spikes_by(module)
+            around.edges = (frame.name, module, output)  # counted by the core, which has the mask
             return
         place = self.place(frame.name, "neurons")
         current = inputs["current"]
-        self.known[output] = count.neuron(self.trace, place, self.rows, module, current, output)
+        self.stated[output] = rules.neuron(self.trace, place, self.rows, module, current, output)
         if module.expanded:
             self.last_spikes[module] = output
 
@@ -237,75 +228,86 @@ class _Tracer:
         assert isinstance(module, Attention)
         q, k, v = inputs["q"], inputs["k"], inputs["v"]
         bias = inputs.get("bias")
-        known = (self.known.get(q), self.known.get(k), self.known.get(v))
-        place = self.place(frame.name, _ATTENTION)
-        if isinstance(module, A2OS2A) and module.order == "state":
-            count.state_attention(self.trace, place, self.rows, (q, k, v), known)
-            done = count.state_macs(module, q)
-            self._check(frame, done, done)
+        stated = self._stated_of(q, k, v)
+        place = self.place(frame.name, ATTENTION)
+        if module.keeps_state:
+            attention_rules.state_attention(self.trace, place, self.rows, (q, k, v), stated)
+            expected = module.state_macs(q)
+            self._check(frame, expected, expected)
             return
         allowed = inputs["allowed"]
-        weights = self._spiking_attention(place, module, (q, k, v), known, allowed, bias)
+        weights = self._spiking_attention(place, module, (q, k, v), stated, allowed, bias)
         if frame.edges is not None:
             name, neuron, spikes = frame.edges
             edges = self.place(name, "neurons")
-            count.edges(self.trace, edges, self.rows, neuron, spikes, allowed)
+            attention_rules.edges(self.trace, edges, self.rows, neuron, spikes, allowed)
         # A core may skip keys that no query of a block sees, and gather V instead of multiplying.
         pairs = q.numel() // q.shape[-1] * k.shape[-2]
         seen = int(allowed.expand(*q.shape[:-1], k.shape[-2]).sum())
-        if self.listing is not None and frame.dispatched <= pairs * q.shape[-1]:
-            self.listing.gathered([*self.frames, frame], weights, v)
+        if self.recorder is not None and frame.dispatched <= pairs * q.shape[-1]:
+            self.recorder.rows_gathered([*self.stack, frame], weights, v)
         self._check(frame, seen * q.shape[-1], pairs * (q.shape[-1] + v.shape[-1]))
-        if module.weights_are_binary and module.winners_per_query == 1 and known[2] is not None:
-            self.known[output] = known[2]  # each output row is one row of V
+        if module.weights_are_binary and module.reads_per_query == 1 and stated[2] is not None:
+            self.stated[output] = stated[2]  # each output row is one row of V
 
     def _expanded(self, frame: Frame, inputs: dict[str, Any], output: Any) -> None:
         """Binary sub-steps: scores are summed over all pairs of them before the competition."""
         module: Any = frame.module
-        fires = (module.fire_query, module.fire_key, module.fire_value)
-        sides = tuple(
-            module._heads(self.last_spikes.pop(f.neuron).sum(0)) * f.neuron.unit for f in fires
-        )
-        known = tuple(Spikes("integer", f.neuron.unit) for f in fires)
-        place = self.place(f"{frame.name}.core", _ATTENTION)
+        summed = module.summed_sub_steps(self.last_spikes.pop)
+        operands = tuple(counts for counts, _ in summed)
+        stated = tuple(Spikes("integer", unit) for _, unit in summed)
+        place = self.place(f"{frame.name}.core", ATTENTION)
         self._spiking_attention(
-            place, module.core, sides, known, inputs["allowed"], inputs.get("bias")
+            place, module.core, operands, stated, inputs["allowed"], inputs.get("bias")
         )
 
     def _spiking_attention(
-        self, place: Place, core: Attention, sides: Any, known: Any, allowed: Tensor, bias: Any
+        self,
+        place: Place,
+        core: Attention,
+        operands: Any,
+        stated: Any,
+        allowed: Tensor,
+        bias: Any,
     ) -> Tensor:
-        weights = core.weights(sides[0], sides[1], allowed, bias)
-        pairs = count.attention(self.trace, place, self.rows, sides, known, allowed, weights, core)
-        count.core(self.trace, place, core, pairs, bias is not None)
+        weights = core.weights(operands[0], operands[1], allowed, bias)
+        pairs = attention_rules.attention(
+            self.trace, place, self.rows, operands, stated, allowed, weights, core
+        )
+        attention_rules.core(self.trace, place, core, pairs, bias is not None)
         return weights
+
+    def _stated_of(self, *operands: Tensor) -> Any:
+        return tuple(self.stated.get(x) for x in operands)
 
     def _written_out(self, frame: Frame) -> None:
         """Attention as two products around one softmax of the masked scores."""
-        sides = attention_written_out(frame)
-        if sides is not None:
-            self.softmax_attention(frame.name, *sides)
+        operands = attention_written_out(frame)
+        if operands is not None:
+            self.softmax_attention(frame.name, *operands)
             return
-        self.unaccounted += [said(op, a, b, frame.name) for op, a, b in frame.products]
+        self.unaccounted += [product_in_words(op, a, b, frame.name) for op, a, b in frame.products]
 
     def enter_sdpa(self) -> str:
         """Open a frame for an SDPA call in the running module."""
-        name = self.frames[-1].name if self.frames else "sdpa"
-        self.frames.append(Frame(name, self.model, "sdpa"))
+        name = self.stack[-1].name if self.stack else "sdpa"
+        self.stack.append(Frame(name, self.model, "sdpa"))
         return name
 
     def leave_sdpa(self) -> None:
-        """Close it."""
-        self.frames.pop()
+        """Close the frame of the SDPA call."""
+        self.stack.pop()
 
     def softmax_attention(
         self, name: str, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor
     ) -> None:
         """Count softmax attention over the allowed pairs."""
-        place = self.place(name, _ATTENTION)
-        known = (self.known.get(q), self.known.get(k), self.known.get(v))
-        pairs = count.attention(self.trace, place, self.rows, (q, k, v), known, allowed, None)
-        count.softmax(self.trace, place, int(pairs.sum()))
+        place = self.place(name, ATTENTION)
+        stated = self._stated_of(q, k, v)
+        pairs = attention_rules.attention(
+            self.trace, place, self.rows, (q, k, v), stated, allowed, None
+        )
+        attention_rules.softmax(self.trace, place, int(pairs.sum()))
 
     def _check(self, frame: Frame, least: int, most: int) -> None:
         if not least <= frame.dispatched <= most:
@@ -316,78 +318,70 @@ class _Tracer:
 
     # --- operations --------------------------------------------------------------------------
 
-    def look(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """One operation of the dispatcher, about to run."""
-        if self.listing is not None and not self.paused:
-            self.listing.before(func, args, kwargs, self.frames)
+    def before_op(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """An operation of the dispatcher is about to run."""
+        if self.recorder is not None and not self.paused:
+            self.recorder.before_op(func, args, kwargs, self.stack)
 
-    def see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        """One operation of the dispatcher."""
+    def after_op(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        """Count the operation, unless a running module is counted in closed form."""
         if self.paused:
             return
-        if self.listing is not None:
-            self.listing.after(func, args, kwargs, out)
+        if self.recorder is not None:
+            self.recorder.after_op(func, args, kwargs, out)
         name = ops.base_name(func)
         if func._schema.is_mutable and args and isinstance(args[0], Tensor):
-            self.known.pop(args[0], None)
+            self.stated.pop(args[0], None)
         elif name in ops.MOVES or ops.pads_with_zeros(name, args):
             self._carry(args, out)
         if ops.is_product(name):
             self._product(name, args, out)
         elif name in ("_softmax", "_safe_softmax"):
             self._softmax(args[0])
-        elif not any(frame.kind in _CLOSED for frame in self.frames):
+        elif not any(frame.kind in _CLOSED for frame in self.stack):
             self._elementwise(name, args, kwargs, out)
 
     def _carry(self, args: tuple[Any, ...], out: Any) -> None:
         sources = args[0] if isinstance(args[0], (list, tuple)) else args[:1]
-        kinds = {self.known.get(x) for x in sources if isinstance(x, Tensor)}
+        kinds = {self.stated.get(x) for x in sources if isinstance(x, Tensor)}
         kind = kinds.pop() if len(kinds) == 1 else None
         if kind is not None:
             for made in out if isinstance(out, (list, tuple)) else (out,):
                 if made.is_floating_point():  # and no index
-                    self.known[made] = kind
+                    self.stated[made] = kind
 
     def _product(self, name: str, args: tuple[Any, ...], out: Any) -> None:
         made = out[0] if isinstance(out, tuple) else out
-        for frame in reversed(self.frames):
+        for frame in reversed(self.stack):
             if frame.kind in _ACCOUNTS:
                 frame.dispatched += ops.macs_of(name, args, made)
                 return
-        left, right = ops.sides(name, args)
-        top = self.frames[-1] if self.frames else None
+        left, right = ops.factors(name, args)
+        top = self.stack[-1] if self.stack else None
         if top is not None and name in ("bmm", "baddbmm"):
             top.products.append((name, left, right))
         else:
-            self.unaccounted.append(said(name, left, right, top.name if top else ""))
+            self.unaccounted.append(product_in_words(name, left, right, top.name if top else ""))
 
     def _softmax(self, scores: Tensor) -> None:
-        if self.frames and self.frames[-1].products:
-            self.frames[-1].softmaxes.append(scores)
+        if self.stack and self.stack[-1].products:
+            self.stack[-1].softmaxes.append(scores)
 
     def _elementwise(
         self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
     ) -> None:
-        frame = self.frames[-1] if self.frames else Frame("", self.model, "open")
+        frame = self.stack[-1] if self.stack else Frame("", self.model, "open")
         if len(frame.products) == 1:  # between the two products: counted with the softmax
             return
-        found = ops.elementwise(name, args, kwargs, out)
-        if found:
-            place = self.place(frame.name, self._elementwise_component(frame, name, args))
+        operations = ops.elementwise(name, args, kwargs, out)
+        if operations:
+            joins = name == "add" and self.rows.join_stream(args, self.width)
+            component = elementwise_component(self.stack, frame, name, joins_stream=joins)
+            place = self.place(frame.name, component)
             share = self.rows.share
             self.trace.add_operations(
-                place.component, place.layer, **{k: round(n * share) for k, n in found.items()}
+                place.component, place.layer, **{k: round(n * share) for k, n in operations.items()}
             )
-
-    def _elementwise_component(self, frame: Frame, name: str, args: tuple[Any, ...]) -> str:
-        if frame.kind == "activation":
-            return "activations"
-        if self.place(frame.name, "").layer is None:
-            return "embedding" if name == "add" else "other"
-        if name == "add" and self.rows.join_stream(args, self.width):
-            return "residual"
-        inside = any("Attention" in type(f.module).__name__ for f in self.frames)
-        return _ATTENTION if inside else "activations"
 
 
 _COUNTERS: dict[str, Callable[[_Tracer, Frame, dict[str, Any], Any], None]] = {

@@ -1,12 +1,12 @@
-"""What attention would do for one token: counted pairs, carried over to another context.
+"""What attention would do for one token: counted pairs, scaled to another context.
 
-Per allowed pair, coincidences and additions stay what they were in the run; the number of pairs is
-the context's. A winner-take-all reads the rows of V of its winners, never more than there are
-keys; a neuron's edges, softmax and SSA keep their share of the pairs.
+Per allowed pair, coincidences and additions stay what they were in the run; the number of pairs
+follows from the context. A winner-take-all reads the rows of V of its winners, never more than
+there are keys; a neuron's edges, softmax and SSA keep their share of the pairs.
 
 Cache: each token's key and value are written once, real ones in fp16 and spikes as bit planes.
 Every query of a tile sees the keys in one reading; values are read row by row where few are
-wanted, and never more than once a tile. Where two bit planes meet, all their bits are compared
+wanted, and never more than once per tile. Where two bit planes meet, all their bits are compared
 (``logic``), whatever fires.
 """
 
@@ -16,32 +16,32 @@ from collections.abc import Iterator
 
 from spikeformers.energy.counting.trace import Attending, Operand, Product, Trace
 from spikeformers.energy.pricing.precision import BITS, COUNT, Precision
-from spikeformers.energy.pricing.work_items import Phase, Work, compute, limited, traffic
+from spikeformers.energy.pricing.work_items import Phase, WorkItem, compute, limited, traffic
 
 
 def attention_work(
-    found: Trace, precision: Precision, phase: Phase, spikes: float
-) -> Iterator[Work]:
+    trace: Trace, precision: Precision, phase: Phase, spikes: float
+) -> Iterator[WorkItem]:
     """Lines of every product of attention."""
-    held = cache_bits(found, precision) * phase.context
-    for product in found.products.values():
+    held = cache_bits(trace, precision) * phase.context
+    for product in trace.products.values():
         if product.role == "scores":
-            yield from _scores(product, found, precision, phase, spikes, held)
+            yield from _scores(product, trace, precision, phase, spikes, held)
         elif product.role == "values":
-            yield from _values(product, found, precision, phase, spikes, held)
+            yield from _values(product, trace, precision, phase, spikes, held)
         elif product.role in ("state", "read"):
-            yield from _state(product, found, precision, phase, spikes)
+            yield from _state(product, trace, precision, phase, spikes)
 
 
-def cache_bits(found: Trace, precision: Precision) -> float:
+def cache_bits(trace: Trace, precision: Precision) -> float:
     """Bits that a token (an image) leaves in the cache: keys and values of all layers."""
-    sides = (p.right for p in found.products.values() if p.role in ("scores", "values"))
-    return sum(side.size * cached_bits(side, precision) for side in sides) / max(1, found.tokens)
+    cached = (p.right for p in trace.products.values() if p.role in ("scores", "values"))
+    return sum(x.size * cached_bits(x, precision) for x in cached) / max(1, trace.tokens)
 
 
-def cached_bits(side: Operand, precision: Precision) -> int:
+def cached_bits(cached: Operand, precision: Precision) -> int:
     """Bits of one value of a key or value."""
-    return side.planes if side.is_spikes else BITS[precision.cache]
+    return cached.planes if cached.is_spikes else BITS[precision.cache]
 
 
 def keys_of(phase: Phase, attending: Attending) -> float:
@@ -51,9 +51,9 @@ def keys_of(phase: Phase, attending: Attending) -> float:
     return (phase.context + 1) / 2 if phase.name == "prefill" else float(phase.context)
 
 
-def pairs_per_query(found: Trace, phase: Phase) -> float:
+def pairs_per_query(trace: Trace, phase: Phase) -> float:
     """Pairs of the phase over those of the run; 1 where there is no attention by pairs."""
-    for product in found.products.values():
+    for product in trace.products.values():
         if product.role == "scores" and product.attending is not None:
             return _growth(product.attending, phase)
     return 1.0
@@ -65,18 +65,18 @@ def _growth(attending: Attending, phase: Phase) -> float:
 
 def _scores(
     product: Product,
-    found: Trace,
+    trace: Trace,
     precision: Precision,
     phase: Phase,
     spikes: float,
     held: float,
-) -> Iterator[Work]:
+) -> Iterator[WorkItem]:
     attending, q, k = product.attending, product.left, product.right
     assert attending is not None
     at = (product.component, product.layer, product.name)
-    each = 1 / found.tokens
+    each = 1 / trace.tokens
     grow = _growth(attending, phase) * each
-    more = _sides(spikes, q, k)
+    more = _more_events(spikes, q, k)
     if q.is_spikes and k.is_spikes:
         yield compute(*at, "add", COUNT, product.sop * more * grow)
         bits = attending.pairs * attending.width * q.planes * k.planes
@@ -97,17 +97,17 @@ def _scores(
 
 def _values(
     product: Product,
-    found: Trace,
+    trace: Trace,
     precision: Precision,
     phase: Phase,
     spikes: float,
     held: float,
-) -> Iterator[Work]:
+) -> Iterator[WorkItem]:
     attending, weights, v = product.attending, product.left, product.right
     assert attending is not None
     at = (product.component, product.layer, product.name)
-    each = 1 / found.tokens
-    read = _attended(product, found, phase, spikes)
+    each = 1 / trace.tokens
+    read = _attended(product, trace, phase, spikes)
     grow = read * attending.queries / max(1, weights.nonzero) * each
     events = limited(spikes, v.density) if v.is_spikes else 1.0
     if product.spiking:
@@ -127,23 +127,23 @@ def _values(
     yield from traffic(*at, "activations", read=leaving, write=leaving, of=leaving * phase.tile)
 
 
-def _attended(product: Product, found: Trace, phase: Phase, spikes: float) -> float:
+def _attended(product: Product, trace: Trace, phase: Phase, spikes: float) -> float:
     """Rows of V that a query reads, on average."""
     attending, weights = product.attending, product.left
     assert attending is not None
     if not attending.queries:
         return 0.0
     measured = weights.nonzero / attending.queries
-    if attending.winners is not None and phase.name != "image":
-        return _winners(attending.winners, phase)
+    if attending.reads_per_query is not None and phase.name != "image":
+        return _winners(attending.reads_per_query, phase)
     grown = measured * _growth(attending, phase)
     share = weights.nonzero / max(1, attending.pairs)
-    if attending.edges:
+    if attending.weights_are_fired:
         return grown * limited(spikes, share)
-    scores = found.products.get(f"{product.name.removesuffix('values')}scores")
+    scores = trace.products.get(f"{product.name.removesuffix('values')}scores")
     if scores is None or not weights.is_spikes:
         return grown
-    return grown * min(_sides(spikes, scores.left, scores.right), 1 / share if share else 1.0)
+    return grown * min(_more_events(spikes, scores.left, scores.right), 1 / share if share else 1.0)
 
 
 def _winners(most: int, phase: Phase) -> float:
@@ -155,43 +155,45 @@ def _winners(most: int, phase: Phase) -> float:
 
 
 def _state(
-    product: Product, found: Trace, precision: Precision, phase: Phase, spikes: float
-) -> Iterator[Work]:
-    """A2OS2A's order "state": Z ``[K, K]`` a head, read once and written once a tile."""
+    product: Product, trace: Trace, precision: Precision, phase: Phase, spikes: float
+) -> Iterator[WorkItem]:
+    """Attention that keeps a state: Z ``[K, K]`` per head, read and written once per tile."""
     attending, left, right = product.attending, product.left, product.right
     assert attending is not None
     at = (product.component, product.layer, product.name)
-    each = 1 / found.tokens
+    each = 1 / trace.tokens
     if product.role == "state":
         kind = COUNT if left.is_spikes and right.is_spikes else "fp32"
-        more = _sides(spikes, left, right)
+        more = _more_events(spikes, left, right)
         heads = attending.heads * attending.steps
         bits = heads * attending.width**2 * BITS[COUNT]
-        layers = sum(other.role == "state" for other in found.products.values())
+        layers = sum(p.role == "state" for p in trace.products.values())
         yield from traffic(
             *at, "cache", read=bits / phase.tile, write=bits / phase.tile, of=bits * layers
         )
-        sides = (left, right)
+        entering_operands = (left, right)
     else:
         kind = COUNT if left.is_spikes else "fp32"
-        more = _sides(spikes, left)
-        sides = (left,)  # type: ignore[assignment]
+        more = _more_events(spikes, left)
+        entering_operands = (left,)  # type: ignore[assignment]
     if product.spiking:
         yield compute(*at, "add", kind, product.sop * more * each)
     else:
         yield compute(*at, "multiply", precision.attention, product.macs * each)
         yield compute(*at, "add", "fp32", product.macs * each)
-    for side in sides:
-        entering = side.size * each * (side.planes if side.is_spikes else BITS[precision.stream])
+    for operand in entering_operands:
+        width = operand.planes if operand.is_spikes else BITS[precision.stream]
+        entering = operand.size * each * width
         yield from traffic(
             *at, "activations", read=entering, write=entering, of=entering * phase.tile
         )
 
 
-def _sides(spikes: float, *sides: Operand) -> float:
+def _more_events(spikes: float, *operands: Operand) -> float:
+    """Factor on the events of a product when neurons fire ``spikes`` times as much."""
     more = 1.0
-    for side in sides:
-        more *= limited(spikes, side.density) if side.is_spikes else 1.0
+    for operand in operands:
+        more *= limited(spikes, operand.density) if operand.is_spikes else 1.0
     return more
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from spikeformers.energy.counting.trace import Trace
 from spikeformers.energy.pricing.ledger import ledger_of
 from spikeformers.energy.pricing.precision import Precision
-from spikeformers.energy.pricing.price_table import Table
+from spikeformers.energy.pricing.price_table import PriceTable
 from spikeformers.energy.pricing.work_items import Phase, limited
 
 Verdict = Literal["below", "always", "never"]
@@ -64,38 +64,38 @@ class BreakEven:
         }
 
 
-def density_at(found: Trace, times: float) -> float:
-    """Mean density of the neuron layers, each firing ``times`` as much, at most always."""
-    layers = found.neurons.values()
-    return sum(one.density * limited(times, one.density) for one in layers) / len(layers)
+def density_at(trace: Trace, times: float) -> float:
+    """Mean density of the neuron layers when each fires ``times`` as much, at most always."""
+    layers = trace.neurons.values()
+    return sum(layer.density * limited(times, layer.density) for layer in layers) / len(layers)
 
 
-def most_times(found: Trace) -> float:
-    """How often the measured events until every neuron that fires at all fires always."""
-    least = min((one.density for one in found.neurons.values() if one.density), default=1.0)
+def most_times(trace: Trace) -> float:
+    """The multiple of the measured events at which every neuron that fires at all always fires."""
+    least = min((layer.density for layer in trace.neurons.values() if layer.density), default=1.0)
     return 1 / least
 
 
 def curve_of(
-    found: Trace, precision: Precision, phase: Phase, table: Table, times: Sequence[float]
+    trace: Trace, precision: Precision, phase: Phase, table: PriceTable, times: Sequence[float]
 ) -> list[float]:
     """Picojoules at each multiple of the measured events."""
-    return [ledger_of(found, precision, phase, table, spikes=f).picojoules for f in times]
+    return [ledger_of(trace, precision, phase, table, spikes=f).picojoules for f in times]
 
 
 def break_even(
-    found: Trace, ours: Precision, phase: Phase, table: Table, against: Precision, dense: float
+    trace: Trace, ours: Precision, phase: Phase, table: PriceTable, against: Precision, dense: float
 ) -> BreakEven:
-    """Where the spiking model of ``found`` meets ``dense`` picojoules."""
-    most = most_times(found)
+    """Where the spiking model of ``trace`` meets ``dense`` picojoules."""
+    most = most_times(trace)
 
     def cost(times: float) -> float:
-        return ledger_of(found, ours, phase, table, spikes=times).picojoules
+        return ledger_of(trace, ours, phase, table, spikes=times).picojoules
 
     verdict, times = solve(cost, dense, most)
     return BreakEven(
         phase, ours.name, against.name, cost(1.0) / dense, verdict,
-        None if times is None else density_at(found, times), times,
+        None if times is None else density_at(trace, times), times,
     )  # fmt: skip
 
 

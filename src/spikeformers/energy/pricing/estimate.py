@@ -14,7 +14,7 @@ from spikeformers.energy.counting.trace import Trace
 from spikeformers.energy.pricing.break_even import BreakEven, break_even
 from spikeformers.energy.pricing.ledger import Ledger, ledger_of
 from spikeformers.energy.pricing.precision import DENSE, FP16, FP32, INT8, SPIKING, Precision
-from spikeformers.energy.pricing.price_table import Table
+from spikeformers.energy.pricing.price_table import PriceTable
 from spikeformers.energy.pricing.sensitivity import Pair, Swing, swings_of
 from spikeformers.energy.pricing.work_items import Phase
 from spikeformers.energy.pricing.workload import Assumptions, phases_of
@@ -25,7 +25,7 @@ AGAINST = ((INT8, FP16), (INT8, INT8), (FP32, FP32))
 
 
 @dataclass
-class Side:
+class ModelEstimate:
     """One model in every format and phase."""
 
     trace: Trace
@@ -34,23 +34,25 @@ class Side:
     def of(self, precision: Precision, phase: Phase) -> Ledger:
         """The ledger of one format in one phase."""
         return next(
-            one for one in self.ledgers if one.precision == precision and one.phase == phase
+            ledger
+            for ledger in self.ledgers
+            if ledger.precision == precision and ledger.phase == phase
         )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON: by format, a list of phases."""
-        found: dict[str, list[dict[str, Any]]] = {}
-        for one in self.ledgers:
-            extrapolated = self.trace.unit == "token" and one.phase.context != self.trace.window
-            said = one.as_dict() | {"extrapolated": extrapolated}
-            found.setdefault(one.precision.name, []).append(said)
+        by_format: dict[str, list[dict[str, Any]]] = {}
+        for ledger in self.ledgers:
+            measured = self.trace.unit != "token" or ledger.phase.context == self.trace.window
+            phase = ledger.as_dict() | {"extrapolated": not measured}
+            by_format.setdefault(ledger.precision.name, []).append(phase)
         return {
             "label": "estimated",
             "unit": self.trace.unit,
             "tokens": self.trace.tokens,
             "window": self.trace.window,
             "parameters": self.trace.parameters,
-            "formats": found,
+            "formats": by_format,
         }
 
 
@@ -58,13 +60,13 @@ class Side:
 class FullReport:
     """The full estimate; every joule in it is estimated."""
 
-    table: Table
+    table: PriceTable
     phases: list[Phase]
-    model: Side
-    control: Side | None
+    model: ModelEstimate
+    control: ModelEstimate | None
     break_evens: list[BreakEven]
     swings: list[Swing]
-    """Of ``pair``, the most first."""
+    """Of ``pair``, the largest first."""
     pair: Pair | None
     """What is compared in ``swings``: int8 against the fp16 twin, in the phase in the middle."""
 
@@ -79,7 +81,7 @@ class FullReport:
         return {
             "model": self.model.as_dict(),
             "control": None if self.control is None else self.control.as_dict(),
-            "break_even": [one.as_dict() for one in self.break_evens],
+            "break_even": [even.as_dict() for even in self.break_evens],
             "sensitivity": None
             if pair is None
             else {
@@ -88,18 +90,18 @@ class FullReport:
                 "phase": pair.phase.name,
                 "context": pair.phase.context,
                 "ratio": pair.ratio(self.table),
-                "swings": [one.as_dict() for one in self.swings],
+                "swings": [swing.as_dict() for swing in self.swings],
             },
-            "formats": {one.name: one.as_dict() for one in DENSE},
+            "formats": {precision.name: precision.as_dict() for precision in DENSE},
             "prices": self.table.as_dict(),
             "assumptions": list(ASSUMPTIONS),
         }
 
 
 def estimate(
-    found: Trace,
+    trace: Trace,
     control: Trace | None,
-    table: Table,
+    table: PriceTable,
     *,
     causal: bool,
     contexts: Sequence[int] = CONTEXTS,
@@ -107,39 +109,39 @@ def estimate(
 ) -> FullReport:
     """Price a traced model and its traced dense twin in every phase.
 
-    ``causal``: it writes token by token, so decode and prefill are told apart.
+    ``causal``: it writes token by token, so decode and prefill are priced separately.
     """
     assumed = assumptions or Assumptions()
-    phases = phases_of(found, causal, contexts, assumed.tile)
-    model = _side(found, SPIKING if found.neurons else DENSE, phases, table, assumed)
+    phases = phases_of(trace, causal, contexts, assumed.tile)
+    model = _estimate_of(trace, SPIKING if trace.neurons else DENSE, phases, table, assumed)
     if control is None:
         return FullReport(table, phases, model, None, [], [], None)
-    beside = _side(control, DENSE, phases, table, assumed)
-    if not found.neurons:
+    beside = _estimate_of(control, DENSE, phases, table, assumed)
+    if not trace.neurons:
         return FullReport(table, phases, model, beside, [], [], None)
     evens = [
-        break_even(found, ours, phase, table, theirs, beside.of(theirs, phase).picojoules)
+        break_even(trace, ours, phase, table, theirs, beside.of(theirs, phase).picojoules)
         for ours, theirs in AGAINST
         for phase in phases
     ]
     middle = phases[(len(contexts) - 1) // 2 if len(phases) > 1 else 0]
-    pair = Pair(found, INT8, control, FP16, middle)
+    pair = Pair(trace, INT8, control, FP16, middle)
     return FullReport(table, phases, model, beside, evens, swings_of(pair, table), pair)
 
 
-def _side(
-    found: Trace,
+def _estimate_of(
+    trace: Trace,
     formats: Sequence[Precision],
     phases: Sequence[Phase],
-    table: Table,
+    table: PriceTable,
     assumed: Assumptions,
-) -> Side:
+) -> ModelEstimate:
     ledgers = [
-        ledger_of(found, precision, phase, table, assumptions=assumed)
+        ledger_of(trace, precision, phase, table, assumptions=assumed)
         for precision in formats
         for phase in phases
     ]
-    return Side(found, ledgers)
+    return ModelEstimate(trace, ledgers)
 
 
 ASSUMPTIONS = (
@@ -149,9 +151,9 @@ ASSUMPTIONS = (
     "cache of all layers, the activations of one product in one tile",
     "a layer runs all its simulation steps before the next does: they share what is read of the "
     "weights, and membranes stay in registers",
-    "weights are read once a tile of tokens (decode: one token), all of them by a dense model, "
+    "weights are read once per tile of tokens (decode: one token), all of them by a dense model, "
     "those of inputs that fire somewhere in the tile by a spiking one; a row that is read alone "
-    "costs no more a bit than one in a row of many, which favours the spiking model",
+    "costs no more per bit than one in a row of many, which favours the spiking model",
     "each further use of a weight in a tile is read from a register",
     "each input and output of a product is written once and read once; norms, neurons and "
     "activation functions work on it as it passes; scores are never stored",

@@ -1,4 +1,4 @@
-"""The full estimate: every line of work times its price, arithmetic and memory alike.
+"""The full estimate: every work item times its price, arithmetic and memory alike.
 
 All joules here are estimates. What was counted is exact for the run; what a machine would read of
 it follows from the memory model in workload.py, and where it reads it from, from the size of the
@@ -14,25 +14,25 @@ from typing import Any
 
 from spikeformers.energy.counting.trace import COMPONENTS, Trace
 from spikeformers.energy.pricing.precision import Precision
-from spikeformers.energy.pricing.price_table import Level, Table
-from spikeformers.energy.pricing.work_items import STORES, Phase, Work
+from spikeformers.energy.pricing.price_table import Level, PriceTable
+from spikeformers.energy.pricing.work_items import STORES, Phase, WorkItem
 from spikeformers.energy.pricing.workload import Assumptions, work_of
 from spikeformers.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Priced:
-    """A line of work, where it happens, and what it costs."""
+    """A work item, where it happens, and what it costs."""
 
-    work: Work
+    work: WorkItem
     place: str
-    """Of memory the level; else "add fp32" ..."""
+    """The level of a memory; else "add fp32" ..."""
     picojoules: float
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """All of one token (image), in one phase and format."""
+    """All costs of one token (image), in one phase and format."""
 
     phase: Phase
     precision: Precision
@@ -54,22 +54,22 @@ class Ledger:
         return sum(line.picojoules for line in self.lines if line.work.is_memory)
 
     def by_component(self) -> dict[str, float]:
-        """Picojoules by component; the known ones in their order."""
-        found = self._sum(lambda line: line.work.component)
-        return {name: found[name] for name in COMPONENTS if name in found}
+        """Picojoules by component, in the order of COMPONENTS."""
+        sums = self._sum(lambda line: line.work.component)
+        return {name: sums[name] for name in COMPONENTS if name in sums}
 
     def by_layer(self) -> dict[str, float]:
         """Picojoules by block, and "outside"."""
-        found = self._sum(
+        sums = self._sum(
             lambda line: "outside" if line.work.layer is None else str(line.work.layer)
         )
-        numbers = sorted((key for key in found if key != "outside"), key=int)
-        return {key: found[key] for key in (*numbers, "outside") if key in found}
+        numbers = sorted((key for key in sums if key != "outside"), key=int)
+        return {key: sums[key] for key in (*numbers, "outside") if key in sums}
 
     def by_part(self) -> dict[str, float]:
-        """Picojoules of "arithmetic" and of each store that is moved to and fro."""
-        found = self._sum(lambda line: line.work.of if line.work.is_memory else "arithmetic")
-        return {name: found[name] for name in ("arithmetic", *STORES) if name in found}
+        """Picojoules of "arithmetic" and of each store that is read or written."""
+        sums = self._sum(lambda line: line.work.of if line.work.is_memory else "arithmetic")
+        return {name: sums[name] for name in ("arithmetic", *STORES) if name in sums}
 
     def by_place(self) -> dict[str, float]:
         """Picojoules by price: "add fp32", "DRAM" ..."""
@@ -77,33 +77,33 @@ class Ledger:
 
     def bits_by_store(self) -> dict[str, float]:
         """Bits moved, by store."""
-        found: dict[str, float] = defaultdict(float)
+        sums: dict[str, float] = defaultdict(float)
         for line in self.lines:
             if line.work.is_memory:
-                found[line.work.of] += line.work.amount
-        return dict(found)
+                sums[line.work.of] += line.work.amount
+        return dict(sums)
 
     def homes(self) -> dict[str, list[str]]:
-        """Levels that each store was found in."""
-        found: dict[str, list[str]] = {}
+        """Levels of memory that each store lives in."""
+        levels: dict[str, list[str]] = {}
         for line in self.lines:
-            if line.work.is_memory and line.place not in found.setdefault(line.work.of, []):
-                found[line.work.of].append(line.place)
-        return found
+            if line.work.is_memory and line.place not in levels.setdefault(line.work.of, []):
+                levels[line.work.of].append(line.place)
+        return levels
 
     def operations(self) -> dict[str, float]:
         """Numbers of operations by kind and type."""
-        found: dict[str, float] = defaultdict(float)
+        sums: dict[str, float] = defaultdict(float)
         for line in self.lines:
             if not line.work.is_memory:
-                found[line.place] += line.work.amount
-        return dict(found)
+                sums[line.place] += line.work.amount
+        return dict(sums)
 
     def _sum(self, key: Any) -> dict[str, float]:
-        found: dict[str, float] = defaultdict(float)
+        sums: dict[str, float] = defaultdict(float)
         for line in self.lines:
-            found[key(line)] += line.picojoules
-        return dict(found)
+            sums[key(line)] += line.picojoules
+        return dict(sums)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -126,7 +126,7 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Placing:
-    """Stores that are put into a memory by decree, by name of the level."""
+    """Stores that are assigned to a memory, whatever their size, by name of the level."""
 
     weights: str | None = None
     activations: str | None = None
@@ -134,28 +134,30 @@ class Placing:
     state: str | None = None
 
 
-def price(work: Iterable[Work], table: Table, placing: Placing | None = None) -> list[Priced]:
+def price(
+    work: Iterable[WorkItem], table: PriceTable, placing: Placing | None = None
+) -> list[Priced]:
     """Each line times its price. ConfigError where the table has no price for one."""
     placed = placing or Placing()
     return [_priced(line, table, placed) for line in work]
 
 
 def ledger_of(
-    found: Trace,
+    trace: Trace,
     precision: Precision,
     phase: Phase,
-    table: Table,
+    table: PriceTable,
     *,
     spikes: float = 1.0,
     assumptions: Assumptions | None = None,
     placing: Placing | None = None,
 ) -> Ledger:
     """What one token of a traced run costs, in full."""
-    work = work_of(found, precision, phase, spikes=spikes, assumptions=assumptions)
+    work = work_of(trace, precision, phase, spikes=spikes, assumptions=assumptions)
     return Ledger(phase, precision, tuple(price(work, table, placing)))
 
 
-def _priced(line: Work, table: Table, placing: Placing) -> Priced:
+def _priced(line: WorkItem, table: PriceTable, placing: Placing) -> Priced:
     if line.is_memory:
         level = _level(line, table, placing)
         return Priced(line, level.name, line.amount * level.picojoules_per_bit)
@@ -168,8 +170,8 @@ def _priced(line: Work, table: Table, placing: Placing) -> Priced:
     return Priced(line, f"{line.kind} {line.of}", line.amount * cost.picojoules)
 
 
-def _level(line: Work, table: Table, placing: Placing) -> Level:
-    decreed = None if line.of == "register" else getattr(placing, line.of)
-    if line.of == "register" or (line.of == "state" and decreed is None):
+def _level(line: WorkItem, table: PriceTable, placing: Placing) -> Level:
+    assigned = None if line.of == "register" else getattr(placing, line.of)
+    if line.of == "register" or (line.of == "state" and assigned is None):
         return table.memory[0]
-    return table.level(decreed) if decreed else table.home(line.size)
+    return table.level(assigned) if assigned else table.home(line.size)

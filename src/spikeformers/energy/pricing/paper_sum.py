@@ -17,8 +17,9 @@ from typing import Any
 
 from torch import nn
 
+from spikeformers.energy.counting.rows import Batch
 from spikeformers.energy.counting.trace import COMPONENTS, Operand, Product, Trace
-from spikeformers.energy.counting.tracer import Batch, trace
+from spikeformers.energy.counting.tracer import trace
 from spikeformers.energy.pricing.prices import PAPER, Prices
 from spikeformers.errors import DataError
 
@@ -180,36 +181,36 @@ def count_over(model: nn.Module, batches: Iterable[Batch]) -> Trace:
     return whole
 
 
-def report_of(found: Trace, prices: Prices, model: str) -> EnergyReport:
+def report_of(counted: Trace, prices: Prices, model: str) -> EnergyReport:
     """Price what a trace counted."""
     by_component = {name: Share() for name in COMPONENTS}
-    layers = {product.layer for product in found.products.values()}
-    layers |= {layer for _, layer in found.operations}
+    layers = {product.layer for product in counted.products.values()}
+    layers |= {layer for _, layer in counted.operations}
     numbered = sorted(layer for layer in layers if layer is not None)
     by_layer = {str(layer): Share() for layer in numbered} | {"outside": Share()}
-    for product in found.products.values():
+    for product in counted.products.values():
         if product.spiking:
             picojoules = product.sop * prices.accumulate.picojoules
         else:
             picojoules = product.macs * prices.mac.picojoules
         for share in (by_component[product.component], by_layer[_layer(product.layer)]):
-            share.picojoules += picojoules / found.tokens
-            share.macs += product.macs / found.tokens
-            share.sop += product.sop / found.tokens
-    for (component, layer), operations in found.operations.items():
+            share.picojoules += picojoules / counted.tokens
+            share.macs += product.macs / counted.tokens
+            share.sop += product.sop / counted.tokens
+    for (component, layer), operations in counted.operations.items():
         for share in (by_component[component], by_layer[_layer(layer)]):
-            share.elementwise += prices.of_operations(operations) / found.tokens
+            share.elementwise += prices.of_operations(operations) / counted.tokens
             for kind, n in operations.items():
-                share.operations[kind] = share.operations.get(kind, 0.0) + n / found.tokens
+                share.operations[kind] = share.operations.get(kind, 0.0) + n / counted.tokens
     return EnergyReport(
         model=model,
-        tokens=found.tokens,
+        tokens=counted.tokens,
         prices=prices,
-        products=list(found.products.values()),
-        neurons=found.neurons,
+        products=list(counted.products.values()),
+        neurons=counted.neurons,
         by_component=by_component,
         by_layer=by_layer,
-        unit=found.unit,
+        unit=counted.unit,
     )
 
 

@@ -52,7 +52,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Table:
+class PriceTable:
     """Prices by (kind, type), and the memory hierarchy."""
 
     name: str
@@ -78,7 +78,7 @@ class Table:
             f"{nearest(name, names)}"
         )
 
-    def scaled(self, price: str, factor: float) -> Table:
+    def scaled(self, price: str, factor: float) -> PriceTable:
         """The same table with one price, as ``keys`` name them, times ``factor``."""
         compute = {
             key: replace(cost, picojoules=cost.picojoules * factor)
@@ -120,16 +120,16 @@ def built_in() -> tuple[str, ...]:
     return tuple(sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml")))
 
 
-def load_table(given: str) -> Table:
+def load_table(given: str) -> PriceTable:
     """The built-in table of that name, or the file. ConfigError says what is wrong with it."""
     if given in built_in():
         packaged = resources.files("spikeformers.energy.pricing") / "price_tables" / f"{given}.yaml"
         return read_table(packaged.read_text(encoding="utf-8"), given)
     path = Path(given)
     if not path.is_file():
-        known = ", ".join(built_in())
+        names = ", ".join(built_in())
         raise ConfigError(
-            f"there is no price table {given!r}: built in are {known}, and no such file exists."
+            f"there is no price table {given!r}: built in are {names}, and no such file exists."
             f"{nearest(given, built_in())}"
         )
     try:
@@ -139,7 +139,7 @@ def load_table(given: str) -> Table:
     return read_table(text, given)
 
 
-def read_table(text: str, where: str) -> Table:
+def read_table(text: str, where: str) -> PriceTable:
     """A table from YAML; ``where`` names it in errors (ConfigError)."""
     import yaml
 
@@ -148,25 +148,25 @@ def read_table(text: str, where: str) -> Table:
     except yaml.YAMLError as error:
         raise ConfigError(f"price table {where} is not YAML: {error}") from error
     content = _mapping(content, where, "the file")
-    _known(content, _KEYS, where, "the file", needed=_KEYS)
+    _check_keys(content, _KEYS, where, "the file", needed=_KEYS)
     compute = _compute(content["compute"], where)
     memory = _memory(content["memory"], where)
-    return Table(str(content["name"]), str(content["about"]), compute, memory)
+    return PriceTable(str(content["name"]), str(content["about"]), compute, memory)
 
 
 def _compute(content: Any, where: str) -> dict[tuple[str, str], Cost]:
     kinds = _mapping(content, where, "compute")
-    _known(kinds, tuple(NEEDED), where, "compute", needed=tuple(NEEDED))
-    found = {}
+    _check_keys(kinds, tuple(NEEDED), where, "compute", needed=tuple(NEEDED))
+    costs = {}
     for kind, needed in NEEDED.items():
         types = _mapping(kinds[kind], where, f"compute.{kind}")
-        _known(types, TYPES, where, f"compute.{kind}", needed=needed)
+        _check_keys(types, TYPES, where, f"compute.{kind}", needed=needed)
         for name, entry in types.items():
             place = f"compute.{kind}.{name}"
             fields = _mapping(entry, where, place)
-            _known(fields, ("energy", "source"), where, place, needed=("energy", "source"))
-            found[kind, name] = _cost(fields, where, place)
-    return found
+            _check_keys(fields, ("energy", "source"), where, place, needed=("energy", "source"))
+            costs[kind, name] = _cost(fields, where, place)
+    return costs
 
 
 def _memory(content: Any, where: str) -> tuple[Level, ...]:
@@ -180,7 +180,7 @@ def _memory(content: Any, where: str) -> tuple[Level, ...]:
         place, last = f"memory[{number}]", number == len(content) - 1
         fields = _mapping(entry, where, place)
         needed = [key for key in _LEVEL_KEYS if key != "capacity" or not last]
-        _known(fields, _LEVEL_KEYS, where, place, needed=tuple(needed))
+        _check_keys(fields, _LEVEL_KEYS, where, place, needed=tuple(needed))
         capacity = None
         if last and "capacity" in fields:
             raise ConfigError(
@@ -218,18 +218,18 @@ def _cost(fields: Mapping[str, Any], where: str, place: str) -> Cost:
 
 def _amount(value: Any, units: Mapping[str, float], where: str, place: str) -> float:
     """``"0.9 pJ"`` as a number of the first unit of size 1."""
-    said = _AMOUNT.match(str(value)) if isinstance(value, (str, int, float)) else None
+    match = _AMOUNT.match(str(value)) if isinstance(value, (str, int, float)) else None
     names = ", ".join(units)
-    if said is None or not said[2]:
+    if match is None or not match[2]:
         raise ConfigError(
             f"price table {where}: {place} is a number and its unit ({names}), not {value!r}."
         )
-    if said[2] not in units:
+    if match[2] not in units:
         raise ConfigError(
-            f"price table {where}: {place} has an unknown unit {said[2]!r}; known: {names}."
-            f"{nearest(said[2], units)}"
+            f"price table {where}: {place} has an unknown unit {match[2]!r}; known: {names}."
+            f"{nearest(match[2], units)}"
         )
-    number = float(said[1]) * units[said[2]]
+    number = float(match[1]) * units[match[2]]
     if number < 0 or not math.isfinite(number):
         raise ConfigError(f"price table {where}: {place} must not be negative, and is {value!r}.")
     return number
@@ -243,18 +243,18 @@ def _mapping(value: Any, where: str, place: str) -> Mapping[str, Any]:
     return value
 
 
-def _known(
-    found: Mapping[str, Any], known: tuple[str, ...], where: str, place: str, needed: Any
+def _check_keys(
+    fields: Mapping[str, Any], allowed: tuple[str, ...], where: str, place: str, needed: Any
 ) -> None:
-    for key in found:
-        if key not in known:
+    for key in fields:
+        if key not in allowed:
             raise ConfigError(
                 f"price table {where}: unknown key {str(key)!r} in {place}; known: "
-                f"{', '.join(known)}.{nearest(str(key), known)}"
+                f"{', '.join(allowed)}.{nearest(str(key), allowed)}"
             )
     for key in needed:
-        if key not in found:
-            close = nearest(key, [str(k) for k in found])
+        if key not in fields:
+            close = nearest(key, [str(k) for k in fields])
             raise ConfigError(
                 f"price table {where}: {place} lacks {key!r}; it needs {', '.join(needed)}.{close}"
             )

@@ -1,4 +1,4 @@
-"""What one operation costs, and who says so.
+"""What one operation costs, and the source of each figure.
 
 Horowitz, "Computing's energy problem", ISSCC 2014, 45 nm, 0.9 V, 32-bit floating point: an addition
 0.9 pJ, a multiplication 3.7 pJ, so a multiply-accumulate 4.6 pJ. The spiking papers use these two

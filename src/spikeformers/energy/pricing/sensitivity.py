@@ -1,4 +1,4 @@
-"""What the ratio of spiking to dense hangs on: one price or assumption at a time.
+"""What the ratio of spiking to dense depends on: one price or assumption at a time.
 
 Each price of the table is doubled and halved; each assumption is swapped for its other reading.
 The ratio is the spiking model's energy over the dense one's, both priced anew.
@@ -13,11 +13,11 @@ from typing import Any
 from spikeformers.energy.counting.trace import Trace
 from spikeformers.energy.pricing.ledger import Placing, ledger_of
 from spikeformers.energy.pricing.precision import Precision
-from spikeformers.energy.pricing.price_table import Table
+from spikeformers.energy.pricing.price_table import PriceTable
 from spikeformers.energy.pricing.work_items import Phase
 from spikeformers.energy.pricing.workload import Assumptions
 
-SMALL = 1e-4  # relative changes of the ratio below it are none
+SMALL = 1e-4  # smaller relative changes of the ratio are left out
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Pair:
 
     def ratio(
         self,
-        table: Table,
+        table: PriceTable,
         assumptions: Assumptions | None = None,
         placing: Placing | None = None,
         theirs: Precision | None = None,
@@ -60,30 +60,30 @@ class Pair:
     ) -> float:
         """Energy of the spiking model over the dense one's."""
         phase = phase or self.phase
-        one, other = (
+        spiking, dense = (
             ledger_of(
-                found, precision, phase, table, assumptions=assumptions, placing=placing
+                trace, precision, phase, table, assumptions=assumptions, placing=placing
             ).picojoules
-            for found, precision in (
+            for trace, precision in (
                 (self.spiking, self.ours), (self.dense, theirs or self.theirs),
             )
         )  # fmt: skip
-        return one / other
+        return spiking / dense
 
 
-def swings_of(pair: Pair, table: Table) -> list[Swing]:
-    """What moves the ratio, the most first."""
+def swings_of(pair: Pair, table: PriceTable) -> list[Swing]:
+    """What moves the ratio, the largest swing first."""
     ratio = pair.ratio(table)
-    found = [
+    swings = [
         Swing(key, "price", pair.ratio(table.scaled(key, 0.5)), pair.ratio(table.scaled(key, 2.0)))
         for key in table.keys
     ]
-    found += _readings(pair, table)
-    moving = [one for one in found if one.width(ratio) > 1 + SMALL]
-    return sorted(moving, key=lambda one: -one.width(ratio))
+    swings += _readings(pair, table)
+    moving = [swing for swing in swings if swing.width(ratio) > 1 + SMALL]
+    return sorted(moving, key=lambda swing: -swing.width(ratio))
 
 
-def _readings(pair: Pair, table: Table) -> Iterator[Swing]:
+def _readings(pair: Pair, table: PriceTable) -> Iterator[Swing]:
     chip, last = table.memory[-2].name, table.memory[-1].name
 
     def swing(name: str, **changed: Any) -> Swing:

@@ -1,4 +1,4 @@
-"""Lines of work: operations of one kind and type, or bits of one memory; not yet priced."""
+"""WorkItem items: operations of one kind and type, or bits of one memory; not yet priced."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STORES: tuple[Store, ...] = ("weights", "activations", "cache", "state", "regist
 
 @dataclass(frozen=True)
 class Phase:
-    """What a token is worked on in; see pricing/workload.py."""
+    """A phase of inference, in which a token is processed; see workload.py."""
 
     name: Literal["decode", "prefill", "pass", "image"]
     context: int
@@ -27,8 +27,8 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Work:
-    """One line, of one token (of one image)."""
+class WorkItem:
+    """Operations or memory traffic for one token (one image)."""
 
     component: str
     layer: int | None
@@ -50,9 +50,9 @@ class Work:
 
 def compute(
     component: str, layer: int | None, name: str, kind: str, type_: str, amount: float
-) -> Work:
+) -> WorkItem:
     """Operations."""
-    return Work(component, layer, name, kind, type_, amount)
+    return WorkItem(component, layer, name, kind, type_, amount)
 
 
 def traffic(
@@ -64,12 +64,12 @@ def traffic(
     of: float,
     read: float = 0.0,
     write: float = 0.0,
-) -> Iterator[Work]:
+) -> Iterator[WorkItem]:
     """Bits read from and written to a store of ``of`` bits."""
-    yield Work(component, layer, name, "read", store, read, of)
-    yield Work(component, layer, name, "write", store, write, of)
+    yield WorkItem(component, layer, name, "read", store, read, of)
+    yield WorkItem(component, layer, name, "write", store, write, of)
 
 
 def limited(times: float, density: float) -> float:
-    """``times``, but never so much that more than every value fires."""
+    """``times``, capped where every value fires."""
     return min(times, 1 / density) if density else times
