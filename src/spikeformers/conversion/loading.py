@@ -38,7 +38,7 @@ def load_source(name: str, gguf_file: str = "") -> tuple[PreTrainedModel, PreTra
 
 def refuse(config: Any, name: str) -> None:
     """Raise ConfigError for a model that cannot be converted, whatever its weights."""
-    if config.model_type == "neurtransformer" or config.model_type.endswith("spikingformer"):
+    if getattr(config, "spiking", False):
         raise ConfigError(f"{name} is a spiking model ({config.model_type}) already.")
     if getattr(config, "quantization_config", None) is not None:
         raise ConfigError(

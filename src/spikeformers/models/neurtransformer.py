@@ -34,6 +34,8 @@ class NeurTransformerConfig(PreTrainedConfig):
     """What the source was, and how each part of it was converted."""
 
     model_type = "neurtransformer"
+    spiking: ClassVar[bool] = True
+    paper: ClassVar[tuple[str, str]] = ("NeurTransformer", "https://arxiv.org/abs/2510.00133")
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
     causal: ClassVar[bool] = True
 
@@ -125,6 +127,10 @@ class NeurTransformerConfig(PreTrainedConfig):
             )
         if self.source is not None and self.source.get("model_type") not in (None, ""):
             source_of(self.source["model_type"])
+
+    def card_rows(self) -> dict[str, str]:
+        """What spikes, for model cards."""
+        return {"attention": self.attention, "feed-forward": f"{self.ffn}, T = {self.steps}"}
 
     @property
     def neuron(self) -> str:
