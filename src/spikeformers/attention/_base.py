@@ -1,4 +1,4 @@
-"""What an attention core is: spikes q, k, v in, one vector a query out.
+"""What an attention core is: spikes q, k, v in, one vector per query out.
 
     forward(q, k, v, allowed, bias) -> y      q, y [S, B, H, T, K]; k, v [S, B, H, J, K]
 
@@ -109,7 +109,7 @@ class ScaledAttention(Attention):
     def scale(self) -> Tensor:
         """Factor on ``q k^T`` of each head, ``[H, 1, 1]``.
 
-        One positive number a head moves no winner by itself; beside a bias it does, and then
+        One positive number per head moves no winner by itself; beside a bias it does, and then
         dividing the bias by it once, after training, saves the product.
         """
         return self.log_scale.exp()

@@ -7,7 +7,7 @@
 
 BiSpikCLM, https://arxiv.org/abs/2605.13859. The mask multiplies before the neuron; its threshold
 is positive, so that a masked edge, whose current is zero, never fires.
-Differs: s (1 in the paper, as far as is known) may be learned, one number a head; a ``bias`` is
+Differs: s (1 in the paper, as far as is known) may be learned, one number per head; a ``bias`` is
 added before the mask, ``(A_int * s + bias) * M``.
 """
 

@@ -160,7 +160,7 @@ def _at_least_float32(x: Tensor) -> Tensor:
 
 
 class WTA(ScaledAttention):
-    """Winner-take-all attention with ``winners`` keys a query (hard: one)."""
+    """Winner-take-all attention with ``winners`` keys per query (hard: one)."""
 
     def __init__(
         self,

@@ -40,7 +40,7 @@ class CardFacts:
     origin: str
     """Address of the paper, or what the model is for; may be empty."""
     spiking: bool
-    rows: Mapping[str, str]
+    rows: dict[str, str]
     """What spikes, for the table of shapes."""
     made: str
     """How the weights came about."""
@@ -62,7 +62,7 @@ def facts_of(config: Mapping[str, Any]) -> CardFacts:
     if config.get("source"):
         made = f"converted from a trained {config['source']['model_type']} and fine-tuned"
     # Not `.get`, which does not know the classes that were registered.
-    of_kind = CONFIG_MAPPING[kind] if kind in CONFIG_MAPPING else None  # noqa: SIM401
+    of_kind: Any = CONFIG_MAPPING[kind] if kind in CONFIG_MAPPING else None  # noqa: SIM401
     if not getattr(of_kind, "spiking", False):
         return CardFacts(*DENSE_TWINS.get(kind, (kind, "")), spiking=False, rows={}, made=made)
     stated: Any = of_kind.from_dict(dict(config))

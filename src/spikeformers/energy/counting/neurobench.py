@@ -1,4 +1,4 @@
-"""The metrics of NeuroBench (https://arxiv.org/abs/2304.04640), from our trace.
+"""NeuroBench's metrics (https://arxiv.org/abs/2304.04640), computed from the tracer's counts.
 
     footprint             bytes of parameters and buffers
     connection_sparsity   share of zeros among the weights of linear maps and convolutions

@@ -1,4 +1,4 @@
-"""Operations of the dispatcher: which are matrix products, and what the elementwise ones cost.
+"""Operations of the dispatcher: which are matrix products, and what elementwise ones compute.
 
 Elementwise operations are counted here only where no module has a closed form (rules.py):
 residual adds, position adds, activations, rotations.

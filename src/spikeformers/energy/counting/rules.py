@@ -95,7 +95,7 @@ def norm(trace: Trace, place: Place, rows: Rows, x: Tensor, kind: str) -> None:
 def neuron(
     trace: Trace, place: Place, rows: Rows, module: Neuron, current: Tensor, spikes: Tensor
 ) -> Spikes:
-    """Count a neuron's spikes and updates; returns what its spikes are."""
+    """Count a neuron's spikes and updates; returns their kind and unit."""
     steps = current.shape[0]
     n = rows.select(current).numel()
     trace.add_operations("neurons", place.layer, **module.operations(n, steps))
@@ -106,7 +106,7 @@ def neuron(
 
 
 def spikes_by(module: Neuron) -> Spikes:
-    """What a neuron's output is."""
+    """Kind and unit of the spikes that a neuron emits, as it states them."""
     if module.expanded:
         return Spikes("binary", 1.0)
     return Spikes(module.spike_type, module.unit, module.weighted)

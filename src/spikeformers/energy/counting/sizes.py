@@ -1,4 +1,4 @@
-"""How large the products of a trace were: rows, weights that some token needs, pairs.
+"""Sizes of the products of a trace: rows, weights that some token needs, pairs.
 
 What a machine reads of the weights depends on how many tokens it works on at a time: an input that
 is zero in all of them needs no weights. ``touched`` counts the others for tiles of 1, 2, 4 ... 64

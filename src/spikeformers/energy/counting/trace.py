@@ -1,4 +1,4 @@
-"""What a trace holds: operands, matrix products, elementwise operations.
+"""The records of a trace: operands, matrix products, elementwise operations.
 
 A *count* is the value of a spike in units of one spike: 1 for binary and ternary spikes, 0..D for
 integer ones. It costs as many accumulates as it counts, because it unrolls into that many spikes.
@@ -88,7 +88,7 @@ class Operand:
 
 @dataclass
 class Weights:
-    """Of a product with stored weights: what a machine must read.
+    """What a machine must read of the stored weights of a product.
 
     A *tile* is that many consecutive tokens of one sequence, with all their simulation steps; of
     images, whole images. ``touched`` counts, by size of the tile, pairs of a tile and an input
@@ -117,7 +117,7 @@ class Weights:
 
 @dataclass
 class Attending:
-    """Of a product of attention: how many queries and pairs, and how keys are shared."""
+    """The size of a product of attention: queries, pairs, and how keys are shared."""
 
     steps: int
     queries: int
