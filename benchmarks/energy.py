@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from spikeformers.data import load_corpus, tokenize_corpus
-    from spikeformers.energy.tables import load_table
+    from spikeformers.energy.pricing.price_table import load_table
     from spikeformers.models import load_reference
     from spikeformers.reporting.energy import energies
     from spikeformers.reporting.gather import windows_of

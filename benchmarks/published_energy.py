@@ -3,7 +3,8 @@
     python benchmarks/published_energy.py
 
 Writes results/published-energy.json and .md. Everything here is arithmetic on shapes and published
-figures: 4.6 pJ a multiply-accumulate, 0.9 pJ an accumulate, MACs of `energy.closed_form` (which is
+figures: 4.6 pJ a multiply-accumulate, 0.9 pJ an accumulate, MACs of `energy.counting.closed_form`
+(which is
 held to the tracer). What no paper of the four states (tokens, which products, firing rates) is
 solved for, and set beside what our own small models fire in a counted run (quality-wikitext-2.json,
 distill-wikitext-2.json). docs/published-energy.md says what it means.
@@ -17,8 +18,8 @@ import os
 from pathlib import Path
 from typing import Any, get_args
 
-from spikeformers.energy.closed_form import Macs, Pairs, Shape
-from spikeformers.energy.prices import ADD_FP32, MAC_FP32
+from spikeformers.energy.counting.closed_form import Macs, Pairs, TransformerShape
+from spikeformers.energy.pricing.prices import ADD_FP32, MAC_FP32
 
 RESULTS = Path(__file__).parent / "results"
 MAC, AC = MAC_FP32.picojoules, ADD_FP32.picojoules
@@ -27,12 +28,18 @@ HEADS = ("left out", "counted")
 
 # Shapes: the models' public configs, and for WD-Spikingformer, whose widths the notes on the paper
 # do not have, those of the presets (0.35 and 1.02 billion parameters).
-QWEN = Shape(1536, 28, 8960, 151936, key_width=256, gated=True)
-QWEN_MHA = Shape(1536, 28, 8960, 151936, gated=True)
-OPT_125M = Shape(768, 12, 3072, 50272)
-OPT_1B3 = Shape(2048, 24, 8192, 50272)
-WD = {"WD-0.4B": Shape(1024, 24, 4096, 50257), "WD-1.0B": Shape(1792, 24, 7168, 50257)}
-OTHER_1B0 = {"1536 x 32": Shape(1536, 32, 6144, 50257), "2048 x 20": Shape(2048, 20, 8192, 50257)}
+QWEN = TransformerShape(1536, 28, 8960, 151936, key_width=256, gated=True)
+QWEN_MHA = TransformerShape(1536, 28, 8960, 151936, gated=True)
+OPT_125M = TransformerShape(768, 12, 3072, 50272)
+OPT_1B3 = TransformerShape(2048, 24, 8192, 50272)
+WD = {
+    "WD-0.4B": TransformerShape(1024, 24, 4096, 50257),
+    "WD-1.0B": TransformerShape(1792, 24, 7168, 50257),
+}
+OTHER_1B0 = {
+    "1536 x 32": TransformerShape(1536, 32, 6144, 50257),
+    "2048 x 20": TransformerShape(2048, 20, 8192, 50257),
+}
 GPT2 = {"GPT-2 124M": 768, "GPT-2 355M": 1024, "GPT-2 774M": 1280}
 
 PUBLISHED_MJ = {
@@ -52,7 +59,7 @@ def millijoules(macs: float, price: float = MAC) -> float:
     return macs * price * 1e-9
 
 
-def dense_row(published: float, shapes: dict[str, Shape]) -> list[dict[str, Any]]:
+def dense_row(published: float, shapes: dict[str, TransformerShape]) -> list[dict[str, Any]]:
     """Energies at round lengths, and the length that would give the published one."""
     rows = []
     for name, shape in shapes.items():
@@ -99,7 +106,7 @@ def nearest_round(rows: list[dict[str, Any]], published: float) -> dict[str, Any
     return {**kept, "tokens": tokens, "millijoules": found, "off_by": found / published - 1}
 
 
-def spiking_row(published: float, shape: Shape) -> list[dict[str, Any]]:
+def spiking_row(published: float, shape: TransformerShape) -> list[dict[str, Any]]:
     """Accumulates a MAC (rate times T, or the mean count) that would give the published energy."""
     rows = []
     for tokens in LENGTHS:
@@ -115,13 +122,13 @@ def spiking_row(published: float, shape: Shape) -> list[dict[str, Any]]:
     return rows
 
 
-def count_with_a_real_head(published: float, shape: Shape, tokens: int) -> float:
+def count_with_a_real_head(published: float, shape: TransformerShape, tokens: int) -> float:
     """Accumulates a MAC of the blocks where the head is multiply-accumulates."""
     macs = shape.macs(tokens)
     return (published - millijoules(macs.head)) / millijoules(macs.blocks, AC)
 
 
-def alike(large: Shape) -> dict[str, float]:
+def alike(large: TransformerShape) -> dict[str, float]:
     """The tokens at which WD-0.4B and WD-1.0B would fire alike, with a real head."""
     sides = (("WD-0.4B", WD["WD-0.4B"]), ("WD-1.0B", large))
     needed = {

@@ -7,8 +7,17 @@ import math
 import pytest
 import torch
 
-from spikeformers.attention import Attention, ScaledAttention
+from spikeformers.attention import (
+    A2OS2A,
+    SFSA,
+    SSA,
+    WTA,
+    Attention,
+    ScaledAttention,
+    SoftmaxAttention,
+)
 from spikeformers.attention._base import masked_softmax
+from spikeformers.neurons import LIF
 
 
 def test_scores_are_scaled_before_the_bias() -> None:
@@ -40,3 +49,57 @@ def test_the_base_has_no_weights() -> None:
     q = torch.ones(1, 1, 1, 1, 1)
     with pytest.raises(TypeError, match=r"Attention does not define weights\(\)"):
         Attention()(q, q, q, torch.ones(1, 1, 1, 1, dtype=torch.bool))
+
+
+def causal(tokens: int) -> torch.Tensor:
+    return torch.ones(1, 1, 1, tokens, tokens, dtype=torch.bool).tril()
+
+
+@pytest.mark.parametrize(
+    ("core", "operations"),
+    [
+        (SoftmaxAttention(1.0), {"mult": 6, "compare": 6, "function": 12, "add": 6}),
+        (WTA(1.0), {"winner_compare": 0 + 1 + 2}),
+        (WTA(1.0, "top_k", 2), {"winner_compare": 0 + 1 + (2 + 1)}),
+        # A sort of n keys is n log2(n) comparisons, rounded up: 0, 2 and 3 * 2.
+        (WTA(1.0, "sparsemax"), {"mult": 6, "add": 18, "winner_compare": 8}),
+        (SSA(1.0), {}),
+        (A2OS2A(), {}),
+        (SFSA(LIF()), {}),
+    ],
+)
+def test_operations_between_the_products_by_hand(
+    core: Attention, operations: dict[str, int]
+) -> None:
+    assert core.operations(causal(3)) == operations
+
+
+def test_what_cores_say_of_themselves() -> None:
+    cores = [
+        WTA(1.0), WTA(1.0, "top_k", 3), WTA(1.0, "sparsemax"),
+        SSA(1.0), A2OS2A(), A2OS2A("state"), SFSA(LIF()), SoftmaxAttention(1.0),
+    ]  # fmt: skip
+    assert [core.reads_per_query for core in cores] == [1, 3, *[None] * 6]
+    assert [core.competition for core in cores] == ["hard", "top_k", "sparsemax", *[None] * 5]
+    assert [core.weights_are_real for core in cores] == [
+        *(False, False, True), *(False, False, False, False, True),
+    ]  # fmt: skip
+    assert [core.weights_are_fired for core in cores] == [*[False] * 6, True, False]
+    assert [core.keeps_state for core in cores] == [*[False] * 5, True, False, False]
+    assert [core.softmax_free for core in cores] == [*[True] * 7, False]
+
+
+def test_points_of_a_core() -> None:
+    hard, mean, a2os2a = WTA(1.0), WTA(1.0, "top_k", 2, winner_weight="mean"), A2OS2A("state")
+    assert hard.points("integer", "0, 1, ... 4", fired=False) == [
+        ("attention scores q k", "integer", "counts of coincidences, scaled"),
+        ("attention weights", "binary", "0, 1; ones a row: 1"),
+        ("attention output", "integer", "the winner's value: 0, 1, ... 4"),
+    ]
+    assert mean.points("binary", "0, 1", fired=True)[1:] == [
+        ("attention weights", "real", "real numbers"),
+        ("weights times value", "real", "a sum of values"),
+    ]
+    assert a2os2a.points("ternary", "-a, 0, a", fired=True) == [
+        ("Q K^T V", "real", "sums of entries of K with signs; order state")
+    ]

@@ -333,8 +333,8 @@ def test_what_a_core_says_of_itself(kind: str) -> None:
         w = core.weights(q, k, causal(6), None)
     binary = set(w.unique().tolist()) <= {0.0, 1.0}
     assert core.weights_are_binary == binary
-    if core.winners_per_query is not None:
-        assert (w != 0).sum(-1).max() == core.winners_per_query
+    if core.reads_per_query is not None:
+        assert (w != 0).sum(-1).max() == core.reads_per_query
 
 
 def test_bad_choices() -> None:

@@ -72,7 +72,7 @@ def test_tables_say_estimated(spikeformers, request, text, kind):
 def test_prices_of_a_file_and_contexts(spikeformers, causal, text, tmp_path):
     from importlib import resources
 
-    packaged = resources.files("spikeformers.energy") / "price_tables" / "tpu7.yaml"
+    packaged = resources.files("spikeformers.energy.pricing") / "price_tables" / "tpu7.yaml"
     mine = tmp_path / "mine.yaml"
     mine.write_text(packaged.read_text().replace("name: tpu7", "name: mine"))
     given = (

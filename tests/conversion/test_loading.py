@@ -15,6 +15,7 @@ from transformers import OPTConfig, OPTForCausalLM, PreTrainedModel
 from spikeformers.conversion import calibration_windows, load_source
 from spikeformers.data import TokenSplit, make_tokenizer
 from spikeformers.errors import CheckpointError, ConfigError, DataError, OfflineError
+from spikeformers.models import build_config
 
 Dense = Callable[..., PreTrainedModel]
 
@@ -43,6 +44,13 @@ def test_an_architecture_without_a_conversion(tmp_path: Path) -> None:
     folder = saved(OPTForCausalLM(config), tmp_path)
     with pytest.raises(ConfigError, match="'opt' has no conversion; known: gpt2, gpt_neox, llama"):
         load_source(str(folder))
+
+
+@pytest.mark.parametrize("preset", ["wd-spikingformer-tiny", "bispikclm-tiny"])
+def test_a_model_that_spikes_already(preset: str, tmp_path: Path) -> None:
+    build_config(preset, 60).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"is a spiking model \((wd_spiking|bispik)\w+\) already"):
+        load_source(str(tmp_path))
 
 
 def test_a_quantised_model(dense: Dense, tmp_path: Path) -> None:

@@ -10,7 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from spikeformers.neurons import ILIF, LIF, NILIF, TLIF, Neuron, expand, observe
+from spikeformers.neurons import (
+    IF,
+    ILIF,
+    LIF,
+    NILIF,
+    TLIF,
+    Neuron,
+    PhaseIF,
+    SignedIF,
+    expand,
+    observe,
+)
 
 KINDS: dict[str, Callable[[], Neuron]] = {
     "ni-lif": lambda: NILIF(4, 0.5),
@@ -183,3 +194,21 @@ def test_the_base_has_no_dynamics() -> None:
     assert Half()(torch.tensor([[0.5, 1.0]])).tolist() == [[0, 1]]  # one step keeps nothing
     with pytest.raises(TypeError, match=r"Half does not define keep\(\)"):
         Half()(torch.ones(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("neuron", "values", "step_levels"),
+    [
+        (LIF(), "0, 1", 1),
+        (TLIF(), "-a, 0, a", 1),
+        (NILIF(4), "0, 1/4, ... 4/4", 4),
+        (ILIF(3), "0, 1, ... 3", 3),
+        (IF((1,), 4), "0, ... 4, the sum of 4 steps", 1),
+        (SignedIF((1,), 4), "-4, ... 4, the sum of 4 steps", 1),
+        (SignedIF((1,), 4, unrolled=True), "-1, 0, 1", 1),
+        (PhaseIF((1,), 3), "-7, ... 7, the sum of 3 steps", 1),
+        (IF((1,), 4, unrolled=True), "0, 1", 1),
+    ],
+)
+def test_what_a_step_emits_in_words(neuron: Neuron, values: str, step_levels: int) -> None:
+    assert (neuron.values(), neuron.step_levels) == (values, step_levels)

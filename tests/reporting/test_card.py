@@ -5,9 +5,27 @@ import math
 import pytest
 import yaml
 
+from spikeformers.models import (
+    BiSpikCLMConfig,
+    NeurTransformerConfig,
+    SpikingViTConfig,
+    WDSpikingformerConfig,
+    WESpikingformerConfig,
+    build_config,
+    build_model,
+)
 from spikeformers.reporting import model_card, training_card
+from spikeformers.reporting.card import facts_of
 from spikeformers.training import TrainConfig, TrainResult
 
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+SPIKING = (
+    BiSpikCLMConfig,
+    NeurTransformerConfig,
+    SpikingViTConfig,
+    WDSpikingformerConfig,
+    WESpikingformerConfig,
+)
 RESULT = TrainResult(10, 2560, 2.0, {"loss": 2.0, "perplexity": 7.389, "bits_per_byte": 2.885})
 
 
@@ -42,6 +60,39 @@ def test_a_card_of_every_kind(build, tokens, preset, control, auto, task):
     assert "| width | 16 |" in text
     assert ("| neuron | ni-lif, 1x4 (T x D) |" in text) != control
     assert ("masked tokens" in text) == (task == "fill-mask")
+
+
+def test_a_binary_model_is_tagged_as_spiking_and_has_its_neuron(tokens):
+    model = build_model(build_config("bispikclm-tiny", len(tokens.tokenizer), SMALL))
+    card = training_card("mine", model, tokens.store, TrainConfig(context=32), RESULT)
+    front, text = front_and_text(card)
+    assert front["tags"] == ["spikeformers", "bispikclm", "spiking-neural-network"]
+    assert "BiSpikCLM (https://arxiv.org/abs/2605.13859), " in text
+    assert "| attention | sfsa |\n| neuron | lif, T = 4 |" in text
+
+
+def test_every_config_of_a_spiking_model_states_what_a_card_shows():
+    for kind in SPIKING:
+        config = kind()
+        facts = facts_of({"model_type": kind.model_type})
+        assert (facts.title, facts.origin) == kind.paper
+        assert facts.origin.startswith("https://arxiv.org/abs/")
+        assert facts.tags(kind.model_type)[-1] == "spiking-neural-network"
+        assert facts.rows == config.card_rows()
+        assert facts.rows["attention"]
+
+
+def test_a_dense_twin_states_nothing():
+    facts = facts_of({"model_type": "gpt2"})
+    assert (facts.heading, facts.spiking, facts.rows) == ("GPT-2 (a dense twin)", False, {})
+    assert facts_of({"model_type": "of nobody"}).heading == "of nobody"
+
+
+def test_a_converted_model_names_its_source():
+    source = {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2}
+    facts = facts_of({"model_type": "neurtransformer", "source": source, "steps": 8})
+    assert facts.made == "converted from a trained gpt2 and fine-tuned"
+    assert facts.rows == {"attention": "ssa", "feed-forward": "signed-if, T = 8"}
 
 
 def test_the_way_to_load_it_works(build, tokens, tmp_path):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from spikeformers.energy import audit
+from spikeformers.models import build_model, build_vision_config
 from spikeformers.reporting import describe
 
 
@@ -89,3 +90,21 @@ def test_the_meta_device_will_do(build):
     with torch.device("meta"):
         described = describe(build())
     assert described == describe(build())
+
+
+def test_an_attention_without_competition(build):
+    described = describe(build(attention="a2os2a", position="learned"))
+    points = {row["point"]: row for row in described["points"]}
+    assert points["key"]["values"] == "real numbers, 0 or greater"
+    assert points["Q K^T V"]["values"] == "sums of entries of K with signs; order scores"
+    assert "attention weights" not in points
+    said = described["attention"]
+    assert (said["competition"], said["winners"], said["softmax_free"]) == (None, None, True)
+    assert describe(build(attention="softmax"))["attention"]["softmax_free"] is False
+
+
+def test_a_value_that_is_rectified():
+    config = build_vision_config("a2os2a-digits", {"attention": "ssa", "value_neuron": "relu"})
+    points = {row["point"]: row["values"] for row in describe(build_model(config))["points"]}
+    assert points["value"] == "real numbers, 0 or greater"
+    assert points["weights times value"] == "a sum of values"

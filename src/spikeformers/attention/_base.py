@@ -1,4 +1,4 @@
-"""What an attention core is: spikes q, k, v in, one vector a query out.
+"""What an attention core is: spikes q, k, v in, one vector per query out.
 
     forward(q, k, v, allowed, bias) -> y      q, y [S, B, H, T, K]; k, v [S, B, H, J, K]
 
@@ -17,12 +17,27 @@ from torch import Tensor, nn
 
 
 class Attention(nn.Module):
-    """Base of all attention cores."""
+    """Base of all attention cores.
+
+    A core states its own facts, the attributes and methods below; whoever counts, audits or
+    describes a model asks for them, so that a new core needs no change elsewhere.
+    """
 
     weights_are_binary: bool = False
     """Every weight is 0 or 1, so that the output is a sum of V's spikes."""
-    winners_per_query: int | None = None
-    """How many keys' V rows a query reads; None where it reads all."""
+    weights_are_real: bool = False
+    """The weights are real numbers, even where they happen to be 0 and 1, as a softmax's may be.
+    Otherwise a counter reads off the values what they are."""
+    weights_are_fired: bool = False
+    """A neuron inside fires the weights ``[S, B, H, T, J]``, so they follow its firing rate."""
+    softmax_free: bool = True
+    """No softmax is computed in the forward pass."""
+    reads_per_query: int | None = None
+    """The number of keys whose V rows a query reads; None where that grows with the keys."""
+    keeps_state: bool = False
+    """Keys and values are summed up in a state ``[K, K]`` per head, and no pair is compared."""
+    competition: str | None = None
+    """Name of the rule by which keys compete; None without a competition."""
     score_unit: float | None = None
     """Product of q's and k's spike units where floats do not hold it exactly (D = 3, say).
     Scores are then rounded to its multiples, so that equal counts tie whatever the order of sums.
@@ -51,6 +66,37 @@ class Attention(nn.Module):
         """Weighted sum of v."""
         return torch.matmul(self.weights(q, k, allowed, bias), v)
 
+    def operations(self, pairs: Tensor) -> dict[str, int]:
+        """Elementwise operations between the two products, by kind; none unless overridden.
+
+        ``pairs`` (bool, ``[..., T, J]``) are the pairs of a query and a key that are allowed. Kinds
+        are add, mult, compare, function and winner_compare (a comparison that ranks keys). The
+        bias and a neuron inside are counted by whoever asks.
+        """
+        return {}
+
+    def state_macs(self, q: Tensor) -> int:
+        """Multiply-accumulates of ``forward`` for queries ``[..., T, K]``, with ``keeps_state``."""
+        raise TypeError(f"{type(self).__name__} keeps no state")
+
+    def points(self, value_type: str, values: str, *, fired: bool) -> list[tuple[str, str, str]]:
+        """What flows inside, for descriptions: (point, spike type, values), in order.
+
+        V holds ``values`` of ``value_type``; ``fired``: a neuron fires the output again.
+        """
+        binary = self.weights_are_binary
+        weights = "0, 1" if binary else "real numbers"
+        if binary and self.reads_per_query:
+            weights += f"; ones a row: {self.reads_per_query}"
+        output = ("attention output", value_type, f"the winner's value: {values}")
+        if fired:
+            output = ("weights times value", "integer" if binary else "real", "a sum of values")
+        return [
+            ("attention scores q k", "integer", "counts of coincidences, scaled"),
+            ("attention weights", "binary" if binary else "real", weights),
+            output,
+        ]
+
 
 class ScaledAttention(Attention):
     """An attention core with a factor on its scores."""
@@ -63,7 +109,7 @@ class ScaledAttention(Attention):
     def scale(self) -> Tensor:
         """Factor on ``q k^T`` of each head, ``[H, 1, 1]``.
 
-        One positive number a head moves no winner by itself; beside a bias it does, and then
+        One positive number per head moves no winner by itself; beside a bias it does, and then
         dividing the bias by it once, after training, saves the product.
         """
         return self.log_scale.exp()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 ROWS = 32
-"""Queries a block."""
+"""Queries per block."""
 WHOLE = 2**18
 """Scores that stay in the cache anyway, where blocks would only cost calls."""
 FEW = 2**14

@@ -39,6 +39,7 @@ class A2OS2A(Attention):
                 f"{nearest(order, ORDERS)}"
             )
         self.order, self.causal = order, causal
+        self.keeps_state = order == "state"
 
     def weights(self, q: Tensor, k: Tensor, allowed: Tensor, bias: Tensor | None) -> Tensor:
         return self.scores(q, k, bias) * allowed
@@ -80,6 +81,20 @@ class A2OS2A(Attention):
         size = BLOCK if self.causal else tokens
         for start in range(0, tokens, size):
             yield slice(start, min(start + size, tokens))
+
+    def state_macs(self, q: Tensor) -> int:
+        """Causal blocks compute their own scores as well, and the first has no state to read."""
+        tokens, width = q.shape[-2:]
+        total = 0
+        for number, block in enumerate(self.blocks(tokens)):
+            size = block.stop - block.start
+            total += size * width * width * (1 if self.causal and number == 0 else 2)
+            total += 2 * size * size * width if self.causal else 0
+        return q.numel() // (tokens * width) * total
+
+    def points(self, value_type: str, values: str, *, fired: bool) -> list[tuple[str, str, str]]:
+        what = f"sums of entries of K with signs; order {self.order}"
+        return [("Q K^T V", "real", what)]
 
     def extra_repr(self) -> str:
         return f"order={self.order}, causal={self.causal}, no scale"

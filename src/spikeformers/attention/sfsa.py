@@ -7,7 +7,7 @@
 
 BiSpikCLM, https://arxiv.org/abs/2605.13859. The mask multiplies before the neuron; its threshold
 is positive, so that a masked edge, whose current is zero, never fires.
-Differs: s (1 in the paper, as far as is known) may be learned, one number a head; a ``bias`` is
+Differs: s (1 in the paper, as far as is known) may be learned, one number per head; a ``bias`` is
 added before the mask, ``(A_int * s + bias) * M``.
 """
 
@@ -23,6 +23,7 @@ class SFSA(ScaledAttention):
     """Edges that fire; ``neuron`` takes the masked scores ``[S, B, H, T, J]``."""
 
     weights_are_binary = True
+    weights_are_fired = True
 
     def __init__(
         self, neuron: Neuron, scale: float = 1.0, heads: int = 1, learn_scale: bool = False

@@ -15,5 +15,16 @@ from spikeformers.attention._base import ScaledAttention, masked_softmax
 class SoftmaxAttention(ScaledAttention):
     """Real attention weights that sum to one."""
 
+    weights_are_real = True
+    softmax_free = False
+
     def weights(self, q: Tensor, k: Tensor, allowed: Tensor, bias: Tensor | None) -> Tensor:
         return masked_softmax(self.scores(q, k, bias), allowed)
+
+    def operations(self, pairs: Tensor) -> dict[str, int]:
+        return softmax_operations(int(pairs.sum()))
+
+
+def softmax_operations(pairs: int) -> dict[str, int]:
+    """Of the scale and the softmax over ``pairs`` scores; a function is an exp or a division."""
+    return {"mult": pairs, "compare": pairs, "function": 2 * pairs, "add": pairs}

@@ -160,7 +160,7 @@ def _at_least_float32(x: Tensor) -> Tensor:
 
 
 class WTA(ScaledAttention):
-    """Winner-take-all attention with ``winners`` keys a query (hard: one)."""
+    """Winner-take-all attention with ``winners`` keys per query (hard: one)."""
 
     def __init__(
         self,
@@ -189,7 +189,8 @@ class WTA(ScaledAttention):
         self.weights_are_binary = competition == "hard" or (
             competition == "top_k" and self.weight == 1
         )
-        self.winners_per_query = None if competition == "sparsemax" else self.winners
+        self.weights_are_real = competition == "sparsemax"
+        self.reads_per_query = None if competition == "sparsemax" else self.winners
 
     def weights(self, q: Tensor, k: Tensor, allowed: Tensor, bias: Tensor | None) -> Tensor:
         with torch.autocast(q.device.type, enabled=False):  # as in forward
@@ -224,6 +225,15 @@ class WTA(ScaledAttention):
                 self.score_unit,
             )
         return y.to(v.dtype)
+
+    def operations(self, pairs: Tensor) -> dict[str, int]:
+        keys = pairs.sum(-1)
+        if self.competition == "sparsemax":  # a sort, a running sum, the threshold
+            number = int(pairs.sum())
+            sort = int((keys * keys.clamp_min(1).double().log2().ceil()).sum())
+            return {"mult": number, "add": 3 * number, "winner_compare": sort}
+        passes = sum(int((keys - 1 - rank).clamp_min(0).sum()) for rank in range(self.winners))
+        return {"winner_compare": passes}
 
     def extra_repr(self) -> str:
         return (

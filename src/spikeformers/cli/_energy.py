@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from spikeformers.energy import EnergyReport
-    from spikeformers.energy.full import Ledger
+    from spikeformers.energy.pricing.ledger import Ledger
     from spikeformers.reporting.energy import Energies
 
 SWINGS = 8  # lines of the sensitivity table

@@ -11,7 +11,7 @@ import typer
 from spikeformers.cli._options import AnyData, Images, Json, Model, Root, Split, TextField
 
 if TYPE_CHECKING:
-    from spikeformers.energy import AuditReport, Row, Side
+    from spikeformers.energy import AuditReport, OperandHistory, Row
 
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 
@@ -170,7 +170,7 @@ def _lines(rows: Sequence[Row], unfold: bool) -> list[tuple[str, ...]]:
     ]
 
 
-def _operand(side: Side, what: str) -> str:
+def _operand(side: OperandHistory, what: str) -> str:
     """Kind and where it is known from; ``{}`` stands for the density of spikes."""
     if side.constant:
         if side.shift and not side.is_spikes:

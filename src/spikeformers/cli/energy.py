@@ -11,7 +11,7 @@ from spikeformers.cli._options import AnyData, Images, Json, Root, Split, TextFi
 
 if TYPE_CHECKING:
     from spikeformers.cli._counting import Material
-    from spikeformers.energy.tables import Table
+    from spikeformers.energy.pricing.price_table import PriceTable
     from spikeformers.evaluation.measured import MeasuredReport
     from spikeformers.reporting.energy import Energies
 
@@ -79,7 +79,7 @@ def energy(
     """
     from spikeformers.cli._energy import full_tables, measured_tables, paper_tables
     from spikeformers.cli._output import make_table, print_json, print_table, say, start
-    from spikeformers.energy.tables import load_table
+    from spikeformers.energy.pricing.price_table import load_table
     from spikeformers.reporting.energy import FORMULA, side_by_side
 
     table, lengths = load_table(price), _contexts(contexts)
@@ -120,7 +120,7 @@ def _count(
     folder: Path,
     data: str,
     control: Path | None,
-    table: Table,
+    table: PriceTable,
     contexts: list[int],
     given: dict[str, Any],
     *,

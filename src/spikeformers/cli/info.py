@@ -24,8 +24,8 @@ def info(
     A preset is described at the vocabulary of its default config.
 
     JSON: model_type, class, parameters, shape, neuron (kind, spike_type, steps, levels, values,
-    layers, detail), attention (kind, competition, winners, binary_weights, causal, detail),
-    points (point, spike_type, values), tensors (name, shape, count, parameters).
+    layers, detail), attention (kind, competition, winners, binary_weights, softmax_free, causal,
+    detail), points (point, spike_type, values), tensors (name, shape, count, parameters).
     """
     from spikeformers.cli._output import make_table, print_json, print_table, start
     from spikeformers.reporting import describe

@@ -13,7 +13,6 @@ from transformers import AutoConfig
 
 from spikeformers.errors import ConfigError, DataError
 from spikeformers.models._sources import source_of
-from spikeformers.models.control import has_control
 from spikeformers.models.reference import load_reference
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def load_source(name: str, gguf_file: str = "") -> tuple[PreTrainedModel, PreTra
 
 def refuse(config: Any, name: str) -> None:
     """Raise ConfigError for a model that cannot be converted, whatever its weights."""
-    if has_control(config):  # only a spiking model has a dense twin
+    if getattr(config, "spiking", False):
         raise ConfigError(f"{name} is a spiking model ({config.model_type}) already.")
     if getattr(config, "quantization_config", None) is not None:
         raise ConfigError(

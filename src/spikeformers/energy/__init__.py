@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-from spikeformers.energy.audit import REQUIREMENTS, SCOPES, AuditReport, audit, check_request
-from spikeformers.energy.breakeven import BreakEven, break_even
-from spikeformers.energy.estimate import FullReport, estimate
-from spikeformers.energy.full import Ledger, ledger_of
-from spikeformers.energy.lines import Phase, Work
-from spikeformers.energy.listing import Row
-from spikeformers.energy.neurobench import neurobench_metrics
-from spikeformers.energy.precision import FP16, FP32, INT8, Precision
-from spikeformers.energy.prices import PAPER, Cost, Prices
-from spikeformers.energy.records import COMPONENTS, Operand, Product, Trace
-from spikeformers.energy.report import RULES, EnergyReport, Share, count_over, energy_of
-from spikeformers.energy.sides import Side
-from spikeformers.energy.spikes import (
+from spikeformers.energy.auditing.audit import (
+    REQUIREMENTS,
+    SCOPES,
+    AuditReport,
+    audit,
+    check_request,
+)
+from spikeformers.energy.auditing.operand_history import OperandHistory
+from spikeformers.energy.auditing.recorder import Row
+from spikeformers.energy.counting.neurobench import neurobench_metrics
+from spikeformers.energy.counting.spike_statistics import (
     density_by_position,
     density_of,
     neuron_names,
     raster_of,
     winners_of_sentence,
 )
-from spikeformers.energy.tables import Table, load_table, read_table
-from spikeformers.energy.trace import trace
-from spikeformers.energy.workload import Assumptions, work_of
+from spikeformers.energy.counting.trace import COMPONENTS, Operand, Product, Trace
+from spikeformers.energy.counting.tracer import trace
+from spikeformers.energy.pricing.break_even import BreakEven, break_even
+from spikeformers.energy.pricing.estimate import FullReport, estimate
+from spikeformers.energy.pricing.ledger import Ledger, ledger_of
+from spikeformers.energy.pricing.paper_sum import RULES, EnergyReport, Share, count_over, energy_of
+from spikeformers.energy.pricing.precision import FP16, FP32, INT8, Precision
+from spikeformers.energy.pricing.price_table import PriceTable, load_table, read_table
+from spikeformers.energy.pricing.prices import PAPER, Cost, Prices
+from spikeformers.energy.pricing.work_items import Phase, WorkItem
+from spikeformers.energy.pricing.workload import Assumptions, work_of
+
+# Earlier names, which continue to work.
+Side = OperandHistory
+Table = PriceTable
+Work = WorkItem
 
 __all__ = [
     "COMPONENTS",
@@ -42,8 +53,10 @@ __all__ = [
     "FullReport",
     "Ledger",
     "Operand",
+    "OperandHistory",
     "Phase",
     "Precision",
+    "PriceTable",
     "Prices",
     "Product",
     "Row",
@@ -52,6 +65,7 @@ __all__ = [
     "Table",
     "Trace",
     "Work",
+    "WorkItem",
     "audit",
     "break_even",
     "check_request",

@@ -15,6 +15,7 @@ Shapes: S simulation steps, B batch, T tokens, D width, H heads, K per head, J k
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -112,13 +113,29 @@ class SpikingAttention(nn.Module):
         self.fire_value = Fire(config, width, config.projection_norm, make_role(config, "value"))
         self.core = make_attention(config)
         # One winner's V row already is spikes; sums of rows have to fire again.
-        one_row = self.core.weights_are_binary and self.core.winners_per_query == 1
+        one_row = self.core.weights_are_binary and self.core.reads_per_query == 1
         self.fire_out = None if one_row else Fire(config, width, norm=True)
         self.out = SpikeLinear(width, width, config.bias)
         self.out.ends_residual = True
         self.out_norm = make_norm(
             config.norm if config.output_norm else "none", width, config.norm_eps
         )
+
+    @property
+    def sums_sub_steps(self) -> bool:
+        """Whether neurons emit binary sub-steps, whose scores are summed before the competition."""
+        return self.fire_in.neuron.expanded
+
+    def summed_sub_steps(
+        self, fired_by: Callable[[nn.Module], Tensor]
+    ) -> list[tuple[Tensor, float]]:
+        """q, k and v ``[S, B, H, T, K]``, each with its unit; ``fired_by`` gives the sub-steps
+        ``[levels, S, B, T, D]`` that a neuron has just emitted.
+        """
+        neurons = [fire.neuron for fire in (self.fire_query, self.fire_key, self.fire_value)]
+        return [
+            (self._heads(fired_by(neuron).sum(0)) * neuron.unit, neuron.unit) for neuron in neurons
+        ]
 
     def _heads(self, x: Tensor) -> Tensor:
         """``[..., B, T, D]`` to ``[..., B, H, T, K]``."""

@@ -31,6 +31,9 @@ class SpikingConfig(PreTrainedConfig):
 
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
     causal: ClassVar[bool] = True
+    spiking: ClassVar[bool] = True
+    paper: ClassVar[tuple[str, str]] = ("", "")
+    """Name of the model and address of its paper, for model cards."""
 
     vocab_size: int = 50257
     hidden_size: int = 768
@@ -113,6 +116,11 @@ class SpikingConfig(PreTrainedConfig):
         """Config of the dense model of this shape; ``positions`` as of `control_of`."""
         return text_twin(self, positions)
 
+    def card_rows(self) -> dict[str, str]:
+        """What spikes, for model cards; ``neuron`` and ``attention`` are every subclass's own."""
+        config: Any = self
+        return {"attention": config.attention, "neuron": f"{config.neuron}, T = {self.steps}"}
+
     @property
     def head_width(self) -> int:
         """K, the width of one head."""
@@ -179,6 +187,13 @@ class SpikingformerConfig(SpikingConfig):
         if self.position is None and self.attention in ("ssa", "a2os2a"):
             self.position = "learned"
         super().__post_init__(**kwargs)
+
+    def card_rows(self) -> dict[str, str]:
+        competition = f", {self.wta}" if self.attention in ("cwssa", "wssa") else ""
+        return {
+            "attention": f"{self.attention}{competition}",
+            "neuron": f"{self.neuron}, {self.steps}x{self.levels} (T x D)",
+        }
 
     def validate_architecture(self) -> None:
         """Refuse what no model can be built from (ConfigError)."""

@@ -169,7 +169,7 @@ class SpikingSelfAttention(nn.Module):
                 heads=heads,
                 learn_scale=True,
             )
-        one_row = self.core.winners_per_query == 1
+        one_row = self.core.reads_per_query == 1
         self.norm = nn.RMSNorm(width) if attention == "ssa" and norm == "rms" else None
         self.gain = None if one_row else nn.Parameter(torch.ones(heads * width))
         self.fire_out = None if one_row else pair((heads * width,), steps, unrolled)
@@ -215,6 +215,13 @@ class SpikingSelfAttention(nn.Module):
             return y
         normed: Tensor = self.norm(y.unflatten(-1, (-1, self.shape.head_width)))
         return normed.flatten(-2)
+
+    def norm_operations(self) -> dict[str, int]:
+        """Elementwise operations of the norm of SSA's sums, per token; none without one."""
+        if self.norm is None:
+            return {}
+        values = self.shape.heads * self.shape.head_width
+        return {"add": values, "mult": 3 * values, "function": self.shape.heads}
 
     def forward(
         self,

@@ -35,6 +35,8 @@ class NeurTransformerConfig(PreTrainedConfig):
     """What the source was, and how each part of it was converted."""
 
     model_type = "neurtransformer"
+    spiking: ClassVar[bool] = True
+    paper: ClassVar[tuple[str, str]] = ("NeurTransformer", "https://arxiv.org/abs/2510.00133")
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
     causal: ClassVar[bool] = True
 
@@ -137,6 +139,10 @@ class NeurTransformerConfig(PreTrainedConfig):
         if self.source is None:
             raise ConfigError("this config has no source, so that it has no dense twin.")
         return source_config(self.source)
+
+    def card_rows(self) -> dict[str, str]:
+        """What spikes, for model cards."""
+        return {"attention": self.attention, "feed-forward": f"{self.ffn}, T = {self.steps}"}
 
     @property
     def neuron(self) -> str:

@@ -72,6 +72,11 @@ class SpikingViTConfig(PreTrainedConfig):
     """Every choice of the spiking vision transformer; a field a choice, its default here only."""
 
     model_type = "spiking_vit"
+    spiking: ClassVar[bool] = True
+    paper: ClassVar[tuple[str, str]] = (
+        "Spiking vision transformer, A2OS2A",
+        "https://arxiv.org/abs/2503.00226",
+    )
     neuron: ClassVar[str] = "lif"
     causal: ClassVar[bool] = False
     wta: ClassVar[str] = "hard"
@@ -122,6 +127,14 @@ class SpikingViTConfig(PreTrainedConfig):
     norm_eps: float = 1e-5
     dropout: float = 0.0
     initializer_range: float = 0.02
+
+    def card_rows(self) -> dict[str, str]:
+        """What spikes, for model cards."""
+        return {
+            "attention": self.attention,
+            "Q, K, V": f"{self.query_neuron}, {self.key_neuron}, {self.value_neuron}",
+            "simulation steps": str(self.steps),
+        }
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.intermediate_size is None:

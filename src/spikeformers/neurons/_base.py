@@ -66,6 +66,21 @@ class Neuron(nn.Module):
         """Value of one spike."""
         return 1.0
 
+    @property
+    def step_levels(self) -> int:
+        """D of "T x D": the largest count of one simulated step."""
+        return self.levels
+
+    def values(self) -> str:
+        """What a step emits, in words, such as ``0, 1/4, ... 4/4``."""
+        if self.spike_type == "binary":
+            return "0, 1"
+        if self.spike_type == "ternary":
+            return "-a, 0, a"
+        if self.unit == 1:
+            return f"0, 1, ... {self.levels}"
+        return f"0, 1/{self.levels}, ... {self.levels}/{self.levels}"
+
     def fire(self, u: Tensor) -> Tensor:
         """Spikes of membrane potential ``u``."""
         raise TypeError(f"{type(self).__name__} does not define fire()")

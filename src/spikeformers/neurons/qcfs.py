@@ -150,6 +150,17 @@ class IF(Neuron):
     def _drive(self, current: Tensor) -> Tensor:
         return torch.stack((current, -current)) if self.signed else current.unsqueeze(0)
 
+    @property
+    def step_levels(self) -> int:
+        return 1
+
+    def values(self) -> str:
+        """Unless unrolled, a neuron hands on the sum of its T steps."""
+        if self.spike_type == "integer":
+            least = -self.largest if self.signed else 0
+            return f"{least}, ... {self.largest}, the sum of {self.simulated} steps"
+        return "-1, 0, 1" if self.spike_type == "ternary" else super().values()
+
     def events(self, spikes: Tensor) -> Tensor:
         """How many spikes each value of ``forward``'s output stands for."""
         return spikes.detach().abs()

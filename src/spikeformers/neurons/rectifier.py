@@ -17,5 +17,9 @@ class Rectifier(nn.Module):
 
     spike_type = "real"
 
+    def values(self) -> str:
+        """What it emits, in words."""
+        return "real numbers, 0 or greater"
+
     def forward(self, current: Tensor) -> Tensor:
         return torch.relu(current)

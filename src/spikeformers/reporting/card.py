@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import spikeformers
 from spikeformers.models.registry import is_masked
@@ -21,18 +23,51 @@ if TYPE_CHECKING:
     from spikeformers.training import TrainConfig, TrainResult
 
 ZEROSHOT = "## Zero-shot scores"
-PAPERS = {
-    "neurtransformer": ("NeurTransformer", "https://arxiv.org/abs/2510.00133"),
-    "bispikclm": ("BiSpikCLM", "https://arxiv.org/abs/2605.13859"),
-    "wd_spikingformer": ("WD-Spikingformer", "https://arxiv.org/abs/2604.11321"),
-    "we_spikingformer": ("WE-Spikingformer", "https://arxiv.org/abs/2604.11321"),
-    "spiking_vit": ("Spiking vision transformer, A2OS2A", "https://arxiv.org/abs/2503.00226"),
+DENSE_TWINS = {
     "vit": ("ViT", "a dense twin"),
     "gpt2": ("GPT-2", "a dense twin"),
     "gpt_neox": ("GPT-NeoX", "a dense twin"),
     "bert": ("BERT", "a dense twin"),
     "roformer": ("RoFormer", "a dense twin"),
 }
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a config says of its model for a card."""
+
+    title: str
+    origin: str
+    """Address of the paper, or what the model is for; may be empty."""
+    spiking: bool
+    rows: dict[str, str]
+    """What spikes, for the table of shapes."""
+    made: str
+    """How the weights came about."""
+
+    @property
+    def heading(self) -> str:
+        """Title and origin."""
+        return f"{self.title} ({self.origin})" if self.origin else self.title
+
+    def tags(self, kind: str) -> list[str]:
+        """Tags of the front matter for a model of type ``kind``."""
+        return ["spikeformers", kind, *(["spiking-neural-network"] if self.spiking else [])]
+
+
+def facts_of(config: Mapping[str, Any]) -> CardFacts:
+    """What the class of ``config``, a plain dictionary with its model_type, says of the model."""
+    kind = str(config["model_type"])
+    made = "trained from scratch"
+    if config.get("source"):
+        made = f"converted from a trained {config['source']['model_type']} and fine-tuned"
+    # Not `.get`, which does not know the classes that were registered.
+    of_kind: Any = CONFIG_MAPPING[kind] if kind in CONFIG_MAPPING else None  # noqa: SIM401
+    if not getattr(of_kind, "spiking", False):
+        return CardFacts(*DENSE_TWINS.get(kind, (kind, "")), spiking=False, rows={}, made=made)
+    stated: Any = of_kind.from_dict(dict(config))
+    title, origin = stated.paper
+    return CardFacts(title or kind, origin, spiking=True, rows=stated.card_rows(), made=made)
 
 
 def training_card(
@@ -82,31 +117,20 @@ def model_card(
     results: Mapping[str, float],
 ) -> str:
     """Markdown for a model of ``config``; ``results`` holds loss, perplexity, bits_per_byte."""
-    kind = str(config["model_type"])
-    title, origin = PAPERS.get(kind, (kind, ""))
-    converted = kind == "neurtransformer"
-    spiking = kind.endswith("spikingformer")
+    facts = facts_of(config)
     task = "fill-mask" if masked else "text-generation"
     front = {
         "library_name": "transformers",
         "pipeline_tag": task,
-        "tags": [
-            "spikeformers",
-            kind,
-            *(["spiking-neural-network"] if spiking or converted else []),
-        ],
+        "tags": facts.tags(str(config["model_type"])),
         "model-index": [_index(name, task, data, results)],
     }
     auto = "AutoModelForMaskedLM" if masked else "AutoModelForCausalLM"
-    heading = f"{title} ({origin})" if origin else title
-    made = "trained from scratch"
-    if converted:
-        made = f"converted from a trained {config['source']['model_type']} and fine-tuned"
     sections = [
-        f"# {name}\n\n{heading}, {parameters:,} parameters, {made} with "
+        f"# {name}\n\n{facts.heading}, {parameters:,} parameters, {facts.made} with "
         f"spikeformers {spikeformers.__version__}.",
         _loading(auto, masked),
-        "## Shape\n\n" + table(_shape(config, spiking)),
+        "## Shape\n\n" + table(_shape(config) | facts.rows),
         "## Data\n\n" + table(data),
         "## Training\n\n" + table(training),
         "## Results\n\n" + _results(results, masked),
@@ -117,24 +141,24 @@ def model_card(
     return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n" + "\n\n".join(sections) + "\n"
 
 
-def add_zeroshot(card: str, found: Mapping[str, Mapping[str, Any]]) -> str:
+def add_zeroshot(card: str, results: Mapping[str, Mapping[str, Any]]) -> str:
     """``card`` with a section of zero-shot scores, in place of the one that it may have.
 
-    ``found``: task -> its part of a zero-shot result.
+    ``results``: task -> its part of a zero-shot result.
     """
     rows = ["| task | metric | score | chance | majority | |", "|---|---|---|---|---|---|"]
-    for task, told in sorted(found.items()):
+    for task, result in sorted(results.items()):
         for metric in ("acc", "acc_norm"):
-            if metric not in told["metrics"]:
+            if metric not in result["metrics"]:
                 continue
-            one = told["metrics"][metric]
+            measured = result["metrics"][metric]
             chance, majority = (
-                "" if one[key] is None else f"{100 * one[key]:.1f}"
+                "" if measured[key] is None else f"{100 * measured[key]:.1f}"
                 for key in ("chance", "majority")
             )
-            score = f"{100 * one['value']:.1f} ± {100 * one['stderr']:.1f}"
-            mark = "at chance" if one["at_chance"] else ""
-            count = f"{task} ({told['documents']:,}, {told['split']})"
+            score = f"{100 * measured['value']:.1f} ± {100 * measured['stderr']:.1f}"
+            mark = "at chance" if measured["at_chance"] else ""
+            count = f"{task} ({result['documents']:,}, {result['split']})"
             rows.append(f"| {count} | {metric} | {score} | {chance} | {majority} | {mark} |")
     section = (
         f"{ZEROSHOT}\n\nIn hundredths, ± standard error over the documents (measured); at chance: "
@@ -177,7 +201,7 @@ def _loading(auto: str, masked: bool) -> str:
     )
 
 
-def _shape(config: Mapping[str, Any], spiking: bool) -> dict[str, str]:
+def _shape(config: Mapping[str, Any]) -> dict[str, str]:
     def first(*keys: str) -> Any:
         return next((config[key] for key in keys if config.get(key) is not None), "")
 
@@ -188,20 +212,13 @@ def _shape(config: Mapping[str, Any], spiking: bool) -> dict[str, str]:
         "vocabulary": f"{first('vocab_size'):,}",
         "positions": first("max_position_embeddings", "n_positions"),
     }
-    if config["model_type"] == "neurtransformer":
-        shape["attention"] = str(config["attention"])
-        shape["feed-forward"] = f"{config['ffn']}, T = {config['steps']}"
-    if spiking:
-        competition = f", {config['wta']}" if config["attention"] in ("cwssa", "wssa") else ""
-        shape["attention"] = f"{config['attention']}{competition}"
-        shape["neuron"] = f"{config['neuron']}, {config['steps']}x{config['levels']} (T x D)"
     return {key: str(value) for key, value in shape.items()}
 
 
 def _results(results: Mapping[str, float], masked: bool) -> str:
     if not results:
         return "The run has no validation result."
-    told = {
+    titles = {
         "loss": ("loss", "nats a token"),
         "perplexity": ("perplexity", "a token"),
         "bits_per_byte": ("bits per byte", "of the text"),
@@ -210,7 +227,7 @@ def _results(results: Mapping[str, float], masked: bool) -> str:
         "teacher_kl": ("KL from the teacher", "nats a token"),
     }
     rows = {
-        f"{told[key][0]}, {told[key][1]}" if key in told else key: f"{value:,.4f}"
+        f"{titles[key][0]}, {titles[key][1]}" if key in titles else key: f"{value:,.4f}"
         for key, value in results.items()
     }
     of = "masked tokens of " if masked else ""

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from spikeformers.conversion import Plan
 from spikeformers.energy import EnergyReport, energy_of
 from spikeformers.evaluation import agreement, perplexity
-from spikeformers.models._converted import SpikingSelfAttention
 from spikeformers.neurons import Neuron
 from spikeformers.reporting import conversion_pictures, pictures
 from spikeformers.reporting._files import write_text
@@ -112,15 +111,9 @@ def block_neurons(found: EnergyReport, model: PreTrainedModel, *parts: str) -> f
 
 
 def _norms(model: PreTrainedModel, found: EnergyReport) -> float:
-    """Picojoules a token of the RMS norms inside spiking attention: 1 add, 3 mult, a root a row."""
-    total = 0.0
-    for module in model.modules():
-        if isinstance(module, SpikingSelfAttention) and module.norm is not None:
-            heads, width = module.shape.heads, module.shape.head_width
-            values = heads * width
-            counted = {"add": values, "mult": 3 * values, "function": heads}
-            total += found.prices.of_operations(counted)
-    return total
+    """Picojoules per token of the norms inside spiking attention, as the modules state them."""
+    stated = [getattr(module, "norm_operations", None) for module in model.modules()]
+    return sum(found.prices.of_operations(operations()) for operations in stated if operations)
 
 
 def report_conversion(

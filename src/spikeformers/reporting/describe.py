@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from spikeformers.attention import A2OS2A, Attention
+from spikeformers.attention import Attention
 from spikeformers.models.registry import is_vision
-from spikeformers.neurons import IF, Neuron, Rectifier
+from spikeformers.neurons import Neuron
 from spikeformers.reporting.gather import EDGES, POINTS, point_of
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ def describe(model: PreTrainedModel) -> dict[str, Any]:
     Works on the meta device.
     """
     config = model.config
-    known = SHAPE | IMAGE_SHAPE if is_vision(config) else SHAPE
-    shape = {name: getattr(config, key, None) for key, name in known.items()}
+    fields = SHAPE | IMAGE_SHAPE if is_vision(config) else SHAPE
+    shape = {name: getattr(config, key, None) for key, name in fields.items()}
     if shape["MLP width"] is None and shape["width"]:
         shape["MLP width"] = 4 * shape["width"]  # GPT-2 leaves it unset
     neurons = {name: m for name, m in model.named_modules() if isinstance(m, Neuron)}
@@ -54,22 +54,6 @@ def describe(model: PreTrainedModel) -> dict[str, Any]:
     }
 
 
-def spike_values(neuron: Neuron) -> str:
-    """What a neuron emits in one step, such as ``0, 1/4, ... 4/4``; IF neurons hand on the sum of
-    their T steps, unless unrolled.
-    """
-    if isinstance(neuron, IF) and neuron.spike_type == "integer":
-        least = -neuron.largest if neuron.signed else 0
-        return f"{least}, ... {neuron.largest}, the sum of {neuron.simulated} steps"
-    if neuron.spike_type == "binary":
-        return "0, 1"
-    if neuron.spike_type == "ternary":
-        return "-1, 0, 1" if isinstance(neuron, IF) else "-a, 0, a"
-    if neuron.unit == 1:
-        return f"0, 1, ... {neuron.levels}"
-    return f"0, 1/{neuron.levels}, ... {neuron.levels}/{neuron.levels}"
-
-
 def _neuron(model: PreTrainedModel, neurons: dict[str, Neuron]) -> dict[str, Any] | None:
     first = next(iter(neurons.values()), None)
     if first is None:
@@ -79,8 +63,8 @@ def _neuron(model: PreTrainedModel, neurons: dict[str, Neuron]) -> dict[str, Any
         "kind": config.neuron,
         "spike_type": first.spike_type,
         "steps": config.steps,
-        "levels": 1 if isinstance(first, IF) else first.levels,
-        "values": spike_values(first),
+        "levels": first.step_levels,
+        "values": first.values(),
         "layers": len(neurons),
         "detail": first.extra_repr(),
     }
@@ -89,9 +73,10 @@ def _neuron(model: PreTrainedModel, neurons: dict[str, Neuron]) -> dict[str, Any
 def _attention(config: Any, core: Attention) -> dict[str, Any]:
     return {
         "kind": config.attention,
-        "competition": config.wta if hasattr(core, "competition") else None,
-        "winners": core.winners_per_query,
+        "competition": core.competition,
+        "winners": core.reads_per_query,
         "binary_weights": core.weights_are_binary,
+        "softmax_free": core.softmax_free,
         "causal": bool(config.causal),
         "detail": core.extra_repr(),
     }
@@ -100,70 +85,62 @@ def _attention(config: Any, core: Attention) -> dict[str, Any]:
 def _points(
     model: PreTrainedModel, neurons: dict[str, Neuron], core: Attention | None
 ) -> list[dict[str, str]]:
-    def point(name: str, spike_type: str, values: str) -> dict[str, str]:
-        return {"point": name, "spike_type": spike_type, "values": values}
-
     real = "real numbers"
     images = is_vision(model.config)
     if not neurons:
         names = ("patches" if images else "embedding", "attention", "MLP", "head")
-        return [point(name, "real", real) for name in names]
-    found = {point_of(name)[1]: neuron for name, neuron in neurons.items()}
+        return [_point(name, "real", real) for name in names]
+    emitters = {point_of(name)[1]: neuron for name, neuron in neurons.items()}
     rows = [
-        point("pixels" if images else "embedding", "real", real),
+        _point("pixels" if images else "embedding", "real", real),
         *(
-            point(name, found[name].spike_type, spike_values(found.pop(name)))
-            for name in [name for name in found if name.startswith("patches ")]
+            _emitted(name, emitters.pop(name))
+            for name in [name for name in emitters if name.startswith("patches ")]
         ),
-        point("stream between blocks", *getattr(model.base_model, "stream", ("real", real))),
+        _point("stream between blocks", *getattr(model.base_model, "stream", ("real", real))),
     ]
     if core is None:  # a converted model that kept its softmax
-        rows.append(point("attention", "real", real))
-    if "embedding" in found:
-        fired = found.pop("embedding")
-        rows.insert(1, point("embedding, fired", fired.spike_type, spike_values(fired)))
-    found.pop(EDGES, None)  # told with the attention's weights
-    rectified = {point_of(name)[1] for name, m in model.named_modules() if isinstance(m, Rectifier)}
+        rows.append(_point("attention", "real", real))
+    if "embedding" in emitters:
+        rows.insert(1, _emitted("embedding, fired", emitters.pop("embedding")))
+    emitters.pop(EDGES, None)  # described with the attention's weights
+    head = emitters.pop("head", None)
+    emitters |= _real_emitters(model)
     shifted = ("attention input", "MLP input") if getattr(model.config, "token_shift", 0) else ()
-    for name in (*POINTS.values(), *sorted(set(found) - set(POINTS.values()) - {"head"})):
-        if name in found:
+    for name in (*POINTS.values(), *sorted(set(emitters) - set(POINTS.values()))):
+        if name in emitters:
             before = "; half of them the token's before" if name in shifted else ""
-            values = spike_values(found[name]) + before
-            rows.append(point(name, found[name].spike_type, values))
-        elif name in rectified:
-            rows.append(point(name, "real", "real numbers, 0 or greater"))
+            rows.append(_emitted(name, emitters[name], before))
         if name == "value" and core is not None:
-            value = found.get(name)
-            rows += _attention_points(point, core, value, fired="attention output" in found)
-    head = found.get("head")
+            value: Any = emitters.get(name)
+            stated = ("real", real) if value is None else (value.spike_type, value.values())
+            fired = "attention output" in emitters
+            rows += [_point(*inside) for inside in core.points(*stated, fired=fired)]
     if images and head is not None:
-        rows.append(point("in front of the head", head.spike_type, spike_values(head)))
+        rows.append(_emitted("in front of the head", head))
         head = None  # which reads their mean over steps and patches
     rows.append(
-        point("head input", "real", real)
-        if head is None
-        else point("head input", head.spike_type, spike_values(head))
+        _point("head input", "real", real) if head is None else _emitted("head input", head)
     )
-    return [*rows, point("logits", "real", real)]
+    return [*rows, _point("logits", "real", real)]
 
 
-def _attention_points(point: Any, core: Attention, value: Neuron | None, *, fired: bool) -> Any:
-    if isinstance(core, A2OS2A):
-        yield point("Q K^T V", "real", f"sums of entries of K with signs; order {core.order}")
-        return
-    assert value is not None
-    binary = core.weights_are_binary
-    weights = "0, 1" if binary else "real numbers"
-    if binary and core.winners_per_query:
-        weights += f"; ones a row: {core.winners_per_query}"
-    yield point("attention scores q k", "integer", "counts of coincidences, scaled")
-    yield point("attention weights", "binary" if binary else "real", weights)
-    if not fired:
-        yield point(
-            "attention output", value.spike_type, f"the winner's value: {spike_values(value)}"
-        )
-    else:
-        yield point("weights times value", "integer" if binary else "real", "a sum of values")
+def _point(name: str, spike_type: str, values: str) -> dict[str, str]:
+    return {"point": name, "spike_type": spike_type, "values": values}
+
+
+def _emitted(name: str, emitter: Any, before: str = "") -> dict[str, str]:
+    """The point ``name``, where a neuron, or what stands in its place, emits."""
+    return _point(name, emitter.spike_type, emitter.values() + before)
+
+
+def _real_emitters(model: nn.Module) -> dict[str, Any]:
+    """Modules that stand in the place of a neuron and emit real numbers, by point."""
+    return {
+        point_of(name)[1]: module
+        for name, module in model.named_modules()
+        if getattr(module, "spike_type", None) == "real"
+    }
 
 
 def _tensors(model: nn.Module) -> list[dict[str, Any]]:

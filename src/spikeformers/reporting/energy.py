@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from numpy.typing import NDArray
 
-from spikeformers.energy.breakeven import BreakEven
-from spikeformers.energy.estimate import CONTEXTS, FullReport, estimate
-from spikeformers.energy.precision import INT8
-from spikeformers.energy.prices import PAPER
-from spikeformers.energy.report import EnergyReport, count_over, report_of
-from spikeformers.energy.spikes import density_by_position
-from spikeformers.energy.tables import Table
+from spikeformers.energy.counting.spike_statistics import density_by_position
+from spikeformers.energy.pricing.break_even import BreakEven
+from spikeformers.energy.pricing.estimate import CONTEXTS, FullReport, estimate
+from spikeformers.energy.pricing.paper_sum import EnergyReport, count_over, report_of
+from spikeformers.energy.pricing.precision import INT8
+from spikeformers.energy.pricing.price_table import PriceTable
+from spikeformers.energy.pricing.prices import PAPER
 from spikeformers.reporting.gather import rasters, spelled
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def energies(
     model: PreTrainedModel,
     control: PreTrainedModel | None,
     batches: Sequence[Any],
-    table: Table,
+    table: PriceTable,
     *,
     contexts: Sequence[int] = CONTEXTS,
     control_weights: str | None = None,

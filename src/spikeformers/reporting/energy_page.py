@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from spikeformers.energy.breakeven import curve_of, density_at, most_times
-from spikeformers.energy.estimate import ASSUMPTIONS
-from spikeformers.energy.precision import DENSE, INT8
-from spikeformers.energy.report import RULES
+from spikeformers.energy.pricing.break_even import curve_of, density_at, most_times
+from spikeformers.energy.pricing.estimate import ASSUMPTIONS
+from spikeformers.energy.pricing.paper_sum import RULES
+from spikeformers.energy.pricing.precision import DENSE, INT8
 from spikeformers.evaluation.measured.tables import notes
 from spikeformers.evaluation.measured.tables import tables as measured_tables
 from spikeformers.reporting import energy_pictures as drawings

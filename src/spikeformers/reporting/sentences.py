@@ -9,15 +9,14 @@ import yaml
 
 import spikeformers
 from spikeformers.data.glue import GLUE, TASKS
-from spikeformers.reporting.card import PAPERS, table
+from spikeformers.reporting.card import facts_of, table
 
 
 def sentence_card(result: Mapping[str, Any]) -> str:
     """The card of one fine-tuned run, from what is in its ``result.json``."""
     name, config, made = str(result["task"]), result["config"], result["model"]
     task, kind = TASKS[name], str(made["model_type"])
-    title, origin = PAPERS.get(kind, (kind, ""))
-    spiking = kind.endswith("spikingformer")
+    facts = facts_of(made)
     of_glue = name in (*GLUE, "wnli")
     metrics = [
         {"type": key.split("/")[0], "name": key, "value": round(value, 4)}
@@ -30,7 +29,7 @@ def sentence_card(result: Mapping[str, Any]) -> str:
     front = {
         "library_name": "transformers",
         "pipeline_tag": "text-classification",
-        "tags": ["spikeformers", kind, *(["spiking-neural-network"] if spiking else [])],
+        "tags": facts.tags(kind),
         "model-index": [{"name": f"{kind}-{name}", "results": [evaluated]}],
     }
     given = ", ".join(
@@ -65,7 +64,7 @@ def sentence_card(result: Mapping[str, Any]) -> str:
     for key, same in result["dev_majority"].items():
         rows.append(f"| {key} | {100 * result['dev'][key]:.1f} | {100 * same:.1f} |")
     sections = [
-        f"# {kind} on {name}\n\n{title}{f' ({origin})' if origin else ''}, "
+        f"# {kind} on {name}\n\n{facts.heading}, "
         f"{result['parameters']:,} parameters, fine-tuned with spikeformers "
         f"{spikeformers.__version__}.",
         loading,

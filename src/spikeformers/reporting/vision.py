@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 import spikeformers
-from spikeformers.reporting.card import PAPERS, table
+from spikeformers.reporting.card import facts_of, table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,12 +26,11 @@ def vision_card(
     """The card of a model that `train` has just made of images."""
     made: Any = model.config
     kind, data = str(made.model_type), store.data
-    title, origin = PAPERS.get(kind, (kind, ""))
-    spiking = kind == "spiking_vit"
+    facts = facts_of(made.to_dict())
     front = {
         "library_name": "transformers",
         "pipeline_tag": "image-classification",
-        "tags": ["spikeformers", kind, *(["spiking-neural-network"] if spiking else [])],
+        "tags": facts.tags(kind),
     }
     shape = {
         "width": made.hidden_size,
@@ -39,11 +38,8 @@ def vision_card(
         "heads": made.num_attention_heads,
         "image": f"{made.num_channels} x {made.image_size} x {made.image_size}",
     }
-    if spiking:
-        shape["attention"] = made.attention
-        shape["Q, K, V"] = f"{made.query_neuron}, {made.key_neuron}, {made.value_neuron}"
-        shape["simulation steps"] = made.steps
-    told = {
+    shape |= facts.rows
+    images = {
         "name": data.name,
         "sha256": data.digest,
         "images": ", ".join(f"{len(part):,} {split}" for split, part in data.splits.items()),
@@ -57,7 +53,7 @@ def vision_card(
         "seed": str(config.seed),
         "time": f"{result.seconds:,.1f} s (measured)",
     }
-    found = {key: f"{value:.4f}" for key, value in result.final_validation.items()}
+    results = {key: f"{value:.4f}" for key, value in result.final_validation.items()}
     prep = store.prep
     loading = (
         "## Loading it\n\n```python\nimport spikeformers  # registers the models\n"
@@ -68,12 +64,13 @@ def vision_card(
         "logits = model(pixel_values=pixel_values).logits\n```"
     )
     sections = [
-        f"# {name}\n\n{title}{f' ({origin})' if origin else ''}, {model.num_parameters():,} "
+        f"# {name}\n\n{facts.heading}, {model.num_parameters():,} "
         f"parameters, trained from scratch with spikeformers {spikeformers.__version__}.",
         loading,
         "## Shape\n\n" + table({key: str(value) for key, value in shape.items()}),
-        "## Data\n\n" + table(told),
+        "## Data\n\n" + table(images),
         "## Training\n\n" + table(training),
-        "## Results\n\nOn validation images, at the end of training (measured):\n\n" + table(found),
+        "## Results\n\nOn validation images, at the end of training (measured):\n\n"
+        + table(results),
     ]
     return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n" + "\n\n".join(sections) + "\n"

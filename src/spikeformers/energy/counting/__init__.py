@@ -1,0 +1,1 @@
+"""What a run does: operands, products, spikes and elementwise operations, counted."""

@@ -1,0 +1,87 @@
+"""Where in the model something is counted, and which of its rows count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+Batch = Tensor | Mapping[str, Tensor]
+"""Ids ``[B, T]``, or the inputs by name: input_ids and attention_mask, or pixel_values."""
+
+
+class Place(NamedTuple):
+    """Where in the model something happens."""
+
+    name: str
+    component: str
+    layer: int | None
+
+
+class Rows:
+    """Which (sequence, token) rows count: those that are not padding.
+
+    Of ``images`` all count, and an image stands where a token stands elsewhere.
+    """
+
+    def __init__(
+        self, batch: int, tokens: int, mask: Tensor | None, *, images: bool = False
+    ) -> None:
+        self.shape, self.images = (batch, tokens), images
+        self.key_heads: int | None = None
+        """Heads of keys and values where query heads share them, by the model's config."""
+        self.keep = None if mask is None or bool(mask.all()) else mask.bool()
+        self.tokens = batch * tokens if self.keep is None else int(self.keep.sum())
+
+    @property
+    def share(self) -> float:
+        """Real tokens per token of the batch."""
+        return self.tokens / (self.shape[0] * self.shape[1])
+
+    def select(self, x: Tensor) -> Tensor:
+        """Rows of ``[..., B, T, D]`` or ``[..., B * T, D]`` that count; other shapes whole."""
+        if self.keep is None:
+            return x
+        if tuple(x.shape[-3:-1]) == self.shape:
+            return x[..., self.keep, :]
+        if x.dim() >= 2 and x.shape[-2] == self.keep.numel():
+            return x[..., self.keep.flatten(), :]
+        return x
+
+    def select_heads(self, x: Tensor) -> Tensor:
+        """Rows of ``[..., B, H, T, K]`` that count."""
+        if x.dim() < 4:
+            return x
+        return self.select(x.transpose(-3, -2).flatten(-2))
+
+    def own_heads(self, x: Tensor) -> Tensor:
+        """Keys or values ``[..., H, J, K]`` without the copies that query heads share."""
+        heads = self.key_heads
+        if heads is None or x.dim() < 3 or x.shape[-3] <= heads or x.shape[-3] % heads:
+            return x
+        return x[..., :: x.shape[-3] // heads, :, :]
+
+    def join_stream(self, args: tuple[Any, ...], width: int) -> bool:
+        """Whether an addition of ``args`` joins the residual stream of that width."""
+        if not all(isinstance(x, Tensor) for x in args[:2]):
+            return False
+        left, right = (tuple(x.shape) for x in args[:2])
+        if self.images:
+            return left == right and len(left) >= 3
+        stream = (*self.shape, width)
+        return left[-3:] == stream and right[-3:] == stream
+
+    def queries(self, queries: int) -> Tensor | bool:
+        """Mask of the queries that count, ``[B, 1, T, 1]``; True where all do."""
+        return True if self.keep is None else self.keep[:, None, -queries:, None]
+
+
+def inputs_of(batch: Batch) -> tuple[dict[str, Any], Rows]:
+    """What a model is called with, labels left out, and the rows of it that count."""
+    inputs: dict[str, Any] = {"input_ids": batch} if isinstance(batch, Tensor) else dict(batch)
+    inputs.pop("labels", None)
+    if "pixel_values" in inputs:
+        return inputs, Rows(inputs["pixel_values"].shape[0], 1, None, images=True)
+    batch_size, tokens = inputs["input_ids"].shape[:2]
+    return inputs, Rows(batch_size, tokens, inputs.get("attention_mask"))

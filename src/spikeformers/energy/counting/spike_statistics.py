@@ -1,0 +1,131 @@
+"""Spikes of a run, for tables and pictures: density by layer, a raster, the winners' map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from spikeformers.energy.counting.operands import counts, operand
+from spikeformers.energy.counting.rows import Batch, Rows, inputs_of
+from spikeformers.energy.counting.rules import spikes_by
+from spikeformers.energy.counting.trace import Operand
+from spikeformers.errors import ConfigError, nearest
+from spikeformers.neurons import Neuron, observe
+
+
+def density_of(model: nn.Module, batches: Iterable[Batch]) -> dict[str, Operand]:
+    """Kind, density and mean count of every neuron layer, padding left out."""
+    by_layer: dict[str, Operand] = {}
+    for batch in batches:
+        inputs, rows = inputs_of(batch)
+
+        def record(name: str, neuron: Neuron, spikes: Tensor, rows: Rows = rows) -> None:
+            counted = operand(rows.select(spikes), spikes_by(neuron))
+            if name in by_layer:
+                by_layer[name].merge(counted)
+            else:
+                by_layer[name] = counted
+
+        with observe(model, record):
+            _run(model, inputs)
+    return by_layer
+
+
+def density_by_position(model: nn.Module, batches: Iterable[Batch]) -> NDArray[np.float64]:
+    """Share of a token's neurons that fire, by its position in the sequence, ``[T]``.
+
+    Each neuron layer weighs the same; padding and edges between tokens are left out. ConfigError
+    for a model without neurons.
+    """
+    sums: dict[str, Tensor] = {}
+    sizes: dict[str, Tensor] = {}
+    for batch in batches:
+        inputs, rows = inputs_of(batch)
+        mask = inputs.get("attention_mask", torch.ones(rows.shape)).double()
+
+        def record(name: str, neuron: Neuron, spikes: Tensor, mask: Tensor = mask) -> None:
+            if tuple(spikes.shape[-3:-1]) != tuple(mask.shape):
+                return
+            fired = (spikes != 0).reshape(-1, *mask.shape, spikes.shape[-1]).double()
+            here = (fired.mean((0, -1)) * mask).sum(0)
+            longest = max(len(here), len(sums.get(name, here)))
+            for kept, new in ((sums, here), (sizes, mask.sum(0))):
+                grown = torch.zeros(longest, dtype=torch.float64)
+                for part in (kept.get(name), new):
+                    if part is not None:
+                        grown[: len(part)] += part
+                kept[name] = grown
+
+        with observe(model, record):
+            _run(model, inputs)
+    if not sums:
+        raise ConfigError(f"{type(model).__name__} has no neurons whose outputs belong to tokens.")
+    shares = torch.stack([sums[name] / sizes[name].clamp_min(1) for name in sums])
+    density: NDArray[np.float64] = shares.mean(0).numpy()
+    return density
+
+
+def neuron_names(model: nn.Module) -> list[str]:
+    """Names of the model's neuron layers, in order."""
+    return [name for name, module in model.named_modules() if isinstance(module, Neuron)]
+
+
+def raster_of(model: nn.Module, ids: Tensor, name: str) -> NDArray[np.float32]:
+    """Counts of the neuron layer ``name`` on one sentence, summed over steps, ``[neurons, T]``.
+
+    ``ids`` is ``[T]`` or ``[1, T]``; ternary spikes keep their sign. ConfigError names the nearest
+    layer where there is none of that name.
+    """
+    names = neuron_names(model)
+    if name not in names:
+        raise ConfigError(
+            f"no neuron layer is called {name!r}.{nearest(name, names)} "
+            f"This model has {len(names)}, {names[0]!r} among them." if names else
+            f"no neuron layer is called {name!r}: {type(model).__name__} has no neurons."
+        )  # fmt: skip
+    recorded: list[Tensor] = []
+
+    def record(at: str, neuron: Neuron, spikes: Tensor) -> None:
+        if at == name:
+            recorded.append(counts(spikes, spikes_by(neuron)) * spikes.sign())
+
+    with observe(model, record):
+        _run(model, {"input_ids": ids.reshape(1, -1)})
+    tokens = ids.numel()
+    summed = recorded[0].reshape(-1, tokens, recorded[0].shape[-1]).sum(0)
+    raster: NDArray[np.float32] = summed.T.cpu().numpy().astype(np.float32)
+    return raster
+
+
+def winners_of_sentence(model: nn.Module, ids: Tensor) -> NDArray[np.float32]:
+    """Attention weights on one sentence, mean over steps, ``[layers, heads, T, T]``.
+
+    Hard and top-K weights are the winners. ConfigError for a model that does not give its weights
+    (a dense one that runs a fused kernel).
+    """
+    out = _run(model, {"input_ids": ids.reshape(1, -1), "output_attentions": True})
+    maps = getattr(out, "attentions", None)
+    if not maps or any(weights is None for weights in maps):
+        raise ConfigError(
+            f"{type(model).__name__} returns no attention weights; load a dense model with "
+            "attn_implementation='eager' to see them."
+        )
+    stacked: NDArray[np.float32] = (
+        torch.stack([weights[0] for weights in maps]).float().cpu().numpy()
+    )
+    return stacked
+
+
+def _run(model: nn.Module, inputs: dict[str, Any]) -> Any:
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            return model(**inputs)
+    finally:
+        model.train(training)

@@ -1,0 +1,278 @@
+"""The records of a trace: operands, matrix products, elementwise operations.
+
+A *count* is the value of a spike in units of one spike: 1 for binary and ternary spikes, 0..D for
+integer ones. It costs as many accumulates as it counts, because it unrolls into that many spikes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+Kind = Literal["binary", "ternary", "integer", "real"]
+Where = tuple[str, int | None]
+"""Component and block."""
+Role = Literal["linear", "scores", "values", "state", "read"]
+
+COMPONENTS = (
+    "attention projections",
+    "attention scores and values",
+    "mlp",
+    "head",
+    "embedding",
+    "norms",
+    "neurons",
+    "residual",
+    "activations",
+    "other",
+)
+_KINDS: tuple[Kind, ...] = ("binary", "ternary", "integer", "real")
+
+
+class Synapses(NamedTuple):
+    """Connections of a linear map or convolution in one forward pass, as NeuroBench counts."""
+
+    spiking: bool
+    """Its input is spikes."""
+    effective: int
+    """Events at the input (real values that are not zero) times weights that are not zero."""
+    dense: int
+    """All values of the input times all weights, without a convolution's padding."""
+
+
+@dataclass
+class Operand:
+    """An operand of a product, or the output of a neuron: how many values, how many spikes."""
+
+    kind: Kind
+    size: int
+    nonzero: int
+    total: int
+    """Sum of the counts; 0 for real operands."""
+    planes: int = field(default=1, compare=False)
+    """Bits that one value of spikes takes: those of its largest count, and one for a sign."""
+
+    @property
+    def is_spikes(self) -> bool:
+        """Binary, ternary or integer."""
+        return self.kind != "real"
+
+    @property
+    def density(self) -> float:
+        """Share of values that are not zero."""
+        return self.nonzero / self.size if self.size else 0.0
+
+    @property
+    def mean_count(self) -> float:
+        """Mean count of a value; with S steps, the mean over steps."""
+        return self.total / self.size if self.size else 0.0
+
+    def merge(self, other: Operand) -> None:
+        """Add what another forward pass saw in the same place."""
+        self.kind = max(self.kind, other.kind, key=_KINDS.index)
+        self.size += other.size
+        self.nonzero += other.nonzero
+        self.total += other.total
+        self.planes = max(self.planes, other.planes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        real = not self.is_spikes
+        return {
+            "kind": self.kind,
+            "density": self.density,
+            "mean_count": None if real else self.mean_count,
+        }
+
+
+@dataclass
+class Weights:
+    """What a machine must read of the stored weights of a product.
+
+    A *tile* is that many consecutive tokens of one sequence, with all their simulation steps; of
+    images, whole images. ``touched`` counts, by size of the tile, pairs of a tile and an input
+    that is not zero somewhere in it, ``tiles`` the tiles: only those inputs' weights are needed.
+    """
+
+    stored: int
+    """Weights in memory."""
+    inputs: int
+    steps: int
+    rows: int
+    """Vectors that entered, simulation steps included."""
+    outputs: int
+    """Values that left."""
+    touched: dict[int, int] = field(default_factory=dict)
+    tiles: dict[int, int] = field(default_factory=dict)
+
+    def merge(self, other: Weights) -> None:
+        """Add another run of the same product."""
+        self.rows += other.rows
+        self.outputs += other.outputs
+        both = self.tiles.keys() & other.tiles.keys()
+        self.touched = {n: self.touched[n] + other.touched[n] for n in both}
+        self.tiles = {n: self.tiles[n] + other.tiles[n] for n in both}
+
+
+@dataclass
+class Attending:
+    """The size of a product of attention: queries, pairs, and how keys are shared."""
+
+    steps: int
+    queries: int
+    """Of all heads, steps included."""
+    pairs: int
+    """Allowed (query, key) pairs, of all heads, steps included."""
+    width: int
+    """Of a head."""
+    heads: int
+    key_heads: int
+    reads_per_query: int | None = None
+    """Keys that a query reads at most; None where that grows with the keys."""
+    weights_are_fired: bool = False
+    """A neuron fires the weights."""
+
+    def merge(self, other: Attending) -> None:
+        """Add another run of the same product."""
+        self.queries += other.queries
+        self.pairs += other.pairs
+
+
+@dataclass
+class Product:
+    """A matrix product ``left @ right`` of the forward pass.
+
+    ``macs`` are those that a dense model would do in its place: allowed (query, key) pairs only,
+    no padding, every simulation step. ``sop`` are the accumulates that spikes leave of them; 0
+    where neither operand is spikes.
+    """
+
+    name: str
+    role: Role
+    component: str
+    layer: int | None
+    left: Operand
+    right: Operand
+    macs: int
+    sop: int
+    weights: Weights | None = field(default=None, compare=False)
+    """Of linear maps and convolutions."""
+    attending: Attending | None = field(default=None, compare=False)
+    """Of attention."""
+
+    @property
+    def spiking(self) -> bool:
+        """At least one operand is spikes."""
+        return self.left.is_spikes or self.right.is_spikes
+
+    @property
+    def density(self) -> float:
+        """Share of non-zeros among the neurons' spikes that enter; 1 for a dense product."""
+        fired = {
+            "scores": [self.left, self.right],
+            "values": [self.right],
+            "state": [self.left, self.right],
+        }.get(self.role, [self.left])
+        entering = [operand.density for operand in fired if operand.is_spikes]
+        return sum(entering) / len(entering) if entering else 1.0
+
+    def merge(self, other: Product) -> None:
+        """Add another run of the same product."""
+        self.left.merge(other.left)
+        self.right.merge(other.right)
+        self.macs += other.macs
+        self.sop += other.sop
+        if self.weights is not None and other.weights is not None:
+            self.weights.merge(other.weights)
+        if self.attending is not None and other.attending is not None:
+            self.attending.merge(other.attending)
+
+
+@dataclass
+class Trace:
+    """Everything counted in one or more forward passes."""
+
+    tokens: int = 0
+    synapses: list[Synapses] = field(default_factory=list)
+    products: dict[str, Product] = field(default_factory=dict)
+    operations: dict[Where, Counter[str]] = field(default_factory=dict)
+    """Elementwise operations by (component, layer)."""
+    neurons: dict[str, Operand] = field(default_factory=dict)
+    pair_operations: dict[Where, Counter[str]] = field(default_factory=dict)
+    """Those of ``operations`` that are done for each allowed pair of a query and a key."""
+    states: dict[str, State] = field(default_factory=dict)
+    """Membranes that were carried from step to step, by neuron layer."""
+    unit: str = "token"
+    """What ``tokens`` counts: a "token" or an "image"."""
+    window: int = 0
+    """Tokens of a sequence."""
+    parameters: int = 0
+    """Of the model, shared ones once."""
+    other_parameters: int = 0
+    """Those that no counted linear map, convolution or embedding holds: norms, biases ..."""
+
+    def add_product(self, product: Product) -> None:
+        """Count ``product``; one of the same name is merged."""
+        counted = self.products.get(product.name)
+        if counted is None:
+            self.products[product.name] = product
+        else:
+            counted.merge(product)
+
+    def add_neuron(self, name: str, spikes: Operand) -> None:
+        """Count the spikes of the neuron layer ``name``."""
+        if name in self.neurons:
+            self.neurons[name].merge(spikes)
+        else:
+            self.neurons[name] = spikes
+
+    def add_operations(self, component: str, layer: int | None, **counts: int) -> None:
+        """Count elementwise operations by kind: add, mult, compare, function, lookup ..."""
+        kept = {kind: n for kind, n in counts.items() if n}
+        if kept:
+            self.operations.setdefault((component, layer), Counter()).update(kept)
+
+    def add_pair_operations(self, component: str, layer: int | None, **counts: int) -> None:
+        """Count elementwise operations that are done for each pair of a query and a key."""
+        self.add_operations(component, layer, **counts)
+        kept = {kind: n for kind, n in counts.items() if n}
+        if kept:
+            self.pair_operations.setdefault((component, layer), Counter()).update(kept)
+
+    def add_state(self, name: str, state: State) -> None:
+        """Count the membranes that the neuron layer ``name`` carries."""
+        if state.updates and name in self.states:
+            self.states[name].updates += state.updates
+        elif state.updates:
+            self.states[name] = state
+
+    def merge(self, other: Trace) -> None:
+        """Add another forward pass of the same model."""
+        self.tokens += other.tokens
+        self.synapses += other.synapses
+        for product in other.products.values():
+            self.add_product(product)
+        for name, spikes in other.neurons.items():
+            self.add_neuron(name, spikes)
+        for name, state in other.states.items():
+            self.add_state(name, state)
+        for mine, theirs in (
+            (self.operations, other.operations),
+            (self.pair_operations, other.pair_operations),
+        ):
+            for where, counts in theirs.items():
+                mine.setdefault(where, Counter()).update(counts)
+        self.unit, self.window = other.unit, max(self.window, other.window)
+        self.parameters, self.other_parameters = other.parameters, other.other_parameters
+
+
+@dataclass
+class State:
+    """Membranes of a neuron layer that are read and written between simulation steps."""
+
+    layer: int | None
+    updates: int
+    steps: int
+    pairs: bool = False
+    """One for each pair of a query and a key."""

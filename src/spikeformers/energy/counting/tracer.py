@@ -1,0 +1,395 @@
+"""The tracer of energy and audit: it counts a real forward pass.
+
+Hooks on modules count what has a closed form (rules.py). Below them a dispatch mode sees every
+operation, functional calls included, and holds the hooks to account: a matrix product that belongs
+to no counted module is an error that names it, never a silent zero.
+
+Counted: Linear, Conv1D and Conv2d, scaled_dot_product_attention, spiking cores, attention written
+out as product, softmax, product, embeddings, norms, neurons, and elementwise operations elsewhere.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+from transformers.pytorch_utils import Conv1D
+
+from spikeformers.attention import Attention
+from spikeformers.energy.counting import attention_rules, rules
+from spikeformers.energy.counting import operations as ops
+from spikeformers.energy.counting.hooks import DispatchMode, FunctionMode, Recorder
+from spikeformers.energy.counting.module_stack import (
+    ATTENTION,
+    Frame,
+    attention_written_out,
+    complaint,
+    elementwise_component,
+    key_heads_of,
+    kind_of,
+    layer_of,
+    linear_component,
+    product_in_words,
+)
+from spikeformers.energy.counting.operands import Spikes
+from spikeformers.energy.counting.rows import Batch, Place, Rows, inputs_of
+from spikeformers.energy.counting.trace import Trace
+from spikeformers.errors import SpikeformersError
+from spikeformers.neurons import Neuron
+
+_CLOSED = ("linear", "conv", "embedding", "norm", "neuron", "core", "sdpa", "expanded")
+_ACCOUNTS = ("linear", "conv", "core", "sdpa", "expanded")
+
+
+def trace(model: nn.Module, batch: Batch) -> Trace:
+    """Count one forward pass over ids ``[B, T]``, or ``{"input_ids", "attention_mask"}``.
+
+    ``{"pixel_values"}`` ``[B, C, H, W]`` are images, and then an image stands for a token.
+
+    The model runs in eval mode, without cache or gradients, and is left as it was. Raises
+    SpikeformersError where a matrix product belongs to no counted module.
+    """
+    tracer = _run(model, batch, None)
+    tracer.complain()
+    return tracer.trace
+
+
+def trace_into(recorder: Recorder, model: nn.Module, batch: Batch) -> int:
+    """Hand every operation of one forward pass to ``recorder``, countable or not.
+
+    Returns the number of tokens, padding left out. The model runs as in ``trace``.
+    """
+    return _run(model, batch, recorder).trace.tokens
+
+
+def _run(model: nn.Module, batch: Batch, recorder: Recorder | None) -> _Tracer:
+    inputs, rows = inputs_of(batch)
+    rows.key_heads = key_heads_of(model)
+    parameters = inspect.signature(model.forward).parameters
+    if "use_cache" in parameters:
+        inputs["use_cache"] = False
+    tracer = _Tracer(model, rows, recorder)
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), tracer:
+            model(**inputs)
+    finally:
+        model.train(training)
+    return tracer
+
+
+class _Tracer:
+    """The running modules, and what their hooks counted."""
+
+    def __init__(self, model: nn.Module, rows: Rows, recorder: Recorder | None) -> None:
+        self.model, self.rows, self.recorder = model, rows, recorder
+        stored = sum(p.numel() for p in model.parameters())
+        self.trace = Trace(
+            tokens=rows.tokens,
+            unit="image" if rows.images else "token",
+            window=rows.shape[1],
+            parameters=stored,
+            other_parameters=stored,
+        )
+        self.held: set[int] = set()
+        """Parameters of counted modules, by identity: a tied one counts once."""
+        self.stack: list[Frame] = []
+        """Running modules, innermost last."""
+        self.stated: Any = WeakTensorKeyDictionary()
+        """Tensors that carry a neuron's spikes, and what the neuron says these are."""
+        self.last_spikes: dict[nn.Module, Tensor] = {}
+        self.paused = False
+        self.width = 0
+        """Width of the embeddings, by which residual additions are recognised."""
+        self.unaccounted: list[str] = []
+        self._open = ExitStack()
+        if recorder is not None:
+            recorder.begin(self.stated)
+
+    def __enter__(self) -> _Tracer:
+        for name, module in self.model.named_modules():
+            for handle in (
+                module.register_forward_pre_hook(self._enter(name), with_kwargs=True),
+                module.register_forward_hook(self._leave(name), with_kwargs=True),
+            ):
+                self._open.callback(handle.remove)
+        self._open.enter_context(FunctionMode(self))
+        self._open.enter_context(DispatchMode(self))
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._open.close()
+
+    def complain(self) -> None:
+        """Raise if a matrix product was not counted."""
+        if self.unaccounted:
+            raise SpikeformersError(complaint(type(self.model).__name__, self.unaccounted))
+
+    def place(self, name: str, component: str) -> Place:
+        """Where ``name`` is."""
+        return Place(name, component, layer_of(name))
+
+    # --- modules -----------------------------------------------------------------------------
+
+    def _enter(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if self.paused:  # a counter asks the core for its weights again
+                return
+            self.stack.append(Frame(name, module, kind_of(module)))
+
+        return hook
+
+    def _leave(self, name: str) -> Callable[..., None]:
+        def hook(
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+        ) -> None:
+            if self.paused:
+                return
+            frame = self.stack.pop()
+            self.paused = True
+            try:
+                count_kind = _COUNTERS.get(frame.kind)
+                if count_kind is not None:
+                    bound = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+                    count_kind(self, frame, bound, output)
+                elif frame.products:
+                    self._written_out(frame)
+            finally:
+                self.paused = False
+
+        return hook
+
+    def _linear(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
+        module: Any = frame.module
+        x: Tensor = next(iter(inputs.values()))
+        self._hold(module.weight)
+        weight = module.weight if isinstance(module, Conv1D) else module.weight.t()
+        place = self.place(frame.name, linear_component(self.stack, frame.name))
+        expected = rules.linear(self.trace, place, self.rows, x, self.stated.get(x), weight)
+        self._check(frame, expected, expected)
+        self.trace.synapses.append(
+            rules.synapses_of_linear(self.rows, x, self.stated.get(x), weight)
+        )
+        if module.bias is not None:
+            added = self.rows.select(output).numel()
+            self.trace.add_operations(place.component, place.layer, add=added)
+
+    def _conv(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
+        module = frame.module
+        assert isinstance(module, nn.Conv2d)
+        self._hold(module.weight)
+        x: Tensor = next(iter(inputs.values()))
+        place = self.place(frame.name, linear_component(self.stack, frame.name))
+        expected = rules.convolution(
+            self.trace, place, self.rows, module, x, self.stated.get(x), output
+        )
+        self._check(frame, expected, expected)
+        self.trace.synapses.append(rules.synapses_of_convolution(x, self.stated.get(x), module))
+        if module.bias is not None:
+            self.trace.add_operations(place.component, place.layer, add=output.numel())
+
+    def _hold(self, weight: Any) -> None:
+        if id(weight) not in self.held and isinstance(weight, nn.Parameter):
+            self.held.add(id(weight))
+            self.trace.other_parameters -= weight.numel()
+
+    def _embedding(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
+        rows = self.rows.tokens if output.shape[-2] == self.rows.shape[1] else output.shape[-2]
+        self._hold(frame.module.weight)
+        self.width = self.width or output.shape[-1]
+        self.trace.add_operations("embedding", layer_of(frame.name), lookup=rows * output.shape[-1])
+
+    def _norm(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
+        kind = str(rules.norm_kind(frame.module))
+        rules.norm(self.trace, self.place(frame.name, "norms"), self.rows, output, kind)
+
+    def _neuron(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
+        module = frame.module
+        assert isinstance(module, Neuron)
+        around = self.stack[-1] if self.stack else None
+        if around is not None and getattr(around.module, "weights_are_fired", False):
+            self.stated[output] = rules.spikes_by(module)
+            around.edges = (frame.name, module, output)  # counted by the core, which has the mask
+            return
+        place = self.place(frame.name, "neurons")
+        current = inputs["current"]
+        self.stated[output] = rules.neuron(self.trace, place, self.rows, module, current, output)
+        if module.expanded:
+            self.last_spikes[module] = output
+
+    def _core(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
+        module = frame.module
+        assert isinstance(module, Attention)
+        q, k, v = inputs["q"], inputs["k"], inputs["v"]
+        bias = inputs.get("bias")
+        stated = self._stated_of(q, k, v)
+        place = self.place(frame.name, ATTENTION)
+        if module.keeps_state:
+            attention_rules.state_attention(self.trace, place, self.rows, (q, k, v), stated)
+            expected = module.state_macs(q)
+            self._check(frame, expected, expected)
+            return
+        allowed = inputs["allowed"]
+        weights = self._spiking_attention(place, module, (q, k, v), stated, allowed, bias)
+        if frame.edges is not None:
+            name, neuron, spikes = frame.edges
+            edges = self.place(name, "neurons")
+            attention_rules.edges(self.trace, edges, self.rows, neuron, spikes, allowed)
+        # A core may skip keys that no query of a block sees, and gather V instead of multiplying.
+        pairs = q.numel() // q.shape[-1] * k.shape[-2]
+        seen = int(allowed.expand(*q.shape[:-1], k.shape[-2]).sum())
+        if self.recorder is not None and frame.dispatched <= pairs * q.shape[-1]:
+            self.recorder.rows_gathered([*self.stack, frame], weights, v)
+        self._check(frame, seen * q.shape[-1], pairs * (q.shape[-1] + v.shape[-1]))
+        if module.weights_are_binary and module.reads_per_query == 1 and stated[2] is not None:
+            self.stated[output] = stated[2]  # each output row is one row of V
+
+    def _expanded(self, frame: Frame, inputs: dict[str, Any], output: Any) -> None:
+        """Binary sub-steps: scores are summed over all pairs of them before the competition."""
+        module: Any = frame.module
+        summed = module.summed_sub_steps(self.last_spikes.pop)
+        operands = tuple(counts for counts, _ in summed)
+        stated = tuple(Spikes("integer", unit) for _, unit in summed)
+        place = self.place(f"{frame.name}.core", ATTENTION)
+        self._spiking_attention(
+            place, module.core, operands, stated, inputs["allowed"], inputs.get("bias")
+        )
+
+    def _spiking_attention(
+        self,
+        place: Place,
+        core: Attention,
+        operands: Any,
+        stated: Any,
+        allowed: Tensor,
+        bias: Any,
+    ) -> Tensor:
+        weights = core.weights(operands[0], operands[1], allowed, bias)
+        pairs = attention_rules.attention(
+            self.trace, place, self.rows, operands, stated, allowed, weights, core
+        )
+        attention_rules.core(self.trace, place, core, pairs, bias is not None)
+        return weights
+
+    def _stated_of(self, *operands: Tensor) -> Any:
+        return tuple(self.stated.get(x) for x in operands)
+
+    def _written_out(self, frame: Frame) -> None:
+        """Attention as two products around one softmax of the masked scores."""
+        operands = attention_written_out(frame)
+        if operands is not None:
+            self.softmax_attention(frame.name, *operands)
+            return
+        self.unaccounted += [product_in_words(op, a, b, frame.name) for op, a, b in frame.products]
+
+    def enter_sdpa(self) -> str:
+        """Open a frame for an SDPA call in the running module."""
+        name = self.stack[-1].name if self.stack else "sdpa"
+        self.stack.append(Frame(name, self.model, "sdpa"))
+        return name
+
+    def leave_sdpa(self) -> None:
+        """Close the frame of the SDPA call."""
+        self.stack.pop()
+
+    def softmax_attention(
+        self, name: str, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor
+    ) -> None:
+        """Count softmax attention over the allowed pairs."""
+        place = self.place(name, ATTENTION)
+        stated = self._stated_of(q, k, v)
+        pairs = attention_rules.attention(
+            self.trace, place, self.rows, (q, k, v), stated, allowed, None
+        )
+        attention_rules.softmax(self.trace, place, int(pairs.sum()))
+
+    def _check(self, frame: Frame, least: int, most: int) -> None:
+        if not least <= frame.dispatched <= most:
+            self.unaccounted.append(
+                f"{frame.name} ({type(frame.module).__name__}) did {frame.dispatched} MACs where "
+                f"{least}{f' to {most}' if most > least else ''} are counted"
+            )
+
+    # --- operations --------------------------------------------------------------------------
+
+    def before_op(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """An operation of the dispatcher is about to run."""
+        if self.recorder is not None and not self.paused:
+            self.recorder.before_op(func, args, kwargs, self.stack)
+
+    def after_op(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        """Count the operation, unless a running module is counted in closed form."""
+        if self.paused:
+            return
+        if self.recorder is not None:
+            self.recorder.after_op(func, args, kwargs, out)
+        name = ops.base_name(func)
+        if func._schema.is_mutable and args and isinstance(args[0], Tensor):
+            self.stated.pop(args[0], None)
+        elif name in ops.MOVES or ops.pads_with_zeros(name, args):
+            self._carry(args, out)
+        if ops.is_product(name):
+            self._product(name, args, out)
+        elif name in ("_softmax", "_safe_softmax"):
+            self._softmax(args[0])
+        elif not any(frame.kind in _CLOSED for frame in self.stack):
+            self._elementwise(name, args, kwargs, out)
+
+    def _carry(self, args: tuple[Any, ...], out: Any) -> None:
+        sources = args[0] if isinstance(args[0], (list, tuple)) else args[:1]
+        kinds = {self.stated.get(x) for x in sources if isinstance(x, Tensor)}
+        kind = kinds.pop() if len(kinds) == 1 else None
+        if kind is not None:
+            for made in out if isinstance(out, (list, tuple)) else (out,):
+                if made.is_floating_point():  # and no index
+                    self.stated[made] = kind
+
+    def _product(self, name: str, args: tuple[Any, ...], out: Any) -> None:
+        made = out[0] if isinstance(out, tuple) else out
+        for frame in reversed(self.stack):
+            if frame.kind in _ACCOUNTS:
+                frame.dispatched += ops.macs_of(name, args, made)
+                return
+        left, right = ops.factors(name, args)
+        top = self.stack[-1] if self.stack else None
+        if top is not None and name in ("bmm", "baddbmm"):
+            top.products.append((name, left, right))
+        else:
+            self.unaccounted.append(product_in_words(name, left, right, top.name if top else ""))
+
+    def _softmax(self, scores: Tensor) -> None:
+        if self.stack and self.stack[-1].products:
+            self.stack[-1].softmaxes.append(scores)
+
+    def _elementwise(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+    ) -> None:
+        frame = self.stack[-1] if self.stack else Frame("", self.model, "open")
+        if len(frame.products) == 1:  # between the two products: counted with the softmax
+            return
+        operations = ops.elementwise(name, args, kwargs, out)
+        if operations:
+            joins = name == "add" and self.rows.join_stream(args, self.width)
+            component = elementwise_component(self.stack, frame, name, joins_stream=joins)
+            place = self.place(frame.name, component)
+            share = self.rows.share
+            self.trace.add_operations(
+                place.component, place.layer, **{k: round(n * share) for k, n in operations.items()}
+            )
+
+
+_COUNTERS: dict[str, Callable[[_Tracer, Frame, dict[str, Any], Any], None]] = {
+    "linear": _Tracer._linear,
+    "conv": _Tracer._conv,
+    "embedding": _Tracer._embedding,
+    "norm": _Tracer._norm,
+    "neuron": _Tracer._neuron,
+    "core": _Tracer._core,
+    "expanded": _Tracer._expanded,
+}

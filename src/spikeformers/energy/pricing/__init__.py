@@ -1,0 +1,1 @@
+"""What the counted work costs: the papers' sum, and the full estimate with memory."""

@@ -1,0 +1,202 @@
+"""What attention would do for one token: counted pairs, scaled to another context.
+
+Per allowed pair, coincidences and additions stay what they were in the run; the number of pairs
+follows from the context. A winner-take-all reads the rows of V of its winners, never more than
+there are keys; a neuron's edges, softmax and SSA keep their share of the pairs.
+
+Cache: each token's key and value are written once, real ones in fp16 and spikes as bit planes.
+Every query of a tile sees the keys in one reading; values are read row by row where few are
+wanted, and never more than once per tile. Where two bit planes meet, all their bits are compared
+(``logic``), whatever fires.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from spikeformers.energy.counting.trace import Attending, Operand, Product, Trace
+from spikeformers.energy.pricing.precision import BITS, COUNT, Precision
+from spikeformers.energy.pricing.work_items import Phase, WorkItem, compute, limited, traffic
+
+
+def attention_work(
+    trace: Trace, precision: Precision, phase: Phase, spikes: float
+) -> Iterator[WorkItem]:
+    """Lines of every product of attention."""
+    held = cache_bits(trace, precision) * phase.context
+    for product in trace.products.values():
+        if product.role == "scores":
+            yield from _scores(product, trace, precision, phase, spikes, held)
+        elif product.role == "values":
+            yield from _values(product, trace, precision, phase, spikes, held)
+        elif product.role in ("state", "read"):
+            yield from _state(product, trace, precision, phase, spikes)
+
+
+def cache_bits(trace: Trace, precision: Precision) -> float:
+    """Bits that a token (an image) leaves in the cache: keys and values of all layers."""
+    cached = (p.right for p in trace.products.values() if p.role in ("scores", "values"))
+    return sum(x.size * cached_bits(x, precision) for x in cached) / max(1, trace.tokens)
+
+
+def cached_bits(cached: Operand, precision: Precision) -> int:
+    """Bits of one value of a key or value."""
+    return cached.planes if cached.is_spikes else BITS[precision.cache]
+
+
+def keys_of(phase: Phase, attending: Attending) -> float:
+    """Keys that a query sees, on average."""
+    if phase.name == "image":
+        return attending.pairs / max(1, attending.queries)
+    return (phase.context + 1) / 2 if phase.name == "prefill" else float(phase.context)
+
+
+def pairs_per_query(trace: Trace, phase: Phase) -> float:
+    """Pairs of the phase over those of the run; 1 where there is no attention by pairs."""
+    for product in trace.products.values():
+        if product.role == "scores" and product.attending is not None:
+            return _growth(product.attending, phase)
+    return 1.0
+
+
+def _growth(attending: Attending, phase: Phase) -> float:
+    return keys_of(phase, attending) * attending.queries / max(1, attending.pairs)
+
+
+def _scores(
+    product: Product,
+    trace: Trace,
+    precision: Precision,
+    phase: Phase,
+    spikes: float,
+    held: float,
+) -> Iterator[WorkItem]:
+    attending, q, k = product.attending, product.left, product.right
+    assert attending is not None
+    at = (product.component, product.layer, product.name)
+    each = 1 / trace.tokens
+    grow = _growth(attending, phase) * each
+    more = _more_events(spikes, q, k)
+    if q.is_spikes and k.is_spikes:
+        yield compute(*at, "add", COUNT, product.sop * more * grow)
+        bits = attending.pairs * attending.width * q.planes * k.planes
+        yield compute(*at, "logic", "bit", bits * grow)
+    elif product.spiking:
+        yield compute(*at, "add", "fp32", product.sop * more * grow)
+    else:
+        yield compute(*at, "multiply", precision.attention, product.macs * grow)
+        yield compute(*at, "add", "fp32", product.macs * grow)
+    entering = q.size * each * (q.planes if q.is_spikes else BITS[precision.stream])
+    yield from traffic(*at, "activations", read=entering, write=entering, of=entering * phase.tile)
+    width = cached_bits(k, precision)
+    rows = _all_rows(attending, phase)
+    yield from traffic(
+        *at, "cache", read=rows * attending.width * width, write=k.size * width * each, of=held
+    )
+
+
+def _values(
+    product: Product,
+    trace: Trace,
+    precision: Precision,
+    phase: Phase,
+    spikes: float,
+    held: float,
+) -> Iterator[WorkItem]:
+    attending, weights, v = product.attending, product.left, product.right
+    assert attending is not None
+    at = (product.component, product.layer, product.name)
+    each = 1 / trace.tokens
+    read = _attended(product, trace, phase, spikes)
+    grow = read * attending.queries / max(1, weights.nonzero) * each
+    events = limited(spikes, v.density) if v.is_spikes else 1.0
+    if product.spiking:
+        whole = COUNT if v.is_spikes and weights.is_spikes else "fp32"
+        yield compute(*at, "add", whole, product.sop * events * grow)
+    else:
+        dense = _growth(attending, phase) * each
+        yield compute(*at, "multiply", precision.attention, product.macs * dense)
+        yield compute(*at, "add", "fp32", product.macs * dense)
+    width = cached_bits(v, precision)
+    wanted = read * attending.queries * each
+    rows = min(wanted, _all_rows(attending, phase))
+    yield from traffic(
+        *at, "cache", read=rows * attending.width * width, write=v.size * width * each, of=held
+    )
+    leaving = attending.queries * attending.width * each * BITS[precision.stream]
+    yield from traffic(*at, "activations", read=leaving, write=leaving, of=leaving * phase.tile)
+
+
+def _attended(product: Product, trace: Trace, phase: Phase, spikes: float) -> float:
+    """Rows of V that a query reads, on average."""
+    attending, weights = product.attending, product.left
+    assert attending is not None
+    if not attending.queries:
+        return 0.0
+    measured = weights.nonzero / attending.queries
+    if attending.reads_per_query is not None and phase.name != "image":
+        return _winners(attending.reads_per_query, phase)
+    grown = measured * _growth(attending, phase)
+    share = weights.nonzero / max(1, attending.pairs)
+    if attending.weights_are_fired:
+        return grown * limited(spikes, share)
+    scores = trace.products.get(f"{product.name.removesuffix('values')}scores")
+    if scores is None or not weights.is_spikes:
+        return grown
+    return grown * min(_more_events(spikes, scores.left, scores.right), 1 / share if share else 1.0)
+
+
+def _winners(most: int, phase: Phase) -> float:
+    if phase.name != "prefill" or phase.context <= most:
+        keys = (phase.context + 1) / 2 if phase.name == "prefill" else phase.context
+        return float(min(most, keys))
+    full = phase.context - most
+    return (most * (most + 1) / 2 + full * most) / phase.context
+
+
+def _state(
+    product: Product, trace: Trace, precision: Precision, phase: Phase, spikes: float
+) -> Iterator[WorkItem]:
+    """Attention that keeps a state: Z ``[K, K]`` per head, read and written once per tile."""
+    attending, left, right = product.attending, product.left, product.right
+    assert attending is not None
+    at = (product.component, product.layer, product.name)
+    each = 1 / trace.tokens
+    if product.role == "state":
+        kind = COUNT if left.is_spikes and right.is_spikes else "fp32"
+        more = _more_events(spikes, left, right)
+        heads = attending.heads * attending.steps
+        bits = heads * attending.width**2 * BITS[COUNT]
+        layers = sum(p.role == "state" for p in trace.products.values())
+        yield from traffic(
+            *at, "cache", read=bits / phase.tile, write=bits / phase.tile, of=bits * layers
+        )
+        entering_operands = (left, right)
+    else:
+        kind = COUNT if left.is_spikes else "fp32"
+        more = _more_events(spikes, left)
+        entering_operands = (left,)  # type: ignore[assignment]
+    if product.spiking:
+        yield compute(*at, "add", kind, product.sop * more * each)
+    else:
+        yield compute(*at, "multiply", precision.attention, product.macs * each)
+        yield compute(*at, "add", "fp32", product.macs * each)
+    for operand in entering_operands:
+        width = operand.planes if operand.is_spikes else BITS[precision.stream]
+        entering = operand.size * each * width
+        yield from traffic(
+            *at, "activations", read=entering, write=entering, of=entering * phase.tile
+        )
+
+
+def _more_events(spikes: float, *operands: Operand) -> float:
+    """Factor on the events of a product when neurons fire ``spikes`` times as much."""
+    more = 1.0
+    for operand in operands:
+        more *= limited(spikes, operand.density) if operand.is_spikes else 1.0
+    return more
+
+
+def _all_rows(attending: Attending, phase: Phase) -> float:
+    """Rows of a head's width that one reading of all keys takes, a token's share of it."""
+    return keys_of(phase, attending) * attending.key_heads * attending.steps / phase.tile

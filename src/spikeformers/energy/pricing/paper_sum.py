@@ -1,0 +1,232 @@
+"""Energy of a model on a text: measured events, estimated joules.
+
+    paper              4.6 pJ * MACs of products without spikes + 0.9 pJ * SOP of the others
+    with_elementwise   paper + norms, neurons, residual adds, softmax, comparisons ... (prices.py)
+
+The events are counted in real forward passes; the joules are estimates from a price table, never
+measured. Memory traffic is in neither sum. A dense twin is counted by the same code: all its
+products at 4.6 pJ, attention over allowed pairs only, so that no side pays for masked entries.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from spikeformers.energy.counting.rows import Batch
+from spikeformers.energy.counting.trace import COMPONENTS, Operand, Product, Trace
+from spikeformers.energy.counting.tracer import trace
+from spikeformers.energy.pricing.prices import PAPER, Prices
+from spikeformers.errors import DataError
+
+RULES = (
+    "estimated: events are counted in a real run, picojoules come from the price table",
+    "paper: MACs of products without a spike operand at the mac price, and synaptic operations "
+    "(SOP) of the others at the accumulate price; an integer count c is c accumulates",
+    "attention: allowed (query, key) pairs only, for spiking and dense models alike; Q K^T costs "
+    "coincidences, A_w V one accumulate for each event of V under a weight that is not zero",
+    "winner comparisons, norms, neurons, residual adds, biases, activations, softmax and positions "
+    "are in with_elementwise only; exp, division and roots at the price of one multiplication",
+    "padding is not counted; embeddings are lookups, without arithmetic; no memory traffic",
+)
+
+
+@dataclass
+class Share:
+    """Part of the energy, all figures per token."""
+
+    picojoules: float = 0.0
+    """By the papers' sum."""
+    elementwise: float = 0.0
+    """Picojoules of elementwise operations, which the papers leave out."""
+    macs: float = 0.0
+    sop: float = 0.0
+    operations: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def with_elementwise(self) -> float:
+        """Picojoules, elementwise operations included."""
+        return self.picojoules + self.elementwise
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "picojoules": self.picojoules,
+            "with_elementwise": self.with_elementwise,
+            "macs": self.macs,
+            "sop": self.sop,
+            "operations": self.operations,
+        }
+
+
+@dataclass
+class EnergyReport:
+    """Estimated energy per token (of a vision model: per image) of a measured run."""
+
+    model: str
+    tokens: int
+    """Of a vision model: images."""
+    prices: Prices
+    products: list[Product]
+    neurons: dict[str, Operand]
+    """Spikes by neuron layer: kind, density (share of non-zeros), mean count."""
+    by_component: dict[str, Share]
+    by_layer: dict[str, Share]
+    """"0", "1", ... and "outside" for embedding, last norm and head."""
+    unit: str = "token"
+    """What the figures are per: a "token" or an "image"."""
+
+    @property
+    def total(self) -> Share:
+        """Sum of all components."""
+        return _sum(self.by_component.values())
+
+    @property
+    def picojoules_per_token(self) -> float:
+        """By the papers' sum."""
+        return self.total.picojoules
+
+    @property
+    def with_elementwise_per_token(self) -> float:
+        """Elementwise operations included."""
+        return self.total.with_elementwise
+
+    @property
+    def macs_per_token(self) -> float:
+        """MACs a dense model would do in place of these products, every simulation step."""
+        return self.total.macs
+
+    @property
+    def sop_per_token(self) -> float:
+        """Synaptic operations."""
+        return self.total.sop
+
+    @property
+    def winner_comparisons_per_token(self) -> float:
+        """Comparisons of the winner-take-all, which the papers leave out."""
+        return self.total.operations.get("winner_compare", 0.0)
+
+    @property
+    def density(self) -> float | None:
+        """Mean share of non-zeros over neuron layers, each weighing the same; None if dense."""
+        if not self.neurons:
+            return None
+        return sum(spikes.density for spikes in self.neurons.values()) / len(self.neurons)
+
+    @property
+    def density_by_macs(self) -> float | None:
+        """Share of non-zeros entering the spiking products, weighted by their MACs."""
+        spiking = [product for product in self.products if product.spiking and product.macs]
+        if not spiking:
+            return None
+        macs = sum(product.macs for product in spiking)
+        return sum(product.density * product.macs for product in spiking) / macs
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "label": "estimated",
+            "model": self.model,
+            "unit": self.unit,
+            "tokens": self.tokens,
+            "picojoules_per_token": self.picojoules_per_token,
+            "with_elementwise_per_token": self.with_elementwise_per_token,
+            "macs_per_token": self.macs_per_token,
+            "sop_per_token": self.sop_per_token,
+            "winner_comparisons_per_token": self.winner_comparisons_per_token,
+            "density": self.density,
+            "density_by_macs": self.density_by_macs,
+            "by_component": {name: share.as_dict() for name, share in self.by_component.items()},
+            "by_layer": {name: share.as_dict() for name, share in self.by_layer.items()},
+            "by_neuron": {name: spikes.as_dict() for name, spikes in self.neurons.items()},
+            "products": [
+                {
+                    "name": product.name,
+                    "component": product.component,
+                    "layer": product.layer,
+                    "left": product.left.as_dict(),
+                    "right": product.right.as_dict(),
+                    "macs_per_token": product.macs / self.tokens,
+                    "sop_per_token": product.sop / self.tokens,
+                }
+                for product in self.products
+            ],
+            "prices": self.prices.as_dict(),
+            "rules": list(RULES),
+        }
+
+
+def energy_of(
+    model: nn.Module, batches: Iterable[Batch], *, prices: Prices = PAPER
+) -> EnergyReport:
+    """Count the forward passes over ``batches`` and price them.
+
+    A batch is ids ``[B, T]``, ``{"input_ids", "attention_mask"}`` or ``{"pixel_values"}``. Raises
+    DataError for no tokens and SpikeformersError for a product that the tracer cannot attribute.
+    """
+    return report_of(count_over(model, batches), prices, type(model).__name__)
+
+
+def count_over(model: nn.Module, batches: Iterable[Batch]) -> Trace:
+    """Count the forward passes over ``batches``; errors as ``energy_of``."""
+    whole = Trace()
+    for batch in batches:
+        whole.merge(trace(model, batch))
+    if whole.tokens == 0:
+        raise DataError("there is no token to count energy on: give at least one batch of ids.")
+    return whole
+
+
+def report_of(counted: Trace, prices: Prices, model: str) -> EnergyReport:
+    """Price what a trace counted."""
+    by_component = {name: Share() for name in COMPONENTS}
+    layers = {product.layer for product in counted.products.values()}
+    layers |= {layer for _, layer in counted.operations}
+    numbered = sorted(layer for layer in layers if layer is not None)
+    by_layer = {str(layer): Share() for layer in numbered} | {"outside": Share()}
+    for product in counted.products.values():
+        if product.spiking:
+            picojoules = product.sop * prices.accumulate.picojoules
+        else:
+            picojoules = product.macs * prices.mac.picojoules
+        for share in (by_component[product.component], by_layer[_layer(product.layer)]):
+            share.picojoules += picojoules / counted.tokens
+            share.macs += product.macs / counted.tokens
+            share.sop += product.sop / counted.tokens
+    for (component, layer), operations in counted.operations.items():
+        for share in (by_component[component], by_layer[_layer(layer)]):
+            share.elementwise += prices.of_operations(operations) / counted.tokens
+            for kind, n in operations.items():
+                share.operations[kind] = share.operations.get(kind, 0.0) + n / counted.tokens
+    return EnergyReport(
+        model=model,
+        tokens=counted.tokens,
+        prices=prices,
+        products=list(counted.products.values()),
+        neurons=counted.neurons,
+        by_component=by_component,
+        by_layer=by_layer,
+        unit=counted.unit,
+    )
+
+
+def _layer(layer: int | None) -> str:
+    return "outside" if layer is None else str(layer)
+
+
+def _sum(shares: Iterable[Share]) -> Share:
+    total = Share()
+    operations: Counter[str] = Counter()
+    for share in shares:
+        total.picojoules += share.picojoules
+        total.elementwise += share.elementwise
+        total.macs += share.macs
+        total.sop += share.sop
+        for kind, n in share.operations.items():
+            operations[kind] += n  # type: ignore[assignment]
+    total.operations = dict(operations)
+    return total
