@@ -1,9 +1,10 @@
-"""Attention mechanisms, one a file; masks come before any competition."""
+"""Attention mechanisms, one per file; masks come before any competition."""
 
 from __future__ import annotations
 
 from spikeformers.attention._base import Attention, ScaledAttention
 from spikeformers.attention.a2os2a import A2OS2A, ORDERS
+from spikeformers.attention.registry import ATTENTIONS, register_attention
 from spikeformers.attention.sfsa import SFSA
 from spikeformers.attention.softmax import SoftmaxAttention
 from spikeformers.attention.ssa import SSA
@@ -11,6 +12,7 @@ from spikeformers.attention.wta import COMPETITIONS, WTA
 
 __all__ = [
     "A2OS2A",
+    "ATTENTIONS",
     "COMPETITIONS",
     "ORDERS",
     "SFSA",
@@ -19,4 +21,5 @@ __all__ = [
     "Attention",
     "ScaledAttention",
     "SoftmaxAttention",
+    "register_attention",
 ]

@@ -11,9 +11,14 @@ definition that ``forward`` computes.
 from __future__ import annotations
 
 import math
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from spikeformers.errors import ConfigError
+
+Kind = TypeVar("Kind", bound="Attention")
 
 
 class Attention(nn.Module):
@@ -36,12 +41,40 @@ class Attention(nn.Module):
     """The number of keys whose V rows a query reads; None where that grows with the keys."""
     keeps_state: bool = False
     """Keys and values are summed up in a state ``[K, K]`` per head, and no pair is compared."""
+    has_competition: bool = False
+    """Keys compete, by the rule that ``competition`` names."""
     competition: str | None = None
     """Name of the rule by which keys compete; None without a competition."""
+    takes_bias: bool = True
+    """A bias may join the scores. Where it may not, because they are multiplied with V as they are,
+    a model has learned positions instead of relative ones."""
+    scores_are_counts: bool = True
+    """Both q and k are spikes, so that scores are multiples of the product of their units."""
+    default_neurons: tuple[str, str, str] = ("binary", "binary", "binary")
+    """What q, k and v fire in a model whose config has a neuron for each and names none."""
     score_unit: float | None = None
     """Product of q's and k's spike units where floats do not hold it exactly (D = 3, say).
     Scores are then rounded to its multiples, so that equal counts tie whatever the order of sums.
     """
+
+    @classmethod
+    def from_config(cls: type[Kind], config: Any) -> Kind:
+        """A core as a model's config describes it; without options unless overridden."""
+        return cls()
+
+    @classmethod
+    def role_neuron(cls, config: Any, role: str) -> nn.Module | None:
+        """A fresh neuron for the ``role`` "query", "key" or "value" in a language model; None, and
+        the model's own kind of neuron is taken, unless overridden.
+        """
+        return None
+
+    def engine_rule(self) -> dict[str, Any]:
+        """How keys are weighed, in the engine's words; ConfigError where it does not know it."""
+        raise ConfigError(f"the engine does not know the attention {type(self).__name__}.")
+
+    def reset_parameters(self) -> None:
+        """Set what is learned back to where it starts; nothing unless overridden."""
 
     def scores(self, q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
         """``q k^T + bias``, ``[S, B, H, T, J]``."""
@@ -75,6 +108,12 @@ class Attention(nn.Module):
         """
         return {}
 
+    def stream(
+        self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, state: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Rows of new tokens and the state after them, with ``keeps_state``."""
+        raise TypeError(f"{type(self).__name__} keeps no state")
+
     def state_macs(self, q: Tensor) -> int:
         """Multiply-accumulates of ``forward`` for queries ``[..., T, K]``, with ``keeps_state``."""
         raise TypeError(f"{type(self).__name__} keeps no state")
@@ -106,6 +145,11 @@ class ScaledAttention(Attention):
         self.initial_scale = scale
         self.log_scale = nn.Parameter(torch.full((heads, 1, 1), math.log(scale)), learn_scale)
 
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Set the factor back to where it starts."""
+        self.log_scale.fill_(math.log(self.initial_scale))
+
     def scale(self) -> Tensor:
         """Factor on ``q k^T`` of each head, ``[H, 1, 1]``.
 
@@ -128,3 +172,10 @@ def masked_softmax(scores: Tensor, allowed: Tensor) -> Tensor:
     """Softmax over the allowed keys; rows that allow none are zero, not NaN."""
     p = torch.softmax(scores.masked_fill(~allowed, float("-inf")), dim=-1)
     return p if bool(allowed.any(-1).all()) else torch.nan_to_num(p, nan=0.0)
+
+
+def scale_of(config: Any) -> float:
+    """S of a config: ``levels / sqrt(head width)`` unless it says another."""
+    if config.attention_scale is not None:
+        return float(config.attention_scale)
+    return float(config.levels / math.sqrt(config.head_width))

@@ -14,14 +14,16 @@ Differs: the paper has no mask and no causal form; the neuron that follows belon
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spikeformers.attention._base import Attention
 from spikeformers.errors import ConfigError, nearest
+from spikeformers.layers.roles import RoleNeurons
 
+Kind = TypeVar("Kind", bound="A2OS2A")
 Order = Literal["scores", "state"]
 ORDERS: tuple[Order, ...] = get_args(Order)
 BLOCK = 64
@@ -30,6 +32,10 @@ BLOCK = 64
 
 class A2OS2A(Attention):
     """Sums of V's rows, weighted by sums of K's entries."""
+
+    takes_bias = False
+    scores_are_counts = False  # K is real
+    default_neurons = ("binary", "relu", "ternary")
 
     def __init__(self, order: Order = "scores", causal: bool = True) -> None:
         super().__init__()
@@ -40,6 +46,22 @@ class A2OS2A(Attention):
             )
         self.order, self.causal = order, causal
         self.keeps_state = order == "state"
+
+    @classmethod
+    def from_config(cls: type[Kind], config: Any) -> Kind:
+        return cls(config.attention_order, config.causal)
+
+    @classmethod
+    def role_neuron(cls, config: Any, role: str) -> nn.Module:
+        kinds = RoleNeurons(
+            config.decay,
+            config.threshold,
+            config.ternary_decay,
+            config.threshold_ratio,
+            config.surrogate,
+            config.surrogate_sharpness,
+        )
+        return kinds.make(getattr(config, f"{role}_neuron"))
 
     def weights(self, q: Tensor, k: Tensor, allowed: Tensor, bias: Tensor | None) -> Tensor:
         return self.scores(q, k, bias) * allowed

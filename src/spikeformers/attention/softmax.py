@@ -7,9 +7,13 @@ Vaswani et al. 2017, https://arxiv.org/abs/1706.03762. Q, K, V may be spikes; A_
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 from torch import Tensor
 
-from spikeformers.attention._base import ScaledAttention, masked_softmax
+from spikeformers.attention._base import ScaledAttention, masked_softmax, scale_of
+
+Kind = TypeVar("Kind", bound="SoftmaxAttention")
 
 
 class SoftmaxAttention(ScaledAttention):
@@ -17,6 +21,13 @@ class SoftmaxAttention(ScaledAttention):
 
     weights_are_real = True
     softmax_free = False
+
+    @classmethod
+    def from_config(cls: type[Kind], config: Any) -> Kind:
+        return cls(scale_of(config), config.num_attention_heads, config.learn_attention_scale)
+
+    def engine_rule(self) -> dict[str, Any]:
+        return {"rule": "softmax"}
 
     def weights(self, q: Tensor, k: Tensor, allowed: Tensor, bias: Tensor | None) -> Tensor:
         return masked_softmax(self.scores(q, k, bias), allowed)

@@ -22,12 +22,12 @@ With levels > 1 the scores sum over all pairs of sub-spikes before the one compe
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-from spikeformers.attention._base import ScaledAttention, masked_softmax
+from spikeformers.attention._base import ScaledAttention, masked_softmax, scale_of
 from spikeformers.attention._blocks import (
     NEVER,
     block_scores,
@@ -159,8 +159,13 @@ def _at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+Kind = TypeVar("Kind", bound="WTA")
+
+
 class WTA(ScaledAttention):
     """Winner-take-all attention with ``winners`` keys per query (hard: one)."""
+
+    has_competition = True
 
     def __init__(
         self,
@@ -191,6 +196,23 @@ class WTA(ScaledAttention):
         )
         self.weights_are_real = competition == "sparsemax"
         self.reads_per_query = None if competition == "sparsemax" else self.winners
+
+    @classmethod
+    def from_config(cls: type[Kind], config: Any) -> Kind:
+        return cls(
+            scale_of(config),
+            config.wta,
+            config.winners,
+            config.surrogate_temperature,
+            config.winner_weight,
+            config.num_attention_heads,
+            config.learn_attention_scale,
+        )
+
+    def engine_rule(self) -> dict[str, Any]:
+        if self.competition == "sparsemax":
+            return {"rule": "sparsemax"}
+        return {"rule": "winners", "winners": self.winners, "weight": self.weight}
 
     def weights(self, q: Tensor, k: Tensor, allowed: Tensor, bias: Tensor | None) -> Tensor:
         with torch.autocast(q.device.type, enabled=False):  # as in forward

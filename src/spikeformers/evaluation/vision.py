@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeformers.errors import ConfigError, DataError
-from spikeformers.neurons import Neuron, Rectifier
+from spikeformers.neurons import Neuron
 
 BINS = 256
 ROLES = ("query", "key", "value")
@@ -138,7 +138,7 @@ def _roles(model: nn.Module) -> dict[tuple[int, str], nn.Module]:
     found: dict[tuple[int, str], nn.Module] = {}
     for name, module in model.named_modules():
         parts = name.split(".")
-        if isinstance(module, (Neuron, Rectifier)) and len(parts) > 3:
+        if hasattr(module, "spike_type") and len(parts) > 3:
             role, layer = parts[-2].removeprefix("fire_"), parts[-4]
             if role in ROLES and layer.isdigit() and parts[-3] == "attention":
                 found[int(layer), role] = module

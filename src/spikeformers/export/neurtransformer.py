@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from spikeformers.attention import SSA, WTA
 from spikeformers.engine import Description, NormSpec
 from spikeformers.errors import ConfigError
 from spikeformers.export.packer import Writer
@@ -206,12 +205,12 @@ class _Converted:
                 f"the engine's cache holds counts to {MOST_COUNTS:,}, and this attention counts to "
                 f"{largest:,}: convert with fewer steps."
             )
-        rule: dict[str, Any] = {"rule": "ssa"}
-        if isinstance(core, WTA):
-            rule = {"rule": "winners", "winners": core.winners, "weight": core.weight}
-        else:
-            assert isinstance(core, SSA)
-        self._mix(names, rule, self.pack.keep(f"{on}.scale", core.scale().flatten()), largest)
+        self._mix(
+            names,
+            core.engine_rule(),
+            self.pack.keep(f"{on}.scale", core.scale().flatten()),
+            largest,
+        )
         to.scale("sum", self.pack.keep(f"{on}.value_of_v", module.value_of_v().flatten()))
         out = "sum"
         if module.fire_out is not None:

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from spikeformers.attention import SSA, WTA, ScaledAttention, SoftmaxAttention
+from spikeformers.attention import ScaledAttention
 from spikeformers.engine import Description
-from spikeformers.errors import ConfigError
 from spikeformers.export.packer import Writer, neuron_spec
 from spikeformers.layers import RelativeBias
 from spikeformers.models._block import Fire, SpikingBlock
@@ -24,17 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from spikeformers.models import WDSpikingformerForCausalLM
-
-
-def attention_rule(core: nn.Module) -> dict[str, Any]:
-    """How an attention core weighs keys, in the engine's words."""
-    if isinstance(core, WTA) and core.competition == "sparsemax":
-        return {"rule": "sparsemax"}
-    if isinstance(core, WTA):
-        return {"rule": "winners", "winners": core.winners, "weight": core.weight}
-    if isinstance(core, (SSA, SoftmaxAttention)):
-        return {"rule": "ssa" if isinstance(core, SSA) else "softmax"}
-    raise ConfigError(f"the engine does not know the attention {type(core).__name__}.")
 
 
 def describe(
@@ -57,7 +45,7 @@ def describe(
     for number, block in enumerate(body.layers):
         assert isinstance(block, SpikingBlock)
         at, mlp = block.attention, block.mlp
-        attention_rule(at.core)  # refuses what the engine does not know
+        rule = at.core.engine_rule()  # refuses what the engine does not know
         assert isinstance(at.core, ScaledAttention)
         on = f"layers.{number}"
         fire("x", f"{on}.attention.in", at.fire_in)
@@ -78,7 +66,7 @@ def describe(
             heads=at.heads,
             scale=scale,
             bias=pack.vector(f"{on}.relative", bias),
-            **attention_rule(at.core),
+            **rule,
         )
         if at.fire_out is not None:
             fire("y", f"{on}.attention.out", at.fire_out)

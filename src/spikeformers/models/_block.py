@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from spikeformers.attention import A2OS2A, SSA, WTA, Attention, SoftmaxAttention
+from spikeformers.attention import ATTENTIONS, Attention
 from spikeformers.errors import ConfigError
-from spikeformers.layers import RoleNeurons, SpikeLinear, TokenShift, make_norm
+from spikeformers.layers import SpikeLinear, TokenShift, make_norm
 from spikeformers.models._cache import RunningState, append, shifted
 from spikeformers.models._config import SpikingformerConfig
 from spikeformers.neurons import NEURONS, Neuron
@@ -44,39 +44,13 @@ def make_head_neuron(config: SpikingformerConfig) -> Neuron | None:
 
 def make_attention(config: SpikingformerConfig) -> Attention:
     """The configured attention core."""
-    scale = config.attention_scale
-    heads, learn = config.num_attention_heads, config.learn_attention_scale
-    if config.attention == "a2os2a":
-        return A2OS2A(config.attention_order, config.causal)  # type: ignore[arg-type]
-    if config.attention == "ssa":
-        return SSA(0.125 if scale is None else scale, heads, learn)
-    scale = config.levels / math.sqrt(config.head_width) if scale is None else scale
-    if config.attention == "softmax":
-        return SoftmaxAttention(scale, heads, learn)
-    return WTA(
-        scale,
-        config.wta,  # type: ignore[arg-type]
-        config.winners,
-        config.surrogate_temperature,
-        config.winner_weight,  # type: ignore[arg-type]
-        heads,
-        learn,
-    )
+    return ATTENTIONS.get_or_refuse(config.attention, "attention").from_config(config)
 
 
 def make_role(config: SpikingformerConfig, role: str) -> Neuron:
-    """The neuron of Q, K or V: the configured kind, or A2OS2A's own for ``role``."""
-    if config.attention != "a2os2a":
-        return make_neuron(config)
-    kinds = RoleNeurons(
-        config.decay,
-        config.threshold,
-        config.ternary_decay,
-        config.threshold_ratio,
-        config.surrogate,
-        config.surrogate_sharpness,
-    )
-    return kinds.make(getattr(config, f"{role}_neuron"))  # type: ignore[return-value]
+    """The neuron of Q, K or V: the attention's own for ``role``, or else the configured kind."""
+    own = ATTENTIONS.get_or_refuse(config.attention, "attention").role_neuron(config, role)
+    return make_neuron(config) if own is None else own  # type: ignore[return-value]
 
 
 class Fire(nn.Module):
@@ -156,12 +130,12 @@ class SpikingAttention(nn.Module):
         q = self._heads(self.fire_query(self.query(spikes)))
         k = self._heads(self.fire_key(self.key(spikes)))
         v = self._heads(self.fire_value(self.value(spikes)))
-        if isinstance(self.core, A2OS2A) and self.core.order == "state":
+        if self.core.keeps_state:
             y, weights = self._running(q, k, v, allowed, cache, want_weights)
             return self._current(y), weights
         if cache is not None:
             k, v = append(cache, k, v, self.layer)
-        if not isinstance(self.core, A2OS2A):
+        if self.core.scores_are_counts:
             self.core.score_unit = _inexact(self.fire_query.neuron.unit * self.fire_key.neuron.unit)
         weights = None
         if self.fire_in.neuron.expanded:
@@ -184,7 +158,6 @@ class SpikingAttention(nn.Module):
         self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, cache: Cache | None, want: bool
     ) -> tuple[Tensor, Tensor | None]:
         """A2OS2A by its state, which the cache keeps in place of keys and values."""
-        assert isinstance(self.core, A2OS2A)
         if cache is None:
             weights = self.core.weights(q, k, allowed, None) if want else None
             return self.core(q, k, v, allowed), weights

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from spikeformers.attention import COMPETITIONS, ORDERS
+from spikeformers.attention import ATTENTIONS, COMPETITIONS, ORDERS
 from spikeformers.errors import ConfigError
 from spikeformers.layers import NORMS, ROLE_NEURONS
 from spikeformers.models._checks import at_least_one, between, one_of
@@ -32,8 +32,6 @@ class SpikingConfig(PreTrainedConfig):
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
     causal: ClassVar[bool] = True
     spiking: ClassVar[bool] = True
-    paper: ClassVar[tuple[str, str]] = ("", "")
-    """Name of the model and address of its paper, for model cards."""
 
     vocab_size: int = 50257
     hidden_size: int = 768
@@ -135,9 +133,14 @@ class SpikingformerConfig(SpikingConfig):
     """Half of the spikes that attention and MLP read are those of the token before: a copy, no
     arithmetic. Ours, not the paper's; causal models only."""
 
-    attentions: ClassVar[tuple[str, ...]] = ("cwssa", "ssa", "a2os2a", "softmax")
+    attentions_of_others: ClassVar[tuple[str, ...]] = ("wssa",)
+    """Names that are not for this kind of model."""
 
     attention: str = "cwssa"
+    """One of `spikeformers.attention.ATTENTIONS`: "cwssa" (of a masked model "wssa"), "ssa",
+    "a2os2a", "softmax", or one of your own (`register_attention`)."""
+    attention_options: dict[str, Any] | None = None
+    """Options of an attention that was registered from outside; ours have fields of their own."""
     wta: str = "hard"
     winners: int = 3
     """K of wta="top_k"."""
@@ -184,12 +187,13 @@ class SpikingformerConfig(SpikingConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         # Scores that are multiplied with V are no competition that a bias could sway.
-        if self.position is None and self.attention in ("ssa", "a2os2a"):
+        kind = ATTENTIONS.get(self.attention)
+        if self.position is None and kind is not None and not kind.takes_bias:
             self.position = "learned"
         super().__post_init__(**kwargs)
 
     def card_rows(self) -> dict[str, str]:
-        competition = f", {self.wta}" if self.attention in ("cwssa", "wssa") else ""
+        competition = f", {self.wta}" if ATTENTIONS[self.attention].has_competition else ""
         return {
             "attention": f"{self.attention}{competition}",
             "neuron": f"{self.neuron}, {self.steps}x{self.levels} (T x D)",
@@ -197,7 +201,8 @@ class SpikingformerConfig(SpikingConfig):
 
     def validate_architecture(self) -> None:
         """Refuse what no model can be built from (ConfigError)."""
-        one_of(self, "attention", self.attentions)
+        known = tuple(name for name in ATTENTIONS if name not in self.attentions_of_others)
+        one_of(self, "attention", known)
         one_of(self, "wta", COMPETITIONS)
         NEURONS.get_or_refuse(self.neuron, "neuron")
         one_of(self, "winner_weight", ("one", "mean"))
@@ -207,7 +212,7 @@ class SpikingformerConfig(SpikingConfig):
             one_of(self, key, ROLE_NEURONS)
         one_of(self, "attention_order", ORDERS)
         between(self, "ternary_decay", -1e-9, 1 + 1e-9)
-        if self.attention in ("ssa", "a2os2a") and self.position in ("relative", "both"):
+        if not ATTENTIONS[self.attention].takes_bias and self.position in ("relative", "both"):
             raise ConfigError(
                 f"attention={self.attention!r} multiplies its scores with V, so "
                 f"position={self.position!r} would add reals to them; use position='learned' or "

@@ -20,7 +20,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import ModelOutput
 
-from spikeformers.attention import A2OS2A, ScaledAttention
+from spikeformers.attention import Attention
 from spikeformers.errors import ConfigError
 from spikeformers.layers import RelativeBias, SpikeLinear, TokenShift, make_norm
 from spikeformers.models._block import SpikingBlock, make_head_neuron
@@ -77,11 +77,7 @@ class SpikingformerPreTrainedModel(PreTrainedModel):
             nn.init.constant_(module.weight, getattr(module, "initial_gain", 1.0))
             if isinstance(module, nn.LayerNorm):
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, RelativeBias):
-            module.reset_parameters()
-        elif isinstance(module, ScaledAttention):
-            nn.init.constant_(module.log_scale, math.log(module.initial_scale))
-        elif isinstance(module, Neuron):
+        elif isinstance(module, (RelativeBias, Attention, Neuron)):
             module.reset_parameters()
 
 
@@ -104,8 +100,8 @@ class SpikingformerModel(SpikingformerPreTrainedModel):
     @property
     def keeps_states(self) -> bool:
         """Whether the cache is one matrix a head instead of a row a token."""
-        cores = (m for m in self.layers.modules() if isinstance(m, A2OS2A))
-        return any(core.order == "state" for core in cores)
+        cores = (m for m in self.layers.modules() if isinstance(m, Attention))
+        return any(core.keeps_state for core in cores)
 
     @property
     def shifts(self) -> bool:

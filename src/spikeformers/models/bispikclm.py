@@ -78,7 +78,6 @@ class BiSpikCLMConfig(SpikingConfig):
     """Configuration of BiSpikCLM; shape, norms and positions in ``SpikingConfig``."""
 
     model_type = "bispikclm"
-    paper: ClassVar[tuple[str, str]] = ("BiSpikCLM", "https://arxiv.org/abs/2605.13859")
     neuron: ClassVar[str] = "lif"
     attention: ClassVar[str] = "sfsa"
 

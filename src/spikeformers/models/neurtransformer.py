@@ -36,7 +36,6 @@ class NeurTransformerConfig(PreTrainedConfig):
 
     model_type = "neurtransformer"
     spiking: ClassVar[bool] = True
-    paper: ClassVar[tuple[str, str]] = ("NeurTransformer", "https://arxiv.org/abs/2510.00133")
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
     causal: ClassVar[bool] = True
 

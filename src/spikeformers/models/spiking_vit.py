@@ -32,7 +32,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import ImageClassifierOutput, ModelOutput
 
-from spikeformers.attention import A2OS2A, COMPETITIONS, ORDERS, SSA, WTA, Attention
+from spikeformers.attention import ATTENTIONS, ORDERS, Attention
 from spikeformers.errors import ConfigError
 from spikeformers.layers import (
     ROLE_NEURONS,
@@ -45,10 +45,9 @@ from spikeformers.models._checks import at_least_one, between, one_of
 from spikeformers.models.control import TwinPositions, vision_twin
 from spikeformers.neurons import LIF, SURROGATES, Neuron
 
-ATTENTIONS = ("a2os2a", "ssa", "wssa")
 POSITIONS = ("conv", "learned", "none")
-OWN_ROLES = {"a2os2a": ("binary", "relu", "ternary")}
-"""Q, K and V of an attention where the config does not say; three times binary for the others."""
+NOT_FOR_IMAGES = ("cwssa", "softmax")
+"""Attention that the config does not offer: the causal one, and the one without spikes."""
 
 _CIFAR: dict[str, Any] = {"image_size": 32, "num_channels": 3, "num_hidden_layers": 2}
 PRESETS: dict[str, dict[str, Any]] = {
@@ -73,13 +72,15 @@ class SpikingViTConfig(PreTrainedConfig):
 
     model_type = "spiking_vit"
     spiking: ClassVar[bool] = True
-    paper: ClassVar[tuple[str, str]] = (
-        "Spiking vision transformer, A2OS2A",
-        "https://arxiv.org/abs/2503.00226",
-    )
     neuron: ClassVar[str] = "lif"
     causal: ClassVar[bool] = False
+    # What attention cores of language models may vary, and a vision model does not.
     wta: ClassVar[str] = "hard"
+    winners: ClassVar[int] = 1
+    winner_weight: ClassVar[str] = "one"
+    surrogate_temperature: ClassVar[float] = 1.0
+    levels: ClassVar[int] = 1
+    learn_attention_scale: ClassVar[bool] = False
 
     image_size: int = 32
     num_channels: int = 3
@@ -139,7 +140,7 @@ class SpikingViTConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
-        roles = OWN_ROLES.get(self.attention, ("binary",) * 3)
+        roles = ATTENTIONS.get(self.attention, Attention).default_neurons
         for role, kind in zip(("query", "key", "value"), roles, strict=True):
             if getattr(self, f"{role}_neuron") is None:
                 setattr(self, f"{role}_neuron", kind)
@@ -147,7 +148,7 @@ class SpikingViTConfig(PreTrainedConfig):
 
     def validate_architecture(self) -> None:
         """Refuse what no model can be built from (ConfigError)."""
-        one_of(self, "attention", ATTENTIONS)
+        one_of(self, "attention", tuple(a for a in ATTENTIONS if a not in NOT_FOR_IMAGES))
         one_of(self, "attention_order", ORDERS)
         one_of(self, "position", POSITIONS)
         one_of(self, "surrogate", tuple(SURROGATES))
@@ -188,6 +189,11 @@ class SpikingViTConfig(PreTrainedConfig):
         return vision_twin(self, positions)
 
     @property
+    def head_width(self) -> int:
+        """K, the width of one head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
     def patch_size(self) -> int:
         """Pixels along a side of a patch."""
         return int(2**self.sps_pools)
@@ -201,17 +207,6 @@ class SpikingViTConfig(PreTrainedConfig):
 def _lif(config: SpikingViTConfig, threshold: float | None = None) -> LIF:
     v_th = config.threshold if threshold is None else threshold
     return LIF(config.decay, v_th, "hard", config.surrogate, config.surrogate_sharpness)
-
-
-def make_attention(config: SpikingViTConfig) -> Attention:
-    """The configured attention core."""
-    heads, width = config.num_attention_heads, config.hidden_size // config.num_attention_heads
-    if config.attention == "a2os2a":
-        return A2OS2A(config.attention_order, causal=False)  # type: ignore[arg-type]
-    if config.attention == "ssa":
-        return SSA(0.125 if config.attention_scale is None else config.attention_scale, heads)
-    scale = 1 / math.sqrt(width) if config.attention_scale is None else config.attention_scale
-    return WTA(scale, COMPETITIONS[0], heads=heads)
 
 
 class Fire(nn.Module):
@@ -248,7 +243,7 @@ class VisionAttention(nn.Module):
             Fire(kinds.make(str(kind)), width, eps)
             for kind in (config.query_neuron, config.key_neuron, config.value_neuron)
         )
-        self.core = make_attention(config)
+        self.core: Attention = ATTENTIONS[config.attention].from_config(config)
         norm = width if config.attention_norm else None
         self.fire_out = Fire(_lif(config, config.attention_threshold), norm, eps)
         self.out = SpikeLinear(width, width, bias=False) if config.output_projection else None
@@ -334,11 +329,7 @@ class SpikingViTPreTrainedModel(PreTrainedModel):
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, BatchNorm):
-            module.reset_parameters()
-        elif isinstance(module, (SSA, WTA)):
-            nn.init.constant_(module.log_scale, math.log(module.initial_scale))
-        elif isinstance(module, Neuron):
+        elif isinstance(module, (BatchNorm, Attention, Neuron)):
             module.reset_parameters()
         elif isinstance(module, SpikingViTModel) and module.embed_positions is not None:
             nn.init.trunc_normal_(module.embed_positions, std=self.config.initializer_range)

@@ -9,7 +9,7 @@ encoding; see ``SpikingformerConfig`` for the rest.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 
@@ -55,7 +55,6 @@ class WDSpikingformerConfig(SpikingformerConfig):
     """Configuration of WD-Spikingformer; fields and defaults in ``SpikingformerConfig``."""
 
     model_type = "wd_spikingformer"
-    paper: ClassVar[tuple[str, str]] = ("WD-Spikingformer", "https://arxiv.org/abs/2604.11321")
 
 
 class WDSpikingformerModel(SpikingformerModel):

@@ -40,9 +40,8 @@ class WESpikingformerConfig(SpikingformerConfig):
     """Configuration of WE-Spikingformer; fields and defaults in ``SpikingformerConfig``."""
 
     model_type = "we_spikingformer"
-    paper: ClassVar[tuple[str, str]] = ("WE-Spikingformer", "https://arxiv.org/abs/2604.11321")
     causal: ClassVar[bool] = False
-    attentions: ClassVar[tuple[str, ...]] = ("wssa", "ssa", "a2os2a", "softmax")
+    attentions_of_others: ClassVar[tuple[str, ...]] = ("cwssa",)
 
     attention: str = "wssa"
     max_position_embeddings: int = 512

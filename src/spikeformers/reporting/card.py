@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import spikeformers
-from spikeformers.models.registry import is_masked
+from spikeformers.models.registry import MODELS, is_masked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,13 +22,6 @@ if TYPE_CHECKING:
     from spikeformers.training import TrainConfig, TrainResult
 
 ZEROSHOT = "## Zero-shot scores"
-DENSE_TWINS = {
-    "vit": ("ViT", "a dense twin"),
-    "gpt2": ("GPT-2", "a dense twin"),
-    "gpt_neox": ("GPT-NeoX", "a dense twin"),
-    "bert": ("BERT", "a dense twin"),
-    "roformer": ("RoFormer", "a dense twin"),
-}
 
 
 @dataclass(frozen=True)
@@ -61,13 +53,13 @@ def facts_of(config: Mapping[str, Any]) -> CardFacts:
     made = "trained from scratch"
     if config.get("source"):
         made = f"converted from a trained {config['source']['model_type']} and fine-tuned"
-    # Not `.get`, which does not know the classes that were registered.
-    of_kind: Any = CONFIG_MAPPING[kind] if kind in CONFIG_MAPPING else None  # noqa: SIM401
-    if not getattr(of_kind, "spiking", False):
-        return CardFacts(*DENSE_TWINS.get(kind, (kind, "")), spiking=False, rows={}, made=made)
-    stated: Any = of_kind.from_dict(dict(config))
-    title, origin = stated.paper
-    return CardFacts(title or kind, origin, spiking=True, rows=stated.card_rows(), made=made)
+    entry = MODELS.get(kind)
+    if entry is None:
+        return CardFacts(kind, "", spiking=False, rows={}, made=made)
+    spiking = bool(getattr(entry.config, "spiking", False))
+    stated: Any = entry.config.from_dict(dict(config))
+    rows = stated.card_rows() if spiking else {}
+    return CardFacts(entry.title, entry.paper, spiking, rows, made)
 
 
 def training_card(
