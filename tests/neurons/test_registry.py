@@ -32,7 +32,7 @@ class Threshold(Neuron):
 
     def fire(self, u: Tensor) -> Tensor:
         soft = torch.sigmoid(4 * (u - self.theta))
-        return soft + ((u >= self.theta).to(u.dtype) - soft).detach()
+        return (u >= self.theta).to(u.dtype) + soft - soft.detach()
 
     def keep(self, u: Tensor, spikes: Tensor) -> Tensor:
         return torch.zeros_like(u)
@@ -82,9 +82,9 @@ def test_its_energy_is_counted_and_its_spikes_are_audited() -> None:
     hidden = energy.neurons["model.layers.0.mlp.fire_hidden.neuron"]
     assert (hidden.kind, hidden.mean_count) == ("binary", hidden.density)
     products = audit(model, [ids]).products()
-    assert {row.left.kind for name, row in products.items() if name.endswith(("up", "down"))} == {
-        "binary"
-    }
+    maps = [row for name, row in products.items() if name.endswith(("up", "down", "query"))]
+    assert len(maps) == 6
+    assert {row.verdict for row in maps} == {"binary"}
 
 
 def test_the_engine_says_that_it_does_not_know_it() -> None:

@@ -159,7 +159,8 @@ def _join(model_type: str, entry: ModelEntry) -> None:
         raise ConfigError(
             f"model {model_type!r} has task={entry.task!r} and no head {AUTO_CLASS[entry.task]}."
         )
-    if taken := [name for name in entry.presets if name in PRESETS or name in VISION_PRESETS]:
+    others = [other for other in MODELS.values() if other.config.model_type != model_type]
+    if taken := [name for name in entry.presets if any(name in o.presets for o in others)]:
         raise ConfigError(f"preset {taken[0]!r} is another model's already; name yours otherwise.")
     _make_known(entry)
 
