@@ -15,8 +15,6 @@ are timed where they are installed.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import importlib.util
 import json
 import statistics
 import tempfile
@@ -30,11 +28,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from _sweep import commit
 from _trained import trained
 from spikeformers import kernels
 from spikeformers.engine import Engine, EngineSystem, write
-from spikeformers.evaluation.memory import resident_of_engine, resident_of_model
-from spikeformers.evaluation.peers import LlamaCpp, running, usable
+from spikeformers.evaluation.memory import (
+    Resident,
+    resident_of_engine,
+    resident_of_llama,
+    resident_of_model,
+)
+from spikeformers.evaluation.peers import PEERS, builds, running, usable
 from spikeformers.evaluation.systems import TorchSystem, time_systems
 from spikeformers.export import pack
 from spikeformers.models import (
@@ -46,6 +50,8 @@ from spikeformers.models import (
 from spikeformers.reporting.machine import machine, versions
 
 DENSITIES = (0.05, 0.1, 0.15, 0.2, 0.3)
+LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
+DENSE_ATTENTION = "pytorch sdpa fp32"
 DRAW = np.random.default_rng(0)
 Keep = Callable[[str, dict[str, Any]], None]
 
@@ -78,6 +84,12 @@ def median_seconds(work: Callable[[], object], repeats: int) -> tuple[float, flo
         wall.append(time.perf_counter() - began[0])
         cpu.append(time.process_time() - began[1])
     return statistics.median(wall), statistics.median(cpu)
+
+
+def repeated(work: Callable[[], object], times: int) -> None:
+    """Do it so often."""
+    for _ in range(times):
+        work()
 
 
 def whole_model(threads: int, repeats: int, keep: Keep) -> dict[str, Any]:
@@ -130,29 +142,39 @@ def tell(title: str, row: dict[str, Any]) -> None:
 
 
 def attention(threads: int, repeats: int) -> dict[str, Any]:
-    """Causal pairs a second of one head of 64, beside dense attention of PyTorch."""
-    found: dict[str, Any] = {}
-    tokens = 4096
-    q = torch.randn(1, 1, tokens, 64)
+    """Causal pairs per second of one head of 64 by length, beside PyTorch's at the same length."""
+    by_length: dict[str, Any] = {}
     dense = torch.nn.functional.scaled_dot_product_attention
-    wall, cpu = median_seconds(lambda: dense(q, q, q, is_causal=True), repeats)
-    pairs = tokens * tokens / 2e9
-    found["pytorch sdpa fp32"] = {"wall": pairs / wall, "cpu": pairs / cpu}
-    tokens = 24576
-    pairs = tokens * tokens / 2e9
-    one = np.ones(1, np.float32)
-    for levels in (1, 16):
-        for density in (0.05, 0.1, 0.2, 0.3):
-            spikes = [counts((tokens, 64), density, levels) for _ in range(3)]
-            for name, winners in (("hard", 1), ("top-3", 3)):
-                given = {"scale": one, "winners": winners, "levels": levels, "unit": 1 / levels}
-                work = partial(kernels.attend, *spikes, heads=1, threads=threads, **given)
-                wall, cpu = median_seconds(work, repeats)
-                key = f"{name}, {levels} level(s), density {density}"
-                found[key] = {"wall": pairs / wall, "cpu": pairs / cpu}
-    for key, rates in found.items():
-        print(f"{key:36s}{rates['wall']:7.2f} G pairs/s {rates['cpu']:7.2f} by processor time")
-    return found
+    scale = np.ones(1, np.float32)
+    for tokens in LENGTHS:
+        pairs = tokens * tokens / 2e9
+        q, k, v = torch.randn(3, 1, 1, tokens, 64)
+        work: dict[str, Callable[[], object]] = {
+            DENSE_ATTENTION: partial(dense, q, k, v, is_causal=True)
+        }
+        for levels in (1, 16):
+            for density in (0.05, 0.1, 0.2, 0.3):
+                spikes = [counts((tokens, 64), density, levels) for _ in range(3)]
+                for name, winners in (("hard", 1), ("top-3", 3)):
+                    given = {"scale": scale, "winners": winners, "levels": levels}
+                    work[f"{name}, {levels} level(s), density {density}"] = partial(
+                        kernels.attend, *spikes, heads=1, threads=threads, unit=1 / levels, **given
+                    )
+        calls = max(1, round(4096**2 / tokens**2))  # so that a short text is timed long enough
+        rates = {}
+        for name, attend in work.items():
+            wall, cpu = median_seconds(partial(repeated, attend, calls), repeats)
+            rates[name] = {"wall": pairs * calls / wall, "cpu": pairs * calls / cpu}
+        by_length[str(tokens)] = rates
+        print(f"{tokens:,} tokens")
+        for name, rate in rates.items():
+            ratio = rate["cpu"] / rates[DENSE_ATTENTION]["cpu"]
+            print(
+                f"  {name:34s}{rate['wall']:7.2f} G pairs/s {rate['cpu']:7.2f} by processor time, "
+                f"x{ratio:.1f} of PyTorch",
+                flush=True,
+            )
+    return by_length
 
 
 def products(threads: int, repeats: int) -> dict[str, Any]:
@@ -214,11 +236,11 @@ def context(threads: int, tokens: int) -> dict[str, Any]:
         "engine-int8": lambda: engine.advance(text, 5),
         "pytorch fp16": lambda: twin(input_ids=five, past_key_values=cache, use_cache=True),
     }
-    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        if usable("llama.cpp-q8_0", config):
-            llama = LlamaCpp(config, Path(folder), threads)
-            llama.begin(ids)
-            systems["llama.cpp-q8_0"] = lambda: llama.step(5)
+    names = [name for name in PEERS if name.startswith("llama.cpp-q8_0")]
+    with running(config, threads, names) as peers, torch.inference_mode():
+        for name, peer in peers.items():
+            peer.begin(ids)
+            systems[name] = partial(peer.step, 5)
         took: dict[str, list[tuple[float, float]]] = {name: [] for name in systems}
         for turn in range(steps):
             for name, work in systems.items():
@@ -227,8 +249,6 @@ def context(threads: int, tokens: int) -> dict[str, Any]:
                 began = time.perf_counter(), time.process_time()
                 work()
                 took[name].append((time.perf_counter() - began[0], time.process_time() - began[1]))
-        if "llama.cpp-q8_0" in systems:
-            llama.close()
     seconds = {
         name: [statistics.median(times) for times in zip(*pairs[1:], strict=True)]
         for name, pairs in took.items()
@@ -248,22 +268,35 @@ def context(threads: int, tokens: int) -> dict[str, Any]:
 def memory(threads: int) -> dict[str, Any]:
     """Peak resident bytes of a process that opened the model and wrote 32 tokens."""
     model = random_model(0.15)
-    found: dict[str, Any] = {}
+    measured: dict[str, tuple[Resident, int | None]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for kind in ("int8", "int4"):
             file = Path(folder) / kind
             size = write(pack(model, None, kind), file)
-            resident = resident_of_engine(file, threads)
-            found[f"engine-{kind}"] = {"resident_bytes": resident, "weight_bytes": size}
+            measured[f"engine-{kind}"] = (resident_of_engine(file, threads), size)
         twin = build_model(control_of(model.config))
         twin.save_pretrained(folder)
         size = sum(p.numel() * p.element_size() for p in twin.parameters())
-        resident = resident_of_model(Path(folder), threads)
-        found["dense-twin"] = {"resident_bytes": resident, "weight_bytes": size}
-    for name, one in found.items():
-        one["of dense-twin"] = one["resident_bytes"] / resident
-        print(f"{name:12s}{one['resident_bytes'] / 2**20:8.0f} MiB, {one['of dense-twin']:.3f}")
-    return found
+        measured["dense-twin"] = (resident_of_model(Path(folder), threads), size)
+    for quantization in ("Q8_0", "Q4_0"):
+        peer = f"llama.cpp-{quantization.lower()}"
+        if usable(peer, model.config):
+            resident = resident_of_llama(model.config, threads, quantization)
+            measured[peer] = (resident, None)
+    rows: dict[str, Any] = {}
+    for name, (resident, size) in measured.items():
+        share = resident.total / measured["dense-twin"][0].total
+        rows[name] = {
+            "resident_bytes": resident.total,
+            "library_bytes": resident.libraries,
+            "weight_bytes": size,
+            "of dense-twin": share,
+        }
+        print(
+            f"{name:16s}{resident.total / 2**20:8.0f} MiB, of which libraries "
+            f"{resident.libraries / 2**20:.0f}; {share:.3f} of the dense twin's"
+        )
+    return rows
 
 
 def more_threads(repeats: int) -> dict[str, Any]:
@@ -303,13 +336,12 @@ def main() -> None:
         if args.json is None:
             return
         kept = json.loads(args.json.read_text()) if args.json.is_file() else {}
-        peers = {
-            name: importlib.metadata.version(name)
-            for name in ("llama-cpp-python", "ctranslate2")
-            if importlib.util.find_spec(name.removesuffix("-python").replace("-", "_"))
-        }
-        kept |= {"machine": machine(), "versions": versions() | peers}
-        kept |= {"kernels": str(kernels.choose())}
+        here = {"machine": machine() | {"threads": None}, "kernels": str(kernels.choose())}
+        if kept and {key: kept[key] for key in here} != here:
+            raise SystemExit(
+                f"{args.json} is of another machine ({kept['machine']}); name another."
+            )
+        kept |= here | {"versions": versions(), "peers": builds(), "commit": commit()}
         kept.setdefault(f"threads {args.threads}", {})[part] = result
         args.json.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 

@@ -6,7 +6,7 @@ import importlib.util
 
 import pytest
 
-from spikeformers.evaluation.peers import PEERS, running, usable
+from spikeformers.evaluation.peers import PEERS, builds, running, usable
 from spikeformers.evaluation.systems import time_systems
 from spikeformers.models import WDSpikingformerConfig
 
@@ -20,7 +20,8 @@ def test_a_peer_is_used_where_it_is_installed_and_fits(monkeypatch: pytest.Monke
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: module)
     assert all(usable(peer, CONFIG) for peer in PEERS)
     odd = WDSpikingformerConfig(**SHAPE, hidden_size=40, intermediate_size=128)
-    assert [usable(peer, odd) for peer in ("llama.cpp-q8_0", "ctranslate2-int8")] == [False, True]
+    blocks = [peer for peer in PEERS if not usable(peer, odd)]
+    assert blocks == [peer for peer in PEERS if peer.startswith("llama.cpp")]
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
     assert not any(usable(peer, CONFIG) for peer in PEERS)
     with running(CONFIG, 1) as found:
@@ -35,4 +36,5 @@ def test_peers_read_a_prompt_and_go_on() -> None:
             peers, list(range(30)), prompt_tokens=8, repeats=2, warmup=0
         )
     assert set(reading) == set(stepping) == set(peers)
+    assert set(builds()) == {PEERS[peer].modules[0] for peer in peers}
     assert all(timing.tokens_per_second > 0 for timing in stepping.values())

@@ -11,8 +11,13 @@ import numpy as np
 
 from spikeformers.engine import Engine, EngineSystem, write
 from spikeformers.errors import UsageError
-from spikeformers.evaluation.memory import resident_of_engine, resident_of_model
-from spikeformers.evaluation.peers import running
+from spikeformers.evaluation.memory import (
+    Resident,
+    resident_of_engine,
+    resident_of_llama,
+    resident_of_model,
+)
+from spikeformers.evaluation.peers import builds, running, usable
 from spikeformers.evaluation.systems import System, TorchSystem, time_systems
 from spikeformers.export import pack
 from spikeformers.models import build_model, control_of, load_model
@@ -44,7 +49,8 @@ class Bench:
         self.prompt_tokens, self.new_tokens, self.repeats = prompt_tokens, new_tokens, repeats
         self.model, self.tokenizer = load_model(folder)
         self.packed = {
-            f"engine-{kind}": pack(self.model, self.tokenizer, kind) for kind in ("int8", "fp32")
+            f"engine-{kind}": pack(self.model, self.tokenizer, kind)
+            for kind in ("int8", "int4", "fp32")
         }
         self.engines = {
             name: Engine(packed, threads=threads) for name, packed in self.packed.items()
@@ -99,17 +105,19 @@ class Bench:
             for name, packed in self.packed.items():
                 file = Path(folder) / name
                 size = write(packed, file)
-                resident = resident_of_engine(file, self.threads)
-                results[name] = {"resident_bytes": resident, "weight_bytes": size}
+                results[name] = _resident(resident_of_engine(file, self.threads), size)
             twin = build_model(control_of(self.model.config))
             twin.save_pretrained(Path(folder) / "twin")
             for name, model, at in (
                 ("pytorch", self.model, self.folder),
                 ("dense-twin", twin, Path(folder) / "twin"),
             ):
-                resident = resident_of_model(at, self.threads)
                 size = sum(p.numel() * p.element_size() for p in model.parameters())
-                results[name] = {"resident_bytes": resident, "weight_bytes": size}
+                results[name] = _resident(resident_of_model(at, self.threads), size)
+            peer = "llama.cpp-q8_0"
+            if self.peers and _is_gpt2(self.model.config) and usable(peer, self.model.config):
+                resident = resident_of_llama(self.model.config, self.threads, "Q8_0")
+                results[peer] = _resident(resident, None)
         ratios = {
             name: results[OURS]["resident_bytes"] / found["resident_bytes"]
             for name, found in results.items()
@@ -120,8 +128,16 @@ class Bench:
         choice = str(self.engines[OURS].choice)
         return {
             **{"model": str(self.folder), "threads": self.threads},
-            **{"kernels": choice, "machine": machine()},
+            **{"kernels": choice, "machine": machine(), "peers": builds() if self.peers else {}},
         }
+
+
+def _resident(resident: Resident, weight_bytes: int | None) -> dict[str, int | None]:
+    return {
+        "resident_bytes": resident.total,
+        "library_bytes": resident.libraries,
+        "weight_bytes": weight_bytes,
+    }
 
 
 def _is_gpt2(config: PreTrainedConfig) -> bool:

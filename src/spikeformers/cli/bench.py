@@ -29,17 +29,17 @@ def decode(
 ) -> None:
     """Tokens per second one by one, batch 1.
 
-    The engine in int8 and fp32, the same model in PyTorch, its dense twin in Transformers, and a
-    dense GPT-2 of its shape in llama.cpp (Q8_0) where llama-cpp-python and gguf are installed, and
-    in CTranslate2 (int8) where ctranslate2 is. The twins have random weights, which speed does not
-    depend on. The text is what the model itself
-    writes, so that its density is that of a text. Systems take turns; medians.
+    The engine in int8, int4 and fp32, the same model in PyTorch, its dense twin in Transformers,
+    and a dense GPT-2 of its shape in llama.cpp (Q8_0 and Q4_0, each with and without flash
+    attention) where llama-cpp-python and gguf are installed, and in CTranslate2 (int8) where
+    ctranslate2 is. The twins have random weights, which speed does not depend on. The text is what
+    the model itself writes, so that its density is that of a text. Systems take turns; medians.
 
     JSON: results (by system: tokens_per_second, slowest, fastest, cpu_tokens_per_second,
     milliseconds p50 p90 p99; the engine too: density, weight_bytes_per_token,
     cache_bytes_read_per_token, cache_bytes_per_token), ratios (engine-int8 to each, by the wall
     clock), cpu_ratios (by processor time), what, model, threads, prompt_tokens, new_tokens,
-    repeats, kernels, machine.
+    repeats, kernels, machine, peers (how each was built).
     """
     bench = _bench(model, threads, prompt_tokens, new_tokens, repeats, peers)
     _tell(bench.timed("decode"), as_json)
@@ -61,12 +61,13 @@ def memory(model: Model, threads: Threads = 1, as_json: Json = False) -> None:
     """Resident memory of a process that opened a model and wrote 32 tokens.
 
     Each system in a process of its own: the engine from its file, PyTorch and the dense twin from a
-    model folder. Interpreter and libraries are included, because a user pays for them.
+    model folder, llama.cpp (Q8_0) where it is installed. Interpreter and libraries are included,
+    because a user pays for them, and said apart.
 
-    JSON: results (by system: resident_bytes, weight_bytes), ratios (engine-int8 to each), what,
-    model, threads, machine.
+    JSON: results (by system: resident_bytes, library_bytes, weight_bytes), ratios (engine-int8 to
+    each), what, model, threads, machine.
     """
-    _tell(_bench(model, threads, 8, 24, 1, False).memory(), as_json)
+    _tell(_bench(model, threads, 8, 24, 1, True).memory(), as_json)
 
 
 def _bench(
@@ -91,7 +92,8 @@ def _tell(result: dict[str, Any], as_json: bool) -> None:
     for name, found in result["results"].items():
         if "resident_bytes" in found:
             size = f"{found['resident_bytes'] / 2**20:,.0f} MiB"
-            rows.append((name, size, f"{result['ratios'][name]:.2f}"))
+            libraries = f"{found['library_bytes'] / 2**20:,.0f} MiB"
+            rows.append((name, size, libraries, f"{result['ratios'][name]:.2f}"))
             continue
         rows.append(
             (
@@ -111,7 +113,11 @@ def _tell(result: dict[str, Any], as_json: bool) -> None:
         "engine-int8 is",
         "by CPU time",
     )
-    columns = speed if "cpu_ratios" in result else ("", "resident", "engine-int8 is")
+    columns = (
+        speed
+        if "cpu_ratios" in result
+        else (*("", "resident", "of which libraries", "engine-int8 is"),)
+    )
     print_table(make_table(f"{result['what']}, {result['threads']} thread(s)", columns, rows))
     if "density" in result["results"]["engine-int8"]:
         own = result["results"]["engine-int8"]

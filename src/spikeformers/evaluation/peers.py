@@ -1,16 +1,20 @@
 """Other programs beside which a model is timed: a dense GPT-2 of its shape in each.
 
 Their weights are random: speed does not depend on them. A peer is used where it is installed and
-left out where it is not.
+left out where it is not. llama.cpp runs with and without flash attention, because which of the two
+is faster depends on the machine and the length of the text: compare with the better one.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,46 +22,75 @@ from spikeformers.evaluation.peer_ctranslate2 import CTranslate2
 from spikeformers.evaluation.systems import System
 from spikeformers.models import SpikingformerConfig
 
-PEERS = {"llama.cpp-q8_0": ("llama_cpp", "gguf"), "ctranslate2-int8": ("ctranslate2",)}
-"""Name, and the modules that it needs."""
+
+@dataclass(frozen=True)
+class Peer:
+    """A program to compare with, and what has to be known of it before it is opened."""
+
+    open: Callable[[SpikingformerConfig, Path, int], Any]
+    """``(config, folder for its files, threads)`` to a System that has a ``close()`` as well."""
+    modules: tuple[str, ...]
+    """What has to be installed."""
+    build: Callable[[], str]
+    """How this installation was built, as the program itself says it."""
+    block: int = 1
+    """Rows of its weights come in blocks of so many values."""
 
 
 def usable(peer: str, config: SpikingformerConfig) -> bool:
-    """Whether a peer is installed and has weights of this shape: Q8_0 comes in blocks of 32."""
-    blocks = config.hidden_size % 32 == 0 and (config.intermediate_size or 0) % 32 == 0
-    fits = blocks or peer != "llama.cpp-q8_0"
-    return fits and all(importlib.util.find_spec(module) for module in PEERS[peer])
+    """Whether a peer is installed and has weights of this shape."""
+    block = PEERS[peer].block
+    fits = config.hidden_size % block == 0 and (config.intermediate_size or 0) % block == 0
+    return fits and all(importlib.util.find_spec(module) for module in PEERS[peer].modules)
 
 
 @contextmanager
-def running(config: SpikingformerConfig, threads: int) -> Iterator[dict[str, System]]:
-    """The peers that can be used, by name, until the end of the block."""
+def running(
+    config: SpikingformerConfig, threads: int, names: Iterable[str] | None = None
+) -> Iterator[dict[str, System]]:
+    """The usable peers by name, of all or of ``names``; closed at the end of the block."""
     with ExitStack() as stack:
-        found: dict[str, System] = {}
-        for peer in PEERS:
+        opened: dict[str, System] = {}
+        for peer in PEERS if names is None else names:
             if usable(peer, config):
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-                kind = LlamaCpp if peer == "llama.cpp-q8_0" else CTranslate2
-                made = kind(config, folder, threads)
-                stack.callback(made.close)
-                found[peer] = made
-        yield found
+                system = PEERS[peer].open(config, folder, threads)
+                stack.callback(system.close)
+                opened[peer] = system
+        yield opened
+
+
+def builds() -> dict[str, str]:
+    """Version and build flags of the peers that are installed, by package."""
+    installed = [p for p in PEERS.values() if all(map(importlib.util.find_spec, p.modules))]
+    return {peer.modules[0]: peer.build() for peer in installed}
 
 
 class LlamaCpp:
-    """llama.cpp through llama-cpp-python, weights in Q8_0."""
+    """llama.cpp through llama-cpp-python, weights in ``quantization`` ("Q8_0" or "Q4_0").
 
-    def __init__(self, config: SpikingformerConfig, folder: Path, threads: int) -> None:
+    The dense model is written to ``folder``.
+    """
+
+    def __init__(
+        self,
+        config: SpikingformerConfig,
+        folder: Path,
+        threads: int,
+        quantization: str = "Q8_0",
+        flash_attention: bool = False,
+    ) -> None:
         from llama_cpp import Llama
 
         path = folder / "twin.gguf"
-        write_gpt2_gguf(config, path)
+        write_gpt2_gguf(config, path, quantization)
         self._llama = Llama(
             str(path),
             n_ctx=config.max_position_embeddings,
             n_batch=512,
             n_threads=threads,
             n_threads_batch=threads,
+            flash_attn=flash_attention,
             verbose=False,
         )
 
@@ -73,8 +106,39 @@ class LlamaCpp:
         self._llama.eval([token])
 
 
-def write_gpt2_gguf(config: SpikingformerConfig, path: Path) -> None:
-    """A GPT-2 with random Q8_0 weights and a vocabulary of numbered tokens."""
+def _llama_build() -> str:
+    import llama_cpp
+
+    info: bytes = llama_cpp.llama_print_system_info()
+    return f"llama-cpp-python {llama_cpp.__version__}; {info.decode('utf-8', 'replace').strip()}"
+
+
+def _ctranslate2_build() -> str:
+    import ctranslate2
+
+    types = ", ".join(sorted(ctranslate2.get_supported_compute_types("cpu")))
+    return f"CTranslate2 {ctranslate2.__version__}; compute types on this processor: {types}"
+
+
+_LLAMA = {"modules": ("llama_cpp", "gguf"), "build": _llama_build, "block": 32}
+PEERS: dict[str, Peer] = {
+    "llama.cpp-q8_0": Peer(LlamaCpp, **_LLAMA),
+    "llama.cpp-q8_0, flash attention": Peer(partial(LlamaCpp, flash_attention=True), **_LLAMA),
+    "llama.cpp-q4_0": Peer(partial(LlamaCpp, quantization="Q4_0"), **_LLAMA),
+    "llama.cpp-q4_0, flash attention": Peer(
+        partial(LlamaCpp, quantization="Q4_0", flash_attention=True), **_LLAMA
+    ),
+    "ctranslate2-int8": Peer(CTranslate2, ("ctranslate2",), _ctranslate2_build),
+}
+"""The peers by name."""
+
+
+def write_gpt2_gguf(config: SpikingformerConfig, path: Path, quantization: str = "Q8_0") -> None:
+    """A GPT-2 with random weights and a vocabulary of numbered tokens.
+
+    ``quantization`` is that of all matrices but the head, which is Q8_0: llama.cpp's own Q4_0 files
+    have a finer head as well.
+    """
     import gguf
 
     draw = np.random.default_rng(0)
@@ -98,12 +162,12 @@ def write_gpt2_gguf(config: SpikingformerConfig, path: Path) -> None:
     def whole(name: str, *shape: int) -> None:
         out.add_tensor(name, draw.standard_normal(shape, np.float32) * np.float32(0.02))
 
-    def packed(name: str, rows: int, columns: int) -> None:
+    def packed(name: str, rows: int, columns: int, quantization: str = quantization) -> None:
         real = draw.standard_normal((rows, columns), np.float32) * np.float32(0.02)
-        kind = gguf.GGMLQuantizationType.Q8_0
+        kind = gguf.GGMLQuantizationType[quantization]
         out.add_tensor(name, gguf.quantize(real, kind), raw_dtype=kind)
 
-    packed("token_embd.weight", config.vocab_size, width)
+    packed("token_embd.weight", config.vocab_size, width, "Q8_0")
     whole("position_embd.weight", config.max_position_embeddings, width)
     for layer in range(layers):
         on = f"blk.{layer}"
@@ -120,7 +184,7 @@ def write_gpt2_gguf(config: SpikingformerConfig, path: Path) -> None:
             whole(f"{on}.{name}.bias", width)
     whole("output_norm.weight", width)
     whole("output_norm.bias", width)
-    packed("output.weight", config.vocab_size, width)
+    packed("output.weight", config.vocab_size, width, "Q8_0")
     out.write_header_to_file()
     out.write_kv_data_to_file()
     out.write_tensors_to_file()
