@@ -6,6 +6,8 @@ import dataclasses
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
@@ -123,6 +125,64 @@ def test_a_crashed_run_resumes_from_its_last_checkpoint_without_double_lines(
     assert (tmp_path / "model.safetensors").read_bytes() == (
         whole["wd"] / "model.safetensors"
     ).read_bytes()
+
+
+def test_a_run_whose_last_checkpoint_is_damaged_resumes_exactly_from_the_one_before(
+    tmp_path: Path, fresh: Any, config: Any, whole: dict[str, Path]
+) -> None:
+    out = tmp_path / "run"
+    train(*fresh("wd"), out, config(), progress=False, on_step=interrupt_at(5))
+    (shard,) = checkpoints(out / "checkpoints")[-1].glob("*.safetensors")
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    steps: list[int] = []
+    train(
+        *fresh("wd", seed=1), out, config(),
+        resume=True, progress=False, on_step=lambda step, _: steps.append(step),
+    )  # fmt: skip
+    assert steps == [5, 6]  # from step 4
+    expected = load_file(whole["wd"] / "model.safetensors")
+    found = load_file(out / "model.safetensors")
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+    assert lines(out) == lines(whole["wd"])
+
+
+def test_a_folder_that_another_process_holds_is_refused_and_left_alone(
+    tmp_path: Path, fresh: Any, config: Any
+) -> None:
+    out = tmp_path / "run"
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom spikeformers.storage import run_lock\n"
+        "with run_lock(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", code, str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        for resume in (False, True):
+            with pytest.raises(UsageError, match=f"is being written by process {holder.pid} on"):
+                train(*fresh("wd"), out, config(), resume=resume, progress=False)
+        assert [path.name for path in out.iterdir()] == ["run.lock"]
+        holder.kill()
+    assert train(*fresh("wd"), out, config(steps=1), progress=False).steps == 1
+    assert not (out / "run.lock").exists()
+
+
+def test_a_second_ctrl_c_and_an_error_let_go_of_the_folder(
+    tmp_path: Path, fresh: Any, config: Any
+) -> None:
+    for error in (KeyboardInterrupt, ZeroDivisionError):
+        out = tmp_path / error.__name__
+
+        def fail(step: int, _: object, out: Path = out, error: Any = error) -> None:
+            assert (out / "run.lock").is_file()
+            raise error
+
+        with pytest.raises(error):
+            train(*fresh("wd"), out, config(), progress=False, on_step=fail)
+        assert (out / "run.json").is_file()
+        assert not (out / "run.lock").exists()
 
 
 def test_what_is_logged(whole: dict[str, Path]) -> None:

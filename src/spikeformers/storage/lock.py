@@ -204,7 +204,8 @@ def _taken(folder: Path, writer: Writer | None) -> UsageError:
             f"{path}."
         )
     return UsageError(
-        f"{folder} is being written by {who}. Wait for it, stop it, or name another folder. ({path})"
+        f"{folder} is being written by {who}. Wait for it, stop it, or name another folder. "
+        f"({path})"
     )
 
 
