@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from spikeformers.data import load_corpus, make_tokenizer, tokenize_corpus
 from spikeformers.errors import ConfigError, DataError, StorageError, TrainingDiverged, UsageError
 from spikeformers.models import load_model
 from spikeformers.training import TrainResult, loop, task, train
@@ -333,6 +334,21 @@ def test_nothing_is_written_for_a_request_that_cannot_be_met(
     without = SimpleNamespace(split=splits.__getitem__, manifest=store.manifest)
     with pytest.raises(DataError, match="validation text is empty"):
         train(model, without, tokenizer, tmp_path / "run", config(), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_tokens_of_another_tokenizer_are_refused_before_a_batch_is_drawn(
+    tmp_path: Path, fresh: Any, config: Any, causal: Any, corpus_text: Any
+) -> None:
+    wide = make_tokenizer("byte")
+    wide.add_tokens(["the spike"])
+    corpus = load_corpus(str(corpus_text(tmp_path / "text")))
+    store = tokenize_corpus(corpus, wide, tmp_path / "cache")
+    assert store.split("train").largest_id == len(causal.tokenizer)
+    model, _, tokenizer = fresh("wd")
+    said = f"the train text holds the token id {len(tokenizer)}, and the model's vocabulary is"
+    with pytest.raises(DataError, match=said):
+        train(model, store, tokenizer, tmp_path / "run", config(), progress=False)
     assert not (tmp_path / "run").exists()
 
 

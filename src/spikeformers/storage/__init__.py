@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spikeformers.storage.digest import digest_of, file_digest, row_digest
+from spikeformers.storage.digest import digest_of, file_digest, new_digest, row_digest
 from spikeformers.storage.files import write_bytes, write_text
 from spikeformers.storage.lock import check_unlocked, run_lock
 from spikeformers.storage.writable import check_file, check_folder
@@ -13,6 +13,7 @@ __all__ = [
     "check_unlocked",
     "digest_of",
     "file_digest",
+    "new_digest",
     "row_digest",
     "run_lock",
     "write_bytes",

@@ -15,9 +15,14 @@ import xxhash
 PIECE = 1 << 20  # bytes read at once
 
 
+def new_digest() -> Any:
+    """XXH3, 128 bits, to be fed by ``update``, as `file_digest` of what it was fed."""
+    return xxhash.xxh3_128()
+
+
 def file_digest(path: Path) -> str:
     """XXH3 of a file's content, 128 bits in hexadecimal digits."""
-    digest = xxhash.xxh3_128()
+    digest = new_digest()
     buffer = memoryview(bytearray(PIECE))
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(buffer):
@@ -27,7 +32,7 @@ def file_digest(path: Path) -> str:
 
 def digest_of(parts: Iterable[Any]) -> str:
     """XXH3 of buffers of bytes, one after the other; as `file_digest` of them in one file."""
-    digest = xxhash.xxh3_128()
+    digest = new_digest()
     for part in parts:
         digest.update(part)
     return digest.hexdigest()

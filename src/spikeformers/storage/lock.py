@@ -221,7 +221,7 @@ def _writer(file: int) -> Writer | None:
 
 def _make(folder: Path) -> list[Path]:
     """Make ``folder``; which folders there were not before, the innermost first."""
-    check_folder(folder)
+    check_folder(folder, "")
     missing = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)

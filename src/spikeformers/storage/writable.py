@@ -25,13 +25,12 @@ def check_folder(folder: Path, option: str = "--out") -> None:
             place = place.parent
         if place.exists() and not place.is_dir():
             what = "is a file" if place == folder else f"cannot be made: {place} is a file"
-            raise UsageError(f"{option} {folder} {what}; name a folder.")
+            raise UsageError(f"{option} {folder} {what}; name a folder.".lstrip())
         # mkdtemp, because a folder that has to be made later takes the right to make folders.
         os.rmdir(tempfile.mkdtemp(prefix=".spikeformers-", dir=place))
     except FileNotFoundError as error:  # such as /proc
-        raise StorageError(f"{option} {folder} cannot be written: {place} takes no files.") from (
-            error
-        )
+        said = f"{option} {folder} cannot be written: {place} takes no files.".lstrip()
+        raise StorageError(said) from error
     except OSError as error:
         raise refused(folder, error, option) from error
 
