@@ -68,7 +68,7 @@ def finetune(
     from spikeformers.cli._output import is_main_process, say, start
     from spikeformers.cli._recipe import from_assignments
     from spikeformers.data.glue import load_sentences, task_names
-    from spikeformers.storage import check_folder
+    from spikeformers.storage import check_folder, check_unlocked
 
     start(verbose=is_main_process())
     given = from_assignments(assign or [])
@@ -81,6 +81,9 @@ def finetune(
     names = task_names(task)
     if is_main_process():
         check_folder(out)
+        for name in names:
+            for seed in range(seeds):
+                check_unlocked(out / name / f"seed-{seed}")
     loaded = {name: load_sentences(name, data_dir) for name in names}
     results = []
     for name, data in loaded.items():

@@ -16,6 +16,7 @@ from spikeformers.models import (
     NeurTransformerForCausalLM,
     WDSpikingformerForCausalLM,
 )
+from spikeformers.models._weights import check_finite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -34,7 +35,8 @@ def pack(
 ) -> Packed:
     """Pack a causal spiking model for the engine; ``weights``: fp32, or int8 or int4 per channel.
 
-    Raises UsageError for a model that the engine does not run, ConfigError for other weights.
+    Raises UsageError for a model that the engine does not run, ConfigError for other weights,
+    CheckpointError for a tensor with NaN or infinite values.
     """
     if weights not in WEIGHTS:
         raise ConfigError(
@@ -46,6 +48,7 @@ def pack(
             f"the engine runs WD-Spikingformer, BiSpikCLM and converted models, not "
             f"{type(model).__name__}: give a causal spiking model of one of these."
         )
+    check_finite(model, type(model).__name__)
     description, tensors = DESCRIBE[type(model)](model, weights)
     roles: dict[str, Any] = {"rules": None, "bos": None, "eos": None}
     if tokenizer is not None:
