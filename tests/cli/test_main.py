@@ -44,12 +44,18 @@ def test_version(spikeformers):
             OSError(errno.ENOSPC, "No space left on device", "/full/disk"),
             1,
             "error: No space left on device: /full/disk. What was there before is unchanged; free "
-            "some space. --debug shows where.\n",
+            "some space.\n",
         ),
         (
             PermissionError(errno.EACCES, "Permission denied", "/their/file"),
             1,
-            "error: Permission denied: /their/file. --debug shows where.\n",
+            "error: Permission denied: /their/file. Name another place, or get the right to use "
+            "this one.\n",
+        ),
+        (
+            ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+            1,
+            "error: Connection reset by peer. --debug shows where.\n",
         ),
     ],
 )

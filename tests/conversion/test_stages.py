@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from spikeformers.conversion import Rule, convert, convert_module, finish, make_plan
 from spikeformers.conversion.calibration import Sample, collect, read_sample
 from spikeformers.data import make_tokenizer
-from spikeformers.errors import ConfigError, StorageError, UsageError
+from spikeformers.errors import ConfigError, DataError, UsageError
 from spikeformers.models import NeurTransformerForCausalLM
 
 ARCHITECTURES = ("gpt2", "gpt_neox", "llama", "qwen2")
@@ -316,6 +316,57 @@ def test_stops_and_resumes(
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_what_a_resume_finds_damaged_is_made_anew(
+    dense: Dense, windows: Tensor, tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = dense("gpt2")
+    plan = make_plan(model, steps=4)
+    whole = convert(model, tokenizer, windows, plan, tmp_path / "whole")
+    out = tmp_path / "parts"
+
+    def stop(stage: str, done: int, of: int) -> None:
+        if (stage, done) == ("conversion", 3):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(model, tokenizer, windows, plan, out, progress=stop)
+    folder = out / "conversion"
+    for name in ("calibration/layer-000.safetensors", "converted/0.mlp.safetensors"):
+        content = bytearray((folder / name).read_bytes())
+        content[-3] ^= 1  # a bit of a tensor: the file still opens
+        (folder / name).write_bytes(content)
+    record = folder / "converted" / "0.attention.json"
+    record.write_text(record.read_text().replace('"cosine": 0', '"cosine": 1', 1))
+    found = convert(model, tokenizer, windows, plan, out, resume=True)
+    for name in ("layer-000.safetensors", "0.mlp.safetensors", "0.attention.json"):
+        assert f"{name} is damaged (its content is not what was written)" in caplog.text
+    assert found.layers == whole.layers
+    ours, theirs = found.model.state_dict(), whole.model.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_calibration_ids_beyond_the_vocabulary_are_refused(
+    dense: Dense, windows: Tensor, tokenizer: Any, tmp_path: Path
+) -> None:
+    model = dense("gpt2")
+    windows = windows.clone()
+    windows[-1, -1] = model.config.vocab_size
+    with pytest.raises(DataError, match=f"token id {model.config.vocab_size}, and the model's"):
+        convert(model, tokenizer, windows, make_plan(model, steps=4), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_another_machine_holds_is_refused(
+    dense: Dense, windows: Tensor, tokenizer: Any, tmp_path: Path
+) -> None:
+    model = dense("gpt2")
+    there = {"pid": 1, "host": "elsewhere", "boot": "x", "began": "", "started": "", "command": ""}
+    (tmp_path / "run.lock").write_text(json.dumps(there))
+    with pytest.raises(UsageError, match="is held by process 1 on elsewhere"):
+        convert(model, tokenizer, windows, make_plan(model, steps=4), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.lock"]
+
+
 def test_nothing_to_resume_and_a_taken_folder(
     dense: Dense, windows: Tensor, tokenizer: Any, tmp_path: Path
 ) -> None:
@@ -330,7 +381,7 @@ def test_nothing_to_resume_and_a_taken_folder(
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file"):
         convert(model, tokenizer, windows, plan, tmp_path / "file")
-    with pytest.raises(StorageError, match="could not write"):
+    with pytest.raises(UsageError, match=r"below cannot be made: .*file is a file"):
         convert(model, tokenizer, windows, plan, tmp_path / "file/below")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from xxhash import xxh3_128_hexdigest
 
 from spikeformers.data import store as module
 from spikeformers.data.corpora import Corpus, load_corpus
@@ -55,7 +57,13 @@ def test_tokens_counts_and_manifest(tokenizer, tmp_path):
             "validation": {"tokens": 14, "bytes": 13, "words": 1, "documents": 1},
         },
     }
-    assert json.loads((store.folder / "manifest.json").read_text()) == store.manifest
+    files = {
+        part.name: {"xxh3": xxh3_128_hexdigest(part.tokens.tobytes()), "largest_id": 256}
+        for part in (train, validation)
+    }
+    written = json.loads((store.folder / "manifest.json").read_text())
+    assert len(written.pop("xxh3")) == 32
+    assert written == store.manifest | {"files": files}  # a run's record has no use for them
     assert [p.name for p in tmp_path.iterdir()] == [store.folder.name]  # no drafts left
 
 
@@ -138,6 +146,21 @@ def test_default_cache_dir(monkeypatch):
     assert default_cache_dir() == Path.home() / ".cache" / "spikeformers"
 
 
+def flip(path: Path) -> None:
+    """Change one bit; the size stays."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def edit(path: Path, leave_out: str = "", **counts: object) -> None:
+    """A manifest without a key, or with other counts of the training split."""
+    manifest = json.loads(path.read_text())
+    manifest.pop(leave_out, None)
+    manifest["splits"]["train"] |= counts
+    path.write_text(json.dumps(manifest))
+
+
 # --- damage ---------------------------------------------------------------------------------------
 
 
@@ -149,6 +172,18 @@ def test_default_cache_dir(monkeypatch):
         (lambda f: (f / "manifest.json").write_text("{"), r"manifest\.json cannot be used"),
         (lambda f: (f / "manifest.json").write_text('{"dtype": "<u2"}'), "cannot be used"),
         (lambda f: (f / "manifest.json").unlink(), r"it has no manifest\.json"),
+        (
+            lambda f: (f / "train.bin").write_bytes(b"\x01" * 56),
+            r"train\.bin has the digest [0-9a-f]",
+        ),
+        (lambda f: flip(f / "validation.bin"), r"validation\.bin has the digest [0-9a-f]{32}, and"),
+        (
+            lambda f: edit(f / "manifest.json", "files"),
+            r"an older version wrote it, without digests",
+        ),
+        (lambda f: edit(f / "manifest.json", "xxh3"), r"its content is not what was written"),
+        (lambda f: edit(f / "manifest.json", bytes=27), r"its content is not what was written"),
+        (lambda f: edit(f / "manifest.json", tokens="28"), r"tokens is '28'"),
     ],
 )
 def test_damage_is_named_and_mended(tokenizer, tmp_path, caplog, damage, message):
@@ -204,3 +239,22 @@ def test_unreadable_text_is_no_storage_error(tokenizer, tmp_path):
     with pytest.raises(DataError, match=r"x\.jsonl:3: no field 'text'"):
         tokenize_corpus(corpus, tokenizer, tmp_path / "cache")
     assert contents(tmp_path / "cache") == {}
+
+
+def test_ids_beyond_a_vocabulary_are_found_before_they_reach_a_model(tokenizer, tmp_path):
+    split = tokenize_corpus(corpus_of(), tokenizer, tmp_path).split("train")
+    split.check_vocabulary(257)
+    with pytest.raises(DataError, match=r"train text holds the token id 256, .* vocabulary is 256"):
+        split.check_vocabulary(256)
+    unsaid = dataclasses.replace(split, largest_id=None)
+    unsaid.check_vocabulary(257)
+    with pytest.raises(DataError, match="token id 256"):
+        unsaid.check_vocabulary(256)
+
+
+def test_a_store_is_read_at_its_place_whatever_version_wrote_it(tokenizer, tmp_path):
+    first = tokenize_corpus(corpus_of(), tokenizer, tmp_path)
+    edit(first.folder / "manifest.json", "files")  # as before there were digests
+    again = tokenize_corpus(corpus_of(), tokenizer, tmp_path)
+    assert (again.folder, again.manifest) == (first.folder, first.manifest)
+    assert [path.name for path in tmp_path.iterdir()] == [first.folder.name]

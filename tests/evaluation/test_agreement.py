@@ -97,3 +97,9 @@ def test_what_cannot_be_compared(table: Any) -> None:
         agreement(two, two, split_of(), context=2)
     with pytest.raises(ConfigError, match="must be positive"):
         agreement(two, two, split_of(0), context=2, batch_size=0)
+
+
+def test_a_text_of_another_tokenizer_is_refused(table: Any) -> None:
+    model = model_of(table, [[0.0, 0.0], [0.0, 2.0]])
+    with pytest.raises(DataError, match="holds the token id 2, and the model's vocabulary is 2"):
+        agreement(model, model, split_of(0, 1, 2), context=2)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from spikeformers.data import load_corpus, tokenize_corpus
 from spikeformers.data.masking import mask_tokens
-from spikeformers.errors import ConfigError
+from spikeformers.errors import ConfigError, DataError
 from spikeformers.evaluation import context_of, perplexity
 
 Make = Callable[..., tuple[Any, Any]]
@@ -231,3 +231,11 @@ def test_bad_requests(
     model, tokenizer = setup()
     with pytest.raises(ConfigError, match=message):
         perplexity(model, tokenizer, documents, **options)
+
+
+def test_a_text_of_another_tokenizer_is_refused(setup: Make) -> None:
+    model, tokenizer = setup()
+    tokenizer.add_tokens(["<new>"])
+    said = f"holds the token id {len(tokenizer) - 1}, and the model's vocabulary is"
+    with pytest.raises(DataError, match=said):
+        perplexity(model, tokenizer, ["some <new> words"])

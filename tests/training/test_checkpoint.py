@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from spikeformers.training.checkpoint import (
     TrainState,
     checkpoints,
     load_checkpoint,
+    load_newest,
     save_checkpoint,
 )
 from spikeformers.training.distributed import World
@@ -112,7 +115,7 @@ def test_a_truncated_file_is_named_and_the_last_good_one_too(tmp_path: Path, fre
         load_checkpoint(path, *pair, ALONE)
     message = str(raised.value)
     assert f"{shard} is {size - 10} bytes instead of {size}" in message
-    assert "to go on from step-0000001" in message
+    assert load_newest(tmp_path, *pair, ALONE).step == 1
 
 
 def test_altered_bytes_are_found(tmp_path: Path, fresh: Any) -> None:
@@ -122,7 +125,7 @@ def test_altered_bytes_are_found(tmp_path: Path, fresh: Any) -> None:
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"SHA-256 differs.*no other checkpoint"):
+    with pytest.raises(CheckpointError, match=r"altered in its content .SHA-256 differs"):
         load_checkpoint(path, *pair, ALONE)
 
 
@@ -186,3 +189,107 @@ def test_only_the_disk_is_called_a_storage_error(
     monkeypatch.undo()
     save(tmp_path, pair, 2)
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["step-0000001", "step-0000002"]
+
+
+def cut(path: Path) -> None:
+    (shard,) = path.glob("*.safetensors")
+    with shard.open("r+b") as file:
+        file.truncate(shard.stat().st_size - 10)
+
+
+def flip(path: Path) -> None:
+    (shard,) = path.glob("*.safetensors")
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+
+
+def lose(path: Path) -> None:
+    (shard,) = path.glob("*.safetensors")
+    shard.unlink()
+
+
+def edited(**changes: Any) -> Callable[[Path], None]:
+    """Change values of checkpoint.json; None takes a key away."""
+
+    def edit(path: Path) -> None:
+        record = json.loads((path / "checkpoint.json").read_text()) | changes
+        record = {key: value for key, value in record.items() if value is not None}
+        (path / "checkpoint.json").write_text(json.dumps(record))
+
+    return edit
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "cut off": (cut, r"safetensors is \d+ bytes instead of"),
+    "a flipped bit": (flip, r"safetensors is altered in its content"),
+    "a lost shard": (lose, "safetensors is missing"),
+    "no record": (lambda path: (path / "checkpoint.json").unlink(), "unreadable: No such file"),
+    "foreign bytes": (lambda path: (path / "checkpoint.json").write_bytes(b"\xff\x00"), "utf-8"),
+    "a list": (lambda path: (path / "checkpoint.json").write_text("[]"), "unreadable: list"),
+    "a key is gone": (edited(step=None, sha256=None), "unreadable: 'step' is missing"),
+    "a digit changed": (edited(tokens_seen=65), "its content was altered"),
+    "another step": (edited(step=7, sha256=None), "it is of step 7"),
+    "text for a number": (edited(tokens_seen="64", sha256=None), "tokens_seen is '64'"),
+    "a path": (edited(files={"../x": {"bytes": 1, "sha256": ""}}, sha256=None), "its entry of"),
+    "no files": (edited(files={}, sha256=None), "it names no file"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_last_checkpoint_is_passed_over_and_set_aside(
+    kind: str, tmp_path: Path, fresh: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    damage, why = DAMAGE[kind]
+    pair = trained(fresh)
+    save(tmp_path, pair, 1)
+    weights = {name: value.clone() for name, value in pair[0].state_dict().items()}
+    with torch.no_grad():
+        next(pair[0].parameters()).fill_(0.5)
+    damage(save(tmp_path, pair, 2))
+    assert load_newest(tmp_path, *pair, ALONE).step == 1
+    assert all(torch.equal(weights[k], v) for k, v in pair[0].state_dict().items())
+    (record,) = (one for one in caplog.records if one.name == checkpoint.__name__)
+    assert record.levelname == "WARNING"
+    assert re.search(why, record.getMessage())
+    assert "Resuming from step-0000001 instead" in record.getMessage()
+    names = ["damaged-step-0000002", "step-0000001"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    save(tmp_path, pair, 3, keep=1)  # keeps the newest whole one, and what is damaged
+    assert sorted(path.name for path in tmp_path.iterdir()) == [names[0], "step-0000003"]
+
+
+def test_where_every_checkpoint_is_damaged_each_is_named_and_nothing_is_touched(
+    tmp_path: Path, fresh: Any
+) -> None:
+    pair = trained(fresh)
+    cut(save(tmp_path, pair, 1))
+    lose(save(tmp_path, pair, 2))
+    before = {name: value.clone() for name, value in pair[0].state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"No checkpoint in .* is whole") as raised:
+        load_newest(tmp_path, *pair, ALONE)
+    assert "step-0000001" in str(raised.value)
+    assert "bytes instead of" in str(raised.value)
+    assert "step-0000002" in str(raised.value)
+    assert "is missing" in str(raised.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-0000001", "step-0000002"]
+    assert all(torch.equal(before[k], v) for k, v in pair[0].state_dict().items())
+
+
+def test_a_checkpoint_of_another_version_is_not_taken_for_a_damaged_one(
+    tmp_path: Path, fresh: Any
+) -> None:
+    pair = trained(fresh)
+    save(tmp_path, pair, 1)
+    edited(format_version=99)(save(tmp_path, pair, 2))
+    with pytest.raises(CheckpointError, match="format 99; this version reads format 1"):
+        load_newest(tmp_path, *pair, ALONE)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-0000001", "step-0000002"]
+
+
+def test_a_record_without_a_digest_of_its_own_as_older_versions_wrote_it_loads(
+    tmp_path: Path, fresh: Any
+) -> None:
+    pair = trained(fresh)
+    edited(sha256=None)(save(tmp_path, pair, 4))
+    assert load_newest(tmp_path, *pair, ALONE).step == 4

@@ -119,6 +119,14 @@ def test_a_nan_on_one_rank_stops_both(pair: Path) -> None:
     assert "loss is nan at step 1;" in messages[0]
 
 
+@pytest.mark.torchrun
+def test_a_folder_that_is_held_stops_every_rank(pair: Path) -> None:
+    assert "is held by process 1 on elsewhere" in (pair / "held-0").read_text()
+    assert "is refused by the first process" in (pair / "held-1").read_text()
+    assert [path.name for path in (pair / "held").iterdir()] == ["run.lock"]
+    assert not list(pair.glob("*/run.lock"))[1:]  # the other runs let go
+
+
 def test_sharding_leaves_no_pickle(pair: Path) -> None:
     suffixes = {p.suffix for p in (pair / "whole" / "checkpoints").rglob("*") if p.is_file()}
     assert suffixes == {".json", ".safetensors"}

@@ -51,7 +51,7 @@ def test_a_taken_folder_is_refused_and_left_alone(
 
 def test_other_files_do_not_take_a_folder(tmp_path: Path, record: dict[str, Any]) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    assert open_run(tmp_path, record, ALONE, resume=False) is None
+    assert open_run(tmp_path, record, ALONE, resume=False) is False
 
 
 def test_nothing_to_resume(tmp_path: Path, record: dict[str, Any]) -> None:
@@ -65,7 +65,7 @@ def test_nothing_to_resume(tmp_path: Path, record: dict[str, Any]) -> None:
 def test_a_run_killed_before_its_first_checkpoint_begins_again(
     tmp_path: Path, record: dict[str, Any]
 ) -> None:
-    assert open_run(begun(tmp_path, record), record, ALONE, resume=True) is None
+    assert open_run(begun(tmp_path, record), record, ALONE, resume=True) is False
 
 
 @pytest.mark.parametrize(

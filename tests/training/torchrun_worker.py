@@ -13,7 +13,7 @@ import torch
 
 from conftest import MASKED, MODELS, tiny
 from spikeformers.data import load_corpus, make_tokenizer, tokenize_corpus
-from spikeformers.errors import TrainingDiverged
+from spikeformers.errors import TrainingDiverged, UsageError
 from spikeformers.training import train
 
 
@@ -52,6 +52,17 @@ def main(strategy: str, folder: Path) -> None:
         train(model, store, tokenizer, folder / "nan", tiny(strategy=strategy), progress=False)
     except TrainingDiverged as error:
         (folder / f"diverged-{rank}").write_text(str(error))
+
+    held = folder / "held"
+    if rank == 0:
+        held.mkdir()
+        there = {"pid": 1, "host": "elsewhere", "boot": "another", "began": "1"}
+        (held / "run.lock").write_text(json.dumps({**there, "started": "", "command": ""}))
+    model = MODELS["we"](tokenizer, dropout=0.0)
+    try:
+        train(model, store, tokenizer, held, tiny(strategy=strategy), progress=False)
+    except UsageError as error:
+        (folder / f"held-{rank}").write_text(str(error))
 
 
 if __name__ == "__main__":

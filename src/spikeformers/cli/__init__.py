@@ -126,13 +126,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         if debug:
             raise
-        _fail(f"{_what_failed(error)} --debug shows where.", 1)
+        _fail(_what_failed(error), 1)
+
+
+REMEDIES = {
+    **dict.fromkeys(
+        (errno.ENOSPC, errno.EDQUOT), "What was there before is unchanged; free some space."
+    ),
+    **dict.fromkeys(
+        (errno.EROFS, errno.EACCES, errno.EPERM),
+        "Name another place, or get the right to use this one.",
+    ),
+}
+"""What to do where the system says no; any other error is a surprise, which --debug explains."""
 
 
 def _what_failed(error: OSError) -> str:
     said = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}."
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return f"{said} What was there before is unchanged; free some space." if full else said
+    return f"{said} {REMEDIES.get(error.errno or 0, '--debug shows where.')}"
 
 
 def _fail(message: str, code: int) -> None:

@@ -13,7 +13,7 @@ from spikeformers.cli._output import counting_bar, say, tokenize
 from spikeformers.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from spikeformers.conversion import Plan
+    from spikeformers.conversion import Plan, Rule
 
 LONGEST = 512  # tokens of a window, unless asked for more
 
@@ -42,22 +42,33 @@ def run_conversion(
     asked: Asked, show: Callable[[Plan], None], *, plan_only: bool
 ) -> dict[str, Any] | None:
     """Plan, convert, measure and report; the report, or None where the plan was all."""
+    from spikeformers.conversion import Rule, refuse_taken
+    from spikeformers.storage import check_folder, run_lock
+
+    rule = Rule(asked.rule, asked.percentile, asked.margin)  # type: ignore[arg-type]
+    check_choices(asked.choices)
+    check_folder(asked.out)
+    refuse_taken(asked.out, resume=asked.resume)
+    if plan_only:
+        return _carry_out(asked, rule, show, plan_only=True)
+    with run_lock(asked.out):
+        return _carry_out(asked, rule, show, plan_only=False)
+
+
+def _carry_out(
+    asked: Asked, rule: Rule, show: Callable[[Plan], None], *, plan_only: bool
+) -> dict[str, Any] | None:
     from spikeformers.conversion import (
-        Rule,
         calibration_windows,
         convert,
         finish,
         load_source,
         make_plan,
-        refuse_taken,
     )
     from spikeformers.data import load_corpus
     from spikeformers.evaluation import context_of
     from spikeformers.reporting import measure_pair, report_conversion
 
-    rule = Rule(asked.rule, asked.percentile, asked.margin)  # type: ignore[arg-type]
-    check_choices(asked.choices)
-    refuse_taken(asked.out, resume=asked.resume)
     corpus = load_corpus(asked.calibration, text_field=asked.text_field)
     model, tokenizer = load_source(asked.model, asked.gguf_file)
     plan = make_plan(model, allow_dense=asked.allow_dense, **asked.choices)

@@ -59,13 +59,17 @@ def run_demo(out: Path, settings: Settings, *, overwrite: bool = False) -> dict[
     A folder whose demo is complete is left alone and its summary returned. Raises ``UsageError``
     for a folder that holds something else, or a demo begun with other settings.
     """
-    finished = _enter(out, settings, overwrite)
-    if finished is not None:
-        return finished
-    for part in PARTS:
-        if not _train(out, part, settings):
-            return None
-    return _report(out, settings)
+    from spikeformers.storage import check_folder, run_lock
+
+    check_folder(out)
+    with run_lock(out):
+        finished = _enter(out, settings, overwrite)
+        if finished is not None:
+            return finished
+        for part in PARTS:
+            if not _train(out, part, settings):
+                return None
+        return _report(out, settings)
 
 
 def _enter(out: Path, settings: Settings, overwrite: bool) -> dict[str, Any] | None:
@@ -73,8 +77,6 @@ def _enter(out: Path, settings: Settings, overwrite: bool) -> dict[str, Any] | N
     from spikeformers.reporting import write_text
 
     marker, summary = out / "demo.json", out / "summary.json"
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file; name a folder.")
     if marker.is_file() and overwrite:
         for name in MADE:
             path = out / name

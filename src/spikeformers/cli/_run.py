@@ -161,12 +161,24 @@ def read_record(out: Path) -> dict[str, Any]:
     return record
 
 
+def check_out(out: Path, *, resume: bool) -> None:
+    """Refuse a run folder that `train` would refuse, before any text or model is read.
+
+    It holds a run (unless it is resumed), it cannot be written, or another process writes it.
+    """
+    from spikeformers.storage import check_folder, check_unlocked
+
+    if is_main_process():  # of torchrun's, the first holds the folder while others come here
+        check_folder(out)
+        check_unlocked(out)
+    if not resume:
+        refuse_taken(out)
+
+
 def refuse_taken(out: Path) -> None:
-    """Raise ``UsageError`` for a folder that holds a run, before any text is read."""
+    """Raise ``UsageError`` for a folder that holds a run."""
     from spikeformers.training.run_folder import RUN_FILES
 
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file; name a folder.")
     if taken := [name for name in RUN_FILES if (out / name).exists()]:
         raise UsageError(
             f"{out} already holds a run ({taken[0]}). Use --resume to go on with it, or another "

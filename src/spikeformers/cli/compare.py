@@ -46,6 +46,7 @@ def compare(
     from spikeformers.reporting.compare import differences, read_side
     from spikeformers.reporting.compare_page import difference_rows, rows_of, write_comparison
     from spikeformers.reporting.machine import machine
+    from spikeformers.storage import check_file
 
     start(verbose=False)
     called = [name.strip() for name in names.split(",")] if names else [_short(r) for r in runs]
@@ -59,6 +60,7 @@ def compare(
             raise UsageError("two runs have one name; tell them apart with --names.")
     if out.suffix != ".html":
         raise UsageError(f"--out {out} must end in .html.")
+    check_file(out)
     sides = [read_side(run, name) for run, name in zip(runs, called, strict=True)]
     where: dict[str, object] = {**machine(), **software_record()["versions"]}
     if data:

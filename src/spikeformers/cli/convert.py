@@ -106,6 +106,7 @@ def convert(
     from spikeformers.cli._convert import Asked, run_conversion
     from spikeformers.cli._output import make_table, print_json, print_table, say, start
     from spikeformers.cli._recipe import parse_assignments
+    from spikeformers.cli._run import check_out
     from spikeformers.errors import ConfigError
     from spikeformers.reporting import conversion_rows
     from spikeformers.reporting.conversion_page import HEADER
@@ -122,6 +123,8 @@ def convert(
         model, gguf_file, out, calibration, text_field, choices, rule, percentile, margin,
         calibration_tokens, context, tokens, allow_dense, resume,
     )  # fmt: skip
+    if tune and not plan_only:
+        check_out(out / "tuned", resume=False)
     summary = run_conversion(asked, show_plan, plan_only=plan_only)
     if summary is None:
         return

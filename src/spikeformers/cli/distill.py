@@ -77,7 +77,7 @@ def distill(
     from spikeformers.cli._distill import describe_teacher, prepare, reopen
     from spikeformers.cli._output import is_main_process, start
     from spikeformers.cli._recipe import Recipe, from_assignments, read_recipe
-    from spikeformers.cli._run import carry_out, refuse_taken
+    from spikeformers.cli._run import carry_out, check_out
     from spikeformers.training.distillation import without as weights_without
 
     start(verbose=is_main_process())
@@ -97,8 +97,7 @@ def distill(
     given = given.merge(named)
     given = given.merge(from_assignments(assign or [], given.preset))
     given = given.merge(Recipe(distill=dict(weights_without(without or []))))
-    if not resume:
-        refuse_taken(out)
+    check_out(out, resume=resume)
     run, task = reopen(out, given) if resume else prepare(given)
     if is_main_process():
         describe_teacher(task, run.request)

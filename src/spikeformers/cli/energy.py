@@ -81,9 +81,12 @@ def energy(
     from spikeformers.cli._output import make_table, print_json, print_table, say, start
     from spikeformers.energy.pricing.price_table import load_table
     from spikeformers.reporting.energy import FORMULA, side_by_side
+    from spikeformers.storage import check_folder
 
     table, lengths = load_table(price), _contexts(contexts)
     start(verbose=False)
+    if report is not None:
+        check_folder(report, "--report")
     given = {"split": split, "tokens": tokens, "text_field": text_field}
     given |= {"images": images, "root": root}
     found, parts = [], []

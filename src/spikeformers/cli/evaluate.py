@@ -227,10 +227,13 @@ def vision(
     )
     from spikeformers.evaluation import classify, entropy_of
     from spikeformers.models import load_vision_model
+    from spikeformers.storage import check_file
 
     start(verbose=False)
     if report is not None and report.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--report {report} must be the name of an HTML file.")
+    if report is not None:
+        check_file(report, "--report")
     loaded = load_vision_model(model)
     store = store_of(model, loaded.config, data, root, fit=fit, broken=broken)
     total = len(store.data.split(split))

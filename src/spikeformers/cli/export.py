@@ -28,13 +28,12 @@ def engine(
     """
     from spikeformers.cli._output import make_table, print_json, print_table, start
     from spikeformers.engine import write
-    from spikeformers.errors import UsageError
     from spikeformers.export import pack
     from spikeformers.models import load_model
+    from spikeformers.storage import check_file
 
     start(verbose=False)
-    if out.is_dir():
-        raise UsageError(f"--out {out} is a folder; name a file.")
+    check_file(out)
     loaded, tokenizer = load_model(model)
     size = write(pack(loaded, tokenizer, weights), out)
     parameters = loaded.num_parameters()

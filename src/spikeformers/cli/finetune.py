@@ -68,6 +68,7 @@ def finetune(
     from spikeformers.cli._output import is_main_process, say, start
     from spikeformers.cli._recipe import from_assignments
     from spikeformers.data.glue import load_sentences, task_names
+    from spikeformers.storage import check_folder, check_unlocked
 
     start(verbose=is_main_process())
     given = from_assignments(assign or [])
@@ -78,6 +79,11 @@ def finetune(
     if epochs is not None and {"steps", "tokens"} & set(given.train):
         raise ConfigError("--epochs and --set steps exclude each other.")
     names = task_names(task)
+    if is_main_process():
+        check_folder(out)
+        for name in names:
+            for seed in range(seeds):
+                check_unlocked(out / name / f"seed-{seed}")
     loaded = {name: load_sentences(name, data_dir) for name in names}
     results = []
     for name, data in loaded.items():
@@ -156,10 +162,12 @@ def _measured(run: Path, data: SentenceData) -> dict[str, Any]:
     from spikeformers.evaluation.provenance import software_record
     from spikeformers.models import load_model
     from spikeformers.reporting import sentence_card, write_text
+    from spikeformers.storage import run_lock
     from spikeformers.training.finetuning import measure_run
 
-    result = measure_run(run, *load_model(run), data, software_record())
-    write_text(run / "README.md", sentence_card(result))
+    with run_lock(run):
+        result = measure_run(run, *load_model(run), data, software_record())
+        write_text(run / "README.md", sentence_card(result))
     return result
 
 
@@ -184,10 +192,13 @@ def glue(
     """
     from spikeformers.cli._output import start
     from spikeformers.data.glue import load_sentences
+    from spikeformers.storage import check_folder
 
     start(verbose=False)
     if not run.is_dir():
         raise UsageError(f"{run} is no folder; give the --out of spikeformers finetune.")
+    if again:
+        check_folder(run, "RUN")
     files = sorted([*run.glob("result.json"), *run.glob("*/result.json")])
     files = sorted({*files, *run.glob("*/*/result.json")})
     if not files:

@@ -79,15 +79,15 @@ def finetune_attention(
     from spikeformers.cli._finetune import Tuning, prepare, reopen
     from spikeformers.cli._output import is_main_process, start
     from spikeformers.cli._recipe import parse_assignments
-    from spikeformers.cli._run import carry_out, refuse_taken
+    from spikeformers.cli._run import carry_out, check_out
 
     start(verbose=is_main_process())
     folder = out or Path(model) / "tuned"
     changes = parse_assignments(assign or [])
+    check_out(folder, resume=resume)
     if resume:
         run, task = reopen(folder, changes)
     else:
-        refuse_taken(folder)
         asked = Tuning(
             model, folder, data, text_field, train, teacher, gguf_file, kd, tau, changes,
             teacher_dtype, transfer,

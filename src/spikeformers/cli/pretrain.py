@@ -77,10 +77,9 @@ def pretrain(
 
 def _train(given: Recipe, out: Path, *, resume: bool, as_json: bool) -> None:
     from spikeformers.cli._output import is_main_process, start
-    from spikeformers.cli._run import carry_out, prepare, refuse_taken, reopen
+    from spikeformers.cli._run import carry_out, check_out, prepare, reopen
 
     start(verbose=is_main_process())
-    if not resume:
-        refuse_taken(out)
+    check_out(out, resume=resume)
     run = reopen(out, given) if resume else prepare(given)
     carry_out(run, out, resume=resume, as_json=as_json)

@@ -60,12 +60,11 @@ def train_vision(
     """
     from spikeformers.cli._output import is_main_process, start
     from spikeformers.cli._recipe import Recipe, from_assignments, read_recipe
-    from spikeformers.cli._run import refuse_taken
+    from spikeformers.cli._run import check_out
     from spikeformers.cli._vision import carry_out, prepare, preset_of, reopen
 
     start(verbose=is_main_process())
-    if not resume:
-        refuse_taken(out)
+    check_out(out, resume=resume)
     given = read_recipe(recipe) if recipe else Recipe()
     named = {key: value for key, value in {"source": data, "root": root}.items() if value}
     given = given.merge(Recipe(preset, control, data=named))

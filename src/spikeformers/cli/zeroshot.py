@@ -82,18 +82,21 @@ def zeroshot(
     from spikeformers.engine import is_engine_file
     from spikeformers.evaluation.zeroshot import Zeroshot, check_harness, resolve
     from spikeformers.reporting import write_text
+    from spikeformers.storage import check_folder
 
     start(verbose=False)
     names = resolve(tasks)
     check_harness()
     engine = engine or is_engine_file(model)
+    if out is None and not engine and Path(model).is_dir():
+        out = Path(model) / "evaluations"
+    if out is not None:
+        check_folder(out)
     if engine:
         given = {"--gguf-file": gguf_file, "--device": device, "--dtype": dtype}
         loaded, tokenizer = _open_engine(model, threads, given)
     else:
         loaded, tokenizer = _open(model, threads, device, gguf_file, dtype)
-        if out is None and Path(model).is_dir():
-            out = Path(model) / "evaluations"
     reports: list[TaskReport] = []
     with _bar() as move:
         runner = Zeroshot(

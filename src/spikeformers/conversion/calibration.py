@@ -7,8 +7,9 @@ with the rotary ``cos`` and ``sin`` ``[1, T, K]`` where the model has them.
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +22,16 @@ from torch import Tensor
 
 from spikeformers.errors import CheckpointError, DataError, StorageError
 from spikeformers.models._sources import watching
+from spikeformers.storage import digest_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Progress = Callable[[int, int], None]  # things done, things in all
 ROTARY = "rotary.safetensors"
+DIGEST = "xxh3"  # key of a file's metadata
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -93,8 +98,20 @@ def read_sample(folder: Path, layer: int) -> Sample:
 
 
 def is_collected(folder: Path, layers: int) -> bool:
-    """Whether every file is there; each appears whole or not at all."""
-    return all((folder / name).is_file() for name in (ROTARY, *map(_file, range(layers))))
+    """Whether every file is there and whole; a damaged one is named in a warning."""
+    return all(is_whole(folder / name) for name in (ROTARY, *map(_file, range(layers))))
+
+
+def is_whole(path: Path) -> bool:
+    """Whether ``path`` was written by `write_tensors` and is unchanged; a warning if it was."""
+    if not path.is_file():
+        return False
+    try:
+        read_tensors(path)
+    except CheckpointError as error:
+        logger.warning("%s It is made anew.", error)
+        return False
+    return True
 
 
 def _file(layer: int) -> str:
@@ -105,7 +122,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write a safetensors file through a temporary name; StorageError where the disk refuses."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        save_file({key: one.contiguous() for key, one in tensors.items()}, temporary)
+        plain = {key: one.contiguous() for key, one in tensors.items()}
+        save_file(plain, temporary, {DIGEST: _digest(plain)})
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         with suppress(OSError):
@@ -120,8 +138,20 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file; CheckpointError where it is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            digest = (file.metadata() or {}).get(DIGEST)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({error}); delete it, and --resume makes it anew."
-        ) from error
+        raise CheckpointError(f"{path} is damaged ({error}).") from error
+    if digest != _digest(tensors):
+        why = "it has no digest" if digest is None else "its content is not what was written"
+        raise CheckpointError(f"{path} is damaged ({why}).")
+    return tensors
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    def parts() -> Iterator[Any]:
+        for name, tensor in sorted(tensors.items()):
+            yield f"{name} {tensor.dtype} {list(tensor.shape)}".encode()
+            yield tensor.flatten().view(torch.uint8).numpy().data
+
+    return digest_of(parts())

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoConfig
 
 from spikeformers.errors import ConfigError, DataError
 from spikeformers.models._sources import source_of
+from spikeformers.models.loading import check_folder, read_config
 from spikeformers.models.reference import load_reference
 
 if TYPE_CHECKING:
@@ -29,8 +28,8 @@ def load_source(name: str, gguf_file: str = "") -> tuple[PreTrainedModel, PreTra
     """
     folder = Path(name).expanduser()
     if (folder / "config.json").is_file() and not gguf_file:
-        with suppress(OSError, ValueError, KeyError):  # load_reference says what is wrong
-            refuse(AutoConfig.from_pretrained(folder), name)  # before any weight is read
+        check_folder(folder)
+        refuse(read_config(folder), name)  # before any weight is read
     model, tokenizer = load_reference(name, gguf_file=gguf_file, dtype="fp32")
     refuse(model.config, name)
     return model, tokenizer

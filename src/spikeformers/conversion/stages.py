@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ from spikeformers.conversion.calibration import (
     Sample,
     collect,
     is_collected,
+    is_whole,
     read_sample,
     read_tensors,
     write_tensors,
@@ -39,11 +40,12 @@ from spikeformers.conversion.calibration import (
 from spikeformers.conversion.measure import changed
 from spikeformers.conversion.plan import Plan, Row
 from spikeformers.conversion.thresholds import Rule
-from spikeformers.errors import CheckpointError, ConfigError, StorageError, UsageError
+from spikeformers.errors import CheckpointError, ConfigError, DataError, StorageError, UsageError
 from spikeformers.models import NeurTransformerConfig, NeurTransformerForCausalLM
 from spikeformers.models._converted import SpikingFeedForward, SpikingSelfAttention
 from spikeformers.models._sources import source_of
 from spikeformers.models.neurtransformer import spiking_module
+from spikeformers.storage import digest_of, run_lock, write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -51,7 +53,11 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]  # stage, things done, things in all
 FOLDER = "conversion"
 TAKEN = ("config.json", "model.safetensors", "run.json", "report.json")
+RECORD_DIGEST = "xxh3"  # key of a module's record
 OF_NO_MATTER = ("transformers_version", "_name_or_path")
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,11 +82,32 @@ def convert(
     """Convert the dense ``model`` by ``plan`` into the folder ``out``, calibrated on ``windows``.
 
     ``windows`` are token ids ``[W, T]``. Raises ``UsageError`` for a folder that is taken or has
-    nothing to resume, ``ConfigError`` for a resume with another request, ``StorageError``.
+    nothing to resume, ``ConfigError`` for a resume with another request, ``StorageError``. ``out``
+    is held against other processes; what of it a resume finds damaged is made anew.
     """
-    rule, tell = rule or Rule(), progress or (lambda *_: None)
-    folder = Path(out) / FOLDER
-    _open(Path(out), _request(model, windows, plan, rule), resume)
+    folder, rule = Path(out), rule or Rule()
+    with run_lock(folder):
+        return _convert(model, tokenizer, windows, plan, folder, rule, resume, progress)
+
+
+def _convert(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    windows: Tensor,
+    plan: Plan,
+    out: Path,
+    rule: Rule,
+    resume: bool,
+    progress: Progress | None,
+) -> Converted:
+    vocabulary = int(model.config.vocab_size)
+    if int(windows.max()) >= vocabulary:
+        raise DataError(
+            f"the calibration text holds the token id {int(windows.max())}, and the model's "
+            f"vocabulary is {vocabulary}: tokenise it by the model's own tokenizer."
+        )
+    folder, tell = out / FOLDER, progress or (lambda *_: None)
+    _open(out, _request(model, windows, plan, rule), resume)
     if not is_collected(folder / "calibration", model.config.num_hidden_layers):
         collect(model, windows, folder / "calibration",
                 lambda done, of: tell("calibration", done, of))  # fmt: skip
@@ -90,7 +117,7 @@ def convert(
         records.append(_module(model, plan.config, row, folder, rule))
         tell("conversion", number + 1, len(work))
     spiking = assemble(model, plan, folder / "converted")
-    _export(spiking, tokenizer, Path(out))
+    _export(spiking, tokenizer, out)
     return Converted(spiking, records)
 
 
@@ -100,9 +127,7 @@ def finish(out: str | Path) -> None:
 
 
 def refuse_taken(out: Path, *, resume: bool) -> None:
-    """Raise UsageError for an ``out`` that is a file, holds a model, or has nothing to resume."""
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file; name a folder.")
+    """Raise UsageError for an ``out`` that holds a model, or has nothing to resume."""
     begun = (out / FOLDER / "request.json").is_file()
     if begun and not resume:
         raise UsageError(f"{out} holds a conversion that has not finished; --resume goes on.")
@@ -134,7 +159,9 @@ def _open(out: Path, request: dict[str, Any], resume: bool) -> None:
         try:
             before = json.loads(path.read_text("utf-8"))
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}.") from error
+            raise CheckpointError(
+                f"{path} cannot be read: {error}. Begin in another --out."
+            ) from error
         if differ := [key for key in request if before.get(key) != request[key]]:
             raise ConfigError(
                 f"{out} was begun with another {' and '.join(differ)}. Resume with the same "
@@ -150,11 +177,8 @@ def _module(
     """Convert one module unless that is done; returns its record."""
     name = f"{row.layer}.{row.part}"
     kept = folder / "converted" / f"{name}.json"
-    if kept.is_file():
-        try:
-            return dict(json.loads(kept.read_text("utf-8")))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{kept} cannot be read: {error}; delete it.") from error
+    if (done := _finished(kept)) is not None:
+        return done
     assert row.layer is not None
     sample = read_sample(folder / "calibration", row.layer)
     module = convert_module(model, config, row.layer, row.part, sample, rule)
@@ -162,8 +186,26 @@ def _module(
     record |= changed(module, sample)
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(kept.with_name(f"{name}.safetensors"), module.state_dict())
-    write_json(kept, record)
+    write_json(kept, {**record, RECORD_DIGEST: _record_digest(record)})
     return record
+
+
+def _finished(kept: Path) -> dict[str, Any] | None:
+    """The record of a module that is converted; None where it is not, or its files are damaged."""
+    if not kept.is_file() or not is_whole(kept.with_suffix(".safetensors")):
+        return None
+    try:
+        record = dict(json.loads(kept.read_text("utf-8")))
+        if record.pop(RECORD_DIGEST, None) != _record_digest(record):
+            raise ValueError("its content is not what was written")
+    except (OSError, ValueError, TypeError) as error:
+        logger.warning("%s is damaged (%s). It is made anew.", kept, error)
+        return None
+    return record
+
+
+def _record_digest(record: dict[str, Any]) -> str:
+    return digest_of([json.dumps(record, sort_keys=True).encode()])
 
 
 def convert_module(
@@ -251,12 +293,4 @@ def _export(
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON through a temporary name."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise StorageError(f"could not write {path}: {error}.") from error
+    write_text(path, json.dumps(value, indent=1) + "\n")

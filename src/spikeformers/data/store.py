@@ -1,11 +1,11 @@
 """Tokenised once, read for ever: a memory-mapped file a split, and a manifest.
 
     CACHE/tokens-<key>/   key: digests of the corpus, the tokenizer and this format
-        manifest.json     counts per split, dtype, digests
+        manifest.json     counts per split, dtype, digests; per file its XXH3 and largest id
         train.bin ...     little-endian uint16 or uint32 token ids, a separator after each document
 
 A store is written under a temporary name and renamed when whole, so a reader never sees half of
-one, and a failed write leaves what was there.
+one, and a failed write leaves what was there. Opening reads every file once and compares digests.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from spikeformers.data.corpora import Corpus
 from spikeformers.data.tokenizers import separator_id, tokenizer_digest
 from spikeformers.errors import DataError, StorageError, nearest
+from spikeformers.storage import digest_of, file_digest, new_digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -37,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+FILES = "files"  # key of the manifest: by what its files are checked; no part of a run's record
+DIGEST = "xxh3"  # key of a file's digest there, and of the manifest's own
 PIECE = 1 << 18  # characters handed to the tokenizer at once, from a long document
 BATCH = 1 << 21  # characters in one parallel call of the tokenizer
 _CUT = re.compile(r"(?<=[A-Za-z]) (?=[A-Za-z])")  # no tokenizer's word spans this
@@ -58,6 +61,8 @@ class TokenSplit:
     num_bytes: int
     num_words: int
     num_documents: int
+    largest_id: int | None = None
+    """The largest token id; read from the tokens where the manifest does not say."""
 
     @cached_property
     def tokens(self) -> NDArray[Any]:
@@ -66,23 +71,43 @@ class TokenSplit:
             return np.empty(0, dtype=self.dtype)
         return np.memmap(self.path, dtype=self.dtype, mode="r", shape=(self.num_tokens,))
 
+    def check_vocabulary(self, size: int) -> None:
+        """Raise ``DataError`` where an id lies beyond a model's vocabulary of ``size`` tokens."""
+        largest = self.largest_id
+        if largest is None:
+            largest = int(self.tokens.max()) if self.num_tokens else -1
+        if largest >= size:
+            raise DataError(
+                f"the {self.name} text holds the token id {largest}, and the model's vocabulary is "
+                f"{size}: it was made by another tokenizer. Tokenise the text by the model's own."
+            )
+
 
 class TokenStore:
-    """A tokenised corpus on disk; opening checks every file against the manifest."""
+    """A tokenised corpus on disk.
+
+    Opening checks size and digest of every file against the manifest: DataError where they differ.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.manifest: dict[str, Any] = _read_manifest(self.folder)
+        self._files: dict[str, dict[str, Any]] = self.manifest.pop(FILES)
         item = np.dtype(self.manifest["dtype"]).itemsize
         for name, counts in self.manifest["splits"].items():
             path = self.folder / f"{name}.bin"
             size = path.stat().st_size if path.is_file() else -1
             if size != counts["tokens"] * item:
                 came = "is missing" if size < 0 else f"holds {size} bytes"
-                raise DataError(
-                    f"the token store {self.folder} is damaged: {path.name} {came}, and its "
-                    f"manifest says {counts['tokens'] * item}. Delete the folder to make it anew."
-                )
+                said = f"{path.name} {came}, and its manifest says {counts['tokens'] * item}"
+            elif (digest := file_digest(path)) != (wanted := self._files[name][DIGEST]):
+                said = f"{path.name} has the digest {digest}, and its manifest says {wanted}"
+            else:
+                continue
+            raise DataError(
+                f"the token store {self.folder} is damaged: {said}. Delete the folder to make it "
+                "anew."
+            )
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -104,6 +129,7 @@ class TokenStore:
             num_bytes=counts["bytes"],
             num_words=counts["words"],
             num_documents=counts["documents"],
+            largest_id=self._files[name]["largest_id"],
         )
 
 
@@ -121,7 +147,8 @@ def tokenize_corpus(
 ) -> TokenStore:
     """The token store of ``corpus`` under ``tokenizer``: opened if it is there, else made.
 
-    A damaged store is made anew, with a warning. Raises StorageError where it cannot be written.
+    A damaged store is made anew, with a warning, and so is one that an older version wrote without
+    digests. Raises StorageError where it cannot be written.
     """
     cache = Path(cache_dir) if cache_dir is not None else default_cache_dir()
     digest = tokenizer_digest(tokenizer)
@@ -162,17 +189,20 @@ def _write(
     end = np.array([separator_id(tokenizer)], dtype=dtype)
     done = 0
     splits: dict[str, dict[str, int]] = {}
+    files: dict[str, dict[str, Any]] = {}
     for split in corpus.splits:
         counts = {"tokens": 0, "bytes": 0, "words": 0, "documents": 0}
+        content, largest = new_digest(), -1
         with (folder / f"{split}.bin").open("wb") as stream:
             for ids, ends, text in _encoded(corpus, tokenizer, split):
                 array = np.array(ids, dtype=dtype)
-                stream.write(array.tobytes())
-                counts["tokens"] += len(array)
                 if ends:
-                    stream.write(end.tobytes())
-                    counts["tokens"] += 1
+                    array = np.concatenate((array, end))
                     counts["documents"] += 1
+                stream.write(array.data)
+                content.update(array.data)
+                counts["tokens"] += len(array)
+                largest = max(largest, int(array.max()) if len(array) else -1)
                 size = len(text.encode("utf-8"))
                 counts["bytes"] += size
                 counts["words"] += len(text.split())
@@ -182,6 +212,7 @@ def _write(
             stream.flush()
             os.fsync(stream.fileno())
         splits[split] = counts
+        files[split] = {DIGEST: content.hexdigest(), "largest_id": largest}
     manifest = {
         "format_version": FORMAT_VERSION,
         "dtype": dtype.str,
@@ -189,11 +220,17 @@ def _write(
         "tokenizer": {"digest": digest, "vocab_size": len(tokenizer)},
         "separator_id": int(end[0]),
         "splits": splits,
+        FILES: files,
     }
+    manifest[DIGEST] = _manifest_digest(manifest)
     with (folder / MANIFEST).open("w", encoding="utf-8") as out:
         json.dump(manifest, out, indent=2)
         out.flush()
         os.fsync(out.fileno())
+
+
+def _manifest_digest(manifest: dict[str, Any]) -> str:
+    return digest_of([json.dumps(manifest, sort_keys=True).encode()])
 
 
 def _encoded(
@@ -270,9 +307,15 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         np.dtype(manifest["dtype"])
         if manifest["format_version"] != FORMAT_VERSION:
             raise ValueError(f"format version {manifest['format_version']}")
-        for counts in manifest["splits"].values():
-            for key in ("tokens", "bytes", "words", "documents"):
-                int(counts[key])
+        if FILES not in manifest:
+            raise ValueError("an older version wrote it, without digests to check its files by")
+        for name, counts in manifest["splits"].items():
+            known = counts | manifest[FILES][name]
+            for key in ("tokens", "bytes", "words", "documents", "largest_id"):
+                if type(known[key]) is not int:
+                    raise TypeError(f"{key} is {known[key]!r}")
+        if manifest.pop(DIGEST, None) != _manifest_digest(manifest):
+            raise ValueError("its content is not what was written")
     except FileNotFoundError as error:
         raise DataError(f"{folder} is no token store: it has no {MANIFEST}.") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

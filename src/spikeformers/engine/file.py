@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def write(packed: Packed, path: str | Path) -> int:
     for _, tensor in ordered:
         digest.update(np.ascontiguousarray(tensor).data)
     header = header.replace(BLANK.encode(), digest.hexdigest().encode(), 1)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -85,7 +86,8 @@ def write(packed: Packed, path: str | Path) -> int:
                 file.write(np.ascontiguousarray(tensor).data)
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise StorageError(
             f"could not write {path}: {error.strerror or error}. What was there is unchanged; "
             "free some space, or name another file."

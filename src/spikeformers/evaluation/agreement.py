@@ -77,6 +77,7 @@ def agreement(
             f"The model has a vocabulary of {sizes[0]} and the reference one of {sizes[1]}; only "
             "models of one tokenizer can be compared token by token."
         )
+    split.check_vocabulary(sizes[0])
     tokens = np.asarray(split.tokens[:max_tokens], dtype=np.int64)
     if not len(tokens):
         raise DataError(f"the split {split.name!r} is empty: there is nothing to compare on.")

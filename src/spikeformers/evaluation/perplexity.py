@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from spikeformers.data import TokenSplit, mask_tokens
 from spikeformers.data.masking import IGNORED
-from spikeformers.errors import ConfigError
+from spikeformers.errors import ConfigError, DataError
 from spikeformers.evaluation.windows import Text, Window, text_of, windows_of
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def perplexity(
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, not {batch_size}.")
     text = text_of(tokenizer, documents, max_tokens)
+    _check_vocabulary(model, text)
     context = context_of(model) if context is None else context
     longest = getattr(model.config, "max_position_embeddings", None)
     if longest is not None and context > longest:
@@ -103,6 +104,15 @@ def perplexity(
             return _causal(model, tokenizer, text, context, stride, batch_size, progress)
     finally:
         model.train(training)
+
+
+def _check_vocabulary(model: PreTrainedModel, text: Text) -> None:
+    size, largest = getattr(model.config, "vocab_size", None), int(text.tokens.max())
+    if size is not None and largest >= size:
+        raise DataError(
+            f"the text holds the token id {largest}, and the model's vocabulary is {size}: it was "
+            "made by another tokenizer. Tokenise the text by the model's own."
+        )
 
 
 def context_of(model: PreTrainedModel) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from spikeformers.engine import Packed
 from spikeformers.errors import ConfigError, UsageError, nearest
 from spikeformers.models import MODELS
+from spikeformers.models._weights import check_finite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -20,7 +21,8 @@ def pack(
 ) -> Packed:
     """Pack a causal spiking model for the engine; ``weights``: fp32, or int8 or int4 per channel.
 
-    Raises UsageError for a model that the engine does not run, ConfigError for other weights.
+    Raises UsageError for a model that the engine does not run, ConfigError for other weights,
+    CheckpointError for a tensor with NaN or infinite values.
     """
     if weights not in WEIGHTS:
         raise ConfigError(
@@ -34,6 +36,7 @@ def pack(
             f"the engine runs {runs}, not {type(model).__name__}: give a causal spiking model of "
             "one of these."
         )
+    check_finite(model, type(model).__name__)
     description, tensors = entry.describe(model, weights)
     roles: dict[str, Any] = {"rules": None, "bos": None, "eos": None}
     if tokenizer is not None:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from spikeformers.errors import CheckpointError, ConfigError
-from spikeformers.models.loading import check_folder
+from spikeformers.models._weights import check_finite, check_shapes
+from spikeformers.models.loading import check_folder, read_config
 from spikeformers.models.registry import is_masked
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def load_classifier(
     """
     path = Path(folder)
     check_folder(path)
-    config = AutoConfig.from_pretrained(path)
+    config = read_config(path)
     architecture = (config.architectures or [""])[0]
     if not (is_masked(config) or "MaskedLM" in architecture):
         raise ConfigError(
@@ -43,6 +44,7 @@ def load_classifier(
         config.label2id = {label: number for number, label in enumerate(labels)}
     config.problem_type = "single_label_classification" if labels else "regression"
     torch.manual_seed(seed)
+    check_shapes(path, AutoModelForSequenceClassification, config)
     try:
         model, info = AutoModelForSequenceClassification.from_pretrained(
             path, config=config, output_loading_info=True, use_safetensors=True
@@ -56,6 +58,7 @@ def load_classifier(
             f"{path}: {len(missing)} weights are missing (first: {min(missing)}), so the file "
             "does not belong to its config."
         )
+    check_finite(model, path)
     if tokenizer.pad_token_id is None:
         raise ConfigError(f"{path}: its tokenizer has no pad token to fill a batch with.")
     tokenizer.padding_side = "right"

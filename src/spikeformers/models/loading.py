@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from spikeformers.errors import CheckpointError
+from spikeformers.models._weights import check_finite, check_numbers, check_shapes, read_header
 from spikeformers.models.registry import is_vision
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".pickle")
 def load_model(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the model, in eval mode, and its tokenizer.
 
-    Raises CheckpointError for a missing folder, a pickle, a truncated file, or weights that
-    belong to another model, and for a model of images (``load_vision_model``).
+    Raises CheckpointError for a missing folder, a pickle, a truncated file, weights that belong to
+    another model or are not finite, and for a model of images (``load_vision_model``).
     """
     path = Path(folder)
     model = load_weights(path)
@@ -65,6 +66,7 @@ def load_weights(path: Path) -> PreTrainedModel:
         auto = AutoModelForSequenceClassification
     elif "ImageClassification" in architecture:
         auto = AutoModelForImageClassification
+    check_shapes(path, auto, config)
     try:
         model, info = auto.from_pretrained(
             path, output_loading_info=True, use_safetensors=True, ignore_mismatched_sizes=True
@@ -82,6 +84,7 @@ def load_weights(path: Path) -> PreTrainedModel:
             f"{path}: model.safetensors does not belong to its config.json "
             f"({config.model_type}): {said}. Put the matching file back."
         )
+    check_finite(model, path)
     loaded: PreTrainedModel = model.eval()
     return loaded
 
@@ -95,6 +98,7 @@ def read_config(path: Path) -> Any:
         raise CheckpointError(f"{file} is not valid JSON: {error}.") from error
     if not isinstance(values, dict) or not values.get("model_type"):
         raise CheckpointError(f"{file} names no model_type, so it is no model's config.")
+    check_numbers(file, values, read_header(path))
     try:
         return AutoConfig.from_pretrained(path)
     except Exception as error:  # Transformers and huggingface_hub raise many types here

@@ -17,7 +17,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from spikeformers.data.hub import check_online
 from spikeformers.errors import CheckpointError, ConfigError, OfflineError
-from spikeformers.models.loading import check_folder
+from spikeformers.models._weights import check_finite, check_gguf, check_shapes
+from spikeformers.models.loading import check_folder, read_config
 from spikeformers.models.registry import is_masked
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def load_reference(
     """The model, in eval mode and without gradients, and its tokenizer.
 
     ``dtype`` "auto" keeps the weights' own; a GGUF file's become float32. ``attentions`` chooses
-    the attention that can return its maps. Raises CheckpointError for what cannot be read,
+    the attention that can return its maps. Raises CheckpointError for what cannot be read, or is
+    not finite,
     ConfigError for a model that is not causal, OfflineError for a hub that does not answer.
     """
     if dtype not in DTYPES:
@@ -40,12 +42,14 @@ def load_reference(
     source, local = _find(name, gguf_file)
     more: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
     try:
-        config = AutoConfig.from_pretrained(source, **more)
+        config = _config(source, gguf_file, local)
         _refuse_masked(name, config)
         wanted = more | {"use_safetensors": True} if not gguf_file else more
         if attentions:
             wanted = wanted | {"attn_implementation": "eager"}
         chosen = torch.float32 if gguf_file and dtype == "auto" else DTYPES[dtype]
+        if local and not gguf_file:
+            check_shapes(Path(source), AutoModelForCausalLM, config)
         model, info = AutoModelForCausalLM.from_pretrained(
             source, dtype=chosen, output_loading_info=True, **wanted
         )
@@ -72,9 +76,21 @@ def load_reference(
         quantizer = getattr(model, "hf_quantizer", None)
         if quantizer is not None:
             quantizer.remove_quantization_config(model)
+    check_finite(model, name)
     model = model.eval().requires_grad_(False)
     refuse_acausal(name, model)
     return model, tokenizer
+
+
+def _config(source: str, gguf_file: str, local: bool) -> Any:
+    """The config; of a folder here, once its numbers fit the weights beside it."""
+    if not local:
+        more = {"gguf_file": gguf_file} if gguf_file else {}
+        return AutoConfig.from_pretrained(source, **more)
+    if not gguf_file:
+        return read_config(Path(source))
+    check_gguf(Path(source) / gguf_file)
+    return AutoConfig.from_pretrained(source, gguf_file=gguf_file)
 
 
 def _find(name: str, gguf_file: str) -> tuple[str, bool]:

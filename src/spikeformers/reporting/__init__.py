@@ -1,6 +1,5 @@
 """Reports: pictures, one HTML page, model cards, what a model is made of."""
 
-from spikeformers.reporting._files import write_text
 from spikeformers.reporting.card import add_zeroshot, model_card, training_card
 from spikeformers.reporting.conversion import measure_pair, report_conversion
 from spikeformers.reporting.conversion_page import conversion_rows
@@ -9,6 +8,7 @@ from spikeformers.reporting.gather import by_point, outside_blocks, windows_of
 from spikeformers.reporting.pair import Trained, report_pair
 from spikeformers.reporting.pair_page import pair_rows
 from spikeformers.reporting.sentences import sentence_card
+from spikeformers.storage import write_text
 
 __all__ = [
     "Trained",

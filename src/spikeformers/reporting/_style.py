@@ -11,7 +11,7 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from spikeformers.reporting._files import write_bytes
+from spikeformers.storage import write_bytes
 
 # Okabe and Ito 2008, https://jfly.uni-koeln.de/color/
 BLUE, ORANGE, GREEN, RED, SKY, PINK, GREY = (

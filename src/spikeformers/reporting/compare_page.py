@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from spikeformers.reporting import pictures
-from spikeformers.reporting._files import write_text
 from spikeformers.reporting._style import CYCLE, GREY, drawing
 from spikeformers.reporting.compare import Compared, Side
 from spikeformers.reporting.gather import loss_curve
 from spikeformers.reporting.html import Page, Section, pairs, write_page
+from spikeformers.storage import write_text
 from spikeformers.training.finetuning import summarise
 
 FORMS = {

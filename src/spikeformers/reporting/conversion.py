@@ -17,10 +17,10 @@ from spikeformers.energy import EnergyReport, energy_of
 from spikeformers.evaluation import agreement, perplexity
 from spikeformers.neurons import Neuron
 from spikeformers.reporting import conversion_pictures, pictures
-from spikeformers.reporting._files import write_text
 from spikeformers.reporting.conversion_page import write_conversion_page
 from spikeformers.reporting.gather import windows_of
 from spikeformers.reporting.machine import machine, versions
+from spikeformers.storage import write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -17,11 +17,11 @@ from spikeformers.evaluation.measured.tables import notes
 from spikeformers.evaluation.measured.tables import tables as measured_tables
 from spikeformers.reporting import energy_pictures as drawings
 from spikeformers.reporting import pictures
-from spikeformers.reporting._files import write_text
 from spikeformers.reporting.energy import FORMULA, Energies, even_table, side_by_side
 from spikeformers.reporting.gather import by_point, outside_blocks
 from spikeformers.reporting.html import Page, Section, pairs, write_page
 from spikeformers.reporting.machine import machine, versions
+from spikeformers.storage import write_text
 
 POINTS = 24  # of the break-even curve
 SWINGS = 14  # bars of the tornado

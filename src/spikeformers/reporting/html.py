@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
-from spikeformers.reporting._files import write_text
+from spikeformers.storage import write_text
 
 CSS = """
 :root { color-scheme: light dark; --ink: #1f2328; --soft: #59636e; --page: #ffffff;

@@ -14,7 +14,6 @@ import torch
 from spikeformers.energy import EnergyReport, energy_of
 from spikeformers.evaluation import decoding_speeds, perplexity
 from spikeformers.reporting import pictures
-from spikeformers.reporting._files import write_text
 from spikeformers.reporting.gather import (
     by_point,
     loss_curve,
@@ -26,6 +25,7 @@ from spikeformers.reporting.gather import (
 )
 from spikeformers.reporting.machine import machine, versions
 from spikeformers.reporting.pair_page import write_pair_page
+from spikeformers.storage import write_text
 from spikeformers.training.journal import read_metrics
 
 if TYPE_CHECKING:

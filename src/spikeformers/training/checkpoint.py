@@ -1,8 +1,9 @@
 """Checkpoints: weights and optimiser state, sharded by rank, loadable in any world size.
 
 ``torch.distributed.checkpoint`` with its safetensors reader and writer: nothing here is a pickle.
-A checkpoint is a folder ``step-0000100`` with ``checkpoint.json`` (step, sizes, SHA-256) and one
-``shard-*.safetensors`` a rank. It is written under a temporary name and renamed when complete.
+A checkpoint is a folder ``step-0000100`` with ``checkpoint.json`` (step, sizes, SHA-256, its own
+too) and one ``shard-*.safetensors`` per rank. It is written under a temporary name and renamed when
+complete. What is damaged all the same is passed over by a resume, and set aside under another name.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -38,6 +40,11 @@ FORMAT_VERSION = 1
 MOMENTS = ("exp_avg", "exp_avg_sq")
 STEP_FOLDER = re.compile(r"step-(\d{7,})")
 TEMPORARY = ".tmp-"
+SET_ASIDE = "damaged-"
+
+
+class DamagedCheckpoint(CheckpointError):
+    """A checkpoint of this format of which something is missing, cut off or altered."""
 
 
 @dataclass
@@ -52,12 +59,17 @@ class TrainState:
 
 def checkpoints(folder: Path) -> list[Path]:
     """The complete checkpoints in ``folder``, oldest first."""
-    found = [
+    return [path for path in step_folders(folder) if (path / "checkpoint.json").is_file()]
+
+
+def step_folders(folder: Path) -> list[Path]:
+    """All that has the name of a checkpoint in ``folder``, whole or damaged, oldest first."""
+    numbered = [
         (int(match[1]), path)
         for path in (folder.iterdir() if folder.is_dir() else ())
-        if (match := STEP_FOLDER.fullmatch(path.name)) and (path / "checkpoint.json").is_file()
+        if (match := STEP_FOLDER.fullmatch(path.name))
     ]
-    return [path for _, path in sorted(found)]
+    return [path for _, path in sorted(numbered)]
 
 
 def save_checkpoint(
@@ -94,12 +106,38 @@ def save_checkpoint(
             state.optimizer_steps = {n: count for n, count in steps.items() if count != state.step}
             files = {path.name: _fingerprint(path) for path in _shards(temporary)}
             record = {"format_version": FORMAT_VERSION, **asdict(state), "files": files}
+            record["sha256"] = _record_digest(record)
             _write_durably(temporary / "checkpoint.json", json.dumps(record, indent=2))
             if final.exists():
                 shutil.rmtree(final)
             os.replace(temporary, final)
             _prune(folder, keep)
     return final
+
+
+def load_newest(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, world: World
+) -> TrainState:
+    """Load the newest whole checkpoint of ``folder``, as `load_checkpoint`. Every rank calls this.
+
+    Newer ones that are damaged are named in a warning and set aside as ``damaged-step-...``.
+    Raises ``CheckpointError`` where none is whole.
+    """
+    damaged: dict[Path, str] = {}
+    for path in reversed(step_folders(folder)):
+        try:
+            record, why = read_record(path), ""
+        except DamagedCheckpoint as error:
+            record, why = {}, str(error)
+        if not world.any(bool(why)):
+            if world.is_main:
+                _set_aside(damaged, path)
+            return _load(path, record, model, optimizer, world)
+        damaged[path] = why or f"Damaged checkpoint: another process cannot read {path}."
+    raise CheckpointError(
+        f"No checkpoint in {folder} is whole, so there is nothing to resume: "
+        f"{' '.join(damaged.values())} Begin anew with another output folder."
+    )
 
 
 def load_checkpoint(
@@ -109,7 +147,16 @@ def load_checkpoint(
 
     Raises ``CheckpointError`` (missing, truncated, altered, of another model).
     """
-    record = read_record(path)
+    return _load(path, read_record(path), model, optimizer, world)
+
+
+def _load(
+    path: Path,
+    record: Mapping[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    world: World,
+) -> TrainState:
     state = TrainState(**{key: record[key] for key in asdict(TrainState())})
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and state.optimizer_steps.get(name, 1):
@@ -136,28 +183,84 @@ def load_checkpoint(
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The checked ``checkpoint.json`` of ``path``: every file has its size and SHA-256."""
+    """The checked ``checkpoint.json`` of ``path``: every file has its size and SHA-256.
+
+    Raises ``DamagedCheckpoint``, or ``CheckpointError`` for another version's format.
+    """
+    file = path / "checkpoint.json"
     try:
-        record: dict[str, Any] = json.loads((path / "checkpoint.json").read_text("utf-8"))
-        if record["format_version"] != FORMAT_VERSION:
-            raise CheckpointError(
-                f"{path} is of checkpoint format {record['format_version']}; this version reads "
-                f"format {FORMAT_VERSION}."
-            )
-        files: dict[str, dict[str, Any]] = record["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(_damaged(path / "checkpoint.json", f"unreadable: {error}")) from error
-    for name, expected in files.items():
-        file = path / name
-        if not file.is_file():
-            raise CheckpointError(_damaged(file, "missing"))
-        if (size := file.stat().st_size) != expected["bytes"]:
-            raise CheckpointError(_damaged(file, f"{size} bytes instead of {expected['bytes']}"))
-        if _fingerprint(file) != expected:
-            raise CheckpointError(_damaged(file, "its content was altered (SHA-256 differs)"))
-    if strangers := [p.name for p in _shards(path) if p.name not in files]:
-        raise CheckpointError(_damaged(path / strangers[0], "not a part of this checkpoint"))
+        record: dict[str, Any] = json.loads(file.read_text("utf-8"))
+        version = record["format_version"]
+        if version == FORMAT_VERSION:
+            _check_record(path, record)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedCheckpoint(_damaged(file, f"unreadable: {_why(error)}")) from error
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} is of checkpoint format {version}; this version reads format {FORMAT_VERSION}."
+        )
+    for name, expected in record["files"].items():
+        _check_shard(path / name, expected)
+    if strangers := [p.name for p in _shards(path) if p.name not in record["files"]]:
+        raise DamagedCheckpoint(_damaged(path / strangers[0], "not a part of this checkpoint"))
     return record
+
+
+def _check_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Raise ValueError, KeyError or TypeError unless a record is whole and of this checkpoint."""
+    if "sha256" in record and record["sha256"] != _record_digest(record):
+        raise ValueError("its content was altered (SHA-256 differs)")
+    if record["step"] != int(path.name.rpartition("-")[2]):
+        raise ValueError(f"it is of step {record['step']!r}")
+    counts = {"step": record["step"], "tokens_seen": record["tokens_seen"]}
+    counts |= dict(record["optimizer_steps"])
+    for name, count in counts.items():
+        if type(count) is not int or count < 0:
+            raise ValueError(f"{name} is {count!r}")
+    if not (isinstance(record["seconds"], (int, float)) and math.isfinite(record["seconds"])):
+        raise ValueError(f"seconds is {record['seconds']!r}")
+    for name, expected in dict(record["files"]).items():
+        if Path(name).name != name or {"bytes", "sha256"} - set(expected):
+            raise ValueError(f"its entry of {name!r} is {expected!r}")
+    if not record["files"]:
+        raise ValueError("it names no file")
+
+
+def _record_digest(record: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in record.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _check_shard(file: Path, expected: Mapping[str, Any]) -> None:
+    try:
+        if (size := file.stat().st_size) != expected["bytes"]:
+            why = f"{size} bytes instead of {expected['bytes']}"
+            raise DamagedCheckpoint(_damaged(file, why))
+        if _fingerprint(file) != expected:
+            why = "altered in its content (SHA-256 differs)"
+            raise DamagedCheckpoint(_damaged(file, why))
+    except FileNotFoundError as error:
+        raise DamagedCheckpoint(_damaged(file, "missing")) from error
+    except OSError as error:
+        raise DamagedCheckpoint(_damaged(file, f"unreadable: {_why(error)}")) from error
+
+
+def _set_aside(damaged: Mapping[Path, str], whole: Path) -> None:
+    """Rename damaged checkpoints, so that nothing takes them for the newest, and say so."""
+    for path, why in damaged.items():
+        aside = path.with_name(SET_ASIDE + path.name)
+        try:
+            if aside.is_dir():
+                shutil.rmtree(aside)
+            os.replace(path, aside)
+        except OSError as error:
+            raise StorageError(f"{why} It cannot be renamed: {_why(error)}.") from error
+        logger.warning(
+            "%s Resuming from %s instead; the damaged one is kept as %s, and may be deleted.",
+            why,
+            whole.name,
+            aside,
+        )
 
 
 def _tensors(
@@ -182,13 +285,13 @@ def _tensors(
 
 
 def _damaged(file: Path, what: str) -> str:
-    others = [path for path in checkpoints(file.parent.parent) if path != file.parent]
-    advice = (
-        f"Remove {file.parent} to go on from {others[-1].name}."
-        if others
-        else "There is no other checkpoint in this run: begin anew with another output folder."
+    return f"Damaged checkpoint: {file} is {what}."
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or (
+        f"{error} is missing" if isinstance(error, KeyError) else str(error)
     )
-    return f"Damaged checkpoint: {file} is {what}. {advice}"
 
 
 def _shards(path: Path) -> list[Path]:

@@ -21,7 +21,7 @@ from spikeformers.errors import TrainingDiverged
 from spikeformers.training.checkpoint import (
     TrainState,
     checkpoints,
-    load_checkpoint,
+    load_newest,
     save_checkpoint,
 )
 from spikeformers.training.config import TrainConfig
@@ -32,7 +32,7 @@ from spikeformers.training.interrupt import Interrupt
 from spikeformers.training.journal import Journal
 from spikeformers.training.optim import clip, make_optimizer
 from spikeformers.training.precision import choose_precision
-from spikeformers.training.run_folder import export, open_run, run_record
+from spikeformers.training.run_folder import export, held, open_run, run_record
 from spikeformers.training.task import Store, Task
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ def train(
     task learns from, a TokenStore unless the task says otherwise, with a ``manifest``;
     ``tokenizer`` (or what prepares images) is saved beside the model.
     ``on_step(step, metrics)`` is called after each step, from 1. Ctrl-C ends after the current
-    step with a checkpoint; ``resume=True`` then goes on exactly.
+    step with a checkpoint; ``resume=True`` then continues exactly, from the checkpoint before
+    where the last one is damaged. ``out`` is held against other processes until the end.
 
     Raises ``UsageError`` before anything is written, ``TrainingDiverged`` before a step whose
     loss or gradient is not finite changes a weight, ``StorageError``, ``CheckpointError``.
@@ -87,13 +88,13 @@ def train(
     out, total = Path(out), config.total_steps
     world = open_world(config)
     task = task or Task(model)
-    with _settings(model, config), closing(task), Interrupt() as interrupt:
+    with _settings(model, config), held(out, world), closing(task), Interrupt() as interrupt:
         precision = choose_precision(config.precision, world.device)
         batches, measure = task.data(store, tokenizer, config, world, precision)
         per_step = task.per_step(config)
         task.start(store, config, world)
         record = run_record(model, store.manifest, config, task.record())
-        start = open_run(out, record, world, resume=resume)
+        begun = open_run(out, record, world, resume=resume)
         if world.is_main:
             logger.info("precision %s (%s)", precision.name, precision.reason)
             logger.info("%s, %d process(es), %s", world.strategy, world.size, world.device)
@@ -104,7 +105,9 @@ def train(
         optimizer = make_optimizer(trained, config)
         meter = DensityMeter()
         gradients = GradientStep(module, task, batches, config, world, precision, meter)
-        state = load_checkpoint(start, trained, optimizer, world) if start else TrainState()
+        folder, state = out / "checkpoints", TrainState()
+        if begun:
+            state = load_newest(folder, trained, optimizer, world)
         validation: dict[str, float] = {}
         stopped = False
 
@@ -144,14 +147,8 @@ def train(
                     _refuse_divergence(validation, state.step, out)
                     journal.write("validation", state.step, validation | spent)
                 if last or stopped or _due(state.step, config.save_every):
-                    save_checkpoint(
-                        out / "checkpoints",
-                        state,
-                        trained,
-                        optimizer,
-                        world,
-                        keep=config.keep_checkpoints,
-                    )
+                    keep = config.keep_checkpoints
+                    save_checkpoint(folder, state, trained, optimizer, world, keep=keep)
         if stopped:
             return TrainResult(state.step, state.tokens_seen, state.seconds, interrupted=True)
         if not validation:  # resumed when nothing was left to do but the export

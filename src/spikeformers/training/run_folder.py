@@ -1,6 +1,7 @@
 """The folder of a run: who may begin in it, who may resume, and the exported model.
 
 run.json  metrics.jsonl  tensorboard/  checkpoints/step-0000100/
+run.lock                                                       (while a process writes here)
 config.json  model.safetensors  tokenizer files  README.md     (once the run is complete)
 """
 
@@ -12,15 +13,22 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 
-from spikeformers.errors import CheckpointError, ConfigError, StorageError, UsageError
-from spikeformers.training.checkpoint import checkpoints
+from spikeformers.errors import (
+    CheckpointError,
+    ConfigError,
+    SpikeformersError,
+    StorageError,
+    UsageError,
+)
+from spikeformers.storage import run_lock, write_text
+from spikeformers.training.checkpoint import step_folders
 from spikeformers.training.config import RESUMABLE_CHANGES, ROUNDING_CHANGES, TrainConfig
 from spikeformers.training.distributed import World, full_state
 
@@ -56,18 +64,36 @@ def run_record(
     }
 
 
-def open_run(out: Path, record: dict[str, Any], world: World, *, resume: bool) -> Path | None:
-    """Begin (writes ``run.json``) or resume; returns the checkpoint to go on from.
+@contextmanager
+def held(out: Path, world: World) -> Iterator[None]:
+    """The run folder, held by the first rank against other processes. Every rank calls this.
+
+    Raises ``UsageError``, on every rank, where another process holds it.
+    """
+    with ExitStack() as stack:
+        refused: SpikeformersError | None = None
+        if world.is_main:
+            try:
+                stack.enter_context(run_lock(out))
+            except SpikeformersError as error:
+                refused = error
+        if world.any(refused is not None):
+            raise refused or UsageError(f"{out} is refused by the first process.")
+        yield
+
+
+def open_run(out: Path, record: dict[str, Any], world: World, *, resume: bool) -> bool:
+    """Begin (writes ``run.json``) or resume; whether there is a checkpoint to continue from.
 
     Raises ``UsageError`` for a folder that is taken, or nothing to resume, and ``ConfigError``
     naming the keys for a resume with another config, model or data.
     """
     if resume:
         _same_run(out, record, world)
-        found = checkpoints(out / "checkpoints")
-        if not found:
+        begun = bool(step_folders(out / "checkpoints"))
+        if not begun:
             logger.info("no checkpoint in %s yet: beginning at step 0", out)
-        return found[-1] if found else None
+        return begun
     if taken := [name for name in RUN_FILES if (out / name).exists()]:
         raise UsageError(
             f"{out} already holds a run ({taken[0]}). Use --resume to go on with it, or another "
@@ -75,12 +101,8 @@ def open_run(out: Path, record: dict[str, Any], world: World, *, resume: bool) -
         )
     world.sum([0.0])  # nobody writes before everybody has looked
     if world.is_main:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            write_text(out / "run.json", json.dumps(record, indent=2) + "\n")
-        except OSError as error:
-            raise StorageError(f"Could not begin a run in {out}: {error}") from error
-    return None
+        write_text(out / "run.json", json.dumps(record, indent=2) + "\n")
+    return False
 
 
 def _same_run(out: Path, record: dict[str, Any], world: World) -> None:
@@ -113,13 +135,6 @@ def _same_run(out: Path, record: dict[str, Any], world: World) -> None:
                 "%s changed: the run goes on, equal up to rounding and dropout, not bit for bit",
                 ", ".join(rounding),
             )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write ``path`` through a temporary name."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, "utf-8")
-    os.replace(temporary, path)
 
 
 def export(

@@ -74,6 +74,8 @@ class Task:
     ) -> tuple[Batches, Measure]:
         """The batches to train on, and how the model is validated; before anything is written."""
         objective = make_objective(self.model, tokenizer, config)
+        for name in ("train", "validation"):
+            store.split(name).check_vocabulary(self.model.config.vocab_size)
         batches = TrainBatches(store.split("train"), objective, config, world)
         held_out = store.split("validation")
         if held_out.num_tokens < 2:

@@ -11,7 +11,7 @@ import torch
 
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
 
-from spikeformers.errors import ConfigError, DataError
+from spikeformers.errors import ConfigError, DataError, UsageError
 from spikeformers.evaluation.zeroshot.cache import LikelihoodCache
 from spikeformers.evaluation.zeroshot.scorer import SpikeformersLM
 
@@ -176,9 +176,33 @@ def test_an_interrupted_run_goes_on(small: Any, tmp_path: Path) -> None:
     assert scores((model, tokenizer), batch_size=2, cache=cache()) == whole
     assert ran == []
     assert LikelihoodCache({"model": "another"}, tmp_path).values == {}
-    held.path.write_text('{"key": 3}\n')
-    with pytest.raises(DataError, match=r"is damaged .* delete it to compute anew"):
-        cache()
+
+
+def test_values_that_were_altered_or_cut_off_are_computed_anew(
+    small: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, tokenizer = small("wd")
+    whole = scores((model, tokenizer), batch_size=2)
+    held = LikelihoodCache({"model": "one"}, tmp_path)
+    scores((model, tokenizer), batch_size=2, cache=held)
+    assert held.path is not None
+    lines = held.path.read_bytes().splitlines()
+    lines[0] = lines[0].replace(b"[-", b"[-1")  # another number, still JSON
+    lines[1:4] = [b'{"key": 3}', b"\xff\x00", b'{"key": "cut of']
+    held.path.write_bytes(b"\n".join(lines))
+    again = LikelihoodCache({"model": "one"}, tmp_path)
+    assert len(again.values) == len(lines) - 4
+    assert f"4 of {len(lines)} lines are damaged; what they held is computed anew" in caplog.text
+    assert scores((model, tokenizer), batch_size=2, cache=again) == whole
+    assert LikelihoodCache({"model": "one"}, tmp_path).values == held.values
+
+
+def test_a_cache_that_cannot_be_written_is_refused_before_anything_is_scored(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UsageError, match=r"likelihoods cannot be made: .*file is a file"):
+        LikelihoodCache({}, tmp_path / "file" / "likelihoods")
 
 
 def test_memory_that_runs_out_halves_the_batch(small: Any) -> None:

@@ -1,23 +1,30 @@
 """Log-likelihoods that were computed already: an append-only JSON Lines file a model and setting.
 
-A line is ``{"key": sha256 of the tokens, "value": [log-likelihood, greedy]}``, written batch by
-batch, so what an interrupted suite had computed is there when it runs again. A last line that was
-cut off is dropped.
+A line is ``{"key": sha256 of the tokens, "value": [log-likelihood, greedy], "xxh3": digest}``,
+written batch by batch, so what an interrupted suite had computed is there when it runs again. What
+was cut off or altered does not match its digest: it is dropped, and its value computed anew.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from spikeformers.data.store import default_cache_dir
-from spikeformers.errors import DataError, StorageError
+from spikeformers.errors import StorageError
+from spikeformers.storage import check_folder, row_digest
 
 RULES = 1  # to be raised when the same request would get another value
+FORMAT = 2  # of a line; 1 had no digest
 Value = tuple[float, bool]
+
+logger = logging.getLogger(__name__)
 
 
 def request_key(tokens: Sequence[int], targets: Sequence[int]) -> str:
@@ -34,8 +41,9 @@ class LikelihoodCache:
         if folder is None:
             return
         home = default_cache_dir() / "likelihoods" if folder == "auto" else Path(folder)
-        text = json.dumps({"rules": RULES, **identity}, sort_keys=True)
+        text = json.dumps({"rules": RULES, "format": FORMAT, **identity}, sort_keys=True)
         self.path = home / f"{hashlib.sha256(text.encode()).hexdigest()[:20]}.jsonl"
+        check_folder(home, "SPIKEFORMERS_CACHE:" if folder == "auto" else "")
         if self.path.is_file():
             self.values = _read(self.path)
 
@@ -44,12 +52,14 @@ class LikelihoodCache:
         self.values.update(found)
         if self.path is None:
             return
-        lines = [json.dumps({"key": key, "value": list(value)}) for key, value in found.items()]
+        lines = [_line(key, value) for key, value in found.items()]
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            _mend(self.path)
-            with self.path.open("a", encoding="utf-8") as stream:
-                stream.write("".join(line + "\n" for line in lines))
+            with self.path.open("ab+") as stream:
+                with suppress(OSError):  # a file system without locks
+                    fcntl.flock(stream, fcntl.LOCK_EX)  # others may be in the middle of a line
+                _end_line(stream)
+                stream.write("".join(lines).encode())
         except OSError as error:
             raise StorageError(
                 f"log-likelihoods cannot be written to {self.path}: {error.strerror or error}. "
@@ -57,20 +67,44 @@ class LikelihoodCache:
             ) from error
 
 
+def _line(key: str, value: Value) -> str:
+    content = {"key": key, "value": [float(value[0]), bool(value[1])]}
+    return json.dumps({**content, "xxh3": row_digest(json.dumps(content).encode())}) + "\n"
+
+
 def _read(path: Path) -> dict[str, Value]:
-    lines = path.read_text("utf-8").splitlines(keepends=True)
+    """The values of whole lines; how many others there were goes into a warning."""
     try:
-        entries = [json.loads(line) for line in lines if line.endswith("\n")]
-        return {one["key"]: (float(one["value"][0]), bool(one["value"][1])) for one in entries}
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise DataError(f"{path} is damaged ({error!r}); delete it to compute anew.") from error
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise StorageError(
+            f"log-likelihoods cannot be read from {path}: {error.strerror or error}."
+        ) from error
+    values: dict[str, Value] = {}
+    damaged = 0
+    for line in lines:
+        try:
+            one = json.loads(line)
+            key, value = one["key"], (one["value"][0], one["value"][1])
+            if one != json.loads(_line(key, value)):
+                raise ValueError("altered")
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+            damaged += 1
+            continue
+        values[key] = value
+    if damaged:
+        logger.warning(
+            "%s: %d of %d lines are damaged; what they held is computed anew.",
+            path,
+            damaged,
+            len(lines),
+        )
+    return values
 
 
-def _mend(path: Path) -> None:
-    """Close a line that a crash cut off, so that the next one begins anew."""
-    if path.is_file() and path.stat().st_size:
-        with path.open("rb+") as stream:
-            stream.seek(-1, 2)
-            if stream.read(1) != b"\n":
-                content = path.read_bytes()
-                stream.truncate(content.rfind(b"\n") + 1)
+def _end_line(stream: BinaryIO) -> None:
+    """End a line that a crash cut off, so that the next one begins anew."""
+    if stream.seek(0, 2):
+        stream.seek(-1, 2)
+        if stream.read(1) != b"\n":
+            stream.write(b"\n")

@@ -28,6 +28,7 @@ from spikeformers.data.store import default_cache_dir
 from spikeformers.errors import DataError, OfflineError, SpikeformersError
 from spikeformers.evaluation.zeroshot.files import find_rows
 from spikeformers.evaluation.zeroshot.names import TASKS
+from spikeformers.storage import write_bytes
 
 DEFINITIONS = Path(lm_eval.tasks.__file__).parent
 
@@ -129,11 +130,8 @@ def _as_json_lines(read: Any) -> tuple[Path, str]:
     content = text.encode("utf-8", "surrogatepass")
     digest = hashlib.sha256(content).hexdigest()
     path = default_cache_dir() / "zeroshot" / f"{digest[:20]}.jsonl"
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as draft:
-            draft.write(content)
-        Path(draft.name).replace(path)
+    if not path.is_file() or path.read_bytes() != content:
+        write_bytes(path, content)
     return path, digest
 
 

@@ -3,7 +3,7 @@
     FOLDER/manifest.json       whose outputs these are: teacher, text, context, device kind
            writer-000.lock     held by the one process that writes the files 000
            head/000.rows       one row a window: what goes into the teacher's head, [T, D]
-           head/000.starts     int64: where in the split the window of each row begins
+           head/000.starts     per row two int64: where in the split its window begins, its XXH3
            embedding/ hidden-8/ attention-8/ ...
 
 Windows are keyed by where they begin, so runs of any seed share a cache, and so do runs that lack
@@ -11,7 +11,8 @@ a term. Logits are not stored, the head makes them again: a cached run has the l
 is not, bit for bit where both run the teacher on the same micro-batches in the same precision.
 
 Rows are flushed to the disk before their starts are, and a row without a start counts for nothing:
-a process that dies loses its last few windows, never their truth. Several processes (ranks, or
+a process that dies loses its last few windows, never their truth. A row that does not match its
+digest is named in a warning and computed anew. Several processes (ranks, or
 runs side by side) write files of their own and read all that was there when they began.
 """
 
@@ -22,6 +23,7 @@ import fcntl
 import hashlib
 import itertools
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,10 +38,14 @@ from torch import Tensor
 
 from spikeformers.data.store import default_cache_dir
 from spikeformers.errors import CheckpointError, ConfigError, StorageError
+from spikeformers.storage import row_digest
 from spikeformers.training.distillation.teacher import Needs, Teacher, TeacherOutput
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had no digests
+START = np.dtype([("start", "<i8"), ("xxh3", "<u8")])
 COMMIT_EVERY = 64  # windows between two flushes to the disk
+
+logger = logging.getLogger(__name__)
 
 
 class TeacherCache:
@@ -116,14 +122,9 @@ class TeacherCache:
     def __call__(self, input_ids: Tensor, starts: NDArray[Any]) -> TeacherOutput:
         """The teacher's outputs for ``[B, T]`` ids, from the disk if every window is there."""
         wanted = [int(start) for start in starts]
-        if any(start not in part.index for part in self.parts.values() for start in wanted):
+        rows = self._read(wanted, input_ids.device)
+        if rows is None:
             return self._compute(input_ids, wanted)
-        device = input_ids.device
-        with _storage_errors(self.folder):
-            rows = {
-                name: torch.stack([part.read(start) for start in wanted]).to(device)
-                for name, part in self.parts.items()
-            }
         names = self.names
         return TeacherOutput(
             rows["embedding"] if names.embedding is not None else None,
@@ -131,6 +132,26 @@ class TeacherCache:
             _pick(rows, names.features),
             self.teacher.logits(rows["head"]) if names.logits is not None else None,
         )
+
+    def _read(self, wanted: list[int], device: torch.device) -> dict[str, Tensor] | None:
+        """The rows of each part; None where one is missing, or damaged and has to be made anew."""
+        if any(start not in part.index for part in self.parts.values() for start in wanted):
+            return None
+        with _storage_errors(self.folder):
+            read = {name: [part.read(s) for s in wanted] for name, part in self.parts.items()}
+        damaged = [name for name, found in read.items() if any(row is None for row in found)]
+        if damaged:
+            logger.warning(
+                "teacher cache %s: %s of a window at one of %s is not what was written; it is "
+                "computed anew",
+                self.folder,
+                ", ".join(damaged),
+                wanted,
+            )
+            return None
+        return {
+            n: torch.stack([r for r in rs if r is not None]).to(device) for n, rs in read.items()
+        }
 
     def _compute(self, input_ids: Tensor, starts: list[int]) -> TeacherOutput:
         out, head = self.teacher.with_head_input(input_ids, self.needs)
@@ -172,24 +193,30 @@ class Rows:
     def __init__(self, folder: Path, like: Tensor, writer: int) -> None:
         folder.mkdir(exist_ok=True)
         self.shape, self.dtype, self.bytes = like.shape, like.dtype, like.nbytes
-        self.index: dict[int, tuple[int, int]] = {}  # start -> (file, slot)
-        self._pending: list[int] = []
+        self.index: dict[int, tuple[int, int, int]] = {}  # start -> (file, slot, digest)
+        self._pending: list[tuple[int, int]] = []  # (start, digest)
         self._files: list[int] = []
-        for path in sorted({*folder.glob("*.rows"), folder / f"{writer:03}.rows"}):
-            mine = path.name == f"{writer:03}.rows"
+        own = folder / f"{writer:03}.rows"
+        # Ours last: what was made anew there stands for what is damaged elsewhere.
+        for path in [*sorted({*folder.glob("*.rows")} - {own}), own]:
+            mine = path == own
             file = os.open(path, os.O_RDWR | os.O_CREAT if mine else os.O_RDONLY, 0o644)
             self._files.append(file)
             known = _starts(path.with_suffix(".starts"), os.fstat(file).st_size // self.bytes)
-            self.index |= {int(start): (file, slot) for slot, start in enumerate(known)}
+            for slot, (start, digest) in enumerate(known.tolist()):
+                self.index[start] = (file, slot, digest)
             if mine:
                 self._file, self._count = file, len(known)
                 self._starts = os.open(path.with_suffix(".starts"), os.O_WRONLY | os.O_CREAT, 0o644)
-                os.ftruncate(self._starts, 8 * len(known))
+                os.ftruncate(self._starts, START.itemsize * len(known))
 
-    def read(self, start: int) -> Tensor:
-        """The row of a window that is in ``index``."""
-        file, slot = self.index[start]
+    def read(self, start: int) -> Tensor | None:
+        """The row of a window that is in ``index``; None, and no longer there, if it is damaged."""
+        file, slot, digest = self.index[start]
         raw = bytearray(os.pread(file, self.bytes, slot * self.bytes))
+        if row_digest(raw) != digest:
+            del self.index[start]
+            return None
         return torch.frombuffer(raw, dtype=self.dtype).view(self.shape)
 
     def write(self, start: int, row: Tensor) -> None:
@@ -199,16 +226,17 @@ class Rows:
         flat: Any = row.contiguous().flatten().view(torch.uint8).numpy()
         raw = memoryview(flat)
         _write_all(self._file, raw, self._count * self.bytes)
-        self.index[start] = (self._file, self._count)
-        self._pending.append(start)
+        digest = row_digest(raw)
+        self.index[start] = (self._file, self._count, digest)
+        self._pending.append((start, digest))
         self._count += 1
 
     def commit(self) -> None:
         """Rows first, then their starts."""
         if self._pending:
             os.fsync(self._file)
-            raw = memoryview(np.array(self._pending, dtype="<i8").tobytes())
-            _write_all(self._starts, raw, 8 * (self._count - len(self._pending)))
+            raw = memoryview(np.array(self._pending, dtype=START).tobytes())
+            _write_all(self._starts, raw, START.itemsize * (self._count - len(self._pending)))
             os.fsync(self._starts)
             self._pending.clear()
 
@@ -261,10 +289,11 @@ def _writer(folder: Path) -> tuple[int, int]:
     raise AssertionError("unreachable")
 
 
-def _starts(path: Path, rows: int) -> NDArray[np.int64]:
-    """Starts of whole rows; a cut-off last one, or one whose row is not there, is left out."""
+def _starts(path: Path, rows: int) -> NDArray[Any]:
+    """Starts and digests of whole rows; one that is cut off, or whose row is, is left out."""
     raw = path.read_bytes() if path.is_file() else b""
-    return np.frombuffer(raw[: len(raw) // 8 * 8], dtype="<i8")[:rows]
+    whole = len(raw) // START.itemsize * START.itemsize
+    return np.frombuffer(raw[:whole], dtype=START)[:rows]
 
 
 def _write_all(file: int, raw: memoryview, offset: int) -> None:

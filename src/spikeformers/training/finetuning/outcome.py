@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spikeformers.data.glue import SentenceData, SentenceTask
+from spikeformers.storage import write_text
 from spikeformers.training.batches import check_context
 from spikeformers.training.finetuning.examples import Encoded
 from spikeformers.training.finetuning.metrics import majority_scores
 from spikeformers.training.finetuning.task import answers, predict, scores
 from spikeformers.training.journal import read_metrics
-from spikeformers.training.run_folder import write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from spikeformers.errors import StorageError
+from spikeformers.storage.writable import why_not
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``path`` through a temporary name. Raises ``StorageError``; the old file stays."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    """Write ``path`` through a temporary name. Raises ``StorageError``; the old file stays.
+
+    The temporary name is this process's own: two processes that write one file do not meet in it.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content)
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise StorageError(
-            f"could not write {path}: {error.strerror or error}. What was there is unchanged; "
-            "free some space, or name another folder."
+            f"could not write {path}: {why_not(error)}. What was there is unchanged; free some "
+            "space, or name another folder."
         ) from error
 
 

@@ -6,13 +6,13 @@ import os
 import pytest
 
 from spikeformers.errors import StorageError
-from spikeformers.reporting import _files
+from spikeformers.storage import files
 
 
 def test_folders_are_made_and_files_replaced(tmp_path):
     path = tmp_path / "a" / "b.txt"
-    _files.write_text(path, "é")
-    _files.write_text(path, "ö")
+    files.write_text(path, "é")
+    files.write_text(path, "ö")
     assert path.read_text(encoding="utf-8") == "ö"
     assert [p.name for p in path.parent.iterdir()] == ["b.txt"]
 
@@ -24,8 +24,8 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(_files.os, "replace", full)
+    monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(StorageError, match=r"b\.txt: No space left on device"):
-        _files.write_text(path, "new")
+        files.write_text(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["b.txt"]

@@ -1,0 +1,21 @@
+"""The disk: may this place be written, who writes there now, is what was written unchanged."""
+
+from __future__ import annotations
+
+from spikeformers.storage.digest import digest_of, file_digest, new_digest, row_digest
+from spikeformers.storage.files import write_bytes, write_text
+from spikeformers.storage.lock import check_unlocked, run_lock
+from spikeformers.storage.writable import check_file, check_folder
+
+__all__ = [
+    "check_file",
+    "check_folder",
+    "check_unlocked",
+    "digest_of",
+    "file_digest",
+    "new_digest",
+    "row_digest",
+    "run_lock",
+    "write_bytes",
+    "write_text",
+]
