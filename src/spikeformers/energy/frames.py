@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from spikeformers.attention import Attention
-from spikeformers.energy.count import norm_kind
+from spikeformers.energy.count import Rows, norm_kind
 from spikeformers.models._block import SpikingAttention
 from spikeformers.neurons import Neuron
+
+CLOSED = (
+    *("linear", "conv", "embedding", "norm", "neuron", "core", "sdpa", "expanded"),
+    *("says", "part of a product"),
+)
+"""Kinds whose elementwise operations are counted with the whole, or belong to a product."""
+ACCOUNTS = ("linear", "conv", "core", "sdpa", "expanded")
+"""Kinds that account for the matrix products inside them."""
 
 
 @dataclass
@@ -39,7 +49,14 @@ def layer_of(name: str) -> int | None:
 
 
 def kind_of(module: nn.Module) -> str:
-    """linear, conv, embedding, neuron, core, expanded, norm, activation or open."""
+    """linear, conv, embedding, neuron, core, expanded, norm, activation or open.
+
+    A module may say so itself (``counted_as``): one that "says" hands on what the spikes that it
+    read mean, and one that is "part of a product" does additions that belong to it.
+    """
+    own: str | None = getattr(module, "counted_as", None)
+    if own is not None:
+        return own
     if isinstance(module, (nn.Linear, Conv1D)):
         return "linear"
     if isinstance(module, nn.Conv2d) and module.padding_mode == "zeros":
@@ -58,6 +75,17 @@ def kind_of(module: nn.Module) -> str:
     if home in ("transformers.activations", "torch.nn.modules.activation"):
         return "activation"
     return "open"
+
+
+def rows_of(model: nn.Module, inputs: Mapping[str, Any]) -> Rows:
+    """Which rows of a batch count."""
+    if "pixel_values" in inputs:
+        rows = Rows(inputs["pixel_values"].shape[0], 1, None, images=True)
+    else:
+        batch_size, tokens = inputs["input_ids"].shape[:2]
+        rows = Rows(batch_size, tokens, inputs.get("attention_mask"))
+    rows.key_heads = key_heads_of(model)
+    return rows
 
 
 def key_heads_of(model: nn.Module) -> int | None:

@@ -25,12 +25,14 @@ from spikeformers.energy import count, synapses
 from spikeformers.energy import operations as ops
 from spikeformers.energy.count import Place, Rows
 from spikeformers.energy.frames import (
+    ACCOUNTS,
+    CLOSED,
     Frame,
     attention_written_out,
     complaint,
-    key_heads_of,
     kind_of,
     layer_of,
+    rows_of,
     said,
 )
 from spikeformers.energy.listing import Listing
@@ -42,8 +44,6 @@ from spikeformers.neurons import Neuron
 
 Batch = Tensor | Mapping[str, Tensor]
 _ATTENTION = "attention scores and values"
-_CLOSED = ("linear", "conv", "embedding", "norm", "neuron", "core", "sdpa", "expanded")
-_ACCOUNTS = ("linear", "conv", "core", "sdpa", "expanded")
 
 
 def trace(model: nn.Module, batch: Batch) -> Trace:
@@ -70,12 +70,7 @@ def trace_into(listing: Listing, model: nn.Module, batch: Batch) -> int:
 def _run(model: nn.Module, batch: Batch, listing: Listing | None) -> _Tracer:
     inputs = {"input_ids": batch} if isinstance(batch, Tensor) else dict(batch)
     inputs.pop("labels", None)
-    if "pixel_values" in inputs:
-        rows = Rows(inputs["pixel_values"].shape[0], 1, None, images=True)
-    else:
-        batch_size, tokens = inputs["input_ids"].shape[:2]
-        rows = Rows(batch_size, tokens, inputs.get("attention_mask"))
-    rows.key_heads = key_heads_of(model)
+    rows = rows_of(model, inputs)
     parameters = inspect.signature(model.forward).parameters
     if "use_cache" in parameters:
         inputs["use_cache"] = False  # type: ignore[assignment]
@@ -103,14 +98,13 @@ class _Tracer:
             parameters=stored,
             other_parameters=stored,
         )
-        self.held: set[int] = set()
-        """Parameters of counted modules, by identity: a tied one counts once."""
+        self.held: set[int] = set()  # parameters of counted modules: a tied one counts once
         self.frames: list[Frame] = []
         self.known: Any = WeakTensorKeyDictionary()
+        self.said: Any = WeakTensorKeyDictionary()  # what spikes say, and the spikes
         self.last_spikes: dict[nn.Module, Tensor] = {}
         self.paused = False
-        self.width = 0
-        """Width of the embeddings, by which residual additions are known."""
+        self.width = 0  # of the embeddings, by which residual additions are known
         self.unaccounted: list[str] = []
         self._stack = ExitStack()
         if listing is not None:
@@ -171,7 +165,8 @@ class _Tracer:
 
     def _linear(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
         module: Any = frame.module
-        x: Tensor = next(iter(inputs.values()))
+        entered = next(iter(inputs.values()))
+        x: Tensor = self.said.get(entered, entered)
         self._hold(module.weight)
         weight = module.weight if isinstance(module, Conv1D) else module.weight.t()
         place = self.place(frame.name, self._linear_component(frame.name))
@@ -179,7 +174,8 @@ class _Tracer:
         self._check(frame, expected, expected)
         self.trace.synapses.append(synapses.of_linear(self.rows, x, self.known.get(x), weight))
         if module.bias is not None:
-            added = self.rows.select(output).numel()
+            steps = output.shape[0] if getattr(module, "adds_bias_once", False) else 1
+            added = self.rows.select(output).numel() // steps
             self.trace.add_operations(place.component, place.layer, add=added)
 
     def _conv(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
@@ -230,6 +226,9 @@ class _Tracer:
         self.known[output] = count.neuron(self.trace, place, self.rows, module, current, output)
         if module.expanded:
             self.last_spikes[module] = output
+
+    def _says(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
+        self.said[output] = inputs["spikes"]
 
     def _core(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
         module = frame.module
@@ -335,7 +334,7 @@ class _Tracer:
             self._product(name, args, out)
         elif name in ("_softmax", "_safe_softmax"):
             self._softmax(args[0])
-        elif not any(frame.kind in _CLOSED for frame in self.frames):
+        elif not any(frame.kind in CLOSED for frame in self.frames):
             self._elementwise(name, args, kwargs, out)
 
     def _carry(self, args: tuple[Any, ...], out: Any) -> None:
@@ -350,7 +349,7 @@ class _Tracer:
     def _product(self, name: str, args: tuple[Any, ...], out: Any) -> None:
         made = out[0] if isinstance(out, tuple) else out
         for frame in reversed(self.frames):
-            if frame.kind in _ACCOUNTS:
+            if frame.kind in ACCOUNTS:
                 frame.dispatched += ops.macs_of(name, args, made)
                 return
         left, right = ops.sides(name, args)
@@ -396,5 +395,6 @@ _COUNTERS: dict[str, Callable[[_Tracer, Frame, dict[str, Any], Any], None]] = {
     "norm": _Tracer._norm,
     "neuron": _Tracer._neuron,
     "core": _Tracer._core,
+    "says": _Tracer._says,
     "expanded": _Tracer._expanded,
 }
