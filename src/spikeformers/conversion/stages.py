@@ -41,6 +41,7 @@ from spikeformers.conversion.plan import Plan, Row
 from spikeformers.conversion.thresholds import Rule
 from spikeformers.errors import CheckpointError, ConfigError, StorageError, UsageError
 from spikeformers.models import NeurTransformerConfig, NeurTransformerForCausalLM
+from spikeformers.models._adapters import refuse_adapters
 from spikeformers.models._converted import SpikingFeedForward, SpikingSelfAttention
 from spikeformers.models._sources import source_of
 from spikeformers.models.neurtransformer import spiking_module
@@ -78,6 +79,7 @@ def convert(
     ``windows`` are token ids ``[W, T]``. Raises ``UsageError`` for a folder that is taken or has
     nothing to resume, ``ConfigError`` for a resume with another request, ``StorageError``.
     """
+    refuse_adapters(model, "a conversion")
     rule, tell = rule or Rule(), progress or (lambda *_: None)
     folder = Path(out) / FOLDER
     _open(Path(out), _request(model, windows, plan, rule), resume)

@@ -16,6 +16,7 @@ from spikeformers.models import (
     NeurTransformerForCausalLM,
     WDSpikingformerForCausalLM,
 )
+from spikeformers.models._adapters import refuse_adapters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -41,6 +42,7 @@ def pack(
             f"weights={weights!r} is unknown; one of {', '.join(WEIGHTS)}."
             f"{nearest(weights, WEIGHTS)}"
         )
+    refuse_adapters(model, "the engine")
     if type(model) not in DESCRIBE:
         raise UsageError(
             f"the engine runs WD-Spikingformer, BiSpikCLM and converted models, not "
@@ -57,7 +59,9 @@ def pack(
             "bos": tokenizer.bos_token_id,
             "eos": tokenizer.eos_token_id,
         }
-    config = {k: v for k, v in model.config.to_diff_dict().items() if _plain(v)}
+    values = model.config.to_diff_dict()
+    values.pop("auto_map", None)  # of the model folder
+    config = {k: v for k, v in values.items() if _plain(v)}
     config |= {"max_position_embeddings": model.config.max_position_embeddings}
     return Packed(asdict(description), tensors, config, roles, weights)
 

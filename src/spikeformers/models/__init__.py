@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForImageClassification,
-    AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
-)
+import transformers
+from transformers import AutoConfig
 
 from spikeformers.models._config import SpikingConfig, SpikingformerConfig
 from spikeformers.models._spikingformer import SpikingLMOutput
@@ -49,24 +43,16 @@ from spikeformers.models.we_spikingformer import (
     WESpikingformerModel,
 )
 
-for _config, _auto, _model in (
-    (WDSpikingformerConfig, AutoModel, WDSpikingformerModel),
-    (WDSpikingformerConfig, AutoModelForCausalLM, WDSpikingformerForCausalLM),
-    (NeurTransformerConfig, AutoModelForCausalLM, NeurTransformerForCausalLM),
-    (BiSpikCLMConfig, AutoModel, BiSpikCLMModel),
-    (BiSpikCLMConfig, AutoModelForCausalLM, BiSpikCLMForCausalLM),
-    (SpikingViTConfig, AutoModel, SpikingViTModel),
-    (SpikingViTConfig, AutoModelForImageClassification, SpikingViTForImageClassification),
-    (WESpikingformerConfig, AutoModel, WESpikingformerModel),
-    (WESpikingformerConfig, AutoModelForMaskedLM, WESpikingformerForMaskedLM),
-    (
-        WESpikingformerConfig,
-        AutoModelForSequenceClassification,
-        WESpikingformerForSequenceClassification,
-    ),
+for _config in (
+    WDSpikingformerConfig,
+    WESpikingformerConfig,
+    BiSpikCLMConfig,
+    NeurTransformerConfig,
+    SpikingViTConfig,
 ):
     AutoConfig.register(_config.model_type, _config, exist_ok=True)
-    _auto.register(_config, _model, exist_ok=True)
+    for _auto, _model in _config.auto_classes.items():
+        getattr(transformers, _auto).register(_config, globals()[_model], exist_ok=True)
 
 __all__ = [
     "PRESETS",

@@ -78,6 +78,10 @@ class BiSpikCLMConfig(SpikingConfig):
     """Configuration of BiSpikCLM; shape, norms and positions in ``SpikingConfig``."""
 
     model_type = "bispikclm"
+    auto_classes: ClassVar[dict[str, str]] = {
+        "AutoModel": "BiSpikCLMModel",
+        "AutoModelForCausalLM": "BiSpikCLMForCausalLM",
+    }
     neuron: ClassVar[str] = "lif"
     attention: ClassVar[str] = "sfsa"
 

@@ -41,6 +41,7 @@ from spikeformers.layers import (
     SpikeLinear,
     SpikingPatches,
 )
+from spikeformers.models._auto_map import InstalledCode
 from spikeformers.models._checks import at_least_one, between, one_of
 from spikeformers.neurons import LIF, SURROGATES, TLIF
 
@@ -67,10 +68,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 @strict(accept_kwargs=True)
-class SpikingViTConfig(PreTrainedConfig):
+class SpikingViTConfig(InstalledCode, PreTrainedConfig):
     """Every choice of the spiking vision transformer; a field a choice, its default here only."""
 
     model_type = "spiking_vit"
+    auto_classes: ClassVar[dict[str, str]] = {
+        "AutoModel": "SpikingViTModel",
+        "AutoModelForImageClassification": "SpikingViTForImageClassification",
+    }
     neuron: ClassVar[str] = "lif"
     causal: ClassVar[bool] = False
     wta: ClassVar[str] = "hard"

@@ -9,7 +9,7 @@ encoding; see ``SpikingformerConfig`` for the rest.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 
@@ -55,6 +55,10 @@ class WDSpikingformerConfig(SpikingformerConfig):
     """Configuration of WD-Spikingformer; fields and defaults in ``SpikingformerConfig``."""
 
     model_type = "wd_spikingformer"
+    auto_classes: ClassVar[dict[str, str]] = {
+        "AutoModel": "WDSpikingformerModel",
+        "AutoModelForCausalLM": "WDSpikingformerForCausalLM",
+    }
 
 
 class WDSpikingformerModel(SpikingformerModel):

@@ -40,6 +40,11 @@ class WESpikingformerConfig(SpikingformerConfig):
     """Configuration of WE-Spikingformer; fields and defaults in ``SpikingformerConfig``."""
 
     model_type = "we_spikingformer"
+    auto_classes: ClassVar[dict[str, str]] = {
+        "AutoModel": "WESpikingformerModel",
+        "AutoModelForMaskedLM": "WESpikingformerForMaskedLM",
+        "AutoModelForSequenceClassification": "WESpikingformerForSequenceClassification",
+    }
     causal: ClassVar[bool] = False
     attentions: ClassVar[tuple[str, ...]] = ("wssa", "ssa", "a2os2a", "softmax")
 
