@@ -8,9 +8,20 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
 
 from spikeformers.models import (
+    BiSpikCLMConfig,
+    BiSpikCLMForCausalLM,
+    NeurTransformerConfig,
+    NeurTransformerForCausalLM,
     WDSpikingformerConfig,
     WDSpikingformerForCausalLM,
     WESpikingformerConfig,
@@ -90,6 +101,63 @@ NEURONS: dict[str, dict[str, Any]] = {
     "lif-3": {"neuron": "lif", "steps": 3, "threshold": 0.5},
     "t-lif-2": {"neuron": "t-lif", "steps": 2, "threshold": 0.75},
 }
+
+
+SOURCES: dict[str, Any] = {
+    "gpt2": GPT2Config,
+    "gpt_neox": GPTNeoXConfig,
+    "llama": LlamaConfig,
+    "qwen2": Qwen2Config,
+}
+SMALL: dict[str, Any] = {
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 32,
+}
+WIDER: dict[str, dict[str, Any]] = {
+    "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+    "gpt_neox": {"intermediate_size": 24, "hidden_act": "relu"},
+    "llama": {"intermediate_size": 24, "num_key_value_heads": 2},
+    "qwen2": {"intermediate_size": 24, "num_key_value_heads": 2},
+}
+OURS: dict[str, tuple[Any, Any]] = {
+    **KINDS,
+    "bispikclm": (BiSpikCLMConfig, BiSpikCLMForCausalLM),
+}
+
+
+@pytest.fixture(scope="session")
+def make_family() -> Make:
+    """``make_family("wd", tied=False, ...)``, ``make_family("llama", attention="cwssa")``.
+
+    Every family with random weights: ours by their names, a converted model by its source's.
+    """
+
+    def make(
+        kind: str, *, tied: bool = False, dtype: torch.dtype = torch.float64, **choices: Any
+    ) -> PreTrainedModel:
+        torch.manual_seed(5)
+        shape = SMALL | {"tie_word_embeddings": tied}
+        model: PreTrainedModel
+        if kind in SOURCES:
+            source = SOURCES[kind](**shape, **WIDER[kind]).to_dict()
+            config = NeurTransformerConfig(source=source, **({"steps": 4} | choices))
+            model = NeurTransformerForCausalLM(config)
+        else:
+            config_class, model_class = OURS[kind]
+            model = model_class(config_class(**(shape | choices)))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "threshold" in name:
+                    parameter.uniform_(0.8, 1.2)
+                elif not name.endswith("amplitude"):
+                    spread = 1.0 if "embed" in name or "wte" in name else 0.3
+                    parameter += spread * torch.randn_like(parameter)
+        return model.to(dtype).eval()
+
+    return make
 
 
 @pytest.fixture(params=ATTENTIONS)

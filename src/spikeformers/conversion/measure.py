@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeformers.conversion.calibration import Sample
-from spikeformers.models._converted import SpikeMap, SpikingFeedForward, SpikingSelfAttention
+from spikeformers.models._converted import SpikingFeedForward, SpikingSelfAttention
 from spikeformers.neurons import IF, by_sign
 
 
@@ -52,10 +52,12 @@ def _time_varying(module: SpikingFeedForward, x: Tensor) -> float:
     before = [neuron.unrolled for neuron in neurons]
     for neuron in neurons:
         neuron.unrolled = True
-    spikes, value = module.fire_in(x.unsqueeze(0)), module.fire_in.value
-    waiting = SpikeMap.forward(module.up, spikes, value).unsqueeze(0)
-    stepwise = module.up.per_step(spikes, value)
-    said = [module.down(module.fire_act(z), module.fire_act.value) for z in (stepwise, waiting)]
+    stepwise = module.up(module.say(module.fire_in(x.unsqueeze(0)), module.fire_in.value))
+    waiting = stepwise.mean(0, keepdim=True)
+    said = [
+        module.mean(module.down(module.say(module.fire_act(z), module.fire_act.value)))
+        for z in (stepwise, waiting)
+    ]
     for neuron, was in zip(neurons, before, strict=True):
         neuron.unrolled = was
     return differ(*said)["relative_error"]

@@ -22,12 +22,12 @@ def calibrate(block: SpikingFeedForward, x: Tensor, rule: Rule) -> None:
     """Set the thresholds of ``block``, whose weights are the source's, from inputs ``[N, D]``."""
     neuron = block.fire_in
     neuron.threshold.copy_(pair_thresholds(x, neuron.largest, rule))
-    spikes = neuron(x.unsqueeze(0))
-    z = block.up(spikes, neuron.value)
+    said = block.say(neuron(x.unsqueeze(0)), neuron.value)
+    z = block.mean(block.up(said))
     assert block.act is not None
     assert block.fire_hidden is not None
     h = block.act(z)
     if block.gate is not None:
-        h = block.act(block.gate(spikes, neuron.value)) * z
+        h = block.act(block.mean(block.gate(said))) * z
     theta = pair_thresholds(h, neuron.largest, rule)
     block.fire_hidden.threshold.copy_(theta * rule.margin)

@@ -42,6 +42,7 @@ from spikeformers.conversion.plan import Plan, Row
 from spikeformers.conversion.thresholds import Rule
 from spikeformers.errors import CheckpointError, ConfigError, DataError, StorageError, UsageError
 from spikeformers.models import NeurTransformerConfig, NeurTransformerForCausalLM
+from spikeformers.models._adapters import refuse_adapters
 from spikeformers.models._converted import SpikingFeedForward, SpikingSelfAttention
 from spikeformers.models._sources import source_of
 from spikeformers.models.neurtransformer import spiking_module
@@ -85,6 +86,7 @@ def convert(
     nothing to resume, ``ConfigError`` for a resume with another request, ``StorageError``. ``out``
     is held against other processes; what of it a resume finds damaged is made anew.
     """
+    refuse_adapters(model, "a conversion")
     folder, rule = Path(out), rule or Rule()
     with run_lock(folder):
         return _convert(model, tokenizer, windows, plan, folder, rule, resume, progress)

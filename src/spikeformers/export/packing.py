@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from spikeformers.engine import Packed
 from spikeformers.errors import ConfigError, UsageError, nearest
 from spikeformers.models import MODELS
+from spikeformers.models._adapters import refuse_adapters
 from spikeformers.models._weights import check_finite
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def pack(
             f"weights={weights!r} is unknown; one of {', '.join(WEIGHTS)}."
             f"{nearest(weights, WEIGHTS)}"
         )
+    refuse_adapters(model, "the engine")
     entry = MODELS.get(model.config.model_type)
     if entry is None or not entry.engine or type(model) is not entry.heads["AutoModelForCausalLM"]:
         runs = ", ".join(each.title for each in MODELS.values() if each.engine)
@@ -48,7 +50,9 @@ def pack(
             "bos": tokenizer.bos_token_id,
             "eos": tokenizer.eos_token_id,
         }
-    config = {k: v for k, v in model.config.to_diff_dict().items() if _plain(v)}
+    values = model.config.to_diff_dict()
+    values.pop("auto_map", None)  # of the model folder
+    config = {k: v for k, v in values.items() if _plain(v)}
     config |= {"max_position_embeddings": model.config.max_position_embeddings}
     return Packed(asdict(description), tensors, config, roles, weights)
 

@@ -20,6 +20,13 @@ class SpikeLinear(nn.Linear):
     ends_residual: bool = False
     """Its output joins the membrane stream; models scale such weights by depth at the start."""
 
+    @classmethod
+    def of(cls, linear: nn.Linear) -> SpikeLinear:
+        """The map of ``linear``, with its parameters."""
+        made = cls(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
+        made.weight, made.bias = linear.weight, linear.bias
+        return made
+
     def fold(self, unit: float) -> None:
         """Fold the value of one spike into the weights and expect sub-steps from now on."""
         with torch.no_grad():

@@ -18,6 +18,7 @@ from transformers import PreTrainedConfig
 from spikeformers.attention import ATTENTIONS, COMPETITIONS, ORDERS
 from spikeformers.errors import ConfigError
 from spikeformers.layers import NORMS, ROLE_NEURONS
+from spikeformers.models._auto_map import InstalledCode
 from spikeformers.models._checks import at_least_one, between, one_of
 from spikeformers.models.control import TwinPositions, text_twin
 from spikeformers.neurons import NEURONS, SURROGATES
@@ -26,7 +27,7 @@ POSITIONS = ("learned", "relative", "both", "none")
 
 
 @strict(accept_kwargs=True)
-class SpikingConfig(PreTrainedConfig):
+class SpikingConfig(InstalledCode, PreTrainedConfig):
     """Shape, norms, positions and firing-rate term: what every spiking language model has."""
 
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]

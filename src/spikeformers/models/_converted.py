@@ -21,11 +21,10 @@ Shapes: S steps (1 where counts are handed on), B batch, T tokens, D width, H he
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
 from spikeformers.attention import SSA, WTA, ScaledAttention
@@ -38,27 +37,40 @@ SCORE_SCALE = 0.125  # s of SSA, as in Spikformer
 
 
 class SpikeMap(nn.Linear):
-    """``y = sum_S (spikes * value) W^T + b``, ``[S, B, T, D]`` to ``[B, T, D']``.
+    """``y = x W^T + b`` of what spikes say, step by step, ``[S, B, T, D]`` to ``[S, B, T, D']``.
 
-    ``value`` (``IF.value``) is what one spike says. In hardware it is folded into the weights, a
-    column for each sign; here it scales the input, which costs nothing in the count.
+    A plain linear map of one operand (``Say``), so that whatever stands in its place or beside it,
+    such as a low-rank adapter, reads that operand too. In hardware the value of a spike is folded
+    into the weights, a column for each sign; here it scales the input, which costs nothing in the
+    count.
     """
 
-    def forward(self, input: Tensor, value: Tensor) -> Tensor:  # type: ignore[override]
-        y = F.linear(input * by_sign(input, value), self.weight).sum(0)
-        return y if self.bias is None else y + self.bias
-
-    def per_step(self, input: Tensor, value: Tensor) -> Tensor:
-        """Currents ``[S, B, T, D']`` whose mean over steps is ``forward``."""
-        steps = input.shape[0]
-        return F.linear(input * (by_sign(input, value) * steps), self.weight, self.bias)
+    adds_bias_once: bool = True
+    """Whether the steps' currents are one sum, which needs the bias once; false: each is used."""
 
 
-class StepMap(SpikeMap):
-    """A map whose output is a current a step, for neurons that do not wait for the last one."""
+class Say(nn.Module):
+    """What spikes ``[S, ...]`` say: ``value`` (``IF.value``) each, times S.
 
-    def forward(self, input: Tensor, value: Tensor) -> Tensor:  # type: ignore[override]
-        return self.per_step(input, value)
+    So the mean over steps (``Mean``) of the currents of a ``SpikeMap``, bias and all, is the map of
+    the sum that the spikes say, and each step's current is one for a neuron that does not wait.
+    """
+
+    counted_as: ClassVar[str] = "says"
+    """Its output stands for the spikes that it read; the arithmetic folds into the map after it."""
+
+    def forward(self, spikes: Tensor, value: Tensor) -> Tensor:
+        steps, each = spikes.shape[0], by_sign(spikes, value)
+        return spikes * (each if steps == 1 else each * steps)
+
+
+class Mean(nn.Module):
+    """Mean over steps, ``[S, ...]`` to ``[...]``: additions that belong to the map before it."""
+
+    counted_as: ClassVar[str] = "part of a product"
+
+    def forward(self, currents: Tensor) -> Tensor:
+        return currents.squeeze(0) if currents.shape[0] == 1 else currents.mean(0)
 
 
 class SpikingFeedForward(nn.Module):
@@ -77,7 +89,6 @@ class SpikingFeedForward(nn.Module):
         super().__init__()
         self.method, self.gated = method, shape.gated
         self.pipelined = pipelined and method == "qcfs" and not shape.gated
-        first: type[SpikeMap] = StepMap if self.pipelined else SpikeMap
         unrolled = unrolled or self.pipelined
 
         def pair(channels: int) -> SignedIF:
@@ -85,8 +96,10 @@ class SpikingFeedForward(nn.Module):
                 return SignedNILIF((channels,), steps)
             return CODES[code]((channels,), steps, unrolled)
 
+        self.say, self.mean = Say(), Mean()
         self.fire_in = pair(shape.width)
-        self.up = first(shape.width, shape.hidden, shape.ffn_bias)
+        self.up = SpikeMap(shape.width, shape.hidden, shape.ffn_bias)
+        self.up.adds_bias_once = not self.pipelined
         self.gate = SpikeMap(shape.width, shape.hidden, shape.ffn_bias) if shape.gated else None
         self.act = None if method == "qcfs" else ACT2FN[shape.activation]
         self.fire_act = IF((shape.hidden,), steps, unrolled) if method == "qcfs" else None
@@ -94,24 +107,26 @@ class SpikingFeedForward(nn.Module):
         self.down = SpikeMap(shape.hidden, shape.width, shape.ffn_bias)
         self.dropout = nn.Dropout(shape.dropout)
 
-    def hidden(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Spikes into ``down`` ``[S, B, T, D']``, and the value of one."""
-        spikes, value = self.fire_in(x.unsqueeze(0)), self.fire_in.value
-        z = (self.up if self.gate is None else self.gate)(spikes, value)
+    def hidden(self, x: Tensor) -> Tensor:
+        """What the spikes into ``down`` say, ``[S, B, T, D']``."""
+        said = self.say(self.fire_in(x.unsqueeze(0)), self.fire_in.value)
+        z = (self.up if self.gate is None else self.gate)(said)
+        if not self.pipelined:
+            z = self.mean(z)
         if self.fire_act is None:
             h = self.act(z)  # type: ignore[misc]
         else:
             fired = self.fire_act(z if self.pipelined else z.unsqueeze(0))
             if self.gate is None:
-                return fired, self.fire_act.value
+                return self.say(fired, self.fire_act.value)
             h = (fired * self.fire_act.value).sum(0)
         if self.gate is not None:
-            h = h * self.up(spikes, value)
+            h = h * self.mean(self.up(said))
         assert self.fire_hidden is not None
-        return self.fire_hidden(h.unsqueeze(0)), self.fire_hidden.value
+        return self.say(self.fire_hidden(h.unsqueeze(0)), self.fire_hidden.value)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        y: Tensor = self.dropout(self.down(*self.hidden(hidden_states)))
+        y: Tensor = self.dropout(self.mean(self.down(self.hidden(hidden_states))))
         return y
 
 
@@ -145,6 +160,7 @@ class SpikingSelfAttention(nn.Module):
         self.layer_idx, self.shape = layer, shape
         heads, kv_heads, width = shape.heads, shape.kv_heads, shape.head_width
         pair = CODES[code]
+        self.say, self.mean = Say(), Mean()
         self.fire_in = pair((shape.width,), steps, unrolled)
         self.query = SpikeMap(shape.width, heads * width, shape.qkv_bias)
         self.key = SpikeMap(shape.width, kv_heads * width, shape.qkv_bias)
@@ -183,9 +199,9 @@ class SpikingSelfAttention(nn.Module):
         self, x: Tensor, rotary: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What drives the neurons of q, k and v, ``[B, H or H', T, K]``."""
-        spikes, value = self.fire_in(x.unsqueeze(0)), self.fire_in.value
+        said = self.say(self.fire_in(x.unsqueeze(0)), self.fire_in.value)
         maps = (self.query, self.key, self.value)
-        q, k, v = (self._heads(one(spikes, value)) for one in maps)
+        q, k, v = (self._heads(self.mean(one(said))) for one in maps)
         if rotary is not None:
             q, k = rotate(q, *rotary), rotate(k, *rotary)
         return q, k, v
@@ -239,12 +255,12 @@ class SpikingSelfAttention(nn.Module):
         allowed = allowed_keys(attention_mask, q.shape[-2], k.shape[-2], q.device)
         y = self.sums(q, k, v, allowed)
         if self.fire_out is None:
-            out = self.out(y, self.value_of_v())
+            said = self.say(y, self.value_of_v())
         else:
             assert self.gain is not None
             fired = self.fire_out((self.reals(y) * self.gain).unsqueeze(0))
-            out = self.out(fired, self.fire_out.value)
-        return self.dropout(out), None
+            said = self.say(fired, self.fire_out.value)
+        return self.dropout(self.mean(self.out(said))), None
 
 
 def append(cache: Any, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ from transformers.modeling_outputs import ModelOutput
 from spikeformers.attention import Attention
 from spikeformers.errors import ConfigError
 from spikeformers.layers import RelativeBias, SpikeLinear, TokenShift, make_norm
+from spikeformers.models._adapters import refuse_adapters, refuse_tied_adapter
 from spikeformers.models._block import SpikingBlock, make_head_neuron
 from spikeformers.models._cache import keep_last_spikes, keep_states
 from spikeformers.models._config import SpikingConfig
@@ -264,6 +265,10 @@ class SpikingLM(SpikingformerPreTrainedModel):
         return self.lm_head
 
     def set_output_embeddings(self, value: nn.Module) -> None:
+        """Take a head; a plain linear one (of a resize) becomes what the head was."""
+        kind = type(self.lm_head)
+        if type(value) is nn.Linear and issubclass(kind, SpikeLinear):
+            value = kind.of(value)
         self.lm_head = value  # type: ignore[assignment]
 
     def _finish(
@@ -275,6 +280,7 @@ class SpikingLM(SpikingformerPreTrainedModel):
         **kwargs: Any,
     ) -> SpikingLMOutput:
         """Logits ``[B, T, V]`` of ``hidden`` ``[B, T, D]``, and the loss where there are labels."""
+        refuse_tied_adapter(self)
         logits = self.logits_of(hidden)
         lm_loss = None
         if labels is not None:
@@ -345,6 +351,7 @@ def expanded(model: Model) -> Model:
     saving. Raises ConfigError for ternary neurons, whose spikes have a sign and do not expand, and
     for a rectifier, which has none.
     """
+    refuse_adapters(model, "expand_to_binary()")
     neurons = [m for m in model.modules() if isinstance(m, Neuron)]
     if any(neuron.spike_type == "ternary" for neuron in neurons):
         raise ConfigError(

@@ -21,6 +21,8 @@ from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from spikeformers.errors import ConfigError, nearest
+from spikeformers.models._adapters import refuse_tied_adapter
+from spikeformers.models._auto_map import InstalledCode
 from spikeformers.models._converted import SpikingFeedForward, SpikingSelfAttention
 from spikeformers.models._sources import Source, source_config, source_of
 from spikeformers.models.control import TwinPositions
@@ -28,10 +30,13 @@ from spikeformers.neurons.phase import MOST_STEPS, MOST_STEPS_OF_PRODUCTS
 
 FFN_METHODS = ("signed-if", "qcfs", "ni-lif", "kept")
 ATTENTIONS = ("ssa", "cwssa", "kept")
+OF_THE_SOURCE = ("num_hidden_layers", "max_position_embeddings")
+SHARED = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings")
+"""Fields that begin as the source's and may be changed; the source's record follows."""
 
 
 @strict(accept_kwargs=True)
-class NeurTransformerConfig(PreTrainedConfig):
+class NeurTransformerConfig(InstalledCode, PreTrainedConfig):
     """What the source was, and how each part of it was converted."""
 
     model_type = "neurtransformer"
@@ -77,23 +82,36 @@ class NeurTransformerConfig(PreTrainedConfig):
     num_hidden_layers: int | None = None
     num_attention_heads: int | None = None
     max_position_embeddings: int | None = None
-    tie_word_embeddings: bool = True
+    tie_word_embeddings: bool | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     pad_token_id: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if self.source is not None:  # shape and special tokens are the source's
+        if self.source is not None:  # shape, and special tokens unless given, are the source's
             described = source_config(self.source)
             shape = source_of(described.model_type).shape(described)
-            for key in (
-                *("vocab_size", "num_hidden_layers", "max_position_embeddings"),
-                *("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"),
-            ):
+            for key in (*OF_THE_SOURCE, *(key for key in SHARED if getattr(self, key) is None)):
                 setattr(self, key, getattr(described, key))
             self.hidden_size, self.intermediate_size = shape.width, shape.hidden
             self.num_attention_heads = shape.heads
         super().__post_init__(**kwargs)
+
+    def source_values(self) -> dict[str, Any]:
+        """The source's config as it is now: with this one's vocabulary, special tokens, tying."""
+        if self.source is None:
+            raise ConfigError(
+                "a NeurTransformer is converted from a trained model, and this config names no "
+                "source. Make one with `spikeformers convert`."
+            )
+        return {**self.source, **{key: getattr(self, key) for key in SHARED}}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as they are saved."""
+        values: dict[str, Any] = super().to_dict()
+        if self.source is not None:
+            values["source"] = self.source_values()
+        return values
 
     def validate_architecture(self) -> None:
         """Refuse what no model can be built from (ConfigError)."""
@@ -175,13 +193,9 @@ class NeurTransformerForCausalLM(NeurTransformerPreTrainedModel, GenerationMixin
 
     def __init__(self, config: NeurTransformerConfig) -> None:
         super().__init__(config)
-        if config.source is None:
-            raise ConfigError(
-                "a NeurTransformer is converted from a trained model, and this config names no "
-                "source. Make one with `spikeformers convert`."
-            )
+        described = source_config(config.source_values())
         config.validate_architecture()
-        self.model = AutoModelForCausalLM.from_config(source_config(config.source))
+        self.model = AutoModelForCausalLM.from_config(described)
         install(self.model, config)
         self.post_init()
 
@@ -204,6 +218,26 @@ class NeurTransformerForCausalLM(NeurTransformerPreTrainedModel, GenerationMixin
     def set_output_embeddings(self, value: nn.Module) -> None:
         self.model.set_output_embeddings(value)
 
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> nn.Embedding:
+        """As in Transformers; the source's model, its config and its record are resized with it."""
+        pad = self.config.pad_token_id
+        if new_num_tokens is not None and pad is not None and new_num_tokens <= pad:
+            raise ConfigError(
+                f"{new_num_tokens} tokens leave no row for pad_token_id {pad}; set "
+                "model.config.pad_token_id to a token that stays, or to None."
+            )
+        embeddings: nn.Embedding = self.model.resize_token_embeddings(
+            new_num_tokens, pad_to_multiple_of, mean_resizing
+        )
+        self.config.vocab_size = self.vocab_size = embeddings.weight.shape[0]
+        self.config.source = self.config.source_values()
+        return embeddings
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -218,6 +252,7 @@ class NeurTransformerForCausalLM(NeurTransformerPreTrainedModel, GenerationMixin
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits ``[B, T, V]``; ``labels`` ``[B, T]`` are shifted inside, -100 is ignored."""
+        refuse_tied_adapter(self)
         out: CausalLMOutputWithPast = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

@@ -16,6 +16,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from spikeformers.errors import ConfigError
 from spikeformers.models import bispikclm, spiking_vit, wd_spikingformer, we_spikingformer
+from spikeformers.models._auto_map import state_classes
 from spikeformers.models.bispikclm import BiSpikCLMConfig, BiSpikCLMForCausalLM, BiSpikCLMModel
 from spikeformers.models.neurtransformer import NeurTransformerConfig, NeurTransformerForCausalLM
 from spikeformers.models.spiking_vit import (
@@ -216,6 +217,8 @@ VISION_PRESETS = Presets("images")
 
 for _entry in _OWN:
     _make_known(_entry)
+    if _entry.heads:
+        state_classes(_entry.config, _entry.heads)
 
 
 def task_of(config: PreTrainedConfig) -> Task:

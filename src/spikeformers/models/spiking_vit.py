@@ -41,6 +41,7 @@ from spikeformers.layers import (
     SpikeLinear,
     SpikingPatches,
 )
+from spikeformers.models._auto_map import InstalledCode
 from spikeformers.models._checks import at_least_one, between, one_of
 from spikeformers.models.control import TwinPositions, vision_twin
 from spikeformers.neurons import LIF, SURROGATES, Neuron
@@ -67,7 +68,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 @strict(accept_kwargs=True)
-class SpikingViTConfig(PreTrainedConfig):
+class SpikingViTConfig(InstalledCode, PreTrainedConfig):
     """Every choice of the spiking vision transformer; a field a choice, its default here only."""
 
     model_type = "spiking_vit"

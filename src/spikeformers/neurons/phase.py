@@ -71,6 +71,7 @@ class PhaseIF(SignedIF):
     def _run(self, current: Tensor) -> Tensor:
         if current.shape[0] != 1:
             raise ConfigError("phase coding says one constant value; it takes no current a step.")
+        self._refuse_training(current)
         u = (current[0].abs() / by_sign(current, self.value)[0] + 0.5).clamp(max=self.largest + 0.5)
         steps = []
         for t in range(1, self.simulated + 1):

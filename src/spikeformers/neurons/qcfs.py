@@ -124,6 +124,7 @@ class IF(Neuron):
 
     def _run(self, current: Tensor) -> Tensor:
         """Step by step, ``[T, ...]``; forward only."""
+        self._refuse_training(current)
         if current.shape[0] == 1:
             current = current.expand(self.simulated, *current.shape[1:])
         membrane: Tensor | None = None
@@ -132,6 +133,14 @@ class IF(Neuron):
             spikes, membrane = self.step(now, membrane)
             steps.append(spikes)
         return torch.stack(steps)
+
+    def _refuse_training(self, current: Tensor) -> None:
+        """ConfigError where a gradient is wanted, which spikes of single steps do not pass."""
+        if self.training and torch.is_grad_enabled() and current.requires_grad:
+            raise ConfigError(
+                "neurons that run step by step (unrolled, pipelined) pass no gradient; train the "
+                "model with unrolled=False and schedule='layerwise', which has the same weights."
+            )
 
     def step(self, current: Tensor, carry: Tensor | None) -> tuple[Tensor, Tensor]:
         """One step; the carry is the membrane of each neuron of the pair, ``[1 or 2, ...]``."""

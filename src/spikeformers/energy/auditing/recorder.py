@@ -143,6 +143,8 @@ class OperationRecorder:
             kind = type(norm.module).__name__
             if what is not None and not norm.listed[f"normalisation {kind}"]:
                 self._add(norm, "normalisation", kind, args[:1])
+        elif name == "mean" and frame.kind == "part of a product":
+            return  # additions; what divides them cancels against a factor of the operand
         elif name in ("sum", "mean") and self._is_product(args):
             self._add(frame, "product", "mul, then sum", self._multiplied[args[0]][0])
         elif what == "product" and op_classes.is_fused_attention(name):

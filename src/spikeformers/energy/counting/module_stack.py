@@ -15,6 +15,13 @@ from spikeformers.energy.counting.rules import norm_kind
 from spikeformers.neurons import Neuron
 
 ATTENTION = "attention scores and values"
+CLOSED = (
+    *("linear", "conv", "embedding", "norm", "neuron", "core", "sdpa", "expanded"),
+    *("says", "part of a product"),
+)
+"""Kinds whose elementwise operations are counted with the whole, or belong to a product."""
+ACCOUNTS = ("linear", "conv", "core", "sdpa", "expanded")
+"""Kinds that account for the matrix products inside them."""
 
 
 @dataclass
@@ -40,7 +47,14 @@ def layer_of(name: str) -> int | None:
 
 
 def kind_of(module: nn.Module) -> str:
-    """linear, conv, embedding, neuron, core, expanded, norm, activation or open."""
+    """linear, conv, embedding, neuron, core, expanded, norm, activation or open.
+
+    A module may say so itself (``counted_as``): one that "says" hands on what the spikes that it
+    read mean, and one that is "part of a product" does additions that belong to it.
+    """
+    own: str | None = getattr(module, "counted_as", None)
+    if own is not None:
+        return own
     if isinstance(module, (nn.Linear, Conv1D)):
         return "linear"
     if isinstance(module, nn.Conv2d) and module.padding_mode == "zeros":

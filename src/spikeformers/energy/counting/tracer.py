@@ -25,7 +25,9 @@ from spikeformers.energy.counting import attention_rules, rules
 from spikeformers.energy.counting import operations as ops
 from spikeformers.energy.counting.hooks import DispatchMode, FunctionMode, Recorder
 from spikeformers.energy.counting.module_stack import (
+    ACCOUNTS,
     ATTENTION,
+    CLOSED,
     Frame,
     attention_written_out,
     complaint,
@@ -41,9 +43,6 @@ from spikeformers.energy.counting.rows import Batch, Place, Rows, inputs_of
 from spikeformers.energy.counting.trace import Trace
 from spikeformers.errors import SpikeformersError
 from spikeformers.neurons import Neuron
-
-_CLOSED = ("linear", "conv", "embedding", "norm", "neuron", "core", "sdpa", "expanded")
-_ACCOUNTS = ("linear", "conv", "core", "sdpa", "expanded")
 
 
 def trace(model: nn.Module, batch: Batch) -> Trace:
@@ -97,12 +96,12 @@ class _Tracer:
             parameters=stored,
             other_parameters=stored,
         )
-        self.held: set[int] = set()
-        """Parameters of counted modules, by identity: a tied one counts once."""
-        self.stack: list[Frame] = []
-        """Running modules, innermost last."""
+        self.held: set[int] = set()  # parameters of counted modules: a tied one counts once
+        self.stack: list[Frame] = []  # running modules, innermost last
         self.stated: Any = WeakTensorKeyDictionary()
         """Tensors that carry a neuron's spikes, and what the neuron says these are."""
+        self.spikes_said: Any = WeakTensorKeyDictionary()
+        """Tensors that say what spikes mean, and the spikes that they were made of."""
         self.last_spikes: dict[nn.Module, Tensor] = {}
         self.paused = False
         self.width = 0
@@ -167,7 +166,8 @@ class _Tracer:
 
     def _linear(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
         module: Any = frame.module
-        x: Tensor = next(iter(inputs.values()))
+        entered = next(iter(inputs.values()))
+        x: Tensor = self.spikes_said.get(entered, entered)
         self._hold(module.weight)
         weight = module.weight if isinstance(module, Conv1D) else module.weight.t()
         place = self.place(frame.name, linear_component(self.stack, frame.name))
@@ -177,7 +177,8 @@ class _Tracer:
             rules.synapses_of_linear(self.rows, x, self.stated.get(x), weight)
         )
         if module.bias is not None:
-            added = self.rows.select(output).numel()
+            steps = output.shape[0] if getattr(module, "adds_bias_once", False) else 1
+            added = self.rows.select(output).numel() // steps
             self.trace.add_operations(place.component, place.layer, add=added)
 
     def _conv(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
@@ -222,6 +223,9 @@ class _Tracer:
         self.stated[output] = rules.neuron(self.trace, place, self.rows, module, current, output)
         if module.expanded:
             self.last_spikes[module] = output
+
+    def _says(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
+        self.spikes_said[output] = inputs["spikes"]
 
     def _core(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
         module = frame.module
@@ -338,7 +342,7 @@ class _Tracer:
             self._product(name, args, out)
         elif name in ("_softmax", "_safe_softmax"):
             self._softmax(args[0])
-        elif not any(frame.kind in _CLOSED for frame in self.stack):
+        elif not any(frame.kind in CLOSED for frame in self.stack):
             self._elementwise(name, args, kwargs, out)
 
     def _carry(self, args: tuple[Any, ...], out: Any) -> None:
@@ -353,7 +357,7 @@ class _Tracer:
     def _product(self, name: str, args: tuple[Any, ...], out: Any) -> None:
         made = out[0] if isinstance(out, tuple) else out
         for frame in reversed(self.stack):
-            if frame.kind in _ACCOUNTS:
+            if frame.kind in ACCOUNTS:
                 frame.dispatched += ops.macs_of(name, args, made)
                 return
         left, right = ops.factors(name, args)
@@ -391,5 +395,6 @@ _COUNTERS: dict[str, Callable[[_Tracer, Frame, dict[str, Any], Any], None]] = {
     "norm": _Tracer._norm,
     "neuron": _Tracer._neuron,
     "core": _Tracer._core,
+    "says": _Tracer._says,
     "expanded": _Tracer._expanded,
 }
