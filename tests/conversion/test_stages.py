@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -394,3 +395,13 @@ def test_the_request_is_written_down(
     assert request["rule"] == {"name": "mse", "percentile": 99.9, "margin": 1.0}
     assert request["config"]["steps"] == 3
     assert request["config"]["source"]["model_type"] == "gpt_neox"
+
+
+def test_an_adapter_is_merged_before_a_conversion(
+    dense: Dense, windows: Tensor, tokenizer: Any, tmp_path: Path
+) -> None:
+    model = dense("gpt2")
+    get_peft_model(model, LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True))
+    with pytest.raises(ConfigError, match="2 maps have an adapter that is not merged"):
+        convert(model, tokenizer, windows, make_plan(model), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

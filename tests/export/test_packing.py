@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from peft import LoraConfig, get_peft_model
+from transformers import GPT2Config
 
 from spikeformers.errors import ConfigError, UsageError
 from spikeformers.export import pack
 from spikeformers.models import (
+    NeurTransformerConfig,
+    NeurTransformerForCausalLM,
     WDSpikingformerConfig,
     WDSpikingformerForCausalLM,
     WESpikingformerConfig,
@@ -59,3 +65,28 @@ def test_what_the_engine_does_not_run_is_refused() -> None:
     many = WDSpikingformerForCausalLM(WDSpikingformerConfig(**SHAPE, levels=65))
     with pytest.raises(ConfigError, match="levels=65"):
         pack(many, None)
+
+
+@pytest.mark.parametrize("converted", [False, True])
+def test_an_adapter_is_merged_before_packing(converted: bool) -> None:
+    """The weights alone would be packed, without what the adapter adds."""
+    model = WDSpikingformerForCausalLM(WDSpikingformerConfig(**SHAPE))
+    if converted:
+        source = GPT2Config(**SHAPE, bos_token_id=None, eos_token_id=None).to_dict()
+        model = NeurTransformerForCausalLM(NeurTransformerConfig(source=source, steps=4))
+    lora = LoraConfig(r=2, target_modules=["up"], init_lora_weights=False)
+    adapted = get_peft_model(model, lora)
+    for place in (adapted, model):
+        with pytest.raises(
+            ConfigError, match=r"1 maps have an adapter .*\.mlp\.up.*merge_and_unload"
+        ):
+            pack(place, None, "fp32")
+    merged = adapted.merge_and_unload()
+    up = merged.get_submodule(next(n for n, _ in merged.named_modules() if n.endswith("mlp.up")))
+    assert (pack(merged, None, "fp32").tensors["layers.0.up"] == up.weight.detach().numpy().T).all()
+
+
+def test_the_map_of_classes_belongs_to_the_folder(tmp_path: Path) -> None:
+    model = WDSpikingformerForCausalLM(WDSpikingformerConfig(**SHAPE))
+    model.save_pretrained(tmp_path)
+    assert "auto_map" not in pack(model, None, "fp32").config

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import GPT2Config, LlamaConfig
@@ -194,3 +195,27 @@ def test_a_converted_model_folds(source: str, choices: dict[str, Any]) -> None:
         again = F.linear(spikes.clamp_min(0), on) + F.linear(spikes.clamp_max(0), off)
         again = again if module.bias is None else again + module.bias
         torch.testing.assert_close(again, out, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_an_adapter_is_counted_and_audited_beside_its_map() -> None:
+    """A reads the spikes that the map reads, B reads reals; merged, nothing is left of them."""
+    torch.manual_seed(5)
+    config = NeurTransformerConfig(source=SOURCES["gpt2"].to_dict(), steps=4)
+    model = NeurTransformerForCausalLM(config).eval()
+    ids = torch.randint(0, 50, (2, 12))
+    name = "model.transformer.h.0.mlp.up"
+    alone = trace(model, ids).products[name]
+    lora = LoraConfig(r=2, target_modules=[name], init_lora_weights=False)
+    adapted = get_peft_model(model, lora)
+    products = trace(adapted.base_model.model, ids).products
+    events, rows = alone.sop // 64, 2 * 12
+    assert products[f"{name}.base_layer"].sop == alone.sop == events * 64 > 0
+    assert products[f"{name}.lora_A.default"].sop == events * 2
+    second = products[f"{name}.lora_B.default"]
+    assert (second.sop, second.macs) == (0, rows * 2 * 64)
+    (row,) = audit(adapted.base_model.model, [ids]).failures("addition-only")
+    assert row.module == f"{name}.lora_B.default"
+    merged = adapted.merge_and_unload()
+    assert trace(merged, ids).products[name].sop == alone.sop
+    assert audit(merged, [ids]).failures("addition-only") == []
