@@ -16,6 +16,7 @@ from transformers import (
     Qwen2Config,
     StaticCache,
 )
+from transformers.masking_utils import create_causal_mask
 
 from spikeformers.errors import ConfigError
 from spikeformers.models import (
@@ -177,6 +178,31 @@ def test_a_cache_of_ones_own_goes_on_where_it_was(make: Make, name: str) -> None
     assert torch.equal(logits["static"], logits["dynamic"])
     whole = model(tokens, use_cache=False).logits
     torch.testing.assert_close(logits["static"], whole, atol=1e-3, rtol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [name for name in CONVERTED if "window" not in name])
+def test_a_converted_model_cuts_the_mask_that_was_made_for_a_static_cache(
+    make: Make, name: str
+) -> None:
+    model = make(name)
+    positions = (PADDED.cumsum(-1) - 1).clamp_min(0)
+    whole = model(PROMPT, attention_mask=PADDED, position_ids=positions).logits
+    cache = StaticCache(config=model.config, max_cache_len=12)
+    for start, stop in ((0, 4), (4, 7)):
+        new = PROMPT[:, start:stop]
+        mask = create_causal_mask(
+            model.model.config, torch.zeros(2, stop - start, 1), PADDED[:, :stop], cache
+        )
+        out = model(
+            new,
+            attention_mask=mask,
+            position_ids=positions[:, start:stop],
+            past_key_values=cache,
+        )
+    torch.testing.assert_close(out.logits, whole[:, 4:], atol=1e-3, rtol=1e-3)
+    with pytest.raises(ConfigError, match="3 columns, and there are 10 positions"):
+        model(PROMPT[:, :3], attention_mask=torch.ones(2, 3), past_key_values=cache)
 
 
 @pytest.mark.parametrize("name", ["hard", "bispikclm", "llama, cwssa", "llama, kept"])

@@ -12,7 +12,7 @@ own, behind those of attention.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -142,10 +142,14 @@ def _same_shape(held: Tensor, new: Tensor) -> None:
     """ConfigError unless both ``[B, H, _, W]`` are alike but for their rows."""
     a, b = ([*x.shape[:2], x.shape[3]] for x in (held, new))
     if a != b:
-        raise ConfigError(
-            f"this cache holds keys of batch, heads, width {a}, and {b} come: it was filled by "
-            "another model or another batch; begin with an empty cache."
-        )
+        raise _foreign("keys of batch, heads, width", a, b)
+
+
+def _foreign(what: str, held: list[int], new: list[int]) -> ConfigError:
+    return ConfigError(
+        f"this cache holds {what} {held}, and {new} come: it was filled by another model or "
+        "another batch; begin with an empty cache."
+    )
 
 
 class FixedRows(CacheLayerMixin):
@@ -253,10 +257,14 @@ class RunningState(CacheLayerMixin):
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> Any:
         raise refused(self, "it keeps a state (attention_order='state') and no keys and values")
 
-    @property
-    def state(self) -> Tensor | None:
-        """``[S, B, ...]``; None before the first token."""
-        return self.keys.transpose(0, 1) if self.is_initialized else None
+    def state(self, like: Sequence[int]) -> Tensor | None:
+        """``[S, B, ...]``; None before the first token. ConfigError where its shape is another."""
+        if not self.is_initialized:
+            return None
+        state = self.keys.transpose(0, 1)
+        if state.shape != torch.Size(like):
+            raise _foreign("a state of steps, batch", [*state.shape], [*like])
+        return state
 
     def put(self, state: Tensor, tokens: int) -> None:
         """Keep ``[S, B, ...]``, which ``tokens`` more have joined."""
@@ -330,8 +338,10 @@ def shifted(
         return moved
     state = cache.layers[slot]
     assert isinstance(state, RunningState)
-    lead = spikes.shape[:-3]
-    before = None if state.state is None else state.state.unflatten(0, lead)
-    state.put(shift.last(spikes).flatten(0, -4), spikes.shape[-2])
+    last = shift.last(spikes).flatten(0, -4)
+    before = state.state(last.shape)
+    state.put(last, spikes.shape[-2])
+    if before is not None:
+        before = before.unflatten(0, spikes.shape[:-3])
     moved = shift(spikes, present, before)
     return moved

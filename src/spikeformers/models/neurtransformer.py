@@ -210,9 +210,9 @@ class NeurTransformerForCausalLM(NeurTransformerPreTrainedModel, CachedGeneratio
         """Logits ``[B, T, V]``; ``labels`` ``[B, T]`` are shifted inside, -100 is ignored."""
         x = input_ids if inputs_embeds is None else inputs_embeds
         if x is not None:
-            tokens, layers = x.shape[1], self.config.num_hidden_layers
-            past = 0
+            tokens, past = x.shape[1], 0
             if past_key_values is not None:
+                layers = len(self.source.blocks(self.model))
                 past = admit(past_key_values, layers, tokens, x.device, self.windows)
             attention_mask = fitted(attention_mask, past + tokens)
         out: CausalLMOutputWithPast = self.model(
