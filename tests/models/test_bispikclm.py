@@ -106,6 +106,33 @@ def test_or_is_or() -> None:
 
 
 @torch.no_grad()
+def test_or_of_bits_is_a_bit_while_training_with_dropout() -> None:
+    """Every stream, and so what W_q, W_k and W_v read, is 0 or 1; some spikes are dropped."""
+    model = make(residual="or", steps=2, dropout=0.4).train()
+    found: list[Tensor] = []
+    for block in model.model.layers:
+        block.register_forward_hook(lambda _m, _a, out: found.append(out[0]))
+        block.attention.query.register_forward_pre_hook(lambda _m, args: found.append(args[0]))
+    model(ids(2, 2, 24))
+    assert len(found) == 6
+    assert all(x.unique().tolist() == [0, 1] for x in found)
+    block = model.model.layers[0]
+    ones = torch.ones(20_000)
+    joined = block.join(torch.zeros(20_000), ones)
+    assert joined.unique().tolist() == [0, 1]
+    assert float(joined.mean()) == pytest.approx(0.6, abs=0.02)
+    assert torch.equal(block.join(ones, ones), ones)
+
+
+@torch.no_grad()
+def test_dropout_of_a_sum_keeps_its_mean() -> None:
+    block = make(residual="add", dropout=0.2).train().model.layers[0]
+    joined = block.join(torch.ones(20_000, dtype=F64), torch.ones(20_000, dtype=F64))
+    assert joined.unique().tolist() == [1, 2.25]
+    assert float(joined.mean()) == pytest.approx(2, abs=0.02)
+
+
+@torch.no_grad()
 def test_what_each_linear_map_reads(variant: dict[str, Any]) -> None:
     """Binary everywhere in the blocks but at the output projection, which reads integers."""
     model = make(**variant)

@@ -1,7 +1,8 @@
-"""What models share: norms, spiking maps, positions, token shift, patches, neurons of Q, K, V."""
+"""What models share: norms, spiking maps, dropout, positions, patches, neurons of Q, K, V."""
 
 from __future__ import annotations
 
+from spikeformers.layers.dropout import SpikeDropout
 from spikeformers.layers.linear import SpikeLinear
 from spikeformers.layers.norm import NORMS, BatchNorm, make_norm
 from spikeformers.layers.patches import SpikingPatches
@@ -15,6 +16,7 @@ __all__ = [
     "BatchNorm",
     "RelativeBias",
     "RoleNeurons",
+    "SpikeDropout",
     "SpikeLinear",
     "SpikingPatches",
     "TokenShift",

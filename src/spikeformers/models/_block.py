@@ -168,7 +168,8 @@ class SpikingAttention(nn.Module):
                 "attention_order='state' keeps no keys, so there are no weights on earlier tokens; "
                 "ask for attentions without a cache, or use attention_order='scores'."
             )
-        y, state = self.core.stream(q, k, v, allowed, layer.state)
+        before = layer.state((*k.shape[:-2], k.shape[-1], v.shape[-1]))
+        y, state = self.core.stream(q, k, v, allowed, before)
         layer.put(state, q.shape[-2])
         return y, self.core.weights(q, k, allowed, None) if want else None
 

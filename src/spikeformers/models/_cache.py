@@ -1,19 +1,107 @@
-"""What attention keeps in a Transformers cache, which knows no simulation steps.
+"""Which caches of Transformers attention takes, and what it keeps in them.
 
-Spikes of keys and values, one row a token; or, of A2OS2A in order "state", one matrix a head. A
-token shift keeps the last token's spikes in layers of their own, behind those of attention.
+Every cache that a model is handed goes through ``admit``. Taken are layers that give back each key
+and value as it was put in: dynamic ones, static ones (``FixedRows`` shows what was seen of them and
+no more), sliding ones until their window is full. Anything else would compute other tokens without
+a word, and is refused by name.
+
+A cache knows no simulation steps: spikes of keys and values are one row per token; or, of A2OS2A in
+order "state", one matrix per head. A token shift keeps the last token's spikes in layers of their
+own, behind those of attention.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
+from transformers.cache_utils import (
+    Cache,
+    CacheLayerMixin,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    StaticLayer,
+    StaticSlidingWindowLayer,
+)
 
 from spikeformers.errors import ConfigError
 from spikeformers.layers import TokenShift
+
+INSTEAD = (
+    "Use DynamicCache(), the default of generate(), or StaticCache(config=model.config, "
+    "max_cache_len=...)."
+)
+READ_HERE = ("update", "get_seq_length", "get_mask_sizes", "get_query_offset")
+"""Methods of a cache that a class of its own would have to leave alone."""
+
+
+def refused(cache: Any, why: str, instead: str = INSTEAD) -> ConfigError:
+    """The error for a cache, or a part of one, that is not taken."""
+    name = cache if isinstance(cache, str) else type(cache).__name__
+    return ConfigError(f"{name} is not taken as a cache: {why}. {instead}")
+
+
+def admit(
+    cache: Any,
+    layers: int,
+    tokens: int,
+    device: torch.device,
+    windows: Mapping[int, int] | None = None,
+) -> int:
+    """Positions that ``cache`` holds; made ready for ``tokens`` more in each of ``layers`` layers.
+
+    Layers of fixed size are replaced in place, by layers with the same rows. ``windows`` has the
+    sliding window of each layer whose attention has one. ConfigError for a cache that would not
+    give the tokens of a dynamic one.
+    """
+    if not isinstance(cache, Cache):
+        raise refused(cache, "it is not a Cache of Transformers 5")
+    if any(getattr(type(cache), n, None) is not getattr(Cache, n, None) for n in READ_HERE):
+        raise refused(cache, "its class changes what a layer keeps, returns or counts")
+    if cache.offloading and device.type != "cuda":
+        raise refused(
+            f"{type(cache).__name__} with offloading",
+            f"it copies between a CUDA device and memory, and this model is on {device.type!r}",
+        )
+    _complete(cache, layers)
+    windows = windows or {}
+    for index in range(layers):
+        cache.layers[index] = _taken(cache.layers[index], windows.get(index))
+    held = {int(layer.get_seq_length()) for layer in cache.layers[:layers]}
+    if len(held) != 1:
+        raise refused(cache, f"its layers hold different numbers of positions ({held})")
+    [past] = held
+    for index, layer in enumerate(cache.layers[:layers]):
+        most = layer.get_max_length()
+        if 0 <= most < past + tokens and most != windows.get(index):
+            raise ConfigError(
+                f"{type(cache).__name__} keeps {most} positions, and holds {past} while {tokens} "
+                "more come; make it longer (max_cache_len), or use DynamicCache()."
+            )
+    return past
+
+
+def _complete(cache: Cache, layers: int) -> None:
+    """Make the layers that a cache without a config makes when it comes to them."""
+    while cache.layer_class_to_replicate is not None and len(cache.layers) < layers:
+        cache.layers.append(cache.layer_class_to_replicate())
+    if len(cache.layers) < layers:
+        raise refused(cache, f"it has {len(cache.layers)} layers, and this model {layers}")
+
+
+def _taken(layer: Any, window: int | None) -> Any:
+    """``layer`` or what stands for it; ``window`` is that of the model's own attention there.
+
+    By exact class: what inherits from these may compress, forget or quantise.
+    """
+    kind = type(layer)
+    if kind in (DynamicLayer, DynamicSlidingWindowLayer, FixedRows, RunningState):
+        return layer
+    if kind is StaticLayer or (kind is StaticSlidingWindowLayer and window is None):
+        return FixedRows.of(layer)
+    raise refused(layer, "it may not return every key and value as it was put in")
 
 
 def append(cache: Cache, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
@@ -29,8 +117,125 @@ def append(cache: Cache, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tens
     def unpack(x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, width)).permute(3, 0, 1, 2, 4).unflatten(0, lead)
 
-    k_all, v_all = cache.update(pack(k), pack(v), layer)
+    k_all, v_all = append_rows(cache, pack(k), pack(v), layer)
     return unpack(k_all), unpack(v_all)
+
+
+def append_rows(cache: Cache, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    """Append ``[B, H, T, W]`` and return all rows so far, ``[B, H, J, W]``."""
+    before = int(cache.get_seq_length(layer))
+    if before:
+        held = cache.layers[layer]
+        if cache.offloading:  # states of a token shift disturb the order of the cache's own
+            held.prefetch()
+        _same_shape(held.keys, k)
+    k_all, v_all = cache.update(k, v, layer)
+    if k_all.shape[-2] != before + k.shape[-2]:
+        raise refused(
+            cache.layers[layer],
+            f"it returns {k_all.shape[-2]} rows where {before} were before and {k.shape[-2]} came",
+        )
+    return k_all, v_all
+
+
+def _same_shape(held: Tensor, new: Tensor) -> None:
+    """ConfigError unless both ``[B, H, _, W]`` are alike but for their rows."""
+    a, b = ([*x.shape[:2], x.shape[3]] for x in (held, new))
+    if a != b:
+        raise _foreign("keys of batch, heads, width", a, b)
+
+
+def _foreign(what: str, held: list[int], new: list[int]) -> ConfigError:
+    return ConfigError(
+        f"this cache holds {what} {held}, and {new} come: it was filled by another model or "
+        "another batch; begin with an empty cache."
+    )
+
+
+class FixedRows(CacheLayerMixin):
+    """The rows of a static layer, of which attention is shown those that were seen.
+
+    Not compilable: how many rows it shows changes from token to token.
+    """
+
+    is_sliding = False
+    is_croppable = True
+
+    def __init__(self, max_cache_len: int) -> None:
+        super().__init__()
+        self.max_cache_len, self.seen = max_cache_len, 0
+
+    @classmethod
+    def of(cls, layer: StaticLayer) -> FixedRows:
+        """The same rows, not copied."""
+        made = cls(layer.max_cache_len)
+        if layer.is_initialized:
+            made.keys, made.values = layer.keys, layer.values
+            made.dtype, made.device = layer.dtype, layer.device
+            made.is_initialized, made.seen = True, int(layer.get_seq_length())
+        return made
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.keys, self.values = (
+            x.new_zeros(*x.shape[:2], self.max_cache_len, x.shape[3])
+            for x in (key_states, value_states)
+        )
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> Any:
+        stop = self.seen + key_states.shape[-2]
+        if stop > self.max_cache_len:
+            raise ConfigError(
+                f"a static cache of {self.max_cache_len} positions is full; make it longer "
+                "(max_cache_len), or use DynamicCache()."
+            )
+        if self.seen == 0:  # also where generate() made rows of another width ahead of time
+            self._make_room(key_states, value_states)
+        self.keys[..., self.seen : stop, :] = key_states
+        self.values[..., self.seen : stop, :] = value_states
+        self.seen = stop
+        # In one piece, as a dynamic layer's: products of other strides may round in another way.
+        return self.keys[..., :stop, :].contiguous(), self.values[..., :stop, :].contiguous()
+
+    def _make_room(self, k: Tensor, v: Tensor) -> None:
+        new = (k, v)
+        if self.is_initialized:
+            held = (self.keys, self.values)
+            if all(
+                a[..., :1, :].shape == b[..., :1, :].shape
+                and (a.dtype, a.device) == (b.dtype, b.device)
+                for a, b in zip(held, new, strict=True)
+            ):
+                return
+        self.lazy_initialization(k, v)
+
+    def get_seq_length(self) -> int:
+        return self.seen
+
+    def get_max_length(self) -> int:
+        return self.max_cache_len
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.seen + query_length, 0
+
+    def reset(self) -> None:
+        super().reset()
+        self.seen = 0
+
+    def crop(self, tokens_to_remove: int) -> None:
+        if tokens_to_remove > 0:
+            raise ValueError("crop takes minus the number of tokens to remove.")
+        self.seen = max(self.seen + tokens_to_remove, 0)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        if self.seen:
+            self.keys = self.keys.repeat_interleave(repeats, dim=0)
+            self.values = self.values.repeat_interleave(repeats, dim=0)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        if self.seen:
+            self.keys, self.values = self.keys[indices], self.values[indices]
 
 
 class RunningState(CacheLayerMixin):
@@ -50,12 +255,16 @@ class RunningState(CacheLayerMixin):
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> Any:
-        raise TypeError("a running state keeps no keys and values: call put()")
+        raise refused(self, "it keeps a state (attention_order='state') and no keys and values")
 
-    @property
-    def state(self) -> Tensor | None:
-        """``[S, B, ...]``; None before the first token."""
-        return self.keys.transpose(0, 1) if self.is_initialized else None
+    def state(self, like: Sequence[int]) -> Tensor | None:
+        """``[S, B, ...]``; None before the first token. ConfigError where its shape is another."""
+        if not self.is_initialized:
+            return None
+        state = self.keys.transpose(0, 1)
+        if state.shape != torch.Size(like):
+            raise _foreign("a state of steps, batch", [*state.shape], [*like])
+        return state
 
     def put(self, state: Tensor, tokens: int) -> None:
         """Keep ``[S, B, ...]``, which ``tokens`` more have joined."""
@@ -76,6 +285,8 @@ class RunningState(CacheLayerMixin):
         self.is_initialized, self.seen = False, 0
 
     def crop(self, tokens_to_remove: int) -> None:
+        if tokens_to_remove == 0:
+            return
         raise ConfigError(
             "attention_order='state' and token_shift keep a state, out of which no token can be "
             "taken again; use neither where generation steps back."
@@ -91,26 +302,31 @@ class RunningState(CacheLayerMixin):
             self.keys, self.values = self.keys[indices], self.values[indices]
 
 
-def keep_states(cache: Cache, layers: int) -> Cache:
-    """``cache`` with running states for layers; what ``generate`` hands over fresh is turned."""
+def keep_states(cache: Cache, layers: int) -> None:
+    """Running states for ``layers`` layers, in place of what an empty cache has."""
     first = cache.layers[:layers]
-    if not first or not all(isinstance(layer, RunningState) for layer in first):
+    if not all(isinstance(layer, RunningState) for layer in first):
         if cache.get_seq_length() > 0:
             raise ConfigError(
                 "this cache holds keys and values, and attention_order='state' keeps sums; begin "
                 "with an empty cache."
             )
-        cache.layers[:] = [RunningState() for _ in range(layers)]
-    return cache
+        cache.layers[:layers] = [RunningState() for _ in range(layers)]
 
 
-def keep_last_spikes(cache: Cache, layers: int) -> Cache:
-    """``cache`` with two states behind its ``layers``, the last token's spikes, for each layer."""
-    while len(cache.layers) < layers:
-        cache.layers.append(DynamicLayer())
-    while len(cache.layers) < 3 * layers:
-        cache.layers.append(RunningState())
-    return cache
+def keep_last_spikes(cache: Cache, layers: int, past: int) -> None:
+    """Two states behind the ``layers`` of attention, the last token's spikes, for each layer."""
+    states = cache.layers[layers:]
+    kept = [isinstance(state, RunningState) and state.seen == past for state in states]
+    if len(kept) == 2 * layers and all(kept):
+        return
+    if past:
+        raise ConfigError(
+            f"this cache holds {past} tokens without the spikes of the last, which "
+            "token_shift=True reads; begin with an empty cache, or hand back the one that the "
+            "model returned."
+        )
+    cache.layers[layers:] = [RunningState() for _ in range(2 * layers)]
 
 
 def shifted(
@@ -122,8 +338,10 @@ def shifted(
         return moved
     state = cache.layers[slot]
     assert isinstance(state, RunningState)
-    lead = spikes.shape[:-3]
-    before = None if state.state is None else state.state.unflatten(0, lead)
-    state.put(shift.last(spikes).flatten(0, -4), spikes.shape[-2])
+    last = shift.last(spikes).flatten(0, -4)
+    before = state.state(last.shape)
+    state.put(last, spikes.shape[-2])
+    if before is not None:
+        before = before.unflatten(0, spikes.shape[:-3])
     moved = shift(spikes, present, before)
     return moved

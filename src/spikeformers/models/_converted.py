@@ -28,6 +28,8 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from spikeformers.attention import SSA, WTA, ScaledAttention
+from spikeformers.models._cache import append_rows
+from spikeformers.models._masks import visible
 from spikeformers.models._sources import Shape
 from spikeformers.neurons import IF, PhaseIF, SignedIF, SignedNILIF, by_sign
 
@@ -265,7 +267,7 @@ class SpikingSelfAttention(nn.Module):
 
 def append(cache: Any, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
     """Append counts to a Transformers cache, which holds ``[B, H, J, K]``."""
-    k_all, v_all = cache.update(k.squeeze(0), v.squeeze(0), layer)
+    k_all, v_all = append_rows(cache, k.squeeze(0), v.squeeze(0), layer)
     return k_all.unsqueeze(0), v_all.unsqueeze(0)
 
 
@@ -274,5 +276,4 @@ def allowed_keys(mask: Tensor | None, queries: int, keys: int, device: torch.dev
     if mask is None:
         ones = torch.ones(queries, keys, dtype=torch.bool, device=device)
         return ones.tril(keys - queries)[None, None]
-    mask = mask[..., :keys]
-    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+    return visible(mask, queries, keys)

@@ -223,6 +223,16 @@ def source_config(described: Mapping[str, Any]) -> PreTrainedConfig:
     return AutoConfig.for_model(described["model_type"], **values)
 
 
+def windows(config: Any) -> dict[int, int]:
+    """The sliding window of each layer of the source whose attention has one."""
+    kinds = getattr(config, "layer_types", None) or ()
+    return {
+        layer: config.sliding_window
+        for layer, kind in enumerate(kinds)
+        if kind == "sliding_attention"
+    }
+
+
 RECTIFIERS = ("relu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "silu", "swish")
 """Activations that are near zero left of zero, and near the identity right of it."""
 

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import ModelOutput
 
 from spikeformers.attention import Attention
@@ -25,8 +24,10 @@ from spikeformers.errors import ConfigError
 from spikeformers.layers import RelativeBias, SpikeLinear, TokenShift, make_norm
 from spikeformers.models._adapters import refuse_adapters, refuse_tied_adapter
 from spikeformers.models._block import SpikingBlock, make_head_neuron
-from spikeformers.models._cache import keep_last_spikes, keep_states
+from spikeformers.models._cache import admit, keep_last_spikes, keep_states
 from spikeformers.models._config import SpikingConfig
+from spikeformers.models._generation import CachedGenerationMixin
+from spikeformers.models._masks import Sight
 from spikeformers.models._rates import Rates, rate_loss, total, track_rates
 from spikeformers.neurons import Neuron
 
@@ -161,23 +162,10 @@ class SpikingformerModel(SpikingformerPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        use_cache = (self.config.use_cache if use_cache is None else use_cache) and (
-            self.config.causal and not self.training
-        )
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
-        cache = past_key_values if use_cache else None
-        states = self.keeps_states
-        if states and cache is not None:
-            cache = keep_states(cache, len(self.layers))
-        more: dict[str, Tensor] = {}
-        if self.shifts:
-            if cache is not None:
-                cache = keep_last_spikes(cache, len(self.layers))
-            if attention_mask is not None:
-                more["present"] = _before(attention_mask)[:, -x.shape[1] :]
-        past = cache.get_seq_length() if cache is not None else 0
         tokens = x.shape[1]
+        cache, past = self._cache(past_key_values, use_cache, tokens, x.device)
+        sight = Sight(attention_mask, past, tokens, self.config.causal, x.device)
+        more = {"present": sight.before()} if self.shifts else {}
         limit = self.config.max_position_embeddings
         if past + tokens > limit and self.embed_positions is not None:
             raise ConfigError(
@@ -185,16 +173,13 @@ class SpikingformerModel(SpikingformerPreTrainedModel):
                 "shorten the input or raise max_position_embeddings and retrain."
             )
         if self.embed_positions is not None:
-            if position_ids is None:
-                position_ids = _positions(attention_mask, past, tokens, x.device)
-            x = x + self.embed_positions(position_ids)
-        if attention_mask is not None:
-            x = x * attention_mask[:, -tokens:, None].to(x.dtype)
-        if states:  # what came before is summed up already
-            mask = None if attention_mask is None else attention_mask[:, -tokens:]
-            allowed = _allowed(mask, 0, tokens, self.config.causal, x.device)
-        else:
-            allowed = _allowed(attention_mask, past, tokens, self.config.causal, x.device)
+            x = x + self.embed_positions(
+                sight.positions() if position_ids is None else position_ids
+            )
+        present = sight.present()
+        if present is not None:
+            x = x * present.unsqueeze(-1).to(x.dtype)
+        allowed = sight.allowed_among_new() if self.keeps_states else sight.allowed()
 
         x = self.dropout(x).unsqueeze(0)
         if self.config.steps > 1:
@@ -218,29 +203,30 @@ class SpikingformerModel(SpikingformerPreTrainedModel):
             attentions=tuple(maps) if output_attentions else None,
         )
 
+    def _cache(
+        self, given: Cache | None, wanted: bool | None, tokens: int, device: torch.device
+    ) -> tuple[Cache | None, int]:
+        """The cache to read and fill, ready for ``tokens`` more, and how many it holds.
 
-def _positions(mask: Tensor | None, past: int, tokens: int, device: torch.device) -> Tensor:
-    """Position of each token, counted from the first that is not padding, ``[B or 1, T]``."""
-    if mask is None:
-        return torch.arange(past, past + tokens, device=device).unsqueeze(0)
-    return (mask.long().cumsum(-1) - 1).clamp_min(0)[:, -tokens:]
-
-
-def _before(mask: Tensor) -> Tensor:
-    """Whether the token before each is one, and no padding, ``[B, J]``."""
-    return nn.functional.pad(mask[:, :-1].bool(), (1, 0))
-
-
-def _allowed(
-    mask: Tensor | None, past: int, tokens: int, causal: bool, device: torch.device
-) -> Tensor:
-    """Bool mask of the keys each query may see, ``[B or 1, 1, T, J]``."""
-    keys = past + tokens
-    allowed = torch.ones(tokens, keys, dtype=torch.bool, device=device)
-    if causal:
-        allowed = allowed.tril(past)
-    allowed = allowed[None, None]
-    return allowed if mask is None else allowed & mask[:, None, None, :].bool()
+        As in Transformers, one that is given is used whatever ``use_cache`` says.
+        """
+        if self.training or not self.config.causal:
+            if given is not None and admit(given, len(self.layers), 0, device) > 0:
+                raise ConfigError(
+                    "past_key_values holds tokens, and a model that is training, or reads a text "
+                    "in both directions, goes on from none; call eval(), or give the whole text."
+                )
+            return None, 0
+        if given is None:
+            if not (self.config.use_cache if wanted is None else wanted):
+                return None, 0
+            given = DynamicCache(config=self.config)
+        past = admit(given, len(self.layers), tokens, device)
+        if self.keeps_states:
+            keep_states(given, len(self.layers))
+        if self.shifts:
+            keep_last_spikes(given, len(self.layers), past)
+        return given, past
 
 
 class SpikingLM(SpikingformerPreTrainedModel):
@@ -309,8 +295,13 @@ class SpikingLM(SpikingformerPreTrainedModel):
         return expanded(self)
 
 
-class SpikingCausalLM(SpikingLM, GenerationMixin):
+class SpikingCausalLM(SpikingLM, CachedGenerationMixin):
     """Next-token prediction; ``generate`` uses a key-value cache of spikes."""
+
+    @property
+    def can_step_back(self) -> bool:
+        """A state does not say what it was a token ago."""
+        return not (self.model.keeps_states or self.model.shifts)
 
     def forward(
         self,

@@ -17,6 +17,10 @@ one reads spikes of a neuron or (attention) has spikes on both sides; W_o reads 
 integers 0..2L+1, never read by a product before a neuron made it binary. With ``residual="or"``
 the stream stays in {0, 1}: R <- R or X.
 
+While training, dropout silences spikes on their way into R. With "or" the others stay 1, so that R
+is binary then as well: R <- R or (X and m). With "add" they weigh 1 / (1 - p), as is usual, and R
+is no integer until training ends; no product reads it.
+
 Unspecified by the paper, a field each: beta and V_th (0.9 with 0.7, or V_th = 1), norms inside SN,
 how a binary residual stays binary, positions, tying and the head's input. The neuron in front of
 the attention (``residual="add"``) is ours: without it W_q, W_k and W_v would read integers.
@@ -36,7 +40,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from spikeformers.attention import SFSA
-from spikeformers.layers import SpikeLinear, make_norm
+from spikeformers.layers import SpikeDropout, SpikeLinear, make_norm
 from spikeformers.models._cache import append
 from spikeformers.models._checks import between, one_of
 from spikeformers.models._config import SpikingConfig
@@ -212,12 +216,14 @@ class BinaryBlock(GradientCheckpointingLayer):
         super().__init__()
         self.attention = BinaryAttention(config, layer)
         self.mlp = BinaryMLP(config)
-        self.dropout = nn.Dropout(config.dropout)
         self.residual = config.residual
+        kind = nn.Dropout if config.residual == "add" else SpikeDropout
+        self.dropout = kind(config.dropout)
 
     def join(self, stream: Tensor, spikes: Tensor) -> Tensor:
         """Add, or (of bits) stream or spikes."""
-        total = stream + self.dropout(spikes)
+        spikes = self.dropout(spikes)
+        total = stream + spikes
         return total if self.residual == "add" else total - stream * spikes
 
     def forward(

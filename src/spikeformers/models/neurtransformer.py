@@ -10,6 +10,7 @@ https://arxiv.org/abs/2510.00133. The paper converts GPT-2; this takes the archi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -17,14 +18,16 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
-from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from spikeformers.errors import ConfigError, nearest
 from spikeformers.models._adapters import refuse_tied_adapter
 from spikeformers.models._auto_map import InstalledCode
+from spikeformers.models._cache import admit
 from spikeformers.models._converted import SpikingFeedForward, SpikingSelfAttention
-from spikeformers.models._sources import Source, source_config, source_of
+from spikeformers.models._generation import CachedGenerationMixin
+from spikeformers.models._masks import fitted
+from spikeformers.models._sources import Source, source_config, source_of, windows
 from spikeformers.models.control import TwinPositions
 from spikeformers.neurons.phase import MOST_STEPS, MOST_STEPS_OF_PRODUCTS
 
@@ -188,7 +191,7 @@ class NeurTransformerPreTrainedModel(PreTrainedModel):
         """Nothing is trained from scratch here: weights come from a conversion or a file."""
 
 
-class NeurTransformerForCausalLM(NeurTransformerPreTrainedModel, GenerationMixin):
+class NeurTransformerForCausalLM(NeurTransformerPreTrainedModel, CachedGenerationMixin):
     """The source's causal language model with spiking blocks; ``generate`` caches spike counts."""
 
     def __init__(self, config: NeurTransformerConfig) -> None:
@@ -203,6 +206,10 @@ class NeurTransformerForCausalLM(NeurTransformerPreTrainedModel, GenerationMixin
     def source(self) -> Source:
         """Where the parts of the source's architecture are."""
         return source_of(self.model.config.model_type)
+
+    @property
+    def windows(self) -> Mapping[int, int]:
+        return windows(self.model.config)
 
     def get_input_embeddings(self) -> nn.Module:
         embeddings: nn.Module = self.model.get_input_embeddings()
@@ -253,6 +260,13 @@ class NeurTransformerForCausalLM(NeurTransformerPreTrainedModel, GenerationMixin
     ) -> CausalLMOutputWithPast:
         """Logits ``[B, T, V]``; ``labels`` ``[B, T]`` are shifted inside, -100 is ignored."""
         refuse_tied_adapter(self)
+        x = input_ids if inputs_embeds is None else inputs_embeds
+        if x is not None:
+            tokens, past = x.shape[1], 0
+            if past_key_values is not None:
+                layers = len(self.source.blocks(self.model))
+                past = admit(past_key_values, layers, tokens, x.device, self.windows)
+            attention_mask = fitted(attention_mask, past + tokens)
         out: CausalLMOutputWithPast = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

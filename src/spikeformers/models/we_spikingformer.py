@@ -17,6 +17,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from spikeformers.errors import ConfigError
 from spikeformers.models._config import SpikingformerConfig
+from spikeformers.models._masks import Sight
 from spikeformers.models._rates import rate_loss, total, track_rates
 from spikeformers.models._spikingformer import (
     SpikingformerModel,
@@ -128,12 +129,13 @@ class WESpikingformerForSequenceClassification(SpikingformerPreTrainedModel):
             output_hidden_states=output_hidden_states,
         )
         hidden = out.last_hidden_state
+        present = Sight(attention_mask, 0, hidden.shape[1], False, hidden.device).present()
         if self.config.pooling == "first":
             pooled = hidden[:, 0]
-        elif attention_mask is None:
+        elif present is None:
             pooled = hidden.mean(1)
         else:
-            keep = attention_mask.unsqueeze(-1).to(hidden.dtype)
+            keep = present.unsqueeze(-1).to(hidden.dtype)
             pooled = (hidden * keep).sum(1) / keep.sum(1).clamp_min(1)
         logits = self.classifier(self.dropout(pooled))
         loss, rate = None, rate_loss(self.config, rates)

@@ -1,0 +1,82 @@
+"""``generate`` with caches that give the tokens of a dynamic one; others are refused at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import GenerationConfig
+from transformers.cache_utils import StaticCache
+from transformers.generation import GenerationMixin
+from transformers.generation.configuration_utils import GenerationMode
+
+from spikeformers.models._cache import admit, refused
+
+
+class CachedGenerationMixin(GenerationMixin):
+    """A language model whose caches go through ``_cache.admit`` before anything is computed."""
+
+    @property
+    def can_step_back(self) -> bool:
+        """Whether tokens can be taken out of its cache again, as assisted generation does."""
+        return True
+
+    @property
+    def windows(self) -> Mapping[int, int]:
+        """The sliding window of each layer whose attention has one."""
+        return {}
+
+    def _prepare_cache_for_generation(
+        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *rest: Any
+    ) -> Any:
+        mode = rest[0]
+        given = model_kwargs.get("past_key_values")
+        self._refuse(generation_config, given, mode)
+        if given is not None:
+            self._admit(given)
+        made = super()._prepare_cache_for_generation(generation_config, model_kwargs, *rest)
+        cache = model_kwargs.get("past_key_values")
+        if cache is not None and cache is not given:
+            self._admit(cache)
+        return made
+
+    def _admit(self, cache: Any) -> None:
+        admit(cache, self.config.num_hidden_layers, 0, self.device, self.windows)
+
+    def _refuse(self, settings: GenerationConfig, given: Any, mode: GenerationMode) -> None:
+        """ConfigError for what Transformers would make a cache of, or could not."""
+        kind = settings.cache_implementation or ""
+        name = f"cache_implementation={kind!r}"
+        if kind == "quantized":
+            raise refused(name, "it rounds keys and values, and with them whole spikes")
+        if kind.startswith("offloaded") and self.device.type != "cuda":
+            raise refused(
+                name,
+                f"it copies between a CUDA device and memory, and this model is on "
+                f"{self.device.type!r}",
+            )
+        if mode != GenerationMode.ASSISTED_GENERATION and not settings.is_assistant:
+            return
+        if not self.can_step_back:
+            raise refused(
+                "the cache of this model",
+                "assisted generation steps back, and attention_order='state' and token_shift keep "
+                "a state, out of which no token can be taken again",
+                "Generate without an assistant.",
+            )
+        if kind in ("static", "sliding_window", "hybrid") or isinstance(given, StaticCache):
+            raise refused(
+                name if given is None else type(given).__name__,
+                "assisted generation of Transformers steps back in dynamic caches only",
+                "Use DynamicCache(), the default.",
+            )
+
+    def _get_static_cache_init_shape(self) -> None:
+        """Nothing is made ahead of time: the config does not say how wide a row is."""
+
+    def init_continuous_batching(self, *_: Any, **__: Any) -> Any:
+        raise refused(
+            "a paged cache",
+            "continuous batching computes attention of its own, a softmax, in place of the model's",
+            "Use generate() with a batch of prompts.",
+        )
