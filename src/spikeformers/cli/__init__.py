@@ -38,6 +38,7 @@ from spikeformers.cli import (
     train_vision,
     zeroshot,
 )
+from spikeformers.cli._waiting import wait_passively
 from spikeformers.errors import SpikeformersError
 
 app = typer.Typer(
@@ -112,6 +113,7 @@ def options(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
+    wait_passively()  # before any verb imports torch
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
