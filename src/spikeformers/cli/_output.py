@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -75,46 +74,12 @@ def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     return table
 
 
-@contextmanager
-def reading_bar(what: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar over bytes of text for `tokenize_corpus`; it shows only when there is work."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    with Progress(
-        TextColumn(what),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-        transient=True,
-        disable=not is_main_process(),
-    ) as progress:
-        tasks: list[Any] = []
-
-        def move(done: int, total: int | None) -> None:
-            if not tasks:
-                tasks.append(progress.add_task("", total=total))
-            progress.update(tasks[0], completed=done, total=total)
-
-        yield move
-
-
-@contextmanager
-def counting_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar over things done of things in all; it is gone at the end."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    with Progress(TextColumn(what), BarColumn(), MofNCompleteColumn(), transient=True) as progress:
-        task = progress.add_task("")
-
-        def move(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
-        yield move
-
-
 def tokenize(corpus: Corpus, tokenizer: Any) -> TokenStore:
-    """The token store of a corpus, with a bar while it is made."""
+    """The token store of a corpus; while it is made, how far it is."""
     from spikeformers.data import tokenize_corpus
+    from spikeformers.progress import Progress
 
-    with reading_bar("reading the text") as move:
-        return tokenize_corpus(corpus, tokenizer, progress=move)
+    with Progress() as progress:
+        return tokenize_corpus(
+            corpus, tokenizer, progress=progress.stage("reading the text", "bytes")
+        )

@@ -128,10 +128,14 @@ def read_data(
 ) -> tuple[Corpus, PreTrainedTokenizerFast, TokenStore]:
     """Corpus, tokenizer and tokens for the keys of a recipe's data section."""
     from spikeformers.data import load_corpus, make_tokenizer
+    from spikeformers.progress import Progress
 
     options = {k: v for k, v in data.items() if k not in ("source", "tokenizer")}
-    corpus = load_corpus(str(data["source"]), **options)
-    tokenizer = make_tokenizer(str(data["tokenizer"]), corpus, masked=masked)
+    with Progress() as progress:
+        progress.stage("looking at the text")
+        corpus = load_corpus(str(data["source"]), **options)
+        progress.stage("making the tokenizer")
+        tokenizer = make_tokenizer(str(data["tokenizer"]), corpus, masked=masked)
     return corpus, tokenizer, tokenize(corpus, tokenizer)
 
 

@@ -47,23 +47,17 @@ def perplexity(
     mask_seed, mask_probability (null where a kind has none); model, data, split, sha256 of the
     text.
     """
-    from spikeformers.cli._output import (
-        counting_bar,
-        make_table,
-        print_json,
-        print_table,
-        start,
-        tokenize,
-    )
+    from spikeformers.cli._output import make_table, print_json, print_table, start, tokenize
     from spikeformers.data import load_corpus
     from spikeformers.evaluation import perplexity as measure
     from spikeformers.models import load_model
+    from spikeformers.progress import Progress
 
     start(verbose=False)
     loaded, tokenizer = load_model(model)
     corpus = load_corpus(data, text_field=text_field)
     part = tokenize(corpus, tokenizer).split(split)
-    with counting_bar("scoring") as move:
+    with Progress() as progress:
         report = measure(
             loaded,
             tokenizer,
@@ -72,7 +66,7 @@ def perplexity(
             stride=stride,
             max_tokens=max_tokens,
             batch_size=batch_size,
-            progress=move,
+            progress=progress.stage("scoring", "tokens"),
         )
     result = report.as_dict()
     if as_json:
@@ -130,18 +124,12 @@ def agreement(
     JSON: tokens, context, agreement, kl, cosine, logit_cosine, hidden_cosine; model, reference,
     data, split, sha256 of the text.
     """
-    from spikeformers.cli._output import (
-        counting_bar,
-        make_table,
-        print_json,
-        print_table,
-        start,
-        tokenize,
-    )
+    from spikeformers.cli._output import make_table, print_json, print_table, start, tokenize
     from spikeformers.data import load_corpus
     from spikeformers.evaluation import agreement as measure
     from spikeformers.evaluation import context_of
     from spikeformers.models import load_reference
+    from spikeformers.progress import Progress
 
     start(verbose=False)
     loaded, tokenizer = load_reference(str(model))
@@ -152,7 +140,7 @@ def agreement(
         )
     corpus = load_corpus(data, text_field=text_field)
     part = tokenize(corpus, tokenizer).split(split)
-    with counting_bar("comparing") as move:
+    with Progress() as progress:
         report = measure(
             loaded,
             other,
@@ -160,7 +148,7 @@ def agreement(
             context=context_of(loaded) if context is None else context,
             max_tokens=max_tokens,
             batch_size=batch_size,
-            progress=move,
+            progress=progress.stage("comparing", "tokens"),
         )
     if as_json:
         asked = {"model": str(model), "reference": reference, "data": data, "split": split}
@@ -218,34 +206,26 @@ def vision(
     sha256 of the data.
     """
     from spikeformers.cli._counting import store_of
-    from spikeformers.cli._output import (
-        counting_bar,
-        make_table,
-        print_json,
-        print_table,
-        start,
-    )
+    from spikeformers.cli._output import make_table, print_json, print_table, start
     from spikeformers.evaluation import classify, entropy_of
     from spikeformers.models import load_vision_model
+    from spikeformers.progress import Progress, watched
 
     start(verbose=False)
     if report is not None and report.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--report {report} must be the name of an HTML file.")
     loaded = load_vision_model(model)
     store = store_of(model, loaded.config, data, root, fit=fit, broken=broken)
-    total = len(store.data.split(split))
+    total = min(max_images or len(store.data.split(split)), len(store.data.split(split)))
     reader = store.reader(split)
-    with counting_bar("classifying") as move:
-        done = 0
-
-        def advance(images: int) -> None:
-            nonlocal done
-            done += images
-            move(done, max_images or total)
-
+    with Progress() as progress:
+        move = progress.stage("classifying", "images")
         batches = store.batches(split, batch_size, max_images, reader=reader)
-        found = classify(loaded, batches, store.data.classes, advance)
-    entropies = entropy_of(loaded, store.batches(split, batch_size, 256, reader=reader))
+        found = classify(
+            loaded, batches, store.data.classes, progress=lambda done, _: move(done, total)
+        )
+        some = store.batches(split, batch_size, 256, reader=reader)
+        entropies = entropy_of(loaded, watched(some, progress.stage("entropy", "batches")))
     if report is not None:
         _write_report(report, model, loaded, store, split, found, entropies)
     if as_json:

@@ -31,12 +31,15 @@ def engine(
     from spikeformers.errors import UsageError
     from spikeformers.export import pack
     from spikeformers.models import load_model
+    from spikeformers.progress import Progress
 
     start(verbose=False)
     if out.is_dir():
         raise UsageError(f"--out {out} is a folder; name a file.")
     loaded, tokenizer = load_model(model)
-    size = write(pack(loaded, tokenizer, weights), out)
+    with Progress() as progress:
+        progress.stage("packing the weights")
+        size = write(pack(loaded, tokenizer, weights), out)
     parameters = loaded.num_parameters()
     if as_json:
         told = {"out": str(out), "bytes": size, "weights": weights, "parameters": parameters}

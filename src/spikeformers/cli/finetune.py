@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -155,10 +156,13 @@ def _measured(run: Path, data: SentenceData) -> dict[str, Any]:
     """Measure a trained run, and write its card."""
     from spikeformers.evaluation.provenance import software_record
     from spikeformers.models import load_model
+    from spikeformers.progress import LOG, Progress
     from spikeformers.reporting import sentence_card, write_text
     from spikeformers.training.finetuning import measure_run
 
-    result = measure_run(run, *load_model(run), data, software_record())
+    with Progress(log=run / LOG) as progress:
+        tell = partial(progress, unit="examples")
+        result = measure_run(run, *load_model(run), data, software_record(), tell)
     write_text(run / "README.md", sentence_card(result))
     return result
 

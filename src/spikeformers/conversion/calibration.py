@@ -8,7 +8,7 @@ with the rotary ``cos`` and ``sin`` ``[1, T, K]`` where the model has them.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +21,11 @@ from torch import Tensor
 
 from spikeformers.errors import CheckpointError, DataError, StorageError
 from spikeformers.models._sources import watching
+from spikeformers.progress import Move, watched
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Progress = Callable[[int, int], None]  # things done, things in all
 ROTARY = "rotary.safetensors"
 
 
@@ -41,7 +41,7 @@ class Sample:
 
 
 def collect(
-    model: PreTrainedModel, windows: Tensor, folder: Path, progress: Progress | None = None
+    model: PreTrainedModel, windows: Tensor, folder: Path, progress: Move | None = None
 ) -> None:
     """Run the dense ``model`` over ``windows`` ``[W, T]`` and write its activations, once.
 
@@ -57,10 +57,8 @@ def collect(
             found["cos"], found["sin"] = ([one.float().cpu()] for one in turned)
 
     with torch.no_grad(), watching(model, ("attention", "mlp"), keep):
-        for number, window in enumerate(windows.split(1)):
+        for window in watched(windows.split(1), progress):
             model(input_ids=window.to(model.device), use_cache=False)
-            if progress is not None:
-                progress(number + 1, len(windows))
     folder.mkdir(parents=True, exist_ok=True)
     rotary: dict[str, Tensor] = {k: found.pop(k)[0] for k in ("cos", "sin") if k in found}
     write_tensors(folder / ROTARY, rotary)

@@ -18,7 +18,6 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,11 +43,11 @@ from spikeformers.models import NeurTransformerConfig, NeurTransformerForCausalL
 from spikeformers.models._converted import SpikingFeedForward, SpikingSelfAttention
 from spikeformers.models._sources import source_of
 from spikeformers.models.neurtransformer import spiking_module
+from spikeformers.progress import Tell, watched
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Progress = Callable[[str, int, int], None]  # stage, things done, things in all
 FOLDER = "conversion"
 TAKEN = ("config.json", "model.safetensors", "run.json", "report.json")
 OF_NO_MATTER = ("transformers_version", "_name_or_path")
@@ -71,7 +70,7 @@ def convert(
     *,
     rule: Rule | None = None,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: Tell | None = None,
 ) -> Converted:
     """Convert the dense ``model`` by ``plan`` into the folder ``out``, calibrated on ``windows``.
 
@@ -86,9 +85,8 @@ def convert(
                 lambda done, of: tell("calibration", done, of))  # fmt: skip
     work = [row for row in plan.rows if row.converts]
     records = []
-    for number, row in enumerate(work):
+    for row in watched(work, lambda done, of: tell("conversion", done, of)):
         records.append(_module(model, plan.config, row, folder, rule))
-        tell("conversion", number + 1, len(work))
     spiking = assemble(model, plan, folder / "converted")
     _export(spiking, tokenizer, Path(out))
     return Converted(spiking, records)

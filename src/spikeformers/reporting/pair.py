@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import torch
 
 from spikeformers.energy import EnergyReport, energy_of
 from spikeformers.evaluation import decoding_speeds, perplexity
+from spikeformers.progress import Move, Tell, watched
 from spikeformers.reporting import pictures
 from spikeformers.reporting._files import write_text
 from spikeformers.reporting.gather import (
@@ -59,25 +61,32 @@ def report_pair(
     prompt: str,
     sentence: str,
     settings: Mapping[str, Any],
+    progress: Tell | None = None,
 ) -> dict[str, Any]:
     """Measure both on the validation split; write pictures, report.html, then summary.json.
 
-    Returns the summary. Raises ``DataError`` where the validation text is too short.
+    ``progress`` gets each stage of it. Returns the summary. Raises ``DataError`` where the
+    validation text is too short.
     """
+    tell = progress or (lambda *_: None)
     sides = {"spiking": spiking, "control": control}
     windows = windows_of(store.split("validation"), context, ENERGY_TOKENS)
-    energies = {name: energy_of(one.model, windows) for name, one in sides.items()}
+    energies = {
+        name: energy_of(one.model, watched(windows, partial(tell, f"counting events, {name}")))
+        for name, one in sides.items()
+    }
     prompt_ids = spiking.tokenizer(prompt)["input_ids"][: context // 2]
     speeds = decoding_speeds(
         {name: one.model for name, one in sides.items()},
         prompt_ids,
         new_tokens=min(SPEED_TOKENS, context - len(prompt_ids)),
         repeats=3,
+        progress=partial(tell, "timing"),
     )
     summary: dict[str, Any] = {"format_version": 1}
     for name, one in sides.items():
         summary[name] = {
-            **_quality(one, store, context),
+            **_quality(one, store, context, partial(tell, f"scoring, {name}")),
             **_training(one.folder),
             **_energy(energies[name]),
             "parameters": one.model.num_parameters(),
@@ -97,15 +106,17 @@ def report_pair(
         "settings": dict(settings),
         "kinds": {"estimated": ["energy_*"], "measured": ["everything else"]},
     }
+    tell("drawing", 0, None)
     drawn = _draw(out / "pictures", sides, energies, neurons, sentence)
     write_pair_page(out / "report.html", summary, drawn)
     write_text(out / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     return summary
 
 
-def _quality(one: Trained, store: TokenStore, context: int) -> dict[str, Any]:
+def _quality(one: Trained, store: TokenStore, context: int, progress: Move) -> dict[str, Any]:
     split = store.split("validation")
-    found = perplexity(one.model, one.tokenizer, split, context=context).as_dict()
+    measured = perplexity(one.model, one.tokenizer, split, context=context, progress=progress)
+    found = measured.as_dict()
     kept = ("bits_per_byte", "perplexity", "word_perplexity", "nats_per_token", "context", "stride")
     return {key: found[key] for key in kept} | {"evaluated_tokens": found["tokens"]}
 
