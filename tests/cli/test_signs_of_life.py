@@ -33,7 +33,7 @@ def said(spikeformers: Any) -> Any:
 @pytest.mark.parametrize(
     ("verb", "more", "stages"),
     [
-        ("evaluate perplexity", ("--max-tokens", 256), {"scoring"}),
+        ("evaluate perplexity", ("--tokens", 256), {"scoring"}),
         (
             *("energy", ("--tokens", 128, "--no-measure")),
             {"counting events", "counting events of the twin"},
@@ -49,7 +49,7 @@ def test_measuring_on_a_text(said, causal, text, verb, more, stages):
 
 
 def test_comparing_two_models(said, causal, control, text, tmp_path):
-    both = ("--reference", control, "--data", text, "--max-tokens", 256)
+    both = ("--reference", control, "--data", text, "--tokens", 256)
     assert "comparing" in said("evaluate", "agreement", causal, *both)
     page = ("--data", text, "--tokens", 128, "--out", tmp_path / "page.html")
     stages = said("compare", causal, control, *page)
@@ -127,5 +127,5 @@ def test_images(said, tmp_path):
     given = ("--preset", "a2os2a-digits", "--data", "digits", "--out", out)
     assert "training" in said("train-vision", *given, *sets, "--set", "device=cpu")
     assert "training: 2 of 2 steps" in (out / progress.LOG).read_text()
-    asked = ("evaluate", "vision", out, "--data", "digits", "--max-images", 32)
+    asked = ("evaluate", "vision", out, "--data", "digits", "--images", 32)
     assert {"classifying", "entropy"} <= said(*asked)

@@ -41,6 +41,9 @@ from spikeformers.cli import (
 from spikeformers.cli._waiting import wait_passively
 from spikeformers.errors import SpikeformersError
 
+RENAMED = {"max-tokens": "tokens", "max-images": "images"}
+"""Names of options that were, and what they are called now; the old ones work and are not shown."""
+
 app = typer.Typer(
     name="spikeformers",
     help="Spiking transformers for language: train them, measure them beside a dense twin, "
@@ -48,7 +51,10 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda name: RENAMED.get(name, name),
+    },
     rich_markup_mode="rich",
 )
 evaluation = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")

@@ -99,7 +99,7 @@ def reopen(out: Path, changes: Recipe) -> Run:
         raise UsageError(f"{out} is resumed with `spikeformers {verb_of(data)}`, and its keys.")
     refuse_another_model(out, data, changes)
     source = {key: value for key, value in data.items() if key in data_keys()}
-    config = TrainConfig.from_dict(record["config"] | changes.train)
+    config = TrainConfig.from_dict(record["config"]).continued(changes.train)
     model = AutoConfig.for_model(**record["model"])
     masked = data["preset"].startswith("we-")
     # Another place of the same text is fine: `train` compares the digest of its content.

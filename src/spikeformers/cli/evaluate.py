@@ -10,11 +10,18 @@ import typer
 from spikeformers.cli._options import Data, Json, Model, Root, Split, TextField
 from spikeformers.errors import ConfigError
 
+Tokens = Annotated[
+    int | None,
+    typer.Option("--tokens", min=1, help="Tokens of the text.", show_default="all of it"),
+]
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from spikeformers.evaluation import Entropy, VisionReport
     from spikeformers.training.vision import ImageStore
+
+SENSIBLE = 100_000  # a perplexity per word beyond it, more than there are words, tells nothing
 
 
 def perplexity(
@@ -29,9 +36,7 @@ def perplexity(
         int | None,
         typer.Option(min=1, help="Tokens a window advances by.", show_default="half a window"),
     ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Cut the text here.", show_default="all of it")
-    ] = None,
+    tokens: Tokens = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows at once.")] = 8,
     text_field: TextField = "text",
     as_json: Json = False,
@@ -40,7 +45,9 @@ def perplexity(
 
     Every token is scored once, after at least context - stride tokens (fewer only at the
     beginning). Bits per byte compare across tokenizers, perplexity per token does not. A masked
-    model gets the loss, accuracy and perplexity of masked tokens instead.
+    model gets the loss, accuracy and perplexity of masked tokens instead. A perplexity per word of
+    100,000 and more is left out of the table: it says that words are spelled from tokens that the
+    model hardly knows.
 
     JSON: kind (causal, masked), context, stride, tokens, bytes, words, nats_per_token,
     perplexity, word_perplexity, bits_per_byte, masked_loss, masked_accuracy, masked_perplexity,
@@ -64,7 +71,7 @@ def perplexity(
             part,
             context=context,
             stride=stride,
-            max_tokens=max_tokens,
+            max_tokens=tokens,
             batch_size=batch_size,
             progress=progress.stage("scoring", "tokens"),
         )
@@ -85,7 +92,7 @@ def perplexity(
     rows = [
         (title, form.format(result[key]))
         for key, (title, form) in units.items()
-        if result[key] is not None
+        if result[key] is not None and (key != "word_perplexity" or result[key] < SENSIBLE)
     ]
     sizes = f"{report.tokens:,} tokens, {report.words:,} words, {report.bytes:,} bytes"
     rows += [("text", f"{corpus.name}, {split}: {sizes}")]
@@ -108,9 +115,7 @@ def agreement(
         int | None,
         typer.Option(min=2, help="Tokens in a window.", show_default="as trained"),
     ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Cut the text here.", show_default="all of it")
-    ] = None,
+    tokens: Tokens = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows at once.")] = 8,
     text_field: TextField = "text",
     as_json: Json = False,
@@ -146,7 +151,7 @@ def agreement(
             other,
             part,
             context=context_of(loaded) if context is None else context,
-            max_tokens=max_tokens,
+            max_tokens=tokens,
             batch_size=batch_size,
             progress=progress.stage("comparing", "tokens"),
         )
@@ -181,8 +186,8 @@ def vision(
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     root: Root = "",
     batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 64,
-    max_images: Annotated[
-        int, typer.Option(min=0, help="Evenly spread; 0: all.", show_default="all")
+    images: Annotated[
+        int, typer.Option(min=0, help="Images, evenly spread; 0: all.", show_default="all")
     ] = 0,
     fit: Annotated[
         bool, typer.Option("--fit", help="Convert, resize and crop images of another size or mode.")
@@ -216,11 +221,11 @@ def vision(
         raise ConfigError(f"--report {report} must be the name of an HTML file.")
     loaded = load_vision_model(model)
     store = store_of(model, loaded.config, data, root, fit=fit, broken=broken)
-    total = min(max_images or len(store.data.split(split)), len(store.data.split(split)))
+    total = min(images or len(store.data.split(split)), len(store.data.split(split)))
     reader = store.reader(split)
     with Progress() as progress:
         move = progress.stage("classifying", "images")
-        batches = store.batches(split, batch_size, max_images, reader=reader)
+        batches = store.batches(split, batch_size, images, reader=reader)
         found = classify(
             loaded, batches, store.data.classes, progress=lambda done, _: move(done, total)
         )

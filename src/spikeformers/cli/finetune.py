@@ -117,12 +117,13 @@ def _one(
     from spikeformers.cli._output import is_main_process, say
     from spikeformers.evaluation.provenance import weights_digest
     from spikeformers.models.classifier import load_classifier
-    from spikeformers.training import train
+    from spikeformers.training import TrainConfig, train
     from spikeformers.training.finetuning import Finetuning, SentenceStore
 
     if resume and (out / "result.json").is_file():
         result = read_result(out / "result.json")
-        if result["data_sha256"] != data.digest or result["config"] != config.as_dict():
+        before = TrainConfig.from_dict(result["config"])
+        if result["data_sha256"] != data.digest or before != config:
             raise ConfigError(
                 f"{out} holds a finished run with other data or other settings. Give those it "
                 "has, or another --out."

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from spikeformers.energy import EnergyReport, energy_of
-from spikeformers.evaluation import decoding_speeds, perplexity
+from spikeformers.engine import Engine, EngineSystem
+from spikeformers.evaluation import perplexity
+from spikeformers.evaluation.systems import System, Timing, TorchSystem, time_systems
 from spikeformers.progress import Move, Tell, watched
 from spikeformers.reporting import pictures
 from spikeformers.reporting._files import write_text
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
     from spikeformers.data import Corpus, TokenStore
 
 ENERGY_TOKENS = 4096  # of validation text, whose events are counted
-SPEED_TOKENS = 32
+SPEED_TOKENS = 32  # that are appended one by one, after SPEED_PROMPT of the same text
+SPEED_PROMPT = 8
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,15 @@ def report_pair(
     prompt: str,
     sentence: str,
     settings: Mapping[str, Any],
+    engine: Engine | None = None,
+    no_engine: str = "",
     progress: Tell | None = None,
 ) -> dict[str, Any]:
     """Measure both on the validation split; write pictures, report.html, then summary.json.
 
-    ``progress`` gets each stage of it. Returns the summary. Raises ``DataError`` where the
-    validation text is too short.
+    ``engine`` runs the spiking model; where there is none, ``no_engine`` says why. ``progress``
+    gets each stage of it. Returns the summary. Raises ``DataError`` where the validation text is
+    too short.
     """
     tell = progress or (lambda *_: None)
     sides = {"spiking": spiking, "control": control}
@@ -75,14 +81,7 @@ def report_pair(
         name: energy_of(one.model, watched(windows, partial(tell, f"counting events, {name}")))
         for name, one in sides.items()
     }
-    prompt_ids = spiking.tokenizer(prompt)["input_ids"][: context // 2]
-    speeds = decoding_speeds(
-        {name: one.model for name, one in sides.items()},
-        prompt_ids,
-        new_tokens=min(SPEED_TOKENS, context - len(prompt_ids)),
-        repeats=3,
-        progress=partial(tell, "timing"),
-    )
+    speeds = _speeds(sides, engine, windows[0][0].tolist(), partial(tell, "timing"))
     summary: dict[str, Any] = {"format_version": 1}
     for name, one in sides.items():
         summary[name] = {
@@ -97,6 +96,7 @@ def report_pair(
     neurons = {name: spikes.density for name, spikes in energies["spiking"].neurons.items()}
     summary["spiking"] |= {"density": energies["spiking"].density, "density_by_layer": neurons}
     summary |= {
+        "engine": _engine(engine, speeds) if engine is not None else {"absent": no_engine},
         "prompt": prompt,
         "corpus": {"name": corpus.name, "sha256": corpus.digest, "split_by": corpus.split_by},
         "tokens": {name: store.split(name).num_tokens for name in store.splits},
@@ -111,6 +111,28 @@ def report_pair(
     write_pair_page(out / "report.html", summary, drawn)
     write_text(out / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     return summary
+
+
+def _speeds(
+    sides: Mapping[str, Trained], engine: Engine | None, ids: list[int], progress: Move
+) -> dict[str, Timing]:
+    """Tokens appended one by one to the same text: both in PyTorch, and the engine, in turns."""
+    systems: dict[str, System] = {name: TorchSystem(one.model) for name, one in sides.items()}
+    if engine is not None:
+        systems["engine"] = EngineSystem(engine)
+    ids = ids[: SPEED_PROMPT + SPEED_TOKENS]
+    prompt = max(1, min(SPEED_PROMPT, len(ids) - 1))
+    _, decoding = time_systems(systems, ids, prompt_tokens=prompt, repeats=3, progress=progress)
+    return decoding
+
+
+def _engine(engine: Engine, speeds: Mapping[str, Timing]) -> dict[str, Any]:
+    return {
+        "generation_tokens_per_second": speeds["engine"].tokens_per_second,
+        "weights": engine.packed.weights,
+        "threads": engine.threads,
+        "kernels": str(engine.choice),
+    }
 
 
 def _quality(one: Trained, store: TokenStore, context: int, progress: Move) -> dict[str, Any]:
