@@ -99,8 +99,6 @@ def test_stages_follow_one_another_and_show_their_own_units(clock, capsys):
 
     assert lines(clock, capsys, work) == [
         "reading the text: 2.5 MB, 6 s",
-        "reading the text: 2.5 MB, 6 s",
-        "packing: 7 s; layer 3",
         "packing: 7 s; layer 3",
     ]
 

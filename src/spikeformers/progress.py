@@ -165,6 +165,7 @@ class _Lines:
         self._write, self._every, self._whole = write, every, whole
         self._stage: Stage | None = None  # which the last line was of
         self._when = self._share = 0.0
+        self._done = 0
 
     def show(self, stage: Stage, now: float) -> None:
         first = self._stage is not stage
@@ -178,14 +179,16 @@ class _Lines:
             self.show(stage, now)
 
     def end(self, stage: Stage, now: float) -> None:
-        if self._whole or self._stage is stage:
+        moved = self._stage is stage and self._done != stage.done
+        if self._whole or moved:
             self._say(stage, now)
 
     def stop(self) -> None:
         """Nothing is held."""
 
     def _say(self, stage: Stage, now: float) -> None:
-        self._stage, self._when, self._share = stage, now, stage.share or 0.0
+        self._stage, self._when = stage, now
+        self._done, self._share = stage.done, stage.share or 0.0
         self._write(stage.line(now))
 
 

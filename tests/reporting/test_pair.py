@@ -91,7 +91,7 @@ def test_the_engine_stands_beside_pytorch(pair, tokens, tmp_path):
     ratio = speed / summary["spiking"]["generation_tokens_per_second"]
     assert f"{ratio:,.1f} times the spiking model in PyTorch" in engine_note(summary)
     assert engine_note(summary).split(".")[0] in (tmp_path / "report.html").read_text()
-    assert {"timing", "scoring, spiking", "scoring, control", "drawing"} <= set(stages)
+    assert {"timing", "scoring, spiking", "scoring, dense twin", "drawing"} <= set(stages)
 
 
 def test_a_perplexity_per_word_is_not_among_the_rows(pair):

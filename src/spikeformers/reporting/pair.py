@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from spikeformers.data import Corpus, TokenStore
 
 ENERGY_TOKENS = 4096  # of validation text, whose events are counted
+TITLES = {"spiking": "spiking", "control": "dense twin"}
 SPEED_TOKENS = 32  # that are appended one by one, after SPEED_PROMPT of the same text
 SPEED_PROMPT = 8
 
@@ -78,14 +79,16 @@ def report_pair(
     sides = {"spiking": spiking, "control": control}
     windows = windows_of(store.split("validation"), context, ENERGY_TOKENS)
     energies = {
-        name: energy_of(one.model, watched(windows, partial(tell, f"counting events, {name}")))
+        name: energy_of(
+            one.model, watched(windows, partial(tell, f"counting events, {TITLES[name]}"))
+        )
         for name, one in sides.items()
     }
     speeds = _speeds(sides, engine, windows[0][0].tolist(), partial(tell, "timing"))
     summary: dict[str, Any] = {"format_version": 1}
     for name, one in sides.items():
         summary[name] = {
-            **_quality(one, store, context, partial(tell, f"scoring, {name}")),
+            **_quality(one, store, context, partial(tell, f"scoring, {TITLES[name]}")),
             **_training(one.folder),
             **_energy(energies[name]),
             "parameters": one.model.num_parameters(),
@@ -175,10 +178,9 @@ def _draw(
 ) -> dict[str, Path]:
     """Draw all pictures; PNG files by name."""
     spiking = sides["spiking"]
-    names = {"spiking": "spiking", "control": "dense twin"}
     files = ("loss", "density", "raster", "winners", "energy")
     drawn = {name: folder / f"{name}.png" for name in files}
-    curves = [loss_curve(names[name], one.folder) for name, one in sides.items()]
+    curves = [loss_curve(TITLES[name], one.folder) for name, one in sides.items()]
     pictures.loss_curves(drawn["loss"], curves)
     pictures.density_by_layer(drawn["density"], by_point(neurons), outside_blocks(neurons))
     longest = int(spiking.model.config.max_position_embeddings)
@@ -189,7 +191,7 @@ def _draw(
     pictures.spike_raster(drawn["raster"], spikes, tokens, levels)
     pictures.winner_map(drawn["winners"], winners(spiking.model, ids), tokens)
     parts = {
-        names[name]: {
+        TITLES[name]: {
             part: share.with_elementwise
             for part, share in found.by_component.items()
             if share.with_elementwise
