@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -48,13 +49,16 @@ def sets(**changes: object) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def undisturbed() -> Iterator[None]:
-    """Put back what the command line sets for its own process: log handlers, the console."""
+    """Put back what the command line sets for its process: log handlers, console, environment."""
     logger = logging.getLogger("spikeformers")
+    waiting = os.environ.get("OMP_WAIT_POLICY")
     before = (logger.level, logger.propagate, list(logger.handlers))
     yield
     logger.level, logger.propagate, logger.handlers = before
     logger.setLevel(before[0])
     rich.reconfigure(stderr=False)
+    if waiting is None:
+        os.environ.pop("OMP_WAIT_POLICY", None)
 
 
 def execute(*arguments: object) -> int:

@@ -54,7 +54,7 @@ def test_plan_report_and_model(converted, spikeformers):
 
 def test_the_original_of_the_report_is_what_evaluate_says(converted, spikeformers, control, text):
     report = json.loads((converted[0] / "report.json").read_text())
-    given = ("--data", text, "--context", 16, "--stride", 15, "--max-tokens", 256, "--json")
+    given = ("--data", text, "--context", 16, "--stride", 15, "--tokens", 256, "--json")
     for side, folder in (("original", control), ("spiking", converted[0])):
         found = spikeformers("evaluate", "perplexity", folder, *given).json
         assert found["perplexity"] == pytest.approx(report[side]["perplexity"], rel=1e-5)

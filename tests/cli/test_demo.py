@@ -11,6 +11,7 @@ import pytest
 
 from spikeformers.cli import _demo
 from spikeformers.cli._demo import Settings
+from spikeformers.errors import EngineUnavailable
 from spikeformers.models import load_model
 from spikeformers.training.journal import Journal
 
@@ -46,7 +47,8 @@ SIDES = ("bits_per_byte", "perplexity", "parameters", "tokens_seen", "train_seco
 SIDES += ("energy_pj_per_token", "tokens_per_second")
 
 
-def test_the_whole_demo(demo, tmp_path):
+def test_the_whole_demo(demo, spikeformers, tmp_path):
+    pytest.importorskip("spikeformers.kernels._native")
     out = tmp_path / "demo"
     ended = demo(out, "--json")
     assert ended.code == 0, ended.err
@@ -65,7 +67,14 @@ def test_the_whole_demo(demo, tmp_path):
     assert {"cores", "processor"} <= summary["machine"].keys()
     assert {"python", "torch", "spikeformers"} <= summary["versions"].keys()
 
+    engine = summary["engine"]
+    assert (engine["weights"], engine["generation_tokens_per_second"] > 0) == ("int8", True)
+    assert (out / "spiking.engine").is_file()
+    written = spikeformers("generate", out / "spiking.engine", "--prompt", "the ", "--json")
+    assert written.json["tokens"] > 0
+
     page = (out / "report.html").read_text()
+    assert "The engine reads only what fires" in page
     assert page.count("data:image/png;base64,") == 5
     assert "http://" not in page
     assert "https://" not in page
@@ -78,8 +87,12 @@ def test_the_whole_demo(demo, tmp_path):
     again = demo(out)
     assert again.code == 0
     assert "--overwrite" in again.err
-    for said in ("validation bits per byte", "firing density", "estimated", "goes on after 'the '"):
+    for said in (
+        *("validation bits per byte", "firing density", "estimated", "goes on after 'the '"),
+        *("writing speed by the engine (int8), tokens/s", "The engine reads only what fires"),
+    ):
         assert said in again.out
+    assert "per word" not in again.out
     assert (out / "spiking" / "model.safetensors").stat().st_mtime_ns == before
 
     other = demo(out, "--seed", 5)
@@ -89,6 +102,21 @@ def test_the_whole_demo(demo, tmp_path):
     assert anew.code == 0
     assert anew.json["seed"] == 5
     assert anew.json["spiking"]["bits_per_byte"] != summary["spiking"]["bits_per_byte"]
+
+
+def test_without_kernels_the_demo_says_why_the_engine_did_not_run(demo, tmp_path, monkeypatch):
+    def missing() -> None:
+        raise EngineUnavailable("its kernels were not built.")
+
+    monkeypatch.setattr("spikeformers.kernels.choose", missing)
+    out = tmp_path / "demo"
+    ended = demo(out)
+    assert ended.code == 0, ended.err
+    reason = "The engine did not run: its kernels were not built."
+    assert reason in ended.out
+    assert reason in (out / "report.html").read_text()
+    assert not (out / "spiking.engine").exists()
+    assert "engine (int8)" not in ended.out
 
 
 def test_both_see_the_same_batches(demo, tmp_path):

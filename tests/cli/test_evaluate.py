@@ -23,7 +23,7 @@ def test_json_is_the_report(spikeformers, causal, text):
 
 
 def test_options_reach_the_measurement(spikeformers, causal, text):
-    given = ("--context", 16, "--stride", 4, "--max-tokens", 100, "--batch-size", 3)
+    given = ("--context", 16, "--stride", 4, "--tokens", 100, "--batch-size", 3)
     ended = spikeformers(
         "evaluate", "perplexity", causal, "--data", text, "--split", "train", *given, "--json"
     )
@@ -34,8 +34,32 @@ def test_options_reach_the_measurement(spikeformers, causal, text):
 def test_the_table(spikeformers, causal, text):
     ended = spikeformers("evaluate", "perplexity", causal, "--data", text)
     assert ended.code == 0
-    for said in ("bits per byte", "perplexity per word", "32 tokens, stride 16", "validation"):
+    for said in ("bits per byte", "perplexity per token", "32 tokens, stride 16", "validation"):
         assert said in ended.out
+
+
+def test_a_perplexity_per_word_beyond_all_words_is_left_out(
+    spikeformers, causal, text, monkeypatch
+):
+    given = ("evaluate", "perplexity", causal, "--data", text, "--tokens", 200)
+    found = spikeformers(*given, "--json").json["word_perplexity"]
+    assert found > 100_000  # bytes, hardly trained
+    assert "per word" not in spikeformers(*given).out
+    monkeypatch.setattr("spikeformers.cli.evaluate.SENSIBLE", 2 * found)
+    assert f"{found:,.2f}" in spikeformers(*given).out
+
+
+def test_options_have_one_name_and_the_old_ones_still_work(spikeformers, causal, text):
+    given = ("evaluate", "perplexity", causal, "--data", text, "--json")
+    new, old = (spikeformers(*given, name, 100) for name in ("--tokens", "--max-tokens"))
+    assert new.json == old.json
+    assert new.json["tokens"] == 100
+    equals = spikeformers(*given, "--max-tokens=100")
+    assert equals.json == new.json
+    for verb in ("perplexity", "agreement", "vision"):
+        said = spikeformers("evaluate", verb, "--help").out
+        assert "--max-tokens" not in said
+        assert "--max-images" not in said
 
 
 def test_a_masked_model(spikeformers, masked, text):

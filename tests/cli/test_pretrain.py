@@ -139,6 +139,28 @@ def test_resume_takes_what_may_change_and_refuses_the_rest(spikeformers, causal,
     assert spikeformers(*given, "--data", "builtin").code == 2  # another text
 
 
+def test_a_finished_run_is_continued_for_more_steps(spikeformers, tiny, text, tmp_path):
+    out = tmp_path / "run"
+    assert spikeformers("pretrain", *WD, "--data", text, "--out", out, *tiny()).code == 0
+    six = weights(out)
+    again = ("pretrain", "--out", out, "--resume")
+    ended = spikeformers(*again, "--set", "steps=9", "--json")
+    assert ended.code == 0, ended.err
+    assert ended.json["steps"] == 9
+    nine = weights(out)
+    assert nine != six
+    said = record(out)["config"]
+    assert (said["steps"], said["schedule_steps"]) == (9, 6)
+    ended = spikeformers(*again, "--json")  # from now on it is a run of nine
+    assert (ended.json["steps"], weights(out)) == (9, nine)
+    fewer = spikeformers(*again, "--set", "steps=5")
+    assert fewer.code == 2
+    assert "for more steps, not for fewer" in fewer.err
+    other = spikeformers(*again, "--set", "steps=12", "--set", "schedule_steps=12")
+    assert other.code == 2
+    assert "schedule_steps was 6, now 12" in other.err
+
+
 def test_resume_finds_the_same_text_in_another_place(spikeformers, causal, text, tmp_path):
     import shutil
 

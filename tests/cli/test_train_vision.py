@@ -130,7 +130,7 @@ def test_evaluate(spikeformers: Any, stripes: Path, trained: Path, tmp_path: Pat
     assert "Entropy of Q, K and V" in text
     assert "Do Q, K and V learn?" in text
     assert text.count("data:image/png;base64") == 4
-    table = spikeformers(*given, "--max-images", 6)
+    table = spikeformers(*given, "--images", 6)
     assert "6 of stripes, test" in table.out
 
 

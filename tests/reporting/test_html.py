@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 from spikeformers.reporting.html import Page, Section, write_page
 
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "img", "br", "wbr"}
 
 
 class Strict(HTMLParser):
@@ -51,3 +51,34 @@ def test_a_page_stands_alone_and_escapes(tmp_path):
     assert parser.references == [f"data:image/png;base64,{encoded}"]
     assert page.count('<span class="kind">') == 2
     assert "prefers-color-scheme: dark" in page
+
+
+def page_of(tmp_path, header, rows):
+    write_page(tmp_path / "p.html", Page("Title", "lead", [Section("T", header=header, rows=rows)]))
+    page = (tmp_path / "p.html").read_text(encoding="utf-8")
+    parser = Strict()
+    parser.feed(page)
+    assert parser.open == []
+    return page, "".join(parser.text)
+
+
+def test_a_table_scrolls_in_a_box_of_its_own(tmp_path):
+    page, _ = page_of(tmp_path, ("", "value"), [("x", "1")])
+    assert page.count('<div class="scroll"><table>') == 1
+    assert "data-head" not in page.partition("<body>")[2]
+
+
+def test_a_table_of_many_columns_names_each_cell_for_a_narrow_screen(tmp_path):
+    page, _ = page_of(tmp_path, ("", "a", "b", "c", 'the "d"'), [("x", "1", "2", "3", "4")])
+    assert '<table class="wide">' in page
+    assert '<td data-head="the &quot;d&quot;">4</td>' in page
+
+
+def test_long_words_may_be_broken_and_stay_whole_when_copied(tmp_path):
+    digest, name = "0123456789abcdef" * 4, "model.layers.0.attention.fire_query.neuron"
+    page, text = page_of(tmp_path, (), [("sha256", digest), (name, "1,234,567.89")])
+    assert digest in text
+    assert name in text
+    assert "<wbr>".join(["01234567", "89abcdef"] * 4) in page
+    assert "model.<wbr>layers.<wbr>0.<wbr>attention.<wbr>fire_<wbr>query.<wbr>neuron" in page
+    assert "1,234,567.89" in page

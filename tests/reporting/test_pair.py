@@ -5,7 +5,9 @@ import json
 import pytest
 
 from spikeformers.energy import energy_of
-from spikeformers.reporting import Trained, pair_rows, report_pair, windows_of
+from spikeformers.engine import Engine
+from spikeformers.export import pack
+from spikeformers.reporting import Trained, engine_note, pair_rows, report_pair, windows_of
 from spikeformers.training import TrainConfig, train
 
 
@@ -35,6 +37,7 @@ def test_the_report_of_a_pair(pair, tokens, tmp_path):
         prompt="the ",
         sentence="the spike wins",
         settings={"steps": 3},
+        no_engine="no compiler",
     )
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     windows = windows_of(tokens.store.split("validation"), 32, 4096)
@@ -57,6 +60,43 @@ def test_the_report_of_a_pair(pair, tokens, tmp_path):
     assert {row[3] for row in measured} == {"measured"}
     assert len(energy) == 2
     assert len(measured) == 3
+    assert summary["engine"] == {"absent": "no compiler"}
+    assert "The engine did not run: no compiler" in page
+    assert engine_note(summary) == "The engine did not run: no compiler"
+
+
+def test_the_engine_stands_beside_pytorch(pair, tokens, tmp_path):
+    pytest.importorskip("spikeformers.kernels._native")
+    packed = pack(pair["spiking"].model, tokens.tokenizer, "int8")
+    stages = []
+    summary = report_pair(
+        tmp_path,
+        pair["spiking"],
+        pair["control"],
+        tokens.store,
+        corpus=tokens.corpus,
+        context=32,
+        seed=4,
+        prompt="the ",
+        sentence="the spike wins",
+        settings={"steps": 3},
+        engine=Engine(packed, threads=1),
+        progress=lambda stage, done, of: stages.append(stage),
+    )
+    speed = summary["engine"]["generation_tokens_per_second"]
+    assert speed > 0
+    assert summary["engine"]["weights"] == "int8"
+    row = ("writing speed by the engine (int8), tokens/s", f"{speed:,.0f}", "-", "measured")
+    assert pair_rows(summary)[-1] == row
+    ratio = speed / summary["spiking"]["generation_tokens_per_second"]
+    assert f"{ratio:,.1f} times the spiking model in PyTorch" in engine_note(summary)
+    assert engine_note(summary).split(".")[0] in (tmp_path / "report.html").read_text()
+    assert {"timing", "scoring, spiking", "scoring, dense twin", "drawing"} <= set(stages)
+
+
+def test_a_perplexity_per_word_is_not_among_the_rows(pair):
+    side = dict.fromkeys(("bits_per_byte", "word_perplexity"), 3_588_127.0)
+    assert not [row for row in pair_rows({"spiking": side, "control": side}) if "word" in row[0]]
 
 
 def test_rows_say_what_a_side_has_not():

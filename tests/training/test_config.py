@@ -59,6 +59,27 @@ def test_a_token_budget_decides_the_steps_rounded_up() -> None:
     assert TrainConfig(steps=5).total_steps == 5
 
 
+def test_more_steps_keep_the_schedule_and_the_choice_is_free() -> None:
+    config = TrainConfig(steps=6)
+    assert config.schedule_span == 6
+    longer = config.continued({"steps": 9})
+    assert (longer.total_steps, longer.schedule_steps, longer.schedule_span) == (9, 6, 6)
+    longest = longer.continued({"steps": 20})
+    assert (longest.total_steps, longest.schedule_span) == (20, 6)
+    assert config.continued({"steps": 9, "schedule_steps": 9}).schedule_span == 9
+    assert config.continued({"log_every": 3}) == TrainConfig(steps=6, log_every=3)
+    by_tokens = TrainConfig(tokens=1000, batch_size=4, context=10)
+    assert by_tokens.continued({"tokens": 2000}).total_steps == 50
+    assert by_tokens.continued({"tokens": 2000}).schedule_span == 25
+    assert by_tokens.continued({"steps": 40}).total_steps == 40
+
+
+def test_steps_at_a_learning_rate_of_zero_are_refused() -> None:
+    with pytest.raises(ConfigError, match="schedule_steps is 5; it must be at least the 9 steps"):
+        TrainConfig(steps=9, schedule_steps=5, min_learning_rate_ratio=0.0)
+    TrainConfig(steps=9, schedule_steps=5, min_learning_rate_ratio=0.0, schedule="constant")
+
+
 def test_the_defaults_can_be_read_without_torch() -> None:
     code = (
         "import sys; from spikeformers.training import TrainConfig; TrainConfig(); "

@@ -363,6 +363,24 @@ def test_resuming_a_complete_run_exports_again(tmp_path: Path, fresh: Any, confi
     assert lines(tmp_path) == before
 
 
+def test_a_finished_run_continued_ends_as_one_that_was_begun_so(
+    tmp_path: Path, fresh: Any, config: Any, whole: dict[str, Path]
+) -> None:
+    at_once, later = tmp_path / "at-once", tmp_path / "later"
+    longer = config(steps=9, schedule_steps=6)
+    train(*fresh("wd"), at_once, longer, progress=False)
+    train(*fresh("wd"), later, config(), progress=False)
+    assert lines(later) == lines(whole["wd"])
+    result = train(*fresh("wd", seed=3), later, longer, resume=True, progress=False)
+    assert (result.steps, result.interrupted) == (9, False)
+    expected = load_file(at_once / "model.safetensors")
+    found = load_file(later / "model.safetensors")
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    trained = [line for line in lines(later) if line["kind"] == "train"]
+    assert [line["step"] for line in trained] == list(range(1, 10))
+    assert [line["learning_rate"] for line in trained[5:]] == pytest.approx([1e-3] * 4)
+
+
 def test_a_full_disk_stops_and_the_run_resumes_exactly(
     tmp_path: Path, fresh: Any, config: Any, full_disk: Any, whole: dict[str, Path]
 ) -> None:

@@ -37,6 +37,21 @@ def test_constant_schedule_and_no_warm_up() -> None:
     assert rates(schedule="constant", warmup_ratio=0) == [1] * 7
 
 
+@pytest.mark.parametrize(("schedule", "last"), [("linear", 0.1), ("cosine", 0.1), ("constant", 1)])
+def test_steps_after_the_schedule_keep_its_last_rate(schedule: str, last: float) -> None:
+    config = TrainConfig(
+        steps=10, schedule_steps=7, warmup_ratio=2 / 7, learning_rate=1.0, schedule=schedule
+    )
+    longer = [learning_rate(step, config) for step in range(10)]
+    assert longer[:7] == rates(schedule=schedule)
+    assert longer[7:] == pytest.approx([last] * 3)
+
+
+def test_a_run_that_stops_within_its_schedule_has_the_rates_of_the_whole() -> None:
+    config = TrainConfig(steps=4, schedule_steps=7, warmup_ratio=2 / 7, learning_rate=1.0)
+    assert [learning_rate(step, config) for step in range(4)] == rates(schedule="cosine")[:4]
+
+
 def test_a_run_of_one_step_uses_the_peak_rate() -> None:
     assert learning_rate(0, TrainConfig(steps=1, learning_rate=2.0)) == 2.0
 

@@ -94,6 +94,26 @@ def test_harmless_changes_pass_and_rounding_is_told(
     assert "gradient_accumulation, strategy changed" in caplog.text
 
 
+def test_more_steps_are_kept_in_the_record(tmp_path: Path, record: dict[str, Any]) -> None:
+    begun(tmp_path, record)
+    longer = record | {"config": record["config"] | {"steps": 9, "schedule_steps": 6}}
+    assert open_run(tmp_path, longer, ALONE, resume=True) is None
+    kept = json.loads((tmp_path / "run.json").read_text())
+    assert kept == json.loads(json.dumps(longer))
+    assert open_run(tmp_path, longer, ALONE, resume=True) is None
+    with pytest.raises(ConfigError, match="for more steps, not for fewer"):
+        open_run(tmp_path, record, ALONE, resume=True)
+
+
+def test_more_steps_with_other_rates_are_refused_and_how_to_keep_them_is_told(
+    tmp_path: Path, record: dict[str, Any]
+) -> None:
+    begun(tmp_path, record)
+    longer = record | {"config": record["config"] | {"steps": 9}}
+    with pytest.raises(ConfigError, match=r"steps was 6, now 9.*add schedule_steps=6"):
+        open_run(tmp_path, longer, ALONE, resume=True)
+
+
 def test_another_model_or_corpus_is_named(tmp_path: Path, record: dict[str, Any]) -> None:
     begun(tmp_path, record)
     with pytest.raises(ConfigError, match=r"another model: wta was 'hard', now 'top_k'"):

@@ -38,7 +38,11 @@ from spikeformers.cli import (
     train_vision,
     zeroshot,
 )
+from spikeformers.cli._waiting import wait_passively
 from spikeformers.errors import SpikeformersError
+
+RENAMED = {"max-tokens": "tokens", "max-images": "images"}
+"""Names of options that were, and what they are called now; the old ones work and are not shown."""
 
 app = typer.Typer(
     name="spikeformers",
@@ -47,7 +51,10 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda name: RENAMED.get(name, name),
+    },
     rich_markup_mode="rich",
 )
 evaluation = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
@@ -112,6 +119,7 @@ def options(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
+    wait_passively()  # before any verb imports torch
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]

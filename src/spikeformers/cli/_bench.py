@@ -21,6 +21,7 @@ from spikeformers.evaluation.peers import builds, running, usable
 from spikeformers.evaluation.systems import System, TorchSystem, time_systems
 from spikeformers.export import pack
 from spikeformers.models import build_model, control_of, load_model
+from spikeformers.progress import Tell
 from spikeformers.reporting.machine import machine
 
 if TYPE_CHECKING:
@@ -41,12 +42,15 @@ class Bench:
         new_tokens: int,
         repeats: int,
         peers: bool,
+        progress: Tell,
     ) -> None:
         import torch
 
         torch.set_num_threads(threads)
         self.folder, self.threads, self.peers = folder, threads, peers
         self.prompt_tokens, self.new_tokens, self.repeats = prompt_tokens, new_tokens, repeats
+        self.tell = progress
+        self.tell("packing the weights", 0, None)
         self.model, self.tokenizer = load_model(folder)
         self.packed = {
             f"engine-{kind}": pack(self.model, self.tokenizer, kind)
@@ -63,10 +67,12 @@ class Bench:
             )
         first = int(np.random.default_rng(0).integers(engine.vocabulary))
         wanted = prompt_tokens + new_tokens - 1
+        self.tell("writing the text", 0, None)
         self.ids = [first, *engine.generate([first], wanted, temperature=1.0)]
 
     def timed(self, what: str) -> dict[str, Any]:
         """Timings of "decode" or "prefill"."""
+        self.tell("opening the systems", 0, None)
         config = self.model.config
         systems: dict[str, System] = {
             name: EngineSystem(engine) for name, engine in self.engines.items()
@@ -78,8 +84,9 @@ class Bench:
                 systems |= stack.enter_context(running(config, self.threads))
             before = {name: engine.counters() for name, engine in self.engines.items()}
             reading, stepping = time_systems(
-                systems, self.ids, prompt_tokens=self.prompt_tokens, repeats=self.repeats
-            )
+                systems, self.ids, prompt_tokens=self.prompt_tokens, repeats=self.repeats,
+                progress=lambda done, of: self.tell("turns", done, of),
+            )  # fmt: skip
         timings = stepping if what == "decode" else reading
         results = {name: timing.as_dict() for name, timing in timings.items()}
         for name, engine in self.engines.items():
@@ -105,6 +112,7 @@ class Bench:
             for name, packed in self.packed.items():
                 file = Path(folder) / name
                 size = write(packed, file)
+                self.tell(f"a process of {name}", 0, None)
                 results[name] = _resident(resident_of_engine(file, self.threads), size)
             twin = build_model(control_of(self.model.config))
             twin.save_pretrained(Path(folder) / "twin")
@@ -112,6 +120,7 @@ class Bench:
                 ("pytorch", self.model, self.folder),
                 ("dense-twin", twin, Path(folder) / "twin"),
             ):
+                self.tell(f"a process of {name}", 0, None)
                 size = sum(p.numel() * p.element_size() for p in model.parameters())
                 results[name] = _resident(resident_of_model(at, self.threads), size)
             peer = "llama.cpp-q8_0"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spikeformers.cli._output import counting_bar, say, tokenize
+from spikeformers.cli._output import say, tokenize
 from spikeformers.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -67,6 +66,7 @@ def _carry_out(
     )
     from spikeformers.data import load_corpus
     from spikeformers.evaluation import context_of
+    from spikeformers.progress import LOG, Progress
     from spikeformers.reporting import measure_pair, report_conversion
 
     corpus = load_corpus(asked.calibration, text_field=asked.text_field)
@@ -85,7 +85,7 @@ def _carry_out(
     store = tokenize(corpus, tokenizer)
     windows = calibration_windows(store.split("train"), context, asked.calibration_tokens)
     say(f"text      {corpus.name}, sha256 {corpus.digest[:12]}: {windows.numel():,} tokens")
-    with stages() as tell:
+    with Progress(log=asked.out / LOG) as tell:
         found = convert(
             model, tokenizer, windows, plan, asked.out,
             rule=rule, resume=asked.resume, progress=tell,
@@ -127,21 +127,3 @@ def check_choices(choices: dict[str, Any]) -> None:
         if type(value) is not type(defaults[key]):
             kind = type(defaults[key]).__name__
             raise ConfigError(f"{key} is {value!r}; it must be of type {kind}.")
-
-
-@contextmanager
-def stages() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar a stage, one after the other."""
-    from contextlib import ExitStack
-
-    with ExitStack() as stack:
-        open_bars: dict[str, Callable[[int, int], None]] = {}
-
-        def tell(stage: str, done: int, of: int) -> None:
-            if stage not in open_bars:
-                stack.close()
-                open_bars.clear()
-                open_bars[stage] = stack.enter_context(counting_bar(stage))
-            open_bars[stage](done, of)
-
-        yield tell

@@ -1,6 +1,7 @@
 """The demo: a tiny spiking model and its dense twin, same text, same batches, one report.
 
 OUT/demo.json      the settings; OUT/spiking, OUT/control   run folders and models
+OUT/spiking.engine the spiking model as the engine runs it, where its kernels are built
 OUT/summary.json   OUT/report.html   OUT/pictures/          once both are measured
 """
 
@@ -10,9 +11,14 @@ import json
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from spikeformers.errors import UsageError
+from spikeformers.errors import EngineUnavailable, UsageError
+from spikeformers.progress import LOG, Progress
+
+if TYPE_CHECKING:
+    from spikeformers.engine import Engine
+    from spikeformers.reporting import Trained
 
 # What the demo trains, chosen so that all of it takes about five minutes on two cores.
 DEMO_PRESET = "wd-spikingformer-tiny"
@@ -27,7 +33,8 @@ DEMO_PROMPT = "Return the"
 DEMO_SENTENCE = "Return a list of the items, sorted in the order in which they were added."
 
 PARTS = ("spiking", "control")
-MADE = (*PARTS, "pictures", "summary.json", "report.html", "demo.json")
+ENGINE = "spiking.engine"
+MADE = (*PARTS, ENGINE, "pictures", LOG, "summary.json", "report.html", "demo.json")
 
 
 @dataclass(frozen=True)
@@ -173,15 +180,37 @@ def _report(out: Path, settings: Settings) -> dict[str, Any]:
             seed=settings.seed,
         )
         models[part] = Trained(out / part, model, tokenizer, sample.text)
-    return report_pair(
-        out,
-        models["spiking"],
-        models["control"],
-        store,
-        corpus=corpus,
-        context=settings.context,
-        seed=settings.seed,
-        prompt=settings.prompt,
-        sentence=settings.sentence,
-        settings=asdict(settings),
-    )
+    with Progress(log=out / LOG) as progress:
+        progress("packing the engine's file", 0, None)
+        engine, why_not = _engine(out / ENGINE, models["spiking"])
+        return report_pair(
+            out,
+            models["spiking"],
+            models["control"],
+            store,
+            corpus=corpus,
+            context=settings.context,
+            seed=settings.seed,
+            prompt=settings.prompt,
+            sentence=settings.sentence,
+            settings=asdict(settings),
+            engine=engine,
+            no_engine=why_not,
+            progress=progress,
+        )
+
+
+def _engine(file: Path, spiking: Trained) -> tuple[Engine | None, str]:
+    """The spiking model in an engine file and opened from it, or why there is none."""
+    import torch
+
+    from spikeformers.engine import load, write
+    from spikeformers.export import pack
+    from spikeformers.kernels import choose
+
+    try:
+        choose()
+        write(pack(spiking.model, spiking.tokenizer, "int8"), file)
+        return load(file, threads=torch.get_num_threads()), ""
+    except EngineUnavailable as error:
+        return None, str(error)

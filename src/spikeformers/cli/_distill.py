@@ -82,7 +82,7 @@ def reopen(out: Path, changes: Recipe) -> tuple[Run, Distillation]:
     known = [field.name for field in fields(SpADConfig)]
     before = {key: value for key, value in record["task"].items() if key in known}
     spad = SpADConfig.from_dict(before | changes.spad)
-    config = TrainConfig.from_dict(record["config"] | changes.train)
+    config = TrainConfig.from_dict(record["config"]).continued(changes.train)
     who = request[DISTILL] | {k: str(v) for k, v in changes.distill.items() if k in TEACHER}
     teacher, tokenizer = _teacher(who, spad, config)
     source = {key: value for key, value in request.items() if key in data_keys()}

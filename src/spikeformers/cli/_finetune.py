@@ -100,6 +100,8 @@ def prepare(asked: Tuning) -> tuple[Run, Task]:
 
 def reopen(out: Path, changes: dict[str, Any]) -> tuple[Run, Task]:
     """Everything as ``out/run.json`` says, with the training keys of ``changes`` on top."""
+    from spikeformers.training import TrainConfig
+
     record = read_record(out)
     request = dict(record["data"].get(REQUEST) or {})
     if verb_of(request) != NAME:
@@ -107,7 +109,7 @@ def reopen(out: Path, changes: dict[str, Any]) -> tuple[Run, Task]:
     asked = Tuning(
         request["model"], out, request["source"], request["text_field"], request["part"],
         request["teacher"], request["gguf_file"], request["kd"], request["tau"],
-        record["config"] | changes,
+        TrainConfig.from_dict(record["config"]).continued(changes).as_dict(),
         request.get("teacher_dtype", "auto"), request.get("transfer", False),
     )  # fmt: skip
     return prepare(asked)

@@ -22,6 +22,7 @@ from spikeformers.evaluation.measured.programs import save_batch
 from spikeformers.export import pack
 from spikeformers.kernels import choose
 from spikeformers.models.registry import is_masked, is_vision
+from spikeformers.progress import Move
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,6 +42,7 @@ def measure_folder(
     warmup: int = 1,
     threads: int = 1,
     device: str = "cpu",
+    progress: Move | None = None,
 ) -> MeasuredReport:
     """Measure the model of ``folder`` as "model", ``twin`` as "control", and the engine.
 
@@ -71,8 +73,9 @@ def measure_folder(
         except (UsageError, EngineUnavailable) as error:
             absent["engine"] = str(error)
         return measure(
-            programs, work, repeats=repeats, warmup=warmup, threads=threads, absent=absent
-        )
+            programs, work, repeats=repeats, warmup=warmup, threads=threads, absent=absent,
+            progress=progress,
+        )  # fmt: skip
 
 
 def _engines(model: PreTrainedModel, made: Path, threads: int) -> dict[str, Program]:

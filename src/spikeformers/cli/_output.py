@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from spikeformers.data import Corpus, TokenStore
+
+UNBOUNDED = 1_000_000  # characters: wider than any table
+WIDEST = 100  # characters of a title or caption where nothing else says how wide
 
 
 def is_main_process() -> bool:
@@ -55,10 +57,36 @@ def print_json(value: Any) -> None:
 
 
 def print_table(table: Table) -> None:
-    """The result as a table on standard output."""
+    """The result as a table on standard output; cells are wrapped between words, never within.
+
+    Where the words need more than the terminal has, or nobody has said how wide a file is, the
+    table is wider.
+    """
     from rich.console import Console
 
-    Console().print(table)
+    console = Console()
+    known = console.is_terminal or "COLUMNS" in os.environ
+    Console(width=fit(table, console.width if known else UNBOUNDED)).print(table)
+
+
+def fit(table: Table, width: int) -> int:
+    """Set the widths of the columns for ``width`` characters; how many the table takes at least."""
+    from rich.cells import cell_len
+    from rich.text import Text
+
+    natural, least = [], []
+    for column in table.columns:
+        texts = [Text.from_markup(str(cell)).plain for cell in (column.header, *column.cells)]
+        natural.append(max(cell_len(line) for text in texts for line in text.split("\n")))
+        least.append(max((cell_len(word) for text in texts for word in text.split()), default=0))
+    room = width - (3 * len(natural) + 1)  # a space at both sides, and lines around, of each
+    widths = list(natural)
+    while sum(widths) > room and any(one > low for one, low in zip(widths, least, strict=True)):
+        spare = [one if one > low else -1 for one, low in zip(widths, least, strict=True)]
+        widths[spare.index(max(spare))] -= 1
+    for column, one in zip(table.columns, widths, strict=True):
+        column.width = one
+    return max(min(width, WIDEST), width - room + sum(widths))
 
 
 def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -69,52 +97,18 @@ def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     table = Table(title=title or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     for place, column in enumerate(columns):
         numbers = all(row[place][:1].isdigit() or row[place] == "-" for row in rows)
-        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
+        table.add_column(column, justify="right" if numbers else "left")
     for row in rows:
         table.add_row(*row)
     return table
 
 
-@contextmanager
-def reading_bar(what: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar over bytes of text for `tokenize_corpus`; it shows only when there is work."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    with Progress(
-        TextColumn(what),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-        transient=True,
-        disable=not is_main_process(),
-    ) as progress:
-        tasks: list[Any] = []
-
-        def move(done: int, total: int | None) -> None:
-            if not tasks:
-                tasks.append(progress.add_task("", total=total))
-            progress.update(tasks[0], completed=done, total=total)
-
-        yield move
-
-
-@contextmanager
-def counting_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar over things done of things in all; it is gone at the end."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    with Progress(TextColumn(what), BarColumn(), MofNCompleteColumn(), transient=True) as progress:
-        task = progress.add_task("")
-
-        def move(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
-        yield move
-
-
 def tokenize(corpus: Corpus, tokenizer: Any) -> TokenStore:
-    """The token store of a corpus, with a bar while it is made."""
+    """The token store of a corpus; while it is made, how far it is."""
     from spikeformers.data import tokenize_corpus
+    from spikeformers.progress import Progress
 
-    with reading_bar("reading the text") as move:
-        return tokenize_corpus(corpus, tokenizer, progress=move)
+    with Progress() as progress:
+        return tokenize_corpus(
+            corpus, tokenizer, progress=progress.stage("reading the text", "bytes")
+        )

@@ -101,7 +101,7 @@ def reopen(out: Path, changes: Recipe) -> Run:
         raise UsageError(f"{out} is resumed with `spikeformers {verb_of(data)}`, and its keys.")
     refuse_another_model(out, data, changes)
     source = {key: value for key, value in data.items() if key in data_keys()}
-    config = TrainConfig.from_dict(record["config"] | changes.train)
+    config = TrainConfig.from_dict(record["config"]).continued(changes.train)
     model = AutoConfig.for_model(**record["model"])
     masked = is_masked_preset(data["preset"])
     # Another place of the same text is fine: `train` compares the digest of its content.
@@ -130,10 +130,14 @@ def read_data(
 ) -> tuple[Corpus, PreTrainedTokenizerFast, TokenStore]:
     """Corpus, tokenizer and tokens for the keys of a recipe's data section."""
     from spikeformers.data import load_corpus, make_tokenizer
+    from spikeformers.progress import Progress
 
     options = {k: v for k, v in data.items() if k not in ("source", "tokenizer")}
-    corpus = load_corpus(str(data["source"]), **options)
-    tokenizer = make_tokenizer(str(data["tokenizer"]), corpus, masked=masked)
+    with Progress() as progress:
+        progress.stage("looking at the text")
+        corpus = load_corpus(str(data["source"]), **options)
+        progress.stage("making the tokenizer")
+        tokenizer = make_tokenizer(str(data["tokenizer"]), corpus, masked=masked)
     return corpus, tokenizer, tokenize(corpus, tokenizer)
 
 

@@ -85,7 +85,7 @@ def reopen(out: Path, changes: Recipe) -> VisionRun:
     if VISION not in request:
         raise UsageError(f"{out} is resumed with `spikeformers {verb_of(request)}`.")
     refuse_another_model(out, request, changes)
-    config = TrainConfig.from_dict(record["config"] | changes.train)
+    config = TrainConfig.from_dict(record["config"]).continued(changes.train)
     vision = VisionConfig.from_dict(record["task"] | changes.vision)
     chosen = AutoConfig.for_model(**record["model"])
     store = open_images(request[VISION] | changes.data, chosen)

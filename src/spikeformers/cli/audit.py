@@ -70,6 +70,7 @@ def audit(
     from spikeformers.energy import audit as trace_and_list
     from spikeformers.energy import check_request
     from spikeformers.errors import RequirementNotMet
+    from spikeformers.progress import Progress, watched
 
     wanted: list[Any] = list(dict.fromkeys(require or []))
     check_request(wanted, scope, strict)
@@ -80,7 +81,9 @@ def audit(
         model, data, split,
         tokens=tokens, text_field=text_field, images=images, root=root, one_by_one=True,
     )  # fmt: skip
-    report = trace_and_list(read.model, read.batches)
+    with Progress() as progress:
+        move = progress.stage("tracing", "images" if read.unit == "image" else "sequences")
+        report = trace_and_list(read.model, watched(read.batches, move))
     if not as_json:
         for table in _tables(report, unfold):
             print_table(table)

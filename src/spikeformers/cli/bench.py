@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,8 +43,9 @@ def decode(
     clock), cpu_ratios (by processor time), what, model, threads, prompt_tokens, new_tokens,
     repeats, kernels, machine, peers (how each was built).
     """
-    bench = _bench(model, threads, prompt_tokens, new_tokens, repeats, peers)
-    _tell(bench.timed("decode"), as_json)
+    with _bench(model, threads, prompt_tokens, new_tokens, repeats, peers) as bench:
+        result = bench.timed("decode")
+    _tell(result, as_json)
 
 
 def prefill(
@@ -54,7 +57,9 @@ def prefill(
     as_json: Json = False,
 ) -> None:
     """Tokens per second of reading a prompt; systems and JSON as for decode."""
-    _tell(_bench(model, threads, prompt_tokens, 0, repeats, peers).timed("prefill"), as_json)
+    with _bench(model, threads, prompt_tokens, 0, repeats, peers) as bench:
+        result = bench.timed("prefill")
+    _tell(result, as_json)
 
 
 def memory(model: Model, threads: Threads = 1, as_json: Json = False) -> None:
@@ -67,19 +72,25 @@ def memory(model: Model, threads: Threads = 1, as_json: Json = False) -> None:
     JSON: results (by system: resident_bytes, library_bytes, weight_bytes), ratios (engine-int8 to
     each), what, model, threads, machine.
     """
-    _tell(_bench(model, threads, 8, 24, 1, True).memory(), as_json)
+    with _bench(model, threads, 8, 24, 1, True) as bench:
+        result = bench.memory()
+    _tell(result, as_json)
 
 
+@contextmanager
 def _bench(
     model: Path, threads: int, prompt_tokens: int, new_tokens: int, repeats: int, peers: bool
-) -> Bench:
+) -> Iterator[Bench]:
+    """The bench, and how far it is while it is at work."""
     from spikeformers.cli._bench import Bench
     from spikeformers.cli._output import start
     from spikeformers.kernels import choose
+    from spikeformers.progress import Progress
 
     choose()
     start(verbose=False)
-    return Bench(model, threads, prompt_tokens, new_tokens, repeats, peers)
+    with Progress() as progress:
+        yield Bench(model, threads, prompt_tokens, new_tokens, repeats, peers, progress)
 
 
 def _tell(result: dict[str, Any], as_json: bool) -> None:

@@ -106,6 +106,7 @@ def _measure(
     from spikeformers.cli._output import tokenize
     from spikeformers.data import load_corpus
     from spikeformers.models import load_model
+    from spikeformers.progress import Progress
     from spikeformers.reporting.compare import measure_sides
 
     corpus = load_corpus(data, text_field=text_field)
@@ -113,5 +114,6 @@ def _measure(
     splits = {
         name: tokenize(corpus, tokenizer).split(split) for name, (_, tokenizer) in models.items()
     }
-    measure_sides(sides, models, splits, tokens)
+    with Progress() as progress:
+        measure_sides(sides, models, splits, tokens, progress)
     return {"text": f"{corpus.name}, {split}, {tokens:,} tokens", "sha256": corpus.digest}

@@ -31,14 +31,16 @@ def demo(
 
     Both see the same tokens of the built-in corpus in the same order; nothing is downloaded. The
     number of steps is fixed by --minutes, so a result does not depend on how fast the machine
-    is. Ctrl-C leaves checkpoints; the same command goes on. See report.html in the folder.
+    is. The engine then runs the spiking model beside PyTorch. Ctrl-C leaves checkpoints; the same
+    command continues from there. See report.html in the folder.
 
     JSON (and summary.json): spiking and control, each with bits_per_byte, perplexity, parameters,
     tokens_seen, train_seconds, energy_pj_per_token (estimated), tokens_per_second (training),
-    generation_tokens_per_second, sample; spiking also density and density_by_layer; corpus,
+    generation_tokens_per_second (PyTorch), sample; spiking also density and density_by_layer;
+    engine (generation_tokens_per_second, weights, threads, kernels; or absent, the reason); corpus,
     machine, versions, seed, settings.
     """
-    from spikeformers.cli._demo import make_settings, run_demo
+    from spikeformers.cli._demo import ENGINE, make_settings, run_demo
     from spikeformers.cli._output import make_table, print_json, print_table, say, start
     from spikeformers.errors import UsageError
 
@@ -55,10 +57,11 @@ def demo(
     if as_json:
         print_json(summary)
         return
-    from spikeformers.reporting import by_point, outside_blocks, pair_rows
+    from spikeformers.reporting import by_point, engine_note, outside_blocks, pair_rows
 
     columns = ("", "spiking", "dense twin", "")
     print_table(make_table("Spiking model and dense twin", columns, pair_rows(summary)))
+    print(f"{engine_note(summary)}\n")
     density = summary["spiking"]["density_by_layer"]
     points = by_point(density)
     blocks = range(max(map(len, points.values()), default=0))
@@ -78,3 +81,5 @@ def demo(
     print(f"text    {corpus['name']}, sha256 {corpus['sha256']}")
     print(f"report  {out / 'report.html'}")
     print(f"models  {out / 'spiking'}  {out / 'control'}")
+    if (out / ENGINE).is_file():
+        print(f"engine  spikeformers generate {out / ENGINE} --prompt {summary['prompt']!r}")

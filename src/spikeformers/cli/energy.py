@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from spikeformers.cli._counting import Material
     from spikeformers.energy.pricing.price_table import PriceTable
     from spikeformers.evaluation.measured import MeasuredReport
+    from spikeformers.progress import Move
     from spikeformers.reporting.energy import Energies
 
 
@@ -132,31 +134,36 @@ def _count(
 ) -> tuple[Energies, dict[str, Any]]:
     """One model counted and estimated, and its parts as JSON."""
     from spikeformers.cli._counting import read_material
+    from spikeformers.progress import Progress
     from spikeformers.reporting.energy import add_spikes, energies
 
     read = read_material(folder, data, **given)
     twin, weights = _twin(read.model.config, control)
-    found = energies(
-        str(folder), read.model, twin, read.batches, table,
-        contexts=contexts, control_weights=weights,
-    )  # fmt: skip
-    found.facts = read.facts
-    if pictures and read.tokenizer is not None:
-        add_spikes(found, read.model, read.batches, read.tokenizer)
-    parts = found.parts()
-    if measure:
-        found.measured = _measured(folder, read, twin)
+    with Progress() as progress:
+        found = energies(
+            str(folder), read.model, twin, read.batches, table, contexts=contexts,
+            control_weights=weights, progress=partial(progress, unit="batches"),
+        )  # fmt: skip
+        found.facts = read.facts
+        if pictures and read.tokenizer is not None:
+            progress.stage("drawing spikes")
+            add_spikes(found, read.model, read.batches, read.tokenizer)
+        parts = found.parts()
+        if measure:
+            move = progress.stage("measuring on this machine", "turns")
+            found.measured = _measured(folder, read, twin, move)
+    if found.measured is not None:
         parts["measured"] = {"control": None, **found.measured.as_dict()}
     return found, {**parts, "control_weights": weights, **read.facts}
 
 
-def _measured(folder: Path, read: Material, twin: Any) -> MeasuredReport:
+def _measured(folder: Path, read: Material, twin: Any, progress: Move) -> MeasuredReport:
     """Part three: the model, its twin and the engine, run on this machine."""
     from spikeformers.cli._measured import measure_folder
     from spikeformers.errors import SpikeformersError
 
     try:
-        return measure_folder(folder, read.model, twin, read.batches)
+        return measure_folder(folder, read.model, twin, read.batches, progress=progress)
     except SpikeformersError as error:
         raise type(error)(f"{error} --no-measure leaves this part out.") from error
 

@@ -10,11 +10,18 @@ import typer
 from spikeformers.cli._options import Data, Json, Model, Root, Split, TextField
 from spikeformers.errors import ConfigError
 
+Tokens = Annotated[
+    int | None,
+    typer.Option("--tokens", min=1, help="Tokens of the text.", show_default="all of it"),
+]
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from spikeformers.evaluation import Entropy, VisionReport
     from spikeformers.training.vision import ImageStore
+
+SENSIBLE = 100_000  # a perplexity per word beyond it, more than there are words, tells nothing
 
 
 def perplexity(
@@ -29,9 +36,7 @@ def perplexity(
         int | None,
         typer.Option(min=1, help="Tokens a window advances by.", show_default="half a window"),
     ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Cut the text here.", show_default="all of it")
-    ] = None,
+    tokens: Tokens = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows at once.")] = 8,
     text_field: TextField = "text",
     as_json: Json = False,
@@ -40,39 +45,35 @@ def perplexity(
 
     Every token is scored once, after at least context - stride tokens (fewer only at the
     beginning). Bits per byte compare across tokenizers, perplexity per token does not. A masked
-    model gets the loss, accuracy and perplexity of masked tokens instead.
+    model gets the loss, accuracy and perplexity of masked tokens instead. A perplexity per word of
+    100,000 and more is left out of the table: it says that words are spelled from tokens that the
+    model hardly knows.
 
     JSON: kind (causal, masked), context, stride, tokens, bytes, words, nats_per_token,
     perplexity, word_perplexity, bits_per_byte, masked_loss, masked_accuracy, masked_perplexity,
     mask_seed, mask_probability (null where a kind has none); model, data, split, sha256 of the
     text.
     """
-    from spikeformers.cli._output import (
-        counting_bar,
-        make_table,
-        print_json,
-        print_table,
-        start,
-        tokenize,
-    )
+    from spikeformers.cli._output import make_table, print_json, print_table, start, tokenize
     from spikeformers.data import load_corpus
     from spikeformers.evaluation import perplexity as measure
     from spikeformers.models import load_model
+    from spikeformers.progress import Progress
 
     start(verbose=False)
     loaded, tokenizer = load_model(model)
     corpus = load_corpus(data, text_field=text_field)
     part = tokenize(corpus, tokenizer).split(split)
-    with counting_bar("scoring") as move:
+    with Progress() as progress:
         report = measure(
             loaded,
             tokenizer,
             part,
             context=context,
             stride=stride,
-            max_tokens=max_tokens,
+            max_tokens=tokens,
             batch_size=batch_size,
-            progress=move,
+            progress=progress.stage("scoring", "tokens"),
         )
     result = report.as_dict()
     if as_json:
@@ -91,7 +92,7 @@ def perplexity(
     rows = [
         (title, form.format(result[key]))
         for key, (title, form) in units.items()
-        if result[key] is not None
+        if result[key] is not None and (key != "word_perplexity" or result[key] < SENSIBLE)
     ]
     sizes = f"{report.tokens:,} tokens, {report.words:,} words, {report.bytes:,} bytes"
     rows += [("text", f"{corpus.name}, {split}: {sizes}")]
@@ -114,9 +115,7 @@ def agreement(
         int | None,
         typer.Option(min=2, help="Tokens in a window.", show_default="as trained"),
     ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Cut the text here.", show_default="all of it")
-    ] = None,
+    tokens: Tokens = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows at once.")] = 8,
     text_field: TextField = "text",
     as_json: Json = False,
@@ -130,18 +129,12 @@ def agreement(
     JSON: tokens, context, agreement, kl, cosine, logit_cosine, hidden_cosine; model, reference,
     data, split, sha256 of the text.
     """
-    from spikeformers.cli._output import (
-        counting_bar,
-        make_table,
-        print_json,
-        print_table,
-        start,
-        tokenize,
-    )
+    from spikeformers.cli._output import make_table, print_json, print_table, start, tokenize
     from spikeformers.data import load_corpus
     from spikeformers.evaluation import agreement as measure
     from spikeformers.evaluation import context_of
     from spikeformers.models import load_reference
+    from spikeformers.progress import Progress
 
     start(verbose=False)
     loaded, tokenizer = load_reference(str(model))
@@ -152,15 +145,15 @@ def agreement(
         )
     corpus = load_corpus(data, text_field=text_field)
     part = tokenize(corpus, tokenizer).split(split)
-    with counting_bar("comparing") as move:
+    with Progress() as progress:
         report = measure(
             loaded,
             other,
             part,
             context=context_of(loaded) if context is None else context,
-            max_tokens=max_tokens,
+            max_tokens=tokens,
             batch_size=batch_size,
-            progress=move,
+            progress=progress.stage("comparing", "tokens"),
         )
     if as_json:
         asked = {"model": str(model), "reference": reference, "data": data, "split": split}
@@ -193,8 +186,8 @@ def vision(
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     root: Root = "",
     batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 64,
-    max_images: Annotated[
-        int, typer.Option(min=0, help="Evenly spread; 0: all.", show_default="all")
+    images: Annotated[
+        int, typer.Option(min=0, help="Images, evenly spread; 0: all.", show_default="all")
     ] = 0,
     fit: Annotated[
         bool, typer.Option("--fit", help="Convert, resize and crop images of another size or mode.")
@@ -218,15 +211,10 @@ def vision(
     sha256 of the data.
     """
     from spikeformers.cli._counting import store_of
-    from spikeformers.cli._output import (
-        counting_bar,
-        make_table,
-        print_json,
-        print_table,
-        start,
-    )
+    from spikeformers.cli._output import make_table, print_json, print_table, start
     from spikeformers.evaluation import classify, entropy_of
     from spikeformers.models import load_vision_model
+    from spikeformers.progress import Progress, watched
     from spikeformers.storage import check_file
 
     start(verbose=False)
@@ -236,19 +224,16 @@ def vision(
         check_file(report, "--report")
     loaded = load_vision_model(model)
     store = store_of(model, loaded.config, data, root, fit=fit, broken=broken)
-    total = len(store.data.split(split))
+    total = min(images or len(store.data.split(split)), len(store.data.split(split)))
     reader = store.reader(split)
-    with counting_bar("classifying") as move:
-        done = 0
-
-        def advance(images: int) -> None:
-            nonlocal done
-            done += images
-            move(done, max_images or total)
-
-        batches = store.batches(split, batch_size, max_images, reader=reader)
-        found = classify(loaded, batches, store.data.classes, advance)
-    entropies = entropy_of(loaded, store.batches(split, batch_size, 256, reader=reader))
+    with Progress() as progress:
+        move = progress.stage("classifying", "images")
+        batches = store.batches(split, batch_size, images, reader=reader)
+        found = classify(
+            loaded, batches, store.data.classes, progress=lambda done, _: move(done, total)
+        )
+        some = store.batches(split, batch_size, 256, reader=reader)
+        entropies = entropy_of(loaded, watched(some, progress.stage("entropy", "batches")))
     if report is not None:
         _write_report(report, model, loaded, store, split, found, entropies)
     if as_json:

@@ -30,12 +30,15 @@ def engine(
     from spikeformers.engine import write
     from spikeformers.export import pack
     from spikeformers.models import load_model
+    from spikeformers.progress import Progress
     from spikeformers.storage import check_file
 
     start(verbose=False)
     check_file(out)
     loaded, tokenizer = load_model(model)
-    size = write(pack(loaded, tokenizer, weights), out)
+    with Progress() as progress:
+        progress.stage("packing the weights")
+        size = write(pack(loaded, tokenizer, weights), out)
     parameters = loaded.num_parameters()
     if as_json:
         told = {"out": str(out), "bytes": size, "weights": weights, "parameters": parameters}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -122,12 +123,13 @@ def _one(
     from spikeformers.cli._output import is_main_process, say
     from spikeformers.evaluation.provenance import weights_digest
     from spikeformers.models.classifier import load_classifier
-    from spikeformers.training import train
+    from spikeformers.training import TrainConfig, train
     from spikeformers.training.finetuning import Finetuning, SentenceStore
 
     if resume and (out / "result.json").is_file():
         result = read_result(out / "result.json")
-        if result["data_sha256"] != data.digest or result["config"] != config.as_dict():
+        before = TrainConfig.from_dict(result["config"])
+        if result["data_sha256"] != data.digest or before != config:
             raise ConfigError(
                 f"{out} holds a finished run with other data or other settings. Give those it "
                 "has, or another --out."
@@ -161,12 +163,14 @@ def _measured(run: Path, data: SentenceData) -> dict[str, Any]:
     """Measure a trained run, and write its card."""
     from spikeformers.evaluation.provenance import software_record
     from spikeformers.models import load_model
+    from spikeformers.progress import LOG, Progress
     from spikeformers.reporting import sentence_card, write_text
     from spikeformers.storage import run_lock
     from spikeformers.training.finetuning import measure_run
 
-    with run_lock(run):
-        result = measure_run(run, *load_model(run), data, software_record())
+    with run_lock(run), Progress(log=run / LOG) as progress:
+        tell = partial(progress, unit="examples")
+        result = measure_run(run, *load_model(run), data, software_record(), tell)
         write_text(run / "README.md", sentence_card(result))
     return result
 

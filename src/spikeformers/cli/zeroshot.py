@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,6 +82,7 @@ def zeroshot(
     from spikeformers.cli._output import print_json, print_table, say, start
     from spikeformers.engine import is_engine_file
     from spikeformers.evaluation.zeroshot import Zeroshot, check_harness, resolve
+    from spikeformers.progress import Progress
     from spikeformers.reporting import write_text
     from spikeformers.storage import check_folder
 
@@ -98,7 +100,7 @@ def zeroshot(
     else:
         loaded, tokenizer = _open(model, threads, device, gguf_file, dtype)
     reports: list[TaskReport] = []
-    with _bar() as move:
+    with Progress() as progress:
         runner = Zeroshot(
             " ".join(part for part in (model, gguf_file) if part),
             loaded,
@@ -106,7 +108,7 @@ def zeroshot(
             batch_size=batch_size if batch_size == "auto" else _number(batch_size),
             max_length=max_length,
             cached=cached,
-            progress=move,
+            progress=partial(progress, unit="requests"),
         )
         try:
             for name in names:
@@ -186,27 +188,6 @@ def _number(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ConfigError(f"--batch-size is {text!r}; it must be auto, or a number from 1.")
     return int(text)
-
-
-def _bar() -> Any:
-    """A bar over the requests of the task at work."""
-    from contextlib import contextmanager
-
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    @contextmanager
-    def shown() -> Any:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
-        with Progress(*columns, transient=True) as progress:
-            task = progress.add_task("")
-
-            def move(name: str, done: int, total: int) -> None:
-                progress.update(task, description=name, completed=done, total=total)
-
-            yield move
-
-    return shown()
 
 
 def _tables(model: str, reports: list[TaskReport], means: dict[str, Any]) -> list[Any]:

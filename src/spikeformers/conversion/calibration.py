@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +22,12 @@ from torch import Tensor
 
 from spikeformers.errors import CheckpointError, DataError, StorageError
 from spikeformers.models._sources import watching
+from spikeformers.progress import Move, watched
 from spikeformers.storage import digest_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Progress = Callable[[int, int], None]  # things done, things in all
 ROTARY = "rotary.safetensors"
 DIGEST = "xxh3"  # key of a file's metadata
 
@@ -46,7 +46,7 @@ class Sample:
 
 
 def collect(
-    model: PreTrainedModel, windows: Tensor, folder: Path, progress: Progress | None = None
+    model: PreTrainedModel, windows: Tensor, folder: Path, progress: Move | None = None
 ) -> None:
     """Run the dense ``model`` over ``windows`` ``[W, T]`` and write its activations, once.
 
@@ -62,10 +62,8 @@ def collect(
             found["cos"], found["sin"] = ([one.float().cpu()] for one in turned)
 
     with torch.no_grad(), watching(model, ("attention", "mlp"), keep):
-        for number, window in enumerate(windows.split(1)):
+        for window in watched(windows.split(1), progress):
             model(input_ids=window.to(model.device), use_cache=False)
-            if progress is not None:
-                progress(number + 1, len(windows))
     folder.mkdir(parents=True, exist_ok=True)
     rotary: dict[str, Tensor] = {k: found.pop(k)[0] for k in ("cos", "sin") if k in found}
     write_tensors(folder / ROTARY, rotary)

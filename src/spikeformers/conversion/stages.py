@@ -19,7 +19,6 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,12 +45,12 @@ from spikeformers.models._adapters import refuse_adapters
 from spikeformers.models._converted import SpikingFeedForward, SpikingSelfAttention
 from spikeformers.models._sources import source_of
 from spikeformers.models.neurtransformer import spiking_module
+from spikeformers.progress import Tell, watched
 from spikeformers.storage import digest_of, run_lock, write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Progress = Callable[[str, int, int], None]  # stage, things done, things in all
 FOLDER = "conversion"
 TAKEN = ("config.json", "model.safetensors", "run.json", "report.json")
 RECORD_DIGEST = "xxh3"  # key of a module's record
@@ -78,7 +77,7 @@ def convert(
     *,
     rule: Rule | None = None,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: Tell | None = None,
 ) -> Converted:
     """Convert the dense ``model`` by ``plan`` into the folder ``out``, calibrated on ``windows``.
 
@@ -100,7 +99,7 @@ def _convert(
     out: Path,
     rule: Rule,
     resume: bool,
-    progress: Progress | None,
+    progress: Tell | None,
 ) -> Converted:
     vocabulary = int(model.config.vocab_size)
     if int(windows.max()) >= vocabulary:
@@ -115,9 +114,8 @@ def _convert(
                 lambda done, of: tell("calibration", done, of))  # fmt: skip
     work = [row for row in plan.rows if row.converts]
     records = []
-    for number, row in enumerate(work):
+    for row in watched(work, lambda done, of: tell("conversion", done, of)):
         records.append(_module(model, plan.config, row, folder, rule))
-        tell("conversion", number + 1, len(work))
     spiking = assemble(model, plan, folder / "converted")
     _export(spiking, tokenizer, out)
     return Converted(spiking, records)

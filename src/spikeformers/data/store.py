@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from spikeformers.data.corpora import Corpus
 from spikeformers.data.tokenizers import separator_id, tokenizer_digest
 from spikeformers.errors import DataError, StorageError, nearest
+from spikeformers.progress import Move
 from spikeformers.storage import digest_of, file_digest, new_digest
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ DIGEST = "xxh3"  # key of a file's digest there, and of the manifest's own
 PIECE = 1 << 18  # characters handed to the tokenizer at once, from a long document
 BATCH = 1 << 21  # characters in one parallel call of the tokenizer
 _CUT = re.compile(r"(?<=[A-Za-z]) (?=[A-Za-z])")  # no tokenizer's word spans this
-Progress = Callable[[int, "int | None"], None]  # bytes of text done, bytes in all if known
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def tokenize_corpus(
     corpus: Corpus,
     tokenizer: PreTrainedTokenizerFast,
     cache_dir: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: Move | None = None,
 ) -> TokenStore:
     """The token store of ``corpus`` under ``tokenizer``: opened if it is there, else made.
 
@@ -183,7 +183,7 @@ def _write(
     corpus: Corpus,
     tokenizer: PreTrainedTokenizerFast,
     digest: str,
-    progress: Progress | None,
+    progress: Move | None,
 ) -> None:
     dtype = np.dtype("<u2" if len(tokenizer) <= 1 << 16 else "<u4")
     end = np.array([separator_id(tokenizer)], dtype=dtype)

@@ -13,7 +13,6 @@ Agreement and the last two are the token-wise accuracy and the cosines of NeurTr
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +23,10 @@ from torch.nn import functional as F
 
 from spikeformers.data import TokenSplit
 from spikeformers.errors import ConfigError, DataError
+from spikeformers.progress import Move
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-Progress = Callable[[int, int], None]  # tokens compared, tokens in all
 
 
 @dataclass(frozen=True)
@@ -59,10 +57,11 @@ def agreement(
     context: int,
     max_tokens: int | None = None,
     batch_size: int = 8,
-    progress: Progress | None = None,
+    progress: Move | None = None,
 ) -> AgreementReport:
     """Compare two causal models of one vocabulary on ``split``, in windows of ``context``.
 
+    ``progress`` gets tokens compared, and in all.
     Raises ConfigError for models that cannot be compared, DataError for an empty text.
     """
     if batch_size < 1 or context < 1:

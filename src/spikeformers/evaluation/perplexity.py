@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,11 +27,10 @@ from spikeformers.data import TokenSplit, mask_tokens
 from spikeformers.data.masking import IGNORED
 from spikeformers.errors import ConfigError, DataError
 from spikeformers.evaluation.windows import Text, Window, text_of, windows_of
+from spikeformers.progress import Move
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-Progress = Callable[[int, int], None]  # tokens scored, tokens in all
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def perplexity(
     stride: int | None = None,
     max_tokens: int | None = None,
     batch_size: int = 8,
-    progress: Progress | None = None,
+    progress: Move | None = None,
     mask_seed: int = 0,
     mask_probability: float = 0.15,
 ) -> PerplexityReport:
@@ -81,7 +80,8 @@ def perplexity(
 
     ``context`` is the length the model was trained with where its run recorded it, else the most
     positions it has; ``stride`` is ``context // 2``. Masked models ignore stride. Membranes start
-    at zero in every window, so the result does not depend on ``batch_size``.
+    at zero in every window, so the result does not depend on ``batch_size``. ``progress`` gets
+    tokens scored, and in all.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, not {batch_size}.")
@@ -139,7 +139,7 @@ def _causal(
     context: int,
     stride: int,
     batch_size: int,
-    progress: Progress | None,
+    progress: Move | None,
 ) -> PerplexityReport:
     from spikeformers.data.tokenizers import separator_id
 
@@ -188,7 +188,7 @@ def _masked(
     text: Text,
     context: int,
     batch_size: int,
-    progress: Progress | None,
+    progress: Move | None,
     seed: int,
     probability: float,
 ) -> PerplexityReport:

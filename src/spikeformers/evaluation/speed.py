@@ -17,6 +17,7 @@ import torch
 
 from spikeformers.errors import ConfigError
 from spikeformers.evaluation.systems import wait_for
+from spikeformers.progress import Move, watched
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -63,8 +64,12 @@ def decoding_speeds(
     new_tokens: int = 64,
     repeats: int = 5,
     warmup: int = 1,
+    progress: Move | None = None,
 ) -> dict[str, Speed]:
-    """Speeds of several models, measured in turns, so that a busy machine slows all alike."""
+    """Speeds of several models, measured in turns, so that a busy machine slows all alike.
+
+    ``progress`` gets the turns taken, and in all.
+    """
     if not prompt or new_tokens < 1 or repeats < 1:
         raise ConfigError(
             f"a prompt of at least one token, new_tokens and repeats of at least 1 are needed; "
@@ -78,7 +83,7 @@ def decoding_speeds(
                 f"positions of {name}; ask for fewer."
             )
     seconds: dict[str, list[float]] = {name: [] for name in models}
-    for turn in range(warmup + repeats):
+    for turn in watched(range(warmup + repeats), progress):
         for name, model in models.items():
             took = _decode(model, prompt, new_tokens)
             if turn >= warmup:

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from spikeformers.errors import ConfigError
+from spikeformers.progress import Move, watched
 
 
 class System(Protocol):
@@ -122,8 +123,12 @@ def time_systems(
     prompt_tokens: int,
     repeats: int = 5,
     warmup: int = 1,
+    progress: Move | None = None,
 ) -> tuple[dict[str, Timing], dict[str, Timing]]:
-    """Timings of reading the first ``prompt_tokens`` of ``ids``, and of the others one by one."""
+    """Timings of reading the first ``prompt_tokens`` of ``ids``, and of the others one by one.
+
+    ``progress`` gets the turns taken, and in all.
+    """
     if not 0 < prompt_tokens <= len(ids) or repeats < 1:
         raise ConfigError(
             f"a prompt of 1 to {len(ids)} tokens and at least one repeat are needed; got "
@@ -131,7 +136,7 @@ def time_systems(
         )
     reading: dict[str, list[Took]] = {name: [] for name in systems}
     stepping: dict[str, list[list[Took]]] = {name: [] for name in systems}
-    for turn in range(warmup + repeats):
+    for turn in watched(range(warmup + repeats), progress):
         for name, system in systems.items():
             took = clock(partial(system.begin, ids[:prompt_tokens]))
             steps = [clock(partial(system.step, token)) for token in ids[prompt_tokens:]]

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from spikeformers.errors import ConfigError, DataError
 from spikeformers.neurons import Neuron
+from spikeformers.progress import Move
 
 BINS = 256
 ROLES = ("query", "key", "value")
@@ -65,13 +66,16 @@ def classify(
     model: nn.Module,
     batches: Batches,
     classes: tuple[str, ...],
-    progress: Callable[[int], None] | None = None,
+    progress: Move | None = None,
 ) -> VisionReport:
-    """Run the model over ``{"pixel_values", "labels"}``. DataError where there is no image."""
+    """Run the model over ``{"pixel_values", "labels"}``; ``progress`` gets the images done.
+
+    DataError where there is no image.
+    """
     training, device = model.training, next(model.parameters()).device
     model.eval()
     confusion = torch.zeros(len(classes), len(classes), dtype=torch.long)
-    loss = 0.0
+    loss, done = 0.0, 0
     try:
         for batch in batches:
             logits = model(batch["pixel_values"].to(device)).logits.float().cpu()
@@ -83,8 +87,9 @@ def classify(
             labels, found = batch["labels"], logits.argmax(-1)
             loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum").double())
             confusion.index_put_((labels, found), torch.ones_like(labels), accumulate=True)
+            done += len(labels)
             if progress is not None:
-                progress(len(labels))
+                progress(done, None)
     finally:
         model.train(training)
     images = int(confusion.sum())

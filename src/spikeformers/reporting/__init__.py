@@ -6,7 +6,7 @@ from spikeformers.reporting.conversion_page import conversion_rows
 from spikeformers.reporting.describe import describe
 from spikeformers.reporting.gather import by_point, outside_blocks, windows_of
 from spikeformers.reporting.pair import Trained, report_pair
-from spikeformers.reporting.pair_page import pair_rows
+from spikeformers.reporting.pair_page import engine_note, pair_rows
 from spikeformers.reporting.sentences import sentence_card
 from spikeformers.storage import write_text
 
@@ -16,6 +16,7 @@ __all__ = [
     "by_point",
     "conversion_rows",
     "describe",
+    "engine_note",
     "measure_pair",
     "model_card",
     "outside_blocks",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from spikeformers.data import TokenSplit
 from spikeformers.errors import CheckpointError, UsageError
 from spikeformers.evaluation import context_of, decoding_speeds, perplexity
 from spikeformers.evaluation.bootstrap import Difference, paired_means, paired_metric
+from spikeformers.progress import Tell, watched
 from spikeformers.training.finetuning import METRICS
 from spikeformers.training.journal import read_metrics
 
@@ -100,6 +102,7 @@ def measure_sides(
     models: Mapping[str, tuple[Any, Any]],
     splits: Mapping[str, TokenSplit],
     tokens: int,
+    progress: Tell | None = None,
 ) -> None:
     """Quality, density, energy and decoding speed on the same text, into ``figures``.
 
@@ -108,13 +111,19 @@ def measure_sides(
     from spikeformers.energy import energy_of
     from spikeformers.reporting.gather import windows_of
 
+    tell = progress or (lambda *_: None)
     writers = {}
     for side in sides:
         model, tokenizer = models[side.name]
+        scoring, counting = (f"{what}, {side.name}" for what in ("scoring", "counting events"))
         split = splits[side.name]
         context = context_of(model)
-        quality = perplexity(model, tokenizer, split, context=context, max_tokens=tokens)
-        found = energy_of(model, windows_of(split, context, tokens))
+        quality = perplexity(
+            model, tokenizer, split, context=context, max_tokens=tokens,
+            progress=partial(tell, scoring),
+        )  # fmt: skip
+        windows = windows_of(split, context, tokens)
+        found = energy_of(model, watched(windows, partial(tell, counting)))
         side.figures["parameters"] = model.num_parameters()
         if quality.kind == "causal":
             side.figures["measured bits/byte"] = float(quality.bits_per_byte or 0)
@@ -130,8 +139,9 @@ def measure_sides(
         new = min(SPEED_TOKENS, shortest // 2)
         prompt = list(range(1, 1 + min(8, shortest - new)))
         speeds = decoding_speeds(
-            {name: model for name, (model, _) in writers.items()}, prompt, new_tokens=new, repeats=3
-        )
+            {name: model for name, (model, _) in writers.items()}, prompt,
+            new_tokens=new, repeats=3, progress=partial(tell, "timing"),
+        )  # fmt: skip
         for side in sides:
             if side.name in speeds:
                 side.figures["writing tokens/s"] = speeds[side.name].tokens_per_second

@@ -8,7 +8,7 @@ sum, its neurons, softmax, rotations and norms as well.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from spikeformers.conversion import Plan
 from spikeformers.energy import EnergyReport, energy_of
 from spikeformers.evaluation import agreement, perplexity
 from spikeformers.neurons import Neuron
+from spikeformers.progress import Tell, watched
 from spikeformers.reporting import conversion_pictures, pictures
 from spikeformers.reporting.conversion_page import write_conversion_page
 from spikeformers.reporting.gather import windows_of
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 ATTENTION = ("attention projections", "attention scores and values")
 ENERGY_TOKENS = 2048
-Progress = Callable[[str, int, int], None]
 
 
 def measure_pair(
@@ -41,7 +41,7 @@ def measure_pair(
     context: int,
     tokens: int,
     known: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    progress: Tell | None = None,
 ) -> dict[str, Any]:
     """Quality, agreement and energy of both models on ``tokens`` of the split.
 
@@ -55,10 +55,10 @@ def measure_pair(
             model, tokenizer, split, context=context, stride=context - 1, max_tokens=tokens,
             progress=lambda done, of: tell(f"perplexity, {name}", done, of),
         )  # fmt: skip
-        tell(f"energy, {name}", 0, 1)
+        counted = watched(energy_windows, lambda done, of: tell(f"energy, {name}", done, of))
         kept = ("perplexity", "nats_per_token", "bits_per_byte", "tokens")
         figures = {key: quality.as_dict()[key] for key in kept}
-        return figures | {"energy": _energy(energy_of(model, energy_windows), model)}
+        return figures | {"energy": _energy(energy_of(model, counted), model)}
 
     found = {
         "original": dict(known) if known else one("original", original),

@@ -17,6 +17,7 @@ from spikeformers.energy.pricing.paper_sum import EnergyReport, count_over, repo
 from spikeformers.energy.pricing.precision import INT8
 from spikeformers.energy.pricing.price_table import PriceTable
 from spikeformers.energy.pricing.prices import PAPER
+from spikeformers.progress import Tell, watched
 from spikeformers.reporting.gather import rasters, spelled
 
 if TYPE_CHECKING:
@@ -78,10 +79,15 @@ def energies(
     *,
     contexts: Sequence[int] = CONTEXTS,
     control_weights: str | None = None,
+    progress: Tell | None = None,
 ) -> Energies:
     """Count both over ``batches`` and estimate; errors as ``energy_of``."""
-    mine = count_over(model, batches)
-    theirs = None if control is None else count_over(control, batches)
+    tell = progress or (lambda *_: None)
+    mine = count_over(model, watched(batches, lambda *moved: tell("counting events", *moved)))
+    theirs = None
+    if control is not None:
+        seen = watched(batches, lambda *moved: tell("counting events of the twin", *moved))
+        theirs = count_over(control, seen)
     beside = None
     if theirs is not None:
         beside = report_of(theirs, PAPER, type(control).__name__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -20,7 +21,13 @@ body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 62rem; background:
 h1 { font-size: 1.7rem; margin: 0 0 .25rem; } h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; }
 p.lead, figcaption, .note { color: var(--soft); }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; background: linear-gradient(to right, var(--page) 50%, transparent),
+  linear-gradient(to left, var(--page) 50%, transparent) right,
+  linear-gradient(to right, var(--line), transparent),
+  linear-gradient(to left, var(--line), transparent) right;
+  background-repeat: no-repeat; background-size: 3rem 100%, 3rem 100%, .6rem 100%, .6rem 100%;
+  background-attachment: local, local, scroll, scroll; }
+table.wide { font-size: .85rem; } table.wide th, table.wide td { padding: .35rem .45rem; }
 th, td { padding: .4rem .75rem; border-bottom: 1px solid var(--line); text-align: right; }
 th:first-child, td:first-child { text-align: left; } th { color: var(--soft); font-weight: 600; }
 figure { margin: 1rem 0 1.5rem; }
@@ -32,7 +39,22 @@ pre { background: var(--card); border: 1px solid var(--line); border-radius: .5r
 pre b { color: var(--mark); }
 .kind { border: 1px solid var(--line); border-radius: 1rem; padding: 0 .5rem; font-size: .75rem;
   color: var(--soft); white-space: nowrap; }
+@media (max-width: 45rem) {
+  body { padding: 1rem .75rem 3rem; } table, table.wide { font-size: .8rem; }
+  th, td, table.wide th, table.wide td { padding: .3rem .35rem; } .kind { padding: 0 .3rem; }
+  table.wide thead { display: none; }
+  table.wide, table.wide tbody, table.wide tr, table.wide td { display: block; }
+  table.wide tr { border-bottom: 1px solid var(--line); padding: .4rem 0; }
+  table.wide td { border: 0; display: flex; justify-content: space-between; gap: 1rem; }
+  table.wide td:first-child { font-weight: 600; }
+  table.wide td::before { content: attr(data-head); color: var(--soft); text-align: left;
+    font-weight: 400; }
+}
 """
+WIDE = 5  # columns from which a table is set small, and on a narrow screen a row under the other
+LONG = 24  # characters from which a word may be broken, at its own marks or every 8
+
+_MARKS = re.compile(r"[^./_,:-]*[./_,:-]+|[^./_,:-]+")
 
 
 @dataclass
@@ -86,17 +108,40 @@ def _section(section: Section) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    lines = "".join(
-        "<tr>" + "".join(f"<td>{_cell(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    head = f"<thead><tr>{head}</tr></thead>" if header else ""
-    return f'<div class="scroll"><table>{head}<tbody>{lines}</tbody></table></div>'
+    """A table in a box of its own, which scrolls, with a shadow, where the page is narrower."""
+    wide = len(header) >= WIDE
+    heads = "".join(f"<th>{_breakable(cell)}</th>" for cell in header)
+    lines = "".join(f"<tr>{_cells(header if wide else (), row)}</tr>" for row in rows)
+    head = f"<thead><tr>{heads}</tr></thead>" if header else ""
+    kind = ' class="wide"' if wide else ""
+    return f'<div class="scroll"><table{kind}>{head}<tbody>{lines}</tbody></table></div>'
+
+
+def _cells(header: Sequence[str], row: Sequence[str]) -> str:
+    """The cells of a row, each with its column's name where ``header`` is given."""
+    if not header:
+        return "".join(f"<td>{_cell(cell)}</td>" for cell in row)
+    named = zip(header, row, strict=True)
+    return "".join(f'<td data-head="{escape(name)}">{_cell(cell)}</td>' for name, cell in named)
 
 
 def _cell(text: str) -> str:
-    shown = escape(text)
+    shown = _breakable(text)
     return f'<span class="kind">{shown}</span>' if text in ("estimated", "measured") else shown
+
+
+def _breakable(text: str) -> str:
+    """The text with places where a long word, such as a digest or a path, may be broken."""
+
+    def broken(word: str) -> str:
+        if len(word) < LONG:
+            return escape(word)
+        pieces = _MARKS.findall(word) or [word]
+        if max(map(len, pieces)) >= LONG:
+            pieces = [piece[i : i + 8] for piece in pieces for i in range(0, len(piece), 8)]
+        return "<wbr>".join(escape(piece) for piece in pieces)
+
+    return " ".join(broken(word) for word in text.split(" "))
 
 
 def _figure(path: Path, caption: str) -> str:

@@ -16,12 +16,16 @@ PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores this process may use, memory, system and, if any, the accelerator."""
+    """Processor, cores this process may use, memory, system and, if any, the accelerator.
+
+    ``waiting`` is OpenMP's ``OMP_WAIT_POLICY``, "default" where nobody set it.
+    """
     told: dict[str, Any] = {
         "system": f"{platform.system()} {platform.release()}",
         "processor": _processor(),
         "cores": _cores(),
         "threads": torch.get_num_threads(),
+        "waiting": os.environ.get("OMP_WAIT_POLICY", "default"),
     }
     memory = _memory()
     if memory is not None:

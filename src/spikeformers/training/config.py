@@ -22,6 +22,7 @@ POSITIVE = (
 )
 NOT_NEGATIVE = (
     *("tokens", "seed", "weight_decay", "eval_every", "eval_batches", "save_every", "threads"),
+    "schedule_steps",
 )
 FRACTIONS = ("min_learning_rate_ratio", "warmup_ratio", "mask_probability")
 
@@ -30,6 +31,9 @@ RESUMABLE_CHANGES = ("eval_every", "eval_batches", "log_every", "save_every", "k
 
 ROUNDING_CHANGES = ("strategy", "device", "threads", "gradient_accumulation")
 """What a resumed run may change because the machine did; sums are then rounded otherwise."""
+
+LENGTH = ("steps", "tokens", "schedule_steps")
+"""What a resumed run may change so that it gets longer, where earlier steps keep their rates."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,8 @@ class TrainConfig:
     learning_rate: float = 1e-3
     min_learning_rate_ratio: float = 0.1  # of learning_rate, reached at the last step
     schedule: str = "cosine"
-    warmup_ratio: float = 0.05  # of the steps, linear from zero
+    schedule_steps: int = 0  # that warm-up and schedule span; 0: all. Later ones keep the last rate
+    warmup_ratio: float = 0.05  # of the schedule's steps, linear from zero
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: float = 0.1  # on matrices; never on norms, biases, thresholds
@@ -94,6 +99,15 @@ class TrainConfig:
             f"a multiple of gradient_accumulation ({self.gradient_accumulation})",
         )
 
+        at_end = 1.0 if self.schedule == "constant" else self.min_learning_rate_ratio
+        require(
+            at_end > 0 or self.total_steps <= self.schedule_span,
+            "schedule_steps",
+            self.schedule_steps,
+            f"at least the {self.total_steps:,} steps of the run, as this schedule ends at a "
+            "learning rate of 0, which trains nothing (min_learning_rate_ratio)",
+        )
+
     @property
     def tokens_per_step(self) -> int:
         return self.batch_size * self.context
@@ -101,6 +115,23 @@ class TrainConfig:
     @property
     def total_steps(self) -> int:
         return math.ceil(self.tokens / self.tokens_per_step) if self.tokens else self.steps
+
+    @property
+    def schedule_span(self) -> int:
+        """Steps that warm-up and schedule span."""
+        return self.schedule_steps or self.total_steps
+
+    def continued(self, changes: Mapping[str, Any]) -> TrainConfig:
+        """This config with ``changes``; more steps than before keep the schedule as it was.
+
+        So the steps before have the rates that they had, and the new ones the schedule's last.
+        """
+        values = self.as_dict() | ({"tokens": 0} if "steps" in changes else {}) | dict(changes)
+        if "schedule_steps" not in changes:
+            later = TrainConfig.from_dict(values | {"schedule_steps": 0})
+            if later.total_steps > self.total_steps:
+                values["schedule_steps"] = self.schedule_span
+        return TrainConfig.from_dict(values)
 
     def as_dict(self) -> dict[str, Any]:
         """The values as JSON and YAML can hold them."""

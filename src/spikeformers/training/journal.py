@@ -1,8 +1,8 @@
-"""What a run writes about itself: ``metrics.jsonl``, TensorBoard files, a progress bar.
+"""What a run writes about itself: ``metrics.jsonl``, TensorBoard files, how far it is.
 
 One JSON object a line, ``kind`` "train" or "validation", with ``step`` (steps completed),
 ``tokens_seen`` (``images_seen``, ``examples_seen`` of other tasks) and ``seconds`` (of training
-steps alone) in each.
+steps alone) in each. How far it is goes to ``progress.log``, and to the terminal or standard error.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from spikeformers.errors import StorageError
+from spikeformers.progress import LOG, Progress
 
 BY_LAYER = {"density_by_layer": "density", "grad_norm_by_projection": "grad_norm"}
 
@@ -42,21 +41,14 @@ class Journal:
             self._board = SummaryWriter(str(folder), purge_step=self.step + 1)
         except OSError as error:
             raise StorageError(f"Could not write {self.path}: {error}") from error
-        self._bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[shown]}"),
-            TimeRemainingColumn(),
-            disable=not self._show,
-        )
-        self._task = self._bar.add_task("", total=self.total, completed=self.step, shown="")
-        self._bar.start()
+        self._progress = Progress(show=self._show, log=self.path.parent / LOG, keep=True)
+        self._progress.__enter__()
+        self._progress("training", self.step, self.total, unit="steps")
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.enabled:
-            self._bar.stop()
+            self._progress.__exit__()
             self._lines.close()
             self._board.close()
 
@@ -78,8 +70,8 @@ class Journal:
             raise StorageError(f"Could not write {self.path}: {error}") from error
 
     def advance(self, step: int, values: Mapping[str, Any]) -> None:
-        """Move the bar; values not given (density between two measurements) stay as shown."""
-        if not self._show:
+        """Say how far it is; values not given (density between two measurements) stay as shown."""
+        if not self.enabled:
             return
         self._shown |= values
         words = {"loss": "loss {:.3f}", "tokens_per_second": "{:,.0f} tokens/s"}
@@ -87,7 +79,7 @@ class Journal:
         words |= {"examples_per_second": "{:,.0f} examples/s"}
         words["density"] = "density {:.3f}"
         shown = [words[key].format(self._shown[key]) for key in words if key in self._shown]
-        self._bar.update(self._task, completed=step, shown="  ".join(shown))
+        self._progress("training", step, self.total, unit="steps", shown="  ".join(shown))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

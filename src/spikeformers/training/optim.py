@@ -38,14 +38,17 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """The rate of step ``step`` (from 0): linear warm-up, then the schedule to its floor."""
-    total = config.total_steps
+    """The rate of step ``step`` (from 0): linear warm-up, then the schedule to its floor.
+
+    Steps after the schedule's last have the rate of that one.
+    """
+    total = config.schedule_span
     warmup = round(config.warmup_ratio * total)
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup
     if config.schedule == "constant":
         return config.learning_rate
-    done = (step - warmup) / max(1, total - 1 - warmup)
+    done = min(1.0, (step - warmup) / max(1, total - 1 - warmup))
     left = (1 + math.cos(math.pi * done)) / 2 if config.schedule == "cosine" else 1 - done
     floor = config.min_learning_rate_ratio
     return config.learning_rate * (floor + (1 - floor) * left)

@@ -29,7 +29,12 @@ from spikeformers.errors import (
 )
 from spikeformers.storage import run_lock, write_text
 from spikeformers.training.checkpoint import step_folders
-from spikeformers.training.config import RESUMABLE_CHANGES, ROUNDING_CHANGES, TrainConfig
+from spikeformers.training.config import (
+    LENGTH,
+    RESUMABLE_CHANGES,
+    ROUNDING_CHANGES,
+    TrainConfig,
+)
 from spikeformers.training.distributed import World, full_state
 
 if TYPE_CHECKING:
@@ -85,11 +90,12 @@ def held(out: Path, world: World) -> Iterator[None]:
 def open_run(out: Path, record: dict[str, Any], world: World, *, resume: bool) -> bool:
     """Begin (writes ``run.json``) or resume; whether there is a checkpoint to continue from.
 
-    Raises ``UsageError`` for a folder that is taken, or nothing to resume, and ``ConfigError``
-    naming the keys for a resume with another config, model or data.
+    A run that is resumed for more steps has them in its ``run.json`` from then on. Raises
+    ``UsageError`` for a folder that is taken, or nothing to resume, and ``ConfigError`` naming the
+    keys for a resume with another config, model or data.
     """
     if resume:
-        _same_run(out, record, world)
+        _lengthen(out, _same_run(out, record, world), record, world)
         begun = bool(step_folders(out / "checkpoints"))
         if not begun:
             logger.info("no checkpoint in %s yet: beginning at step 0", out)
@@ -105,7 +111,8 @@ def open_run(out: Path, record: dict[str, Any], world: World, *, resume: bool) -
     return False
 
 
-def _same_run(out: Path, record: dict[str, Any], world: World) -> None:
+def _same_run(out: Path, record: dict[str, Any], world: World) -> dict[str, Any]:
+    """The record of ``out`` as it was; ConfigError where this is another run."""
     path = out / "run.json"
     if not path.is_file():
         raise UsageError(f"Nothing to resume: {path} does not exist. Start without --resume.")
@@ -118,15 +125,18 @@ def _same_run(out: Path, record: dict[str, Any], world: World) -> None:
             error
         )
     sections["config"] = TrainConfig().as_dict() | sections["config"]
+    lengthened = _only_longer(sections["config"], record["config"])
     for section, old in sections.items():
         new = record[section]
         differ = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
         allowed = RESUMABLE_CHANGES + ROUNDING_CHANGES if section == "config" else ()
+        allowed += LENGTH if section == "config" and lengthened else ()
         refused = [key for key in differ if key not in allowed]
         if refused:
             told = "; ".join(f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in refused)
+            hint = _why_not_longer(old, new) if set(refused) & set(LENGTH) else ""
             raise ConfigError(
-                f"{out} was begun with another {section}: {told}. Resume with the values of "
+                f"{out} was begun with another {section}: {told}. {hint}Resume with the values of "
                 f"{path}, or begin in another --out."
             )
         rounding = [key for key in differ if key in ROUNDING_CHANGES]
@@ -135,6 +145,35 @@ def _same_run(out: Path, record: dict[str, Any], world: World) -> None:
                 "%s changed: the run goes on, equal up to rounding and dropout, not bit for bit",
                 ", ".join(rounding),
             )
+    return dict(before)
+
+
+def _only_longer(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether the steps that were to be made keep their learning rates, and none is left out."""
+    before, after = TrainConfig.from_dict(old), TrainConfig.from_dict(new)
+    more = after.total_steps >= before.total_steps
+    return more and after.schedule_span == before.schedule_span
+
+
+def _why_not_longer(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    before, after = TrainConfig.from_dict(old), TrainConfig.from_dict(new)
+    if after.total_steps < before.total_steps:
+        return "A run can be continued for more steps, not for fewer. "
+    return (
+        f"For more steps at the schedule's last rate add schedule_steps={before.schedule_span}, "
+        "the schedule of the steps that were made. "
+    )
+
+
+def _lengthen(out: Path, before: dict[str, Any], record: dict[str, Any], world: World) -> None:
+    """Put more steps into ``run.json``, so that a later resume is of all of them."""
+    steps = {key: record["config"][key] for key in LENGTH}
+    if all(before["config"].get(key, 0) == value for key, value in steps.items()):
+        return
+    world.sum([0.0])  # nobody writes before everybody has read
+    if world.is_main:
+        before["config"] |= steps
+        write_text(out / "run.json", json.dumps(before, indent=2) + "\n")
 
 
 def export(

@@ -30,6 +30,7 @@ from spikeformers.evaluation.measured.records import (
 from spikeformers.evaluation.systems import timing_of
 from spikeformers.meters import Tally, find_meters
 from spikeformers.meters.energy import POWERCAP, net
+from spikeformers.progress import Move, watched
 
 Watts = dict[str, float]
 
@@ -53,12 +54,14 @@ def measure(
     idle_seconds: float = 2.0,
     powercap: Path = POWERCAP,
     absent: Mapping[str, str] | None = None,
+    progress: Move | None = None,
 ) -> MeasuredReport:
     """Let each program do ``work`` ``warmup`` + ``repeats`` times, in turns.
 
     ``threads`` is what the programs were told (it also bounds the libraries of their processes);
     ``idle_seconds`` is how long a machine with a meter is watched at rest, before and after;
-    ``absent`` are systems that could not be measured, and why, for the report.
+    ``absent`` are systems that could not be measured, and why, for the report; ``progress`` gets
+    the turns taken, and in all.
     Raises ConfigError for a request that is wrong, SpikeformersError where a process fails.
     """
     _check(programs, repeats, warmup, threads, idle_seconds)
@@ -72,7 +75,7 @@ def measure(
             for name, program in programs.items()
         }
         before = _idle(tally, idle_seconds)
-        readings = _turns(children, work, tally, warmup, repeats)
+        readings = _turns(children, work, tally, warmup, repeats, progress)
         after = _idle(tally, idle_seconds)
         memory = {name: Memory(**child.ask({"do": "memory"})) for name, child in children.items()}
         opened = {name: child.opened for name, child in children.items()}
@@ -117,12 +120,17 @@ def _check(
 
 
 def _turns(
-    children: Mapping[str, Child], work: Text | Whole, tally: Tally, warmup: int, repeats: int
+    children: Mapping[str, Child],
+    work: Text | Whole,
+    tally: Tally,
+    warmup: int,
+    repeats: int,
+    progress: Move | None,
 ) -> dict[str, dict[str, list[Reading]]]:
     found: dict[str, dict[str, list[Reading]]] = {
         name: {phase: [] for phase in _units(work)} for name in children
     }
-    for turn in range(warmup + repeats):
+    for turn in watched(range(warmup + repeats), progress):
         for name, child in children.items():
             for phase, asked in _asked(work).items():
                 tally.start()

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,11 +33,11 @@ from spikeformers.evaluation.zeroshot.tasks import (
     quiet,
     silent,
 )
+from spikeformers.progress import Tell
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Progress = Callable[[str, int, int], None]  # task, requests scored, requests in all
 ACCURACIES = ("acc", "acc_norm")
 
 
@@ -82,7 +82,7 @@ class Zeroshot:
         max_length: int | None = None,
         cached: bool = False,
         cache_dir: Path | str | None = "auto",
-        progress: Progress | None = None,
+        progress: Tell | None = None,
     ) -> None:
         quiet()
         longest = model.positions if isinstance(model, Reader) else positions_of(model)
@@ -117,7 +117,7 @@ class Zeroshot:
             progress=self._move,
         )
 
-    def _move(self, done: int, total: int) -> None:
+    def _move(self, done: int, total: int | None) -> None:
         if self.progress is not None:
             self.progress(self._task, done, total)
 

@@ -20,7 +20,7 @@ float32 whatever the weights are. Where that backend stops or is silent, here is
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from inspect import signature
@@ -36,9 +36,9 @@ from torch import Tensor
 from spikeformers.errors import ConfigError, DataError
 from spikeformers.evaluation.zeroshot.cache import LikelihoodCache, Value, request_key
 from spikeformers.models import load_reference
+from spikeformers.progress import Move
 
 Request = tuple[Any, list[int], list[int]]  # the strings, context, option
-Progress = Callable[[int, int], None]  # requests scored, requests in all
 AUTO_TOKENS = {"cpu": 4096}  # of a batch, padding included
 AUTO_TOKENS_ELSEWHERE = 65536
 
@@ -77,7 +77,7 @@ class SpikeformersLM(TemplateLM):
         sort: bool = True,
         cached: bool = False,
         cache: LikelihoodCache | None = None,
-        progress: Progress | None = None,
+        progress: Move | None = None,
         device: str | None = None,
         max_batch_size: int | None = None,
     ) -> None:

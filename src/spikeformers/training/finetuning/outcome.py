@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spikeformers.data.glue import SentenceData, SentenceTask
+from spikeformers.progress import Tell
 from spikeformers.storage import write_text
 from spikeformers.training.batches import check_context
 from spikeformers.training.finetuning.examples import Encoded
@@ -27,6 +29,7 @@ def measure_run(
     tokenizer: PreTrainedTokenizerBase,
     data: SentenceData,
     software: Mapping[str, Any],
+    progress: Tell | None = None,
 ) -> dict[str, Any]:
     """Write ``result.json`` and prediction files into the run ``folder``; returns the result.
 
@@ -34,6 +37,7 @@ def measure_run(
     would have shown: an optimistic number, measured on what it was chosen by. ``dev_majority``
     has what one answer to all of the dev set would score.
     """
+    tell = progress or (lambda *_: None)
     run = json.loads((folder / "run.json").read_text("utf-8"))
     config, task = run["config"], data.task
     check_context(model, config["context"])
@@ -42,7 +46,9 @@ def measure_run(
     predictions: dict[str, list[Any]] = {}
     for name, part in data.dev.items():
         encoded = Encoded(part, tokenizer, config["context"])
-        outputs, loss = predict(model, encoded, config["batch_size"], model.device)
+        outputs, loss = predict(
+            model, encoded, config["batch_size"], model.device, partial(tell, f"scoring {name}")
+        )
         end = "" if name == task.dev[0] else f"/{name.removeprefix('dev_')}"
         found = {"loss": loss} | scores(task, part.labels, outputs)
         dev |= {key + end: value for key, value in found.items()}
@@ -54,7 +60,9 @@ def measure_run(
     written = []
     for place, (name, part) in enumerate(data.test.items()):
         encoded = Encoded(part, tokenizer, config["context"])
-        outputs, _ = predict(model, encoded, config["batch_size"], model.device)
+        outputs, _ = predict(
+            model, encoded, config["batch_size"], model.device, partial(tell, f"scoring {name}")
+        )
         predictions[name] = answers(task, outputs).tolist()
         if part.labels is not None:
             test |= scores(task, part.labels, outputs)

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from spikeformers.data.glue import SentenceData, SentenceTask
+from spikeformers.progress import Move
 from spikeformers.training.batches import check_context
 from spikeformers.training.config import TrainConfig
 from spikeformers.training.distributed import World, reshard
@@ -88,19 +89,25 @@ class Finetuning(Task):
 
 @torch.no_grad()
 def predict(
-    model: torch.nn.Module, encoded: Encoded, batch_size: int, device: torch.device
+    model: torch.nn.Module,
+    encoded: Encoded,
+    batch_size: int,
+    device: torch.device,
+    progress: Move | None = None,
 ) -> tuple[NDArray[np.float64], float]:
     """Outputs ``[N, labels]``, example by example, and the mean loss (0 without labels)."""
     was_training = model.training
     model.eval()
     outputs, total = [], 0.0
-    for one in encoded.batches(batch_size):
+    for number, one in enumerate(encoded.batches(batch_size), 1):
         given = one.to(device)
         if encoded.labels is None:
             del given["labels"]
         output = model(**given)
         outputs.append(output.logits.double().cpu().numpy())
         total += output.loss.item() * one.targets if encoded.labels is not None else 0.0
+        if progress is not None:
+            progress(min(number * batch_size, len(encoded)), len(encoded))
     reshard(model)
     model.train(was_training)
     return np.concatenate(outputs), total / len(encoded)

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from spikeformers.cli._waiting import CHOSEN_BY, wait_passively
+
+VERB = "from spikeformers.cli import main; main(['info', 'wd-spikingformer-tiny', '--json'])"
+
+
+def openmp_says(**given: str) -> dict[str, str]:
+    """What OpenMP itself reports of its settings when the command line has loaded torch."""
+    environment = {key: value for key, value in os.environ.items() if key not in CHOSEN_BY}
+    done = subprocess.run(
+        [sys.executable, "-c", VERB],
+        env=environment | {"OMP_DISPLAY_ENV": "verbose"} | given,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return dict(re.findall(r"(\w+)\s*=\s*'([^']*)'", done.stderr.upper()))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="GOMP_SPINCOUNT is of the library of Linux")
+def test_the_command_line_lets_openmp_wait_asleep():
+    said = openmp_says()
+    assert (said["OMP_WAIT_POLICY"], said["GOMP_SPINCOUNT"]) == ("PASSIVE", "0")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="GOMP_SPINCOUNT is of the library of Linux")
+def test_what_the_user_has_set_stays():
+    assert openmp_says(OMP_WAIT_POLICY="active")["OMP_WAIT_POLICY"] == "ACTIVE"
+    assert openmp_says(GOMP_SPINCOUNT="77")["GOMP_SPINCOUNT"] == "77"
+
+
+def test_a_child_of_the_command_line_inherits_the_setting():
+    show = "import subprocess, sys\nimport spikeformers.cli as cli\n"
+    show += "child = [sys.executable, '-c', 'import os; print(os.environ[\"OMP_WAIT_POLICY\"])']\n"
+    show += "cli.app = lambda *_, **__: subprocess.run(child)\ncli.main([])\n"
+    environment = {key: value for key, value in os.environ.items() if key not in CHOSEN_BY}
+    for given, seen in (({}, "passive"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+        done = subprocess.run(
+            [sys.executable, "-c", show], env=environment | given, capture_output=True, text=True
+        )
+        assert done.stdout.strip() == seen, done.stderr
+
+
+@pytest.mark.parametrize("name", CHOSEN_BY)
+def test_any_variable_about_waiting_counts_as_chosen(name):
+    environment = {name: "whatever"}
+    wait_passively(environment)
+    assert environment == {name: "whatever"}
+
+
+def test_an_empty_environment_is_made_passive():
+    environment: dict[str, str] = {}
+    wait_passively(environment)
+    assert environment == {"OMP_WAIT_POLICY": "passive"}
