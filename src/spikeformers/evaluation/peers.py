@@ -120,14 +120,16 @@ def _ctranslate2_build() -> str:
     return f"CTranslate2 {ctranslate2.__version__}; compute types on this processor: {types}"
 
 
-_LLAMA = {"modules": ("llama_cpp", "gguf"), "build": _llama_build, "block": 32}
+def _llama(quantization: str, *, flash_attention: bool = False) -> Peer:
+    opened = partial(LlamaCpp, quantization=quantization, flash_attention=flash_attention)
+    return Peer(opened, ("llama_cpp", "gguf"), _llama_build, block=32)
+
+
 PEERS: dict[str, Peer] = {
-    "llama.cpp-q8_0": Peer(LlamaCpp, **_LLAMA),
-    "llama.cpp-q8_0, flash attention": Peer(partial(LlamaCpp, flash_attention=True), **_LLAMA),
-    "llama.cpp-q4_0": Peer(partial(LlamaCpp, quantization="Q4_0"), **_LLAMA),
-    "llama.cpp-q4_0, flash attention": Peer(
-        partial(LlamaCpp, quantization="Q4_0", flash_attention=True), **_LLAMA
-    ),
+    "llama.cpp-q8_0": _llama("Q8_0"),
+    "llama.cpp-q8_0, flash attention": _llama("Q8_0", flash_attention=True),
+    "llama.cpp-q4_0": _llama("Q4_0"),
+    "llama.cpp-q4_0, flash attention": _llama("Q4_0", flash_attention=True),
     "ctranslate2-int8": Peer(CTranslate2, ("ctranslate2",), _ctranslate2_build),
 }
 """The peers by name."""
