@@ -13,6 +13,7 @@ from transformers import AutoConfig
 
 from spikeformers.errors import ConfigError, DataError
 from spikeformers.models._sources import source_of
+from spikeformers.models.loading import SAFELY
 from spikeformers.models.reference import load_reference
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def load_source(name: str, gguf_file: str = "") -> tuple[PreTrainedModel, PreTra
     folder = Path(name).expanduser()
     if (folder / "config.json").is_file() and not gguf_file:
         with suppress(OSError, ValueError, KeyError):  # load_reference says what is wrong
-            refuse(AutoConfig.from_pretrained(folder), name)  # before any weight is read
+            refuse(AutoConfig.from_pretrained(folder, **SAFELY), name)  # before any weight is read
     model, tokenizer = load_reference(name, gguf_file=gguf_file, dtype="fp32")
     refuse(model.config, name)
     return model, tokenizer

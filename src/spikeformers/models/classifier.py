@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from spikeformers.errors import CheckpointError, ConfigError
-from spikeformers.models.loading import check_folder
+from spikeformers.models.loading import SAFELY, check_folder
 from spikeformers.models.presets import is_masked
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def load_classifier(
     """
     path = Path(folder)
     check_folder(path)
-    config = AutoConfig.from_pretrained(path)
+    config = AutoConfig.from_pretrained(path, **SAFELY)
     architecture = (config.architectures or [""])[0]
     if not (is_masked(config) or "MaskedLM" in architecture):
         raise ConfigError(
@@ -45,9 +45,9 @@ def load_classifier(
     torch.manual_seed(seed)
     try:
         model, info = AutoModelForSequenceClassification.from_pretrained(
-            path, config=config, output_loading_info=True, use_safetensors=True
+            path, config=config, output_loading_info=True, use_safetensors=True, **SAFELY
         )
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, **SAFELY)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"{path} cannot be loaded as a classifier: {error}") from error
     missing = [key for key in info["missing_keys"] if not any(part in key for part in FRESH)]

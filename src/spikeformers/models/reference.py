@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from spikeformers.data.hub import check_online
 from spikeformers.errors import CheckpointError, ConfigError, OfflineError
-from spikeformers.models.loading import check_folder
+from spikeformers.models.loading import SAFELY, check_folder
 from spikeformers.models.presets import is_masked
 
 if TYPE_CHECKING:
@@ -40,16 +40,16 @@ def load_reference(
     source, local = _find(name, gguf_file)
     more: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
     try:
-        config = AutoConfig.from_pretrained(source, **more)
+        config = AutoConfig.from_pretrained(source, **SAFELY, **more)
         _refuse_masked(name, config)
         wanted = more | {"use_safetensors": True} if not gguf_file else more
         if attentions:
             wanted = wanted | {"attn_implementation": "eager"}
         chosen = torch.float32 if gguf_file and dtype == "auto" else DTYPES[dtype]
         model, info = AutoModelForCausalLM.from_pretrained(
-            source, dtype=chosen, output_loading_info=True, **wanted
+            source, dtype=chosen, output_loading_info=True, **SAFELY, **wanted
         )
-        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", **more)
+        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", **SAFELY, **more)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         said = " ".join(str(error).split())[:300]
         if local:
