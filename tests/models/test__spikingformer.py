@@ -277,6 +277,7 @@ def test_save_and_load_is_bit_identical(
     assert {p.name for p in tmp_path.iterdir()} - {"generation_config.json"} == {
         "config.json",
         "model.safetensors",
+        "modeling_spikeformers.py",
     }
     # Parameters and T-LIF's calibration; no membrane.
     saved = set(load_file(tmp_path / "model.safetensors"))

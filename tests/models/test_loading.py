@@ -183,3 +183,17 @@ def test_nothing_is_written_by_opening(folder: Path) -> None:
     before = contents()
     load_model(folder)
     assert contents() == before
+
+
+def test_a_folder_with_code_of_its_own_is_refused_without_a_question(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Transformers would ask whether to run it, wherever somebody sits at a terminal."""
+
+    def asked(prompt: str = "") -> str:
+        raise AssertionError(f"was asked {prompt!r}")
+
+    monkeypatch.setattr("builtins.input", asked)
+    (folder / "theirs.py").write_text("raise SystemExit('it was run')\n")
+    edit(folder, model_type="theirs", auto_map={"AutoConfig": "theirs.Config"})
+    refused(folder, "names the model_type 'theirs', .* Code in a model folder is never run")

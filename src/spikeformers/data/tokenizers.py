@@ -182,7 +182,7 @@ def _from_hub(name: str, masked: bool) -> PreTrainedTokenizerFast:
 
     check_online("models", name)
     try:
-        loaded = AutoTokenizer.from_pretrained(name)
+        loaded = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise OfflineError(
             f"tokenizer {name!r} is no folder here and did not come from the Hugging Face hub "

@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from spikeformers.errors import CheckpointError, ConfigError
 from spikeformers.models._weights import check_finite, check_shapes
-from spikeformers.models.loading import check_folder, read_config
+from spikeformers.models.loading import SAFELY, check_folder, read_config
 from spikeformers.models.registry import is_masked
 
 if TYPE_CHECKING:
@@ -47,9 +47,9 @@ def load_classifier(
     check_shapes(path, AutoModelForSequenceClassification, config)
     try:
         model, info = AutoModelForSequenceClassification.from_pretrained(
-            path, config=config, output_loading_info=True, use_safetensors=True
+            path, config=config, output_loading_info=True, use_safetensors=True, **SAFELY
         )
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, **SAFELY)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"{path} cannot be loaded as a classifier: {error}") from error
     missing = [key for key in info["missing_keys"] if not any(part in key for part in FRESH)]

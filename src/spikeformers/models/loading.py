@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageClassification,
@@ -17,13 +18,15 @@ from transformers import (
     PreTrainedModel,
 )
 
-from spikeformers.errors import CheckpointError
+from spikeformers.errors import CheckpointError, nearest
 from spikeformers.models._weights import check_finite, check_numbers, check_shapes, read_header
-from spikeformers.models.registry import is_vision
+from spikeformers.models.registry import MODELS, is_vision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+SAFELY: dict[str, Any] = {"trust_remote_code": False}
+"""Of each ``from_pretrained`` here: code in a folder is not run, and nobody is asked about it."""
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".pickle")
 
 
@@ -38,7 +41,7 @@ def load_model(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
     if is_vision(model.config):
         raise CheckpointError(f"{path} holds a model of images, and this needs one of text.")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, **SAFELY)
     except (ValueError, OSError, KeyError) as error:
         raise CheckpointError(f"{path}: the tokenizer cannot be read: {error}") from error
     return model, tokenizer
@@ -69,7 +72,11 @@ def load_weights(path: Path) -> PreTrainedModel:
     check_shapes(path, auto, config)
     try:
         model, info = auto.from_pretrained(
-            path, output_loading_info=True, use_safetensors=True, ignore_mismatched_sizes=True
+            path,
+            output_loading_info=True,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            **SAFELY,
         )
     except (ValueError, OSError, RuntimeError) as error:
         raise CheckpointError(f"{path}: the model cannot be built: {error}") from error
@@ -98,9 +105,16 @@ def read_config(path: Path) -> Any:
         raise CheckpointError(f"{file} is not valid JSON: {error}.") from error
     if not isinstance(values, dict) or not values.get("model_type"):
         raise CheckpointError(f"{file} names no model_type, so it is no model's config.")
+    kind = str(values["model_type"])
+    if kind not in MODELS and kind not in CONFIG_MAPPING:
+        raise CheckpointError(
+            f"{file} names the model_type {kind!r}, which neither this package nor Transformers "
+            f"knows.{nearest(kind, CONFIG_MAPPING)} Code in a model folder is never run."
+        )
+    MODELS.get(kind)  # a model of another package is registered when it is asked for
     check_numbers(file, values, read_header(path))
     try:
-        return AutoConfig.from_pretrained(path)
+        return AutoConfig.from_pretrained(path, **SAFELY)
     except Exception as error:  # Transformers and huggingface_hub raise many types here
         raise CheckpointError(f"{file} describes no model that can be built: {error}") from error
 

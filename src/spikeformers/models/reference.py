@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from spikeformers.data.hub import check_online
 from spikeformers.errors import CheckpointError, ConfigError, OfflineError
 from spikeformers.models._weights import check_finite, check_gguf, check_shapes
-from spikeformers.models.loading import check_folder, read_config
+from spikeformers.models.loading import SAFELY, check_folder, read_config
 from spikeformers.models.registry import is_masked
 
 if TYPE_CHECKING:
@@ -51,9 +51,9 @@ def load_reference(
         if local and not gguf_file:
             check_shapes(Path(source), AutoModelForCausalLM, config)
         model, info = AutoModelForCausalLM.from_pretrained(
-            source, dtype=chosen, output_loading_info=True, **wanted
+            source, dtype=chosen, output_loading_info=True, **SAFELY, **wanted
         )
-        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", **more)
+        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", **SAFELY, **more)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         said = " ".join(str(error).split())[:300]
         if local:
@@ -86,11 +86,11 @@ def _config(source: str, gguf_file: str, local: bool) -> Any:
     """The config; of a folder here, once its numbers fit the weights beside it."""
     if not local:
         more = {"gguf_file": gguf_file} if gguf_file else {}
-        return AutoConfig.from_pretrained(source, **more)
+        return AutoConfig.from_pretrained(source, **SAFELY, **more)
     if not gguf_file:
         return read_config(Path(source))
     check_gguf(Path(source) / gguf_file)
-    return AutoConfig.from_pretrained(source, gguf_file=gguf_file)
+    return AutoConfig.from_pretrained(source, gguf_file=gguf_file, **SAFELY)
 
 
 def _find(name: str, gguf_file: str) -> tuple[str, bool]:

@@ -152,6 +152,19 @@ SOURCES = {
 }
 
 
+def converted(source: str, **choices: Any) -> NeurTransformerForCausalLM:
+    torch.manual_seed(5)
+    config = NeurTransformerConfig(source=SOURCES[source].to_dict(), steps=4, **choices)
+    model = NeurTransformerForCausalLM(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "threshold" in name:
+                parameter.uniform_(0.8, 1.2)
+            elif parameter.dim() == 2:
+                parameter.normal_(0, 0.3)  # so that most channels fire more than once
+    return model
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize(
@@ -159,14 +172,7 @@ SOURCES = {
     [{"attention": "ssa"}, {"attention": "cwssa"}, {"code": "phase", "attention": "cwssa"}],
 )
 def test_a_converted_model_folds(source: str, choices: dict[str, Any]) -> None:
-    torch.manual_seed(5)
-    config = NeurTransformerConfig(source=SOURCES[source].to_dict(), steps=4, **choices)
-    model = NeurTransformerForCausalLM(config).eval()
-    for name, parameter in model.named_parameters():
-        if "threshold" in name:
-            parameter.uniform_(0.8, 1.2)
-        elif parameter.dim() == 2:
-            parameter.normal_(0, 0.3)  # so that most channels fire more than once
+    model = converted(source, **choices)
     ids = torch.randint(0, 50, (4, 24))
     entered: dict[str, Any] = {}
     spikes_of: dict[torch.Tensor, torch.Tensor] = {}
@@ -200,16 +206,14 @@ def test_a_converted_model_folds(source: str, choices: dict[str, Any]) -> None:
 @torch.no_grad()
 def test_an_adapter_is_counted_and_audited_beside_its_map() -> None:
     """A reads the spikes that the map reads, B reads reals; merged, nothing is left of them."""
-    torch.manual_seed(5)
-    config = NeurTransformerConfig(source=SOURCES["gpt2"].to_dict(), steps=4)
-    model = NeurTransformerForCausalLM(config).eval()
-    ids = torch.randint(0, 50, (2, 12))
+    model = converted("gpt2", attention="ssa")
+    ids = torch.randint(0, 50, (4, 24))
     name = "model.transformer.h.0.mlp.up"
     alone = trace(model, ids).products[name]
     lora = LoraConfig(r=2, target_modules=[name], init_lora_weights=False)
     adapted = get_peft_model(model, lora)
     products = trace(adapted.base_model.model, ids).products
-    events, rows = alone.sop // 64, 2 * 12
+    events, rows = alone.sop // 64, 4 * 24
     assert products[f"{name}.base_layer"].sop == alone.sop == events * 64 > 0
     assert products[f"{name}.lora_A.default"].sop == events * 2
     second = products[f"{name}.lora_B.default"]
