@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from spikeformers.neurons import LIF
+from spikeformers.neurons import LIF, mark_padding
 from spikeformers.training.density import DensityMeter
 
 
@@ -49,6 +49,18 @@ def test_nothing_is_counted_outside_or_left_from_before() -> None:
     with meter.measuring(model):
         model(current * 0)
     assert meter.by_layer() == {"first": 0.0, "second": 0.0}
+
+
+def test_padding_is_left_out() -> None:
+    """Two of the three tokens of two neurons each; one neuron fires, as do two of the padding."""
+    model, meter = nn.Sequential(LIF(threshold=1.0)), DensityMeter()
+    mark_padding(model, torch.tensor([[1, 1, 0]]))
+    current = torch.tensor([0.0, 2.0, 0.0, 0.0, 2.0, 2.0]).view(1, 1, 3, 2)
+    with meter.measuring(model):
+        model(current)
+        model(current * 0)
+    assert meter.report(1)["density"] == 1 / 8
+    assert meter.by_layer() == {"0": 1 / 8}
 
 
 def test_a_model_of_real_numbers_has_no_density() -> None:

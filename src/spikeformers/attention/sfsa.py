@@ -29,6 +29,7 @@ class SFSA(ScaledAttention):
     ) -> None:
         super().__init__(scale, heads, learn_scale)
         self.neuron = neuron
+        neuron.token_axes = (-2, -1)
 
     def weights(self, q: Tensor, k: Tensor, allowed: Tensor, bias: Tensor | None) -> Tensor:
         edges: Tensor = self.neuron(self.scores(q, k, bias) * allowed)

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import ModelOutput
+from transformers.utils import can_return_tuple
 
 from spikeformers.attention import A2OS2A, ScaledAttention
 from spikeformers.errors import ConfigError
@@ -26,8 +27,9 @@ from spikeformers.layers import RelativeBias, SpikeLinear, TokenShift, make_norm
 from spikeformers.models._block import SpikingBlock, make_head_neuron
 from spikeformers.models._cache import keep_last_spikes, keep_states
 from spikeformers.models._config import SpikingConfig
+from spikeformers.models._loss import share_of
 from spikeformers.models._rates import Rates, rate_loss, total, track_rates
-from spikeformers.neurons import LIF, TLIF, Neuron, Rectifier
+from spikeformers.neurons import LIF, TLIF, Neuron, Rectifier, mark_padding
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -44,7 +46,10 @@ class SpikingformerOutput(ModelOutput):
 
 @dataclass
 class SpikingLMOutput(ModelOutput):
-    """Output of a language model; ``loss`` is ``lm_loss + rate_loss``."""
+    """Output of a language model; ``loss`` is ``lm_loss + rate_loss``.
+
+    With ``num_items_in_batch`` all three are what this forward pass adds to those of its batch.
+    """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
@@ -152,6 +157,7 @@ class SpikingformerModel(SpikingformerPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.embed_tokens = value  # type: ignore[assignment]
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -176,7 +182,7 @@ class SpikingformerModel(SpikingformerPreTrainedModel):
         states = self.keeps_states
         if states and cache is not None:
             cache = keep_states(cache, len(self.layers))
-        more: dict[str, Tensor] = {}
+        more: dict[str, Tensor | None] = {}
         if self.shifts:
             if cache is not None:
                 cache = keep_last_spikes(cache, len(self.layers))
@@ -201,6 +207,9 @@ class SpikingformerModel(SpikingformerPreTrainedModel):
             allowed = _allowed(mask, 0, tokens, self.config.causal, x.device)
         else:
             allowed = _allowed(attention_mask, past, tokens, self.config.causal, x.device)
+        if self.training:
+            more["counted"] = None if attention_mask is None else attention_mask[:, -tokens:]
+            mark_padding(self.encoder, more["counted"])
 
         x = self.dropout(x).unsqueeze(0)
         if self.config.steps > 1:
@@ -279,16 +288,23 @@ class SpikingLM(SpikingformerPreTrainedModel):
         hidden: Tensor,
         labels: Tensor | None,
         rates: Rates | None,
+        counted: Tensor | None = None,
         **kwargs: Any,
     ) -> SpikingLMOutput:
-        """Logits ``[B, T, V]`` of ``hidden`` ``[B, T, D]``, and the loss where there are labels."""
+        """Logits ``[B, T, V]`` of ``hidden`` ``[B, T, D]``, and the loss where there are labels.
+
+        ``counted`` ``[B, T]`` masks padding.
+        """
+        if self.head_neuron is not None:
+            self.head_neuron.present = counted
         logits = self.logits_of(hidden)
         lm_loss = None
         if labels is not None:
             lm_loss = self.loss_function(
                 logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
             )
-        rate = rate_loss(self.config, rates)
+        share = share_of(labels, shifted=self.config.causal, **kwargs)
+        rate = rate_loss(self.config, rates, share)
         return SpikingLMOutput(
             loss=total(lm_loss, rate),
             logits=logits,
@@ -313,6 +329,7 @@ class SpikingLM(SpikingformerPreTrainedModel):
 class SpikingCausalLM(SpikingLM, GenerationMixin):
     """Next-token prediction; ``generate`` uses a key-value cache of spikes."""
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -338,9 +355,14 @@ class SpikingCausalLM(SpikingLM, GenerationMixin):
             use_cache,
             output_attentions,
             output_hidden_states,
+            return_dict=True,
         )
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        return self._finish(out, out.last_hidden_state[:, keep], labels, rates, **kwargs)
+        hidden = out.last_hidden_state
+        counted = None
+        if attention_mask is not None and self.training:
+            counted = attention_mask[:, -hidden.shape[1] :][:, keep]
+        return self._finish(out, hidden[:, keep], labels, rates, counted, **kwargs)
 
 
 @torch.no_grad()

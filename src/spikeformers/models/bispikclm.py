@@ -41,7 +41,7 @@ from spikeformers.models._cache import append
 from spikeformers.models._checks import between, one_of
 from spikeformers.models._config import SpikingConfig
 from spikeformers.models._spikingformer import SpikingCausalLM, SpikingformerModel
-from spikeformers.neurons import LIF
+from spikeformers.neurons import LIF, mark_padding
 
 RESIDUALS = ("add", "or")
 
@@ -227,7 +227,11 @@ class BinaryBlock(GradientCheckpointingLayer):
         bias: Tensor | None = None,
         cache: Cache | None = None,
         want_weights: bool = False,
+        counted: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
+        """``counted`` ``[B, T]`` masks padding, which statistics of the neurons leave out."""
+        if self.training or counted is not None:  # here, where checkpointing computes it again
+            mark_padding(self, counted)
         y, weights = self.attention(x, allowed, bias, cache, want_weights)
         x = self.join(x, y)
         return self.join(x, self.mlp(x)), weights

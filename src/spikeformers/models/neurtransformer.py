@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
 
 from spikeformers.errors import ConfigError, nearest
 from spikeformers.models._converted import SpikingFeedForward, SpikingSelfAttention
@@ -187,6 +188,7 @@ class NeurTransformerForCausalLM(NeurTransformerPreTrainedModel, GenerationMixin
     def set_output_embeddings(self, value: nn.Module) -> None:
         self.model.set_output_embeddings(value)
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -211,6 +213,7 @@ class NeurTransformerForCausalLM(NeurTransformerPreTrainedModel, GenerationMixin
             use_cache=self.config.use_cache if use_cache is None else use_cache,
             output_hidden_states=output_hidden_states,
             logits_to_keep=logits_to_keep,
+            return_dict=True,
             **kwargs,
         )
         return out

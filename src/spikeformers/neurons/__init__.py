@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from spikeformers.neurons._base import Neuron, SpikeType, expand, observe
+from spikeformers.neurons._base import (
+    Activity,
+    Neuron,
+    SpikeType,
+    expand,
+    mark_padding,
+    observe,
+)
 from spikeformers.neurons.ilif import ILIF
 from spikeformers.neurons.lif import LIF
 from spikeformers.neurons.nilif import NILIF
@@ -23,6 +30,7 @@ __all__ = [
     "QCFS",
     "SURROGATES",
     "TLIF",
+    "Activity",
     "Neuron",
     "PhaseIF",
     "Rectifier",
@@ -31,5 +39,6 @@ __all__ = [
     "SpikeType",
     "by_sign",
     "expand",
+    "mark_padding",
     "observe",
 ]
