@@ -20,6 +20,9 @@ the stream stays in {0, 1}: R <- R or X.
 Unspecified by the paper, a field each: beta and V_th (0.9 with 0.7, or V_th = 1), norms inside SN,
 how a binary residual stays binary, positions, tying and the head's input. The neuron in front of
 the attention (``residual="add"``) is ours: without it W_q, W_k and W_v would read integers.
+Differs: ``position="relative"``, the default, adds a learned bias to the integer scores of SFSA,
+one real number per head and distance: A = SN((Q K^T + b[h, i - j]) * M). ``position="learned"``
+(or "none") leaves the scores integers, as the paper's equation does.
 
 Shapes: S simulation steps, B batch, T tokens, D width, H heads, K per head, J keys.
 """
