@@ -11,7 +11,6 @@ buffer, so it never enters ``state_dict``.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
@@ -109,7 +108,7 @@ class Neuron(nn.Module):
         keep = self.present.bool()
         if len(self.token_axes) == 2:
             keep = keep.unsqueeze(-1) & keep.unsqueeze(-2)
-        size = keep.sum() * math.prod(values.shape[axis] for axis in others)
+        size = keep.sum() * (values.numel() // keep.numel())
         return (values.sum(others, dtype=dtype) * keep).sum(), size.clamp_min(1)
 
     def _activity(self, spikes: Tensor) -> Activity:
