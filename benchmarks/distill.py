@@ -24,6 +24,7 @@ from _sweep import Sweep, cpu_seconds, markdown_table, mean
 
 SETTING = ("steps", "batch", "context", "learning_rate")
 ONLY_HTA: dict[str, Any] = {"ea": 0.0, "saa": 0.0, "sfa": 0.0, "sta": 0.0, "hta": 1.0}
+NO_BIAS: dict[str, Any] = {"position": "learned"}
 CONTROL = "cross-entropy only"
 
 
@@ -43,6 +44,9 @@ ROWS: dict[str, Row] = {
     "sta and hta": Row({"ea": 0.0, "saa": 0.0, "sfa": 0.0}),
     "all five terms, T = 4": Row(model={"steps": 4}),
     "cross-entropy only, T = 4": Row(ONLY_HTA, {"steps": 4}),
+    # Positions in the embedding: the scores stay integers, as in the paper's equation.
+    "all five terms, no bias on the scores": Row(model=NO_BIAS, seeds=(0, 1, 2)),
+    "cross-entropy only, no bias on the scores": Row(ONLY_HTA, NO_BIAS, seeds=(0, 1, 2)),
 }
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from spikeformers.neurons import (
     IF,
@@ -20,6 +22,7 @@ from spikeformers.neurons import (
     PhaseIF,
     SignedIF,
     expand,
+    mark_padding,
     observe,
 )
 
@@ -131,8 +134,8 @@ def test_activity_appends_mean_count_and_density(kind: str) -> None:
     neuron.rate_target = 0.3
     neuron(current)
     neuron(torch.zeros(2, 30))
-    (count, density, target), (silent_count, silent_density, _) = kept
-    assert target == 0.3
+    (count, density, target, recorded), (silent_count, silent_density, *_) = kept
+    assert (target, recorded) == (0.3, True)
     assert count.item() == pytest.approx(spikes.abs().mean().item() / neuron.unit, rel=1e-5)
     assert density.item() == pytest.approx((spikes != 0).float().mean().item())
     assert 0 < density.item() < 1
@@ -151,7 +154,7 @@ def test_activity_is_exact_for_a_large_layer(dtype: torch.dtype) -> None:
     current[0, ::64] = 2
     current.requires_grad_()
     neuron(current)
-    ((count, density, _),) = kept
+    ((count, density, *_),) = kept
     assert (count.item(), density.item()) == (2 / 64, 1 / 64)
     count.backward()
     assert torch.equal(current.grad, torch.full_like(current, 2.0**-20))
@@ -212,3 +215,63 @@ def test_the_base_has_no_dynamics() -> None:
 )
 def test_what_a_step_emits_in_words(neuron: Neuron, values: str, step_levels: int) -> None:
     assert (neuron.values(), neuron.step_levels) == (values, step_levels)
+
+
+# --- padding --------------------------------------------------------------------------------------
+
+PRESENT = torch.tensor([[1, 1, 0], [0, 1, 1]])  # [B, T]: one padded on the right, one on the left
+
+
+def test_totals_of_tokens_and_of_pairs_of_tokens_by_hand() -> None:
+    """[S=1, B=2, T=3, D=2], then [S=1, B=2, H=1, T=3, J=3], each value its own power of two."""
+    neuron = LIF()
+    values = 2.0 ** torch.arange(12).view(1, 2, 3, 2)
+    assert neuron.total(values) == (2**12 - 1, 12)
+    neuron.present = PRESENT
+    total, size = neuron.total(values)
+    assert (total.item(), int(size)) == (0b11110000_1111, 8)
+    fired, size = neuron.total(values > 2)  # the first two are not
+    assert (fired.item(), int(size), fired.dtype) == (6, 8, torch.int64)
+    neuron.token_axes = (-2, -1)
+    pairs = 2.0 ** torch.arange(18).view(1, 2, 1, 3, 3)
+    total, size = neuron.total(pairs)
+    assert (total.item(), int(size)) == ((0b110110000 << 9) + 0b000011011, 8)
+    neuron.present = torch.zeros(2, 3)
+    assert [float(one) for one in neuron.total(pairs)] == [0, 1]  # and nothing is divided by 0
+
+
+@every_kind
+def test_activity_is_that_of_the_tokens_alone(kind: str) -> None:
+    neuron = KINDS[kind]()
+    neuron.activity = kept = []
+    padded, alone = currents(2, 2, 3, 40).requires_grad_(), currents(2, 2, 3, 40)
+    alone = alone[:, PRESENT.bool()].requires_grad_()
+    neuron(alone)
+    mark_padding(neuron, PRESENT)
+    neuron(padded)
+    (mean, density, *_), (padded_mean, padded_density, *_) = kept
+    assert padded_mean.item() == pytest.approx(mean.item(), rel=1e-6)
+    assert padded_density.item() == pytest.approx(density.item(), rel=1e-6)
+    (mean + padded_mean).backward()
+    assert torch.equal(padded.grad[:, ~PRESENT.bool()], torch.zeros(2, 2, 40))
+    torch.testing.assert_close(padded.grad[:, PRESENT.bool()], alone.grad)
+
+
+class Largest(TorchDispatchMode):
+    """The most elements that an operation made anew."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor):
+            self.elements = max(self.elements, out.untyped_storage().nbytes() // out.itemsize)
+        return out
+
+
+def test_leaving_padding_out_makes_no_second_tensor_of_the_size() -> None:
+    neuron, values = LIF(), currents(2, 2, 3, 40)
+    neuron.present = PRESENT
+    with Largest() as largest:
+        neuron.total(values)
+    assert largest.elements == PRESENT.numel()

@@ -92,6 +92,14 @@ def test_calibration_survives_a_round_trip() -> None:
     assert again.unit == neuron.unit == 1.5
 
 
+def test_padding_of_the_first_batch_does_not_calibrate() -> None:
+    neuron = TLIF(amplitude="first-batch")
+    current = torch.tensor([1.0, -3.0, 100.0, 2.0]).view(1, 2, 2, 1)
+    neuron.present = torch.tensor([[1, 1], [0, 1]])
+    neuron.train()(current)
+    assert neuron.amplitude.item() == 2 * (1 + 3 + 2) / 3
+
+
 def test_a_silent_first_batch_does_not_calibrate() -> None:
     """An amplitude of zero would silence the neuron for good and make its gradient NaN."""
     neuron = TLIF(amplitude="first-batch", initial_amplitude=3.0)

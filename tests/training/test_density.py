@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from spikeformers.neurons import LIF
+from spikeformers.models import WESpikingformerConfig, WESpikingformerForSequenceClassification
+from spikeformers.neurons import LIF, mark_padding
 from spikeformers.training.density import DensityMeter
 
 
@@ -49,6 +50,36 @@ def test_nothing_is_counted_outside_or_left_from_before() -> None:
     with meter.measuring(model):
         model(current * 0)
     assert meter.by_layer() == {"first": 0.0, "second": 0.0}
+
+
+def test_padding_is_left_out() -> None:
+    """Two of the three tokens of two neurons each; one neuron fires, as do two of the padding."""
+    model, meter = nn.Sequential(LIF(threshold=1.0)), DensityMeter()
+    mark_padding(model, torch.tensor([[1, 1, 0]]))
+    current = torch.tensor([0.0, 2.0, 0.0, 0.0, 2.0, 2.0]).view(1, 1, 3, 2)
+    with meter.measuring(model):
+        model(current)
+        model(current * 0)
+    assert meter.report(1)["density"] == 1 / 8
+    assert meter.by_layer() == {"0": 1 / 8}
+
+
+def test_the_log_of_a_padded_batch_is_that_of_its_texts() -> None:
+    torch.manual_seed(0)
+    config = WESpikingformerConfig(
+        vocab_size=23, hidden_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
+    model = WESpikingformerForSequenceClassification(config).train()
+    text = torch.tensor([[3, 1, 4, 1, 5]])
+    measured = []
+    for padding in (0, 30):
+        meter, filler = DensityMeter(), torch.full((1, padding), 9)
+        mask = torch.cat([torch.ones_like(text), torch.zeros_like(filler)], 1)
+        with meter.measuring(model):
+            model(input_ids=torch.cat([text, filler], 1), attention_mask=mask)
+        measured.append(meter.report(1))
+    assert measured[0]["density"] == pytest.approx(measured[1]["density"])
+    assert measured[0]["density_by_layer"] == pytest.approx(measured[1]["density_by_layer"])
 
 
 def test_a_model_of_real_numbers_has_no_density() -> None:

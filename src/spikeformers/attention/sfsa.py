@@ -8,7 +8,9 @@
 BiSpikCLM, https://arxiv.org/abs/2605.13859. The mask multiplies before the neuron; its threshold
 is positive, so that a masked edge, whose current is zero, never fires.
 Differs: s (1 in the paper, as far as is known) may be learned, one number per head; a ``bias`` is
-added before the mask, ``(A_int * s + bias) * M``.
+added before the mask, ``A_msk = (A_int * s + bias) * M``. It is a learned real number per head and
+distance, so that what an edge's neuron reads is not an integer any more. BiSpikCLM's default gives
+one (``position="relative"``); the paper's equation has none.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ class SFSA(ScaledAttention):
     ) -> None:
         super().__init__(scale, heads, learn_scale)
         self.neuron = neuron
+        neuron.token_axes = (-2, -1)
 
     def weights(self, q: Tensor, k: Tensor, allowed: Tensor, bias: Tensor | None) -> Tensor:
         edges: Tensor = self.neuron(self.scores(q, k, bias) * allowed)

@@ -27,7 +27,7 @@ from spikeformers.errors import ConfigError
 from spikeformers.layers import SpikeLinear, TokenShift, make_norm
 from spikeformers.models._cache import RunningState, append, shifted
 from spikeformers.models._config import SpikingformerConfig
-from spikeformers.neurons import NEURONS, Neuron
+from spikeformers.neurons import NEURONS, Neuron, mark_padding
 
 
 def make_neuron(config: SpikingformerConfig) -> Neuron:
@@ -238,7 +238,11 @@ class SpikingBlock(GradientCheckpointingLayer):
         cache: Cache | None = None,
         want_weights: bool = False,
         present: Tensor | None = None,
+        counted: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
+        """``counted`` ``[B, T]`` masks padding, which statistics of the neurons leave out."""
+        if self.training or counted is not None:  # here, where checkpointing computes it again
+            mark_padding(self, counted)
         y, weights = self.attention(x, allowed, bias, cache, want_weights, present)
         x = x + self.dropout(y)
         return x + self.dropout(self.mlp(x, cache, present)), weights

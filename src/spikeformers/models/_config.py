@@ -30,7 +30,7 @@ POSITIONS = ("learned", "relative", "both", "none")
 class SpikingConfig(InstalledCode, PreTrainedConfig):
     """Shape, norms, positions and firing-rate term: what every spiking language model has."""
 
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "lm_loss", "rate_loss"]
     causal: ClassVar[bool] = True
     spiking: ClassVar[bool] = True
 
@@ -105,6 +105,10 @@ class SpikingConfig(InstalledCode, PreTrainedConfig):
                 raise ConfigError(
                     f"firing_rate_targets[{key!r}] must be a density in [0, 1), not {value!r}."
                 )
+        if "head" in (self.firing_rate_targets or {}) and not self.spiking_head:
+            raise ConfigError(
+                "firing_rate_targets names 'head', and spiking_head=False puts no neuron there."
+            )
         if self.hidden_size % self.num_attention_heads:
             raise ConfigError(
                 f"hidden_size {self.hidden_size} does not divide into "

@@ -6,6 +6,9 @@
 is a part of a layer's dotted name ("mlp", "attention.fire_value", "layers.0"), or "head" for the
 neuron before the head, which costs only where it is named: its spikes are what all logits are made
 of. Of several keys that fit, the one with most parts holds, of as many the last.
+
+Means and densities leave padding out. Where a trainer parts its batch, each forward pass has a term
+of its own, which counts by its share of the targets (``_loss``).
 """
 
 from __future__ import annotations
@@ -17,9 +20,9 @@ from torch import Tensor
 
 from spikeformers.errors import ConfigError
 from spikeformers.models._config import SpikingConfig
-from spikeformers.neurons import Neuron
+from spikeformers.neurons import Activity, Neuron
 
-Rates = list[tuple[Tensor, Tensor, float]]  # of each layer: mean count, density, target
+Rates = list[Activity]  # of each layer that may have to pay
 
 
 def track_rates(model: Any) -> Rates | None:
@@ -41,17 +44,29 @@ def track_rates(model: Any) -> Rates | None:
     return rates
 
 
-def rate_loss(config: SpikingConfig, rates: Rates | None) -> Tensor | None:
-    """The term; None without a penalty. A layer at or under its target costs nothing, so that it
-    switches itself off.
+def rate_loss(
+    config: SpikingConfig, rates: Rates | None, share: Tensor | None = None
+) -> Tensor | None:
+    """The term, times ``share`` if given; None without a penalty. A layer at or under its target
+    costs nothing, so that it switches itself off.
+
+    Raises ConfigError where gradient checkpointing keeps the term out of all gradients.
     """
     if not rates:
         return None
-    counts = torch.stack([count for count, _, _ in rates])
-    densities = torch.stack([density for _, density, _ in rates])
-    over = densities > densities.new_tensor([target for _, _, target in rates])
+    if torch.is_grad_enabled() and not all(one.recorded for one in rates):
+        rates.clear()
+        raise ConfigError(
+            "reentrant gradient checkpointing computes the blocks without a graph, so that the "
+            "firing-rate term would be in the loss and in no gradient. Use "
+            "gradient_checkpointing_kwargs={'use_reentrant': False}, or firing_rate_weight=0."
+        )
+    counts = torch.stack([one.mean for one in rates])
+    densities = torch.stack([one.density for one in rates])
+    over = densities > densities.new_tensor([one.target for one in rates])
     rates.clear()  # or the neurons would keep this graph until the next forward
-    return config.firing_rate_weight * (counts * over).sum()
+    term = config.firing_rate_weight * (counts * over).sum()
+    return term if share is None else term * share
 
 
 def total(lm_loss: Tensor | None, rate: Tensor | None) -> Tensor | None:
@@ -73,6 +88,7 @@ def _targets(config: SpikingConfig, layers: list[str]) -> dict[str, float | None
             found[name] = (config.firing_rate_targets or {})[best]
         else:
             found[name] = None if parts == ("head",) else config.firing_rate_target
+    used.add("head")  # checked by the config; a classifier has none of the head that it began with
     if unknown := [key for key in own if key not in used]:
         known = dict.fromkeys(_component(name) for name in layers)
         raise ConfigError(

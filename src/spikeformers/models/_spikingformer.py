@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import ModelOutput
+from transformers.utils import can_return_tuple
 
 from spikeformers.attention import Attention
 from spikeformers.errors import ConfigError
@@ -27,9 +28,10 @@ from spikeformers.models._block import SpikingBlock, make_head_neuron
 from spikeformers.models._cache import admit, keep_last_spikes, keep_states
 from spikeformers.models._config import SpikingConfig
 from spikeformers.models._generation import CachedGenerationMixin
+from spikeformers.models._loss import share_of
 from spikeformers.models._masks import Sight
 from spikeformers.models._rates import Rates, rate_loss, total, track_rates
-from spikeformers.neurons import Neuron
+from spikeformers.neurons import Neuron, mark_padding
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -46,7 +48,10 @@ class SpikingformerOutput(ModelOutput):
 
 @dataclass
 class SpikingLMOutput(ModelOutput):
-    """Output of a language model; ``loss`` is ``lm_loss + rate_loss``."""
+    """Output of a language model; ``loss`` is ``lm_loss + rate_loss``.
+
+    With ``num_items_in_batch`` all three are what this forward pass adds to those of its batch.
+    """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
@@ -147,6 +152,7 @@ class SpikingformerModel(SpikingformerPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.embed_tokens = value  # type: ignore[assignment]
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -165,7 +171,7 @@ class SpikingformerModel(SpikingformerPreTrainedModel):
         tokens = x.shape[1]
         cache, past = self._cache(past_key_values, use_cache, tokens, x.device)
         sight = Sight(attention_mask, past, tokens, self.config.causal, x.device)
-        more = {"present": sight.before()} if self.shifts else {}
+        more: dict[str, Tensor | None] = {"present": sight.before()} if self.shifts else {}
         limit = self.config.max_position_embeddings
         if past + tokens > limit and self.embed_positions is not None:
             raise ConfigError(
@@ -179,6 +185,9 @@ class SpikingformerModel(SpikingformerPreTrainedModel):
         present = sight.present()
         if present is not None:
             x = x * present.unsqueeze(-1).to(x.dtype)
+        if self.training:
+            more["counted"] = present
+            mark_padding(self.encoder, present)
         allowed = sight.allowed_among_new() if self.keeps_states else sight.allowed()
 
         x = self.dropout(x).unsqueeze(0)
@@ -263,17 +272,24 @@ class SpikingLM(SpikingformerPreTrainedModel):
         hidden: Tensor,
         labels: Tensor | None,
         rates: Rates | None,
+        counted: Tensor | None = None,
         **kwargs: Any,
     ) -> SpikingLMOutput:
-        """Logits ``[B, T, V]`` of ``hidden`` ``[B, T, D]``, and the loss where there are labels."""
+        """Logits ``[B, T, V]`` of ``hidden`` ``[B, T, D]``, and the loss where there are labels.
+
+        ``counted`` ``[B, T]`` masks padding.
+        """
         refuse_tied_adapter(self)
+        if self.head_neuron is not None:
+            self.head_neuron.present = counted
         logits = self.logits_of(hidden)
         lm_loss = None
         if labels is not None:
             lm_loss = self.loss_function(
                 logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
             )
-        rate = rate_loss(self.config, rates)
+        share = share_of(labels, shifted=self.config.causal, **kwargs)
+        rate = rate_loss(self.config, rates, share)
         return SpikingLMOutput(
             loss=total(lm_loss, rate),
             logits=logits,
@@ -303,6 +319,7 @@ class SpikingCausalLM(SpikingLM, CachedGenerationMixin):
         """A state does not say what it was a token ago."""
         return not (self.model.keeps_states or self.model.shifts)
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -328,9 +345,14 @@ class SpikingCausalLM(SpikingLM, CachedGenerationMixin):
             use_cache,
             output_attentions,
             output_hidden_states,
+            return_dict=True,
         )
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        return self._finish(out, out.last_hidden_state[:, keep], labels, rates, **kwargs)
+        hidden = out.last_hidden_state
+        counted = None
+        if attention_mask is not None and self.training:
+            counted = attention_mask[:, -hidden.shape[1] :][:, keep]
+        return self._finish(out, hidden[:, keep], labels, rates, counted, **kwargs)
 
 
 @torch.no_grad()

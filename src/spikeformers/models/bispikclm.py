@@ -24,6 +24,9 @@ is no integer until training ends; no product reads it.
 Unspecified by the paper, a field each: beta and V_th (0.9 with 0.7, or V_th = 1), norms inside SN,
 how a binary residual stays binary, positions, tying and the head's input. The neuron in front of
 the attention (``residual="add"``) is ours: without it W_q, W_k and W_v would read integers.
+Differs: ``position="relative"``, the default, adds a learned bias to the integer scores of SFSA,
+one real number per head and distance: A = SN((Q K^T + b[h, i - j]) * M). ``position="learned"``
+(or "none") leaves the scores integers, as the paper's equation does.
 
 Shapes: S simulation steps, B batch, T tokens, D width, H heads, K per head, J keys.
 """
@@ -45,7 +48,7 @@ from spikeformers.models._cache import append
 from spikeformers.models._checks import between, one_of
 from spikeformers.models._config import SpikingConfig
 from spikeformers.models._spikingformer import SpikingCausalLM, SpikingformerModel
-from spikeformers.neurons import LIF
+from spikeformers.neurons import LIF, mark_padding
 
 RESIDUALS = ("add", "or")
 
@@ -233,7 +236,11 @@ class BinaryBlock(GradientCheckpointingLayer):
         bias: Tensor | None = None,
         cache: Cache | None = None,
         want_weights: bool = False,
+        counted: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
+        """``counted`` ``[B, T]`` masks padding, which statistics of the neurons leave out."""
+        if self.training or counted is not None:  # here, where checkpointing computes it again
+            mark_padding(self, counted)
         y, weights = self.attention(x, allowed, bias, cache, want_weights)
         x = self.join(x, y)
         return self.join(x, self.mlp(x)), weights

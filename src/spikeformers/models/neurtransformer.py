@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
 
 from spikeformers.errors import ConfigError, nearest
 from spikeformers.models._adapters import refuse_tied_adapter
@@ -245,6 +246,7 @@ class NeurTransformerForCausalLM(NeurTransformerPreTrainedModel, CachedGeneratio
         self.config.source = self.config.source_values()
         return embeddings
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -277,6 +279,7 @@ class NeurTransformerForCausalLM(NeurTransformerPreTrainedModel, CachedGeneratio
             use_cache=self.config.use_cache if use_cache is None else use_cache,
             output_hidden_states=output_hidden_states,
             logits_to_keep=logits_to_keep,
+            return_dict=True,
             **kwargs,
         )
         return out

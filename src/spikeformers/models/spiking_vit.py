@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import ImageClassifierOutput, ModelOutput
+from transformers.utils import can_return_tuple
 
 from spikeformers.attention import ATTENTIONS, ORDERS, Attention
 from spikeformers.errors import ConfigError
@@ -43,6 +44,7 @@ from spikeformers.layers import (
 )
 from spikeformers.models._auto_map import InstalledCode
 from spikeformers.models._checks import at_least_one, between, one_of
+from spikeformers.models._loss import share_of
 from spikeformers.models.control import TwinPositions, vision_twin
 from spikeformers.neurons import LIF, SURROGATES, Neuron
 
@@ -361,6 +363,7 @@ class SpikingViTModel(SpikingViTPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: Tensor,
@@ -405,18 +408,21 @@ class SpikingViTForImageClassification(SpikingViTPreTrainedModel):
         self.head = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: Tensor,
         labels: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
-        **_: Any,
+        **kwargs: Any,
     ) -> ImageClassifierOutput:
         """Logits ``[B, num_labels]``; ``labels`` are classes ``[B]`` or shares ``[B, labels]``."""
-        out = self.model(pixel_values, output_attentions, output_hidden_states)
+        out = self.model(pixel_values, output_attentions, output_hidden_states, return_dict=True)
         logits = self.head(out.last_hidden_state.mean(1))
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        if loss is not None and (share := share_of(labels, **kwargs)) is not None:
+            loss = loss * share
         return ImageClassifierOutput(
             loss=loss,
             logits=logits,

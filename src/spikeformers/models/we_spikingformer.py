@@ -14,9 +14,11 @@ from typing import Any, ClassVar
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils import can_return_tuple
 
 from spikeformers.errors import ConfigError
 from spikeformers.models._config import SpikingformerConfig
+from spikeformers.models._loss import share_of
 from spikeformers.models._masks import Sight
 from spikeformers.models._rates import rate_loss, total, track_rates
 from spikeformers.models._spikingformer import (
@@ -70,6 +72,7 @@ class WESpikingformerForMaskedLM(SpikingLM):
     def __init__(self, config: WESpikingformerConfig) -> None:
         super().__init__(config, WESpikingformerModel(config), bias=True)
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -90,8 +93,9 @@ class WESpikingformerForMaskedLM(SpikingLM):
             inputs_embeds=inputs_embeds,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
+            return_dict=True,
         )
-        return self._finish(out, out.last_hidden_state, labels, rates, **kwargs)
+        return self._finish(out, out.last_hidden_state, labels, rates, attention_mask, **kwargs)
 
 
 class WESpikingformerForSequenceClassification(SpikingformerPreTrainedModel):
@@ -107,6 +111,7 @@ class WESpikingformerForSequenceClassification(SpikingformerPreTrainedModel):
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -127,6 +132,7 @@ class WESpikingformerForSequenceClassification(SpikingformerPreTrainedModel):
             inputs_embeds=inputs_embeds,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
+            return_dict=True,
         )
         hidden = out.last_hidden_state
         present = Sight(attention_mask, 0, hidden.shape[1], False, hidden.device).present()
@@ -138,11 +144,15 @@ class WESpikingformerForSequenceClassification(SpikingformerPreTrainedModel):
             keep = present.unsqueeze(-1).to(hidden.dtype)
             pooled = (hidden * keep).sum(1) / keep.sum(1).clamp_min(1)
         logits = self.classifier(self.dropout(pooled))
-        loss, rate = None, rate_loss(self.config, rates)
+        loss, share = None, share_of(labels, **kwargs)
+        rate = rate_loss(self.config, rates, share)
         if labels is not None:
             loss = self.loss_function(
                 labels=labels, pooled_logits=logits, config=self.config, **kwargs
             )
+            # Of the library's losses only cross-entropy divides a sum by the targets of all parts.
+            if share is not None and self.config.problem_type != "single_label_classification":
+                loss = loss * share
             loss = total(loss, rate)
         return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=out.hidden_states, attentions=out.attentions

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from spikeformers.neurons._base import Neuron, SpikeType, expand, observe
+from spikeformers.neurons._base import (
+    Activity,
+    Neuron,
+    SpikeType,
+    expand,
+    mark_padding,
+    observe,
+)
 from spikeformers.neurons.ilif import ILIF
 from spikeformers.neurons.lif import LIF
 from spikeformers.neurons.nilif import NILIF
@@ -22,6 +29,7 @@ __all__ = [
     "QCFS",
     "SURROGATES",
     "TLIF",
+    "Activity",
     "Neuron",
     "PhaseIF",
     "Rectifier",
@@ -30,6 +38,7 @@ __all__ = [
     "SpikeType",
     "by_sign",
     "expand",
+    "mark_padding",
     "observe",
     "register_neuron",
 ]

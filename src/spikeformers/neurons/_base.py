@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,15 +28,32 @@ SpikeType = Literal["binary", "ternary", "integer"]
 Kind = TypeVar("Kind", bound="Neuron")
 
 
+class Activity(NamedTuple):
+    """What one neuron layer did in one forward pass; padding is left out."""
+
+    mean: Tensor
+    """Mean count, differentiable."""
+    density: Tensor
+    """Fraction that is not zero."""
+    target: float
+    """The layer's ``rate_target``."""
+    recorded: bool
+    """Whether autograd recorded the pass, so that a loss of ``mean`` reaches the weights."""
+
+
 class Neuron(nn.Module):
     """Base of all neurons; ``fire`` and ``keep`` of each subclass are its specification."""
 
     spike_type: SpikeType = "binary"
     levels: int = 1
     """Largest count a single step can emit."""
-    activity: list[tuple[Tensor, Tensor, float]] | None = None
-    """When a list, every forward appends (mean count, differentiable; non-zero fraction;
-    ``rate_target``)."""
+    activity: list[Activity] | None = None
+    """When a list, every forward appends to it."""
+    present: Tensor | None = None
+    """``[B, T]``, 0 or false for padding, which no statistic counts; None where all tokens count.
+    Set by ``mark_padding``."""
+    token_axes: tuple[int, ...] = (-2,)
+    """The axes of the currents that go over tokens."""
     rate_target: float = 0.0
     """The density that a firing-rate term wants of this layer."""
     weighted: bool = False
@@ -115,21 +132,41 @@ class Neuron(nn.Module):
         # With one step nothing recurs, so nothing is kept.
         spikes_S = self.fire(current) if current.shape[0] == 1 else self.run(current)
         if self.activity is not None:
-            mean, density = _mean_and_density(spikes_S, self.unit, self.spike_type)
-            self.activity.append((mean, density, self.rate_target))
+            self.activity.append(self._activity(spikes_S))
         return expand(spikes_S, self.levels, self.unit) if self.expanded else spikes_S
 
+    def total(self, values: Tensor) -> tuple[Tensor, int | Tensor]:
+        """Sum of ``[S, B, ...]``, one value per unit, and how many there are, padding left out."""
+        exact = torch.float32 if values.is_floating_point() else torch.int64
+        dtype = torch.promote_types(values.dtype, exact)
+        if self.present is None:
+            return values.sum(dtype=dtype), values.numel()
+        # Padding is left out of the sums by token: no second tensor of this size.
+        axes = (1, *(axis % values.dim() for axis in self.token_axes))
+        others = [axis for axis in range(values.dim()) if axis not in axes]
+        keep = self.present.bool()
+        if len(self.token_axes) == 2:
+            keep = keep.unsqueeze(-1) & keep.unsqueeze(-2)
+        size = keep.sum() * (values.numel() // keep.numel())
+        return (values.sum(others, dtype=dtype) * keep).sum(), size.clamp_min(1)
 
-def _mean_and_density(spikes: Tensor, unit: float, kind: SpikeType) -> tuple[Tensor, Tensor]:
-    """Mean count a unit, differentiable, and the fraction that is not zero."""
-    # Signs add up several times faster than count_nonzero() counts, and the gradient of a sum,
-    # unlike a mean's, is one number.
-    count, sign = spikes, spikes.detach().sign()
-    if kind == "ternary":
-        count, sign = spikes.abs(), sign.abs_()
-    at_least = torch.promote_types(spikes.dtype, torch.float32)
-    size = spikes.numel()
-    return count.sum(dtype=at_least) / (size * unit), sign.sum(dtype=at_least) / size
+    def _activity(self, spikes: Tensor) -> Activity:
+        # Signs add up several times faster than count_nonzero() counts, and the gradient of a sum,
+        # unlike a mean's, is one number.
+        count, sign = spikes, spikes.detach().sign()
+        if self.spike_type == "ternary":
+            count, sign = spikes.abs(), sign.abs_()
+        (counted, size), (fired, _) = self.total(count), self.total(sign)
+        return Activity(
+            counted / (size * self.unit), fired / size, self.rate_target, torch.is_grad_enabled()
+        )
+
+
+def mark_padding(module: nn.Module, present: Tensor | None) -> None:
+    """Have the neurons in ``module`` leave padding out of their statistics, see ``present``."""
+    for one in module.modules():
+        if isinstance(one, Neuron):
+            one.present = present
 
 
 def expand(spikes: Tensor, levels: int, unit: float = 1.0) -> Tensor:

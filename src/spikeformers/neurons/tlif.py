@@ -8,7 +8,7 @@
 Named, without a formula, by the WTA spiking transformer (https://arxiv.org/abs/2604.11321);
 rebuilt here from the elastic bi-spiking neuron of SpikeLM (https://arxiv.org/abs/2406.03287).
 Unspecified by the paper: threshold ratio (1/2 in SpikeLM), amplitude a (learnable, or 2 * mean|I|
-of the first batch and then frozen), decay, reset.
+of the first batch, padding left out, and then frozen), decay, reset.
 
 Gradient: ``S = a * ternary(U / a)`` with the straight-through rule of clamp(x, -1, 1), so that
 dS/dU = [|U| <= a] and dS/da = S/a - (U/a) [|U| <= a].
@@ -99,7 +99,8 @@ class TLIF(Neuron):
     def forward(self, current: Tensor) -> Tensor:
         if self.training and not bool(self.calibrated):
             with torch.no_grad():
-                amplitude = 2 * current.abs().mean()
+                total, size = self.total(current.abs())
+                amplitude = 2 * total / size
                 if amplitude > 0:  # a silent batch says nothing
                     self.amplitude.copy_(amplitude)
                     self.calibrated.fill_(True)

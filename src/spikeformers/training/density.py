@@ -1,4 +1,7 @@
-"""Firing density during training: the share of non-zero spikes, overall and by neuron layer."""
+"""Firing density during training: the share of non-zero spikes, overall and by neuron layer.
+
+Padding is left out.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 
 from spikeformers.neurons import Neuron, observe
@@ -19,7 +21,7 @@ class DensityMeter:
 
     def __init__(self) -> None:
         self._warned: set[str] = set()
-        self._counts: dict[str, tuple[list[Tensor], int]] = {}
+        self._counts: dict[str, list[tuple[Tensor, int | Tensor]]] = {}
 
     @contextmanager
     def measuring(self, model: nn.Module) -> Iterator[None]:
@@ -28,26 +30,28 @@ class DensityMeter:
             yield
 
     def _count(self, name: str, neuron: Neuron, spikes: Tensor) -> None:
-        counts, size = self._counts.get(name, ([], 0))
-        counts.append(torch.count_nonzero(spikes.detach()))
-        self._counts[name] = (counts, size + spikes.numel())
+        self._counts.setdefault(name, []).append(neuron.total(spikes.detach() != 0))
 
     def by_layer(self) -> dict[str, float]:
+        return {name: fired / size for name, (fired, size) in self._sums().items()}
+
+    def _sums(self) -> dict[str, tuple[int, int]]:
+        """Of each layer: neurons that fired, and neurons."""
         return {
-            name: sum(int(count) for count in counts) / size
-            for name, (counts, size) in self._counts.items()
+            name: (sum(int(fired) for fired, _ in counts), sum(int(size) for _, size in counts))
+            for name, counts in self._counts.items()
         }
 
     def report(self, step: int) -> dict[str, object]:
         """``density``, ``density_by_layer``, ``dead_layers``; empty for a model of real numbers."""
         if not self._counts:
             return {}
-        layers = self.by_layer()
-        sizes = {name: size for name, (_, size) in self._counts.items()}
+        sums = self._sums()
+        layers = {name: fired / size for name, (fired, size) in sums.items()}
         dead = [name for name, density in layers.items() if density == 0]
         for name in dead:
             if name not in self._warned:
                 self._warned.add(name)
                 logger.warning("%s does not fire at all (step %d)", name, step)
-        overall = sum(layers[name] * size for name, size in sizes.items()) / sum(sizes.values())
+        overall = sum(fired for fired, _ in sums.values()) / sum(size for _, size in sums.values())
         return {"density": overall, "density_by_layer": layers, "dead_layers": dead}

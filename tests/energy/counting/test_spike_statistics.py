@@ -62,6 +62,22 @@ def test_density_by_position(spiking: Make, dense: Make, ids: Tensor) -> None:
         density_by_position(dense("wd"), [ids])
 
 
+def test_edges_belong_to_pairs_of_tokens(binary: Any, ids: Tensor) -> None:
+    """Two rows and two heads, so that the shapes say nothing: the second row is padded twice."""
+    texts = [ids[:1], ids[1:2, :5]]
+    padded = torch.cat([ids[:1], torch.cat([texts[1], torch.zeros_like(ids[:1, :2])], 1)])
+    mask = torch.ones_like(padded)
+    mask[1, 5:] = 0
+    batch = {"input_ids": padded, "attention_mask": mask}
+    assert density_of(binary, [batch]) == density_of(binary, texts)
+    assert sum(name.endswith("core.neuron") for name in density_of(binary, [batch])) == 2
+    found, alone = (density_by_position(binary, given) for given in ([batch], texts))
+    assert found == pytest.approx(alone)
+    assert density_by_position(binary, [texts[0]]) == pytest.approx(
+        density_by_position(binary, [texts[0].expand(2, -1)])
+    )
+
+
 def test_an_unknown_layer_names_the_nearest(spiking: Make, dense: Make, ids: Tensor) -> None:
     with pytest.raises(ConfigError, match=r"Did you mean 'model\.layers\.0\.mlp\.fire_in\.neuron'"):
         raster_of(spiking("wd"), ids[0], "model.layers.0.mlp.fire_in.neurn")

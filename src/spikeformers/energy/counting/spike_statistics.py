@@ -25,7 +25,7 @@ def density_of(model: nn.Module, batches: Iterable[Batch]) -> dict[str, Operand]
         inputs, rows = inputs_of(batch)
 
         def record(name: str, neuron: Neuron, spikes: Tensor, rows: Rows = rows) -> None:
-            counted = operand(rows.select(spikes), spikes_by(neuron))
+            counted = operand(_without_padding(spikes, neuron, rows), spikes_by(neuron))
             if name in by_layer:
                 by_layer[name].merge(counted)
             else:
@@ -34,6 +34,14 @@ def density_of(model: nn.Module, batches: Iterable[Batch]) -> dict[str, Operand]
         with observe(model, record):
             _run(model, inputs)
     return by_layer
+
+
+def _without_padding(spikes: Tensor, neuron: Neuron, rows: Rows) -> Tensor:
+    """What belongs to tokens; of edges ``[..., B, H, T, J]`` those between two of them."""
+    if len(neuron.token_axes) == 1 or rows.keep is None:
+        return rows.select(spikes)
+    pairs = rows.keep.unsqueeze(-1) & rows.keep.unsqueeze(-2)
+    return spikes[pairs.unsqueeze(1).expand(spikes.shape)]
 
 
 def density_by_position(model: nn.Module, batches: Iterable[Batch]) -> NDArray[np.float64]:
@@ -49,7 +57,7 @@ def density_by_position(model: nn.Module, batches: Iterable[Batch]) -> NDArray[n
         mask = inputs.get("attention_mask", torch.ones(rows.shape)).double()
 
         def record(name: str, neuron: Neuron, spikes: Tensor, mask: Tensor = mask) -> None:
-            if tuple(spikes.shape[-3:-1]) != tuple(mask.shape):
+            if len(neuron.token_axes) != 1:
                 return
             fired = (spikes != 0).reshape(-1, *mask.shape, spikes.shape[-1]).double()
             here = (fired.mean((0, -1)) * mask).sum(0)
