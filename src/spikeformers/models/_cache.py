@@ -255,7 +255,7 @@ class RunningState(CacheLayerMixin):
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> Any:
-        raise refused(self, "it keeps a state (attention_order='state') and no keys and values")
+        raise refused(self, "it keeps a state (attention_order='state') instead of keys and values")
 
     def state(self, like: Sequence[int]) -> Tensor | None:
         """``[S, B, ...]``; None before the first token. ConfigError where its shape is another."""

@@ -60,7 +60,7 @@ class Sight:
         return allowed if columns is None else allowed & columns[:, None, None, -keys:]
 
     def present(self) -> Tensor | None:
-        """Which of the new tokens are no padding, ``[B or 1, T]``; None: all. Padding is what may
+        """Which of the new tokens are not padding, ``[B or 1, T]``; None: all. Padding is what may
         not even see itself.
         """
         if self.pairs is not None:
@@ -68,7 +68,7 @@ class Sight:
         return None if self.columns is None else self.columns[:, -self.tokens :]
 
     def before(self) -> Tensor | None:
-        """Whether the token before each is one, and no padding, ``[B or 1, T]``; None: all are."""
+        """Whether there is a token before each, and not padding, ``[B or 1, T]``; None: all are."""
         if self.pairs is not None:
             row = self.pairs[:, 0].diagonal(self.past - 1, -2, -1)
             return row if self.past else nn.functional.pad(row, (1, 0))
@@ -94,7 +94,7 @@ def fitted(mask: Any, keys: int) -> Any:
     short, and for numbers to be added to scores that neither hide a key nor leave it alone.
     """
     if isinstance(mask, Mapping):
-        return {name: fitted(one, keys) for name, one in mask.items()}
+        return {kind: fitted(part, keys) for kind, part in mask.items()}
     if not isinstance(mask, Tensor) or mask.dim() not in (2, 4):
         return mask
     if mask.dim() == 2 and mask.shape[1] < keys:

@@ -222,8 +222,9 @@ class SpikingformerModel(SpikingformerPreTrainedModel):
         if self.training or not self.config.causal:
             if given is not None and admit(given, len(self.layers), 0, device) > 0:
                 raise ConfigError(
-                    "past_key_values holds tokens, and a model that is training, or reads a text "
-                    "in both directions, goes on from none; call eval(), or give the whole text."
+                    "past_key_values holds tokens, but a model that is training, or that reads a "
+                    "text in both directions, cannot continue from a cache; call eval(), or give "
+                    "the whole text without a cache."
                 )
             return None, 0
         if given is None:

@@ -19,7 +19,7 @@ the stream stays in {0, 1}: R <- R or X.
 
 While training, dropout silences spikes on their way into R. With "or" the others stay 1, so that R
 is binary then as well: R <- R or (X and m). With "add" they weigh 1 / (1 - p), as is usual, and R
-is no integer until training ends; no product reads it.
+is not an integer until training ends; no product reads it.
 
 Unspecified by the paper, a field each: beta and V_th (0.9 with 0.7, or V_th = 1), norms inside SN,
 how a binary residual stays binary, positions, tying and the head's input. The neuron in front of

@@ -74,10 +74,11 @@ class Task:
     ) -> tuple[Batches, Measure]:
         """The batches to train on, and how the model is validated; before anything is written."""
         objective = make_objective(self.model, tokenizer, config)
-        for name in ("train", "validation"):
-            store.split(name).check_vocabulary(self.model.config.vocab_size)
-        batches = TrainBatches(store.split("train"), objective, config, world)
+        text = store.split("train")
+        text.check_vocabulary(self.model.config.vocab_size)
+        batches = TrainBatches(text, objective, config, world)
         held_out = store.split("validation")
+        held_out.check_vocabulary(self.model.config.vocab_size)
         if held_out.num_tokens < 2:
             raise DataError("The validation text is empty. Give a corpus with more documents.")
 
