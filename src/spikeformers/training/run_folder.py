@@ -107,7 +107,9 @@ def _same_run(out: Path, record: dict[str, Any], world: World) -> dict[str, Any]
     for section, old in sections.items():
         new = record[section]
         differ = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-        allowed = RESUMABLE_CHANGES + ROUNDING_CHANGES if section == "config" else ()
+        allowed: tuple[str, ...] = (
+            RESUMABLE_CHANGES + ROUNDING_CHANGES if section == "config" else ()
+        )
         allowed += LENGTH if section == "config" and lengthened else ()
         refused = [key for key in differ if key not in allowed]
         if refused:
