@@ -197,7 +197,9 @@ def describe(run: Run) -> None:
     named = run.request.get("tokenizer") or "the teacher's"
     say(f"tokens    {tokens:,} to train on; tokenizer {named}")
     say(f"model     {run.model.config.model_type}, {run.model.num_parameters():,} parameters")
-    say(f"training  {config.total_steps:,} steps of {config.tokens_per_step:,} tokens")
+    after = max(0, config.total_steps - config.schedule_span)
+    late = f"; the last {after:,} at the schedule's last learning rate" if after else ""
+    say(f"training  {config.total_steps:,} steps of {config.tokens_per_step:,} tokens{late}")
 
 
 def carry_out(

@@ -267,6 +267,14 @@ class SpikingLM(SpikingformerPreTrainedModel):
             value = kind.of(value)
         self.lm_head = value  # type: ignore[assignment]
 
+    def _counted(self, attention_mask: Tensor | None, hidden: Tensor) -> Tensor | None:
+        """Which tokens of ``hidden`` ``[B, T, D]`` the firing-rate term counts; None: all."""
+        if attention_mask is None or not self.training:
+            return None
+        tokens = hidden.shape[1]
+        past = attention_mask.shape[-1] - tokens
+        return Sight(attention_mask, past, tokens, self.config.causal, hidden.device).present()
+
     def _finish(
         self,
         out: SpikingformerOutput,
@@ -350,9 +358,8 @@ class SpikingCausalLM(SpikingLM, CachedGenerationMixin):
         )
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         hidden = out.last_hidden_state
-        counted = None
-        if attention_mask is not None and self.training:
-            counted = attention_mask[:, -hidden.shape[1] :][:, keep]
+        counted = self._counted(attention_mask, hidden)
+        counted = None if counted is None else counted[:, keep]
         return self._finish(out, hidden[:, keep], labels, rates, counted, **kwargs)
 
 

@@ -95,7 +95,9 @@ class WESpikingformerForMaskedLM(SpikingLM):
             output_hidden_states=output_hidden_states,
             return_dict=True,
         )
-        return self._finish(out, out.last_hidden_state, labels, rates, attention_mask, **kwargs)
+        hidden = out.last_hidden_state
+        counted = self._counted(attention_mask, hidden)
+        return self._finish(out, hidden, labels, rates, counted, **kwargs)
 
 
 class WESpikingformerForSequenceClassification(SpikingformerPreTrainedModel):

@@ -46,7 +46,7 @@ pre b { color: var(--mark); }
   table.wide, table.wide tbody, table.wide tr, table.wide td { display: block; }
   table.wide tr { border-bottom: 1px solid var(--line); padding: .4rem 0; }
   table.wide td { border: 0; display: flex; justify-content: space-between; gap: 1rem; }
-  table.wide td:first-child { font-weight: 600; }
+  table.wide td:first-child { font-weight: 600; } table.wide td:empty { display: none; }
   table.wide td::before { content: attr(data-head); color: var(--soft); text-align: left;
     font-weight: 400; }
 }

@@ -125,14 +125,12 @@ def _same_run(out: Path, record: dict[str, Any], world: World) -> dict[str, Any]
             error
         )
     sections["config"] = TrainConfig().as_dict() | sections["config"]
-    lengthened = _only_longer(sections["config"], record["config"])
+    of_config: tuple[str, ...] = RESUMABLE_CHANGES + ROUNDING_CHANGES
+    of_config += LENGTH if _only_longer(sections["config"], record["config"]) else ()
     for section, old in sections.items():
         new = record[section]
         differ = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-        allowed: tuple[str, ...] = ()
-        if section == "config":
-            allowed = RESUMABLE_CHANGES + ROUNDING_CHANGES + (LENGTH if lengthened else ())
-        refused = [key for key in differ if key not in allowed]
+        refused = [key for key in differ if section != "config" or key not in of_config]
         if refused:
             told = "; ".join(f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in refused)
             hint = _why_not_longer(old, new) if set(refused) & set(LENGTH) else ""
