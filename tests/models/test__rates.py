@@ -10,7 +10,12 @@ import torch
 from torch import Tensor
 
 from spikeformers.errors import ConfigError
-from spikeformers.models import BiSpikCLMConfig, BiSpikCLMForCausalLM
+from spikeformers.models import (
+    BiSpikCLMConfig,
+    BiSpikCLMForCausalLM,
+    WDSpikingformerConfig,
+    WDSpikingformerForCausalLM,
+)
 from spikeformers.models._rates import rate_loss
 from spikeformers.neurons import Activity, Neuron, observe
 
@@ -286,3 +291,24 @@ def test_two_forward_passes_may_come_before_the_backward(make_model: Make, kind:
         left, right = (model(**padded(side, 12)).rate_loss for side in ("left", "right"))
         grads.append(gradient(model, 3 * left + right))
     torch.testing.assert_close(grads[1], grads[0], rtol=1e-9, atol=1e-12)
+
+
+def test_masks_of_columns_and_of_pairs_leave_the_same_padding_out() -> None:
+    torch.manual_seed(0)
+    config = WDSpikingformerConfig(
+        **{"vocab_size": 31, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2},
+        **{"max_position_embeddings": 16, "initializer_range": 0.3},
+        firing_rate_targets={"head": 0.05},
+    )
+    model = WDSpikingformerForCausalLM(config).train()
+    ids = torch.randint(3, 31, (2, 9))
+    columns = torch.ones(2, 9, dtype=torch.long)
+    columns[0, 6:] = 0
+    pairs = columns[:, None, None, :].bool() & torch.ones(9, 9, dtype=torch.bool).tril()
+    pairs = pairs & columns[:, None, :, None].bool()
+    losses = [
+        model(input_ids=ids, attention_mask=mask, labels=ids.masked_fill(columns == 0, -100))
+        for mask in (columns, pairs)
+    ]
+    assert losses[0].rate_loss.item() == losses[1].rate_loss.item() > 0
+    assert losses[0].loss.item() == losses[1].loss.item()
