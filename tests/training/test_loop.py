@@ -6,8 +6,6 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
@@ -20,7 +18,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from spikeformers.data import load_corpus, make_tokenizer, tokenize_corpus
 from spikeformers.errors import ConfigError, DataError, StorageError, TrainingDiverged, UsageError
 from spikeformers.models import load_model
 from spikeformers.training import TrainResult, loop, task, train
@@ -126,64 +123,6 @@ def test_a_crashed_run_resumes_from_its_last_checkpoint_without_double_lines(
     assert (tmp_path / "model.safetensors").read_bytes() == (
         whole["wd"] / "model.safetensors"
     ).read_bytes()
-
-
-def test_a_run_whose_last_checkpoint_is_damaged_resumes_exactly_from_the_one_before(
-    tmp_path: Path, fresh: Any, config: Any, whole: dict[str, Path]
-) -> None:
-    out = tmp_path / "run"
-    train(*fresh("wd"), out, config(), progress=False, on_step=interrupt_at(5))
-    (shard,) = checkpoints(out / "checkpoints")[-1].glob("*.safetensors")
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 2] ^= 1
-    shard.write_bytes(content)
-    steps: list[int] = []
-    train(
-        *fresh("wd", seed=1), out, config(),
-        resume=True, progress=False, on_step=lambda step, _: steps.append(step),
-    )  # fmt: skip
-    assert steps == [5, 6]  # from step 4
-    expected = load_file(whole["wd"] / "model.safetensors")
-    found = load_file(out / "model.safetensors")
-    assert all(torch.equal(value, found[name]) for name, value in expected.items())
-    assert lines(out) == lines(whole["wd"])
-
-
-def test_a_folder_that_another_process_holds_is_refused_and_left_alone(
-    tmp_path: Path, fresh: Any, config: Any
-) -> None:
-    out = tmp_path / "run"
-    code = (
-        "import sys, time\nfrom pathlib import Path\nfrom spikeformers.storage import run_lock\n"
-        "with run_lock(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
-    )
-    command = [sys.executable, "-c", code, str(out)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        holder.stdout.readline()
-        for resume in (False, True):
-            with pytest.raises(UsageError, match=f"is being written by process {holder.pid} on"):
-                train(*fresh("wd"), out, config(), resume=resume, progress=False)
-        assert [path.name for path in out.iterdir()] == ["run.lock"]
-        holder.kill()
-    assert train(*fresh("wd"), out, config(steps=1), progress=False).steps == 1
-    assert not (out / "run.lock").exists()
-
-
-def test_a_second_ctrl_c_and_an_error_let_go_of_the_folder(
-    tmp_path: Path, fresh: Any, config: Any
-) -> None:
-    for error in (KeyboardInterrupt, ZeroDivisionError):
-        out = tmp_path / error.__name__
-
-        def fail(step: int, _: object, out: Path = out, error: Any = error) -> None:
-            assert (out / "run.lock").is_file()
-            raise error
-
-        with pytest.raises(error):
-            train(*fresh("wd"), out, config(), progress=False, on_step=fail)
-        assert (out / "run.json").is_file()
-        assert not (out / "run.lock").exists()
 
 
 def test_what_is_logged(whole: dict[str, Path]) -> None:
@@ -334,21 +273,6 @@ def test_nothing_is_written_for_a_request_that_cannot_be_met(
     without = SimpleNamespace(split=splits.__getitem__, manifest=store.manifest)
     with pytest.raises(DataError, match="validation text is empty"):
         train(model, without, tokenizer, tmp_path / "run", config(), progress=False)
-    assert not (tmp_path / "run").exists()
-
-
-def test_tokens_of_another_tokenizer_are_refused_before_a_batch_is_drawn(
-    tmp_path: Path, fresh: Any, config: Any, causal: Any, corpus_text: Any
-) -> None:
-    wide = make_tokenizer("byte")
-    wide.add_tokens(["the spike"])
-    corpus = load_corpus(str(corpus_text(tmp_path / "text")))
-    store = tokenize_corpus(corpus, wide, tmp_path / "cache")
-    assert store.split("train").largest_id == len(causal.tokenizer)
-    model, _, tokenizer = fresh("wd")
-    said = f"the train text holds the token id {len(tokenizer)}, and the model's vocabulary is"
-    with pytest.raises(DataError, match=said):
-        train(model, store, tokenizer, tmp_path / "run", config(), progress=False)
     assert not (tmp_path / "run").exists()
 
 
