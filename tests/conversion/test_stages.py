@@ -243,6 +243,7 @@ def test_a_converted_folder_is_a_model(
     finish(out)
     assert sorted(path.name for path in out.iterdir()) == [
         *("config.json", "generation_config.json", "model.safetensors"),
+        "modeling_spikeformers.py",
         *("tokenizer.json", "tokenizer_config.json"),
     ]
     loaded = AutoModelForCausalLM.from_pretrained(out).eval()

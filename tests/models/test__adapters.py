@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 from transformers.pytorch_utils import Conv1D
 
 from spikeformers.errors import ConfigError
-from spikeformers.models import load_model
+from spikeformers.models import SpikingViTConfig, SpikingViTForImageClassification, load_model
 
 Make = Callable[..., Any]
 CLOSE = {"atol": 1e-9, "rtol": 1e-9}
@@ -101,6 +101,26 @@ def test_adapters_of_every_map_train_and_merge(make_family: Make, ids: Tensor, c
     merged = peft.merge_and_unload()
     assert maps_of(merged) == maps
     torch.testing.assert_close(merged(input_ids=ids).logits, logits, **CLOSE)
+    assert float((logits - before).detach().abs().max()) > 1e-3
+
+
+def test_adapters_of_a_vision_model_train_and_merge() -> None:
+    torch.manual_seed(0)
+    shape = {"image_size": 8, "num_channels": 1, "hidden_size": 16, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "sps_stages": 2, "sps_pools": 1, "num_labels": 3}
+    model = SpikingViTForImageClassification(SpikingViTConfig(**shape, **heads)).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.5 * torch.randn_like(parameter)
+    pixels = torch.rand(2, 1, 8, 8, dtype=torch.float64)
+    before = model.eval()(pixels).logits.detach()
+    peft = adapted(model, target_modules=[*maps_of(model), "conv"])
+    logits = peft(pixel_values=pixels).logits
+    logits.square().sum().backward()
+    for name, parameter in peft.named_parameters():
+        if "lora_" in name:
+            assert float(parameter.grad.abs().sum()) > 0, name
+    torch.testing.assert_close(peft.merge_and_unload()(pixels).logits, logits, **CLOSE)
     assert float((logits - before).detach().abs().max()) > 1e-3
 
 
