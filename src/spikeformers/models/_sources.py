@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig
 
 from spikeformers.errors import ConfigError, nearest
+from spikeformers.models._checks import config_errors
 
 Weights = dict[str, Tensor]
 
@@ -219,8 +220,12 @@ def watching(
 
 def source_config(described: Mapping[str, Any]) -> PreTrainedConfig:
     """The source's config from its plain values."""
+    if not isinstance(described, Mapping) or not isinstance(described.get("model_type"), str):
+        raise ConfigError("source must be the config of a dense model, with its model_type.")
+    source_of(described["model_type"])
     values = {key: value for key, value in described.items() if key != "model_type"}
-    return AutoConfig.for_model(described["model_type"], **values)
+    with config_errors("source does not describe a model"):
+        return AutoConfig.for_model(described["model_type"], **values)
 
 
 RECTIFIERS = ("relu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "silu", "swish")

@@ -16,6 +16,7 @@ from transformers import (
 
 from spikeformers.errors import ConfigError, nearest
 from spikeformers.models import bispikclm, spiking_vit, wd_spikingformer, we_spikingformer
+from spikeformers.models._checks import config_errors
 from spikeformers.models._config import SpikingConfig
 from spikeformers.models.bispikclm import BiSpikCLMConfig
 from spikeformers.models.spiking_vit import SpikingViTConfig
@@ -68,22 +69,12 @@ def build_config(
                 f"Known: {', '.join(sorted(known))}."
             )
     values = {"vocab_size": vocab_size, **PRESETS[preset], **overrides}
-    return _built(_kind(preset), preset, values, overrides)
+    return _built(_kind(preset), preset, values)
 
 
-def _built(
-    kind: Callable[..., Config], preset: str, values: dict[str, Any], overrides: dict[str, Any]
-) -> Config:
-    try:
+def _built(kind: Callable[..., Config], preset: str, values: dict[str, Any]) -> Config:
+    with config_errors(preset):
         return kind(**values)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{preset} with {overrides}: {error}") from error
-    except Exception as error:
-        # huggingface_hub wraps validation errors in types of its own.
-        cause = error.__cause__
-        if isinstance(cause, ConfigError):
-            raise cause from None
-        raise ConfigError(f"{preset} with {overrides}: {error}") from error
 
 
 def is_masked(config: PreTrainedConfig) -> bool:
@@ -113,7 +104,7 @@ def build_vision_config(
                 f"unknown model key {key!r} for {preset}.{nearest(key, known)} "
                 f"Known: {', '.join(sorted(known))}."
             )
-    return _built(SpikingViTConfig, preset, {**VISION_PRESETS[preset], **overrides}, overrides)
+    return _built(SpikingViTConfig, preset, {**VISION_PRESETS[preset], **overrides})
 
 
 def vision_keys() -> set[str]:
