@@ -72,7 +72,15 @@ def fits(value: Any, kind: Any) -> bool:
 def require_kind(name: str, value: Any, kind: Any) -> None:
     """Raise ``ConfigError`` unless ``value`` is of the type."""
     if not fits(value, kind):
-        raise ConfigError(f"{name} is {shortened(value)}; it must be {in_words(kind)}.")
+        raise ConfigError(misfit(name, value, kind))
+
+
+def misfit(name: str, value: Any, kind: Any) -> str:
+    """The sentence about a value of the wrong type."""
+    wanted = in_words(kind)
+    if str(value).strip("+-").lower() in ("nan", "inf", "infinity", ".nan", ".inf"):
+        wanted = wanted.replace("a number", "a finite number")
+    return f"{name} is {shortened(value)}; it must be {wanted}."
 
 
 def shortened(value: Any, longest: int = 80) -> str:

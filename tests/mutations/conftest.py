@@ -14,6 +14,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -209,3 +210,18 @@ def _no_hanging() -> Iterator[None]:
 def survive(request: pytest.FixtureRequest) -> Survive:
     """``survive(content, change, use)`` as often as this form of the test asks for."""
     return Survive(request.param)
+
+
+@pytest.fixture
+def gigabytes() -> Iterator[None]:
+    """Let this process take two gigabytes more and no others, so that a huge size is refused."""
+    resource = pytest.importorskip("resource")
+    pages = Path("/proc/self/statm")
+    if not pages.is_file():  # only Linux keeps to the limit
+        yield
+        return
+    taken = int(pages.read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (taken + (2 << 30), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)

@@ -51,6 +51,9 @@ def check_fields(config: Any, others: Iterable[str]) -> None:
             raise ConfigError(f"{key!r} is not a key of a {kind.model_type} config.{hint}")
     for key, hint in _hints(kind).items():
         require_kind(key, getattr(config, key), hint)
+    named = config.dtype
+    if isinstance(named, str) and not isinstance(getattr(torch, named, None), torch.dtype):
+        raise ConfigError(f"dtype is {shortened(named)}; it must name a type of PyTorch: float32.")
 
 
 def _is_of_transformers(key: str, kind: Any) -> bool:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageClassification,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedModel,
 )
 
+from spikeformers.data.tokenizers import check_vocabulary, load_tokenizer
 from spikeformers.errors import CheckpointError
+from spikeformers.foreign import foreign, read_json
+from spikeformers.models._checks import config_errors
 from spikeformers.models.presets import is_vision
+from spikeformers.values import fits, shortened
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,11 +38,15 @@ def load_model(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
     model = load_weights(path)
     if is_vision(model.config):
         raise CheckpointError(f"{path} holds a model of images, and this needs one of text.")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (ValueError, OSError, KeyError) as error:
-        raise CheckpointError(f"{path}: the tokenizer cannot be read: {error}") from error
+    tokenizer = load_tokenizer(path)
+    check_vocabulary(tokenizer, rows_of(model), path)
     return model, tokenizer
+
+
+def rows_of(model: PreTrainedModel) -> int:
+    """Tokens that a model of text has an embedding for."""
+    rows: int = model.get_input_embeddings().weight.shape[0]
+    return rows
 
 
 def load_vision_model(folder: str | Path) -> PreTrainedModel:
@@ -57,7 +63,7 @@ def load_weights(path: Path) -> PreTrainedModel:
     """The model of a folder, whatever it reads, in eval mode."""
     check_folder(path)
     config = read_config(path)
-    architecture = (config.architectures or [""])[0]
+    architecture = architecture_of(config)
     auto: Any = AutoModelForCausalLM
     if "MaskedLM" in architecture:
         auto = AutoModelForMaskedLM
@@ -65,12 +71,10 @@ def load_weights(path: Path) -> PreTrainedModel:
         auto = AutoModelForSequenceClassification
     elif "ImageClassification" in architecture:
         auto = AutoModelForImageClassification
-    try:
+    with foreign(f"{path}: the model cannot be built"):
         model, info = auto.from_pretrained(
             path, output_loading_info=True, use_safetensors=True, ignore_mismatched_sizes=True
         )
-    except (ValueError, OSError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: the model cannot be built: {error}") from error
     wrong = {
         "missing": sorted(info["missing_keys"]),
         "unexpected": sorted(info["unexpected_keys"]),
@@ -89,16 +93,21 @@ def load_weights(path: Path) -> PreTrainedModel:
 def read_config(path: Path) -> Any:
     """The config of a model folder; CheckpointError whatever is wrong with it."""
     file = path / "config.json"
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{file} is not valid JSON: {error}.") from error
-    if not isinstance(values, dict) or not values.get("model_type"):
-        raise CheckpointError(f"{file} names no model_type, so it is no model's config.")
-    try:
+    values = read_json(file)
+    if not isinstance(values.get("model_type"), str) or not values["model_type"]:
+        raise CheckpointError(f"{file} names no model_type, so it is not a model's config.")
+    with config_errors(f"{file} describes no model that can be built", CheckpointError):
         return AutoConfig.from_pretrained(path)
-    except Exception as error:  # Transformers and huggingface_hub raise many types here
-        raise CheckpointError(f"{file} describes no model that can be built: {error}") from error
+
+
+def architecture_of(config: Any) -> str:
+    """The first class that a config names, "" where it names none. CheckpointError for others."""
+    named = getattr(config, "architectures", None) or [""]
+    if not fits(named, list[str]):
+        raise CheckpointError(
+            f"architectures is {shortened(named)} in the config; it must be a list of class names."
+        )
+    return str(named[0])
 
 
 def check_folder(path: Path) -> None:
@@ -117,8 +126,8 @@ def check_folder(path: Path) -> None:
     if not config.is_file():
         hint = ""
         if (path / "run.json").is_file():
-            hint = " The run in it has not finished: go on with --resume."
-        raise CheckpointError(f"{path} has no config.json, so it is no model folder.{hint}")
+            hint = " The run in it has not finished: continue it with --resume."
+        raise CheckpointError(f"{path} has no config.json, so it is not a model folder.{hint}")
     weights = sorted(path.glob("*.safetensors"))
     if not weights:
         pickles = [p.name for p in path.iterdir() if p.suffix in PICKLES]
@@ -129,11 +138,7 @@ def check_folder(path: Path) -> None:
             )
         raise CheckpointError(f"{path} has no model.safetensors.")
     for file in weights:
-        try:
+        advice = "Copy it again, or take the run's last checkpoint with --resume."
+        with foreign(f"{file} is truncated or not a safetensors file", advice=advice):
             with safe_open(file, framework="pt") as handle:
                 handle.keys()
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{file} is truncated or not a safetensors file ({error}); copy it again or "
-                "take the run's last checkpoint with --resume."
-            ) from error
