@@ -1,6 +1,6 @@
 """What comes from outside, at the border: it is read, or one error says which file and why not.
 
-Files that people hand over are damaged in every way, and the libraries that open them raise whatever
+Files that people hand over are damaged in every way, and the libraries that open them raise what
 the damage brings about: KeyError, OverflowError, a bare Exception, a panic of Rust code. `foreign`
 turns all of that into one of this package's errors; `read_json` and `read_text` read with it.
 """
@@ -11,12 +11,13 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from spikeformers.errors import CheckpointError, SpikeformersError
+from spikeformers.values import fits, misfit
 
 
 @contextmanager
@@ -41,7 +42,7 @@ def foreign(
 
 
 def one_line(error: BaseException, longest: int = 300) -> str:
-    """What an exception says, on one line and without a full stop; its type where it says little."""
+    """What an exception says, on one line without a full stop; its type where it says little."""
     said = " ".join(str(error).split()).rstrip(".")
     if isinstance(error, KeyError):
         said = f"{said} is missing"
@@ -66,16 +67,37 @@ def read_text(
 
 
 def read_json(
-    path: Path, error: type[SpikeformersError] = CheckpointError, advice: str = ""
+    path: Path,
+    error: type[SpikeformersError] = CheckpointError,
+    advice: str = "",
+    needed: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The JSON object in a file; ``error`` names a file that is no such thing."""
+    """The JSON object in a file; ``error`` names a file that is no such thing.
+
+    ``needed`` are keys that must be there, and the types of their values.
+    """
     text = read_text(path, error, advice)
     with foreign(f"{path} is not valid JSON", error, advice):
         value = json.loads(text)
+    return check_object(value, needed or {}, path, error, advice)
+
+
+def check_object(
+    value: Any,
+    needed: Mapping[str, Any],
+    where: object,
+    error: type[SpikeformersError] = CheckpointError,
+    advice: str = "",
+) -> dict[str, Any]:
+    """``value`` if it is an object with the ``needed`` keys, each of its type, else ``error``."""
+    end = f" {advice}" if advice else ""
     if not isinstance(value, dict):
-        raise error(
-            f"{path} holds {json_kind(value)} where an object is needed.{advice and ' '}{advice}"
-        )
+        raise error(f"{where} holds {json_kind(value)} where an object is needed.{end}")
+    for key, kind in needed.items():
+        if key not in value and not fits(None, kind):
+            raise error(f"{where} cannot be used: {key!r} is missing.{end}")
+        if not fits(value.get(key), kind):
+            raise error(f"{where} cannot be used: {misfit(key, value.get(key), kind)}{end}")
     return value
 
 

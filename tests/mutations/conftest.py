@@ -175,7 +175,9 @@ class Survive:
             except BaseException as error:  # a panic of a Rust library is no Exception
                 where = traceback.extract_tb(error.__traceback__)
                 ours = [f for f in where if "/spikeformers/" in f.filename] or list(where)
-                key = f"{type(error).__name__} {where[-1].name} {ours[-1].filename} {ours[-1].lineno}"
+                key = (
+                    f"{type(error).__name__} {where[-1].name} {ours[-1].filename} {ours[-1].lineno}"
+                )
                 failures.setdefault(
                     key, f"{number}: " + "".join(traceback.format_exception(error))[-1500:]
                 )

@@ -36,8 +36,10 @@ def spiking(preset: str, **more: Any) -> Any:
 
 
 def dense() -> Any:
-    return GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=16, n_layer=1, n_head=2,
-                                      n_positions=32, bos_token_id=256, eos_token_id=256))  # fmt: skip
+    shape = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32}
+    return GPT2LMHeadModel(
+        GPT2Config(vocab_size=VOCABULARY, bos_token_id=256, eos_token_id=256, **shape)
+    )
 
 
 def llama() -> Any:
@@ -46,12 +48,14 @@ def llama() -> Any:
 
 
 def converted() -> Any:
-    return NeurTransformerForCausalLM(neurtransformer_config(source=dense().config.to_dict(), steps=4))
+    return NeurTransformerForCausalLM(
+        neurtransformer_config(source=dense().config.to_dict(), steps=4)
+    )
 
 
 def vision() -> Any:
-    return build_model(build_vision_config("a2os2a-digits", {"hidden_size": 16, "num_hidden_layers": 1,
-                                                             "intermediate_size": 16}))  # fmt: skip
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 16}
+    return build_model(build_vision_config("a2os2a-digits", shape))
 
 
 KINDS: dict[str, tuple[Callable[[], Any], Callable[[Path], Any]]] = {

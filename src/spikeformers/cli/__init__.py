@@ -38,7 +38,7 @@ from spikeformers.cli import (
     train_vision,
     zeroshot,
 )
-from spikeformers.errors import SpikeformersError
+from spikeformers.errors import SpikeformersError, UsageError
 
 app = typer.Typer(
     name="spikeformers",
@@ -114,8 +114,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
+    if hasattr(sys.stdout, "reconfigure"):  # a name that is not UTF-8 is shown, not a traceback
+        sys.stdout.reconfigure(errors="backslashreplace")
     given = [argument for argument in given if argument != "--debug"]
     try:
+        _refuse_bytes(given)
         app(given, prog_name="spikeformers")
     except SpikeformersError as error:
         if debug:
@@ -127,6 +130,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug:
             raise
         _fail(f"{_what_failed(error)} --debug shows where.", 1)
+
+
+def _refuse_bytes(arguments: Sequence[str]) -> None:
+    """UsageError for an argument of bytes that are no UTF-8: nothing below can encode it."""
+    for argument in arguments:
+        try:
+            argument.encode("utf-8")
+        except UnicodeEncodeError as error:
+            shown = argument.encode("utf-8", "backslashreplace").decode("utf-8")
+            wrong = f"0x{ord(argument[error.start]) - 0xDC00:02x}"
+            raise UsageError(
+                f"the argument {shown!r} is not UTF-8 text (the byte {wrong}). Give text, and "
+                "names of files, in UTF-8."
+            ) from error
 
 
 def _what_failed(error: OSError) -> str:

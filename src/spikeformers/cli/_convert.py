@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from spikeformers.cli._output import counting_bar, say, tokenize
 from spikeformers.errors import ConfigError, nearest
+from spikeformers.values import misfit
 
 if TYPE_CHECKING:
     from spikeformers.conversion import Plan
@@ -114,8 +115,7 @@ def check_choices(choices: dict[str, Any]) -> None:
                 f"--set {key}: unknown key.{nearest(key, known)} Known: {', '.join(sorted(known))}."
             )
         if type(value) is not type(defaults[key]):
-            kind = type(defaults[key]).__name__
-            raise ConfigError(f"{key} is {value!r}; it must be of type {kind}.")
+            raise ConfigError(misfit(key, value, type(defaults[key])))
 
 
 @contextmanager

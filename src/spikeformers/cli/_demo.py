@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from spikeformers.errors import UsageError
+from spikeformers.foreign import check_object, foreign, read_json
 
 # What the demo trains, chosen so that all of it takes about five minutes on two cores.
 DEMO_PRESET = "wd-spikingformer-tiny"
@@ -84,7 +85,7 @@ def _enter(out: Path, settings: Settings, overwrite: bool) -> dict[str, Any] | N
             raise UsageError(f"{out} holds a {taken[0]} that no demo made. Name another --out.")
         write_text(marker, json.dumps(asdict(settings), indent=2) + "\n")
         return None
-    before = json.loads(marker.read_text(encoding="utf-8"))
+    before = read_json(marker, advice="Use --overwrite, or another --out.")
     if before != json.loads(json.dumps(asdict(settings))):
         told = "; ".join(
             f"{key} was {before.get(key)!r}, now {value!r}"
@@ -96,10 +97,24 @@ def _enter(out: Path, settings: Settings, overwrite: bool) -> dict[str, Any] | N
         )
     if summary.is_file():
         say(f"{out} holds this demo already; --overwrite trains it anew.")
-        found: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))
-        return found
-    say(f"Going on with the demo in {out}.")
+        return _read_summary(summary)
+    say(f"Continuing the demo in {out}.")
     return None
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    from spikeformers.reporting import pair_rows
+
+    advice = "Use --overwrite to make it anew."
+    found = read_json(path, advice=advice, needed={"prompt": str, "corpus": dict})
+    check_object(found["corpus"], {"name": str, "sha256": str}, f"corpus in {path}", advice=advice)
+    for part in PARTS:
+        check_object(found.get(part), {"sample": str}, f"{part} in {path}", advice=advice)
+    needed = {"density_by_layer": dict[str, float]}
+    check_object(found["spiking"], needed, f"spiking in {path}", advice=advice)
+    with foreign(f"{path} cannot be used", advice=advice):
+        pair_rows(found)
+    return found
 
 
 def _train(out: Path, part: str, settings: Settings) -> bool:
@@ -113,7 +128,7 @@ def _train(out: Path, part: str, settings: Settings) -> bool:
     if (folder / "config.json").is_file():
         return True
     number, title = PARTS.index(part) + 1, {"spiking": "spiking model", "control": "dense twin"}
-    say(f"\n[bold]{number} of {len(PARTS)}: the {title[part]}[/]")
+    say(f"\n{number} of {len(PARTS)}: the {title[part]}", "bold")
     run = prepare(recipe_of(settings, control=part == "control"))
     run.store.manifest[REQUEST] = run.request
     describe(run)
@@ -156,7 +171,7 @@ def _report(out: Path, settings: Settings) -> dict[str, Any]:
     from spikeformers.models import load_model
     from spikeformers.reporting import Trained, report_pair
 
-    say("\n[bold]Measuring both[/]")
+    say("\nMeasuring both", "bold")
     data = {"source": settings.source, "tokenizer": settings.tokenizer}
     corpus, _, store = read_data(data, masked=settings.preset.startswith("we-"))
     models = {}

@@ -162,7 +162,10 @@ def _why_ended(stream: TextStream, new: Sequence[int], end: int | None, max_new_
 
 def _prompt_ids(tokenizer: PreTrainedTokenizerBase | EngineTokenizer, prompt: str) -> list[int]:
     """Token ids of the prompt; an empty one begins a document."""
-    ids: list[int] = tokenizer(prompt)["input_ids"]
+    from spikeformers.data.tokenizers import encoding
+
+    with encoding("the prompt"):
+        ids: list[int] = tokenizer(prompt)["input_ids"]
     if ids:
         return ids
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id

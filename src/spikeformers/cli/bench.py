@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spikeformers.cli._options import Json, Model
+from spikeformers.values import MOST_THREADS
 
 if TYPE_CHECKING:
     from spikeformers.cli._bench import Bench
 
-Threads = Annotated[int, typer.Option(min=1, help="Threads of every system.")]
+Threads = Annotated[int, typer.Option(min=1, max=MOST_THREADS, help="Threads of every system.")]
 Prompt = Annotated[int, typer.Option(min=1, help="Tokens of the prompt.")]
 Repeats = Annotated[int, typer.Option(min=1, help="Timed turns, after one that is not.")]
 Peers = Annotated[bool, typer.Option(help="Time other installed programs too.")]

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from spikeformers.errors import CheckpointError, DataError, StorageError
+from spikeformers.foreign import foreign
 from spikeformers.models._sources import watching
 
 if TYPE_CHECKING:
@@ -118,10 +119,9 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file; CheckpointError where it is damaged."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({error}); delete it, and --resume makes it anew."
-        ) from error
+    advice = "Delete it, and --resume makes it anew."
+    with (
+        foreign(f"{path} cannot be read", advice=advice),
+        safe_open(path, framework="pt") as file,
+    ):
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118

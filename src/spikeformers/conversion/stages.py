@@ -40,6 +40,7 @@ from spikeformers.conversion.measure import changed
 from spikeformers.conversion.plan import Plan, Row
 from spikeformers.conversion.thresholds import Rule
 from spikeformers.errors import CheckpointError, ConfigError, StorageError, UsageError
+from spikeformers.foreign import read_json
 from spikeformers.models import NeurTransformerConfig, NeurTransformerForCausalLM
 from spikeformers.models._converted import SpikingFeedForward, SpikingSelfAttention
 from spikeformers.models._sources import source_of
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]  # stage, things done, things in all
 FOLDER = "conversion"
 TAKEN = ("config.json", "model.safetensors", "run.json", "report.json")
+RECORD: dict[str, Any] = {"module": str, "layer": int, "part": str, "method": str}
+"""What every record of a module says, beside figures of its method."""
 OF_NO_MATTER = ("transformers_version", "_name_or_path")
 
 
@@ -105,7 +108,7 @@ def refuse_taken(out: Path, *, resume: bool) -> None:
         raise UsageError(f"--out {out} is a file; name a folder.")
     begun = (out / FOLDER / "request.json").is_file()
     if begun and not resume:
-        raise UsageError(f"{out} holds a conversion that has not finished; --resume goes on.")
+        raise UsageError(f"{out} holds a conversion that has not finished; --resume continues it.")
     if resume and not begun:
         raise UsageError(f"Nothing to resume: {out} holds no conversion. Start without --resume.")
     if not begun and (taken := [name for name in TAKEN if (out / name).exists()]):
@@ -131,10 +134,7 @@ def _open(out: Path, request: dict[str, Any], resume: bool) -> None:
     refuse_taken(out, resume=resume)
     path = out / FOLDER / "request.json"
     if resume:
-        try:
-            before = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}.") from error
+        before = read_json(path, advice="Begin in another --out.")
         if differ := [key for key in request if before.get(key) != request[key]]:
             raise ConfigError(
                 f"{out} was begun with another {' and '.join(differ)}. Resume with the same "
@@ -151,10 +151,7 @@ def _module(
     name = f"{row.layer}.{row.part}"
     kept = folder / "converted" / f"{name}.json"
     if kept.is_file():
-        try:
-            return dict(json.loads(kept.read_text("utf-8")))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{kept} cannot be read: {error}; delete it.") from error
+        return read_json(kept, advice="Delete it, and --resume makes it anew.", needed=RECORD)
     assert row.layer is not None
     sample = read_sample(folder / "calibration", row.layer)
     module = convert_module(model, config, row.layer, row.part, sample, rule)

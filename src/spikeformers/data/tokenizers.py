@@ -10,12 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spikeformers.errors import (
     CheckpointError,
     ConfigError,
+    DataError,
     OfflineError,
     SpikeformersError,
 )
@@ -63,10 +66,10 @@ def make_tokenizer(
     folder = Path(spec).expanduser()
     if folder.is_dir():
         backend, roles = _load_folder(folder)
-        with foreign(f"the tokenizer in {folder} cannot be used", ConfigError):
-            with without_panic_messages():
-                wrapped = _wrap(backend, masked=masked, origin=str(folder), roles=roles)
-                _try_out(wrapped)
+        unusable = f"the tokenizer in {folder} cannot be used"
+        with foreign(unusable, ConfigError), without_panic_messages():
+            wrapped = _wrap(backend, masked=masked, origin=str(folder), roles=roles)
+            _try_out(wrapped)
         return wrapped
     if folder.exists() or spec.startswith((".", "/", "~")) or "\\" in spec or spec.count("/") > 1:
         raise ConfigError(
@@ -111,6 +114,16 @@ def _try_out(tokenizer: Any) -> None:
         if not all(type(number) is int and number >= 0 for number in encoded):
             raise ValueError("it gives no token ids")
     tokenizer([text[:3], text[:9]], text_pair=[text[:9], text[:3]])
+
+
+@contextmanager
+def encoding(what: object = "the text") -> Iterator[None]:
+    """Around calls that encode text: ``DataError`` where the tokenizer's rules fail on it.
+
+    A vocabulary without a token for the unknown meets a word that it lacks, for instance.
+    """
+    with foreign(f"the tokenizer cannot encode {what}", DataError):
+        yield
 
 
 def check_vocabulary(tokenizer: Any, rows: int, name: object) -> None:

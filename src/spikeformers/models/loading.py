@@ -139,6 +139,6 @@ def check_folder(path: Path) -> None:
         raise CheckpointError(f"{path} has no model.safetensors.")
     for file in weights:
         advice = "Copy it again, or take the run's last checkpoint with --resume."
-        with foreign(f"{file} is truncated or not a safetensors file", advice=advice):
-            with safe_open(file, framework="pt") as handle:
-                handle.keys()
+        damaged = f"{file} is truncated or not a safetensors file"
+        with foreign(damaged, advice=advice), safe_open(file, framework="pt") as handle:
+            handle.keys()

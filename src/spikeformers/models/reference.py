@@ -94,8 +94,8 @@ def _find(name: str, gguf_file: str) -> tuple[str, bool]:
             )
     elif folder.is_dir():
         if not (folder / "config.json").is_file() and any(folder.glob("*.gguf")):
-            found = min(path.name for path in folder.glob("*.gguf"))
-            raise CheckpointError(f"{folder} holds GGUF; name the file: --gguf-file {shlex.quote(found)}.")
+            found = shlex.quote(min(path.name for path in folder.glob("*.gguf")))
+            raise CheckpointError(f"{folder} holds GGUF; name the file: --gguf-file {found}.")
         check_folder(folder)
     if folder.is_dir():
         return str(folder), True
@@ -107,8 +107,8 @@ def _find(name: str, gguf_file: str) -> tuple[str, bool]:
 
         if not isinstance(try_to_load_from_cache(name, gguf_file or "config.json"), str):
             raise OfflineError(
-                f"{name!r} is not a folder here, and the hub is switched off (HF_HUB_OFFLINE). Give "
-                "a model folder, or unset it."
+                f"{name!r} is not a folder here, and the hub is switched off (HF_HUB_OFFLINE). "
+                "Give a model folder, or unset it."
             )
     return name, False
 

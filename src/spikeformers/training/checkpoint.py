@@ -30,12 +30,22 @@ from torch.distributed.checkpoint.hf_storage import (
 )
 
 from spikeformers.errors import CheckpointError, StorageError
+from spikeformers.foreign import check_object, read_json
 from spikeformers.training.distributed import World, reshard
 
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 MOMENTS = ("exp_avg", "exp_avg_sq")
+RECORD: dict[str, Any] = {
+    "step": int,
+    "tokens_seen": int,
+    "seconds": float,
+    "optimizer_steps": dict[str, int],
+    "files": dict[str, dict],
+}
+"""Keys of checkpoint.json beside its version, and what their values are; of a file, SHARD."""
+SHARD: dict[str, Any] = {"bytes": int, "sha256": str}
 STEP_FOLDER = re.compile(r"step-(\d{7,})")
 TEMPORARY = ".tmp-"
 
@@ -137,24 +147,30 @@ def load_checkpoint(
 
 def read_record(path: Path) -> dict[str, Any]:
     """The checked ``checkpoint.json`` of ``path``: every file has its size and SHA-256."""
+    place = path / "checkpoint.json"
     try:
-        record: dict[str, Any] = json.loads((path / "checkpoint.json").read_text("utf-8"))
-        if record["format_version"] != FORMAT_VERSION:
-            raise CheckpointError(
-                f"{path} is of checkpoint format {record['format_version']}; this version reads "
-                f"format {FORMAT_VERSION}."
-            )
-        files: dict[str, dict[str, Any]] = record["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(_damaged(path / "checkpoint.json", f"unreadable: {error}")) from error
+        record = read_json(place, needed={"format_version": int})
+        if record["format_version"] == FORMAT_VERSION:
+            check_object(record, RECORD, place)
+            for name, expected in record["files"].items():
+                check_object(expected, SHARD, f"the entry {name!r} of {place}")
+    except CheckpointError as error:
+        raise CheckpointError(f"Damaged checkpoint: {error} {_advice(path)}") from error
+    if record["format_version"] != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} is of checkpoint format {record['format_version']}; this version reads "
+            f"format {FORMAT_VERSION}."
+        )
+    files: dict[str, dict[str, Any]] = record["files"]
+    there = {one.name for one in path.iterdir()}
     for name, expected in files.items():
         file = path / name
-        if not file.is_file():
+        if name not in there or not file.is_file():
             raise CheckpointError(_damaged(file, "missing"))
         if (size := file.stat().st_size) != expected["bytes"]:
             raise CheckpointError(_damaged(file, f"{size} bytes instead of {expected['bytes']}"))
         if _fingerprint(file) != expected:
-            raise CheckpointError(_damaged(file, "its content was altered (SHA-256 differs)"))
+            raise CheckpointError(_damaged(file, "altered (its SHA-256 differs)"))
     if strangers := [p.name for p in _shards(path) if p.name not in files]:
         raise CheckpointError(_damaged(path / strangers[0], "not a part of this checkpoint"))
     return record
@@ -182,13 +198,16 @@ def _tensors(
 
 
 def _damaged(file: Path, what: str) -> str:
-    others = [path for path in checkpoints(file.parent.parent) if path != file.parent]
-    advice = (
-        f"Remove {file.parent} to go on from {others[-1].name}."
+    return f"Damaged checkpoint: {file} is {what}. {_advice(file.parent)}"
+
+
+def _advice(folder: Path) -> str:
+    others = [path for path in checkpoints(folder.parent) if path != folder]
+    return (
+        f"Remove {folder} to continue from {others[-1].name}."
         if others
         else "There is no other checkpoint in this run: begin anew with another output folder."
     )
-    return f"Damaged checkpoint: {file} is {what}. {advice}"
 
 
 def _shards(path: Path) -> list[Path]:

@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
-from spikeformers.errors import CheckpointError, ConfigError, StorageError, UsageError
+from spikeformers.errors import ConfigError, StorageError, UsageError
+from spikeformers.foreign import read_json
 from spikeformers.training.checkpoint import checkpoints
 from spikeformers.training.config import RESUMABLE_CHANGES, ROUNDING_CHANGES, TrainConfig
 from spikeformers.training.distributed import World, full_state
+from spikeformers.values import shortened
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,7 +59,7 @@ def run_record(
 
 
 def open_run(out: Path, record: dict[str, Any], world: World, *, resume: bool) -> Path | None:
-    """Begin (writes ``run.json``) or resume; returns the checkpoint to go on from.
+    """Begin (writes ``run.json``) or resume; returns the checkpoint to continue from.
 
     Raises ``UsageError`` for a folder that is taken, or nothing to resume, and ``ConfigError``
     naming the keys for a resume with another config, model or data.
@@ -70,7 +72,7 @@ def open_run(out: Path, record: dict[str, Any], world: World, *, resume: bool) -
         return found[-1] if found else None
     if taken := [name for name in RUN_FILES if (out / name).exists()]:
         raise UsageError(
-            f"{out} already holds a run ({taken[0]}). Use --resume to go on with it, or another "
+            f"{out} already holds a run ({taken[0]}). Use --resume to continue it, or another "
             "--out."
         )
     world.sum([0.0])  # nobody writes before everybody has looked
@@ -83,18 +85,19 @@ def open_run(out: Path, record: dict[str, Any], world: World, *, resume: bool) -
     return None
 
 
+def read_run(path: Path) -> dict[str, Any]:
+    """The content of a ``run.json``, its sections checked; CheckpointError where it is damaged."""
+    sections: dict[str, Any] = {"config": dict, "model": dict, "data": dict, "task": dict | None}
+    return read_json(path, advice="Begin in another --out.", needed=sections)
+
+
 def _same_run(out: Path, record: dict[str, Any], world: World) -> None:
     path = out / "run.json"
     if not path.is_file():
         raise UsageError(f"Nothing to resume: {path} does not exist. Start without --resume.")
-    try:
-        before = json.loads(path.read_text("utf-8"))
-        sections = {key: dict(before[key]) for key in ("config", "model", "data")}
-        sections["task"] = dict(before.get("task", {}))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error!r}. Begin in another --out.") from (
-            error
-        )
+    before = read_run(path)
+    sections = {key: dict(before[key] or {}) for key in ("config", "model", "data")}
+    sections["task"] = dict(before.get("task") or {})
     sections["config"] = TrainConfig().as_dict() | sections["config"]
     for section, old in sections.items():
         new = record[section]
@@ -102,7 +105,9 @@ def _same_run(out: Path, record: dict[str, Any], world: World) -> None:
         allowed = RESUMABLE_CHANGES + ROUNDING_CHANGES if section == "config" else ()
         refused = [key for key in differ if key not in allowed]
         if refused:
-            told = "; ".join(f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in refused)
+            told = "; ".join(
+                f"{k} was {shortened(old.get(k))}, now {shortened(new.get(k))}" for k in refused
+            )
             raise ConfigError(
                 f"{out} was begun with another {section}: {told}. Resume with the values of "
                 f"{path}, or begin in another --out."
@@ -110,7 +115,7 @@ def _same_run(out: Path, record: dict[str, Any], world: World) -> None:
         rounding = [key for key in differ if key in ROUNDING_CHANGES]
         if rounding and world.is_main:
             logger.warning(
-                "%s changed: the run goes on, equal up to rounding and dropout, not bit for bit",
+                "%s changed: the run continues, equal up to rounding and dropout, not bit for bit",
                 ", ".join(rounding),
             )
 

@@ -15,8 +15,10 @@ from typing import Any
 
 from spikeformers.data.store import default_cache_dir
 from spikeformers.errors import DataError, StorageError
+from spikeformers.foreign import foreign, read_text
 
 RULES = 1  # to be raised when the same request would get another value
+ADVICE = "Delete it to compute anew."
 Value = tuple[float, bool]
 
 
@@ -58,12 +60,10 @@ class LikelihoodCache:
 
 
 def _read(path: Path) -> dict[str, Value]:
-    lines = path.read_text("utf-8").splitlines(keepends=True)
-    try:
+    lines = read_text(path, DataError, ADVICE).splitlines(keepends=True)
+    with foreign(f"{path} is damaged", DataError, ADVICE):
         entries = [json.loads(line) for line in lines if line.endswith("\n")]
-        return {one["key"]: (float(one["value"][0]), bool(one["value"][1])) for one in entries}
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise DataError(f"{path} is damaged ({error!r}); delete it to compute anew.") from error
+        return {str(one["key"]): (float(one["value"][0]), bool(one["value"][1])) for one in entries}
 
 
 def _mend(path: Path) -> None:

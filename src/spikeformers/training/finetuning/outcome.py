@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spikeformers.data.glue import SentenceData, SentenceTask
+from spikeformers.foreign import check_object
 from spikeformers.training.batches import check_context
 from spikeformers.training.finetuning.examples import Encoded
 from spikeformers.training.finetuning.metrics import majority_scores
 from spikeformers.training.finetuning.task import answers, predict, scores
 from spikeformers.training.journal import read_metrics
-from spikeformers.training.run_folder import write_text
+from spikeformers.training.run_folder import read_run, write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+CONFIG: dict[str, Any] = {"context": int, "batch_size": int, "seed": int}
+DATA: dict[str, Any] = {"examples": dict, "sha256": str, "origin": str}
+"""What is read of those two sections of run.json."""
 SELECTION = "none: the weights of the last step, with settings fixed before"
 
 
@@ -34,8 +38,10 @@ def measure_run(
     would have shown: an optimistic number, measured on what it was chosen by. ``dev_majority``
     has what one answer to all of the dev set would score.
     """
-    run = json.loads((folder / "run.json").read_text("utf-8"))
-    config, task = run["config"], data.task
+    run = read_run(folder / "run.json")
+    task, config = data.task, run["config"]
+    check_object(config, CONFIG, f"config in {folder / 'run.json'}")
+    check_object(run["data"], DATA, f"data in {folder / 'run.json'}")
     check_context(model, config["context"])
     dev: dict[str, float] = {}
     majority: dict[str, float] = {}
@@ -74,10 +80,10 @@ def measure_run(
         "examples": run["data"]["examples"],
         "data_sha256": run["data"]["sha256"],
         "origin": run["data"]["origin"],
-        **run["task"],
+        **(run.get("task") or {}),
         "config": config,
         "model": run["model"],
-        "parameters": run["parameters"],
+        "parameters": run.get("parameters"),
         **software,
         "submission": written,
         "predictions": predictions,
@@ -89,7 +95,9 @@ def measure_run(
 
 def _best(folder: Path, metric: str) -> dict[str, Any] | None:
     found = [
-        line for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "validation"
+        line
+        for line in read_metrics(folder / "metrics.jsonl", whole=True)
+        if line["kind"] == "validation"
     ]
     if not found:
         return None
