@@ -71,15 +71,17 @@ def read_json(
     error: type[SpikeformersError] = CheckpointError,
     advice: str = "",
     needed: Mapping[str, Any] | None = None,
+    optional: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The JSON object in a file; ``error`` names a file that is no such thing.
 
-    ``needed`` are keys that must be there, and the types of their values.
+    ``needed`` are keys that must be there, and the types of their values; ``optional`` are types
+    of keys that may be there.
     """
     text = read_text(path, error, advice)
     with foreign(f"{path} is not valid JSON", error, advice):
         value = json.loads(text)
-    return check_object(value, needed or {}, path, error, advice)
+    return check_object(value, needed or {}, path, error, advice, optional)
 
 
 def check_object(
@@ -88,16 +90,18 @@ def check_object(
     where: object,
     error: type[SpikeformersError] = CheckpointError,
     advice: str = "",
+    optional: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """``value`` if it is an object with the ``needed`` keys, each of its type, else ``error``."""
     end = f" {advice}" if advice else ""
     if not isinstance(value, dict):
         raise error(f"{where} holds {json_kind(value)} where an object is needed.{end}")
-    for key, kind in needed.items():
-        if key not in value and not fits(None, kind):
+    for key in needed:
+        if key not in value:
             raise error(f"{where} cannot be used: {key!r} is missing.{end}")
-        if not fits(value.get(key), kind):
-            raise error(f"{where} cannot be used: {misfit(key, value.get(key), kind)}{end}")
+    for key, kind in {**needed, **(optional or {})}.items():
+        if key in value and not fits(value[key], kind):
+            raise error(f"{where} cannot be used: {misfit(key, value[key], kind)}{end}")
     return value
 
 

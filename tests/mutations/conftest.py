@@ -21,7 +21,8 @@ import pytest
 
 from spikeformers.errors import SpikeformersError
 
-QUICK, MANY = 300, 10_000
+QUICK, PART, PARTS = 300, 500, 20
+"""Mutations of a quick test, and of each of the parts that a long one has."""
 HANGS_AFTER = 60  # seconds; what a mutation costs when nothing is wrong is milliseconds
 REPORTED = 12  # distinct failures in one message
 
@@ -145,8 +146,8 @@ def change_safetensors(content: bytes, draw: random.Random) -> bytes:
 class Survive:
     """``survive(content, change, use)``: ``use(mutant)`` for many mutants of ``content``."""
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, count: int, part: int) -> None:
+        self.count, self.part = count, part
 
     def __call__(
         self,
@@ -155,13 +156,13 @@ class Survive:
         use: Callable[[bytes], object],
         *,
         share: float = 1.0,
-        seed: int = 0,
     ) -> dict[str, int]:
-        """Counts of what came; fails with the distinct tracebacks. ``share`` of the usual count."""
+        """Counts of what came; fails with the distinct tracebacks. ``share``: of a quick test."""
         came = {"fine": 0, "refused": 0}
         failures: dict[str, str] = {}
-        for number in range(max(1, round(self.count * share))):
-            mutant = change(content, random.Random(f"{seed} {number}"))
+        share = 1.0 if self.part else share
+        for number in range(round(self.count * share)):
+            mutant = change(content, random.Random(f"{self.part} {number}"))
             try:
                 with _no_hanging():
                     use(mutant)
@@ -187,15 +188,19 @@ class Survive:
         return came
 
 
+class Hangs(BaseException):
+    """Nothing that handles exceptions takes it for a fault of the file."""
+
+
 @contextmanager
 def _no_hanging() -> Iterator[None]:
-    """TimeoutError from what runs for a minute, where the system has alarms."""
+    """Raise ``Hangs`` in what runs for a minute."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def ring(*_: object) -> None:
-        raise TimeoutError("a mutation hangs")
+        raise Hangs
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, HANGS_AFTER)
@@ -207,11 +212,17 @@ def _no_hanging() -> Iterator[None]:
 
 
 @pytest.fixture(
-    params=[pytest.param(QUICK, id="quick"), pytest.param(MANY, id="many", marks=pytest.mark.fuzz)]
+    params=[
+        pytest.param((QUICK, 0), id="quick"),
+        *(
+            pytest.param((PART, number), id=f"part{number}", marks=pytest.mark.fuzz)
+            for number in range(1, PARTS + 1)
+        ),
+    ]
 )
 def survive(request: pytest.FixtureRequest) -> Survive:
     """``survive(content, change, use)`` as often as this form of the test asks for."""
-    return Survive(request.param)
+    return Survive(*request.param)
 
 
 @pytest.fixture

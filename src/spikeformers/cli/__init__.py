@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import inspect
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated
@@ -133,16 +134,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _refuse_bytes(arguments: Sequence[str]) -> None:
-    """UsageError for an argument of bytes that are no UTF-8: nothing below can encode it."""
+    """UsageError for an argument of bytes that are not UTF-8: nothing below can encode it."""
     for argument in arguments:
         try:
             argument.encode("utf-8")
         except UnicodeEncodeError as error:
-            shown = argument.encode("utf-8", "backslashreplace").decode("utf-8")
+            shown = repr(os.fsencode(argument))[1:]
             wrong = f"0x{ord(argument[error.start]) - 0xDC00:02x}"
             raise UsageError(
-                f"the argument {shown!r} is not UTF-8 text (the byte {wrong}). Give text, and "
-                "names of files, in UTF-8."
+                f"the argument {shown} is not UTF-8 text (the byte {wrong}). Give text, and names "
+                "of files, in UTF-8."
             ) from error
 
 

@@ -34,9 +34,9 @@ DEFAULTS: dict[str, Any] = {
 ASKED: dict[str, Any] = {
     **TEXT,
     **{"model": str, "text_field": str, "part": str, "teacher": str, "gguf_file": str},
-    **{"kd": float, "tau": float, "teacher_dtype": str | None, "transfer": bool | None},
+    **{"kd": float, "tau": float},
 }
-"""What a run's record says of the options."""
+"""What a run's record says of the options, beside what older releases did not have."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,6 @@ def reopen(out: Path, changes: dict[str, Any]) -> tuple[Run, Task]:
         request["model"], out, request["source"], request["text_field"], request["part"],
         request["teacher"], request["gguf_file"], request["kd"], request["tau"],
         record.sections["config"] | changes,
-        request.get("teacher_dtype") or "auto", bool(request.get("transfer")),
+        str(request.get("teacher_dtype", "auto")), bool(request.get("transfer")),
     )  # fmt: skip
     return prepare(asked)

@@ -175,7 +175,7 @@ def from_assignments(assignments: Sequence[str], preset: str = "") -> Recipe:
     recipe, sections = Recipe(), known_sections(preset)
     for text in assignments:
         ((key, value),) = parse_assignments([text]).items()
-        _put(recipe, sections, key, value, f"--set {text}")
+        _put(recipe, sections, key, value, _named(text))
     return recipe
 
 
@@ -185,10 +185,14 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"--set {text}: it must be key=value, as in --set steps=500.")
-        with foreign(f"--set {text}: the value is not valid YAML", ConfigError):
+            raise ConfigError(f"{_named(text)}: it must be key=value, as in --set steps=500.")
+        with foreign(f"{_named(text)}: the value is not valid YAML", ConfigError):
             found[key.strip()] = _number(yaml.safe_load(value))
     return found
+
+
+def _named(assignment: str) -> str:
+    return f"--set {' '.join(assignment.split())}"
 
 
 def _put(

@@ -38,7 +38,8 @@ class Record:
     def request(self) -> dict[str, Any]:
         """How the run was asked for; empty in a run that no verb began."""
         asked = self.sections["data"].get(REQUEST) or {}
-        return dict(check_object(asked, {VERB: str | None}, self._of("request"), advice=ADVICE))
+        where = self._of("request")
+        return dict(check_object(asked, {}, where, advice=ADVICE, optional={VERB: str}))
 
     def asked(self, *kinds: Mapping[str, Any]) -> dict[str, Any]:
         """The request, with keys and types that the verb needs of it."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from spikeformers.errors import DataError, nearest
+from spikeformers.foreign import foreign
 
 Document = tuple[str, str]  # name, text
 TEXT = (".txt", ".text", ".md", ".markdown", ".tokens", ".raw")
@@ -193,11 +194,10 @@ def _json_text(path: Path, number: int, line: bytes, field: str) -> str:
 def parquet_rows(path: Path, name: str, field: str) -> Iterator[Document]:
     """Texts of a Parquet file, named ``NAME:ROW``."""
     try:
-        import pyarrow as arrow
         import pyarrow.parquet as parquet
     except ModuleNotFoundError as error:
         raise DataError(f"{path}: reading Parquet needs pyarrow. `pip install pyarrow`.") from error
-    try:
+    with foreign(f"{path} cannot be read as Parquet", DataError):
         with parquet.ParquetFile(path) as table:
             columns = table.schema_arrow.names
             if field not in columns:
@@ -214,8 +214,6 @@ def parquet_rows(path: Path, name: str, field: str) -> Iterator[Document]:
                         )
                     yield f"{name}:{number}", text or ""
                     number += 1
-    except (arrow.ArrowInvalid, arrow.ArrowException) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {error}") from error
 
 
 def _opened(path: Path) -> IO[bytes]:

@@ -214,8 +214,8 @@ def _encoded(
             encodings = backend.encode_batch_fast(
                 [text for text, _ in pieces], add_special_tokens=False
             )
-        for (text, ends), encoding in zip(pieces, encodings, strict=True):
-            yield encoding.ids, ends, text
+        for (text, ends), encoded in zip(pieces, encodings, strict=True):
+            yield encoded.ids, ends, text
 
 
 def _pieces(documents: Iterable[str], continuous: bool) -> Iterator[tuple[str, bool]]:

@@ -127,8 +127,15 @@ def encoding(what: object = "the text") -> Iterator[None]:
 
 
 def check_vocabulary(tokenizer: Any, rows: int, name: object) -> None:
-    """Raise ``CheckpointError`` for a tokenizer with a token that a model of ``rows`` lacks."""
-    largest = max(tokenizer.get_vocab().values(), default=0)
+    """Raise ``CheckpointError`` where text may become a token that a model of ``rows`` lacks.
+
+    A token that was added and has no role does no harm: only its own name becomes it, and
+    conversions of formats add such tokens.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    own = tokenizer.get_vocab() if backend is None else backend.get_vocab(with_added_tokens=False)
+    roles = [getattr(tokenizer, f"{role}_id") for role in ROLES if role != "unk_token"]
+    largest = max((*own.values(), *(number for number in roles if number is not None)), default=0)
     if largest >= rows:
         raise CheckpointError(
             f"{name}: its tokenizer has the token {largest:,}, and the model has embeddings for "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import cache
@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 
 from spikeformers.errors import ConfigError, SpikeformersError, nearest
 from spikeformers.foreign import foreign, one_line
-from spikeformers.values import in_words, require_kind, shortened
+from spikeformers.values import fits, in_words, require_kind, shortened
 
 _BY_TRANSFORMERS = frozenset(
     {
@@ -35,13 +35,24 @@ _SEVERAL_TYPES = re.compile(
 )
 _TYPE_NAME = re.compile(r"(?:<class '(?:\w+\.)*)?(\w+)(?:'>|\[[^\]]*\])")
 _MOST_STEPS = 4096
+_MOST_LABELS = 1_000_000
 
 
-def check_fields(config: Any, others: Iterable[str]) -> None:
+def check_labels(values: Mapping[str, Any]) -> None:
+    """ConfigError for a count of labels that Transformers would write out one by one."""
+    count = values.get("num_labels")
+    if count is not None and not (fits(count, int) and 0 <= count <= _MOST_LABELS):
+        raise ConfigError(
+            f"num_labels is {shortened(count)}; it must be a whole number up to {_MOST_LABELS:,}."
+        )
+
+
+def check_fields(config: Any, others: Mapping[str, Any]) -> None:
     """ConfigError for a field of another type than declared, or a key that is no field.
 
-    ``others`` are the keys that came beside the fields: Transformers would keep them unread.
+    ``others`` are keys and values that came beside the fields: Transformers would keep them unread.
     """
+    check_labels(others)
     kind = type(config)
     known = {field.name for field in fields(kind)}
     for key in others:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig
 
 from spikeformers.errors import ConfigError, nearest
-from spikeformers.models._checks import config_errors
+from spikeformers.models._checks import check_labels, config_errors
 
 Weights = dict[str, Tensor]
 
@@ -224,6 +224,7 @@ def source_config(described: Mapping[str, Any]) -> PreTrainedConfig:
         raise ConfigError("source must be the config of a dense model, with its model_type.")
     source_of(described["model_type"])
     values = {key: value for key, value in described.items() if key != "model_type"}
+    check_labels(values)
     with config_errors("source does not describe a model"):
         return AutoConfig.for_model(described["model_type"], **values)
 

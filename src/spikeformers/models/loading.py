@@ -18,7 +18,7 @@ from transformers import (
 from spikeformers.data.tokenizers import check_vocabulary, load_tokenizer
 from spikeformers.errors import CheckpointError
 from spikeformers.foreign import foreign, read_json
-from spikeformers.models._checks import config_errors
+from spikeformers.models._checks import check_labels, config_errors
 from spikeformers.models.presets import is_vision
 from spikeformers.values import fits, shortened
 
@@ -97,6 +97,7 @@ def read_config(path: Path) -> Any:
     if not isinstance(values.get("model_type"), str) or not values["model_type"]:
         raise CheckpointError(f"{file} names no model_type, so it is not a model's config.")
     with config_errors(f"{file} describes no model that can be built", CheckpointError):
+        check_labels(values)
         return AutoConfig.from_pretrained(path)
 
 

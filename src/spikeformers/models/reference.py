@@ -21,7 +21,7 @@ from spikeformers.data.tokenizers import check_vocabulary, load_tokenizer
 from spikeformers.errors import CheckpointError, ConfigError, OfflineError, SpikeformersError
 from spikeformers.foreign import foreign
 from spikeformers.models._checks import config_errors
-from spikeformers.models.loading import architecture_of, check_folder, rows_of
+from spikeformers.models.loading import architecture_of, check_folder, read_config, rows_of
 from spikeformers.models.presets import is_masked
 
 if TYPE_CHECKING:
@@ -48,13 +48,18 @@ def load_reference(
     if not local:
         said = f"{name!r} is not a folder here and did not come from the Hugging Face hub"
         refused = OfflineError
-    with config_errors(said, refused):
-        config = AutoConfig.from_pretrained(source, **more)
+    if local and not gguf_file:
+        config = read_config(Path(source))
+    else:
+        with config_errors(said, refused):
+            config = AutoConfig.from_pretrained(source, **more)
     _refuse_masked(name, config)
     wanted = more | {"use_safetensors": True} if not gguf_file else more
     if attentions:
         wanted = wanted | {"attn_implementation": "eager"}
     chosen = torch.float32 if gguf_file and dtype == "auto" else DTYPES[dtype]
+    if gguf_file:
+        _refuse_larger(config, Path(source) / gguf_file)
     with foreign(said, refused):
         model, info = AutoModelForCausalLM.from_pretrained(
             source, dtype=chosen, output_loading_info=True, **wanted
@@ -111,6 +116,18 @@ def _find(name: str, gguf_file: str) -> tuple[str, bool]:
                 "Give a model folder, or unset it."
             )
     return name, False
+
+
+def _refuse_larger(config: Any, file: Path) -> None:
+    """CheckpointError for a config that no file of this size holds: it would be built first."""
+    width = int(getattr(config, "hidden_size", 1))
+    rows = max(getattr(config, "num_hidden_layers", 0), getattr(config, "vocab_size", 0))
+    if file.is_file() and rows * width > 8 * file.stat().st_size:  # a bit for each value at least
+        raise CheckpointError(
+            f"{file} describes a model with {config.num_hidden_layers:,} blocks and "
+            f"{config.vocab_size:,} tokens of width {width:,}, which its "
+            f"{file.stat().st_size:,} bytes cannot hold. It is damaged: copy it again."
+        )
 
 
 def _refuse_masked(name: str, config: Any) -> None:

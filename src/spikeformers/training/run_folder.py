@@ -87,8 +87,9 @@ def open_run(out: Path, record: dict[str, Any], world: World, *, resume: bool) -
 
 def read_run(path: Path) -> dict[str, Any]:
     """The content of a ``run.json``, its sections checked; CheckpointError where it is damaged."""
-    sections: dict[str, Any] = {"config": dict, "model": dict, "data": dict, "task": dict | None}
-    return read_json(path, advice="Begin in another --out.", needed=sections)
+    sections: dict[str, Any] = {"config": dict, "model": dict, "data": dict}
+    advice = "Begin in another --out."
+    return read_json(path, advice=advice, needed=sections, optional={"task": dict | None})
 
 
 def _same_run(out: Path, record: dict[str, Any], world: World) -> None:
