@@ -32,7 +32,8 @@ from .conftest import Survive, change_json, change_lines
 
 WORDS = ["the", "spike", "of", "a", "neuron", "wins", "or", "loses"]
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "context": 16,
-         "batch_size": 2, "steps": 2, "log_every": 1, "eval_batches": 1, "device": "cpu"}  # fmt: skip
+         "batch_size": 2, "steps": 2, "log_every": 1, "eval_batches": 1,
+         "device": "cpu"}  # fmt: skip
 VISION = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "batch_size": 4,
           "steps": 1, "intermediate_size": 16, "eval_batches": 1, "device": "cpu"}  # fmt: skip
 

@@ -197,23 +197,23 @@ def parquet_rows(path: Path, name: str, field: str) -> Iterator[Document]:
         import pyarrow.parquet as parquet
     except ModuleNotFoundError as error:
         raise DataError(f"{path}: reading Parquet needs pyarrow. `pip install pyarrow`.") from error
-    with foreign(f"{path} cannot be read as Parquet", DataError):
-        with parquet.ParquetFile(path) as table:
-            columns = table.schema_arrow.names
-            if field not in columns:
-                raise DataError(
-                    f"{path}: no column {field!r}; the columns are {sorted(columns)}."
-                    f"{nearest(field, columns)} Set text_field to the one that holds the text."
-                )
-            number = 0
-            for block in table.iter_batches(batch_size=1024, columns=[field]):
-                for text in block.column(0).to_pylist():
-                    if text is not None and not isinstance(text, str):
-                        raise DataError(
-                            f"{path}: column {field!r} holds {type(text).__name__}, not text."
-                        )
-                    yield f"{name}:{number}", text or ""
-                    number += 1
+    unreadable = f"{path} cannot be read as Parquet"
+    with foreign(unreadable, DataError), parquet.ParquetFile(path) as table:
+        columns = table.schema_arrow.names
+        if field not in columns:
+            raise DataError(
+                f"{path}: no column {field!r}; the columns are {sorted(columns)}."
+                f"{nearest(field, columns)} Set text_field to the one that holds the text."
+            )
+        number = 0
+        for block in table.iter_batches(batch_size=1024, columns=[field]):
+            for text in block.column(0).to_pylist():
+                if text is not None and not isinstance(text, str):
+                    raise DataError(
+                        f"{path}: column {field!r} holds {type(text).__name__}, not text."
+                    )
+                yield f"{name}:{number}", text or ""
+                number += 1
 
 
 def _opened(path: Path) -> IO[bytes]:

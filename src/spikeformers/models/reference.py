@@ -119,14 +119,17 @@ def _find(name: str, gguf_file: str) -> tuple[str, bool]:
 
 
 def _refuse_larger(config: Any, file: Path) -> None:
-    """CheckpointError for a config that no file of this size holds: it would be built first."""
-    width = int(getattr(config, "hidden_size", 1))
-    rows = max(getattr(config, "num_hidden_layers", 0), getattr(config, "vocab_size", 0))
-    if file.is_file() and rows * width > 8 * file.stat().st_size:  # a bit for each value at least
+    """CheckpointError for a config that a GGUF file cannot hold: it would be built first."""
+    if not file.is_file():  # of the hub
+        return
+    with file.open("rb") as raw:
+        tensors = int.from_bytes(raw.read(16)[8:], "little")
+    blocks, width = config.num_hidden_layers, getattr(config, "hidden_size", 1)
+    rows, size = getattr(config, "vocab_size", 0), file.stat().st_size
+    if blocks > tensors or rows * width > 8 * size:  # a value takes a bit at least
         raise CheckpointError(
-            f"{file} describes a model with {config.num_hidden_layers:,} blocks and "
-            f"{config.vocab_size:,} tokens of width {width:,}, which its "
-            f"{file.stat().st_size:,} bytes cannot hold. It is damaged: copy it again."
+            f"{file} describes {blocks:,} blocks and {rows:,} tokens of width {width:,}, "
+            f"and holds {tensors:,} tensors in {size:,} bytes. It is damaged: copy it again."
         )
 
 
