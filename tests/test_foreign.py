@@ -43,7 +43,10 @@ def test_our_own_errors_and_an_interruption_pass() -> None:
 
 
 def test_advice_follows_and_the_error_is_the_one_asked_for() -> None:
-    with pytest.raises(DataError, match=r"^x: bad\. Copy it\.$"), foreign("x", DataError, "Copy it."):
+    with (
+        pytest.raises(DataError, match=r"^x: bad\. Copy it\.$"),
+        foreign("x", DataError, "Copy it."),
+    ):
         raise ValueError("bad")
 
 

@@ -68,13 +68,20 @@ def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     """A table; a column of numbers stands to the right."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    # Text, not markup: a name or a path may hold brackets.
+    table = Table(
+        title=Text(title) if title else None,
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+    )
     for place, column in enumerate(columns):
         numbers = all(row[place][:1].isdigit() or row[place] == "-" for row in rows)
-        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
+        table.add_column(Text(column), justify="right" if numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     return table
 
 
