@@ -230,7 +230,7 @@ def test_a_tokenizer_of_an_unknown_kind_is_one_line(tmp_path):
         load_tokenizer(tmp_path)
     assert str(raised.value).startswith(f"{tmp_path}: the tokenizer cannot be read: ")
     assert "\n" not in str(raised.value)
-    with pytest.raises(ConfigError, match="cannot be read: .*PreTokenizer"):
+    with pytest.raises(ConfigError, match=r"cannot be read: .*PreTokenizer"):
         make_tokenizer(str(tmp_path))
 
 
@@ -245,7 +245,7 @@ def test_what_fails_only_in_use_is_found_when_it_is_opened(tmp_path):
 def test_a_panic_is_an_error_as_well(tmp_path, capfd):
     post = {
         "type": "TemplateProcessing",
-        "single": [{"SpecialToken": {"id": "[X]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "single": [{"SpecialToken": {"id": "[X]", "type_id": 0}}],
         "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
         "special_tokens": {"[Y]": {"id": "[Y]", "ids": [1], "tokens": ["[Y]"]}},
     }  # fmt: skip

@@ -120,5 +120,5 @@ def test_a_preset_and_a_conversion_say_it_likewise() -> None:
         neurtransformer_config(source={"model_type": "gpt2", "n_embd": "x"})
     with pytest.raises(ConfigError, match="source must be the config of a dense model"):
         neurtransformer_config(source={"n_embd": 4})
-    with pytest.raises(ConfigError, match="'gpt3' has no conversion.*Did you mean 'gpt2'"):
+    with pytest.raises(ConfigError, match=r"'gpt3' has no conversion.*Did you mean 'gpt2'"):
         neurtransformer_config(source={"model_type": "gpt3"})

@@ -117,8 +117,9 @@ def _tell(result: dict[str, Any], as_json: bool) -> None:
     if "density" in result["results"]["engine-int8"]:
         own = result["results"]["engine-int8"]
         say(
-            f"[dim]density {own['density']:.3f}; read per token: "
+            f"density {own['density']:.3f}; read per token: "
             f"{own['weight_bytes_per_token']:,.0f} bytes of weights, "
             f"{own['cache_bytes_read_per_token']:,.0f} of cache; "
-            f"cache: {own['cache_bytes_per_token']:,.0f} bytes a token[/]"
+            f"cache: {own['cache_bytes_per_token']:,.0f} bytes a token",
+            "dim",
         )
