@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import io
+import json
 import os
 import shutil
 from pathlib import Path
@@ -168,3 +170,98 @@ def test_a_file_where_the_folder_should_be(spikeformers, text, tmp_path):
     one_message(spikeformers(*PRETRAIN, "--data", text, "--out", out), 2, "is a file")
     one_message(spikeformers("demo", "--out", out), 2, "is a file")
     assert out.read_text() == "mine"
+
+
+def bytes_on_stdin(monkeypatch, content: bytes) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
+
+
+def test_a_prompt_of_bytes_that_are_not_utf8(spikeformers, causal, engine_file, monkeypatch):
+    for model in (causal, engine_file):
+        ended = spikeformers("generate", model, "--prompt", os.fsdecode(b"spike\xff"))
+        one_message(ended, 2, r"the argument 'spike\xff' is not UTF-8 text (the byte 0xff)")
+        bytes_on_stdin(monkeypatch, b"spike\xff")
+        ended = spikeformers("generate", model, "--prompt", "-")
+        one_message(ended, 2, "standard input is not UTF-8 text: byte 0xff at offset 5")
+
+
+def test_a_stop_string_and_a_file_of_such_bytes(spikeformers, causal, tmp_path):
+    strange = os.fsdecode(b"\x80")
+    one_message(spikeformers("generate", causal, "--prompt", "a", "--stop", strange), 2, "0x80")
+    one_message(spikeformers("info", tmp_path / strange), 2, r"\x80' is not UTF-8 text")
+
+
+@pytest.mark.parametrize("seed", [-1, 1 << 64, 10**30])
+def test_a_seed_beyond_64_bits(spikeformers, causal, text, tmp_path, seed):
+    ended = spikeformers("generate", causal, "--prompt", "a", "--seed", seed)
+    assert (ended.code, ended.out) == (2, "")
+    assert "--seed" in ended.err
+    out = tmp_path / "run"
+    given = (*PRETRAIN, "--data", text, "--out", out, "--set", f"seed={seed}")
+    one_message(spikeformers(*given), 2, f"seed is {seed}; it must be")
+    assert not out.exists()
+
+
+def test_the_largest_seed(spikeformers, causal, engine_file):
+    given = ("--prompt", "the", "--seed", (1 << 64) - 1, "--max-new-tokens", 4, "--json")
+    ended = [spikeformers("generate", model, *given) for model in (causal, engine_file)]
+    assert len({one.json["text"] for one in ended}) == 1
+
+
+@pytest.mark.parametrize("threads", [0, -1, 100_000])
+def test_threads_that_cannot_be_started(spikeformers, causal, engine_file, threads):
+    for model in (causal, engine_file):
+        ended = spikeformers("generate", model, "--prompt", "a", "--threads", threads)
+        assert (ended.code, ended.out) == (2, "")
+        assert "--threads" in ended.err
+    ended = spikeformers("bench", "decode", causal, "--threads", threads)
+    assert (ended.code, ended.out) == (2, "")
+
+
+def test_threads_of_a_recipe(spikeformers, text, tmp_path):
+    given = (*PRETRAIN, "--data", text, "--out", tmp_path / "run", "--set", "threads=100000")
+    one_message(spikeformers(*given), 2, "threads is 100000; it must be at most 1024")
+
+
+def test_a_number_that_is_none(spikeformers, text, tmp_path):
+    given = (*PRETRAIN, "--data", text, "--out", tmp_path / "run", "--set", "learning_rate=nan")
+    one_message(spikeformers(*given), 2, "learning_rate is 'nan'; it must be a finite number.")
+
+
+def test_data_keys_of_the_wrong_type(spikeformers, text, tmp_path):
+    given = (*PRETRAIN, "--data", text, "--out", tmp_path / "run", "--set")
+    one_message(spikeformers(*given, "validation_fraction=many"), 2, "it must be a number")
+    one_message(spikeformers(*given, "text_field=[1]"), 2, "text_field is [1]; it must be text")
+
+
+def test_an_unknown_key_of_a_config(spikeformers, broken):
+    config = broken / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"firing_rate_weigth": 1.0}))
+    ended = spikeformers("info", broken)
+    one_message(ended, 1, "config.json", "'firing_rate_weigth' is not a key of a wd_spikingformer")
+    assert "Did you mean 'firing_rate_weight'?" in ended.err
+
+
+@pytest.mark.parametrize("verb", VERBS[1:])  # info reads no tokenizer
+def test_a_tokenizer_of_an_unknown_kind(spikeformers, broken, text, verb):
+    file = broken / "tokenizer.json"
+    rules = json.loads(file.read_text()) | {"pre_tokenizer": {"type": "SomethingNewer"}}
+    file.write_text(json.dumps(rules))
+    one_message(use(spikeformers, verb, broken, text), 1, "the tokenizer cannot be read")
+
+
+@pytest.mark.parametrize("verb", VERBS[1:])
+def test_a_tokenizer_with_more_tokens_than_the_model(spikeformers, broken, text, verb):
+    from spikeformers.data import load_corpus, make_tokenizer
+
+    make_tokenizer("bpe:300", load_corpus(text)).save_pretrained(broken)
+    ended = use(spikeformers, verb, broken, text)
+    one_message(ended, 1, "its tokenizer has the token 29", "embeddings for 258 tokens")
+
+
+def test_a_command_to_repeat_quotes_its_paths(spikeformers, causal, tmp_path, monkeypatch):
+    pytest.importorskip("spikeformers.kernels._native")
+    monkeypatch.chdir(tmp_path)
+    ended = spikeformers("export", "engine", causal, "--out", "my [models]/a file")
+    assert "spikeformers generate 'my [models]/a file' --prompt" in ended.out
+    assert ended.code == 0

@@ -105,7 +105,7 @@ def test_refusals(spikeformers: Any, runs: Any, tmp_path: Path) -> None:
         ("1 names for 2 runs", (*runs, "--names", "A")),
         ("tell them apart", (runs[0], runs[0])),
         ("holds no run", (runs[0], tmp_path / "empty")),
-        ("is no folder", (runs[0], tmp_path / "none")),
+        ("is not a folder", (runs[0], tmp_path / "none")),
     ):
         ended = spikeformers("compare", *arguments)
         assert (ended.code, ended.out) == (2, "")

@@ -145,7 +145,7 @@ def test_tune_in_one_command(spikeformers, control, text, tmp_path):
         (("--rule", "median"), 2, "not 'median'"),
         (("--percentile", 0), 2, "percentile must lie in"),
         (("--set", "stepps=4"), 2, "Did you mean 'steps'?"),
-        (("--set", "unrolled=3"), 2, "unrolled is 3; it must be of type bool"),
+        (("--set", "unrolled=3"), 2, "unrolled is 3; it must be true or false"),
         (("--ffn", "kept", "--attention", "kept"), 2, "nothing would be converted"),
         (("--calibration-tokens", 0), 2, "at least 1 token"),
         (("--context", 4096), 2, "takes at most 32 tokens"),

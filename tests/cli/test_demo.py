@@ -88,7 +88,7 @@ def test_the_whole_demo(demo, spikeformers, tmp_path):
     assert again.code == 0
     assert "--overwrite" in again.err
     for said in (
-        *("validation bits per byte", "firing density", "estimated", "goes on after 'the '"),
+        *("validation bits per byte", "firing density", "estimated", "continues 'the '"),
         *("writing speed by the engine (int8), tokens/s", "The engine reads only what fires"),
     ):
         assert said in again.out
@@ -143,7 +143,7 @@ def test_ctrl_c_and_the_same_command_goes_on(demo, tmp_path, monkeypatch):
         patched.setattr(Journal, "advance", interrupting)
         ended = demo(out)
     assert ended.code == 130
-    assert "goes on" in ended.err
+    assert "continues" in ended.err
     assert not (out / "summary.json").exists()
     ended = demo(out, "--resume", "--json")
     assert ended.code == 0, ended.err

@@ -132,7 +132,7 @@ def test_ctrl_c_and_the_same_command_again(
              "--batch-size", 1, "--out", tmp_path / "out")  # fmt: skip
     ended = spikeformers(*asked)
     assert (ended.code, ended.out) == (130, "")
-    assert "Stopped in piqa; the same command goes on from there." in ended.err
+    assert "Stopped in piqa; the same command continues from there." in ended.err
     assert not (tmp_path / "out").exists()
     assert spikeformers(*asked).code == 0
     assert len(calls) == 3  # two inputs in all: the first was not scored again

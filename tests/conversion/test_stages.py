@@ -295,7 +295,7 @@ def test_stops_and_resumes(
     assert sorted(path.stem for path in (out / "conversion/converted").glob("*.json")) == [
         *("0.attention", "0.mlp"),
     ]
-    with pytest.raises(UsageError, match="has not finished; --resume goes on"):
+    with pytest.raises(UsageError, match="has not finished; --resume continues it"):
         convert(model, tokenizer, windows, plan, out)
     with pytest.raises(ConfigError, match="was begun with another config"):
         convert(model, tokenizer, windows, make_plan(model, steps=5), out, resume=True)

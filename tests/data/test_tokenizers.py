@@ -10,9 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from spikeformers.data import load_corpus, tokenize_corpus
 from spikeformers.data.corpora import Corpus
-from spikeformers.data.tokenizers import make_tokenizer, separator_id, tokenizer_digest
-from spikeformers.errors import ConfigError, OfflineError
+from spikeformers.data.tokenizers import (
+    check_vocabulary,
+    load_tokenizer,
+    make_tokenizer,
+    separator_id,
+    tokenizer_digest,
+)
+from spikeformers.errors import CheckpointError, ConfigError, DataError, OfflineError
 
 WORDS = "the spike of a neuron is the sum of the spikes before the threshold of the neuron. "
 
@@ -205,3 +212,74 @@ def test_no_separator():
     backend = make_tokenizer("byte").backend_tokenizer
     with pytest.raises(ConfigError, match="neither an eos nor a sep"):
         separator_id(PreTrainedTokenizerFast(tokenizer_object=backend))
+
+
+def saved(folder, spec="byte"):
+    make_tokenizer(spec).save_pretrained(folder)
+    return folder
+
+
+def change_rules(folder, **changes):
+    file = folder / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_a_tokenizer_of_an_unknown_kind_is_one_line(tmp_path):
+    change_rules(saved(tmp_path), pre_tokenizer={"type": "SomethingNewer"})
+    with pytest.raises(CheckpointError, match="PreTokenizer") as raised:
+        load_tokenizer(tmp_path)
+    assert str(raised.value).startswith(f"{tmp_path}: the tokenizer cannot be read: ")
+    assert "\n" not in str(raised.value)
+    with pytest.raises(ConfigError, match=r"cannot be read: .*PreTokenizer"):
+        make_tokenizer(str(tmp_path))
+
+
+def test_what_fails_only_in_use_is_found_when_it_is_opened(tmp_path):
+    config = saved(tmp_path) / "tokenizer_config.json"
+    values = json.loads(config.read_text())
+    config.write_text(json.dumps(values | {"model_max_length": {}}))
+    with pytest.raises(CheckpointError, match="the tokenizer cannot be read"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_panic_is_an_error_as_well(tmp_path, capfd):
+    post = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "[X]", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"[Y]": {"id": "[Y]", "ids": [1], "tokens": ["[Y]"]}},
+    }  # fmt: skip
+    change_rules(saved(tmp_path), post_processor=post)
+    with pytest.raises(CheckpointError, match="the tokenizer cannot be read"):
+        load_tokenizer(tmp_path)
+    assert "panicked" not in capfd.readouterr().err
+
+
+def test_opening_leaves_the_rules_as_they_are(tmp_path):
+    made = make_tokenizer("byte")
+    assert tokenizer_digest(load_tokenizer(saved(tmp_path))) == tokenizer_digest(made)
+
+
+def test_tokens_that_a_model_lacks(tmp_path):
+    tokenizer = load_tokenizer(saved(tmp_path))
+    rows = len(tokenizer)
+    check_vocabulary(tokenizer, rows, "x")
+    with pytest.raises(
+        CheckpointError, match=r"^x: its tokenizer has the token 257, .* 257 tokens"
+    ):
+        check_vocabulary(tokenizer, rows - 1, "x")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<spare>"]})
+    assert len(tokenizer) == rows + 1
+    check_vocabulary(tokenizer, rows, "x")  # no text becomes it
+
+
+def test_text_that_a_vocabulary_cannot_spell_is_a_data_error(tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.WordLevel({"spike": 0, "</s>": 1}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+    (tmp_path / "a.txt").write_text("spike neuron\n" * 9)
+    with pytest.raises(DataError, match=r"cannot encode the text of a\.txt: .*\[UNK\]"):
+        tokenize_corpus(load_corpus(tmp_path / "a.txt"), tokenizer, tmp_path / "cache")

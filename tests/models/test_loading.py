@@ -96,7 +96,7 @@ def test_empty_folder(tmp_path: Path) -> None:
 
 def test_an_unfinished_run(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
-    refused(tmp_path, "has not finished: go on with --resume")
+    refused(tmp_path, "has not finished: continue it with --resume")
 
 
 def test_no_weights(folder: Path) -> None:

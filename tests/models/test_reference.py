@@ -91,7 +91,7 @@ def test_a_model_that_sees_later_tokens_is_refused() -> None:
 def test_what_cannot_be_read(gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         load_reference(str(tmp_path / "none"))
-    with pytest.raises(OfflineError, match=r"'some/model' is no folder here.*HF_HUB_OFFLINE"):
+    with pytest.raises(OfflineError, match=r"'some/model' is not a folder here.*HF_HUB_OFFLINE"):
         load_reference("some/model")
     with pytest.raises(CheckpointError, match=r"has no x\.gguf; it holds no GGUF file"):
         load_reference(str(gpt2), gguf_file="x.gguf")

@@ -144,7 +144,32 @@ def test_missing_foreign_and_unreadable_files(tmp_path: Path, fresh: Any) -> Non
     with pytest.raises(CheckpointError, match="format 99; this version reads format 1"):
         load_checkpoint(path, *pair, ALONE)
     record.write_bytes(b"\x80\x04pickle")
-    with pytest.raises(CheckpointError, match=r"checkpoint\.json is unreadable"):
+    with pytest.raises(CheckpointError, match=r"checkpoint\.json cannot be read: the byte 0x80"):
+        load_checkpoint(path, *pair, ALONE)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"step": None}, "'step' is missing"),
+        ({"step": "two"}, "step is 'two'; it must be a whole number"),
+        ({"files": []}, r"files is \[\]; it must be a mapping"),
+        ({"files": {"shard.safetensors": {"bytes": 3}}}, "shard.safetensors.*'sha256' is missing"),
+        ({"files": {"../x": {"bytes": 3, "sha256": ""}}}, r"\.\./x is missing"),
+        ({"optimizer_steps": {"a": 0.5}}, "a mapping of names to whole numbers"),
+        ({"format_version": None}, "'format_version' is missing"),
+    ],
+    ids=str,
+)
+def test_a_record_with_foreign_values_is_refused(
+    tmp_path: Path, fresh: Any, change: dict[str, Any], said: str
+) -> None:
+    pair = trained(fresh)
+    path = save(tmp_path, pair)
+    record = path / "checkpoint.json"
+    values = json.loads(record.read_text()) | change
+    record.write_text(json.dumps({key: one for key, one in values.items() if one is not None}))
+    with pytest.raises(CheckpointError, match=f"Damaged checkpoint: .*{said}"):
         load_checkpoint(path, *pair, ALONE)
 
 

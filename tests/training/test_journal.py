@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spikeformers.errors import StorageError
+from spikeformers.errors import CheckpointError, StorageError
 from spikeformers.training.journal import Journal, read_metrics, truncate
 
 
@@ -29,7 +29,7 @@ def test_lines_and_event_files(tmp_path: Path) -> None:
 
 def test_resuming_drops_later_lines_and_half_ones(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    lines = [json.dumps({"step": step}) + "\n" for step in (1, 2, 3, 4)]
+    lines = [json.dumps({"kind": "train", "step": step}) + "\n" for step in (1, 2, 3, 4)]
     path.write_text("".join(lines) + '{"step": 5, "lo')
     truncate(path, 3)
     assert path.read_text() == "".join(lines[:3])
@@ -65,3 +65,35 @@ def test_the_log_shows_loss_speed_and_density(tmp_path: Path) -> None:
     (line,) = (tmp_path / "progress.log").read_text().splitlines()
     assert "training: 2 of 9 steps (22 %), 0 s, about 0 s left; " in line
     assert line.endswith("; loss 2.250  1,234 tokens/s  density 0.125")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b'{"kind": "train", "st', "line 2, is not valid JSON"),
+        (b"\xff\xfe", "the byte 0xff at offset"),
+        (b"[1, 2]", "line 2 holds a list where an object is needed"),
+        (b'{"kind": "train"}', "line 2 cannot be used: 'step' is missing"),
+        (b'{"kind": "train", "step": "2"}', "step is '2'; it must be a whole number"),
+        (b'{"kind": "train", "step": 2, "density": []}', r"density is \[\]; it must be a number"),
+    ],
+    ids=str,
+)
+def test_a_line_that_no_run_wrote_is_named(tmp_path: Path, line: bytes, said: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"kind": "train", "step": 1}\n' + line + b"\n")
+    with pytest.raises(CheckpointError, match=said) as raised:
+        truncate(path, 3)
+    assert str(path) in str(raised.value)
+    assert "move the file away" in str(raised.value)
+
+
+def test_what_pictures_read_must_be_in_every_line(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    line = {"kind": "train", "step": 1, "loss": 0.5, "seconds": 2.0, "tokens_seen": 8}
+    path.write_text(json.dumps(line) + "\n")
+    assert read_metrics(path, whole=True) == [line]
+    for key in ("loss", "seconds", "tokens_seen"):
+        path.write_text(json.dumps({k: v for k, v in line.items() if k != key}) + "\n")
+        with pytest.raises(CheckpointError, match=f"line 1 cannot be used: '{key}' is missing"):
+            read_metrics(path, whole=True)

@@ -58,7 +58,7 @@ def test_nothing_to_resume(tmp_path: Path, record: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=r"Nothing to resume.*without --resume"):
         open_run(tmp_path, record, ALONE, resume=True)
     (tmp_path / "run.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"run\.json cannot be read"):
+    with pytest.raises(CheckpointError, match=r"run\.json is not valid JSON"):
         open_run(tmp_path, record, ALONE, resume=True)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import inspect
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated
@@ -39,7 +40,7 @@ from spikeformers.cli import (
     zeroshot,
 )
 from spikeformers.cli._waiting import wait_passively
-from spikeformers.errors import SpikeformersError
+from spikeformers.errors import SpikeformersError, UsageError
 
 RENAMED = {"max-tokens": "tokens", "max-images": "images"}
 """Names of options that were, and what they are called now; the old ones work and are not shown."""
@@ -122,8 +123,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     wait_passively()  # before any verb imports torch
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
+    if hasattr(sys.stdout, "reconfigure"):  # a name that is not UTF-8 is shown, not a traceback
+        sys.stdout.reconfigure(errors="backslashreplace")
     given = [argument for argument in given if argument != "--debug"]
     try:
+        _refuse_bytes(given)
         app(given, prog_name="spikeformers")
     except SpikeformersError as error:
         if debug:
@@ -147,6 +151,20 @@ REMEDIES = {
     ),
 }
 """What to do where the system says no; any other error is a surprise, which --debug explains."""
+
+
+def _refuse_bytes(arguments: Sequence[str]) -> None:
+    """UsageError for an argument of bytes that are not UTF-8: nothing below can encode it."""
+    for argument in arguments:
+        try:
+            argument.encode("utf-8")
+        except UnicodeEncodeError as error:
+            shown = repr(os.fsencode(argument))[1:]
+            wrong = f"0x{ord(argument[error.start]) - 0xDC00:02x}"
+            raise UsageError(
+                f"the argument {shown} is not UTF-8 text (the byte {wrong}). Give text, and names "
+                "of files, in UTF-8."
+            ) from error
 
 
 def _what_failed(error: OSError) -> str:

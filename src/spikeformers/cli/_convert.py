@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from spikeformers.cli._output import say, tokenize
 from spikeformers.errors import ConfigError, nearest
+from spikeformers.values import misfit
 
 if TYPE_CHECKING:
     from spikeformers.conversion import Plan, Rule
@@ -125,5 +126,4 @@ def check_choices(choices: dict[str, Any]) -> None:
                 f"--set {key}: unknown key.{nearest(key, known)} Known: {', '.join(sorted(known))}."
             )
         if type(value) is not type(defaults[key]):
-            kind = type(defaults[key]).__name__
-            raise ConfigError(f"{key} is {value!r}; it must be of type {kind}.")
+            raise ConfigError(misfit(key, value, type(defaults[key])))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spikeformers.errors import EngineUnavailable, UsageError
+from spikeformers.foreign import check_object, foreign, read_json
 from spikeformers.progress import LOG, Progress
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _enter(out: Path, settings: Settings, overwrite: bool) -> dict[str, Any] | N
             raise UsageError(f"{out} holds a {taken[0]} that no demo made. Name another --out.")
         write_text(marker, json.dumps(asdict(settings), indent=2) + "\n")
         return None
-    before = json.loads(marker.read_text(encoding="utf-8"))
+    before = read_json(marker, advice="Use --overwrite, or another --out.")
     if before != json.loads(json.dumps(asdict(settings))):
         told = "; ".join(
             f"{key} was {before.get(key)!r}, now {value!r}"
@@ -105,16 +106,31 @@ def _enter(out: Path, settings: Settings, overwrite: bool) -> dict[str, Any] | N
         )
     if summary.is_file():
         say(f"{out} holds this demo already; --overwrite trains it anew.")
-        found: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))
-        return found
-    say(f"Going on with the demo in {out}.")
+        return _read_summary(summary)
+    say(f"Continuing the demo in {out}.")
     return None
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    from spikeformers.reporting import pair_rows
+
+    advice = "Use --overwrite to make it anew."
+    found = read_json(path, advice=advice, needed={"prompt": str, "corpus": dict})
+    check_object(found["corpus"], {"name": str, "sha256": str}, f"corpus in {path}", advice=advice)
+    for part in PARTS:
+        check_object(found.get(part), {"sample": str}, f"{part} in {path}", advice=advice)
+    needed = {"density_by_layer": dict[str, float]}
+    check_object(found["spiking"], needed, f"spiking in {path}", advice=advice)
+    with foreign(f"{path} cannot be used", advice=advice):
+        pair_rows(found)
+    return found
 
 
 def _train(out: Path, part: str, settings: Settings) -> bool:
     """Train one of the two models unless it is there; False when interrupted."""
     from spikeformers.cli._output import say
-    from spikeformers.cli._run import REQUEST, describe, prepare
+    from spikeformers.cli._resumed import REQUEST
+    from spikeformers.cli._run import describe, prepare
     from spikeformers.reporting import training_card
     from spikeformers.training import train
 
@@ -122,7 +138,7 @@ def _train(out: Path, part: str, settings: Settings) -> bool:
     if (folder / "config.json").is_file():
         return True
     number, title = PARTS.index(part) + 1, {"spiking": "spiking model", "control": "dense twin"}
-    say(f"\n[bold]{number} of {len(PARTS)}: the {title[part]}[/]")
+    say(f"\n{number} of {len(PARTS)}: the {title[part]}", "bold")
     run = prepare(recipe_of(settings, control=part == "control"))
     run.store.manifest[REQUEST] = run.request
     describe(run)
@@ -166,7 +182,7 @@ def _report(out: Path, settings: Settings) -> dict[str, Any]:
     from spikeformers.models.registry import is_masked_preset
     from spikeformers.reporting import Trained, report_pair
 
-    say("\n[bold]Measuring both[/]")
+    say("\nMeasuring both", "bold")
     data = {"source": settings.source, "tokenizer": settings.tokenizer}
     corpus, _, store = read_data(data, masked=is_masked_preset(settings.preset))
     models = {}

@@ -9,16 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from spikeformers.cli._output import say, tokenize
 from spikeformers.cli._recipe import TEACHER, Recipe, data_keys
-from spikeformers.cli._run import (
-    DISTILL,
-    REQUEST,
-    Run,
-    initialise,
-    read_record,
-    refuse_another_model,
-    verb_of,
-)
-from spikeformers.errors import ConfigError, UsageError
+from spikeformers.cli._resumed import DISTILL, MODEL, TEXT, read_record, refuse_another_verb
+from spikeformers.cli._run import Run, initialise, refuse_another_model
+from spikeformers.errors import ConfigError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -69,25 +62,23 @@ def reopen(out: Path, changes: Recipe) -> tuple[Run, Distillation]:
 
     Raises ``UsageError`` where there is no run; ``train`` refuses what cannot change.
     """
-    from transformers import AutoConfig
-
-    from spikeformers.training import TrainConfig
     from spikeformers.training.distillation import SpADConfig
 
     record = read_record(out)
-    request = dict(record["data"].get(REQUEST) or {})
-    if DISTILL not in request:
-        raise UsageError(f"{out} is resumed with `spikeformers {verb_of(request)}`.")
+    refuse_another_verb(out, record.request, DISTILL in record.request)
+    request = record.asked(MODEL, TEXT)
+    asked = record.part(request[DISTILL], dict.fromkeys(TEACHER, str), DISTILL)
     refuse_another_model(out, request, changes)
     known = [field.name for field in fields(SpADConfig)]
-    before = {key: value for key, value in record["task"].items() if key in known}
+    task = record.sections.get("task") or {}
+    before = {key: value for key, value in task.items() if key in known}
+    record.made(SpADConfig.from_dict, before, "task")
     spad = SpADConfig.from_dict(before | changes.spad)
-    config = TrainConfig.from_dict(record["config"]).continued(changes.train)
-    who = request[DISTILL] | {k: str(v) for k, v in changes.distill.items() if k in TEACHER}
+    config, student = record.train(changes.train), record.model()
+    who = asked | {k: str(v) for k, v in changes.distill.items() if k in TEACHER}
     teacher, tokenizer = _teacher(who, spad, config)
     source = {key: value for key, value in request.items() if key in data_keys()}
     corpus, store = _text(source | changes.data, tokenizer)
-    student = AutoConfig.for_model(**record["model"])
     cache = who["cache_teacher"]
     return _build(student, teacher, spad, corpus, tokenizer, store, config, request, cache)
 

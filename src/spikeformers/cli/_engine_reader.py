@@ -13,8 +13,10 @@ from transformers import PreTrainedTokenizerFast
 
 from spikeformers.data.tokenizers import tokenizer_digest
 from spikeformers.engine import Engine, Packed
+from spikeformers.engine.tokens import TOKENIZER
 from spikeformers.errors import CheckpointError
 from spikeformers.evaluation.zeroshot.reader import Reader
+from spikeformers.foreign import check_object, foreign, without_panic_messages
 
 
 class EngineReader(Reader):
@@ -58,7 +60,9 @@ def tokenizer_of(engine: Engine) -> PreTrainedTokenizerFast:
     packed = engine.packed.tokenizer
     if not packed.get("rules"):
         raise CheckpointError("this engine file was exported without a tokenizer.")
-    rules = Tokenizer.from_str(packed["rules"])
+    check_object(packed, TOKENIZER, "the engine file's tokenizer")
+    with foreign("the engine file's tokenizer cannot be read"), without_panic_messages():
+        rules = Tokenizer.from_str(packed["rules"])
     roles = {
         f"{role}_token": rules.id_to_token(packed[role])
         for role in ("bos", "eos")

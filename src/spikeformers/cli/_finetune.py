@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spikeformers.cli._output import tokenize
-from spikeformers.cli._run import REQUEST, VERB, Run, read_record, verb_of
+from spikeformers.cli._resumed import (
+    REQUEST,
+    TEXT,
+    VERB,
+    read_record,
+    refuse_another_verb,
+    verb_of,
+)
+from spikeformers.cli._run import Run
 from spikeformers.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +31,12 @@ DEFAULTS: dict[str, Any] = {
     "save_every": 100,
 }
 """Where fine-tuning departs from ``TrainConfig``. Unspecified by the paper."""
+ASKED: dict[str, Any] = {
+    **TEXT,
+    **{"model": str, "text_field": str, "part": str, "teacher": str, "gguf_file": str},
+    **{"kd": float, "tau": float},
+}
+"""What a run's record says of the options, beside what older releases did not have."""
 
 
 @dataclass(frozen=True)
@@ -100,16 +114,14 @@ def prepare(asked: Tuning) -> tuple[Run, Task]:
 
 def reopen(out: Path, changes: dict[str, Any]) -> tuple[Run, Task]:
     """Everything as ``out/run.json`` says, with the training keys of ``changes`` on top."""
-    from spikeformers.training import TrainConfig
-
     record = read_record(out)
-    request = dict(record["data"].get(REQUEST) or {})
-    if verb_of(request) != NAME:
-        raise UsageError(f"{out} is resumed with `spikeformers {verb_of(request)}`.")
+    refuse_another_verb(out, record.request, verb_of(record.request) == NAME)
+    request = record.asked(ASKED)
+    record.train({})
     asked = Tuning(
         request["model"], out, request["source"], request["text_field"], request["part"],
         request["teacher"], request["gguf_file"], request["kd"], request["tau"],
-        TrainConfig.from_dict(record["config"]).continued(changes).as_dict(),
-        request.get("teacher_dtype", "auto"), request.get("transfer", False),
+        record.train(changes).as_dict(),
+        str(request.get("teacher_dtype", "auto")), bool(request.get("transfer")),
     )  # fmt: skip
     return prepare(asked)

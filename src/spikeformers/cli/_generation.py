@@ -63,7 +63,7 @@ def write(
             f"{type(model).__name__} does not write text: it fills masks. Give a causal model, "
             "such as a wd-spikingformer."
         )
-    ids = _prompt_ids(tokenizer, prompt)
+    ids = _prompt_ids(tokenizer, prompt, model.get_input_embeddings().weight.shape[0])
     context = int(model.config.max_position_embeddings)
     room = _room(ids, context, max_new_tokens)
     stream = TextStream(tokenizer, ids, stop)
@@ -125,7 +125,7 @@ def write_by_engine(
 ) -> Written:
     """As `write`, by the event-driven engine: the same text for the same options and seed."""
     tokenizer, context = engine.tokenizer, engine.context
-    ids = _prompt_ids(tokenizer, prompt)
+    ids = _prompt_ids(tokenizer, prompt, engine.vocabulary)
     room = _room(ids, context, max_new_tokens)
     stream = TextStream(tokenizer, ids, stop)
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
@@ -160,12 +160,25 @@ def _why_ended(stream: TextStream, new: Sequence[int], end: int | None, max_new_
     return "length" if len(new) == max_new_tokens else "context"
 
 
-def _prompt_ids(tokenizer: PreTrainedTokenizerBase | EngineTokenizer, prompt: str) -> list[int]:
-    """Token ids of the prompt; an empty one begins a document."""
-    ids: list[int] = tokenizer(prompt)["input_ids"]
-    if ids:
-        return ids
-    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    if first is None:
-        raise UsageError("the prompt is empty, and this tokenizer has no token that begins a text.")
-    return [int(first)]
+def _prompt_ids(
+    tokenizer: PreTrainedTokenizerBase | EngineTokenizer, prompt: str, rows: int
+) -> list[int]:
+    """Token ids of the prompt, for a model of ``rows`` tokens; an empty one begins a document."""
+    from spikeformers.data.tokenizers import encoding
+
+    with encoding("the prompt"):
+        ids: list[int] = tokenizer(prompt)["input_ids"]
+    if not ids:
+        begins = tokenizer.bos_token_id
+        begins = tokenizer.eos_token_id if begins is None else begins
+        if begins is None:
+            raise UsageError(
+                "the prompt is empty, and this tokenizer has no token that begins a text."
+            )
+        ids = [int(begins)]
+    if max(ids) >= rows:
+        raise UsageError(
+            f"the prompt holds the token {max(ids)}, and the model knows {rows} (from 0): it was "
+            "added to the tokenizer and not to the model. Leave it out of the prompt."
+        )
+    return ids

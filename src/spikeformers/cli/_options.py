@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from spikeformers.values import MOST_THREADS
+
 Model = Annotated[Path, typer.Argument(help="Model folder.", metavar="MODEL", show_default=False)]
 Data = Annotated[
     str,
@@ -37,5 +39,6 @@ TextField = Annotated[
     str, typer.Option("--text-field", help="Field or column with the text, of JSONL or Parquet.")
 ]
 Threads = Annotated[
-    int | None, typer.Option(min=1, help="Threads to compute with.", show_default="all")
+    int | None,
+    typer.Option(min=1, max=MOST_THREADS, help="Threads to compute with.", show_default="all"),
 ]

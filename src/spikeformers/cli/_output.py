@@ -44,16 +44,19 @@ def start(*, verbose: bool = True, transformers: bool = True) -> None:
         transformers_logging.disable_progress_bar()
 
 
-def say(message: str) -> None:
-    """One line to standard error; Rich markup."""
+def say(message: str, style: str = "") -> None:
+    """One line to standard error, as it is: a path may hold brackets. ``style`` is Rich's."""
     import rich
 
-    rich.get_console().print(message, highlight=False, soft_wrap=True)
+    console = rich.get_console()
+    console.print(message, style=style or None, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
     """The result as JSON, alone on standard output."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    # Half a character, which a damaged text may hold, has no UTF-8; its escape is JSON, too.
+    print(text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def print_table(table: Table) -> None:
@@ -93,13 +96,20 @@ def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     """A table; a column of numbers stands to the right."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    # Text, not markup: a name or a path may hold brackets.
+    table = Table(
+        title=Text(title) if title else None,
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+    )
     for place, column in enumerate(columns):
         numbers = all(row[place][:1].isdigit() or row[place] == "-" for row in rows)
-        table.add_column(column, justify="right" if numbers else "left")
+        table.add_column(Text(column), justify="right" if numbers else "left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     return table
 
 

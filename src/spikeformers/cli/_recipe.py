@@ -25,6 +25,8 @@ from typing import Any
 import yaml
 
 from spikeformers.errors import ConfigError, DataError, UsageError, nearest
+from spikeformers.foreign import foreign, read_text
+from spikeformers.values import fits, misfit
 
 TOP = ("preset", "control")
 DEFAULT_TOKENIZER = "bpe:4096"
@@ -142,13 +144,9 @@ def image_keys() -> dict[str, Any]:
 
 def read_recipe(path: Path) -> Recipe:
     """The recipe in a YAML file; unknown keys fail and name file and key."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"the recipe {path} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        said = " ".join(str(error).split())
-        raise ConfigError(f"{path} is not valid YAML: {said}") from error
+    text = read_text(path, UsageError)
+    with foreign(f"{path} is not valid YAML", ConfigError):
+        content = yaml.safe_load(text)
     if not isinstance(content, Mapping):
         raise ConfigError(f"{path} holds {type(content).__name__}; a recipe is keys and values.")
     return from_mapping(content, str(path))
@@ -177,7 +175,7 @@ def from_assignments(assignments: Sequence[str], preset: str = "") -> Recipe:
     recipe, sections = Recipe(), known_sections(preset)
     for text in assignments:
         ((key, value),) = parse_assignments([text]).items()
-        _put(recipe, sections, key, value, f"--set {text}")
+        _put(recipe, sections, key, value, _named(text))
     return recipe
 
 
@@ -187,12 +185,14 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"--set {text}: it must be key=value, as in --set steps=500.")
-        try:
+            raise ConfigError(f"{_named(text)}: it must be key=value, as in --set steps=500.")
+        with foreign(f"{_named(text)}: the value is not valid YAML", ConfigError):
             found[key.strip()] = _number(yaml.safe_load(value))
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {text}: the value is not valid YAML.") from error
     return found
+
+
+def _named(assignment: str) -> str:
+    return f"--set {' '.join(assignment.split())}"
 
 
 def _put(
@@ -201,7 +201,7 @@ def _put(
     if key in TOP:
         wanted = str if key == "preset" else bool
         if not isinstance(value, wanted):
-            raise ConfigError(f"{origin}: {key} is {value!r}; it must be a {wanted.__name__}.")
+            raise ConfigError(f"{origin}: {misfit(key, value, wanted)}")
         setattr(recipe, key, value)
         return
     section, dot, inner = key.partition(".")
@@ -235,20 +235,9 @@ def check_types(values: Mapping[str, Any], config: Any) -> None:
         usual = getattr(config, key, None)
         if usual is None or value is None:
             continue
-        kind, wanted = next(
-            (one, told)
-            for one, told in (
-                (bool, "true or false"),
-                (int, "a whole number"),
-                (float, "a number"),
-                (str, "text"),
-                (object, f"a {type(usual).__name__}"),
-            )
-            if isinstance(usual, one)
-        )
-        fits = isinstance(value, (int, float) if kind is float else kind)
-        if not fits or (isinstance(value, bool) and kind in (int, float)):
-            raise ConfigError(f"{key} is {value!r}; it must be {wanted}, as in {usual!r}.")
+        if not fits(value, type(usual)):
+            said = misfit(key, value, type(usual)).rstrip(".")
+            raise ConfigError(f"{said}, as in {usual!r}.")
 
 
 def _number(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,15 @@ from spikeformers.cli._output import (
     tokenize,
 )
 from spikeformers.cli._recipe import Recipe, data_keys
-from spikeformers.errors import CheckpointError, ConfigError, UsageError
+from spikeformers.cli._resumed import (
+    MODEL,
+    REQUEST,
+    TEXT,
+    read_record,
+    refuse_another_verb,
+    verb_of,
+)
+from spikeformers.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -27,11 +35,6 @@ if TYPE_CHECKING:
     from spikeformers.data import Corpus, TokenStore
     from spikeformers.training import TrainConfig, TrainResult
     from spikeformers.training.task import Task
-
-REQUEST = "request"  # key of run.json's data section that says how the data were asked for
-DISTILL = "distill"  # key of that request, in a run of `distill`
-VISION = "images"  # key of that request, in a run of `train-vision`: its data section
-VERB = "verb"  # key of that request that names any other verb
 
 
 @dataclass
@@ -85,34 +88,24 @@ def reopen(out: Path, changes: Recipe) -> Run:
 
     Raises ``UsageError`` where there is no run, and ``ConfigError`` for what cannot change.
     """
-    from transformers import AutoConfig
-
     from spikeformers.models.registry import is_masked_preset
-    from spikeformers.training import TrainConfig
 
     record = read_record(out)
-    data = dict(record["data"].get(REQUEST) or {})
-    if not data:
+    if not record.request:
         raise UsageError(
-            f"{out / 'run.json'} does not say which data were used: the run was not begun by "
+            f"{record.path} does not say which data were used: the run was not begun by "
             "`spikeformers pretrain`. Resume it with spikeformers.train(..., resume=True)."
         )
-    if verb_of(data) != "pretrain" or changes.distill:
-        raise UsageError(f"{out} is resumed with `spikeformers {verb_of(data)}`, and its keys.")
+    own = verb_of(record.request) == "pretrain" and not changes.distill
+    refuse_another_verb(out, record.request, own)
+    data = record.asked(MODEL, TEXT)
     refuse_another_model(out, data, changes)
     source = {key: value for key, value in data.items() if key in data_keys()}
-    config = TrainConfig.from_dict(record["config"]).continued(changes.train)
-    model = AutoConfig.for_model(**record["model"])
+    config, model = record.train(changes.train), record.model()
     masked = is_masked_preset(data["preset"])
     # Another place of the same text is fine: `train` compares the digest of its content.
     corpus, tokenizer, store = read_data(source | changes.data, masked=masked)
     return Run(corpus, tokenizer, store, initialise(model, config.seed), config, data)
-
-
-def verb_of(request: Mapping[str, Any]) -> str:
-    """The verb that began a run."""
-    named = "distill" if DISTILL in request else "pretrain"
-    return str(request.get(VERB, named))
 
 
 def refuse_another_model(out: Path, request: Mapping[str, Any], changes: Recipe) -> None:
@@ -151,20 +144,6 @@ def initialise(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
     return build_model(config)
 
 
-def read_record(out: Path) -> dict[str, Any]:
-    """The content of ``out/run.json``; UsageError where it is missing."""
-    path = out / "run.json"
-    if not path.is_file():
-        raise UsageError(f"nothing to resume: {path} does not exist. Start without --resume.")
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if not {"config", "model", "data"} <= record.keys():
-            raise ValueError("config, model or data is missing")
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}. Begin in another --out.") from error
-    return record
-
-
 def check_out(out: Path, *, resume: bool) -> None:
     """Refuse a run folder that `train` would refuse, before any text or model is read.
 
@@ -185,7 +164,7 @@ def refuse_taken(out: Path) -> None:
 
     if taken := [name for name in RUN_FILES if (out / name).exists()]:
         raise UsageError(
-            f"{out} already holds a run ({taken[0]}). Use --resume to go on with it, or another "
+            f"{out} already holds a run ({taken[0]}). Use --resume to continue it, or another "
             "--out."
         )
 
@@ -275,8 +254,8 @@ def finish(
         ]
         print_table(make_table("", ("trained", f"{result.steps:,} steps"), rows))
     if result.interrupted:
-        again = f"spikeformers {verb_of(request)} --out {out} --resume"
-        say(f"Stopped after step {result.steps}; {again} goes on.")
+        again = f"spikeformers {verb_of(request)} --out {shlex.quote(str(out))} --resume"
+        say(f"Stopped after step {result.steps}; {again} continues.")
         raise typer.Exit(130)
 
 

@@ -9,23 +9,29 @@ from typing import TYPE_CHECKING, Any
 
 from spikeformers.cli._output import is_main_process, say
 from spikeformers.cli._recipe import Recipe, check_types, image_keys
-from spikeformers.cli._run import (
+from spikeformers.cli._resumed import (
+    MODEL,
     REQUEST,
     VERB,
     VISION,
-    finish,
-    initialise,
     read_record,
-    refuse_another_model,
-    verb_of,
+    refuse_another_verb,
 )
-from spikeformers.errors import ConfigError, DataError, UsageError
+from spikeformers.cli._run import finish, initialise, refuse_another_model
+from spikeformers.errors import ConfigError, DataError
+from spikeformers.values import require_kind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from spikeformers.training import TrainConfig
     from spikeformers.training.vision import ImageStore, VisionConfig
+
+IMAGES: dict[str, Any] = {
+    **{"source": str, "root": str, "validation_fraction": float},
+    **{"fit": bool, "broken": str},
+}
+"""What a request says of images."""
 
 
 @dataclass
@@ -75,27 +81,26 @@ def prepare(recipe: Recipe) -> VisionRun:
 
 def reopen(out: Path, changes: Recipe) -> VisionRun:
     """Everything as ``out/run.json`` says, with the training keys of ``changes`` on top."""
-    from transformers import AutoConfig
-
-    from spikeformers.training import TrainConfig
     from spikeformers.training.vision import VisionConfig
 
     record = read_record(out)
-    request = dict(record["data"].get(REQUEST) or {})
-    if VISION not in request:
-        raise UsageError(f"{out} is resumed with `spikeformers {verb_of(request)}`.")
+    refuse_another_verb(out, record.request, VISION in record.request)
+    request = record.asked(MODEL)
+    asked = record.part(request[VISION], IMAGES, VISION)
+    asked = {key: value for key, value in asked.items() if key in image_keys()}
     refuse_another_model(out, request, changes)
-    config = TrainConfig.from_dict(record["config"]).continued(changes.train)
-    vision = VisionConfig.from_dict(record["task"] | changes.vision)
-    chosen = AutoConfig.for_model(**record["model"])
-    store = open_images(request[VISION] | changes.data, chosen)
+    task = record.sections.get("task") or {}
+    record.made(VisionConfig.from_dict, task, "task")
+    config, chosen = record.train(changes.train), record.model()
+    store = open_images(asked | changes.data, chosen)
+    vision = VisionConfig.from_dict(task | changes.vision)
     return VisionRun(store, initialise(chosen, config.seed), config, vision, request)
 
 
 def preset_of(out: Path) -> str:
     """The preset of a run of images, for the keys that a resumed run knows; "" of another."""
-    request = read_record(out)["data"].get(REQUEST) or {}
-    return str(request["preset"]) if VISION in request else ""
+    record = read_record(out)
+    return str(record.asked(MODEL)["preset"]) if VISION in record.request else ""
 
 
 def open_images(data: Mapping[str, Any], config: PreTrainedConfig) -> ImageStore:
@@ -147,11 +152,9 @@ def _check(recipe: Recipe) -> None:
         raise ConfigError(f"{next(iter(recipe.distill))} is a key of distillation, of text only.")
     if not recipe.data.get("source"):
         raise DataError("no images were named. Give --data: digits, a data set, or a folder.")
-    for key, wanted in (("fit", bool), ("broken", str), ("root", str)):
-        if key in recipe.data and not isinstance(recipe.data[key], wanted):
-            raise ConfigError(
-                f"{key} is {recipe.data[key]!r}; it must be of type {wanted.__name__}."
-            )
+    for key, wanted in IMAGES.items():
+        if key in recipe.data:
+            require_kind(key, recipe.data[key], wanted)
     check_types(recipe.model, build_vision_config(recipe.preset))
 
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spikeformers.cli._options import Json, Model
+from spikeformers.values import MOST_THREADS
 
 if TYPE_CHECKING:
     from spikeformers.cli._bench import Bench
 
-Threads = Annotated[int, typer.Option(min=1, help="Threads of every system.")]
+Threads = Annotated[int, typer.Option(min=1, max=MOST_THREADS, help="Threads of every system.")]
 Prompt = Annotated[int, typer.Option(min=1, help="Tokens of the prompt.")]
 Repeats = Annotated[int, typer.Option(min=1, help="Timed turns, after one that is not.")]
 Peers = Annotated[bool, typer.Option(help="Time other installed programs too.")]
@@ -133,8 +134,9 @@ def _tell(result: dict[str, Any], as_json: bool) -> None:
     if "density" in result["results"]["engine-int8"]:
         own = result["results"]["engine-int8"]
         say(
-            f"[dim]density {own['density']:.3f}; read per token: "
+            f"density {own['density']:.3f}; read per token: "
             f"{own['weight_bytes_per_token']:,.0f} bytes of weights, "
             f"{own['cache_bytes_read_per_token']:,.0f} of cache; "
-            f"cache: {own['cache_bytes_per_token']:,.0f} bytes a token[/]"
+            f"cache: {own['cache_bytes_per_token']:,.0f} bytes a token",
+            "dim",
         )

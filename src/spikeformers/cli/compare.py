@@ -92,7 +92,7 @@ def compare(
         columns = ("model", "score", f"less {called[0]}", "95 %", "")
         print_table(make_table("Differences, paired bootstrap", columns, difference_rows(found)))
     if not data:
-        say("[dim]--data TEXT measures quality, density, energy and speed as well[/]")
+        say("--data TEXT measures quality, density, energy and speed as well", "dim")
     say(f"written: {', '.join(map(str, files))}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -142,7 +143,8 @@ def convert(
         run, task = prepare(asked_tuning)
         carry_out(run, asked_tuning.out, resume=False, as_json=False, task=task)
     elif attention != "kept":
-        say(f"next      spikeformers finetune-attention {out} --data {calibration}")
+        given = ["finetune-attention", str(out), "--data", calibration]
+        say(f"next      spikeformers {shlex.join(given)}")
     if as_json:
         print_json(summary)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from spikeformers.cli._options import Json
+from spikeformers.values import LARGEST_SEED
 
 
 def demo(
@@ -18,9 +20,9 @@ def demo(
         float,
         typer.Option(min=0.05, help="About how long on two cores: scales the number of steps."),
     ] = 5.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights and batches.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of weights and batches.")] = 0,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Only go on with a demo that was stopped.")
+        bool, typer.Option("--resume", help="Resume an interrupted demo only.")
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Remove what a demo left in --out first.")
@@ -52,7 +54,7 @@ def demo(
     settings = make_settings(seed=seed, minutes=minutes)
     summary = run_demo(out, settings, overwrite=overwrite)
     if summary is None:
-        say(f"Stopped; the same command with --out {out} goes on.")
+        say(f"Stopped; the same command with --out {shlex.quote(str(out))} continues.")
         raise typer.Exit(130)
     if as_json:
         print_json(summary)
@@ -75,7 +77,7 @@ def demo(
     ]
     print_table(make_table("Firing density by layer (measured)", ("block", *points), rows))
     for part, name in (("spiking", "spiking model"), ("control", "dense twin")):
-        print(f"The {name} goes on after {summary['prompt']!r}:")
+        print(f"The {name} continues {summary['prompt']!r}:")
         print(f"{summary[part]['sample'].strip()}\n")
     corpus = summary["corpus"]
     print(f"text    {corpus['name']}, sha256 {corpus['sha256']}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -48,6 +49,6 @@ def engine(
         ("weights", weights),
         ("parameters", f"{parameters:,}"),
         ("bytes", f"{size:,}"),
-        ("run it", f"spikeformers generate {out} --prompt ..."),
+        ("run it", f"spikeformers generate {shlex.quote(str(out))} --prompt ..."),
     ]
     print_table(make_table("", ("engine file", str(out)), rows))

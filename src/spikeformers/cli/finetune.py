@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ import typer
 
 from spikeformers.cli._options import Json
 from spikeformers.errors import CheckpointError, ConfigError, DataError, UsageError
+from spikeformers.foreign import foreign
 
 if TYPE_CHECKING:
     from spikeformers.data.glue import SentenceData
@@ -51,7 +53,7 @@ def finetune(
         typer.Option("--set", help="key=value, often: a field of TrainConfig.", metavar="K=V"),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the runs in --out, exactly.")
+        bool, typer.Option("--resume", help="Continue the runs in --out, exactly.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -61,7 +63,7 @@ def finetune(
     subj, cr, sst5. Every run starts from MODEL with a fresh head. Nothing is selected on the dev
     set: scores are those of the last step. --set reaches TrainConfig (learning_rate, batch_size,
     context, steps ...); epochs are those of SpikeLM's recipe. Test predictions are written in
-    GLUE's submission format. Ctrl-C leaves a checkpoint; --resume goes on; torchrun works as in
+    GLUE's submission format. Ctrl-C leaves a checkpoint; --resume continues; torchrun works as in
     pretrain.
 
     JSON: as evaluate glue.
@@ -92,8 +94,9 @@ def finetune(
             config = _config(data, given.train, epochs, seed)
             result = _one(model, data, config, out / name / f"seed-{seed}", resume)
             if result is None:
-                again = f"spikeformers finetune {model} --task {task} --out {out} --resume"
-                say(f"Stopped in {name}, seed {seed}; {again} and the other options go on.")
+                arguments = ["finetune", str(model), "--task", task, "--out", str(out), "--resume"]
+                again = f"spikeformers {shlex.join(arguments)}"
+                say(f"Stopped in {name}, seed {seed}; {again} and the other options continue.")
                 raise typer.Exit(130)
             results.append(result)
     if is_main_process():
@@ -106,7 +109,7 @@ def _config(
     from spikeformers.training import TrainConfig
 
     values = DEFAULTS | given | {"seed": seed}
-    size = int(values["batch_size"])
+    size = TrainConfig.from_dict(values | {"steps": 1}).batch_size
     an_epoch = max(1, math.ceil(len(data.train) / size))
     if not {"steps", "tokens"} & set(given):
         passes = data.task.epochs if epochs is None else epochs
@@ -200,7 +203,7 @@ def glue(
 
     start(verbose=False)
     if not run.is_dir():
-        raise UsageError(f"{run} is no folder; give the --out of spikeformers finetune.")
+        raise UsageError(f"{run} is not a folder; give the --out of spikeformers finetune.")
     if again:
         check_folder(run, "RUN")
     files = sorted([*run.glob("result.json"), *run.glob("*/result.json")])
@@ -219,12 +222,11 @@ def glue(
 
 def read_result(path: Path) -> dict[str, Any]:
     """A run's ``result.json``; CheckpointError for one that is none."""
-    try:
-        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        if found["kind"] != "sentences":
-            raise ValueError(f"it is of the kind {found['kind']!r}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is no result of finetune: {error!r}.") from error
+    from spikeformers.reporting.results import read_sentences
+
+    found = read_sentences(path)
+    if found is None:
+        raise CheckpointError(f"{path} is not a result of spikeformers finetune.")
     return found
 
 
@@ -235,7 +237,9 @@ def _report(out: Path, results: Sequence[dict[str, Any]], as_json: bool) -> None
     from spikeformers.training.finetuning import summarise
 
     dropped = ("predictions", "labels", "model")
-    summary = summarise(results) | {
+    with foreign(f"the results in {out} do not fit together"):
+        summary = summarise(results)
+    summary |= {
         "selection": results[0]["selection"],
         "runs": [{k: v for k, v in one.items() if k not in dropped} for one in results],
     }

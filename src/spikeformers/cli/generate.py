@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spikeformers.cli._options import Json, Threads
+from spikeformers.values import LARGEST_SEED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -19,7 +20,7 @@ def generate(
         Path,
         typer.Argument(help="Model folder, or engine file.", metavar="MODEL", show_default=False),
     ],
-    prompt: Annotated[str, typer.Option(help="Text to go on from; - reads standard input.")],
+    prompt: Annotated[str, typer.Option(help="Text to continue; - reads standard input.")],
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write at most.")] = 128,
     temperature: Annotated[
         float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")
@@ -30,7 +31,9 @@ def generate(
     top_p: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest that sum to this.")
     ] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same text.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="The same seed writes the same text.")
+    ] = 0,
     stop: Annotated[
         list[str] | None, typer.Option(help="End before this text, often.", show_default=False)
     ] = None,
@@ -42,7 +45,7 @@ def generate(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Write text that goes on from a prompt.
+    """Write text that continues a prompt.
 
     Only what is new goes to standard output, as it is written. A text ends at the model's end
     token, at a stop string, after --max-new-tokens, or where the model's positions end. --engine
@@ -59,7 +62,7 @@ def generate(
 
     if top_p == 0:
         raise UsageError("--top-p is 0; it must be greater, up to 1, which draws from all tokens.")
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = _standard_input() if prompt == "-" else prompt
 
     def show(piece: str) -> None:
         if stream and not as_json:
@@ -83,7 +86,23 @@ def generate(
     print("" if stream else written.text)
     speed = f"{written.tokens} tokens, {written.tokens_per_second:,.0f} tokens/s (measured)"
     why = {"context": f"; the context of {written.context} tokens is full"}
-    say(f"[dim]{speed}{why.get(written.finish_reason, '')}[/]")
+    say(f"{speed}{why.get(written.finish_reason, '')}", "dim")
+
+
+def _standard_input() -> str:
+    """All of standard input. DataError names the byte that is not UTF-8."""
+    from spikeformers.errors import DataError
+
+    if not hasattr(sys.stdin, "buffer"):  # a caller from Python has put text there
+        return sys.stdin.read()
+    raw = sys.stdin.buffer.read()
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"standard input is not UTF-8 text: byte 0x{raw[error.start]:02x} at offset "
+            f"{error.start}. Convert it to UTF-8."
+        ) from error
 
 
 def _open(model: Path, threads: int | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

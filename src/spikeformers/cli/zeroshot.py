@@ -71,7 +71,7 @@ def zeroshot(
     (mc1 and mc2). The definitions are lm-evaluation-harness's own (pip install
     'spikeformers[eval]'); --data-dir changes where rows come from and nothing else. A score
     within two standard errors of chance is marked: it cannot be told from guessing. After Ctrl-C
-    the same command goes on: what was computed is kept. A model folder's README.md, its card, gets
+    the same command continues: what was computed is kept. A model folder's card, README.md, gets
     the scores of whole tasks. --engine reads one text at a time on the CPU (in fp32 from a model
     folder; int8 is what an engine file holds) and writes only where --out says.
 
@@ -118,7 +118,7 @@ def zeroshot(
                     ending = "" if limit is None else f".limit-{limit}"
                     write_text(out / f"zeroshot-{name}{ending}.json", one + "\n")
         except KeyboardInterrupt:
-            say(f"Stopped in {names[len(reports)]}; the same command goes on from there.")
+            say(f"Stopped in {names[len(reports)]}; the same command continues from there.")
             raise typer.Exit(130) from None
     result = runner.result(reports)
     if out is not None and not engine:
@@ -169,17 +169,19 @@ def _open_engine(model: str, threads: int | None, given: dict[str, str]) -> tupl
 
 def _update_card(out: Path) -> None:
     """The model's README.md with all whole evaluations; nothing where there is no card."""
+    from spikeformers.foreign import read_text
     from spikeformers.reporting import add_zeroshot, write_text
+    from spikeformers.reporting.results import read_zeroshot
 
     card = out.parent / "README.md"
     if out.name != "evaluations" or not card.is_file():
         return
     found: dict[str, Any] = {}
     for file in sorted(out.glob("zeroshot-*.json")):
-        tasks = json.loads(file.read_text(encoding="utf-8"))["tasks"]
+        tasks = read_zeroshot(file)
         found |= {name: told for name, told in tasks.items() if told["limit"] is None}
     if found:
-        write_text(card, add_zeroshot(card.read_text(encoding="utf-8"), found))
+        write_text(card, add_zeroshot(read_text(card), found))
 
 
 def _number(text: str) -> int:

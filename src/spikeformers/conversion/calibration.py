@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from spikeformers.errors import CheckpointError, DataError, StorageError
+from spikeformers.foreign import foreign
 from spikeformers.models._sources import watching
 from spikeformers.progress import Move, watched
 from spikeformers.storage import digest_of
@@ -134,12 +135,13 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file; CheckpointError where it is damaged."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            digest = (file.metadata() or {}).get(DIGEST)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}).") from error
+    advice = "Delete it, and --resume makes it anew."
+    with (
+        foreign(f"{path} is damaged", advice=advice),
+        safe_open(path, framework="pt") as file,
+    ):
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        digest = (file.metadata() or {}).get(DIGEST)
     if digest != _digest(tensors):
         why = "it has no digest" if digest is None else "its content is not what was written"
         raise CheckpointError(f"{path} is damaged ({why}).")

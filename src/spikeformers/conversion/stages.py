@@ -40,6 +40,7 @@ from spikeformers.conversion.measure import changed
 from spikeformers.conversion.plan import Plan, Row
 from spikeformers.conversion.thresholds import Rule
 from spikeformers.errors import CheckpointError, ConfigError, DataError, StorageError, UsageError
+from spikeformers.foreign import read_json
 from spikeformers.models import NeurTransformerConfig, NeurTransformerForCausalLM
 from spikeformers.models._adapters import refuse_adapters
 from spikeformers.models._converted import SpikingFeedForward, SpikingSelfAttention
@@ -130,7 +131,7 @@ def refuse_taken(out: Path, *, resume: bool) -> None:
     """Raise UsageError for an ``out`` that holds a model, or has nothing to resume."""
     begun = (out / FOLDER / "request.json").is_file()
     if begun and not resume:
-        raise UsageError(f"{out} holds a conversion that has not finished; --resume goes on.")
+        raise UsageError(f"{out} holds a conversion that has not finished; --resume continues it.")
     if resume and not begun:
         raise UsageError(f"Nothing to resume: {out} holds no conversion. Start without --resume.")
     if not begun and (taken := [name for name in TAKEN if (out / name).exists()]):
@@ -156,12 +157,7 @@ def _open(out: Path, request: dict[str, Any], resume: bool) -> None:
     refuse_taken(out, resume=resume)
     path = out / FOLDER / "request.json"
     if resume:
-        try:
-            before = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{path} cannot be read: {error}. Begin in another --out."
-            ) from error
+        before = read_json(path, advice="Begin in another --out.")
         if differ := [key for key in request if before.get(key) != request[key]]:
             raise ConfigError(
                 f"{out} was begun with another {' and '.join(differ)}. Resume with the same "

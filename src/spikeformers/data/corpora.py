@@ -23,6 +23,7 @@ from spikeformers.data import readers
 from spikeformers.data.builtin import builtin_documents
 from spikeformers.data.readers import Document
 from spikeformers.errors import ConfigError, DataError, nearest
+from spikeformers.values import require_kind
 
 SPLITS = ("train", "validation", "test")
 _OFFICIAL = re.compile(r"(?:wiki\.)?(train|validation|valid|val|dev|test)(?:[-_.]\d+(?:-of-\d+)?)?")
@@ -84,6 +85,9 @@ def load_corpus(
     configuration of a hub data set. Raises DataError for what is missing, empty or unreadable,
     OfflineError for a hub name that cannot be reached.
     """
+    require_kind("text_field", text_field, str)
+    require_kind("validation_fraction", validation_fraction, float)
+    require_kind("config_name", config_name, str | None)
     if not 0 <= validation_fraction < 1:
         raise ConfigError(f"validation_fraction must lie in [0, 1), got {validation_fraction}.")
     fraction = Fraction(validation_fraction).limit_denominator(100_000)

@@ -151,7 +151,7 @@ def load_sentences(name: str, data_dir: Path | None = None) -> SentenceData:
             raise DataError(f"{name} comes from local files: give their folder, --data-dir DIR.")
         return _from_hub(task)
     if not data_dir.is_dir():
-        raise DataError(f"--data-dir {data_dir} is no folder.")
+        raise DataError(f"--data-dir {data_dir} is not a folder.")
     if name in SENTIMENT:
         return _sentiment(task, _home(data_dir, "sentiment"))
     home = _home(data_dir, "glue") / task.folder

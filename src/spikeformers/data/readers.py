@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from spikeformers.errors import DataError, nearest
+from spikeformers.foreign import foreign
 
 Document = tuple[str, str]  # name, text
 TEXT = (".txt", ".text", ".md", ".markdown", ".tokens", ".raw")
@@ -193,29 +194,26 @@ def _json_text(path: Path, number: int, line: bytes, field: str) -> str:
 def parquet_rows(path: Path, name: str, field: str) -> Iterator[Document]:
     """Texts of a Parquet file, named ``NAME:ROW``."""
     try:
-        import pyarrow as arrow
         import pyarrow.parquet as parquet
     except ModuleNotFoundError as error:
         raise DataError(f"{path}: reading Parquet needs pyarrow. `pip install pyarrow`.") from error
-    try:
-        with parquet.ParquetFile(path) as table:
-            columns = table.schema_arrow.names
-            if field not in columns:
-                raise DataError(
-                    f"{path}: no column {field!r}; the columns are {sorted(columns)}."
-                    f"{nearest(field, columns)} Set text_field to the one that holds the text."
-                )
-            number = 0
-            for block in table.iter_batches(batch_size=1024, columns=[field]):
-                for text in block.column(0).to_pylist():
-                    if text is not None and not isinstance(text, str):
-                        raise DataError(
-                            f"{path}: column {field!r} holds {type(text).__name__}, not text."
-                        )
-                    yield f"{name}:{number}", text or ""
-                    number += 1
-    except (arrow.ArrowInvalid, arrow.ArrowException) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {error}") from error
+    unreadable = f"{path} cannot be read as Parquet"
+    with foreign(unreadable, DataError), parquet.ParquetFile(path) as table:
+        columns = table.schema_arrow.names
+        if field not in columns:
+            raise DataError(
+                f"{path}: no column {field!r}; the columns are {sorted(columns)}."
+                f"{nearest(field, columns)} Set text_field to the one that holds the text."
+            )
+        number = 0
+        for block in table.iter_batches(batch_size=1024, columns=[field]):
+            for text in block.column(0).to_pylist():
+                if text is not None and not isinstance(text, str):
+                    raise DataError(
+                        f"{path}: column {field!r} holds {type(text).__name__}, not text."
+                    )
+                yield f"{name}:{number}", text or ""
+                number += 1
 
 
 def _opened(path: Path) -> IO[bytes]:

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikeformers.data.corpora import Corpus
-from spikeformers.data.tokenizers import separator_id, tokenizer_digest
+from spikeformers.data.tokenizers import encoding, separator_id, tokenizer_digest
 from spikeformers.errors import DataError, StorageError, nearest
 from spikeformers.progress import Move
 from spikeformers.storage import digest_of, file_digest, new_digest
@@ -247,11 +247,12 @@ def _encoded(
     backend.no_truncation()
     backend.encode_special_tokens = True
     for pieces in _batches(_pieces(corpus.documents(split), corpus.continuous)):
-        encodings = backend.encode_batch_fast(
-            [text for text, _ in pieces], add_special_tokens=False
-        )
-        for (text, ends), encoding in zip(pieces, encodings, strict=True):
-            yield encoding.ids, ends, text
+        with encoding(f"the text of {corpus.name}"):
+            encodings = backend.encode_batch_fast(
+                [text for text, _ in pieces], add_special_tokens=False
+            )
+        for (text, ends), encoded in zip(pieces, encodings, strict=True):
+            yield encoded.ids, ends, text
 
 
 def _pieces(documents: Iterable[str], continuous: bool) -> Iterator[tuple[str, bool]]:
@@ -318,7 +319,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             raise ValueError("its content is not what was written")
     except FileNotFoundError as error:
         raise DataError(f"{folder} is no token store: it has no {MANIFEST}.") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"the token store {folder} is damaged: {MANIFEST} cannot be used ({error}). "
             "Delete the folder to make it anew."

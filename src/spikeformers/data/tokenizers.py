@@ -10,10 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spikeformers.errors import ConfigError, OfflineError
+from spikeformers.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    OfflineError,
+    SpikeformersError,
+)
+from spikeformers.foreign import foreign, read_json, read_text, without_panic_messages
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -57,13 +66,82 @@ def make_tokenizer(
     folder = Path(spec).expanduser()
     if folder.is_dir():
         backend, roles = _load_folder(folder)
-        return _wrap(backend, masked=masked, origin=str(folder), roles=roles)
+        unusable = f"the tokenizer in {folder} cannot be used"
+        with foreign(unusable, ConfigError), without_panic_messages():
+            wrapped = _wrap(backend, masked=masked, origin=str(folder), roles=roles)
+            _try_out(wrapped)
+        return wrapped
     if folder.exists() or spec.startswith((".", "/", "~")) or "\\" in spec or spec.count("/") > 1:
         raise ConfigError(
             f"tokenizer {spec!r}: no such folder. Give byte, bpe:SIZE, a folder with a "
             "tokenizer.json, or a name on the Hugging Face hub."
         )
     return _from_hub(spec, masked)
+
+
+def load_tokenizer(
+    source: str | Path, error: type[SpikeformersError] = CheckpointError, **options: Any
+) -> Any:
+    """The tokenizer that Transformers makes of ``source``, tried on its own tokens.
+
+    ``options`` go to Transformers. Raises ``error`` for files that no tokenizer can be made of, or
+    that fail at once, in one line.
+    """
+    from transformers import AutoTokenizer
+
+    advice = "Copy the tokenizer files again, or save them anew with save_pretrained()."
+    with (
+        foreign(f"{source}: the tokenizer cannot be read", error, advice),
+        without_panic_messages(),
+    ):
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+        _try_out(tokenizer)
+    return tokenizer
+
+
+def _try_out(tokenizer: Any) -> None:
+    """Encode and decode a few of its own tokens: some damage shows only then."""
+    size = len(tokenizer)
+    roles = [getattr(tokenizer, f"{role}_id") for role in ROLES]
+    for role, number in zip(ROLES, roles, strict=True):
+        if number is not None and type(number) is not int:
+            raise ValueError(f"{role} is not one token but {number!r}")
+    ids = [*range(min(size, 300)), *range(max(0, size - 8), size)]
+    ids += [number for number in roles if number is not None]
+    text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    for sample in (text, tokenizer.decode(ids, skip_special_tokens=True)):
+        encoded = tokenizer(sample)["input_ids"]
+        if not all(type(number) is int and number >= 0 for number in encoded):
+            raise ValueError("it gives no token ids")
+    tokenizer([text[:3], text[:9]], text_pair=[text[:9], text[:3]])
+
+
+@contextmanager
+def encoding(what: object = "the text") -> Iterator[None]:
+    """Around calls that encode text: ``DataError`` where the tokenizer's rules fail on it.
+
+    A vocabulary without a token for the unknown meets a word that it lacks, for instance.
+    """
+    with foreign(f"the tokenizer cannot encode {what}", DataError):
+        yield
+
+
+def check_vocabulary(tokenizer: Any, rows: int, name: object) -> None:
+    """Raise ``CheckpointError`` where text may become a token that a model of ``rows`` lacks.
+
+    A token that was added and has no role does no harm: only its own name becomes it, and
+    conversions of formats add such tokens.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    own = tokenizer.get_vocab() if backend is None else backend.get_vocab(with_added_tokens=False)
+    roles = [getattr(tokenizer, f"{role}_id") for role in ROLES if role != "unk_token"]
+    largest = max((*own.values(), *(number for number in roles if number is not None)), default=0)
+    if largest >= rows:
+        raise CheckpointError(
+            f"{name}: its tokenizer has the token {largest:,}, and the model has embeddings for "
+            f"{rows:,} tokens (0 to {rows - 1:,}), so the two do not belong together. Put the "
+            "model's own tokenizer back, or call resize_token_embeddings() and save the model."
+        )
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
@@ -144,28 +222,24 @@ def _load_folder(folder: Path) -> tuple[Tokenizer, dict[str, str]]:
     named = folder / "tokenizer.json"
     candidates = [named] if named.is_file() else sorted(folder.glob("*tokenizer*.json"))
     candidates = [path for path in candidates if path.name != "tokenizer_config.json"]
-    try:
-        if len(candidates) == 1:
+    unreadable = f"the tokenizer files in {folder} cannot be read"
+    if len(candidates) == 1:
+        with foreign(unreadable, ConfigError), without_panic_messages():
             backend = Tokenizer.from_file(str(candidates[0]))
-        elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-            lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
-            pairs = [tuple(line.split(" ")) for line in lines if not line.startswith("#version")]
-            merges = [(pair[0], pair[1]) for pair in pairs if len(pair) == 2]
-            vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        lines = read_text(folder / "merges.txt", ConfigError).splitlines()
+        pairs = [tuple(line.split(" ")) for line in lines if not line.startswith("#version")]
+        merges = [(pair[0], pair[1]) for pair in pairs if len(pair) == 2]
+        vocab = read_json(folder / "vocab.json", ConfigError)
+        with foreign(unreadable, ConfigError), without_panic_messages():
             backend = _byte_level(vocab, merges)
-        else:
-            raise ConfigError(
-                f"no tokenizer in {folder}: looked for tokenizer.json, and for vocab.json with "
-                f"merges.txt, and found {sorted(p.name for p in folder.iterdir())[:8]}."
-            )
-        config_path = folder / "tokenizer_config.json"
-        config: dict[str, Any] = {}
-        if config_path.is_file():
-            config = json.loads(config_path.read_text(encoding="utf-8"))
-    except ConfigError:
-        raise
-    except Exception as error:  # the tokenizers library raises bare Exception
-        raise ConfigError(f"the tokenizer files in {folder} cannot be read: {error}") from error
+    else:
+        raise ConfigError(
+            f"no tokenizer in {folder}: looked for tokenizer.json, and for vocab.json with "
+            f"merges.txt, and found {sorted(p.name for p in folder.iterdir())[:8]}."
+        )
+    config_path = folder / "tokenizer_config.json"
+    config = read_json(config_path, ConfigError) if config_path.is_file() else {}
     roles = {}
     for role in ROLES:
         value = config.get(role)
@@ -181,14 +255,10 @@ def _from_hub(name: str, masked: bool) -> PreTrainedTokenizerFast:
     from spikeformers.data.hub import check_online
 
     check_online("models", name)
-    try:
+    absent = f"tokenizer {name!r} is not a folder here and did not come from the Hugging Face hub"
+    advice = "Use byte, bpe:SIZE, or a folder with a tokenizer.json."
+    with foreign(absent, OfflineError, advice), without_panic_messages():
         loaded = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise OfflineError(
-            f"tokenizer {name!r} is no folder here and did not come from the Hugging Face hub "
-            f"({str(error).splitlines()[0]}). Use byte, bpe:SIZE, or a folder with a "
-            "tokenizer.json."
-        ) from error
     backend = getattr(loaded, "backend_tokenizer", None)
     if backend is None:
         raise ConfigError(f"tokenizer {name!r} has no fast version, which spikeformers needs.")

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikeformers.errors import CheckpointError, StorageError
+from spikeformers.foreign import check_object, foreign
 
 FORMAT, VERSION = "spikeformers-engine", "1"
 TYPES: dict[str, np.dtype[Any]] = {
@@ -107,8 +108,8 @@ def is_engine_file(path: str | Path) -> bool:
 def read(path: str | Path) -> Packed:
     """Open an engine file; its tensors are views of the mapped file.
 
-    Raises CheckpointError for what is missing, truncated, altered, of another version or no engine
-    file at all.
+    Raises CheckpointError for what is missing, truncated, altered, of another version or not an
+    engine file at all.
     """
     path = Path(path)
     try:
@@ -116,10 +117,10 @@ def read(path: str | Path) -> Packed:
             size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= size - 8:
-                raise CheckpointError(f"{path} is no engine file, or is truncated.")
+                raise CheckpointError(f"{path} is not an engine file, or is truncated.")
             header = file.read(length)
             if (8 + length) % ALIGN:
-                raise CheckpointError(f"{path} is no engine file: its data are not aligned.")
+                raise CheckpointError(f"{path} is not an engine file: its data are not aligned.")
             metadata, entries = _parse(path, header)
             _check(path, entries, size - 8 - length)
             digest = hashlib.sha256(header.replace(metadata["sha256"].encode(), BLANK.encode(), 1))
@@ -137,11 +138,16 @@ def read(path: str | Path) -> Packed:
         tensors[name] = np.asarray(raw.view(TYPES[entry["dtype"]]).reshape(entry["shape"]))
         if entry["dtype"] == "F32" and not np.isfinite(tensors[name]).all():
             raise CheckpointError(f"{path}: tensor {name} holds values that are not finite.")
+    described = {}
+    for key in ("description", "config", "tokenizer"):
+        with foreign(f"{path}: {key} in its header is not valid JSON"):
+            value = json.loads(metadata[key])
+        described[key] = check_object(value, {}, f"{path}: {key} in its header")
     return Packed(
-        json.loads(metadata["description"]),
+        described["description"],
         tensors,
-        json.loads(metadata["config"]),
-        json.loads(metadata["tokenizer"]),
+        described["config"],
+        described["tokenizer"],
         metadata["weights"],
     )
 
@@ -153,9 +159,11 @@ def _parse(path: Path, header: bytes) -> tuple[dict[str, str], dict[str, Any]]:
         metadata = entries.pop("__metadata__")
         kind, version = metadata["format"], metadata["version"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is no engine file: its header is not readable.") from error
+        raise CheckpointError(
+            f"{path} is not an engine file: its header is not readable."
+        ) from error
     if kind != FORMAT:
-        raise CheckpointError(f"{path} is no engine file, but {kind!r}.")
+        raise CheckpointError(f"{path} is not an engine file, but {kind!r}.")
     if version != VERSION:
         raise CheckpointError(
             f"{path} has version {version} of the engine's format, and this release reads "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from spikeformers.engine.file import Packed, read
 from spikeformers.engine.tokens import EngineTokenizer, make_sampler
 from spikeformers.errors import CheckpointError, UsageError
 from spikeformers.kernels import choose, native
+from spikeformers.values import MOST_THREADS, shortened
 
 if TYPE_CHECKING:
     from spikeformers.kernels._native import Sequence as NativeSequence
@@ -31,15 +32,12 @@ class Engine:
         self.choice = choose(kernels)
         self.packed = packed
         wanted = native().processors() if threads is None else threads
-        if wanted < 1:
-            raise UsageError(f"the engine needs at least one thread, not {wanted}.")
+        if not 1 <= wanted <= MOST_THREADS:
+            raise UsageError(f"the engine takes 1 to {MOST_THREADS} threads, not {wanted}.")
         built = build(packed.description, packed.tensors, self.choice.name, wanted)
         self._program, self._buffers = built.program, built.buffers
-        try:
-            self.vocabulary = int(packed.description["vocabulary"])
-            self.context = int(packed.config["max_position_embeddings"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"the engine file's config lacks {error}.") from error
+        self.vocabulary = _count("vocabulary", packed.description)
+        self.context = _count("max_position_embeddings", packed.config)
 
     @property
     def threads(self) -> int:
@@ -142,6 +140,15 @@ class Engine:
             return self._program.forward(sequences, tokens, wanted)
         except (ValueError, TypeError) as error:
             raise UsageError(f"{error}.") from error
+
+
+def _count(key: str, section: Mapping[str, Any]) -> int:
+    value = section.get(key)
+    if type(value) is not int or value < 1:
+        raise CheckpointError(
+            f"the engine file says {key} is {shortened(value)}; it must be a whole number from 1."
+        )
+    return value
 
 
 class EngineSystem:

@@ -8,7 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spikeformers.errors import CheckpointError, ConfigError
+from spikeformers.errors import ConfigError, DataError, UsageError
+from spikeformers.foreign import check_object, foreign, without_panic_messages
+from spikeformers.values import LARGEST_SEED
+
+TOKENIZER: dict[str, Any] = {"rules": str, "bos": int | None, "eos": int | None}
+"""What an engine file says of its tokenizer."""
 
 
 class EngineTokenizer:
@@ -17,17 +22,15 @@ class EngineTokenizer:
     def __init__(self, given: Mapping[str, Any]) -> None:
         from tokenizers import Tokenizer
 
+        check_object(given, TOKENIZER, "the engine file's tokenizer")
         self.bos_token_id: int | None = given["bos"]
         self.eos_token_id: int | None = given["eos"]
-        try:
+        with foreign("the engine file's tokenizer cannot be read"), without_panic_messages():
             self._rules = Tokenizer.from_str(given["rules"])
-        except Exception as error:  # the tokenizers library raises bare Exception
-            raise CheckpointError(
-                f"the engine file's tokenizer is not readable: {error}"
-            ) from error
 
     def __call__(self, text: str) -> dict[str, list[int]]:
-        return {"input_ids": self._rules.encode(text).ids}
+        with foreign("the text cannot be encoded", DataError), without_panic_messages():
+            return {"input_ids": self._rules.encode(text).ids}
 
     def decode(
         self,
@@ -50,6 +53,8 @@ def make_sampler(
     In its order: temperature, top-k, top-p, then a draw by PyTorch's generator, which is imported
     only here. At temperature 0 the likeliest token wins, the lowest id on ties.
     """
+    if not 0 <= seed <= LARGEST_SEED:
+        raise UsageError(f"seed is {seed}; it must be between 0 and {LARGEST_SEED}.")
     if temperature == 0:
         return lambda logits: int(logits.argmax())
     import torch

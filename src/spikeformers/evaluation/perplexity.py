@@ -11,7 +11,6 @@ exp(loss) at masked positions, by a stated seed and probability.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -27,7 +26,9 @@ from spikeformers.data import TokenSplit, mask_tokens
 from spikeformers.data.masking import IGNORED
 from spikeformers.errors import ConfigError, DataError
 from spikeformers.evaluation.windows import Text, Window, text_of, windows_of
+from spikeformers.foreign import read_json
 from spikeformers.progress import Move
+from spikeformers.values import fits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -120,8 +121,8 @@ def context_of(model: PreTrainedModel) -> int:
     record = Path(str(getattr(model.config, "_name_or_path", "") or "")) / "run.json"
     longest = getattr(model.config, "max_position_embeddings", None)
     if record.is_file():
-        trained = json.loads(record.read_text(encoding="utf-8")).get("config", {}).get("context")
-        if isinstance(trained, int):
+        trained = read_json(record, needed={"config": dict})["config"].get("context")
+        if fits(trained, int) and trained >= 2:
             return trained if longest is None else min(trained, longest)
     if longest is None:
         raise ConfigError("this model does not say how many positions it has; give a context.")

@@ -76,6 +76,8 @@ def _of_split(tokenizer: Any, split: TokenSplit, limit: int | None, end: int) ->
 def _of_documents(tokenizer: Any, documents: Iterable[str], limit: int | None, end: int) -> Text:
     from tokenizers import Tokenizer
 
+    from spikeformers.data.tokenizers import encoding
+
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_padding()
     backend.no_truncation()
@@ -83,13 +85,14 @@ def _of_documents(tokenizer: Any, documents: Iterable[str], limit: int | None, e
     pieces: list[NDArray[np.int64]] = []
     held = size = words = 0
     for text in documents:
-        encoding = backend.encode(text, add_special_tokens=False)
-        ids = [*encoding.ids, end]
+        with encoding():
+            encoded = backend.encode(text, add_special_tokens=False)
+        ids = [*encoded.ids, end]
         if limit is not None and held + len(ids) > limit:
             kept = limit - held
             ids = ids[:kept]
-            if kept < len(encoding.ids):
-                at = encoding.offsets
+            if kept < len(encoded.ids):
+                at = encoded.offsets
                 text = text[: min(at[kept - 1][1], at[kept][0])] if kept else ""
         pieces.append(np.array(ids, dtype=np.int64))
         held += len(ids)

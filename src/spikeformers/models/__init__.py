@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spikeformers.models._checks import config_errors
 from spikeformers.models._config import SpikingConfig, SpikingformerConfig
 from spikeformers.models._spikingformer import SpikingLMOutput
 from spikeformers.models.bispikclm import (
@@ -68,6 +69,7 @@ __all__ = [
     "build_config",
     "build_model",
     "build_vision_config",
+    "config_errors",
     "control_of",
     "load_model",
     "load_reference",

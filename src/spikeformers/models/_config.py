@@ -19,7 +19,7 @@ from spikeformers.attention import ATTENTIONS, COMPETITIONS, ORDERS
 from spikeformers.errors import ConfigError
 from spikeformers.layers import NORMS, ROLE_NEURONS
 from spikeformers.models._auto_map import InstalledCode
-from spikeformers.models._checks import at_least_one, between, one_of
+from spikeformers.models._checks import at_least_one, between, check_fields, few_steps, one_of
 from spikeformers.models.control import TwinPositions, text_twin
 from spikeformers.neurons import NEURONS, SURROGATES
 
@@ -80,6 +80,7 @@ class SpikingConfig(InstalledCode, PreTrainedConfig):
     pad_token_id: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        check_fields(self, kwargs)
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
         if self.position is None:
@@ -93,9 +94,10 @@ class SpikingConfig(InstalledCode, PreTrainedConfig):
         one_of(self, "surrogate", tuple(SURROGATES))
         for key in (
             *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"),
-            *("intermediate_size", "max_position_embeddings", "steps"),
+            *("intermediate_size", "max_position_embeddings"),
         ):
             at_least_one(self, key)
+        few_steps(self)
         for key in ("surrogate_sharpness", "threshold", "neuron_gain"):
             between(self, key, 0.0, math.inf)
         between(self, "dropout", -1e-9, 1.0)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig
 
 from spikeformers.errors import ConfigError, nearest
+from spikeformers.models._checks import check_labels, config_errors
 
 Weights = dict[str, Tensor]
 
@@ -219,8 +220,13 @@ def watching(
 
 def source_config(described: Mapping[str, Any]) -> PreTrainedConfig:
     """The source's config from its plain values."""
+    if not isinstance(described, Mapping) or not isinstance(described.get("model_type"), str):
+        raise ConfigError("source must be the config of a dense model, with its model_type.")
+    source_of(described["model_type"])
     values = {key: value for key, value in described.items() if key != "model_type"}
-    return AutoConfig.for_model(described["model_type"], **values)
+    check_labels(values)
+    with config_errors("source does not describe a model"):
+        return AutoConfig.for_model(described["model_type"], **values)
 
 
 def windows(config: Any) -> dict[int, int]:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 
+from spikeformers.data.tokenizers import check_vocabulary, load_tokenizer
 from spikeformers.errors import CheckpointError, ConfigError
+from spikeformers.foreign import foreign
 from spikeformers.models._weights import check_finite, check_shapes
-from spikeformers.models.loading import SAFELY, check_folder, read_config
+from spikeformers.models.loading import SAFELY, architecture_of, check_folder, read_config, rows_of
 from spikeformers.models.registry import is_masked
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ def load_classifier(
     path = Path(folder)
     check_folder(path)
     config = read_config(path)
-    architecture = (config.architectures or [""])[0]
+    architecture = architecture_of(config)
     if not (is_masked(config) or "MaskedLM" in architecture):
         raise ConfigError(
             f"{path} ({architecture or config.model_type}) does not predict masked tokens; "
@@ -45,13 +47,12 @@ def load_classifier(
     config.problem_type = "single_label_classification" if labels else "regression"
     torch.manual_seed(seed)
     check_shapes(path, AutoModelForSequenceClassification, config)
-    try:
+    with foreign(f"{path} cannot be loaded as a classifier"):
         model, info = AutoModelForSequenceClassification.from_pretrained(
             path, config=config, output_loading_info=True, use_safetensors=True, **SAFELY
         )
-        tokenizer = AutoTokenizer.from_pretrained(path, **SAFELY)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{path} cannot be loaded as a classifier: {error}") from error
+    tokenizer = load_tokenizer(path)
+    check_vocabulary(tokenizer, rows_of(model), path)
     missing = [key for key in info["missing_keys"] if not any(part in key for part in FRESH)]
     if missing:
         raise CheckpointError(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -14,13 +13,16 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedModel,
 )
 
+from spikeformers.data.tokenizers import check_vocabulary, load_tokenizer
 from spikeformers.errors import CheckpointError, nearest
+from spikeformers.foreign import foreign, read_json
+from spikeformers.models._checks import check_labels, config_errors
 from spikeformers.models._weights import check_finite, check_numbers, check_shapes, read_header
 from spikeformers.models.registry import MODELS, is_vision
+from spikeformers.values import fits, shortened
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,11 +42,15 @@ def load_model(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
     model = load_weights(path)
     if is_vision(model.config):
         raise CheckpointError(f"{path} holds a model of images, and this needs one of text.")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **SAFELY)
-    except (ValueError, OSError, KeyError) as error:
-        raise CheckpointError(f"{path}: the tokenizer cannot be read: {error}") from error
+    tokenizer = load_tokenizer(path)
+    check_vocabulary(tokenizer, rows_of(model), path)
     return model, tokenizer
+
+
+def rows_of(model: PreTrainedModel) -> int:
+    """Tokens that a model of text has an embedding for."""
+    rows: int = model.get_input_embeddings().weight.shape[0]
+    return rows
 
 
 def load_vision_model(folder: str | Path) -> PreTrainedModel:
@@ -61,7 +67,7 @@ def load_weights(path: Path) -> PreTrainedModel:
     """The model of a folder, whatever it reads, in eval mode."""
     check_folder(path)
     config = read_config(path)
-    architecture = (config.architectures or [""])[0]
+    architecture = architecture_of(config)
     auto: Any = AutoModelForCausalLM
     if "MaskedLM" in architecture:
         auto = AutoModelForMaskedLM
@@ -70,7 +76,7 @@ def load_weights(path: Path) -> PreTrainedModel:
     elif "ImageClassification" in architecture:
         auto = AutoModelForImageClassification
     check_shapes(path, auto, config)
-    try:
+    with foreign(f"{path}: the model cannot be built"):
         model, info = auto.from_pretrained(
             path,
             output_loading_info=True,
@@ -78,8 +84,6 @@ def load_weights(path: Path) -> PreTrainedModel:
             ignore_mismatched_sizes=True,
             **SAFELY,
         )
-    except (ValueError, OSError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: the model cannot be built: {error}") from error
     wrong = {
         "missing": sorted(info["missing_keys"]),
         "unexpected": sorted(info["unexpected_keys"]),
@@ -99,13 +103,10 @@ def load_weights(path: Path) -> PreTrainedModel:
 def read_config(path: Path) -> Any:
     """The config of a model folder; CheckpointError whatever is wrong with it."""
     file = path / "config.json"
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{file} is not valid JSON: {error}.") from error
-    if not isinstance(values, dict) or not values.get("model_type"):
-        raise CheckpointError(f"{file} names no model_type, so it is no model's config.")
-    kind = str(values["model_type"])
+    values = read_json(file)
+    if not isinstance(values.get("model_type"), str) or not values["model_type"]:
+        raise CheckpointError(f"{file} names no model_type, so it is not a model's config.")
+    kind = values["model_type"]
     if kind not in MODELS and kind not in CONFIG_MAPPING:
         raise CheckpointError(
             f"{file} names the model_type {kind!r}, which neither this package nor Transformers "
@@ -113,10 +114,19 @@ def read_config(path: Path) -> Any:
         )
     MODELS.get(kind)  # a model of another package is registered when it is asked for
     check_numbers(file, values, read_header(path))
-    try:
+    with config_errors(f"{file} describes no model that can be built", CheckpointError):
+        check_labels(values)
         return AutoConfig.from_pretrained(path, **SAFELY)
-    except Exception as error:  # Transformers and huggingface_hub raise many types here
-        raise CheckpointError(f"{file} describes no model that can be built: {error}") from error
+
+
+def architecture_of(config: Any) -> str:
+    """The first class that a config names, "" where it names none. CheckpointError for others."""
+    named = getattr(config, "architectures", None) or [""]
+    if not fits(named, list[str]):
+        raise CheckpointError(
+            f"architectures is {shortened(named)} in the config; it must be a list of class names."
+        )
+    return str(named[0])
 
 
 def check_folder(path: Path) -> None:
@@ -135,8 +145,8 @@ def check_folder(path: Path) -> None:
     if not config.is_file():
         hint = ""
         if (path / "run.json").is_file():
-            hint = " The run in it has not finished: go on with --resume."
-        raise CheckpointError(f"{path} has no config.json, so it is no model folder.{hint}")
+            hint = " The run in it has not finished: continue it with --resume."
+        raise CheckpointError(f"{path} has no config.json, so it is not a model folder.{hint}")
     weights = sorted(path.glob("*.safetensors"))
     if not weights:
         pickles = [p.name for p in path.iterdir() if p.suffix in PICKLES]
@@ -147,11 +157,7 @@ def check_folder(path: Path) -> None:
             )
         raise CheckpointError(f"{path} has no model.safetensors.")
     for file in weights:
-        try:
-            with safe_open(file, framework="pt") as handle:
-                handle.keys()
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{file} is truncated or not a safetensors file ({error}); copy it again or "
-                "take the run's last checkpoint with --resume."
-            ) from error
+        advice = "Copy it again, or take the run's last checkpoint with --resume."
+        damaged = f"{file} is truncated or not a safetensors file"
+        with foreign(damaged, advice=advice), safe_open(file, framework="pt") as handle:
+            handle.keys()

@@ -25,6 +25,7 @@ from spikeformers.errors import ConfigError, nearest
 from spikeformers.models._adapters import refuse_tied_adapter
 from spikeformers.models._auto_map import InstalledCode
 from spikeformers.models._cache import admit
+from spikeformers.models._checks import at_least_one, check_fields, config_errors, few_steps
 from spikeformers.models._converted import SpikingFeedForward, SpikingSelfAttention
 from spikeformers.models._generation import CachedGenerationMixin
 from spikeformers.models._masks import fitted
@@ -92,6 +93,7 @@ class NeurTransformerConfig(InstalledCode, PreTrainedConfig):
     pad_token_id: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        check_fields(self, kwargs)
         if self.source is not None:  # shape, and special tokens unless given, are the source's
             described = source_config(self.source)
             shape = source_of(described.model_type).shape(described)
@@ -133,9 +135,8 @@ class NeurTransformerConfig(InstalledCode, PreTrainedConfig):
                 raise ConfigError(
                     f"{key}={value!r} is unknown; one of {', '.join(known)}.{nearest(value, known)}"
                 )
-        for key in ("steps", "winners"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"{key} must be at least 1, not {getattr(self, key)}.")
+        few_steps(self)
+        at_least_one(self, "winners")
         most = MOST_STEPS if self.attention == "kept" else MOST_STEPS_OF_PRODUCTS
         if self.code == "phase" and not (
             self.steps <= most
@@ -287,13 +288,8 @@ class NeurTransformerForCausalLM(NeurTransformerPreTrainedModel, CachedGeneratio
 
 def neurtransformer_config(**values: Any) -> NeurTransformerConfig:
     """A checked config; ConfigError for what describes no model."""
-    try:
+    with config_errors("this is not the config of a NeurTransformer"):
         return NeurTransformerConfig(**values)
-    except Exception as error:  # huggingface_hub wraps validation errors in types of its own
-        cause = error if isinstance(error, ConfigError) else error.__cause__
-        if isinstance(cause, ConfigError):
-            raise cause from None
-        raise ConfigError(f"NeurTransformer with {values}: {error}") from error
 
 
 def install(model: nn.Module, config: NeurTransformerConfig) -> None:

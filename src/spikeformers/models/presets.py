@@ -10,6 +10,7 @@ import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from spikeformers.errors import ConfigError, nearest
+from spikeformers.models._checks import config_errors
 from spikeformers.models.registry import AUTO_CLASS, PRESETS, VISION_PRESETS, Presets, task_of
 
 Config = TypeVar("Config", bound=PreTrainedConfig)
@@ -68,19 +69,9 @@ def _build(
                 f"unknown model key {key!r} for {preset}.{nearest(key, known)} "
                 f"Known: {', '.join(sorted(known))}."
             )
-    return _built(entry.config, preset, {**given, **presets[preset], **overrides}, overrides)
+    return _built(entry.config, preset, {**given, **presets[preset], **overrides})
 
 
-def _built(
-    kind: Callable[..., Config], preset: str, values: dict[str, Any], overrides: dict[str, Any]
-) -> Config:
-    try:
+def _built(kind: Callable[..., Config], preset: str, values: dict[str, Any]) -> Config:
+    with config_errors(preset):
         return kind(**values)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{preset} with {overrides}: {error}") from error
-    except Exception as error:
-        # huggingface_hub wraps validation errors in types of its own.
-        cause = error.__cause__
-        if isinstance(cause, ConfigError):
-            raise cause from None
-        raise ConfigError(f"{preset} with {overrides}: {error}") from error

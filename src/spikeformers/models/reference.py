@@ -9,16 +9,26 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from spikeformers.data.hub import check_online
-from spikeformers.errors import CheckpointError, ConfigError, OfflineError
+from spikeformers.data.tokenizers import check_vocabulary, load_tokenizer
+from spikeformers.errors import CheckpointError, ConfigError, OfflineError, SpikeformersError
+from spikeformers.foreign import foreign
+from spikeformers.models._checks import config_errors
 from spikeformers.models._weights import check_finite, check_gguf, check_shapes
-from spikeformers.models.loading import SAFELY, check_folder, read_config
+from spikeformers.models.loading import (
+    SAFELY,
+    architecture_of,
+    check_folder,
+    read_config,
+    rows_of,
+)
 from spikeformers.models.registry import is_masked
 
 if TYPE_CHECKING:
@@ -41,26 +51,27 @@ def load_reference(
         raise ConfigError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}.")
     source, local = _find(name, gguf_file)
     more: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
-    try:
+    said = f"{name} cannot be loaded as a causal model"
+    refused: type[SpikeformersError] = CheckpointError
+    if not local:
+        said = f"{name!r} is not a folder here and did not come from the Hugging Face hub"
+        refused = OfflineError
+    with config_errors(said, refused):
         config = _config(source, gguf_file, local)
-        _refuse_masked(name, config)
-        wanted = more | {"use_safetensors": True} if not gguf_file else more
-        if attentions:
-            wanted = wanted | {"attn_implementation": "eager"}
-        chosen = torch.float32 if gguf_file and dtype == "auto" else DTYPES[dtype]
-        if local and not gguf_file:
-            check_shapes(Path(source), AutoModelForCausalLM, config)
+    _refuse_masked(name, config)
+    wanted = more | {"use_safetensors": True} if not gguf_file else more
+    if attentions:
+        wanted = wanted | {"attn_implementation": "eager"}
+    chosen = torch.float32 if gguf_file and dtype == "auto" else DTYPES[dtype]
+    if local and not gguf_file:
+        check_shapes(Path(source), AutoModelForCausalLM, config)
+    if gguf_file:
+        _refuse_larger(config, Path(source) / gguf_file)
+    with foreign(said, refused):
         model, info = AutoModelForCausalLM.from_pretrained(
             source, dtype=chosen, output_loading_info=True, **SAFELY, **wanted
         )
-        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", **SAFELY, **more)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        said = " ".join(str(error).split())[:300]
-        if local:
-            raise CheckpointError(f"{name} cannot be loaded as a causal model: {said}") from error
-        raise OfflineError(
-            f"{name!r} is no folder here and did not come from the Hugging Face hub: {said}"
-        ) from error
+    tokenizer = load_tokenizer(source, refused, padding_side="left", **more)
     if info["missing_keys"]:
         raise CheckpointError(
             f"{name}: {len(info['missing_keys'])} weights are missing (first: "
@@ -68,6 +79,7 @@ def load_reference(
         )
     if not getattr(tokenizer, "is_fast", False):
         raise ConfigError(f"{name}: its tokenizer has no fast version, which spikeformers needs.")
+    check_vocabulary(tokenizer, rows_of(model), name)
     if tokenizer.eos_token_id is None:
         raise ConfigError(f"{name}: its tokenizer names no eos token to put between documents.")
     if tokenizer.pad_token_id is None:
@@ -106,7 +118,7 @@ def _find(name: str, gguf_file: str) -> tuple[str, bool]:
             )
     elif folder.is_dir():
         if not (folder / "config.json").is_file() and any(folder.glob("*.gguf")):
-            found = min(path.name for path in folder.glob("*.gguf"))
+            found = shlex.quote(min(path.name for path in folder.glob("*.gguf")))
             raise CheckpointError(f"{folder} holds GGUF; name the file: --gguf-file {found}.")
         check_folder(folder)
     if folder.is_dir():
@@ -119,14 +131,29 @@ def _find(name: str, gguf_file: str) -> tuple[str, bool]:
 
         if not isinstance(try_to_load_from_cache(name, gguf_file or "config.json"), str):
             raise OfflineError(
-                f"{name!r} is no folder here, and the hub is switched off (HF_HUB_OFFLINE). Give "
-                "a model folder, or unset it."
+                f"{name!r} is not a folder here, and the hub is switched off (HF_HUB_OFFLINE). "
+                "Give a model folder, or unset it."
             )
     return name, False
 
 
+def _refuse_larger(config: Any, file: Path) -> None:
+    """CheckpointError for a config that a GGUF file cannot hold: it would be built first."""
+    if not file.is_file():  # of the hub
+        return
+    with file.open("rb") as raw:
+        tensors = int.from_bytes(raw.read(16)[8:], "little")
+    blocks, width = config.num_hidden_layers, getattr(config, "hidden_size", 1)
+    rows, size = getattr(config, "vocab_size", 0), file.stat().st_size
+    if blocks > tensors or rows * width > 8 * size:  # a value takes a bit at least
+        raise CheckpointError(
+            f"{file} describes {blocks:,} blocks and {rows:,} tokens of width {width:,}, "
+            f"and holds {tensors:,} tensors in {size:,} bytes. It is damaged: copy it again."
+        )
+
+
 def _refuse_masked(name: str, config: Any) -> None:
-    architecture = (getattr(config, "architectures", None) or [""])[0]
+    architecture = architecture_of(config)
     if is_masked(config) or "MaskedLM" in architecture:
         raise ConfigError(
             f"{name} ({architecture or config.model_type}) predicts masked tokens. A causal "

@@ -43,7 +43,7 @@ from spikeformers.layers import (
     SpikingPatches,
 )
 from spikeformers.models._auto_map import InstalledCode
-from spikeformers.models._checks import at_least_one, between, one_of
+from spikeformers.models._checks import at_least_one, between, check_fields, few_steps, one_of
 from spikeformers.models._loss import share_of
 from spikeformers.models.control import TwinPositions, vision_twin
 from spikeformers.neurons import LIF, SURROGATES, Neuron
@@ -141,6 +141,7 @@ class SpikingViTConfig(InstalledCode, PreTrainedConfig):
         }
 
     def __post_init__(self, **kwargs: Any) -> None:
+        check_fields(self, kwargs)
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
         roles = ATTENTIONS.get(self.attention, Attention).default_neurons
@@ -158,10 +159,11 @@ class SpikingViTConfig(InstalledCode, PreTrainedConfig):
         for key in ("query_neuron", "key_neuron", "value_neuron"):
             one_of(self, key, ROLE_NEURONS)
         for key in (
-            *("image_size", "num_channels", "hidden_size", "num_hidden_layers", "steps"),
+            *("image_size", "num_channels", "hidden_size", "num_hidden_layers"),
             *("num_attention_heads", "intermediate_size", "sps_stages"),
         ):
             at_least_one(self, key)
+        few_steps(self)
         for key in ("threshold", "attention_threshold", "surrogate_sharpness", "threshold_ratio"):
             between(self, key, 0.0, math.inf)
         for key in ("decay", "ternary_decay"):

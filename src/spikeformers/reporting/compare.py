@@ -7,7 +7,6 @@ RUN/**/result.json                       ``spikeformers finetune``
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from spikeformers.data import TokenSplit
-from spikeformers.errors import CheckpointError, UsageError
+from spikeformers.errors import UsageError
 from spikeformers.evaluation import context_of, decoding_speeds, perplexity
 from spikeformers.evaluation.bootstrap import Difference, paired_means, paired_metric
+from spikeformers.foreign import check_object
 from spikeformers.progress import Tell, watched
+from spikeformers.reporting.results import read_sentences, read_zeroshot
 from spikeformers.training.finetuning import METRICS
 from spikeformers.training.journal import read_metrics
+from spikeformers.training.run_folder import read_run
 
 SPEED_TOKENS = 32
 
@@ -41,18 +43,17 @@ class Side:
 def read_side(folder: Path, name: str) -> Side:
     """A run's folder; UsageError for one that holds nothing to compare."""
     if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder; compare takes run folders.")
+        raise UsageError(f"{folder} is not a folder; compare takes run folders.")
     side = Side(name, folder)
     _read_training(side)
     for file in sorted((folder / "evaluations").glob("zeroshot-*.json")):
-        for task, found in _json(file)["tasks"].items():
+        for task, found in read_zeroshot(file).items():
             if found["limit"] is None:
                 side.zeroshot[task] = found
     for pattern in ("result.json", "*/result.json", "*/*/result.json"):
         for file in sorted(folder.glob(pattern)):
-            found = _json(file)
-            if found.get("kind") == "sentences":
-                side.sentences.setdefault(found["task"], []).append(found)
+            if sentences := read_sentences(file, predicted=True):
+                side.sentences.setdefault(sentences["task"], []).append(sentences)
     if not (side.figures or side.zeroshot or side.sentences):
         raise UsageError(
             f"{folder} holds no run, no evaluations of `spikeformers evaluate zeroshot` and no "
@@ -64,18 +65,19 @@ def read_side(folder: Path, name: str) -> Side:
 def _read_training(side: Side) -> None:
     file = side.folder / "run.json"
     if file.is_file():
-        record = _json(file)
+        record = check_object(read_run(file), {"parameters": int}, file)
         side.figures["parameters"] = record["parameters"]
         if "examples" in record["data"]:  # a run of finetune: its losses are of another kind
             return
-    lines = read_metrics(side.folder / "metrics.jsonl")
+    lines = read_metrics(side.folder / "metrics.jsonl", whole=True)
     trained = [line for line in lines if line["kind"] == "train"]
     held_out = [line for line in lines if line["kind"] == "validation"]
     if trained:
         unit = next(key for key in trained[-1] if key.endswith("s_seen")).removesuffix("s_seen")
         seen = trained[-1][f"{unit}s_seen"]
         side.figures[f"{unit}s seen"] = seen
-        side.figures[f"training {unit}s/s"] = seen / trained[-1]["seconds"]
+        if seconds := trained[-1]["seconds"]:
+            side.figures[f"training {unit}s/s"] = seen / seconds
         if "density" in trained[-1]:
             side.figures["density, last batch"] = trained[-1]["density"]
     if held_out:
@@ -87,14 +89,6 @@ def _read_training(side: Side) -> None:
         ):
             if key in held_out[-1]:
                 side.figures[title] = held_out[-1][key]
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(file.read_text("utf-8"))
-        return found
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} cannot be read: {error}.") from error
 
 
 def measure_sides(

@@ -66,7 +66,7 @@ def loss_curve(name: str, run: Path) -> Curve:
 
     A spiking run's loss is that of the language model, without the firing-rate penalty.
     """
-    lines = read_metrics(run / "metrics.jsonl")
+    lines = read_metrics(run / "metrics.jsonl", whole=True)
     train = [line for line in lines if line["kind"] == "train"]
     held_out = [line for line in lines if line["kind"] == "validation"]
     size = max(1, math.ceil(len(train) / SMOOTHING))

@@ -147,7 +147,11 @@ def _quality(one: Trained, store: TokenStore, context: int, progress: Move) -> d
 
 
 def _training(folder: Path) -> dict[str, Any]:
-    lines = [line for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "train"]
+    lines = [
+        line
+        for line in read_metrics(folder / "metrics.jsonl", whole=True)
+        if line["kind"] == "train"
+    ]
     last = lines[-1]
     seconds = float(last["seconds"])
     return {

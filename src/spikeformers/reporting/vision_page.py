@@ -110,7 +110,7 @@ def write_vision_page(
 ) -> None:
     """Write ``path`` and, beside it, a folder of pictures; ``run`` is the model's folder."""
     pictures = path.parent / f"{path.stem}-pictures"
-    lines = read_metrics(run / "metrics.jsonl")
+    lines = read_metrics(run / "metrics.jsonl", whole=True)
     rows = [
         ("accuracy", f"{report.accuracy:.4f}", "measured"),
         ("loss, nats an image", f"{report.loss:.4f}", "measured"),

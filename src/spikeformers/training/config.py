@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from spikeformers.errors import ConfigError, nearest
+from spikeformers.values import LARGEST_SEED, MOST_THREADS, misfit
 
 CHOICES = {
     "schedule": ("cosine", "linear", "constant"),
@@ -25,6 +26,12 @@ NOT_NEGATIVE = (
     "schedule_steps",
 )
 FRACTIONS = ("min_learning_rate_ratio", "warmup_ratio", "mask_probability")
+
+TYPES: dict[str, Any] = {
+    **{"bool": bool, "str": str, "int": int, "float": float},
+    "tuple[float, float]": tuple[float, float],
+}
+"""Annotations of the config classes, as they are checked."""
 
 RESUMABLE_CHANGES = ("eval_every", "eval_batches", "log_every", "save_every", "keep_checkpoints")
 """What a resumed run may change and still end with the same weights, bit for bit."""
@@ -89,6 +96,8 @@ class TrainConfig:
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or greater")
         for name in FRACTIONS:
             require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
+        for name, most in (("threads", MOST_THREADS), ("seed", LARGEST_SEED)):
+            require(getattr(self, name) <= most, name, getattr(self, name), f"at most {most}")
         require(self.mask_probability > 0, "mask_probability", 0, "greater than 0")
         require(all(0 <= b < 1 for b in self.betas), "betas", self.betas, "in [0, 1)")
         require(self.context >= 2, "context", self.context, "2 or greater")
@@ -158,7 +167,7 @@ def require(holds: bool, name: str, value: object, wanted: str) -> None:
 
 def typed(name: str, kind: str, value: Any) -> Any:
     """``value`` as the field's type. YAML reads 1e-3 as text, so numbers in text are taken."""
-    problem = ConfigError(f"{name} is {value!r}; it must be of type {kind}.")
+    problem = ConfigError(misfit(name, value, TYPES[kind]))
     if kind == "bool" or isinstance(value, bool):
         if kind != "bool" or not isinstance(value, bool):
             raise problem
@@ -169,10 +178,12 @@ def typed(name: str, kind: str, value: Any) -> Any:
         return value
     try:
         if kind.startswith("tuple"):
-            first, second = value
-            return (float(first), float(second))
+            first, second = map(float, value)
+            if not (math.isfinite(first) and math.isfinite(second)):
+                raise problem
+            return (first, second)
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise problem from None
     if not math.isfinite(number) or (kind == "int" and number != int(number)):
         raise problem

@@ -14,8 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from spikeformers.errors import StorageError
+from spikeformers.foreign import check_object, foreign, read_text
 from spikeformers.progress import LOG, Progress
 
+NUMBERS = ("lm_loss", "density", "accuracy", "bits_per_byte")
+"""Values that pictures and tables read where a line has them."""
+ADVICE = "Mend the line, or move the file away: resuming does not need it."
 BY_LAYER = {"density_by_layer": "density", "grad_norm_by_projection": "grad_norm"}
 
 
@@ -82,10 +86,31 @@ class Journal:
         self._progress("training", step, self.total, unit="steps", shown="  ".join(shown))
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a ``metrics.jsonl``; a last line cut off by a crash is left out."""
-    lines = path.read_text("utf-8").splitlines(keepends=True) if path.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+def read_metrics(path: Path, *, whole: bool = False) -> list[dict[str, Any]]:
+    """The lines of a ``metrics.jsonl``; a last line cut off by a crash is left out.
+
+    ``whole``: each has what a finished run writes into all of them. Raises ``CheckpointError``
+    with the line's number for one that no run wrote.
+    """
+    if not path.is_file():
+        return []
+    lines = read_text(path, advice=ADVICE).split("\n")[:-1]  # text may hold other ends of lines
+    return [
+        _line(f"{path}, line {number}", line, whole)
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
+
+
+def _line(where: str, line: str, whole: bool) -> dict[str, Any]:
+    with foreign(f"{where}, is not valid JSON", advice=ADVICE):
+        value = json.loads(line)
+    found = check_object(value, {"kind": str, "step": int}, where, advice=ADVICE)
+    numbers = dict.fromkeys((key for key in NUMBERS if key in found), float)
+    seen = [key for key in found if key.endswith("s_seen")]
+    if whole:
+        numbers |= dict.fromkeys(("loss", "seconds", *(seen[:1] or ("tokens_seen",))), float)
+    return check_object(found, numbers, where, advice=ADVICE)
 
 
 def truncate(path: Path, step: int) -> None:

@@ -20,13 +20,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
-from spikeformers.errors import (
-    CheckpointError,
-    ConfigError,
-    SpikeformersError,
-    StorageError,
-    UsageError,
-)
+from spikeformers.errors import ConfigError, SpikeformersError, StorageError, UsageError
+from spikeformers.foreign import read_json
 from spikeformers.storage import run_lock, write_text
 from spikeformers.training.checkpoint import step_folders
 from spikeformers.training.config import (
@@ -36,6 +31,7 @@ from spikeformers.training.config import (
     TrainConfig,
 )
 from spikeformers.training.distributed import World, full_state
+from spikeformers.values import shortened
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -102,7 +98,7 @@ def open_run(out: Path, record: dict[str, Any], world: World, *, resume: bool) -
         return begun
     if taken := [name for name in RUN_FILES if (out / name).exists()]:
         raise UsageError(
-            f"{out} already holds a run ({taken[0]}). Use --resume to go on with it, or another "
+            f"{out} already holds a run ({taken[0]}). Use --resume to continue it, or another "
             "--out."
         )
     world.sum([0.0])  # nobody writes before everybody has looked
@@ -111,19 +107,21 @@ def open_run(out: Path, record: dict[str, Any], world: World, *, resume: bool) -
     return False
 
 
+def read_run(path: Path) -> dict[str, Any]:
+    """The content of a ``run.json``, its sections checked; CheckpointError where it is damaged."""
+    sections: dict[str, Any] = {"config": dict, "model": dict, "data": dict}
+    advice = "Begin in another --out."
+    return read_json(path, advice=advice, needed=sections, optional={"task": dict | None})
+
+
 def _same_run(out: Path, record: dict[str, Any], world: World) -> dict[str, Any]:
     """The record of ``out`` as it was; ConfigError where this is another run."""
     path = out / "run.json"
     if not path.is_file():
         raise UsageError(f"Nothing to resume: {path} does not exist. Start without --resume.")
-    try:
-        before = json.loads(path.read_text("utf-8"))
-        sections = {key: dict(before[key]) for key in ("config", "model", "data")}
-        sections["task"] = dict(before.get("task", {}))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error!r}. Begin in another --out.") from (
-            error
-        )
+    before = read_run(path)
+    sections = {key: dict(before[key] or {}) for key in ("config", "model", "data")}
+    sections["task"] = dict(before.get("task") or {})
     sections["config"] = TrainConfig().as_dict() | sections["config"]
     of_config: tuple[str, ...] = RESUMABLE_CHANGES + ROUNDING_CHANGES
     of_config += LENGTH if _only_longer(sections["config"], record["config"]) else ()
@@ -132,7 +130,9 @@ def _same_run(out: Path, record: dict[str, Any], world: World) -> dict[str, Any]
         differ = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
         refused = [key for key in differ if section != "config" or key not in of_config]
         if refused:
-            told = "; ".join(f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in refused)
+            told = "; ".join(
+                f"{k} was {shortened(old.get(k))}, now {shortened(new.get(k))}" for k in refused
+            )
             hint = _why_not_longer(old, new) if set(refused) & set(LENGTH) else ""
             raise ConfigError(
                 f"{out} was begun with another {section}: {told}. {hint}Resume with the values of "
@@ -141,7 +141,7 @@ def _same_run(out: Path, record: dict[str, Any], world: World) -> dict[str, Any]
         rounding = [key for key in differ if key in ROUNDING_CHANGES]
         if rounding and world.is_main:
             logger.warning(
-                "%s changed: the run goes on, equal up to rounding and dropout, not bit for bit",
+                "%s changed: the run continues, equal up to rounding and dropout, not bit for bit",
                 ", ".join(rounding),
             )
     return dict(before)

@@ -155,7 +155,7 @@ def test_what_is_not_there(small: Any, sets: Path, tmp_path: Path) -> None:
     one = runner(small("twin"))
     with pytest.raises(DataError, match="no rows for openbookqa: looked for the hub's allenai"):
         one.run("openbookqa", data_dir=sets)
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         one.run("piqa", data_dir=tmp_path / "none")
     with pytest.raises(OfflineError, match="Give a folder with them: --data-dir"):
         one.run("piqa")

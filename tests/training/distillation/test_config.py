@@ -22,7 +22,7 @@ def test_the_weights_and_what_they_switch_off() -> None:
     [
         ({"hts": 1}, "Unknown distillation key 'hts'. Did you mean 'hta'?"),
         ({"ea": -0.1}, "ea is -0.1; it must be 0 or greater"),
-        ({"sta": "much"}, "sta is 'much'; it must be of type float"),
+        ({"sta": "much"}, "sta is 'much'; it must be a number"),
         ({"tau": 0}, "tau is 0.0; it must be greater than 0"),
         ({"rate_steps": 0}, "rate_steps is 0"),
         ({"rate_decay": 1.5}, "between 0 and 1"),

@@ -18,6 +18,8 @@ from PIL import Image, UnidentifiedImageError
 
 from spikeformers.data.images.sets import Bytes, ImageSplit
 from spikeformers.errors import CheckpointError, ConfigError, DataError, nearest
+from spikeformers.foreign import read_json
+from spikeformers.values import fits, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -42,15 +44,19 @@ class Prep:
         path = Path(folder) / "preprocessor_config.json"
         if not path.is_file():
             return cls(size, channels)
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            means, stds = set(values["image_mean"]), set(values["image_std"])
-            (mean,), (std,) = means, stds
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"{path} does not give one image_mean and one image_std for all channels."
-            ) from error
-        return cls(size, channels, float(mean), float(std))
+        values = read_json(path)
+        numbers = []
+        for key in ("image_mean", "image_std"):
+            given = values.get(key)
+            if not fits(given, list[float]) or len(set(given or ())) != 1:
+                raise CheckpointError(
+                    f"{path} does not give one image_mean and one image_std for all channels: "
+                    f"{key} is {shortened(given)}."
+                )
+            numbers.append(float(given[0]))  # type: ignore[index]
+        if numbers[1] <= 0:
+            raise CheckpointError(f"{path}: image_std is {numbers[1]}; it must be greater than 0.")
+        return cls(size, channels, *numbers)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``preprocessor_config.json``, which Transformers' ViTImageProcessor reads."""

@@ -19,6 +19,7 @@ from spikeformers.data.images.sets import (
 )
 from spikeformers.data.sampling import HOLD_OUT, philox
 from spikeformers.errors import DataError, nearest
+from spikeformers.values import require_kind
 
 NAMED = ("digits", "cifar10", "cifar100", "fashion-mnist", "imagenet-folder")
 FASHION = (
@@ -45,6 +46,8 @@ def load_images(
     validation split a share of the training images becomes one. Raises DataError.
     """
     name = str(source)
+    require_kind("root", root, str)
+    require_kind("validation_fraction", validation_fraction, float)
     if name == "digits":
         splits, classes, digest = _digits()
     else:

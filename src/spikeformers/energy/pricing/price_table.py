@@ -18,6 +18,7 @@ from typing import Any
 
 from spikeformers.energy.pricing.prices import Cost
 from spikeformers.errors import ConfigError, nearest
+from spikeformers.foreign import foreign, read_text
 
 NEEDED: dict[str, tuple[str, ...]] = {
     "add": ("int32", "fp32"),
@@ -132,21 +133,15 @@ def load_table(given: str) -> PriceTable:
             f"there is no price table {given!r}: built in are {names}, and no such file exists."
             f"{nearest(given, built_in())}"
         )
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"price table {given} cannot be read: {error}") from error
-    return read_table(text, given)
+    return read_table(read_text(path, ConfigError), given)
 
 
 def read_table(text: str, where: str) -> PriceTable:
     """A table from YAML; ``where`` names it in errors (ConfigError)."""
     import yaml
 
-    try:
+    with foreign(f"price table {where} is not valid YAML", ConfigError):
         content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"price table {where} is not YAML: {error}") from error
     content = _mapping(content, where, "the file")
     _check_keys(content, _KEYS, where, "the file", needed=_KEYS)
     compute = _compute(content["compute"], where)

@@ -33,6 +33,7 @@ from lm_eval.models.utils import has_bos_prefix
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 
+from spikeformers.data.tokenizers import encoding
 from spikeformers.errors import ConfigError, DataError
 from spikeformers.evaluation.zeroshot.cache import LikelihoodCache, Value, request_key
 from spikeformers.models import load_reference
@@ -125,6 +126,10 @@ class SpikeformersLM(TemplateLM):
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **_: Any
     ) -> list[int]:
+        with encoding():
+            return self._ids(string, add_special_tokens)
+
+    def _ids(self, string: str, add_special_tokens: bool | None) -> list[int]:
         if add_special_tokens is None:
             begun = has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id))
             if not begun:

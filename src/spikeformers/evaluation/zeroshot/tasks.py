@@ -88,7 +88,7 @@ def _over_files(
     name: str, definition: Path, config: dict[str, Any], official: str, data_dir: Path
 ) -> Loaded:
     if not data_dir.is_dir():
-        raise DataError(f"--data-dir {data_dir} is no folder.")
+        raise DataError(f"--data-dir {data_dir} is not a folder.")
     hub_id, hub_config = str(config["dataset_path"]), config.get("dataset_name")
     splits = list(dict.fromkeys([official, str(config.get("validation_split") or official)]))
     for split in splits:

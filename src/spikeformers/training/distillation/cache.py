@@ -37,7 +37,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spikeformers.data.store import default_cache_dir
-from spikeformers.errors import CheckpointError, ConfigError, StorageError
+from spikeformers.errors import ConfigError, StorageError
+from spikeformers.foreign import read_json
 from spikeformers.storage import row_digest
 from spikeformers.training.distillation.teacher import Needs, Teacher, TeacherOutput
 
@@ -263,10 +264,7 @@ def _claim(folder: Path, named: Mapping[str, Any]) -> None:
         draft = folder / f".manifest-{os.getpid()}"
         draft.write_text(json.dumps(named, indent=2) + "\n", "utf-8")
         os.replace(draft, path)
-    try:
-        there = dict(json.loads(path.read_text("utf-8")))
-    except ValueError as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); delete {folder}.") from error
+    there = read_json(path, advice=f"Delete {folder}.")
     differ = sorted(k for k in there.keys() | named.keys() if there.get(k) != named.get(k))
     if differ:
         told = "; ".join(f"{k} is {there.get(k)!r}, not {named.get(k)!r}" for k in differ)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from spikeformers.data.glue import Examples
 from spikeformers.data.sampling import ORDER, philox
+from spikeformers.data.tokenizers import encoding
 from spikeformers.training.batches import MicroBatch
 from spikeformers.training.config import TrainConfig
 from spikeformers.training.distributed import World
@@ -37,9 +38,10 @@ class Encoded:
         self, examples: Examples, tokenizer: PreTrainedTokenizerBase, context: int
     ) -> None:
         columns = [list(column) for column in zip(*examples.texts, strict=True)]
-        self.fields: dict[str, list[list[int]]] = dict(
-            tokenizer(*columns, truncation=True, max_length=context)
-        )
+        with encoding():
+            self.fields: dict[str, list[list[int]]] = dict(
+                tokenizer(*columns, truncation=True, max_length=context)
+            )
         self.cut = sum(len(ids) == context for ids in self.fields["input_ids"])
         self.labels = examples.labels
         self.pad = int(tokenizer.pad_token_id or 0)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spikeformers.data.glue import SentenceData, SentenceTask
+from spikeformers.foreign import check_object
 from spikeformers.progress import Tell
 from spikeformers.storage import write_text
 from spikeformers.training.batches import check_context
@@ -16,10 +17,14 @@ from spikeformers.training.finetuning.examples import Encoded
 from spikeformers.training.finetuning.metrics import majority_scores
 from spikeformers.training.finetuning.task import answers, predict, scores
 from spikeformers.training.journal import read_metrics
+from spikeformers.training.run_folder import read_run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+CONFIG: dict[str, Any] = {"context": int, "batch_size": int, "seed": int}
+DATA: dict[str, Any] = {"examples": dict, "sha256": str, "origin": str}
+"""What is read of those two sections of run.json."""
 SELECTION = "none: the weights of the last step, with settings fixed before"
 
 
@@ -38,8 +43,10 @@ def measure_run(
     has what one answer to all of the dev set would score.
     """
     tell = progress or (lambda *_: None)
-    run = json.loads((folder / "run.json").read_text("utf-8"))
-    config, task = run["config"], data.task
+    run = read_run(folder / "run.json")
+    task, config = data.task, run["config"]
+    check_object(config, CONFIG, f"config in {folder / 'run.json'}")
+    check_object(run["data"], DATA, f"data in {folder / 'run.json'}")
     check_context(model, config["context"])
     dev: dict[str, float] = {}
     majority: dict[str, float] = {}
@@ -82,10 +89,10 @@ def measure_run(
         "examples": run["data"]["examples"],
         "data_sha256": run["data"]["sha256"],
         "origin": run["data"]["origin"],
-        **run["task"],
+        **(run.get("task") or {}),
         "config": config,
         "model": run["model"],
-        "parameters": run["parameters"],
+        "parameters": run.get("parameters"),
         **software,
         "submission": written,
         "predictions": predictions,
@@ -97,7 +104,9 @@ def measure_run(
 
 def _best(folder: Path, metric: str) -> dict[str, Any] | None:
     found = [
-        line for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "validation"
+        line
+        for line in read_metrics(folder / "metrics.jsonl", whole=True)
+        if line["kind"] == "validation"
     ]
     if not found:
         return None

@@ -1,0 +1,102 @@
+"""What ``run.json`` says of a run that is to be resumed: every part checked before it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spikeformers.errors import CheckpointError, ConfigError, UsageError
+from spikeformers.foreign import check_object
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+    from spikeformers.training import TrainConfig
+
+REQUEST = "request"  # key of run.json's data section that says how the data were asked for
+DISTILL = "distill"  # key of that request, in a run of `distill`
+VISION = "images"  # key of that request, in a run of `train-vision`: its data section
+VERB = "verb"  # key of that request that names any other verb
+
+ADVICE = "Begin in another --out."
+MODEL: dict[str, Any] = {"preset": str, "control": bool}
+"""What a request says of a model that was made by its preset."""
+TEXT: dict[str, Any] = {"source": str, "tokenizer": str}
+"""What it says of text."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run's record: ``sections`` as they stand in ``path``."""
+
+    path: Path
+    sections: Mapping[str, Any]
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """How the run was asked for; empty in a run that no verb began."""
+        asked = self.sections["data"].get(REQUEST) or {}
+        where = self._of("request")
+        return dict(check_object(asked, {}, where, advice=ADVICE, optional={VERB: str}))
+
+    def asked(self, *kinds: Mapping[str, Any]) -> dict[str, Any]:
+        """The request, with keys and types that the verb needs of it."""
+        request = self.request
+        for needed in kinds:
+            check_object(request, needed, self._of("request"), advice=ADVICE)
+        return request
+
+    def part(self, values: Any, needed: Mapping[str, Any], name: str) -> dict[str, Any]:
+        """A mapping within the request, checked likewise."""
+        return dict(check_object(values, needed, self._of(name), advice=ADVICE))
+
+    def train(self, changes: Mapping[str, Any]) -> TrainConfig:
+        """How it is trained, with ``changes`` on top."""
+        from spikeformers.training import TrainConfig
+
+        begun: TrainConfig = self.made(TrainConfig.from_dict, self.sections["config"], "config")
+        return begun.continued(changes)
+
+    def made(self, make: Any, values: Mapping[str, Any], name: str) -> Any:
+        """``make(values)``; what is wrong with them is laid to this file."""
+        try:
+            return make(values)
+        except ConfigError as error:
+            raise CheckpointError(f"{self._of(name)} cannot be used: {error} {ADVICE}") from error
+
+    def model(self) -> PreTrainedConfig:
+        """The config of the model that is trained."""
+        from transformers import AutoConfig
+
+        from spikeformers.models import config_errors
+
+        values = self.part(self.sections["model"], {"model_type": str}, "model")
+        with config_errors(f"{self._of('model')} cannot be used", CheckpointError):
+            return AutoConfig.for_model(**values)
+
+    def _of(self, name: str) -> str:
+        return f"{name} in {self.path}"
+
+
+def read_record(out: Path) -> Record:
+    """The record of the run in ``out``; UsageError where there is none."""
+    from spikeformers.training.run_folder import read_run
+
+    path = out / "run.json"
+    if not path.is_file():
+        raise UsageError(f"nothing to resume: {path} does not exist. Start without --resume.")
+    return Record(path, read_run(path))
+
+
+def verb_of(request: Mapping[str, Any]) -> str:
+    """The verb that began a run."""
+    named = "distill" if DISTILL in request else "pretrain"
+    return str(request.get(VERB) or named)
+
+
+def refuse_another_verb(out: Path, request: Mapping[str, Any], own: bool) -> None:
+    """Raise ``UsageError``, which names the right verb, unless the run is of the ``own`` one."""
+    if not own:
+        raise UsageError(f"{out} is resumed with `spikeformers {verb_of(request)}`, and its keys.")

@@ -1,0 +1,104 @@
+"""What a value may be, in words that somebody who typed it understands, and a check of it.
+
+Types are those of annotations: ``int``, ``float``, ``str``, ``bool``, ``list[int]``,
+``tuple[float, float]``, ``dict[str, float]`` and unions of these, ``None`` among them.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+from typing import Any, Literal, Union, get_args, get_origin
+
+from spikeformers.errors import ConfigError
+
+MOST_THREADS = 1024
+"""More cannot be started everywhere, and the libraries that try to end the process."""
+LARGEST_SEED = (1 << 64) - 1
+"""The generators of PyTorch take 64 bits."""
+
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+_PLURALS = {bool: "true or false", int: "whole numbers", float: "numbers", str: "texts"}
+_COUNTS = {2: "two", 3: "three"}
+
+
+def in_words(kind: Any) -> str:
+    """The type ``kind`` as one says it: "a whole number", "text or null", "two numbers"."""
+    if kind in (None, type(None)):
+        return "null"
+    if kind in _WORDS:
+        return _WORDS[kind]
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(in_words(part) for part in parts))
+    if origin is Literal:
+        return f"one of {', '.join(map(str, parts))}"
+    if origin is tuple and Ellipsis not in parts:
+        return f"{_COUNTS.get(len(parts), str(len(parts)))} {_plural(parts[0])}"
+    if (origin or kind) in (list, tuple):
+        return f"a list of {_plural(parts[0])}" if parts else "a list"
+    if (origin or kind) is dict:
+        return f"a mapping of names to {_plural(parts[1])}" if parts else "a mapping"
+    return f"a {kind if isinstance(kind, str) else getattr(kind, '__name__', str(kind))}"
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether ``value`` is of the type; whole numbers are numbers, and NaN and infinity are not."""
+    if kind is Any:
+        return True
+    if kind in (None, type(None)):
+        return value is None
+    if kind is float:
+        return _is_number(value) and _is_finite(value)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, part) for part in parts)
+    if origin is Literal:
+        return value in parts
+    if origin is tuple and Ellipsis not in parts:
+        sized = isinstance(value, (list, tuple)) and len(value) == len(parts)
+        return sized and all(fits(one, part) for one, part in zip(value, parts, strict=True))
+    if origin in (list, tuple):
+        return isinstance(value, (list, tuple)) and all(fits(one, parts[0]) for one in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            fits(key, parts[0]) and fits(one, parts[1]) for key, one in value.items()
+        )
+    return isinstance(value, kind)
+
+
+def require_kind(name: str, value: Any, kind: Any) -> None:
+    """Raise ``ConfigError`` unless ``value`` is of the type."""
+    if not fits(value, kind):
+        raise ConfigError(misfit(name, value, kind))
+
+
+def misfit(name: str, value: Any, kind: Any) -> str:
+    """The sentence about a value of the wrong type."""
+    wanted = in_words(kind)
+    if str(value).strip("+-").lower() in ("nan", "inf", "infinity", ".nan", ".inf"):
+        wanted = wanted.replace("a number", "a finite number")
+    return f"{name} is {shortened(value)}; it must be {wanted}."
+
+
+def shortened(value: Any, longest: int = 80) -> str:
+    """``repr`` of a value, cut where it is long, on one line and of printable characters."""
+    said = repr(value)
+    return said if len(said) <= longest else f"{said[: longest - 4]} ..."
+
+
+def _plural(kind: Any) -> str:
+    return _PLURALS.get(kind) or in_words(kind)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_finite(value: int | float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floating-point ones
+        return False
