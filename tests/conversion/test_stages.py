@@ -312,7 +312,7 @@ def test_stops_and_resumes(
         model, tokenizer, windows, plan, out, resume=True,
         progress=lambda stage, done, of: stages.append((stage, done)),
     )  # fmt: skip
-    assert stages == [("conversion", n) for n in (1, 2, 3, 4)]
+    assert stages == [("conversion", n) for n in (0, 1, 2, 3, 4)]
     assert found.layers == whole.layers
     ours, theirs = found.model.state_dict(), whole.model.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
