@@ -215,7 +215,7 @@ def _no_hanging() -> Iterator[None]:
     params=[
         pytest.param((QUICK, 0), id="quick"),
         *(
-            pytest.param((PART, number), id=f"part{number}", marks=pytest.mark.fuzz)
+            pytest.param((PART, number), id=f"part{number:02}", marks=pytest.mark.fuzz)
             for number in range(1, PARTS + 1)
         ),
     ]
@@ -225,9 +225,9 @@ def survive(request: pytest.FixtureRequest) -> Survive:
     return Survive(*request.param)
 
 
-@pytest.fixture
-def gigabytes() -> Iterator[None]:
-    """Let this process take two gigabytes more and no others, so that a huge size is refused."""
+@pytest.fixture(autouse=True)
+def two_gigabytes() -> Iterator[None]:
+    """Let this process take two gigabytes more, so that a huge size is refused to it at once."""
     resource = pytest.importorskip("resource")
     pages = Path("/proc/self/statm")
     if not pages.is_file():  # only Linux keeps to the limit

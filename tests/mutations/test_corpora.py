@@ -45,7 +45,7 @@ KINDS: dict[str, tuple[Callable[[Path], bytes], Mutator]] = {
 
 
 @pytest.mark.parametrize("name", list(KINDS))
-def test_corpus(survive: Survive, tmp_path: Path, name: str, gigabytes: None) -> None:
+def test_corpus(survive: Survive, tmp_path: Path, name: str) -> None:
     make, change = KINDS[name]
     file, tokenizer = tmp_path / name, make_tokenizer("byte")
 

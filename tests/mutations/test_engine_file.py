@@ -61,9 +61,7 @@ def change_inside(raw: bytes, draw: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("change", [change_safetensors, change_inside])
-def test_engine_file(
-    survive: Survive, content: bytes, tmp_path: Path, change: Any, gigabytes: None
-) -> None:
+def test_engine_file(survive: Survive, content: bytes, tmp_path: Path, change: Any) -> None:
     file = tmp_path / "x.engine"
 
     def use(mutant: bytes) -> None:

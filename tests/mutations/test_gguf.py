@@ -64,7 +64,7 @@ def change_gguf(content: bytes, draw: random.Random) -> bytes:
     return bytes(raw)
 
 
-def test_gguf(survive: Survive, tmp_path: Path, gigabytes: None) -> None:
+def test_gguf(survive: Survive, tmp_path: Path) -> None:
     file = tmp_path / "m.gguf"
     content = make(file)
 

@@ -91,7 +91,7 @@ def restored(file: Path) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_config(survive: Survive, folders: dict[str, Path], kind: str, gigabytes: None) -> None:
+def test_config(survive: Survive, folders: dict[str, Path], kind: str) -> None:
     folder, load = folders[kind], KINDS[kind][1]
     file = folder / "config.json"
 
@@ -119,7 +119,7 @@ def test_generation_config(survive: Survive, folders: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["wd", "converted", "vision"])
-def test_weights(survive: Survive, folders: dict[str, Path], kind: str, gigabytes: None) -> None:
+def test_weights(survive: Survive, folders: dict[str, Path], kind: str) -> None:
     folder, load = folders[kind], KINDS[kind][1]
     file = folder / "model.safetensors"
 

@@ -86,7 +86,7 @@ REOPEN: dict[str, tuple[Callable[[Path], Any], float]] = {
 
 
 @pytest.mark.parametrize("verb", list(REOPEN))
-def test_run_record(survive: Survive, runs: dict[str, Path], verb: str, gigabytes: None) -> None:
+def test_run_record(survive: Survive, runs: dict[str, Path], verb: str) -> None:
     file = runs[verb] / "run.json"
     resume, share = REOPEN[verb]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from spikeformers.errors import CheckpointError, StorageError
-from spikeformers.training.journal import Journal, read_metrics, truncate
+from spikeformers.training.journal import SEEN, Journal, read_metrics, truncate
 
 
 def test_lines_and_event_files(tmp_path: Path) -> None:
@@ -92,8 +92,9 @@ def test_what_pictures_read_must_be_in_every_line(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     line = {"kind": "train", "step": 1, "loss": 0.5, "seconds": 2.0, "tokens_seen": 8}
     path.write_text(json.dumps(line) + "\n")
-    assert read_metrics(path, whole=True) == [line]
+    needed = ("loss", "seconds", SEEN)
+    assert read_metrics(path, needed=needed) == [line]
     for key in ("loss", "seconds", "tokens_seen"):
         path.write_text(json.dumps({k: v for k, v in line.items() if k != key}) + "\n")
         with pytest.raises(CheckpointError, match=f"line 1 cannot be used: '{key}' is missing"):
-            read_metrics(path, whole=True)
+            read_metrics(path, needed=needed)

@@ -178,7 +178,7 @@ def _update_card(out: Path) -> None:
         return
     found: dict[str, Any] = {}
     for file in sorted(out.glob("zeroshot-*.json")):
-        tasks = read_zeroshot(file)
+        tasks = read_zeroshot(file, for_card=True)
         found |= {name: told for name, told in tasks.items() if told["limit"] is None}
     if found:
         write_text(card, add_zeroshot(read_text(card), found))

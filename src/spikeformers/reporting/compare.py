@@ -17,12 +17,11 @@ from spikeformers.data import TokenSplit
 from spikeformers.errors import UsageError
 from spikeformers.evaluation import context_of, decoding_speeds, perplexity
 from spikeformers.evaluation.bootstrap import Difference, paired_means, paired_metric
-from spikeformers.foreign import check_object
+from spikeformers.foreign import read_json
 from spikeformers.progress import Tell, watched
 from spikeformers.reporting.results import read_sentences, read_zeroshot
 from spikeformers.training.finetuning import METRICS
-from spikeformers.training.journal import read_metrics
-from spikeformers.training.run_folder import read_run
+from spikeformers.training.journal import SEEN, read_metrics
 
 SPEED_TOKENS = 32
 
@@ -65,11 +64,11 @@ def read_side(folder: Path, name: str) -> Side:
 def _read_training(side: Side) -> None:
     file = side.folder / "run.json"
     if file.is_file():
-        record = check_object(read_run(file), {"parameters": int}, file)
+        record = read_json(file, needed={"parameters": int, "data": dict})
         side.figures["parameters"] = record["parameters"]
         if "examples" in record["data"]:  # a run of finetune: its losses are of another kind
             return
-    lines = read_metrics(side.folder / "metrics.jsonl", whole=True)
+    lines = read_metrics(side.folder / "metrics.jsonl", needed=("seconds", SEEN))
     trained = [line for line in lines if line["kind"] == "train"]
     held_out = [line for line in lines if line["kind"] == "validation"]
     if trained:

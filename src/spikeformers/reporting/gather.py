@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from spikeformers.data import batch, consecutive_starts
 from spikeformers.energy import neuron_names, raster_of, winners_of_sentence
 from spikeformers.reporting.pictures import Curve
-from spikeformers.training.journal import read_metrics
+from spikeformers.training.journal import SEEN, read_metrics
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -66,7 +66,7 @@ def loss_curve(name: str, run: Path) -> Curve:
 
     A spiking run's loss is that of the language model, without the firing-rate penalty.
     """
-    lines = read_metrics(run / "metrics.jsonl", whole=True)
+    lines = read_metrics(run / "metrics.jsonl", needed=("loss", SEEN))
     train = [line for line in lines if line["kind"] == "train"]
     held_out = [line for line in lines if line["kind"] == "validation"]
     size = max(1, math.ceil(len(train) / SMOOTHING))

@@ -30,7 +30,7 @@ from spikeformers.reporting.gather import (
 from spikeformers.reporting.machine import machine, versions
 from spikeformers.reporting.pair_page import write_pair_page
 from spikeformers.storage import write_text
-from spikeformers.training.journal import read_metrics
+from spikeformers.training.journal import SEEN, read_metrics
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -149,7 +149,7 @@ def _quality(one: Trained, store: TokenStore, context: int, progress: Move) -> d
 def _training(folder: Path) -> dict[str, Any]:
     lines = [
         line
-        for line in read_metrics(folder / "metrics.jsonl", whole=True)
+        for line in read_metrics(folder / "metrics.jsonl", needed=("seconds", SEEN))
         if line["kind"] == "train"
     ]
     last = lines[-1]

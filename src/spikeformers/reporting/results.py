@@ -8,38 +8,48 @@ from typing import Any
 from spikeformers.foreign import check_object, read_json
 
 TASK: dict[str, Any] = {
-    **{"limit": int | None, "docs_sha256": str, "documents": int, "split": str},
+    **{"limit": int | None, "docs_sha256": str},
     **{"metrics": dict[str, dict[str, Any]], "samples": dict[str, list[float]]},
 }
+ACCURACIES = ("acc", "acc_norm")
+"""What tables and cards show; other metrics have no chance beside them."""
 METRIC: dict[str, Any] = {
-    **{"value": float, "stderr": float, "at_chance": bool},
+    **{"value": float, "stderr": float, "at_chance": bool | None},
     **{"chance": float | None, "majority": float | None},
 }
+ON_A_CARD: dict[str, Any] = {"documents": int, "split": str}
+"""What a model card says of a task beside its scores."""
 SENTENCES: dict[str, Any] = {
-    **{"task": str, "seed": int, "data_sha256": str, "selection": str, "config": dict},
-    "dev": dict[str, float],
+    **{"task": str, "seed": int, "data_sha256": str, "dev": dict[str, float]},
 }
+SETTINGS: dict[str, Any] = {"selection": str, "config": dict}
+"""What a finished run of a resumed `finetune` is compared by, and its summary says."""
 PREDICTED: dict[str, Any] = {"labels": dict[str, list[Any]], "predictions": dict[str, list[Any]]}
 
 
-def read_zeroshot(path: Path) -> dict[str, dict[str, Any]]:
+def read_zeroshot(path: Path, *, for_card: bool = False) -> dict[str, dict[str, Any]]:
     """Task -> its part of a ``zeroshot-TASK.json``. CheckpointError names a damaged file."""
+    needed = TASK | (ON_A_CARD if for_card else {})
     advice = "`spikeformers evaluate zeroshot` writes it anew."
     tasks = read_json(path, advice=advice, needed={"tasks": dict[str, dict[str, Any]]})["tasks"]
     for name, found in tasks.items():
-        check_object(found, TASK, f"{name} in {path}", advice=advice)
-        for metric, one in found["metrics"].items():
-            check_object(one, METRIC, f"{name} {metric} in {path}", advice=advice)
+        check_object(found, needed, f"{name} in {path}", advice=advice)
+        for metric in ACCURACIES:
+            if metric in found["metrics"]:
+                where = f"{name} {metric} in {path}"
+                check_object(found["metrics"][metric], METRIC, where, advice=advice)
     return dict(tasks)
 
 
 def read_sentences(path: Path, *, predicted: bool = False) -> dict[str, Any] | None:
     """A ``result.json`` of ``spikeformers finetune``; None for a file of another kind.
 
-    ``predicted``: it must hold labels and predictions. CheckpointError names a damaged file.
+    ``predicted``: it must hold labels and predictions, else what it was made with.
+    CheckpointError names a damaged file.
     """
     advice = "`spikeformers evaluate glue --again` measures the run anew."
     found = read_json(path, advice=advice)
     if found.get("kind") != "sentences":
         return None
-    return check_object(found, SENTENCES | (PREDICTED if predicted else {}), path, advice=advice)
+    needed = SENTENCES | (PREDICTED if predicted else SETTINGS)
+    return check_object(found, needed, path, advice=advice)

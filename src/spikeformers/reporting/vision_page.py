@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from spikeformers.reporting._style import CYCLE, GREY, SPIKING, drawing
 from spikeformers.reporting.html import Page, Section, write_page
-from spikeformers.training.journal import read_metrics
+from spikeformers.training.journal import SEEN, read_metrics
 
 if TYPE_CHECKING:
     from spikeformers.evaluation import Entropy, VisionReport
@@ -110,7 +110,7 @@ def write_vision_page(
 ) -> None:
     """Write ``path`` and, beside it, a folder of pictures; ``run`` is the model's folder."""
     pictures = path.parent / f"{path.stem}-pictures"
-    lines = read_metrics(run / "metrics.jsonl", whole=True)
+    lines = read_metrics(run / "metrics.jsonl", needed=("loss", SEEN))
     rows = [
         ("accuracy", f"{report.accuracy:.4f}", "measured"),
         ("loss, nats an image", f"{report.loss:.4f}", "measured"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from spikeformers.errors import StorageError
 from spikeformers.foreign import check_object, foreign, read_text
 from spikeformers.progress import LOG, Progress
 
-NUMBERS = ("lm_loss", "density", "accuracy", "bits_per_byte")
+SEEN = "seen"  # stands for tokens_seen, images_seen or examples_seen
+NUMBERS = ("loss", "lm_loss", "density", "accuracy", "bits_per_byte")
 """Values that pictures and tables read where a line has them."""
 ADVICE = "Mend the line, or move the file away: resuming does not need it."
 BY_LAYER = {"density_by_layer": "density", "grad_norm_by_projection": "grad_norm"}
@@ -86,31 +87,30 @@ class Journal:
         self._progress("training", step, self.total, unit="steps", shown="  ".join(shown))
 
 
-def read_metrics(path: Path, *, whole: bool = False) -> list[dict[str, Any]]:
+def read_metrics(path: Path, *, needed: Sequence[str] = ()) -> list[dict[str, Any]]:
     """The lines of a ``metrics.jsonl``; a last line cut off by a crash is left out.
 
-    ``whole``: each has what a finished run writes into all of them. Raises ``CheckpointError``
-    with the line's number for one that no run wrote.
+    ``needed`` are numbers that each must have, ``SEEN`` among them. Raises ``CheckpointError`` with
+    the line's number for one that no run wrote.
     """
     if not path.is_file():
         return []
     lines = read_text(path, advice=ADVICE).split("\n")[:-1]  # text may hold other ends of lines
     return [
-        _line(f"{path}, line {number}", line, whole)
+        _line(f"{path}, line {number}", line, needed)
         for number, line in enumerate(lines, start=1)
         if line.strip()
     ]
 
 
-def _line(where: str, line: str, whole: bool) -> dict[str, Any]:
+def _line(where: str, line: str, needed: Sequence[str]) -> dict[str, Any]:
     with foreign(f"{where}, is not valid JSON", advice=ADVICE):
         value = json.loads(line)
     found = check_object(value, {"kind": str, "step": int}, where, advice=ADVICE)
-    numbers = dict.fromkeys((key for key in NUMBERS if key in found), float)
-    seen = [key for key in found if key.endswith("s_seen")]
-    if whole:
-        numbers |= dict.fromkeys(("loss", "seconds", *(seen[:1] or ("tokens_seen",))), float)
-    return check_object(found, numbers, where, advice=ADVICE)
+    seen = next((key for key in found if key.endswith("s_seen")), "tokens_seen")
+    numbers = dict.fromkeys((seen if key == SEEN else key for key in needed), float)
+    optional = dict.fromkeys(NUMBERS, float)
+    return check_object(found, numbers, where, advice=ADVICE, optional=optional)
 
 
 def truncate(path: Path, step: int) -> None:

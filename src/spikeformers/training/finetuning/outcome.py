@@ -104,9 +104,7 @@ def measure_run(
 
 def _best(folder: Path, metric: str) -> dict[str, Any] | None:
     found = [
-        line
-        for line in read_metrics(folder / "metrics.jsonl", whole=True)
-        if line["kind"] == "validation"
+        line for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "validation"
     ]
     if not found:
         return None
