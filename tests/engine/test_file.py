@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from spikeformers.engine import Engine, Packed, is_engine_file, load, read, write
+from spikeformers.engine import (
+    Description,
+    Engine,
+    NeuronSpec,
+    NormSpec,
+    Packed,
+    is_engine_file,
+    load,
+    read,
+    write,
+)
+from spikeformers.engine.file import PIECE
 from spikeformers.errors import CheckpointError, SpikeformersError, StorageError
 from spikeformers.export import pack
 
@@ -152,19 +166,139 @@ def test_data_that_are_not_aligned_are_refused(file: Path) -> None:
         load(file)
 
 
-def test_values_that_are_not_finite_are_refused(packed: Packed, tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused(
+    value: float, packed: Packed, file: Path, tmp_path: Path
+) -> None:
+    """By name: when they are written, and, in a file of other hands, wherever they lie in it."""
     tensors = {name: tensor.copy() for name, tensor in packed.tensors.items()}
-    tensors["norm.weight"][0] = np.nan
-    broken = Packed(packed.description, tensors, packed.config, packed.tokenizer, packed.weights)
-    write(broken, tmp_path / "x")
-    with pytest.raises(CheckpointError, match=r"norm\.weight holds values"):
-        load(tmp_path / "x")
+    tensors["norm.weight"][0] = value
+    with pytest.raises(CheckpointError, match=r"tensor 'norm\.weight' holds values"):
+        write(replace(packed, tensors=tensors), tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+    whole = file.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + length])
+    for name, entry in header.items():
+        if name == "__metadata__" or entry["dtype"] != "F32":
+            continue
+        begin, end = entry["data_offsets"]
+        for at in (begin, end - 4):
+            changed = bytearray(whole)
+            changed[8 + length + at : 8 + length + at + 4] = np.float32(value).tobytes()
+            file.write_bytes(changed)
+            rewritten(file, lambda header: None)
+            with pytest.raises(CheckpointError, match=f"tensor '{name}' holds values"):
+                load(file)
 
 
-def test_what_is_no_engine_file(tmp_path: Path) -> None:
+def test_values_at_the_seams_of_what_is_read_are_checked(tmp_path: Path) -> None:
+    """A file is read in pieces of 1 MiB: the last value of one, the first of the next, the last."""
+    values = 5 * PIECE // 8  # two pieces and a half, of float32
+    for at in (PIECE // 4 - 1, PIECE // 4, values - 1):
+        tensors = {"a": np.zeros(7, np.float32), "b": np.zeros(values - 7, np.float32)}
+        write(Packed({}, tensors, {}, {}, "fp32"), tmp_path / "x")
+        raw = bytearray((tmp_path / "x").read_bytes())
+        place = len(raw) - 4 * (values - at)
+        raw[place : place + 4] = np.float32(np.nan).tobytes()
+        (tmp_path / "x").write_bytes(raw)
+        rewritten(tmp_path / "x", lambda header: None)
+        with pytest.raises(CheckpointError, match="tensor 'b' holds values"):
+            read(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"description": "{"}, "its description is not readable JSON"),
+        ({"description": "[" * 100_000}, "its description is not readable JSON"),
+        ({"description": "[]"}, "its description is not an object"),
+        ({"config": "3"}, "its config is not an object"),
+        ({"config": "{}"}, "no max_position_embeddings that is a number"),
+        ({"config": '{"max_position_embeddings": Infinity}'}, "that is a number"),
+        ({"config": '{"max_position_embeddings": 0}'}, "is 0, not at least 1"),
+        ({"tokenizer": "null"}, "its tokenizer is not an object"),
+        ({"tokenizer": '{"rules": 3}'}, "its tokenizer is malformed"),
+        ({"tokenizer": '{"eos": "x"}'}, "its tokenizer is malformed"),
+        ({"weights": 3}, "its header lacks one of"),
+    ],
+)
+def test_metadata_of_other_hands_are_refused_by_name(
+    change: dict[str, Any], said: str, file: Path
+) -> None:
+    rewritten(file, lambda header: header["__metadata__"].update(change))
+    with pytest.raises(CheckpointError, match=said):
+        load(file)
+
+
+def test_entries_of_other_hands_are_refused_by_name(file: Path) -> None:
+    whole = file.read_bytes()
+    changes: list[dict[str, Any]] = [{"dtype": ["F32"]}, {"dtype": {}}, {"shape": [1] * 70}]
+    changes += [{"shape": [0, 2**47]}, {"shape": 3}, {"data_offsets": [0]}, {"dtype": "F64"}]
+    for change in changes:
+        file.write_bytes(whole)
+        rewritten(file, lambda header, change=change: header["norm.weight"].update(change))
+        with pytest.raises(CheckpointError, match=r"entry of tensor 'norm\.weight' is malformed"):
+            load(file)
+
+
+RESIDENT = """
+import re, sys
+from spikeformers.engine import load
+
+def resident():
+    text = open("/proc/self/smaps").read()
+    part = text[text.index(sys.argv[1]):]
+    return 1024 * int(re.search(r"Rss: +([0-9]+) kB", part)[1])
+
+engine = load(sys.argv[1], threads=1)
+opened = resident()
+engine.advance(engine.sequence(), 0)
+print(opened, resident())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("weights", ["fp32", "int8"])
+def test_what_never_fires_is_never_resident(weights: str, tmp_path: Path) -> None:
+    """Of a matrix of 32 MiB the one row whose input fires: opening the file touches none of it."""
+    to = Description(vocabulary=4)
+    to.real("x", 2048)
+    to.spikes("s", 2048, NeuronSpec("integer", levels=1))
+    to.real("y", 4096)
+    to.real("last", 4096)
+    to.real("logits", 4)
+    to.embed("x", "table", by_column=False)
+    to.fire("x", "s", NormSpec())
+    to.linear("s", "y", "large")
+    to.select("y", "last")
+    to.linear("last", "logits", "head")
+    to.finish("logits")
+    table = np.zeros((4, 2048), np.float32)
+    table[0, 1000] = 1
+    large = np.ones((2048, 4096), np.float32)
+    tensors: dict[str, Any] = {"table": table, "head": np.ones((4096, 4), np.float32)}
+    if weights == "fp32":
+        tensors["large"] = large
+    else:
+        tensors["large"], tensors["large.scale"] = large.astype(np.int8), large[0]
+        tensors["unread"] = np.ones((24, 1 << 20), np.int8)
+    config = {"max_position_embeddings": 8}
+    file = tmp_path / "model.engine"
+    size = write(Packed(asdict(to), tensors, config, {}, weights), file)
+    assert size > 32 << 20
+    done = subprocess.run(
+        [sys.executable, "-c", RESIDENT, str(file)], capture_output=True, text=True, check=True
+    )
+    opened, ran = map(int, done.stdout.split())
+    assert opened < size / 8  # a page that is touched may bring 2 MiB of its neighbours
+    assert opened <= ran < size / 8
+
+
+def test_what_is_not_an_engine_file(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.write_bytes((56).to_bytes(8, "little") + b"{}".ljust(56))
-    for path, said in ((other, "no engine file"), (tmp_path, "cannot be read"), (tmp_path / "no", "cannot be read")):  # fmt: skip  # noqa: E501
+    for path, said in ((other, "not an engine file"), (tmp_path, "cannot be read"), (tmp_path / "no", "cannot be read")):  # fmt: skip  # noqa: E501
         with pytest.raises(CheckpointError, match=said):
             load(path)
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from spikeformers.engine import Engine
-from spikeformers.errors import EngineUnavailable, UsageError
+from spikeformers.engine import Engine, Packed
+from spikeformers.errors import CheckpointError, EngineUnavailable, UsageError
 from spikeformers.export import pack
 from spikeformers.export.quantising import int4
 from spikeformers.kernels import native
@@ -214,6 +214,27 @@ def test_what_is_not_there_is_refused(make_model: Make, ids: Ids) -> None:
     other = Engine(pack(make_model(), None, "fp32"), threads=1)
     with pytest.raises(UsageError, match="another program"):
         other.feed(text, [1])
+    for token in (1.5, "5", None, [1], 2**31, 2**70, -(2**40)):
+        for call in (engine.feed, engine.advance):
+            with pytest.raises(UsageError, match=r"a token is a whole number|not among the 61"):
+                call(engine.sequence(), [token] if call == engine.feed else token)
+    for texts, tokens, said in (
+        ([None], [0], "sequence 0 is of type NoneType"),
+        ([engine.sequence(), "text"], [0, 1], "sequence 1 is of type str"),
+        ([engine.sequence()], [0, 1], "1 sequences for 2 tokens"),
+        ([], [], "no tokens"),
+        ([other.sequence()], [0], "another program"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            engine.step(texts, tokens)
+    twice = engine.sequence()
+    with pytest.raises(UsageError, match="a sequence comes twice"):
+        engine.step([twice, engine.sequence(), twice], [1, 2, 3])
+    assert twice.tokens == 0
+    with pytest.raises(UsageError, match=r"NoneType|incompatible"):
+        engine.advance(None, 0)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="no buffer 'z'; there are x, "):
+        engine.values("z")
     with pytest.raises(UsageError, match="at least one thread"):
         Engine(engine.packed, threads=0)
     with pytest.raises(EngineUnavailable, match="no such path"):
@@ -240,6 +261,32 @@ def test_threads_of_python_take_turns(make_model: Make, ids: Ids) -> None:
     assert all((logits == wanted).all() for logits in found)
 
 
-def test_threads_are_no_more_than_processors(make_model: Make) -> None:
-    engine = Engine(pack(make_model(), None, "fp32"), threads=64)
+@pytest.mark.parametrize("threads", [64, 10**5, 10**30])
+def test_threads_are_no_more_than_processors(threads: int, make_model: Make) -> None:
+    engine = Engine(pack(make_model(), None, "fp32"), threads=threads)
     assert engine.threads == native().processors()
+
+
+KINDS = ("wd", "bispikclm", "converted-ssa", "converted-cwssa", "converted-kept")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("weights", ["fp32", "int8"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_neuron_is_silent_about_weights_that_are_not_finite(
+    kind: str, weights: str, value: float, make_model: Make, make_other: Make, ids: Ids
+) -> None:
+    """Whichever tensor it is, the model is refused or its call fails: there are no tokens of it."""
+    packed = pack(make_model(position="both") if kind == "wd" else make_other(kind), None, weights)
+
+    def run(packed: Packed) -> None:
+        engine = Engine(packed, threads=2)
+        engine.feed(engine.sequence(), ids(1, 40))
+
+    run(packed)
+    for name, tensor in packed.tensors.items():
+        if tensor.dtype != np.float32:
+            continue
+        broken = replace(packed, tensors={**packed.tensors, name: np.full_like(tensor, value)})
+        with pytest.raises(CheckpointError, match=r"not finite|positive"):
+            run(broken)

@@ -47,7 +47,10 @@ def build(
     """
     try:
         return _build(description, tensors, path, threads)
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+    except (
+        *(KeyError, TypeError, ValueError, OverflowError, AttributeError),
+        *(MemoryError, RuntimeError),
+    ) as error:
         raise CheckpointError(f"the engine cannot run this description: {error!r}.") from error
 
 
@@ -66,6 +69,8 @@ def _build(
         if name not in STEPS:
             raise ValueError(f"unknown step {name!r}")
         getattr(program, name)(**_arguments(name, given, ids, tensors))
+    if not program.finished:
+        raise ValueError("it names no logits: its last step must be finish")
     return Built(program, ids)
 
 

@@ -3,23 +3,27 @@
     8 bytes     length of the header
     header      JSON: tensors by name, and __metadata__ with format, version, sha256, description,
                 config, tokenizer, weights; padded with spaces so that the data begin at 64
-    data        float32 tensors, then int8 and int4 (U8); matrices input-major, whole ones with
-                NAME.scale; of int4, 64 outputs in 32 bytes, see spikeformers.export.quantising
+    data        float32 tensors, then int8 and int4 (U8), the smallest first; matrices
+                input-major, whole ones with NAME.scale; of int4, 64 outputs in 32 bytes, see
+                spikeformers.export.quantising
 
-The checksum covers header and data. It is read through once on opening, by ordinary reads, so that
-only what fires is ever resident.
+The checksum covers header and data. The file is read through once on opening, by ordinary reads,
+for the checksum and for values that are not finite; the tensors are a mapping of it, of which only
+what fires is ever resident.
 """
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +39,8 @@ TYPES: dict[str, np.dtype[Any]] = {
 }
 NAMES = {dtype: name for name, dtype in TYPES.items()}
 ALIGN, BLANK = 64, "0" * 64
+PIECE = 1 << 20  # bytes that are read at a time
+AXES = 8  # a tensor has no more
 KEYS = ("format", "version", "sha256", "description", "config", "tokenizer", "weights")
 
 
@@ -52,9 +58,19 @@ class Packed:
 
 
 def write(packed: Packed, path: str | Path) -> int:
-    """Write an engine file through a temporary name; returns its bytes. Raises StorageError."""
+    """Write an engine file through a temporary name; returns its bytes.
+
+    Raises StorageError, and CheckpointError for a tensor that holds NaN or infinity.
+    """
     path = Path(path)
-    ordered = sorted(packed.tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
+    for name, tensor in packed.tensors.items():
+        if not np.isfinite(tensor).all():
+            raise CheckpointError(
+                f"tensor {name!r} holds values that are not finite: {path} was not written."
+            )
+    ordered = sorted(  # small ones lie together, so that what every token reads is few pages
+        packed.tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[1].nbytes, item[0])
+    )
     entries: dict[str, Any] = {}
     at = 0
     for name, tensor in ordered:
@@ -101,15 +117,18 @@ def is_engine_file(path: str | Path) -> bool:
     path = Path(path)
     if not path.is_file():
         return False
-    with path.open("rb") as file:
-        return FORMAT.encode() in file.read(256)
+    try:
+        with path.open("rb") as file:
+            return FORMAT.encode() in file.read(256)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 def read(path: str | Path) -> Packed:
     """Open an engine file; its tensors are views of the mapped file.
 
-    Raises CheckpointError for what is missing, truncated, altered, of another version or not an
-    engine file at all.
+    Raises CheckpointError for what is missing, truncated, altered, of another version, not an
+    engine file at all, or holds values that are not finite.
     """
     path = Path(path)
     try:
@@ -123,33 +142,72 @@ def read(path: str | Path) -> Packed:
                 raise CheckpointError(f"{path} is not an engine file: its data are not aligned.")
             metadata, entries = _parse(path, header)
             _check(path, entries, size - 8 - length)
-            digest = hashlib.sha256(header.replace(metadata["sha256"].encode(), BLANK.encode(), 1))
-            while piece := file.read(1 << 20):
-                digest.update(piece)
+            broken = _read_through(path, file, header, metadata["sha256"], entries)
+            # Of the file that was read, not of one that has its name by now.
+            mapped = np.memmap(file, np.uint8, "r", offset=8 + length) if entries else None  # type: ignore[call-overload]
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
-    if digest.hexdigest() != metadata["sha256"]:
-        raise CheckpointError(f"{path} was altered or damaged (checksum); export it again.")
-    mapped = np.memmap(path, np.uint8, "r", offset=8 + length) if size > 8 + length else None
+    if broken is not None:
+        raise CheckpointError(f"{path}: tensor {broken!r} holds values that are not finite.")
     tensors: dict[str, NDArray[Any]] = {}
     for name, entry in entries.items():
         begin, end = entry["data_offsets"]
-        raw = np.empty(0, np.uint8) if mapped is None else mapped[begin:end]
-        tensors[name] = np.asarray(raw.view(TYPES[entry["dtype"]]).reshape(entry["shape"]))
-        if entry["dtype"] == "F32" and not np.isfinite(tensors[name]).all():
-            raise CheckpointError(f"{path}: tensor {name} holds values that are not finite.")
-    described = {}
-    for key in ("description", "config", "tokenizer"):
-        with foreign(f"{path}: {key} in its header is not valid JSON"):
-            value = json.loads(metadata[key])
-        described[key] = check_object(value, {}, f"{path}: {key} in its header")
-    return Packed(
-        described["description"],
-        tensors,
-        described["config"],
-        described["tokenizer"],
-        metadata["weights"],
+        assert mapped is not None
+        raw = mapped[begin:end].view(TYPES[entry["dtype"]])
+        tensors[name] = np.asarray(raw.reshape(entry["shape"]))
+    description, config, tokenizer = (
+        _dictionary(path, key, metadata[key]) for key in ("description", "config", "tokenizer")
     )
+    _check_tokenizer(path, tokenizer)
+    return Packed(description, tensors, config, tokenizer, metadata["weights"])
+
+
+def _read_through(
+    path: Path, file: BinaryIO, header: bytes, sha256: str, entries: Mapping[str, Any]
+) -> str | None:
+    """Check the digest, and name the first tensor that is not finite, a piece at a time.
+
+    What is read stays in the system's cache, not in this process: no page of a mapping is touched.
+    """
+    reals = sorted(
+        (*entry["data_offsets"], name) for name, entry in entries.items() if entry["dtype"] == "F32"
+    )
+    digest = hashlib.sha256(header.replace(sha256.encode(), BLANK.encode(), 1))
+    broken, at = None, 0
+    while piece := file.read(PIECE):
+        digest.update(piece)
+        broken = broken or _not_finite(piece, at, reals)
+        at += len(piece)
+    if digest.hexdigest() != sha256:
+        raise CheckpointError(f"{path} was altered or damaged (checksum); export it again.")
+    return broken
+
+
+def _not_finite(piece: bytes, at: int, reals: Sequence[tuple[int, int, str]]) -> str | None:
+    """Name of a tensor with a value that is not finite in the bytes from ``at`` on."""
+    first = bisect.bisect_right(reals, at, key=lambda span: span[1])
+    for begin, end, name in reals[first:]:
+        if begin >= at + len(piece):
+            return None
+        start, stop = max(begin, at) - at, min(end, at + len(piece)) - at
+        values = np.frombuffer(piece, TYPES["F32"], (stop - start) // 4, start)
+        if not np.isfinite(values).all():
+            return name
+    return None
+
+
+def _dictionary(path: Path, key: str, text: str) -> dict[str, Any]:
+    with foreign(f"{path}: {key} in its header is not valid JSON"):
+        value = json.loads(text)
+    return check_object(value, {}, f"{path}: {key} in its header")
+
+
+def _check_tokenizer(path: Path, tokenizer: Mapping[str, Any]) -> None:
+    rules, ids = tokenizer.get("rules"), [tokenizer.get(key) for key in ("bos", "eos")]
+    if not (rules is None or isinstance(rules, str)) or not all(
+        id is None or type(id) is int for id in ids
+    ):
+        raise CheckpointError(f"{path}: its tokenizer is malformed: rules are text, ids numbers.")
 
 
 def _parse(path: Path, header: bytes) -> tuple[dict[str, str], dict[str, Any]]:
@@ -171,16 +229,21 @@ def _parse(path: Path, header: bytes) -> tuple[dict[str, str], dict[str, Any]]:
         )
     if not all(isinstance(metadata.get(key), str) for key in KEYS):
         raise CheckpointError(f"{path}: its header lacks one of {', '.join(KEYS)}.")
+    if not re.fullmatch("[0-9a-f]{64}", metadata["sha256"]):
+        raise CheckpointError(f"{path}: its sha256 is not 64 digits.")
     for name, entry in entries.items():
         fine = (
             isinstance(entry, dict)
-            and entry.get("dtype") in TYPES
+            and isinstance(entry.get("dtype"), str)
+            and entry["dtype"] in TYPES
             and all(
                 isinstance(entry.get(key), list)
                 and all(type(n) is int and 0 <= n < 1 << 48 for n in entry[key])
+                and len(entry[key]) <= AXES
                 for key in ("shape", "data_offsets")
             )
             and len(entry["data_offsets"]) == 2
+            and 0 not in entry["shape"]
         )
         if not fine:
             raise CheckpointError(f"{path}: the header's entry of tensor {name!r} is malformed.")

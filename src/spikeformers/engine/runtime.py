@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +35,7 @@ class Engine:
         wanted = native().processors() if threads is None else threads
         if not 1 <= wanted <= MOST_THREADS:
             raise UsageError(f"the engine takes 1 to {MOST_THREADS} threads, not {wanted}.")
+        wanted = min(wanted, native().processors())
         built = build(packed.description, packed.tensors, self.choice.name, wanted)
         self._program, self._buffers = built.program, built.buffers
         self.vocabulary = _count("vocabulary", packed.description)
@@ -81,7 +83,7 @@ class Engine:
             raise UsageError("no tokens: a sequence is continued with at least one.")
         found, first = [], len(tokens) - count
         for start in range(0, len(tokens), CHUNK):
-            piece = [int(token) for token in tokens[start : start + CHUNK]]
+            piece = self._ids(tokens[start : start + CHUNK])
             wanted = list(range(max(0, first - start), len(piece)))
             found.append(self._forward([sequence] * len(piece), piece, wanted))
         return np.concatenate(found)
@@ -89,15 +91,23 @@ class Engine:
     def step(
         self, sequences: Sequence[NativeSequence], tokens: Sequence[int]
     ) -> NDArray[np.float32]:
-        """One token for each of several sequences at once; logits ``[len(sequences), V]``."""
-        return self._forward(list(sequences), list(tokens), list(range(len(tokens))))
+        """One token for each of several sequences at once; logits ``[len(sequences), V]``.
+
+        Raises UsageError for a sequence that comes twice, or that this engine did not make.
+        """
+        texts, ids = list(sequences), self._ids(tokens)
+        if len({id(text) for text in texts}) < len(texts):
+            raise UsageError("a sequence comes twice: a step appends one token to each.")
+        return self._forward(texts, ids, list(range(len(ids))))
 
     def advance(self, sequence: NativeSequence, token: int) -> int:
         """Append one token and return the likeliest next: the logits stay inside."""
         try:
-            return self._program.advance(sequence, token)
-        except ValueError as error:
+            return self._program.advance(sequence, *self._ids([token]))
+        except (ValueError, TypeError) as error:
             raise UsageError(f"{error}.") from error
+        except OverflowError as error:
+            raise _not_finite(error) from error
 
     def generate(
         self,
@@ -131,7 +141,23 @@ class Engine:
 
     def values(self, buffer: str) -> NDArray[Any]:
         """What a buffer of the description holds after the last call, ``[S * T, width]``."""
+        if buffer not in self._buffers:
+            raise UsageError(f"no buffer {buffer!r}; there are {', '.join(self._buffers)}.")
         return self._program.values(self._buffers[buffer])
+
+    def _ids(self, tokens: Sequence[int]) -> list[int]:
+        """Tokens as plain numbers. Raises UsageError for what is not one of the vocabulary."""
+        ids = []
+        for token in tokens:
+            try:
+                ids.append(operator.index(token))
+            except TypeError as error:
+                raise UsageError(f"a token is a whole number, not {token!r}.") from error
+            if not 0 <= ids[-1] < self.vocabulary:
+                raise UsageError(
+                    f"token {ids[-1]} is not among the {self.vocabulary} of the vocabulary."
+                )
+        return ids
 
     def _forward(
         self, sequences: list[NativeSequence], tokens: list[int], wanted: list[int]
@@ -140,6 +166,15 @@ class Engine:
             return self._program.forward(sequences, tokens, wanted)
         except (ValueError, TypeError) as error:
             raise UsageError(f"{error}.") from error
+        except OverflowError as error:
+            raise _not_finite(error) from error
+
+
+def _not_finite(error: OverflowError) -> CheckpointError:
+    return CheckpointError(
+        f"the model computes values that are not finite ({error}): its weights are damaged, or too "
+        "large. The texts that it was reading cannot be continued."
+    )
 
 
 def _count(key: str, section: Mapping[str, Any]) -> int:

@@ -7,6 +7,10 @@
 
 All paths give the same bits: they add in the same order, and none fuses a product into a sum. The
 engine runs whole models over these kernels in one call (`spikeformers.engine`).
+
+What a kernel is given is checked before it runs: shapes, types, and that every value lies within
+what its arithmetic holds (cpp/limits.hpp). ValueError says what does not; OverflowError, that a
+value in between is not finite.
 """
 
 from __future__ import annotations
@@ -94,7 +98,8 @@ def product(
 ) -> NDArray[np.float32]:
     """``unit * counts @ matrix (* scale) + bias``, reading the rows of inputs that fired.
 
-    ``counts`` ``[T, in]``; ``matrix`` ``[in, out]``, float32, or int8 with a ``scale`` ``[out]``.
+    ``counts`` ``[T, in]``, int8 within -64 to 64; ``matrix`` ``[in, out]``, float32, or int8 with a
+    ``scale`` ``[out]``.
     """
     found, _ = native().product(
         counts, matrix, scale, bias, unit, choose(path).name, threads, repeats=1
@@ -209,7 +214,7 @@ def fire(
     reset: str = "soft",
     path: str | None = None,
 ) -> NDArray[np.int8]:
-    """Counts ``[S, n]`` of one neuron layer for currents ``[S, n]``."""
+    """Counts ``[S, n]`` of one neuron layer for currents ``[S, n]``; ``levels`` are 1 to 64."""
     return native().fire(
         *(current, spike_type, levels, unit, decay, threshold, ratio, reset), choose(path).name
     )

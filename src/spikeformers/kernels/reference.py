@@ -1,5 +1,8 @@
 """The kernels in plain NumPy, a few lines each: the definition that C++ is held to.
 
+What they take is bounded as it is there (cpp/limits.hpp), where it matters for the answer: counts
+are int8 and no larger than 64, and a neuron has the resets of its kind.
+
 Shapes: S simulation steps, T tokens, H heads, K per head. Whole numbers are exact; sums of reals
 are taken in double, so a kernel may differ from them by float rounding.
 """
@@ -12,6 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+MAX_LEVELS = 64
+RESETS = {"binary": ("soft", "hard", "delayed"), "integer": ("soft",), "ternary": ("soft", "hard")}
+
 
 def product(
     counts: NDArray[np.int8],
@@ -20,7 +26,9 @@ def product(
     bias: NDArray[np.float32] | None = None,
     unit: float = 1.0,
 ) -> NDArray[np.float64]:
-    """``unit * counts @ matrix (* scale) + bias``."""
+    """``unit * counts @ matrix (* scale) + bias``. Raises ValueError for counts beyond 64."""
+    if counts.dtype != np.int8 or (np.abs(counts.astype(int)) > MAX_LEVELS).any():
+        raise ValueError(f"counts are int8, within -{MAX_LEVELS} to {MAX_LEVELS}")
     y = counts.astype(np.float64) @ matrix.astype(np.float64) * unit
     y = y if scale is None else y * scale
     return y if bias is None else y + bias
@@ -36,7 +44,14 @@ def fire(
     ratio: float = 0.5,
     reset: str = "soft",
 ) -> NDArray[np.int8]:
-    """Counts of one neuron layer, ``[S, n]``; `spikeformers.neurons` has the equations."""
+    """Counts of one neuron layer, ``[S, n]``; `spikeformers.neurons` has the equations.
+
+    Raises ValueError for levels that an int8 count does not hold, and resets that it does not have.
+    """
+    if not 1 <= levels <= MAX_LEVELS:
+        raise ValueError(f"levels={levels}: levels must be 1 to {MAX_LEVELS}")
+    if reset not in RESETS[spike_type]:
+        raise ValueError(f"{spike_type} neurons reset {' or '.join(RESETS[spike_type])}")
     carry = np.zeros_like(current[0])
     steps = []
     for now in current:

@@ -52,30 +52,32 @@ class Bar {
  public:
   Bar(const Scoring& scoring, bool ties_win) : scoring_(scoring), ties_win_(ties_win) {}
 
+  // Any guess will do: a bisection follows. (NaN is no guess.)
   std::int32_t least(float worst, float bias) {
     if (worst == worst_ && bias == bias_) return least_;
     worst_ = worst;
     bias_ = bias;
     const double guess = (static_cast<double>(worst) - bias) /
                          (static_cast<double>(scoring_.unit) * scoring_.scale);
-    auto wins_at = static_cast<std::int32_t>(std::clamp<double>(guess, -kFar, kFar));
-    auto loses_at = wins_at;  // then one of the two is moved away, and a bisection ends it
-    for (std::int32_t step = 1; wins_at < kFar && !wins(wins_at); step *= 2)
+    std::int64_t wins_at =
+        std::isnan(guess) ? 0 : static_cast<std::int64_t>(std::clamp<double>(guess, -kFar, kFar));
+    std::int64_t loses_at = wins_at;  // then one of the two is moved away, and a bisection ends it
+    for (std::int64_t step = 1; wins_at < kFar && !wins(wins_at); step *= 2)
       loses_at = wins_at, wins_at = std::min(kFar, wins_at + step);
-    for (std::int32_t step = 1; loses_at > -kFar && wins(loses_at); step *= 2)
+    for (std::int64_t step = 1; loses_at > -kFar && wins(loses_at); step *= 2)
       wins_at = loses_at, loses_at = std::max(-kFar, loses_at - step);
     while (wins_at - loses_at > 1) {
-      const std::int32_t middle = loses_at + (wins_at - loses_at) / 2;
+      const std::int64_t middle = loses_at + (wins_at - loses_at) / 2;
       (wins(middle) ? wins_at : loses_at) = middle;
     }
-    least_ = wins_at;
+    least_ = static_cast<std::int32_t>(wins_at);
     return least_;
   }
 
  private:
-  static constexpr std::int32_t kFar = 1 << 28;  // beyond any score
-  bool wins(std::int32_t score) const {
-    const float value = scoring_.of(score) + bias_;
+  static constexpr std::int64_t kFar = 1 << 28;  // beyond any score (limits.hpp)
+  bool wins(std::int64_t score) const {
+    const float value = scoring_.of(static_cast<std::int32_t>(score)) + bias_;
     return ties_win_ ? value >= worst_ : value > worst_;
   }
   const Scoring& scoring_;

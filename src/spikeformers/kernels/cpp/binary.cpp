@@ -58,10 +58,11 @@ void Program::run(const Recount& step, const Frame&) {
   out.resize(in.rows);
   const float most = out.neuron.type == SpikeType::binary ? 1.0f : static_cast<float>(out.neuron.levels);
   for_rows(pool, in.rows, [&](std::int64_t r) {
+    expect_finite(all_finite(in.real.data() + r * in.width, in.width));
     for (std::int64_t i = r * in.width; i < (r + 1) * in.width; ++i) {
       const float count = in.real[static_cast<std::size_t>(i)] / out.neuron.unit;
       out.count[static_cast<std::size_t>(i)] =
-          static_cast<std::int8_t>(std::lrint(std::min(std::max(count, 0.0f), most)));
+          static_cast<std::int8_t>(std::lrint(std::min(std::max(0.0f, count), most)));  // of NaN 0
     }
   });
   collect(out, false);
@@ -72,6 +73,7 @@ void Program::rate(int in, int out, const Neuron& neuron, int hears) {
   Buffer& to = output(out, true, "rate");
   require(from.width == to.width, "rate: widths differ");
   require(from.steps == 1, "rate: it hears one value for all its steps");
+  check_neuron(neuron);
   require(neuron.type == SpikeType::binary && to.neuron.type == SpikeType::integer &&
               hears >= 1 && hears <= to.neuron.levels,
           "rate: binary spikes of its steps are summed into counts");
@@ -90,6 +92,7 @@ void Program::run(const Rate& step, const Frame&) {
     spikes.resize(static_cast<std::size_t>(in.width));
     std::int8_t* sum = out.count.data() + r * in.width;
     std::memset(sum, 0, static_cast<std::size_t>(in.width));
+    expect_finite(all_finite(in.real.data() + r * in.width, in.width));
     for (int s = 0; s < step.steps; ++s) {
       kernels.fire(step.neuron, in.real.data() + r * in.width, carry.data(), s == 0, in.width,
                    spikes.data());
@@ -112,13 +115,13 @@ void Program::edges(int query, int key, int value, int out, int heads, float dec
     require(!one.selected && one.steps == steps, "edges: they come before select");
   }
   require(to.width == q.width, "edges: the output's width differs");
-  require(q.width / heads <= INT16_MAX, "edges: a head is too wide");
-  require(decay >= 0.0f && decay <= 1.0f, "edges: the decay is 0 to 1");
+  require(q.width / heads <= kMaxHead, "edges: a head has more than " + std::to_string(kMaxHead) + " features");
+  require(between(decay, 0.0f, 1.0f), "edges: the decay is 0 to 1");
   require(scale.n == heads, "edges: the scale" + sizes(scale.n, heads));
   require(threshold.n == heads, "edges: the threshold" + sizes(threshold.n, heads));
   for (int h = 0; h < heads; ++h)
-    require(scale.data[h] > 0.0f && threshold.data[h] > 0.0f,
-            "edges: a scale or a threshold is not positive");
+    require(is_scale(scale.data[h]) && threshold.data[h] > 0.0f && threshold.data[h] <= kMaxThreshold,
+            "edges: a scale or a threshold is not positive, or too large");
   std::vector<BiasLine> lines = bias_lines(bias, heads, "edges");
   wrote(to, steps, false);
   steps_.emplace_back(

@@ -9,8 +9,10 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <mutex>
 #include <optional>
 
+#include "limits.hpp"
 #include "paths.hpp"
 #include "program.hpp"
 
@@ -19,8 +21,9 @@ namespace spikeformers {
 namespace nb = nanobind;
 
 using Reals = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
-using Counts = nb::ndarray<const std::int8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+// Of any type, which is checked: a type given here would turn an array of others into it, and wrap.
 using Matrix = nb::ndarray<nb::ndim<2>, nb::ro, nb::c_contig, nb::device::cpu>;
+using Counts = Matrix;
 
 template <class T>
 nb::ndarray<nb::numpy, T> owned(std::vector<T>&& values, std::vector<std::size_t> shape) {
@@ -32,6 +35,25 @@ nb::ndarray<nb::numpy, T> owned(std::vector<T>&& values, std::vector<std::size_t
 inline std::vector<float> reals_of(const Program& program, int id) {
   const Buffer& buffer = program.buffer(id);
   return {buffer.real.begin(), buffer.real.begin() + static_cast<std::ptrdiff_t>(buffer.rows * buffer.width)};
+}
+
+// Counts from `least` to `most`, the range of a neuron.
+inline const std::int8_t* counts_of(const Counts& array, int least, int most, const std::string& what) {
+  require(array.dtype() == nb::dtype<std::int8_t>(), what + ": counts must be int8");
+  const auto* count = static_cast<const std::int8_t*>(array.data());
+  for (std::size_t i = 0; i < array.size(); ++i)
+    require(count[i] >= least && count[i] <= most,
+            what + ": a count of " + std::to_string(count[i]) + " is not within " + std::to_string(least) +
+                " to " + std::to_string(most));
+  return count;
+}
+
+// What `work` returns, with nobody else inside the program meanwhile, and without Python's lock.
+template <class Work>
+auto alone(const Program& program, const Work& work) {
+  nb::gil_scoped_release free;
+  const std::lock_guard<std::mutex> lock(program.busy());
+  return work();
 }
 
 inline void require_aligned(const void* data) {
@@ -99,6 +121,7 @@ inline Neuron neuron_of(const std::string& type, int levels, float unit, float d
   neuron.ratio = ratio;
   neuron.reset = named<Reset>(
       reset, {{"soft", Reset::soft}, {"hard", Reset::hard}, {"delayed", Reset::delayed}});
+  check_neuron(neuron);
   return neuron;
 }
 

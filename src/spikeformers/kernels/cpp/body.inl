@@ -25,14 +25,21 @@ SPIKEFORMERS_INLINE void store(void* to, V v) {
 }
 
 #include "products.inl"
+#include "panels.inl"
 
 // ---- norms and neurons -------------------------------------------------------------------------
 
-void norm(NormKind kind, const float* x, std::int64_t n, const float* gain, const float* shift,
+bool norm(NormKind kind, const float* x, std::int64_t n, const float* gain, const float* shift,
           float eps, float* out) {
   if (kind == NormKind::none) {
-    for (std::int64_t i = 0; i < n; ++i) out[i] = x[i];
-    return;
+    std::uint32_t beyond = 0;
+    for (std::int64_t i = 0; i < n; ++i) {
+      std::uint32_t bits;
+      __builtin_memcpy(&bits, x + i, sizeof bits);
+      beyond |= (bits & 0x7f800000u) == 0x7f800000u;
+      out[i] = x[i];
+    }
+    return beyond == 0;
   }
   // Eight sums in double: the same bits on every path, and closer than any order in float.
   double part[8] = {};
@@ -58,6 +65,7 @@ void norm(NormKind kind, const float* x, std::int64_t n, const float* gain, cons
     for (i = 0; i < n; ++i) out[i] = (x[i] - centre) * factor * gain[i] + shift[i];
   else
     for (i = 0; i < n; ++i) out[i] = x[i] * factor * gain[i];
+  return __builtin_isfinite(variance) && __builtin_isfinite(factor);  // one value spoils the sum
 }
 
 // Nearest whole number, halves to even, of 0 <= u < 2^22.

@@ -15,7 +15,7 @@ void Program::pair(int in, int out, std::int64_t offset, Vector value, int large
   require(value.n == to.width || value.n == 2 * to.width,
           "pair: the value of a spike" + sizes(value.n, to.width) + " or twice as many");
   for (std::int64_t i = 0; i < value.n; ++i)
-    require(value.data[i] > 0.0f, "pair: the value of a spike is not positive");
+    require(between(value.data[i], kMinValue, kMaxValue), "pair: the value of a spike is not positive, or too large");
   require(largest >= 1 && largest < (1 << 23), "pair: counts are whole numbers below 2^23");
   const auto most = static_cast<float>(largest);
   wrote(to, from.steps, from.selected);
@@ -34,6 +34,7 @@ void Program::run(const Pair& step, const Frame&) {
     float* to = out.real.data() + r * out.width;
     more.pair(in.real.data() + r * in.width + step.offset, step.value.data, off, out.width, step.low,
               step.high, step.counts, to);
+    expect_finite(all_finite(in.real.data() + r * in.width + step.offset, out.width));
     std::int64_t fired = 0;
     for (std::int64_t i = 0; i < out.width; ++i) fired += to[i] != 0.0f;
     events += fired;
@@ -103,6 +104,9 @@ void Program::rotate(int to, std::int64_t offset, int heads, std::int64_t width,
               offset <= turned.width - heads * width,
           "rotate: it reads past its input");
   require(frequency.n >= 1 && 2 * frequency.n <= width, "rotate: more frequencies than channels");
+  for (std::int64_t i = 0; i < frequency.n; ++i)
+    require(between(frequency.data[i], -kMaxFrequency, kMaxFrequency), "rotate: a frequency is not finite, or beyond 2^20");
+  require(between(factor, -kMaxScale, kMaxScale), "rotate: its factor is not finite, or beyond 2^56");
   at(to, "rotate").counts = 0;
   steps_.emplace_back(Rotate{to, heads, offset, width, frequency, factor});
 }
@@ -136,6 +140,7 @@ void Program::group_norm(int in, int out, Vector gain, float eps) {
   Buffer& to = output(out, false, "group_norm");
   require(from.width == to.width, "group_norm: widths differ");
   require(gain.n >= 1 && from.width % gain.n == 0, "group_norm: its groups do not divide the width");
+  require(between(eps, 0.0f, 1.0f), "group_norm: its eps must be 0 to 1");
   wrote(to, from.steps, from.selected);
   steps_.emplace_back(GroupNorm{in, out, gain, eps});
 }
@@ -146,8 +151,8 @@ void Program::run(const GroupNorm& step, const Frame&) {
   out.resize(in.rows);
   for_rows(pool, in.rows, [&](std::int64_t r) {
     for (std::int64_t i = r * in.width; i < (r + 1) * in.width; i += step.gain.n)
-      kernels.norm(NormKind::rms, in.real.data() + i, step.gain.n, step.gain.data, nullptr, step.eps,
-                   out.real.data() + i);
+      expect_finite(kernels.norm(NormKind::rms, in.real.data() + i, step.gain.n, step.gain.data, nullptr,
+                                 step.eps, out.real.data() + i));
   });
 }
 

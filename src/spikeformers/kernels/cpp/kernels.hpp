@@ -11,7 +11,7 @@ namespace spikeformers {
 
 constexpr int kPage = 64;        // tokens of a cache page: one machine word holds a bit of each
 constexpr int kMaxPlanes = 7;    // counts to 64
-constexpr int kMaxLevels = 64;   // two counts times a weight, 2 * 64 * 255, fit 16 bits
+constexpr int kMaxLevels = 64;   // of counts, by size: two times a weight, 2 * 64 * 255, fit 16 bits
 
 enum class SpikeType : std::int32_t { binary, integer, ternary };
 enum class Reset : std::int32_t { soft, hard, delayed };
@@ -77,8 +77,8 @@ struct Kernels {
   // out[begin..end) of sum_e coef[e] * w[index[e]][...], w input-major with rows of `stride`.
   void (*rows_f32)(const float* w, std::int64_t stride, Events events, const float* coef,
                    std::int64_t begin, std::int64_t end, float* out);
-  // The same over int8 rows and whole counts: exact, in 16-bit sums that spill in time into 32;
-  // count[e] is that of index[e].
+  // The same over int8 rows and whole counts up to kMaxLevels by size, of at most 131072 inputs:
+  // exact, in 16-bit sums that spill in time into 32; count[e] is that of index[e].
   void (*rows_i8)(const std::int8_t* w, std::int64_t stride, Events events,
                   const std::int8_t* count, std::int64_t begin, std::int64_t end,
                   const Finish& finish, float* out);
@@ -96,10 +96,11 @@ struct Kernels {
                      std::int64_t columns, std::uint8_t* panel);
   void (*panel_add)(const std::uint8_t* panel, const std::int32_t* group, const std::uint32_t* four,
                     std::int64_t groups, std::int32_t* sum);
-  // y = norm(x): `out` may be `x`.
-  void (*norm)(NormKind kind, const float* x, std::int64_t n, const float* gain,
+  // y = norm(x): `out` may be `x`. False where x is not finite, or has no norm: then y is not either.
+  bool (*norm)(NormKind kind, const float* x, std::int64_t n, const float* gain,
                const float* shift, float eps, float* out);
-  // One simulation step. `carry` is null where nothing recurs; `first` starts it at zero.
+  // One simulation step. `carry` is null where nothing recurs; `first` starts it at zero. NaN is
+  // silent.
   void (*fire)(const Neuron& neuron, const float* current, float* carry, bool first,
                std::int64_t n, std::int8_t* count);
   // Scores of the 64 keys of a page, as whole numbers.

@@ -64,20 +64,28 @@ void Program::mix(int query, int key, int value, int out, int heads, int kv_head
   require(steps == 1, "mix: it has one simulation step, of counts");
   require(heads >= 1 && kv_heads >= 1 && heads % kv_heads == 0 && q.width % heads == 0,
           "mix: heads do not divide the width, or each other");
+  require(q.width / heads <= kMaxHead, "mix: a head has more than " + std::to_string(kMaxHead) + " features");
   require(k.width == v.width && k.width * heads == q.width * kv_heads && to.width == q.width,
           "mix: widths of q, k, v and the output do not fit");
   require(!q.selected && !k.selected && !v.selected, "mix: it comes before select");
   for (const int id : {query, key, value})
     require(id != out, "mix: it cannot write what it reads");
   require(scale.n == heads, "mix: the scale" + sizes(scale.n, heads));
-  for (int h = 0; h < heads; ++h) require(scale.data[h] > 0.0f, "mix: a scale is not positive");
+  for (int h = 0; h < heads; ++h)
+    require(is_scale(scale.data[h]), "mix: a scale is not positive, or not within 2^-56 to 2^56");
   require(winners >= 1, "mix: at least one key must win");
+  require(between(weight, 0.0f, 1.0f), "mix: a winner's weight must be 0 to 1");
   require(largest >= 0 && largest <= INT16_MAX, "mix: counts are of two bytes at most");
   for (const Buffer* one : {&q, &k, &v})
     require(largest == 0 || (one->counts >= 1 && one->counts <= largest),
             "mix: a cache of counts takes the counts of pairs, and no larger ones");
   require(rule != Rule::sparsemax, "mix: it has no sparsemax");
   require(rule != Rule::ssa || largest > 0, "mix: SSA sums whole numbers");
+  if (rule == Rule::ssa) {
+    const std::int64_t width = q.width / heads, size = largest;
+    require(sum_bytes(kv_heads, width) <= kMaxSums, "mix: the sums of SSA over heads so wide take more than 1 GiB");
+    longest_ = std::min(longest_, INT64_MAX / (size * size * size * width));
+  }
   const Number type = largest == 0 ? Number::f32 : largest <= INT8_MAX ? Number::i8 : Number::i16;
   wrote(to, 1, false);
   steps_.emplace_back(
@@ -149,6 +157,7 @@ void Program::run(const Mix& step, const Frame& frame) {
       score[j] *= step.scale.data[h];
       most = std::max(most, score[j]);
     }
+    expect_finite(all_finite(score, keys));
     std::fill_n(to, width, 0.0f);
     const auto add = [&](std::int64_t first, std::int64_t count, const float* weight) {
       const std::byte* from = cache.values(first / kPage, static_cast<int>(kv)) +

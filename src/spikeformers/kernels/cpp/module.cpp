@@ -1,6 +1,7 @@
 // The Python face of the engine: arrays in, arrays out; nothing here computes.
 #include <algorithm>
 #include <chrono>
+#include <functional>
 
 #include "binding.hpp"
 
@@ -14,38 +15,85 @@ NormKind norm_of(const std::string& name) {
       name, {{"none", NormKind::none}, {"layer", NormKind::layer}, {"rms", NormKind::rms}});
 }
 
-nb::ndarray<nb::numpy, float> forward(Engine& engine, const std::vector<Sequence*>& sequences,
+// `held` keeps them alive while Python's lock is free, whatever becomes of the list.
+std::vector<Sequence*> sequences_of(const nb::list& given, std::vector<nb::object>& held) {
+  std::vector<Sequence*> found;
+  for (const nb::handle item : given) {
+    Sequence* sequence = nullptr;
+    if (!nb::isinstance<Sequence>(item) || !nb::try_cast(item, sequence) || sequence == nullptr)
+      throw std::invalid_argument("sequence " + std::to_string(found.size()) + " is of type " +
+                                  std::string(nb::type_name(item.type()).c_str()) +
+                                  "; it must be one that the engine's sequence() made");
+    held.push_back(nb::borrow(item));
+    found.push_back(sequence);
+  }
+  return found;
+}
+
+nb::ndarray<nb::numpy, float> forward(Engine& engine, const nb::list& sequences,
                                       const std::vector<std::int32_t>& tokens,
                                       const std::vector<std::int64_t>& wanted) {
-  if (sequences.size() != tokens.size()) throw std::invalid_argument("one sequence a token");
-  std::vector<float> logits;
-  {
-    nb::gil_scoped_release free;
-    const std::lock_guard<std::mutex> lock(engine.program.busy());
-    const float* found = engine.program.forward(sequences, tokens, wanted);
-    logits.assign(found, found + wanted.size() * static_cast<std::size_t>(engine.program.vocabulary));
-  }
+  std::vector<nb::object> held;
+  const std::vector<Sequence*> all = sequences_of(sequences, held);
   const std::size_t rows = wanted.size(), columns = static_cast<std::size_t>(engine.program.vocabulary);
+  std::vector<float> logits = alone(engine.program, [&] {
+    const float* found = engine.program.forward(all, tokens, wanted);
+    return std::vector<float>(found, found + rows * columns);
+  });
   return owned(std::move(logits), {rows, columns});
+}
+
+// The largest of finite numbers, the first on ties; the lanes are what compilers make vectors of.
+std::int32_t place_of_largest(const float* x, std::int64_t n) {
+  constexpr std::int64_t kLanes = 16;
+  float lane[kLanes], top = x[0];
+  std::fill_n(lane, kLanes, x[0]);
+  std::int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    for (std::int64_t k = 0; k < kLanes; ++k) lane[k] = x[i + k] > lane[k] ? x[i + k] : lane[k];
+  for (; i < n; ++i) top = std::max(top, x[i]);
+  for (const float largest : lane) top = std::max(top, largest);
+  return static_cast<std::int32_t>(std::find(x, x + n, top) - x);
 }
 
 // The likeliest token after `token`, the lowest id on ties: a whole step without logits leaving.
 std::int32_t advance(Engine& engine, Sequence& sequence, std::int32_t token) {
-  nb::gil_scoped_release free;
-  const std::lock_guard<std::mutex> lock(engine.program.busy());
-  const float* logits = engine.program.forward({&sequence}, {token}, {0});
-  return static_cast<std::int32_t>(std::max_element(logits, logits + engine.program.vocabulary) - logits);
+  return alone(engine.program, [&] {
+    return place_of_largest(engine.program.forward({&sequence}, {token}, {0}), engine.program.vocabulary);
+  });
+}
+
+template <class T>
+nb::object copy_of(const Program& program, const Buffer& buffer, const std::vector<T> Buffer::* values) {
+  std::size_t rows = 0;
+  const auto width = static_cast<std::size_t>(buffer.width);
+  std::vector<T> copy = alone(program, [&] {
+    rows = static_cast<std::size_t>(buffer.rows);
+    const auto first = (buffer.*values).begin();
+    return std::vector<T>(first, first + static_cast<std::ptrdiff_t>(rows * width));
+  });
+  return nb::cast(owned(std::move(copy), {rows, width}));
 }
 
 nb::object values_of(const Engine& engine, int id) {
-  const Buffer& buffer = engine.program.buffer(id);
-  const auto rows = static_cast<std::size_t>(buffer.rows), width = static_cast<std::size_t>(buffer.width);
-  if (buffer.spiking) {
-    std::vector<std::int8_t> copy(buffer.count.begin(), buffer.count.begin() + static_cast<std::ptrdiff_t>(rows * width));
-    return nb::cast(owned(std::move(copy), {rows, width}));
-  }
-  std::vector<float> copy(buffer.real.begin(), buffer.real.begin() + static_cast<std::ptrdiff_t>(rows * width));
-  return nb::cast(owned(std::move(copy), {rows, width}));
+  const Buffer& buffer = alone(engine.program, [&] { return std::cref(engine.program.buffer(id)); });
+  return buffer.spiking ? copy_of(engine.program, buffer, &Buffer::count)
+                        : copy_of(engine.program, buffer, &Buffer::real);
+}
+
+nb::dict counters_of(const Engine& engine) {
+  const Counters c = alone(engine.program, [&] { return engine.program.counters; });
+  nb::dict found;
+  found["tokens"] = c.rows;
+  found["neurons"] = c.neurons;
+  found["events"] = c.events;
+  found["weight_bytes"] = c.weight_bytes;
+  found["cache_bytes"] = c.cache_bytes;
+  found["pages_read"] = c.pages_read;
+  found["pages_skipped"] = c.pages_skipped;
+  found["pairs"] = c.pairs;
+  found["edges"] = c.edges;
+  return found;
 }
 
 // One kernel by itself, as a program of one step: what tests and benchmarks call. `repeats` runs it
@@ -64,6 +112,8 @@ double seconds_of(int repeats, const Work& work) {
 Timed product(const Counts& counts, const Matrix& matrix, const std::optional<Reals>& scale,
               const std::optional<Reals>& bias, float unit, const std::string& path, int threads,
               int repeats) {
+  require(repeats >= 1, "product: it runs at least once");
+  const std::int8_t* given = counts_of(counts, -kMaxLevels, kMaxLevels, "product");
   Program program(*choose_path(path).kernels, threads, 1, 1);
   const auto rows = static_cast<std::int64_t>(counts.shape(0));
   Neuron neuron;
@@ -72,7 +122,7 @@ Timed product(const Counts& counts, const Matrix& matrix, const std::optional<Re
   const int in = program.spikes(static_cast<std::int64_t>(counts.shape(1)), neuron);
   const Weights weights = weights_of(matrix, scale, true);
   const int out = program.real(weights.outputs);
-  program.fill(in, counts.data(), rows);
+  program.fill(in, given, rows);
   program.linear(in, out, weights, vector_of(bias));
   Sequence sequence(program);
   const double seconds = seconds_of(repeats, [&] { program.run_alone(sequence, rows); });
@@ -93,7 +143,7 @@ Timed attend(const Counts& q, const Counts& k, const Counts& v, const std::strin
   const Counts* given[3] = {&q, &k, &v};
   for (int i = 0; i < 3; ++i) {
     id[i] = program.spikes(width, neuron);
-    program.fill(id[i], given[i]->data(), rows);
+    program.fill(id[i], counts_of(*given[i], least_count(neuron), most_count(neuron), "attend"), rows);
   }
   const int out = program.real(width);
   program.attend(id[0], id[1], id[2], out, heads, rule_of(rule), winners, weight, vector_of(scale),
@@ -107,6 +157,7 @@ nb::ndarray<nb::numpy, float> normalise(const Reals& x, const std::string& kind,
                                         const std::optional<Reals>& shift, float eps, const std::string& path) {
   require_aligned(x.data());
   const NormKind chosen = norm_of(kind);
+  require(between(eps, 0.0f, 1.0f), "norm: eps must be 0 to 1");
   const std::size_t n = x.size();
   if (n == 0 || (chosen != NormKind::none && (!gain || gain->size() != n)) ||
       (chosen == NormKind::layer && (!shift || shift->size() != n)))
@@ -125,6 +176,7 @@ nb::ndarray<nb::numpy, std::int8_t> fire(const Reals& current, const std::string
   if (current.ndim() != 2) throw std::invalid_argument("fire: currents are [steps, n]");
   const std::size_t steps = current.shape(0), n = current.shape(1);
   const Neuron neuron = neuron_of(type, levels, unit, decay, threshold, ratio, reset);
+  require(all_finite(current.data(), static_cast<std::int64_t>(steps * n)), "fire: a current is not finite");
   std::vector<std::int8_t> count(steps * n);
   std::vector<float> carry(n);
   for (std::size_t s = 0; s < steps; ++s)
@@ -155,8 +207,8 @@ NB_MODULE(_native, m) {
         "ratio"_a, "reset"_a, "path"_a);
 
   nb::class_<Sequence>(m, "Sequence")
-      .def_prop_ro("tokens", &Sequence::tokens)
-      .def_prop_ro("bytes", &Sequence::bytes);
+      .def_prop_ro("tokens", [](const Sequence& s) { return alone(s.program(), [&] { return s.tokens(); }); })
+      .def_prop_ro("bytes", [](const Sequence& s) { return alone(s.program(), [&] { return s.bytes(); }); });
 
   nb::class_<Engine> program(m, "Program");
   program
@@ -164,29 +216,35 @@ NB_MODULE(_native, m) {
            "vocabulary"_a)
       .def_prop_ro("path", [](const Engine& e) { return std::string(e.program.kernels.name); })
       .def_prop_ro("threads", [](const Engine& e) { return e.program.pool.threads(); })
-      .def_prop_ro("positions", [](const Engine& e) { return e.program.positions; })
-      .def("real", [](Engine& e, std::int64_t width) { return e.program.real(width); }, "width"_a)
+      .def_prop_ro("positions", [](const Engine& e) { return alone(e.program, [&] { return e.program.positions; }); })
+      .def_prop_ro("finished", [](const Engine& e) { return alone(e.program, [&] { return e.program.finished(); }); })
+      .def("real", [](Engine& e, std::int64_t width) { return alone(e.program, [&] { return e.program.real(width); }); },
+           "width"_a)
       .def("spikes",
            [](Engine& e, std::int64_t width, const std::string& type, int levels, float unit,
               float decay, float threshold, float ratio, const std::string& reset) {
-             return e.program.spikes(
-                 width, neuron_of(type, levels, unit, decay, threshold, ratio, reset));
+             const Neuron neuron = neuron_of(type, levels, unit, decay, threshold, ratio, reset);
+             return alone(e.program, [&] { return e.program.spikes(width, neuron); });
            },
            "width"_a, "type"_a, "levels"_a, "unit"_a, "decay"_a, "threshold"_a, "ratio"_a, "reset"_a)
       .def("embed",
            [](Engine& e, int out, const Matrix& table, const std::optional<Reals>& scale,
               bool by_column, const std::optional<Reals>& positions) {
-             e.program.embed(out, weights_of(table, scale, by_column), by_column, vector_of(positions));
+             const Weights weights = weights_of(table, scale, by_column);
+             const Vector learned = vector_of(positions);
+             alone(e.program, [&] { e.program.embed(out, weights, by_column, learned); });
              e.held.push_back(nb::cast(table));
              e.hold(scale);
              e.hold(positions);
            },
            "out"_a, "table"_a, "scale"_a.none(), "by_column"_a, "positions"_a.none())
-      .def("select", [](Engine& e, int in, int out) { e.program.select(in, out); }, "input"_a, "out"_a)
+      .def("select", [](Engine& e, int in, int out) { alone(e.program, [&] { e.program.select(in, out); }); }, "input"_a, "out"_a)
       .def("norm",
            [](Engine& e, int in, int out, std::int64_t offset, const std::string& kind,
               const std::optional<Reals>& gain, const std::optional<Reals>& shift, float eps) {
-             e.program.norm(in, out, offset, norm_of(kind), vector_of(gain), vector_of(shift), eps);
+             const NormKind chosen = norm_of(kind);
+             const Vector by = vector_of(gain), moved = vector_of(shift);
+             alone(e.program, [&] { e.program.norm(in, out, offset, chosen, by, moved, eps); });
              e.hold(gain);
              e.hold(shift);
            },
@@ -194,7 +252,9 @@ NB_MODULE(_native, m) {
       .def("fire",
            [](Engine& e, int in, int out, std::int64_t offset, const std::string& kind,
               const std::optional<Reals>& gain, const std::optional<Reals>& shift, float eps) {
-             e.program.fire(in, out, offset, norm_of(kind), vector_of(gain), vector_of(shift), eps);
+             const NormKind chosen = norm_of(kind);
+             const Vector by = vector_of(gain), moved = vector_of(shift);
+             alone(e.program, [&] { e.program.fire(in, out, offset, chosen, by, moved, eps); });
              e.hold(gain);
              e.hold(shift);
            },
@@ -202,7 +262,9 @@ NB_MODULE(_native, m) {
       .def("linear",
            [](Engine& e, int in, int out, const Matrix& weights, const std::optional<Reals>& scale,
               const std::optional<Reals>& bias) {
-             e.program.linear(in, out, weights_of(weights, scale, true), vector_of(bias));
+             const Weights matrix = weights_of(weights, scale, true);
+             const Vector added = vector_of(bias);
+             alone(e.program, [&] { e.program.linear(in, out, matrix, added); });
              e.held.push_back(nb::cast(weights));
              e.hold(scale);
              e.hold(bias);
@@ -211,34 +273,30 @@ NB_MODULE(_native, m) {
       .def("attend",
            [](Engine& e, int query, int key, int value, int out, int heads, const std::string& rule,
               int winners, float weight, const Reals& scale, const std::optional<Reals>& bias) {
-             e.program.attend(query, key, value, out, heads, rule_of(rule), winners, weight,
-                              vector_of(scale), vector_of(bias));
+             const Rule chosen = rule_of(rule);
+             const Vector by = vector_of(scale), added = vector_of(bias);
+             alone(e.program, [&] {
+               e.program.attend(query, key, value, out, heads, chosen, winners, weight, by, added);
+             });
              e.held.push_back(nb::cast(scale));
              e.hold(bias);
            },
            "query"_a, "key"_a, "value"_a, "out"_a, "heads"_a, "rule"_a, "winners"_a, "weight"_a,
            "scale"_a, "bias"_a.none())
-      .def("add", [](Engine& e, int in, int to) { e.program.add(in, to); }, "input"_a, "to"_a)
-      .def("finish", [](Engine& e, int logits) { e.program.finish(logits); }, "logits"_a)
-      .def("sequence", [](const Engine& e) { return new Sequence(e.program); },
+      .def("add", [](Engine& e, int in, int to) { alone(e.program, [&] { e.program.add(in, to); }); }, "input"_a, "to"_a)
+      .def("finish", [](Engine& e, int logits) { alone(e.program, [&] { e.program.finish(logits); }); }, "logits"_a)
+      .def("sequence",
+           [](const Engine& e) {
+             return alone(e.program, [&] {
+               require(e.program.finished(), "a program without finish() has no sequences");
+               return new Sequence(e.program);
+             });
+           },
            nb::rv_policy::take_ownership, nb::keep_alive<0, 1>())
       .def("forward", &forward, "sequences"_a, "tokens"_a, "wanted"_a)
       .def("advance", &advance, "sequence"_a, "token"_a)
       .def("values", &values_of, "buffer"_a)
-      .def("counters", [](const Engine& e) {
-        const Counters& c = e.program.counters;
-        nb::dict found;
-        found["tokens"] = c.rows;
-        found["neurons"] = c.neurons;
-        found["events"] = c.events;
-        found["weight_bytes"] = c.weight_bytes;
-        found["cache_bytes"] = c.cache_bytes;
-        found["pages_read"] = c.pages_read;
-        found["pages_skipped"] = c.pages_skipped;
-        found["pairs"] = c.pairs;
-        found["edges"] = c.edges;
-        return found;
-      });
+      .def("counters", &counters_of);
   bind_steps(program);
   bind_kernels(m);
 }

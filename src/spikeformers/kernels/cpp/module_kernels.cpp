@@ -27,7 +27,7 @@ Found edges(const Counts& q, const Counts& k, const Counts& v, int steps, int he
   const Counts* given[3] = {&q, &k, &v};
   for (int i = 0; i < 3; ++i) {
     id[i] = program.spikes(width, binary);
-    program.fill(id[i], given[i]->data(), rows, steps);
+    program.fill(id[i], counts_of(*given[i], 0, 1, "edges"), rows, steps);
   }
   const int out = program.real(width);
   program.edges(id[0], id[1], id[2], out, heads, decay, vector_of(scale), vector_of(threshold), vector_of(bias));
@@ -74,9 +74,9 @@ Found mix(const Rows& q, const Rows& k, const Rows& v, int heads, int kv_heads, 
     if (static_cast<std::int64_t>(one.shape(0)) != rows) throw std::invalid_argument("mix: as many keys as queries");
     require_aligned(one.data());
     for (std::size_t n = 0; largest > 0 && n < one.size(); ++n)
-      if (one.data()[n] != static_cast<float>(static_cast<std::int32_t>(one.data()[n])) ||
-          std::abs(one.data()[n]) > static_cast<float>(largest))
-        throw std::invalid_argument("mix: not whole numbers up to the largest");
+      require(between(one.data()[n], -static_cast<float>(largest), static_cast<float>(largest)) &&
+                  std::trunc(one.data()[n]) == one.data()[n],
+              "mix: not whole numbers up to the largest");
     id[i] = program.real(static_cast<std::int64_t>(one.shape(1)));
     program.fill(id[i], one.data(), rows, largest);
   }

@@ -9,26 +9,28 @@ void bind_steps(nb::class_<Engine>& program) {
   program
       .def("join",
            [](Engine& e, int in, int to, const std::string& how) {
-             e.program.join(in, to, named<Joining>(how, {{"set", Joining::set},
-                                                         {"add", Joining::add},
-                                                         {"or", Joining::either}}));
+             const auto chosen = named<Joining>(
+                 how, {{"set", Joining::set}, {"add", Joining::add}, {"or", Joining::either}});
+             alone(e.program, [&] { e.program.join(in, to, chosen); });
            },
            "input"_a, "to"_a, "how"_a)
-      .def("shift", [](Engine& e, int to, std::int64_t moved) { e.program.shift(to, moved); },
+      .def("shift", [](Engine& e, int to, std::int64_t moved) { alone(e.program, [&] { e.program.shift(to, moved); }); },
            "to"_a, "moved"_a)
-      .def("recount", [](Engine& e, int in, int out) { e.program.recount(in, out); }, "input"_a, "out"_a)
+      .def("recount", [](Engine& e, int in, int out) { alone(e.program, [&] { e.program.recount(in, out); }); },
+           "input"_a, "out"_a)
       .def("rate",
            [](Engine& e, int in, int out, int steps, const std::string& type, int levels, float unit,
               float decay, float threshold, float ratio, const std::string& reset) {
-             e.program.rate(in, out, neuron_of(type, levels, unit, decay, threshold, ratio, reset), steps);
+             const Neuron neuron = neuron_of(type, levels, unit, decay, threshold, ratio, reset);
+             alone(e.program, [&] { e.program.rate(in, out, neuron, steps); });
            },
            "input"_a, "out"_a, "steps"_a, "type"_a, "levels"_a, "unit"_a, "decay"_a, "threshold"_a,
            "ratio"_a, "reset"_a)
       .def("edges",
            [](Engine& e, int query, int key, int value, int out, int heads, float decay,
               const Reals& scale, const Reals& threshold, const std::optional<Reals>& bias) {
-             e.program.edges(query, key, value, out, heads, decay, vector_of(scale),
-                             vector_of(threshold), vector_of(bias));
+             const Vector by = vector_of(scale), bar = vector_of(threshold), added = vector_of(bias);
+             alone(e.program, [&] { e.program.edges(query, key, value, out, heads, decay, by, bar, added); });
              e.held.push_back(nb::cast(scale));
              e.held.push_back(nb::cast(threshold));
              e.hold(bias);
@@ -38,40 +40,49 @@ void bind_steps(nb::class_<Engine>& program) {
       .def("pair",
            [](Engine& e, int in, int out, std::int64_t offset, const Reals& value, int largest,
               bool sign, bool counts) {
-             e.program.pair(in, out, offset, vector_of(value), largest, sign, counts);
+             const Vector spike = vector_of(value);
+             alone(e.program, [&] { e.program.pair(in, out, offset, spike, largest, sign, counts); });
              e.held.push_back(nb::cast(value));
            },
            "input"_a, "out"_a, "offset"_a, "spike"_a, "largest"_a, "sign"_a, "counts"_a)
       .def("activate",
            [](Engine& e, int to, const std::string& kind) {
-             e.program.activate(to, activation_of(kind));
+             const Activation chosen = activation_of(kind);
+             alone(e.program, [&] { e.program.activate(to, chosen); });
            },
            "to"_a, "kind"_a)
-      .def("multiply", [](Engine& e, int in, int to) { e.program.multiply(in, to); }, "input"_a, "to"_a)
+      .def("multiply", [](Engine& e, int in, int to) { alone(e.program, [&] { e.program.multiply(in, to); }); },
+           "input"_a, "to"_a)
       .def("scale",
            [](Engine& e, int to, const Reals& scale) {
-             e.program.scale(to, vector_of(scale));
+             const Vector by = vector_of(scale);
+             alone(e.program, [&] { e.program.scale(to, by); });
              e.held.push_back(nb::cast(scale));
            },
            "to"_a, "scale"_a)
       .def("rotate",
            [](Engine& e, int to, std::int64_t offset, int heads, std::int64_t width,
               const Reals& frequency, float factor) {
-             e.program.rotate(to, offset, heads, width, vector_of(frequency), factor);
+             const Vector turns = vector_of(frequency);
+             alone(e.program, [&] { e.program.rotate(to, offset, heads, width, turns, factor); });
              e.held.push_back(nb::cast(frequency));
            },
            "to"_a, "offset"_a, "heads"_a, "width"_a, "frequency"_a, "factor"_a)
       .def("group_norm",
            [](Engine& e, int in, int out, const Reals& gain, float eps) {
-             e.program.group_norm(in, out, vector_of(gain), eps);
+             const Vector by = vector_of(gain);
+             alone(e.program, [&] { e.program.group_norm(in, out, by, eps); });
              e.held.push_back(nb::cast(gain));
            },
            "input"_a, "out"_a, "gain"_a, "eps"_a)
       .def("mix",
            [](Engine& e, int query, int key, int value, int out, int heads, int kv_heads,
               const std::string& rule, int winners, float weight, const Reals& scale, int largest) {
-             e.program.mix(query, key, value, out, heads, kv_heads, rule_of(rule), winners, weight,
-                           vector_of(scale), largest);
+             const Rule chosen = rule_of(rule);
+             const Vector by = vector_of(scale);
+             alone(e.program, [&] {
+               e.program.mix(query, key, value, out, heads, kv_heads, chosen, winners, weight, by, largest);
+             });
              e.held.push_back(nb::cast(scale));
            },
            "query"_a, "key"_a, "value"_a, "out"_a, "heads"_a, "kv_heads"_a, "rule"_a, "winners"_a,

@@ -123,7 +123,7 @@ enum class Map { exp, relu, silu, quick_gelu, gelu_tanh };
 template <Map map>
 SPIKEFORMERS_INLINE Floats mapped(Floats v, float most) {
   if constexpr (map == Map::exp) return exp_of(v - most);
-  if constexpr (map == Map::relu) return v > Floats{} ? v : Floats{};
+  if constexpr (map == Map::relu) return v < Floats{} ? Floats{} : v;  // NaN stays
   if constexpr (map == Map::silu) return v * sigmoid(v);
   if constexpr (map == Map::quick_gelu) return v * sigmoid(v * 1.702f);
   // x / 2 * (1 + tanh(y)) is x * sigmoid(2 y)

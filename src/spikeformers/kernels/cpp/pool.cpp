@@ -1,6 +1,7 @@
 #include "pool.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #if defined(__linux__)
 #include <sched.h>
@@ -33,14 +34,22 @@ int processors() {
 
 Pool::Pool(int threads) {
   const int wanted = std::min(threads, processors());
-  for (int i = 1; i < wanted; ++i) workers_.emplace_back([this] { serve(); });
+  try {
+    for (int i = 1; i < wanted; ++i) workers_.emplace_back([this] { serve(); });
+  } catch (...) {  // the system gives no more threads: those that run are ended before it is said
+    end();
+    throw;
+  }
 }
 
-Pool::~Pool() {
+Pool::~Pool() { end(); }
+
+void Pool::end() {
   stop_.store(true);
   round_.fetch_add(1);
   round_.notify_all();
   for (std::thread& worker : workers_) worker.join();
+  workers_.clear();
 }
 
 bool Pool::take_and_do() {
@@ -51,7 +60,11 @@ bool Pool::take_and_do() {
   if (piece >= pieces) return false;
   // If the ticket still stands, its round is not over, and what was read belongs to it.
   if (!ticket_.compare_exchange_strong(ticket, ticket + 1, std::memory_order_acq_rel)) return true;
-  (*work)(piece);
+  try {
+    (*work)(piece);
+  } catch (...) {
+    if (!failed_.exchange(true, std::memory_order_relaxed)) failure_ = std::current_exception();
+  }
   done_.fetch_add(1, std::memory_order_release);
   return true;
 }
@@ -75,6 +88,7 @@ void Pool::run(std::int64_t pieces, const std::function<void(std::int64_t)>& wor
   // First close the old round for good, then describe the new one, then open it.
   ticket_.store(round << 32 | 0xffffffffu, std::memory_order_release);
   done_.store(0, std::memory_order_relaxed);
+  failed_.store(false, std::memory_order_relaxed);
   work_.store(&work, std::memory_order_relaxed);
   pieces_.store(static_cast<std::uint32_t>(pieces), std::memory_order_relaxed);
   ticket_.store((round + 1) << 32, std::memory_order_release);
@@ -83,6 +97,7 @@ void Pool::run(std::int64_t pieces, const std::function<void(std::int64_t)>& wor
   while (take_and_do()) {
   }
   while (done_.load(std::memory_order_acquire) != static_cast<std::uint32_t>(pieces)) relax();
+  if (failed_.load(std::memory_order_relaxed)) std::rethrow_exception(std::exchange(failure_, nullptr));
 }
 
 }  // namespace spikeformers

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <thread>
 #include <vector>
@@ -21,12 +22,13 @@ class Pool {
   // Threads at work, the caller included.
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  // Calls work(piece) for each piece in [0, pieces), in any order, and returns when all are done.
-  // One caller at a time.
+  // Calls work(piece) for each piece in [0, pieces), in any order, and returns when all are done;
+  // then throws the first exception that any of them threw. One caller at a time.
   void run(std::int64_t pieces, const std::function<void(std::int64_t)>& work);
 
  private:
   void serve();
+  void end();
   bool take_and_do();
 
   // Round (upper half) and next piece of it (lower half) in one word, so that a thread that wakes
@@ -37,6 +39,8 @@ class Pool {
   std::atomic<std::uint32_t> done_{0};
   std::atomic<std::uint32_t> round_{0};  // what idle threads sleep on
   std::atomic<bool> stop_{false};
+  std::atomic<bool> failed_{false};
+  std::exception_ptr failure_;  // written by whoever set failed_, read when all pieces are done
   std::vector<std::thread> workers_;
 };
 

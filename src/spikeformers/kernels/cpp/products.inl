@@ -1,5 +1,5 @@
 // Products with spikes, for body.inl, which includes this once for each instruction set: rows of the
-// inputs that fired for one token, packed blocks for many.
+// inputs that fired; panels.inl has those of many tokens.
 
 // ---- event-driven products ---------------------------------------------------------------------
 
@@ -57,10 +57,6 @@ void rows_f32(const float* w, std::int64_t stride, Events events, const float* c
 constexpr std::int64_t kWideTile = 16384;
 constexpr std::int64_t kBlock = 64;  // outputs: a cache line of a row of 8 bits, half a line of 4
 constexpr int kRows = 8;
-
-// Counts that a 16-bit sum holds at worst: 127 * 258 and 15 * 2184 are below 2^15.
-template <int kBits>
-constexpr int kMost = kBits == 8 ? 258 : 2184;
 
 struct Group {
   const std::int8_t *row[kRows], *next[kRows];
@@ -121,7 +117,7 @@ SPIKEFORMERS_INLINE void add_plain(const Group& group, std::int64_t o, std::int1
 #endif
 
 // maddubs multiplies unsigned by signed bytes and adds neighbours: counts by weights of 8 bits, at
-// most 2 * 64 * 127, or weights of 4 bits by counts. Two rows are unpacked into neighbours, in lanes
+// most 2 * 64 * 128, or weights of 4 bits by counts. Two rows are unpacked into neighbours, in lanes
 // of 128 bits, so a block of sums lies out of order until in_order() puts it right.
 #if defined(SPIKEFORMERS_AVX512)
 template <int kBits>
@@ -229,6 +225,9 @@ SPIKEFORMERS_INLINE void rows_whole(const std::int8_t* w, std::int64_t stride, E
     all += count[e];
   }
   const std::int32_t offset = kBits == 4 ? 8 * all : 0;
+  // Counts that a 16-bit sum holds at worst: 15 * 2184 is below 2^15; -128 * 256 is -2^15, which
+  // counts below zero would turn into +2^15.
+  const int most = kBits == 4 ? 2184 : paired ? 256 : 255;
   for (std::int64_t tile = begin; tile < end; tile += kWideTile) {
     const std::int64_t n = end - tile < kWideTile ? end - tile : kWideTile;
     // Rows of 4 bits are filled up to whole blocks.
@@ -244,7 +243,7 @@ SPIKEFORMERS_INLINE void rows_whole(const std::int8_t* w, std::int64_t stride, E
       for (; taken < kRows && e + taken < events.n; ++taken) {
         const int c = count[e + taken];
         const int size = c < 0 ? -c : c;
-        if (total + size > kMost<kBits>) break;
+        if (total + size > most) break;
         total += size;
         group.row[taken] = w + events.index[e + taken] * stride + from;
         group.count[taken] = static_cast<std::int16_t>(c);
@@ -256,7 +255,7 @@ SPIKEFORMERS_INLINE void rows_whole(const std::int8_t* w, std::int64_t stride, E
       e += taken;
       for (int k = 0; k < kRows; ++k)
         group.next[k] = w + events.index[e + k < events.n ? e + k : events.n - 1] * stride + from;
-      if (held + total > kMost<kBits>) {
+      if (held + total > most) {
         if (paired) in_order(blocks, sum);
         if (over)
           for (std::int64_t o = 0; o < n; ++o) spilled[o] += sum[o];
@@ -322,82 +321,4 @@ void rows_i4_real(const std::int8_t* w, std::int64_t stride, Events events, cons
       const std::int64_t n = end - block < kBlock ? end - block : kBlock;
       for (std::int64_t o = 0; o < n; ++o) out[block + o] += static_cast<float>(plain[o]) * coef[e];
     }
-}
-
-// ---- products of many tokens -------------------------------------------------------------------
-
-// Packs rows x 64 weights into groups of four rows: byte 4 * column + r of a group is row r's
-// weight plus 128, so that unsigned weights meet signed counts; the sum's 128 * counts is taken off
-// by the caller. Missing rows of the last group are weight zero.
-void panel_pack(const std::int8_t* w, std::int64_t stride, std::int64_t rows, std::int64_t columns,
-                std::uint8_t* panel) {
-  static constexpr std::int8_t silent[kPanelColumns] = {};
-  for (std::int64_t group = 0; 4 * group < rows; ++group) {
-    const std::int8_t* row[4];
-    for (int r = 0; r < 4; ++r)
-      row[r] = 4 * group + r < rows ? w + (4 * group + r) * stride : silent;
-    std::uint8_t* to = panel + group * 4 * kPanelColumns;
-    if (columns < kPanelColumns) {
-      for (std::int64_t o = 0; o < kPanelColumns; ++o)
-        for (int r = 0; r < 4; ++r)
-          to[4 * o + r] = static_cast<std::uint8_t>((o < columns ? row[r][o] : 0) + 128);
-      continue;
-    }
-    std::uint32_t four[kPanelColumns];  // a whole word at a time, which compilers vectorise
-    for (std::int64_t o = 0; o < kPanelColumns; ++o) {
-      const auto a = static_cast<std::uint8_t>(row[0][o]), b = static_cast<std::uint8_t>(row[1][o]);
-      const auto c = static_cast<std::uint8_t>(row[2][o]), d = static_cast<std::uint8_t>(row[3][o]);
-      four[o] = (std::uint32_t{a} | std::uint32_t{b} << 8 | std::uint32_t{c} << 16 |
-                 std::uint32_t{d} << 24) ^ 0x80808080u;
-    }
-    __builtin_memcpy(to, four, sizeof four);
-  }
-}
-
-// sum[64] += four counts (packed in a word) times the four rows of each listed group.
-void panel_add(const std::uint8_t* panel, const std::int32_t* group, const std::uint32_t* four,
-               std::int64_t groups, std::int32_t* sum) {
-#if defined(SPIKEFORMERS_AVX512)
-  __m512i s0 = _mm512_loadu_si512(sum), s1 = _mm512_loadu_si512(sum + 16);
-  __m512i s2 = _mm512_loadu_si512(sum + 32), s3 = _mm512_loadu_si512(sum + 48);
-  for (std::int64_t g = 0; g < groups; ++g) {
-    const std::uint8_t* from = panel + group[g] * 4 * kPanelColumns;
-    const __m512i counts = _mm512_set1_epi32(static_cast<int>(four[g]));
-    s0 = _mm512_dpbusd_epi32(s0, _mm512_loadu_si512(from), counts);
-    s1 = _mm512_dpbusd_epi32(s1, _mm512_loadu_si512(from + 64), counts);
-    s2 = _mm512_dpbusd_epi32(s2, _mm512_loadu_si512(from + 128), counts);
-    s3 = _mm512_dpbusd_epi32(s3, _mm512_loadu_si512(from + 192), counts);
-  }
-  _mm512_storeu_si512(sum, s0);
-  _mm512_storeu_si512(sum + 16, s1);
-  _mm512_storeu_si512(sum + 32, s2);
-  _mm512_storeu_si512(sum + 48, s3);
-#elif defined(SPIKEFORMERS_AVX2)
-  // maddubs sums two products in 16 bits: 2 * 255 * 64 is the most, and fits (kMaxLevels).
-  const __m256i ones = _mm256_set1_epi16(1);
-  for (int half = 0; half < 2; ++half) {
-    __m256i s[4];
-    for (int k = 0; k < 4; ++k)
-      s[k] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(sum + 32 * half + 8 * k));
-    for (std::int64_t g = 0; g < groups; ++g) {
-      const std::uint8_t* from = panel + group[g] * 4 * kPanelColumns + 128 * half;
-      const __m256i counts = _mm256_set1_epi32(static_cast<int>(four[g]));
-      for (int k = 0; k < 4; ++k) {
-        const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + 32 * k));
-        s[k] = _mm256_add_epi32(s[k], _mm256_madd_epi16(_mm256_maddubs_epi16(w, counts), ones));
-      }
-    }
-    for (int k = 0; k < 4; ++k)
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(sum + 32 * half + 8 * k), s[k]);
-  }
-#else
-  for (std::int64_t g = 0; g < groups; ++g) {
-    const std::uint8_t* from = panel + group[g] * 4 * kPanelColumns;
-    for (int r = 0; r < 4; ++r) {
-      const auto c = static_cast<std::int8_t>(four[g] >> (8 * r));
-      if (c == 0) continue;
-      for (std::int64_t o = 0; o < kPanelColumns; ++o) sum[o] += from[4 * o + r] * c;
-    }
-  }
-#endif
 }

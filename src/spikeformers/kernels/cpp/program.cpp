@@ -17,6 +17,8 @@ void require_weights(const Weights& w, const std::string& what) {
 std::vector<BiasLine> bias_lines(Vector bias, int heads, const std::string& what) {
   require(bias.data == nullptr || (bias.n > 0 && bias.n % heads == 0),
           what + ": the relative bias does not divide into heads");
+  for (std::int64_t i = 0; i < bias.n; ++i)
+    require(between(bias.data[i], -kMaxBias, kMaxBias), what + ": a relative bias is not finite, or beyond 2^100");
   std::vector<BiasLine> lines;
   for (int h = 0; h < heads; ++h)
     lines.emplace_back(bias.data == nullptr ? nullptr : bias.data + h * (bias.n / heads),
@@ -25,17 +27,15 @@ std::vector<BiasLine> bias_lines(Vector bias, int heads, const std::string& what
 }
 
 void Buffer::resize(std::int64_t wanted) {
-  rows = wanted;
-  const auto size = static_cast<std::size_t>(rows * width);
+  const auto size = static_cast<std::size_t>(wanted * width);
   if (spiking) {
-    if (count.size() < size) {
-      count.resize(size);
-      index.resize(size);
-    }
-    if (fired.size() < static_cast<std::size_t>(rows)) fired.resize(static_cast<std::size_t>(rows));
+    if (count.size() < size) count.resize(size);
+    if (index.size() < size) index.resize(size);
+    if (fired.size() < static_cast<std::size_t>(wanted)) fired.resize(static_cast<std::size_t>(wanted));
   } else if (real.size() < size) {
     real.resize(size);
   }
+  rows = wanted;  // last: where memory runs out, the old ones are still there
 }
 
 Sequence::Sequence(const Program& program)
@@ -92,20 +92,19 @@ std::int64_t Sequence::bytes() const {
 Program::Program(const Kernels& chosen, int threads, int simulation_steps, std::int64_t words)
     : kernels(chosen), pool(threads), steps(simulation_steps), vocabulary(words) {
   require(steps >= 1 && steps <= 1024, "simulation steps must be 1 to 1024");
-  require(vocabulary >= 1, "the vocabulary is empty");
+  require(vocabulary >= 1 && vocabulary <= INT32_MAX, "the vocabulary must have 1 to 2^31 - 1 tokens");
 }
 
 int Program::real(std::int64_t width) {
-  require(width >= 1 && width <= INT32_MAX, "a buffer's width must be at least 1");
+  require(width >= 1 && width <= INT32_MAX, "a buffer's width must be 1 to 2^31 - 1");
+  require(!finished(), "the program is finished: no buffer can be added");
   buffers_.push_back(std::make_unique<Buffer>());
   buffers_.back()->width = width;
   return static_cast<int>(buffers_.size()) - 1;
 }
 
 int Program::spikes(std::int64_t width, const Neuron& neuron) {
-  require(neuron.levels >= 1 && neuron.levels <= kMaxLevels,
-          "levels must be 1 to " + std::to_string(kMaxLevels));
-  require(neuron.unit > 0.0f, "the value of a spike must be positive");
+  check_neuron(neuron);
   const int id = real(width);
   buffers_.back()->spiking = true;
   buffers_.back()->neuron = neuron;
@@ -125,6 +124,7 @@ Buffer& Program::at(int id, const char* what) {
 
 Buffer& Program::output(int id, bool spiking, const char* what) {
   Buffer& found = at(id, what);
+  require(!finished(), std::string(what) + ": the program is finished");
   require(found.spiking == spiking,
           std::string(what) + (spiking ? ": gives spikes, not reals" : ": gives reals, not spikes"));
   return found;
@@ -132,19 +132,24 @@ Buffer& Program::output(int id, bool spiking, const char* what) {
 
 const Buffer& Program::input(int id, bool spiking, const char* what) {
   const Buffer& found = at(id, what);
+  require(!finished(), std::string(what) + ": the program is finished");
   require(found.spiking == spiking,
           std::string(what) + (spiking ? ": takes spikes, not reals" : ": takes reals, not spikes"));
   require(found.written, std::string(what) + ": reads a buffer that no step has written");
   return found;
 }
 
-void Program::check_norm(const char* what, NormKind kind, Vector gain, Vector shift,
+void Program::check_norm(const char* what, NormKind kind, Vector gain, Vector shift, float eps,
                          std::int64_t width) const {
   const std::string name = what;
+  require(between(eps, 0.0f, 1.0f), name + ": the norm's eps must be 0 to 1");
   if (kind != NormKind::none)
     require(gain.n == width, name + ": the norm's weight" + sizes(gain.n, width));
   if (kind == NormKind::layer)
     require(shift.n == width, name + ": the norm's bias" + sizes(shift.n, width));
+  // A neuron after it would be silent about NaN.
+  require(kind == NormKind::none || all_finite(gain.data, width), name + ": the norm's weight is not finite");
+  require(kind != NormKind::layer || all_finite(shift.data, width), name + ": the norm's bias is not finite");
 }
 
 void Program::embed(int out, const Weights& table, bool by_column, Vector where) {
@@ -155,7 +160,8 @@ void Program::embed(int out, const Weights& table, bool by_column, Vector where)
   require_weights(table, "embed");
   if (where.data != nullptr) {
     require(where.n > 0 && where.n % to.width == 0, "embed: positions are not a whole number of rows");
-    positions = where.n / to.width;
+    const std::int64_t rows = where.n / to.width;
+    positions = positions < 0 ? rows : std::min(positions, rows);
   }
   wrote(to, steps, false);
   steps_.emplace_back(Embed{out, table, by_column, where});
@@ -175,7 +181,7 @@ void Program::norm(int in, int out, std::int64_t offset, NormKind kind, Vector g
   const Buffer& from = input(in, false, "norm");
   Buffer& to = output(out, false, "norm");
   require(offset >= 0 && offset <= from.width - to.width, "norm: it reads past its input");
-  check_norm("norm", kind, gain, shift, to.width);
+  check_norm("norm", kind, gain, shift, eps, to.width);
   wrote(to, from.steps, from.selected);
   steps_.emplace_back(Norm{in, out, offset, kind, gain, shift, eps});
 }
@@ -185,7 +191,7 @@ void Program::fire(int in, int out, std::int64_t offset, NormKind kind, Vector g
   const Buffer& from = input(in, false, "fire");
   Buffer& to = output(out, true, "fire");
   require(offset >= 0 && offset <= from.width - to.width, "fire: it reads past its input");
-  check_norm("fire", kind, gain, shift, to.width);
+  check_norm("fire", kind, gain, shift, eps, to.width);
   wrote(to, from.steps, from.selected);
   steps_.emplace_back(Fire{in, out, offset, kind, gain, shift, eps});
 }
@@ -202,33 +208,6 @@ void Program::linear(int in, int out, const Weights& weights, Vector bias) {
   require(bias.data == nullptr || bias.n == to.width, "linear: the bias" + sizes(bias.n, to.width));
   wrote(to, from.steps, from.selected);
   steps_.emplace_back(Linear{in, out, weights, bias});
-}
-
-void Program::attend(int query, int key, int value, int out, int heads, Rule rule, int winners,
-                     float weight, Vector scale, Vector bias) {
-  const Buffer& q = input(query, true, "attend");
-  Buffer& to = at(out, "attend");
-  require(heads >= 1 && q.width % heads == 0, "attend: heads do not divide the width");
-  for (const int id : {query, key, value}) {
-    const Buffer& one = input(id, true, "attend");
-    require(one.width == q.width, "attend: widths of q, k and v differ");
-    require(!one.selected && one.steps == steps, "attend: it comes before select");
-    require(id != out, "attend: it cannot write what it reads");
-  }
-  require(to.width == q.width, "attend: the output's width differs");
-  require(scale.n == heads, "attend: the scale" + sizes(scale.n, heads));
-  for (int h = 0; h < heads; ++h) require(scale.data[h] > 0.0f, "attend: a scale is not positive");
-  require(winners >= 1, "attend: at least one key must win");
-  require(rule != Rule::ssa || bias.data == nullptr, "attend: SSA takes no relative bias");
-  if (to.spiking) {
-    require(rule == Rule::winners && winners == 1 && weight == 1.0f,
-            "attend: only one winner's value is spikes; sums of rows are reals");
-    to.neuron = at(value, "attend").neuron;
-  }
-  std::vector<BiasLine> lines = bias_lines(bias, heads, "attend");
-  wrote(to, steps, false);
-  steps_.emplace_back(Attend{query, key, value, out, heads, rule, winners, weight, scale,
-                             std::move(lines), slots_++});
 }
 
 void Program::add(int in, int to) {

@@ -5,6 +5,7 @@
 // only some architectures take are in binary.cpp (BiSpikCLM) and converted.cpp.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -75,6 +76,8 @@ class Sequence {
   explicit Sequence(const Program& program);
   Sequence(const Sequence&) = delete;
   Sequence& operator=(const Sequence&) = delete;
+  const Program& program() const { return *program_; }
+  // These two, and what changes them, take turns: Program::busy().
   std::int64_t tokens() const { return tokens_; }
   std::int64_t bytes() const;
 
@@ -82,6 +85,7 @@ class Sequence {
   friend struct Program;
   const Program* program_;
   std::int64_t tokens_ = 0;
+  bool broken_ = false;  // a call failed half-way, so that its caches differ in length
   std::vector<std::unique_ptr<BitCache>> bits_;
   std::vector<std::unique_ptr<SumCache>> sums_;
   std::vector<std::unique_ptr<RowCache>> rows_;
@@ -233,10 +237,12 @@ struct Program {
   void mix(int query, int key, int value, int out, int heads, int kv_heads, Rule rule, int winners,
            float weight, Vector scale, int largest);
   void finish(int logits);
+  bool finished() const { return logits_ >= 0; }
 
   // Feeds tokens: row r is `token[r]` of `sequence[r]`, whose rows come in order. `wanted` are the
   // rows whose logits are computed, ascending. Returns them, [wanted, vocabulary], in a buffer that
-  // the next call overwrites.
+  // the next call overwrites. Throws std::invalid_argument for what cannot be fed, which changes
+  // nothing, and std::overflow_error where a value is not finite; then the sequences are done for.
   const float* forward(const std::vector<Sequence*>& sequence, const std::vector<std::int32_t>& token,
                        const std::vector<std::int64_t>& wanted);
 
@@ -247,14 +253,14 @@ struct Program {
   void run_alone(Sequence& sequence, std::int64_t rows);
 
   const Buffer& buffer(int id) const;
-  std::mutex& busy() { return busy_; }
+  // Whoever reads or changes this program, or one of its sequences, holds it meanwhile.
+  std::mutex& busy() const { return busy_; }
 
   const Kernels& kernels;
   Pool pool;
   const int steps;
   const std::int64_t vocabulary;
   std::int64_t positions = -1;  // learned ones, which bound a sequence; -1: unbounded
-  std::int64_t heaviest_row = 0;
   Counters counters;
 
  private:
@@ -268,7 +274,13 @@ struct Program {
   Buffer& at(int id, const char* what);
   Buffer& output(int id, bool spiking, const char* what);
   const Buffer& input(int id, bool spiking, const char* what);
-  void check_norm(const char* what, NormKind kind, Vector gain, Vector shift, std::int64_t width) const;
+  void check_norm(const char* what, NormKind kind, Vector gain, Vector shift, float eps,
+                  std::int64_t width) const;
+  void run_steps(const Frame& frame);
+  // Called by a step, from any thread, for each row that it read: false ends the call after the step.
+  void expect_finite(bool fine) {
+    if (!fine) finite_.store(false, std::memory_order_relaxed);
+  }
   void run(const Embed& step, const Frame& frame);
   void run(const Select& step, const Frame& frame);
   void run(const Norm& step, const Frame& frame);
@@ -297,7 +309,9 @@ struct Program {
   std::vector<std::unique_ptr<Buffer>> buffers_;
   std::vector<Step> steps_;
   int logits_ = -1, slots_ = 0, shifts_ = 0;
-  std::mutex busy_;
+  std::int64_t longest_ = INT32_MAX;  // tokens of a sequence that its whole sums hold
+  std::atomic<bool> finite_{true};
+  mutable std::mutex busy_;
 };
 
 }  // namespace spikeformers

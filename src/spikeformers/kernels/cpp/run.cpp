@@ -10,48 +10,71 @@ namespace {
 
 constexpr std::int64_t kSmall = 1 << 15;  // additions that are not worth waking a thread
 
-AttentionScratch& scratch_of_thread() {
-  thread_local AttentionScratch scratch;
-  return scratch;
-}
-
 }  // namespace
 
 const float* Program::forward(const std::vector<Sequence*>& sequence,
                               const std::vector<std::int32_t>& token,
                               const std::vector<std::int64_t>& wanted) {
-  if (logits_ < 0) throw std::invalid_argument("the program is not finished");
+  require(finished(), "the program is not finished");
   Frame frame{sequence, token, wanted, {}};
   const auto rows = static_cast<std::int64_t>(token.size());
-  for (const Sequence* one : sequence)
-    if (one->program_ != this) throw std::invalid_argument("a sequence of another program");
-  for (const std::int64_t row : wanted)
-    if (row < 0 || row >= rows) throw std::invalid_argument("logits of a row that is not there");
+  require(sequence.size() == token.size(), std::to_string(sequence.size()) + " sequences for " +
+                                               std::to_string(rows) + " tokens: each token has one");
+  require(rows >= 1, "no tokens");
+  require(rows <= kMaxRows, std::to_string(rows) + " tokens in one call: at most " + std::to_string(kMaxRows));
+  for (const Sequence* one : sequence) {
+    require(one != nullptr && one->program_ == this, "a sequence of another program");
+    require(!one->broken_, "a sequence whose last call failed half-way: begin a new one");
+  }
+  std::int64_t last = -1;
+  for (const std::int64_t row : wanted) {
+    require(row >= 0 && row < rows, "logits of a row that is not there");
+    require(row > last, "the rows whose logits are wanted do not ascend");
+    last = row;
+  }
   for (const std::int32_t id : token)
     if (id < 0 || id >= vocabulary)
       throw std::invalid_argument("token " + std::to_string(id) + " is not among the " +
                                   std::to_string(vocabulary) + " of the vocabulary");
+  const std::int64_t most = positions < 0 ? longest_ : std::min(positions, longest_);
+  frame.position.reserve(token.size());
   for (Sequence* one : sequence) frame.position.push_back(one->tokens_++);
-  if (positions >= 0)
-    for (const std::int64_t position : frame.position)
-      if (position >= positions) {
-        for (Sequence* one : sequence) one->tokens_ -= 1;
-        throw std::invalid_argument("token " + std::to_string(position + 1) + " is past the " +
-                                    std::to_string(positions) + " positions of this model");
-      }
-  counters.rows += rows;
-  for (const Step& step : steps_)
-    std::visit([&](const auto& one) { run(one, frame); }, step);
-  return at(logits_, "logits").real.data();
+  for (const std::int64_t position : frame.position)
+    if (position >= most) {
+      for (Sequence* one : sequence) one->tokens_ -= 1;
+      throw std::invalid_argument("token " + std::to_string(position + 1) + " is past the " +
+                                  std::to_string(most) + " positions of this model");
+    }
+  try {
+    run_steps(frame);
+    const float* logits = at(logits_, "logits").real.data();
+    if (!all_finite(logits, static_cast<std::int64_t>(wanted.size()) * vocabulary))
+      throw std::overflow_error("the logits are not finite");
+    counters.rows += rows;
+    return logits;
+  } catch (...) {
+    for (Sequence* one : sequence) one->broken_ = true;
+    throw;
+  }
+}
+
+void Program::run_steps(const Frame& frame) {
+  finite_.store(true, std::memory_order_relaxed);
+  for (std::size_t i = 0; i < steps_.size(); ++i) {
+    std::visit([&](const auto& one) { run(one, frame); }, steps_[i]);
+    if (!finite_.load(std::memory_order_relaxed))
+      throw std::overflow_error("step " + std::to_string(i + 1) + " of " + std::to_string(steps_.size()) +
+                                " reads values that are not finite, or a norm of zeros without an eps");
+  }
 }
 
 void Program::run_alone(Sequence& sequence, std::int64_t rows) {
   const std::vector<Sequence*> all(static_cast<std::size_t>(rows), &sequence);
   const std::vector<std::int32_t> tokens(static_cast<std::size_t>(rows), 0);
   Frame frame{all, tokens, {}, {}};
+  require(rows <= longest_, std::to_string(rows) + " tokens: whole sums hold " + std::to_string(longest_));
   for (std::int64_t r = 0; r < rows; ++r) frame.position.push_back(sequence.tokens_++);
-  for (const Step& step : steps_)
-    std::visit([&](const auto& one) { run(one, frame); }, step);
+  run_steps(frame);
 }
 
 void Program::run(const Embed& step, const Frame& frame) {
@@ -100,8 +123,8 @@ void Program::run(const Norm& step, const Frame&) {
   pool.run(pieces_of(in.rows, kRowsAtOnce), [&](std::int64_t piece) {
     const std::int64_t end = std::min(in.rows, (piece + 1) * kRowsAtOnce);
     for (std::int64_t r = piece * kRowsAtOnce; r < end; ++r)
-      kernels.norm(step.kind, in.real.data() + r * in.width + step.offset, out.width,
-                   step.gain.data, step.shift.data, step.eps, out.real.data() + r * out.width);
+      expect_finite(kernels.norm(step.kind, in.real.data() + r * in.width + step.offset, out.width,
+                                 step.gain.data, step.shift.data, step.eps, out.real.data() + r * out.width));
   });
 }
 
@@ -118,8 +141,8 @@ void Program::run(const Fire& step, const Frame&) {
     for (std::int64_t r = piece * kRowsAtOnce; r < end; ++r)
       for (int s = 0; s < in.steps; ++s) {
         const std::int64_t row = s * rows + r;
-        kernels.norm(step.kind, in.real.data() + row * in.width + step.offset, width,
-                     step.gain.data, step.shift.data, step.eps, current.data());
+        expect_finite(kernels.norm(step.kind, in.real.data() + row * in.width + step.offset, width,
+                                   step.gain.data, step.shift.data, step.eps, current.data()));
         kernels.fire(out.neuron, current.data(), in.steps > 1 ? carry.data() : nullptr, s == 0,
                      width, out.count.data() + row * width);
       }
@@ -215,9 +238,11 @@ void Program::product_whole_batch(const Linear& step, const Buffer& in, Buffer& 
   const Weights& w = step.weights;
   const std::int64_t blocks = pieces_of(in.width, kPanelRows), rows = in.rows;
   // The groups of four inputs in which any fired, and their counts in a word, for row and block.
-  thread_local std::vector<std::int32_t> all_groups, all_starts;
+  thread_local std::vector<std::int32_t> all_groups;
+  thread_local std::vector<std::int64_t> all_starts;
   thread_local std::vector<std::uint32_t> all_fours;
-  std::vector<std::int32_t>&groups = all_groups, &starts = all_starts, totals_of;
+  std::vector<std::int32_t>&groups = all_groups, totals_of;
+  std::vector<std::int64_t>& starts = all_starts;
   std::vector<std::uint32_t>& fours = all_fours;
   groups.resize(static_cast<std::size_t>(rows * pieces_of(in.width, 4)));
   fours.resize(groups.size());
@@ -226,7 +251,7 @@ void Program::product_whole_batch(const Linear& step, const Buffer& in, Buffer& 
   std::size_t n = 0;
   for (std::int64_t block = 0; block < blocks; ++block)
     for (std::int64_t r = 0; r < rows; ++r) {
-      starts.push_back(static_cast<std::int32_t>(n));
+      starts.push_back(static_cast<std::int64_t>(n));
       const std::int8_t* count = in.count.data() + r * in.width;
       const std::int64_t begin = block * kPanelRows, end = std::min(in.width, begin + kPanelRows);
       const std::int64_t whole = begin + (end - begin) / 4 * 4;
@@ -243,7 +268,7 @@ void Program::product_whole_batch(const Linear& step, const Buffer& in, Buffer& 
       for (std::int64_t i = begin; i < end; ++i) total += count[i];
       totals_of[static_cast<std::size_t>(r)] += total;
     }
-  starts.push_back(static_cast<std::int32_t>(n));
+  starts.push_back(static_cast<std::int64_t>(n));
   pool.run(pieces_of(w.outputs, kPanelColumns), [&](std::int64_t piece) {
     alignas(64) std::uint8_t panel[kPanelRows * kPanelColumns];
     thread_local std::vector<std::int32_t> sums;
@@ -277,110 +302,6 @@ void Program::product_whole_batch(const Linear& step, const Buffer& in, Buffer& 
         for (std::int64_t o = begin; o < end; ++o) to[o] += step.bias.data[o];
     }
   });
-}
-
-void Program::run(const Attend& step, const Frame& frame) {
-  const Buffer &q = at(step.query, "attend"), &k = at(step.key, "attend"), &v = at(step.value, "attend");
-  Buffer& out = at(step.out, "attend");
-  out.resize(q.rows);
-  const auto rows = static_cast<std::int64_t>(frame.token.size());
-  const std::int64_t width = q.width / step.heads;
-  const auto slot = [&](int s) { return static_cast<std::size_t>(step.slot * steps + s); };
-  if (step.rule != Rule::ssa)
-    for (int s = 0; s < steps; ++s)
-      for (std::int64_t r = 0; r < rows; ++r)
-        frame.sequence[static_cast<std::size_t>(r)]->bits_[slot(s)]->extend(1);
-  // A head's keys and values go into its own words of a page, so heads do not meet.
-  std::atomic<std::int64_t> cache_bytes{0}, pages_read{0}, pages_skipped{0};
-  const auto one_head = [&](int h, std::int64_t r, int s) {
-    Sequence& sequence = *frame.sequence[static_cast<std::size_t>(r)];
-    const std::int64_t position = frame.position[static_cast<std::size_t>(r)];
-    const std::int64_t at = (s * rows + r) * q.width + h * width;
-    const float scale = step.scale.data[h];
-    if (step.rule == Rule::ssa) {
-      std::int64_t* sum = sequence.sums_[slot(s)]->sum.data() + h * width * width;
-      thread_local std::vector<std::int64_t> total;
-      total.assign(static_cast<std::size_t>(width), 0);
-      for (std::int64_t i = 0; i < width; ++i) {
-        std::int64_t* row = sum + i * width;
-        if (const std::int64_t c = k.count[static_cast<std::size_t>(at + i)]; c != 0)
-          for (std::int64_t d = 0; d < width; ++d) row[d] += c * v.count[static_cast<std::size_t>(at + d)];
-        if (const std::int64_t c = q.count[static_cast<std::size_t>(at + i)]; c != 0)
-          for (std::int64_t d = 0; d < width; ++d) total[static_cast<std::size_t>(d)] += c * row[d];
-      }
-      const double unit = static_cast<double>(q.neuron.unit) * k.neuron.unit * scale * v.neuron.unit;
-      for (std::int64_t d = 0; d < width; ++d)
-        out.real[static_cast<std::size_t>(at + d)] =
-            static_cast<float>(static_cast<double>(total[static_cast<std::size_t>(d)]) * unit);
-      return;
-    }
-    const BitCache& cache = *sequence.bits_[slot(s)];
-    AttentionScratch& scratch = scratch_of_thread();
-    scratch.pages_read = scratch.pages_skipped = scratch.words_read = 0;
-    const auto unit = static_cast<float>(static_cast<double>(q.neuron.unit) * k.neuron.unit);
-    const Scoring scoring{unit, scale, &step.bias[static_cast<std::size_t>(h)]};
-    const std::int8_t* query = q.count.data() + at;
-    std::int64_t read = 0;
-    if (step.rule == Rule::winners) {
-      find_winners(kernels, cache, h, query, static_cast<int>(width), position, scoring,
-                   step.winners, scratch);
-      if (out.spiking) {
-        std::int8_t* to = out.count.data() + at;
-        std::memset(to, 0, static_cast<std::size_t>(width));
-        cache.add_value(scratch.winners[0].token, h, std::int8_t{1}, to);
-      } else {
-        thread_local std::vector<float> row;
-        float* to = out.real.data() + at;
-        std::fill_n(to, width, 0.0f);
-        for (const Winner& winner : scratch.winners) {  // best first, as PyTorch adds them
-          row.assign(static_cast<std::size_t>(width), 0.0f);
-          cache.add_value(winner.token, h, 1.0f, row.data());
-          for (std::int64_t d = 0; d < width; ++d) to[d] += row[static_cast<std::size_t>(d)] * v.neuron.unit;
-        }
-        if (step.weight != 1.0f)
-          for (std::int64_t d = 0; d < width; ++d) to[d] *= step.weight;
-      }
-      read = static_cast<std::int64_t>(scratch.winners.size()) * cache.value_bytes();
-    } else {
-      weigh_all(kernels, cache, h, query, static_cast<int>(width), position, scoring, step.rule, scratch);
-      float* to = out.real.data() + at;
-      std::fill_n(to, width, 0.0f);
-      for (std::int64_t j = 0; j <= position; ++j) {
-        const float weight = scratch.weight[static_cast<std::size_t>(j)];
-        if (weight == 0.0f) continue;
-        cache.add_value(j, h, weight * v.neuron.unit, to);
-        read += cache.value_bytes();
-      }
-    }
-    cache_bytes += read + 8 * scratch.words_read;
-    pages_read += scratch.pages_read;
-    pages_skipped += scratch.pages_skipped;
-  };
-  const auto put = [&](int h, std::int64_t r, int s) {
-    if (step.rule == Rule::ssa) return;
-    BitCache& cache = *frame.sequence[static_cast<std::size_t>(r)]->bits_[slot(s)];
-    const std::int64_t at = (s * rows + r) * q.width + h * width;
-    const std::int64_t position = frame.position[static_cast<std::size_t>(r)];
-    cache.put_key(position, h, k.count.data() + at);
-    cache.put_value(position, h, v.count.data() + at);
-  };
-  // One piece is one head: it stores the keys of all rows, then asks for each.
-  const auto piece = [&](std::int64_t h) {
-    for (int s = 0; s < steps; ++s) {
-      for (std::int64_t r = 0; r < rows; ++r) put(static_cast<int>(h), r, s);
-      for (std::int64_t r = 0; r < rows; ++r) one_head(static_cast<int>(h), r, s);
-    }
-  };
-  std::int64_t longest = 0;
-  for (const std::int64_t position : frame.position) longest += position + 1;
-  if (longest * step.heads < 4096)
-    for (int h = 0; h < step.heads; ++h) piece(h);
-  else
-    pool.run(step.heads, piece);
-  counters.cache_bytes += cache_bytes;
-  counters.pages_read += pages_read;
-  counters.pages_skipped += pages_skipped;
-  if (out.spiking) collect(out, false);  // a winner's spikes fired before
 }
 
 void Program::run(const Add& step, const Frame&) {

@@ -2,27 +2,31 @@
 #pragma once
 
 #include <algorithm>
-#include <stdexcept>
 #include <string>
 
+#include "limits.hpp"
 #include "program.hpp"
 
 namespace spikeformers {
-
-inline void require(bool fine, const std::string& what) {
-  if (!fine) throw std::invalid_argument(what);
-}
 
 inline std::string sizes(std::int64_t got, std::int64_t wanted) {
   return " has " + std::to_string(got) + " entries, not " + std::to_string(wanted);
 }
 
+// A buffer keeps its rows, for steps before this one read it as it was.
 inline void wrote(Buffer& buffer, int steps, bool selected) {
+  require(!buffer.written || (buffer.steps == steps && buffer.selected == selected),
+          "a buffer is written again, with other rows");
   buffer.written = true;
   buffer.steps = steps;
   buffer.selected = selected;
   buffer.counts = 0;
 }
+
+inline bool is_scale(float x) { return between(x, kMinScale, kMaxScale); }
+
+// Bytes of the sums that SSA keeps, in whole numbers of 8 bytes.
+inline std::int64_t sum_bytes(std::int64_t heads, std::int64_t width) { return 8 * heads * width * width; }
 
 // Bias of each head by distance; a null `bias` is zeros.
 std::vector<BiasLine> bias_lines(Vector bias, int heads, const std::string& what);
