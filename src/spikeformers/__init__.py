@@ -18,12 +18,19 @@ from spikeformers._auto import register_when_needed
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from spikeformers.attention import register_attention
+    from spikeformers.conversion import Rule, calibration_windows, convert, make_plan
     from spikeformers.data import load_corpus, make_tokenizer, tokenize_corpus
-    from spikeformers.energy import energy_of
-    from spikeformers.evaluation import perplexity
+    from spikeformers.energy import audit, energy_of
+    from spikeformers.engine import load_engine
+    from spikeformers.evaluation import agreement, classify, evaluate_zeroshot, perplexity
+    from spikeformers.export import pack
     from spikeformers.models import (
         BiSpikCLMConfig,
         BiSpikCLMForCausalLM,
+        ModelEntry,
+        NeurTransformerConfig,
+        NeurTransformerForCausalLM,
         SpikingViTConfig,
         SpikingViTForImageClassification,
         WDSpikingformerConfig,
@@ -33,14 +40,25 @@ if TYPE_CHECKING:
         WESpikingformerForSequenceClassification,
         build_config,
         build_model,
+        build_vision_config,
         control_of,
         load_model,
+        load_reference,
+        load_vision_model,
+        register_model,
     )
+    from spikeformers.neurons import register_neuron
     from spikeformers.training import TrainConfig, train
+    from spikeformers.training.distillation import SpADConfig, distill
 
 _ROOM_OF = {
     "BiSpikCLMConfig": "models",
     "BiSpikCLMForCausalLM": "models",
+    "ModelEntry": "models",
+    "NeurTransformerConfig": "models",
+    "NeurTransformerForCausalLM": "models",
+    "Rule": "conversion",
+    "SpADConfig": "training.distillation",
     "SpikingViTConfig": "models",
     "SpikingViTForImageClassification": "models",
     "TrainConfig": "training",
@@ -49,14 +67,30 @@ _ROOM_OF = {
     "WESpikingformerConfig": "models",
     "WESpikingformerForMaskedLM": "models",
     "WESpikingformerForSequenceClassification": "models",
+    "agreement": "evaluation",
+    "audit": "energy",
     "build_config": "models",
     "build_model": "models",
+    "build_vision_config": "models",
+    "calibration_windows": "conversion",
+    "classify": "evaluation",
     "control_of": "models",
+    "convert": "conversion",
+    "distill": "training.distillation",
     "energy_of": "energy",
+    "evaluate_zeroshot": "evaluation",
     "load_corpus": "data",
+    "load_engine": "engine",
     "load_model": "models",
+    "load_reference": "models",
+    "load_vision_model": "models",
+    "make_plan": "conversion",
     "make_tokenizer": "data",
+    "pack": "export",
     "perplexity": "evaluation",
+    "register_attention": "attention",
+    "register_model": "models",
+    "register_neuron": "neurons",
     "tokenize_corpus": "data",
     "train": "training",
 }
@@ -64,6 +98,11 @@ _ROOM_OF = {
 __all__ = [
     "BiSpikCLMConfig",
     "BiSpikCLMForCausalLM",
+    "ModelEntry",
+    "NeurTransformerConfig",
+    "NeurTransformerForCausalLM",
+    "Rule",
+    "SpADConfig",
     "SpikingViTConfig",
     "SpikingViTForImageClassification",
     "TrainConfig",
@@ -72,14 +111,30 @@ __all__ = [
     "WESpikingformerConfig",
     "WESpikingformerForMaskedLM",
     "WESpikingformerForSequenceClassification",
+    "agreement",
+    "audit",
     "build_config",
     "build_model",
+    "build_vision_config",
+    "calibration_windows",
+    "classify",
     "control_of",
+    "convert",
+    "distill",
     "energy_of",
+    "evaluate_zeroshot",
     "load_corpus",
+    "load_engine",
     "load_model",
+    "load_reference",
+    "load_vision_model",
+    "make_plan",
     "make_tokenizer",
+    "pack",
     "perplexity",
+    "register_attention",
+    "register_model",
+    "register_neuron",
     "tokenize_corpus",
     "train",
 ]

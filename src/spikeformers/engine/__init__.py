@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from spikeformers.engine.description import Description, NeuronSpec, NormSpec
 from spikeformers.engine.file import Packed, is_engine_file, read, write
-from spikeformers.engine.runtime import Engine, EngineSystem, load
+from spikeformers.engine.runtime import Engine, EngineSystem, load, load_engine
 
 __all__ = [
     "Description",
@@ -23,6 +23,7 @@ __all__ = [
     "Packed",
     "is_engine_file",
     "load",
+    "load_engine",
     "read",
     "write",
 ]

@@ -217,7 +217,9 @@ def open_system(file: str, threads: int) -> EngineSystem:
     return EngineSystem(load(file, threads=threads))
 
 
-def load(path: str | Path, *, threads: int | None = None, kernels: str | None = None) -> Engine:
+def load_engine(
+    path: str | Path, *, threads: int | None = None, kernels: str | None = None
+) -> Engine:
     """Open an engine file; ``threads`` are all processors unless given.
 
     Raises CheckpointError for a file that is no whole engine file, EngineUnavailable where the
@@ -225,3 +227,6 @@ def load(path: str | Path, *, threads: int | None = None, kernels: str | None = 
     """
     choose(kernels)
     return Engine(read(path), threads=threads, kernels=kernels)
+
+
+load = load_engine  # as `spikeformers.engine.load`

@@ -7,6 +7,7 @@ from spikeformers.evaluation.measured import MeasuredReport, Program, measure
 from spikeformers.evaluation.perplexity import PerplexityReport, context_of, perplexity
 from spikeformers.evaluation.speed import Speed, decoding_speed, decoding_speeds
 from spikeformers.evaluation.vision import Entropy, VisionReport, classify, entropy_of
+from spikeformers.evaluation.zeroshot import evaluate_zeroshot
 
 __all__ = [
     "AgreementReport",
@@ -22,6 +23,7 @@ __all__ = [
     "decoding_speed",
     "decoding_speeds",
     "entropy_of",
+    "evaluate_zeroshot",
     "measure",
     "perplexity",
 ]

@@ -6,6 +6,8 @@ Needs the extra ``eval``: ``pip install 'spikeformers[eval]'``.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spikeformers.evaluation.zeroshot.names import GROUPS, SUITES, TASKS, resolve
@@ -13,7 +15,41 @@ from spikeformers.evaluation.zeroshot.names import GROUPS, SUITES, TASKS, resolv
 if TYPE_CHECKING:
     from spikeformers.evaluation.zeroshot.run import TaskReport, Zeroshot
 
-__all__ = ["GROUPS", "SUITES", "TASKS", "TaskReport", "Zeroshot", "check_harness", "resolve"]
+__all__ = [
+    "GROUPS",
+    "SUITES",
+    "TASKS",
+    "TaskReport",
+    "Zeroshot",
+    "check_harness",
+    "evaluate_zeroshot",
+    "resolve",
+]
+
+
+def evaluate_zeroshot(
+    model: Any,
+    tokenizer: Any,
+    tasks: str | Iterable[str],
+    *,
+    data_dir: str | Path | None = None,
+    limit: int | None = None,
+    **options: Any,
+) -> list[TaskReport]:
+    """Score a causal model, or an engine's reader, on zero-shot tasks; one report per task.
+
+    ``tasks`` are names or suites of ``spikeformers evaluate zeroshot``. Documents come from
+    ``data_dir``, or from the hub; ``limit`` keeps the first of each task. ``options`` go to
+    `Zeroshot`: batch_size, max_length, cached, progress. Raises ConfigError for an unknown task
+    and without lm-evaluation-harness, DataError for documents that are missing.
+    """
+    check_harness()
+    from spikeformers.evaluation.zeroshot.run import Zeroshot
+
+    names = resolve(tasks if isinstance(tasks, str) else list(tasks))
+    runner = Zeroshot("model", model, tokenizer, **options)
+    folder = None if data_dir is None else Path(data_dir)
+    return [runner.run(name, data_dir=folder, limit=limit) for name in names]
 
 
 def check_harness() -> None:

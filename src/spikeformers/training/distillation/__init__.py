@@ -8,12 +8,56 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from spikeformers.errors import ConfigError
 from spikeformers.training.distillation.config import TERMS, SpADConfig, without
 
 if TYPE_CHECKING:
-    from spikeformers.training.distillation.objective import Distillation
+    from pathlib import Path
 
-__all__ = ["TERMS", "Distillation", "SpADConfig", "without"]
+    from spikeformers.data import TokenStore
+    from spikeformers.training.config import TrainConfig
+    from spikeformers.training.distillation.objective import Distillation
+    from spikeformers.training.loop import TrainResult
+
+__all__ = ["TERMS", "Distillation", "SpADConfig", "distill", "without"]
+
+
+def distill(
+    student: Any,
+    teacher: Any,
+    store: TokenStore,
+    tokenizer: Any,
+    out: str | Path,
+    config: TrainConfig,
+    *,
+    spad: SpADConfig | None = None,
+    cache_teacher: str = "",
+    **options: Any,
+) -> TrainResult:
+    """Train a causal ``student``, in place, by Spike-Aware Alignment Distillation (SpAD).
+
+    Both models read the tokens of ``store``, made by ``tokenizer``, the teacher's. ``spad`` weighs
+    the five terms, as the paper does unless given. ``cache_teacher`` is a folder for the teacher's
+    outputs, "auto", or "" for none; ``options`` go to `train` (resume, progress, on_step). Raises
+    ConfigError for models of different vocabularies, and what `train` raises.
+
+    BiSpikCLM, https://arxiv.org/abs/2605.13859.
+    """
+    from spikeformers.training.distillation.objective import Distillation
+    from spikeformers.training.loop import train
+
+    mine, theirs = student.config.vocab_size, teacher.config.vocab_size
+    if mine != theirs:
+        raise ConfigError(
+            f"the student has {mine:,} tokens and the teacher {theirs:,}; a student learns the "
+            "teacher's probabilities token by token. Build it with the teacher's vocab_size."
+        )
+    spad = spad or SpADConfig()
+    if "saa" in spad.active:  # attention maps are read of both
+        for model in (student, teacher):
+            model.set_attn_implementation("eager")
+    task = Distillation(student, teacher, spad, config.seed, cache_teacher)
+    return train(student, store, tokenizer, out, config, task=task, **options)
 
 
 def __getattr__(name: str) -> Any:
