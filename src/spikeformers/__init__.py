@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from spikeformers.data import load_corpus, make_tokenizer, tokenize_corpus
     from spikeformers.energy import audit, energy_of
     from spikeformers.engine import load_engine
-    from spikeformers.evaluation import agreement, classify, evaluate_zeroshot, perplexity
+    from spikeformers.evaluation.agreement import agreement
+    from spikeformers.evaluation.perplexity import perplexity
+    from spikeformers.evaluation.vision import classify
+    from spikeformers.evaluation.zeroshot import evaluate_zeroshot
     from spikeformers.export import pack
     from spikeformers.models import (
         BiSpikCLMConfig,
@@ -67,18 +70,18 @@ _ROOM_OF = {
     "WESpikingformerConfig": "models",
     "WESpikingformerForMaskedLM": "models",
     "WESpikingformerForSequenceClassification": "models",
-    "agreement": "evaluation",
+    "agreement": "evaluation.agreement",
     "audit": "energy",
     "build_config": "models",
     "build_model": "models",
     "build_vision_config": "models",
     "calibration_windows": "conversion",
-    "classify": "evaluation",
+    "classify": "evaluation.vision",
     "control_of": "models",
     "convert": "conversion",
     "distill": "training.distillation",
     "energy_of": "energy",
-    "evaluate_zeroshot": "evaluation",
+    "evaluate_zeroshot": "evaluation.zeroshot",
     "load_corpus": "data",
     "load_engine": "engine",
     "load_model": "models",
@@ -87,7 +90,7 @@ _ROOM_OF = {
     "make_plan": "conversion",
     "make_tokenizer": "data",
     "pack": "export",
-    "perplexity": "evaluation",
+    "perplexity": "evaluation.perplexity",
     "register_attention": "attention",
     "register_model": "models",
     "register_neuron": "neurons",

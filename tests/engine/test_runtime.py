@@ -235,7 +235,7 @@ def test_what_is_not_there_is_refused(make_model: Make, ids: Ids) -> None:
         engine.advance(None, 0)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="no buffer 'z'; there are x, "):
         engine.values("z")
-    with pytest.raises(UsageError, match="at least one thread"):
+    with pytest.raises(UsageError, match="takes 1 to 1024 threads, not"):
         Engine(engine.packed, threads=0)
     with pytest.raises(EngineUnavailable, match="no such path"):
         Engine(engine.packed, kernels="sse9")
