@@ -90,7 +90,7 @@ def test_an_unknown_key_of_a_recipe_names_the_file(tmp_path):
         ("- a\n- b\n", "a recipe is keys and values"),
         ("a: [", "not valid YAML"),
         ("!!python/object/apply:os.system ['true']", "not valid YAML"),
-        ("preset: 3\n", "preset is 3; it must be a str"),
+        ("preset: 3\n", "preset is 3; it must be text"),
     ],
 )
 def test_what_is_no_recipe_is_refused(tmp_path, content, said):

@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("spikeformers.kernels._native")
 
-OURS = {"engine-int8", "engine-fp32", "pytorch", "dense-twin"}
+OURS = {"engine-int8", "engine-int4", "engine-fp32", "pytorch", "dense-twin"}
 
 
 @pytest.mark.parametrize("what", ["decode", "prefill"])

@@ -42,7 +42,8 @@ def test_other_architectures(spikeformers, text, control, tiny, tmp_path):
         assert found["text"] == spikeformers("generate", model, *given).json["text"]
         timed = spikeformers("bench", "decode", model, "--prompt-tokens", 4, "--new-tokens", 3,
                              "--repeats", 1, "--no-peers", "--json").json  # fmt: skip
-        assert set(timed["results"]) == {"engine-int8", "engine-fp32", "pytorch", "dense-twin"}
+        engines = {"engine-int8", "engine-int4", "engine-fp32"}
+        assert set(timed["results"]) == engines | {"pytorch", "dense-twin"}
         assert 0 < timed["results"]["engine-int8"]["density"] < 1
 
 

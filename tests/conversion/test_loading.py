@@ -15,7 +15,7 @@ from transformers import OPTConfig, OPTForCausalLM, PreTrainedModel
 from spikeformers.conversion import calibration_windows, load_source
 from spikeformers.data import TokenSplit, make_tokenizer
 from spikeformers.errors import CheckpointError, ConfigError, DataError, OfflineError
-from spikeformers.models import build_config
+from spikeformers.models import build_config, build_model
 
 Dense = Callable[..., PreTrainedModel]
 
@@ -27,7 +27,7 @@ def saved(model: Any, folder: Path) -> Path:
 
 
 def test_a_folder(dense: Dense, tmp_path: Path) -> None:
-    model = dense("llama", vocab_size=60)
+    model = dense("llama", vocab_size=300)
     loaded, tokenizer = load_source(str(saved(model, tmp_path)))
     assert loaded.config.model_type == "llama"
     assert loaded.dtype == torch.float32
@@ -48,7 +48,7 @@ def test_an_architecture_without_a_conversion(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("preset", ["wd-spikingformer-tiny", "bispikclm-tiny"])
 def test_a_model_that_spikes_already(preset: str, tmp_path: Path) -> None:
-    build_config(preset, 60).save_pretrained(tmp_path)
+    build_model(build_config(preset, 60)).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=r"is a spiking model \((wd_spiking|bispik)\w+\) already"):
         load_source(str(tmp_path))
 
@@ -79,7 +79,7 @@ def test_a_hub_name_reaches_transformers(
     monkeypatch.setattr("transformers.utils.hub.TRANSFORMERS_CACHE", str(tmp_path), raising=False)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     root = tmp_path / "models--someone--tiny"
-    saved(dense("gpt2"), root / "snapshots" / "abc")
+    saved(dense("gpt2", vocab_size=300), root / "snapshots" / "abc")
     (root / "refs").mkdir()
     (root / "refs/main").write_text("abc")
     model, _ = load_source("someone/tiny")

@@ -261,7 +261,7 @@ def test_threads_of_python_take_turns(make_model: Make, ids: Ids) -> None:
     assert all((logits == wanted).all() for logits in found)
 
 
-@pytest.mark.parametrize("threads", [64, 10**5, 10**30])
+@pytest.mark.parametrize("threads", [64, 1024])
 def test_threads_are_no_more_than_processors(threads: int, make_model: Make) -> None:
     engine = Engine(pack(make_model(), None, "fp32"), threads=threads)
     assert engine.threads == native().processors()

@@ -36,16 +36,16 @@ def batch(found: list[int], true: list[int]) -> dict[str, Tensor]:
 
 
 def test_accuracy_by_hand() -> None:
-    seen: list[int] = []
+    seen: list[tuple[int, int | None]] = []
     batches = [batch([0, 0, 1], [0, 0, 0]), batch([1, 1], [1, 0])]
-    report = classify(Lookup(), batches, ("a", "b", "c"), seen.append)
+    report = classify(Lookup(), batches, ("a", "b", "c"), lambda *told: seen.append(told))
     assert report.images == 5
     assert report.accuracy == 3 / 5
     assert report.per_class == {"a": 2 / 4, "b": 1.0, "c": None}
     assert report.confusion == [[2, 2, 0], [0, 1, 0], [0, 0, 0]]
     hit, miss = math.log(math.e + 2) - 1, math.log(math.e + 2)
     assert report.loss == pytest.approx((3 * hit + 2 * miss) / 5)
-    assert seen == [3, 2]
+    assert seen == [(3, None), (5, None)]
 
 
 def test_what_is_refused() -> None:

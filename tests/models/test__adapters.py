@@ -273,7 +273,9 @@ def test_an_adapter_is_merged_before_spikes_are_expanded(make_family: Make) -> N
 def test_a_folder_with_model_and_adapter_loads_both(
     make_family: Make, ids: Tensor, byte_tokenizer: Any, tmp_path: Path
 ) -> None:
-    make_family("gpt2", tied=True, dtype=torch.float32).save_pretrained(tmp_path)
+    model = make_family("gpt2", tied=True, dtype=torch.float32)
+    model.resize_token_embeddings(len(byte_tokenizer))
+    model.save_pretrained(tmp_path)
     byte_tokenizer.save_pretrained(tmp_path)
     peft = adapted(load_model(tmp_path)[0], target_modules=["value"])
     peft.save_pretrained(tmp_path)

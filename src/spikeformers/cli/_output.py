@@ -79,7 +79,11 @@ def fit(table: Table, width: int) -> int:
 
     natural, least = [], []
     for column in table.columns:
-        texts = [Text.from_markup(str(cell)).plain for cell in (column.header, *column.cells)]
+        cells = (column.header, *column.cells)
+        texts = [
+            (cell if isinstance(cell, Text) else Text.from_markup(str(cell))).plain
+            for cell in cells
+        ]
         natural.append(max(cell_len(line) for text in texts for line in text.split("\n")))
         least.append(max((cell_len(word) for text in texts for word in text.split()), default=0))
     room = width - (3 * len(natural) + 1)  # a space at both sides, and lines around, of each

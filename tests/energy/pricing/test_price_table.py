@@ -73,7 +73,7 @@ def test_units() -> None:
     [
         (GOOD, "- a list", "the file is a mapping of names to values, not a list"),
         (GOOD, "", "not nothing"),
-        (GOOD, "a: [", "is not YAML"),
+        (GOOD, "a: [", "is not valid YAML"),
         ("compute:", "computes:", "unknown key 'computes' in the file.*Did you mean 'compute'"),
         ("  multiply:", "  multiplies:", "unknown key 'multiplies'.*Did you mean 'multiply'"),
         ("name: horowitz45\n", "", "the file lacks 'name'"),
