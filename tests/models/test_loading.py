@@ -91,7 +91,7 @@ def test_a_pickle_beside_safetensors_is_left_alone(folder: Path) -> None:
 
 
 def test_empty_folder(tmp_path: Path) -> None:
-    refused(tmp_path, "has no config.json, so it is no model folder")
+    refused(tmp_path, "has no config.json, so it is not a model folder")
 
 
 def test_an_unfinished_run(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_one_tensor_missing(folder: Path) -> None:
 @pytest.mark.parametrize("content", ["{", "", "\x00\xff", "model_type: wd_spikingformer"])
 def test_broken_config(folder: Path, content: str) -> None:
     (folder / "config.json").write_bytes(content.encode("latin-1"))
-    with pytest.raises(CheckpointError, match=r"config\.json is not valid JSON"):
+    with pytest.raises(CheckpointError, match=r"config\.json (is not valid JSON|cannot be read: )"):
         load_model(folder)
 
 

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from spikeformers.models import (
+    MODELS,
     BiSpikCLMConfig,
     NeurTransformerConfig,
     SpikingViTConfig,
@@ -75,7 +76,8 @@ def test_every_config_of_a_spiking_model_states_what_a_card_shows():
     for kind in SPIKING:
         config = kind()
         facts = facts_of({"model_type": kind.model_type})
-        assert (facts.title, facts.origin) == kind.paper
+        row = MODELS[kind.model_type]
+        assert (facts.title, facts.origin) == (row.title, row.paper)
         assert facts.origin.startswith("https://arxiv.org/abs/")
         assert facts.tags(kind.model_type)[-1] == "spiking-neural-network"
         assert facts.rows == config.card_rows()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import initialization
 
 from spikeformers.errors import CheckpointError
+from spikeformers.foreign import foreign
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -94,11 +95,12 @@ def check_shapes(folder: Path, auto: Any, config: Any) -> None:
     if getattr(config, "quantization_config", None) is not None:
         return
     held = read_header(folder)
-    try:
-        with torch.device("meta"), initialization.meta_device_safe_creation_ops():
-            model: Any = auto.from_config(config)
-    except Exception as error:  # Transformers raises many types here
-        raise CheckpointError(f"{folder}: the model cannot be built: {error}") from error
+    with (
+        foreign(f"{folder}: the model cannot be built"),
+        torch.device("meta"),
+        initialization.meta_device_safe_creation_ops(),
+    ):
+        model: Any = auto.from_config(config)
     prefix = f"{model.base_model_prefix}."
     wrong, missing = [], 0
     for name, tensor in model.state_dict().items():

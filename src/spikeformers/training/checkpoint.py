@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import os
 import re
 import shutil
@@ -32,12 +31,22 @@ from torch.distributed.checkpoint.hf_storage import (
 )
 
 from spikeformers.errors import CheckpointError, StorageError
+from spikeformers.foreign import check_object, read_json
 from spikeformers.training.distributed import World, reshard
 
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 MOMENTS = ("exp_avg", "exp_avg_sq")
+RECORD: dict[str, Any] = {
+    "step": int,
+    "tokens_seen": int,
+    "seconds": float,
+    "optimizer_steps": dict[str, int],
+    "files": dict[str, dict[str, Any]],
+}
+"""Keys of checkpoint.json beside its version, and what their values are; of a file, SHARD."""
+SHARD: dict[str, Any] = {"bytes": int, "sha256": str}
 STEP_FOLDER = re.compile(r"step-(\d{7,})")
 TEMPORARY = ".tmp-"
 SET_ASIDE = "damaged-"
@@ -189,12 +198,12 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     file = path / "checkpoint.json"
     try:
-        record: dict[str, Any] = json.loads(file.read_text("utf-8"))
+        record = read_json(file, needed={"format_version": int})
         version = record["format_version"]
         if version == FORMAT_VERSION:
-            _check_record(path, record)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DamagedCheckpoint(_damaged(file, f"unreadable: {_why(error)}")) from error
+            _check_record(file, record)
+    except CheckpointError as error:
+        raise DamagedCheckpoint(f"Damaged checkpoint: {error}") from error
     if version != FORMAT_VERSION:
         raise CheckpointError(
             f"{path} is of checkpoint format {version}; this version reads format {FORMAT_VERSION}."
@@ -206,24 +215,24 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def _check_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Raise ValueError, KeyError or TypeError unless a record is whole and of this checkpoint."""
+def _check_record(file: Path, record: Mapping[str, Any]) -> None:
+    """Raise CheckpointError unless a record is whole and of this checkpoint."""
+    check_object(record, RECORD, file)
+    for name, expected in record["files"].items():
+        check_object(expected, SHARD, f"the entry {name!r} of {file}")
+    why = ""
     if "sha256" in record and record["sha256"] != _record_digest(record):
-        raise ValueError("its content was altered (SHA-256 differs)")
-    if record["step"] != int(path.name.rpartition("-")[2]):
-        raise ValueError(f"it is of step {record['step']!r}")
-    counts = {"step": record["step"], "tokens_seen": record["tokens_seen"]}
-    counts |= dict(record["optimizer_steps"])
-    for name, count in counts.items():
-        if type(count) is not int or count < 0:
-            raise ValueError(f"{name} is {count!r}")
-    if not (isinstance(record["seconds"], (int, float)) and math.isfinite(record["seconds"])):
-        raise ValueError(f"seconds is {record['seconds']!r}")
-    for name, expected in dict(record["files"]).items():
-        if Path(name).name != name or {"bytes", "sha256"} - set(expected):
-            raise ValueError(f"its entry of {name!r} is {expected!r}")
-    if not record["files"]:
-        raise ValueError("it names no file")
+        why = "is altered in its content (SHA-256 differs)"
+    elif record["step"] != int(file.parent.name.rpartition("-")[2]):
+        why = f"is of step {record['step']}"
+    elif min(record["step"], record["tokens_seen"], *record["optimizer_steps"].values(), 0) < 0:
+        why = "counts less than nothing"
+    elif not record["files"]:
+        why = "names no file"
+    elif strange := [name for name in record["files"] if Path(name).name != name]:
+        why = f"names a file elsewhere ({strange[0]!r})"
+    if why:
+        raise CheckpointError(f"{file} {why}.")
 
 
 def _record_digest(record: Mapping[str, Any]) -> str:
