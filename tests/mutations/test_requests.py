@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 import yaml
-from spikeformers.energy.tables import load_table
+from spikeformers.energy.pricing.price_table import load_table
 
 from spikeformers.cli._recipe import from_assignments, read_recipe
 
@@ -63,7 +63,7 @@ def _change_one(content: bytes, draw: random.Random) -> bytes:
 
 
 def test_price_table(survive: Survive, tmp_path: Path) -> None:
-    folder = resources.files("spikeformers.energy") / "price_tables"
+    folder = resources.files("spikeformers.energy.pricing") / "price_tables"
     content = min(folder.iterdir(), key=lambda one: one.name).read_bytes()
     file = tmp_path / "prices.yaml"
 

@@ -21,7 +21,9 @@ from spikeformers.errors import UsageError
 from spikeformers.storage import check_unlocked, lock, run_lock
 from spikeformers.storage.lock import Writer
 
-HOLD = """
+HOLD = """import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
+
 import sys, time
 from pathlib import Path
 from spikeformers.storage import run_lock
@@ -123,7 +125,7 @@ def test_the_same_thread_may_lock_again_and_another_may_not(tmp_path: Path) -> N
 def test_a_forked_child_does_not_keep_the_lock_of_its_parent(tmp_path: Path) -> None:
     code = HOLD.replace(
         'print("held", flush=True)',
-        'import os\n    child = os.fork()\n    print("held", flush=True) if child else None',
+        'import os\n    child = os.fork()\n    None if child else print("held", flush=True)',
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as p:

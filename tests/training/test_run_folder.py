@@ -97,10 +97,10 @@ def test_harmless_changes_pass_and_rounding_is_told(
 def test_more_steps_are_kept_in_the_record(tmp_path: Path, record: dict[str, Any]) -> None:
     begun(tmp_path, record)
     longer = record | {"config": record["config"] | {"steps": 9, "schedule_steps": 6}}
-    assert open_run(tmp_path, longer, ALONE, resume=True) is None
+    assert open_run(tmp_path, longer, ALONE, resume=True) is False
     kept = json.loads((tmp_path / "run.json").read_text())
     assert kept == json.loads(json.dumps(longer))
-    assert open_run(tmp_path, longer, ALONE, resume=True) is None
+    assert open_run(tmp_path, longer, ALONE, resume=True) is False
     with pytest.raises(ConfigError, match="for more steps, not for fewer"):
         open_run(tmp_path, record, ALONE, resume=True)
 
