@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from spikeformers.models._checks import config_errors
 from spikeformers.models._config import SpikingConfig, SpikingformerConfig
+from spikeformers.models._spiking_vit_config import SpikingViTConfig
 from spikeformers.models._spikingformer import SpikingLMOutput
 from spikeformers.models.bispikclm import (
     BiSpikCLMConfig,
@@ -27,7 +28,6 @@ from spikeformers.models.registry import (
     task_of,
 )
 from spikeformers.models.spiking_vit import (
-    SpikingViTConfig,
     SpikingViTForImageClassification,
     SpikingViTModel,
 )

@@ -15,12 +15,17 @@ import transformers
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from spikeformers.errors import ConfigError
-from spikeformers.models import bispikclm, spiking_vit, wd_spikingformer, we_spikingformer
+from spikeformers.models import (
+    _spiking_vit_config,
+    bispikclm,
+    wd_spikingformer,
+    we_spikingformer,
+)
 from spikeformers.models._auto_map import state_classes
+from spikeformers.models._spiking_vit_config import SpikingViTConfig
 from spikeformers.models.bispikclm import BiSpikCLMConfig, BiSpikCLMForCausalLM, BiSpikCLMModel
 from spikeformers.models.neurtransformer import NeurTransformerConfig, NeurTransformerForCausalLM
 from spikeformers.models.spiking_vit import (
-    SpikingViTConfig,
     SpikingViTForImageClassification,
     SpikingViTModel,
 )
@@ -133,7 +138,7 @@ _OWN = (
             "AutoModel": SpikingViTModel,
             "AutoModelForImageClassification": SpikingViTForImageClassification,
         },
-        spiking_vit.PRESETS,
+        _spiking_vit_config.PRESETS,
     ),
     _twin("GPT-2", "causal", transformers.GPT2Config),
     _twin("GPT-NeoX", "causal", transformers.GPTNeoXConfig),
