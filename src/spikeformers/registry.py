@@ -15,6 +15,7 @@ among the entry points; none of them is loaded before it is asked for.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
@@ -61,7 +62,7 @@ class Registry(Mapping[str, Part], Generic[Part]):
     def __getitem__(self, name: str) -> Part:
         """The part called ``name``; KeyError where there is none, as of any mapping."""
         if name not in self._parts:
-            self.register(name, self._load(self._entry_points()[name]))
+            self.register(name, self._load(self._entry_points[name]))
         return self._parts[name]
 
     def get_or_refuse(self, name: str, key: str) -> Part:
@@ -75,16 +76,18 @@ class Registry(Mapping[str, Part], Generic[Part]):
         return self[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._parts or name in self._entry_points()
+        return name in self._parts or name in self._entry_points
 
     def __iter__(self) -> Iterator[str]:
         yield from self._parts
-        yield from (name for name in self._entry_points() if name not in self._parts)
+        yield from (name for name in self._entry_points if name not in self._parts)
 
     def __len__(self) -> int:
-        return len(set(self._parts) | set(self._entry_points()))
+        return len(set(self._parts) | set(self._entry_points))
 
+    @cached_property
     def _entry_points(self) -> dict[str, EntryPoint]:
+        # Looking through all installed packages takes milliseconds, and configs ask often.
         return {point.name: point for point in entry_points(group=self.group)}
 
     def _load(self, point: EntryPoint) -> Part:
