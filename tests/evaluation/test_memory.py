@@ -14,6 +14,7 @@ def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
         resident_of_model(tmp_path, 1)
 
 
+@pytest.mark.slow
 def test_libraries_are_apart_from_the_model(tmp_path: Path) -> None:
     config = WDSpikingformerConfig(
         **{"vocab_size": 97, "hidden_size": 768, "num_hidden_layers": 2, "num_attention_heads": 12},
