@@ -42,9 +42,9 @@ inline const std::int8_t* counts_of(const Counts& array, int least, int most, co
   require(array.dtype() == nb::dtype<std::int8_t>(), what + ": counts must be int8");
   const auto* count = static_cast<const std::int8_t*>(array.data());
   for (std::size_t i = 0; i < array.size(); ++i)
-    require(count[i] >= least && count[i] <= most,
-            what + ": a count of " + std::to_string(count[i]) + " is not within " + std::to_string(least) +
-                " to " + std::to_string(most));
+    if (count[i] < least || count[i] > most)
+      throw std::invalid_argument(what + ": a count of " + std::to_string(count[i]) + " is not within " +
+                                  std::to_string(least) + " to " + std::to_string(most));
   return count;
 }
 

@@ -24,6 +24,9 @@ constexpr float kMaxFrequency = 0x1p20f;         // radians per token
 inline void require(bool fine, const std::string& what) {
   if (!fine) throw std::invalid_argument(what);
 }
+inline void require(bool fine, const char* what) {  // makes no string where all is fine
+  if (!fine) throw std::invalid_argument(what);
+}
 
 // NaN lies between nothing.
 inline bool between(float x, float least, float most) { return x >= least && x <= most; }

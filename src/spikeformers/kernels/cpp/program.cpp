@@ -18,7 +18,8 @@ std::vector<BiasLine> bias_lines(Vector bias, int heads, const std::string& what
   require(bias.data == nullptr || (bias.n > 0 && bias.n % heads == 0),
           what + ": the relative bias does not divide into heads");
   for (std::int64_t i = 0; i < bias.n; ++i)
-    require(between(bias.data[i], -kMaxBias, kMaxBias), what + ": a relative bias is not finite, or beyond 2^100");
+    if (!between(bias.data[i], -kMaxBias, kMaxBias))
+      throw std::invalid_argument(what + ": a relative bias is not finite, or beyond 2^100");
   std::vector<BiasLine> lines;
   for (int h = 0; h < heads; ++h)
     lines.emplace_back(bias.data == nullptr ? nullptr : bias.data + h * (bias.n / heads),

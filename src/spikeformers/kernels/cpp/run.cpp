@@ -18,10 +18,12 @@ const float* Program::forward(const std::vector<Sequence*>& sequence,
   require(finished(), "the program is not finished");
   Frame frame{sequence, token, wanted, {}};
   const auto rows = static_cast<std::int64_t>(token.size());
-  require(sequence.size() == token.size(), std::to_string(sequence.size()) + " sequences for " +
-                                               std::to_string(rows) + " tokens: each token has one");
+  if (sequence.size() != token.size())
+    throw std::invalid_argument(std::to_string(sequence.size()) + " sequences for " + std::to_string(rows) +
+                                " tokens: each token has one");
   require(rows >= 1, "no tokens");
-  require(rows <= kMaxRows, std::to_string(rows) + " tokens in one call: at most " + std::to_string(kMaxRows));
+  if (rows > kMaxRows)
+    throw std::invalid_argument(std::to_string(rows) + " tokens in one call: at most " + std::to_string(kMaxRows));
   for (const Sequence* one : sequence) {
     require(one != nullptr && one->program_ == this, "a sequence of another program");
     require(!one->broken_, "a sequence whose last call failed half-way: begin a new one");
