@@ -73,7 +73,7 @@ def read_json(
     needed: Mapping[str, Any] | None = None,
     optional: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The JSON object in a file; ``error`` names a file that is no such thing.
+    """The JSON object in a file; ``error`` names a file that does not hold one.
 
     ``needed`` are keys that must be there, and the types of their values; ``optional`` are types
     of keys that may be there.

@@ -48,7 +48,7 @@ def check_labels(values: Mapping[str, Any]) -> None:
 
 
 def check_fields(config: Any, others: Mapping[str, Any]) -> None:
-    """ConfigError for a field of another type than declared, or a key that is no field.
+    """ConfigError for a field of another type than declared, or a key that is not a field.
 
     ``others`` are keys and values that came beside the fields: Transformers would keep them unread.
     """

@@ -137,7 +137,7 @@ def check_gguf(file: Path) -> None:
                  if len(field.types) == 1 and not key.startswith("GGUF.")}  # fmt: skip
     except Exception as error:  # the reader trusts its file
         raise CheckpointError(
-            f"{file} cannot be loaded as a causal model: it is no whole GGUF file ({error!r})."
+            f"{file} cannot be loaded as a causal model: it is not a whole GGUF file ({error!r})."
         ) from error
     check_numbers(file, plain, shapes)
 
