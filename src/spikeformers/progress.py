@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from spikeformers.errors import StorageError
 
@@ -36,10 +36,29 @@ Tell = Callable[[str, int, "int | None"], None]
 """The same, with the stage of the work before them."""
 Item = TypeVar("Item")
 
+
+class Listener(Protocol):
+    """What a run reports its progress to: a `Progress`, or a function of the caller's.
+
+    A function takes the stage, things done, things in all (None where that is not known), and by
+    keyword the unit they are counted in ("steps") and figures of the moment ("loss 2.310"); one
+    that needs neither is declared as ``def listen(stage, done, total, **more)``.
+    """
+
+    def __call__(
+        self, stage: str, done: int, total: int | None, *, unit: str = "", shown: str = ""
+    ) -> None: ...
+
+
 EVERY = 5.0  # seconds between two lines at least, and before the first
 AT_MOST = 60.0  # seconds between two lines at most
 LOG = "progress.log"  # in a run folder
 SHARE = 0.01  # of the work, between two lines that are less than AT_MOST apart
+
+
+def is_main_process() -> bool:
+    """Whether this process reports: it runs alone, or is the first of torchrun's."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 class Stage:
@@ -83,7 +102,8 @@ class Progress:
     """A context; called with a stage, things done and things in all, it shows them.
 
     ``show`` false: nothing is shown, and only ``log`` is written, a file that is appended to.
-    ``keep``: the bar stays on the terminal at the end. Under torchrun the first process speaks.
+    ``keep``: the bar stays on the terminal at the end. ``listener`` gets each call, too. Under
+    torchrun only the first process reports.
     """
 
     def __init__(
@@ -92,10 +112,12 @@ class Progress:
         show: bool = True,
         log: Path | None = None,
         keep: bool = False,
+        listener: Listener | None = None,
         every: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        speaks = os.environ.get("RANK", "0") == "0"
+        speaks = is_main_process()
+        self._listener = listener if speaks else None
         self._show, self._log, self._keep = show and speaks, log if speaks else None, keep
         self._every, self._clock = EVERY if every is None else every, clock
         self._stage: Stage | None = None
@@ -136,6 +158,8 @@ class Progress:
             at.done, at.total, at.unit, at.shown = done, total, unit, shown
             for display in self._displays:
                 display.show(at, now)
+        if self._listener is not None:
+            self._listener(stage, done, total, unit=unit, shown=shown)
 
     def stage(self, name: str, unit: str = "") -> Move:
         """The stage begins, and what it returns moves it on."""

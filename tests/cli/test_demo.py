@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from spikeformers.cli import _demo
-from spikeformers.cli._demo import Settings
 from spikeformers.errors import EngineUnavailable
 from spikeformers.models import load_model
+from spikeformers.runs import demonstration
+from spikeformers.runs.demonstration import DemoSettings
 from spikeformers.training.journal import Journal
 
-SMALL = Settings(
+SMALL = DemoSettings(
     steps=4,
     tokenizer="byte",
     context=32,
@@ -33,11 +33,11 @@ def demo(spikeformers, text, monkeypatch):
     """Run the verb on settings that take milliseconds."""
 
     def run(out: Path, *more: object):
-        def small(*, seed: int, minutes: float) -> Settings:
+        def small(*, seed: int, minutes: float) -> DemoSettings:
             steps = round(SMALL.steps * minutes / 5)
             return replace(SMALL, source=str(text), seed=seed, steps=steps)
 
-        monkeypatch.setattr(_demo, "make_settings", small)
+        monkeypatch.setattr(demonstration, "make_settings", small)
         return spikeformers("demo", "--out", out, *more)
 
     return run
@@ -122,7 +122,7 @@ def test_without_kernels_the_demo_says_why_the_engine_did_not_run(demo, tmp_path
 def test_both_see_the_same_batches(demo, tmp_path):
     out = tmp_path / "demo"
     assert demo(out).code == 0
-    records = [json.loads((out / side / "run.json").read_text()) for side in _demo.PARTS]
+    records = [json.loads((out / side / "run.json").read_text()) for side in demonstration.PARTS]
     assert records[0]["config"] == records[1]["config"]
     data = [{k: v for k, v in r["data"].items() if k != "request"} for r in records]
     assert data[0] == data[1]
@@ -148,7 +148,7 @@ def test_ctrl_c_and_the_same_command_goes_on(demo, tmp_path, monkeypatch):
     ended = demo(out, "--resume", "--json")
     assert ended.code == 0, ended.err
     expected = json.loads((whole / "summary.json").read_text())
-    for side in _demo.PARTS:
+    for side in demonstration.PARTS:
         assert ended.json[side]["bits_per_byte"] == expected[side]["bits_per_byte"]
 
 
@@ -169,7 +169,9 @@ def test_nothing_to_resume(demo, tmp_path):
 
 
 def test_minutes_scale_the_steps():
-    assert _demo.make_settings(seed=3, minutes=5).steps == _demo.DEMO_STEPS
-    assert _demo.make_settings(seed=3, minutes=2.5).steps == round(_demo.DEMO_STEPS / 2)
-    assert _demo.make_settings(seed=3, minutes=0.001).steps == 1
-    assert _demo.make_settings(seed=3, minutes=5).seed == 3
+    assert demonstration.make_settings(seed=3, minutes=5).steps == demonstration.DEMO_STEPS
+    assert demonstration.make_settings(seed=3, minutes=2.5).steps == round(
+        demonstration.DEMO_STEPS / 2
+    )
+    assert demonstration.make_settings(seed=3, minutes=0.001).steps == 1
+    assert demonstration.make_settings(seed=3, minutes=5).seed == 3

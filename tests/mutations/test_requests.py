@@ -9,8 +9,8 @@ from pathlib import Path
 
 import yaml
 
-from spikeformers.cli._recipe import from_assignments, read_recipe
 from spikeformers.energy.pricing.price_table import load_table
+from spikeformers.runs.recipe import from_assignments, read_recipe
 
 from .conftest import Survive, change_bytes, change_value
 

@@ -13,15 +13,15 @@ import pytest
 import torch
 
 from spikeformers.cli import main
-from spikeformers.cli._distill import reopen as reopen_distillation
-from spikeformers.cli._finetune import reopen as reopen_tuning
-from spikeformers.cli._recipe import Recipe
-from spikeformers.cli._run import reopen
-from spikeformers.cli._vision import reopen as reopen_vision
 from spikeformers.evaluation import context_of
 from spikeformers.models import build_config, load_model
 from spikeformers.reporting.compare import read_side
 from spikeformers.reporting.gather import loss_curve
+from spikeformers.runs.distillation import reopen as reopen_distillation
+from spikeformers.runs.pretraining import reopen
+from spikeformers.runs.recipe import Recipe
+from spikeformers.runs.tuning import reopen as reopen_tuning
+from spikeformers.runs.vision import reopen as reopen_vision
 from spikeformers.training import TrainConfig
 from spikeformers.training.checkpoint import checkpoints, read_record
 from spikeformers.training.distributed import World

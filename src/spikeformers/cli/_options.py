@@ -42,3 +42,38 @@ Threads = Annotated[
     int | None,
     typer.Option(min=1, max=MOST_THREADS, help="Threads to compute with.", show_default="all"),
 ]
+
+# --- of the verbs that train ---------------------------------------------------------------------
+
+Out = Annotated[Path, typer.Option("--out", help="Run folder; the model ends up in it.")]
+RunData = Annotated[
+    str,
+    typer.Option(
+        "--data", help="builtin, a text, JSONL or Parquet file, a folder, or a data set of the hub."
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a recipe key; repeatable.", metavar="KEY=VALUE"),
+]
+RecipeFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--recipe",
+        help="YAML file with preset, model, train and data keys (distill: and distill keys; "
+        "train-vision: and vision keys).",
+    ),
+]
+Control = Annotated[
+    bool, typer.Option("--control", help="Train the dense twin of the preset instead.")
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Continue what was interrupted in --out, exactly.")
+]
+GGUFFile = Annotated[
+    str, typer.Option("--gguf-file", help="GGUF file in the model's folder or repository.")
+]
+TeacherDtype = Annotated[
+    str,
+    typer.Option("--teacher-dtype", help="Of the teacher: auto (its own), fp32, bf16 or fp16."),
+]

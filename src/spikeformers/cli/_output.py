@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+import typer
+
+from spikeformers.progress import Progress, is_main_process
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from spikeformers.data import Corpus, TokenStore
+    from spikeformers.runs import RunResult
 
 UNBOUNDED = 1_000_000  # characters: wider than any table
 WIDEST = 100  # characters of a title or caption where nothing else says how wide
-
-
-def is_main_process() -> bool:
-    """Whether this process speaks: it is alone, or torchrun's first."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def start(*, verbose: bool = True, transformers: bool = True) -> None:
@@ -120,9 +122,90 @@ def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
 def tokenize(corpus: Corpus, tokenizer: Any) -> TokenStore:
     """The token store of a corpus; while it is made, how far it is."""
     from spikeformers.data import tokenize_corpus
-    from spikeformers.progress import Progress
 
     with Progress() as progress:
         return tokenize_corpus(
             corpus, tokenizer, progress=progress.stage("reading the text", "bytes")
         )
+
+
+class Terminal:
+    """Shows a run on standard error: its messages, and how far each stage is.
+
+    A stage lasts until the next one or a message; the bar of training stays when it has ended.
+    """
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._progress: Progress | None = None
+
+    def __call__(
+        self, stage: str, done: int, total: int | None, *, unit: str = "", shown: str = ""
+    ) -> None:
+        if self._progress is None or stage != self._stage:
+            self.close()
+            self._stage, self._progress = stage, Progress(keep=stage == "training")
+            self._progress.__enter__()
+        self._progress(stage, done, total, unit=unit, shown=shown)
+
+    def say(self, message: str) -> None:
+        """One line."""
+        self.close()
+        say(message)
+
+    def close(self) -> None:
+        """The stage is over."""
+        progress, self._progress = self._progress, None
+        if progress is not None:
+            progress.__exit__()
+
+
+@contextmanager
+def on_terminal(*, verbose: bool = True) -> Iterator[dict[str, Any]]:
+    """The callbacks that show a run of the library on the terminal."""
+    start(verbose=verbose and is_main_process())
+    terminal = Terminal()
+    try:
+        yield {"progress": terminal, "on_message": terminal.say}
+    finally:
+        terminal.close()
+
+
+def print_run(result: RunResult, *, as_json: bool) -> None:
+    """How a run ended; exit code 130 when it was interrupted."""
+    if not is_main_process():
+        return
+    training, unit = result.training, result.unit
+    if as_json:
+        print_json(result.as_dict())
+    elif not result.interrupted:
+        speed = f"{training.tokens_per_second:,.0f} {unit}s/s"
+        rows = [
+            *(
+                (title, form.format(training.final_validation[key]))
+                for key, (title, form) in _figures(training.final_validation, unit).items()
+                if key in training.final_validation
+            ),
+            (f"{unit}s seen", f"{training.tokens_seen:,}"),
+            ("training", f"{training.seconds:,.1f} s, {speed}"),
+            ("model", str(result.out)),
+        ]
+        print_table(make_table("", ("trained", f"{training.steps:,} steps"), rows))
+    if result.interrupted:
+        again = f"spikeformers {result.verb} --out {shlex.quote(str(result.out))} --resume"
+        say(f"Stopped after step {training.steps}; {again} continues.")
+        raise typer.Exit(130)
+
+
+def _figures(validation: Mapping[str, float], unit: str) -> dict[str, tuple[str, str]]:
+    """Key of a validation result -> its title and how it is written."""
+    of = "masked token" if "masked_perplexity" in validation else unit
+    return {
+        "loss": ("validation loss", f"{{:.4f}} nats per {of}"),
+        "masked_perplexity": ("masked perplexity", "{:,.2f}"),
+        "accuracy": ("accuracy", "{:.4f}"),
+        "perplexity": ("perplexity", "{:,.2f} per token"),
+        "bits_per_byte": ("bits per byte", "{:.4f}"),
+        "teacher_agreement": ("same likeliest token as the teacher", "{:.4f} of tokens"),
+        "teacher_kl": ("KL from the teacher", "{:.4f} nats per token"),
+    }

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from spikeformers.cli._options import Json, TextField
-
-if TYPE_CHECKING:
-    from spikeformers.conversion import Plan
+from spikeformers.cli._options import GGUFFile, Json, Resume, Set, TextField
 
 
 def convert(
@@ -44,14 +41,7 @@ def convert(
     attention: Annotated[str, typer.Option(help="Attention: ssa, cwssa or kept.")] = "ssa",
     wta: Annotated[str, typer.Option(help="Competition of cwssa: hard or top_k.")] = "hard",
     winners: Annotated[int, typer.Option(help="K of top_k.")] = 3,
-    assign: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            help="key=value, often: another field of NeurTransformerConfig.",
-            metavar="KEY=VALUE",
-        ),
-    ] = None,
+    assign: Set = None,
     rule: Annotated[str, typer.Option(help="Thresholds by mse or percentile.")] = "mse",
     percentile: Annotated[float, typer.Option(help="Of the rule percentile.")] = 99.9,
     margin: Annotated[
@@ -67,7 +57,7 @@ def convert(
     tokens: Annotated[
         int, typer.Option(min=1, help="Tokens of the validation text to measure on.")
     ] = 16384,
-    gguf_file: Annotated[str, typer.Option(help="GGUF file in the folder or repository.")] = "",
+    gguf_file: GGUFFile = "",
     allow_dense: Annotated[
         bool, typer.Option("--allow-dense", help="Leave what has no conversion dense; list it.")
     ] = False,
@@ -80,9 +70,7 @@ def convert(
         ),
     ] = 0,
     plan_only: Annotated[bool, typer.Option("--plan", help="Print the plan and stop.")] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the conversion in --out.")
-    ] = False,
+    resume: Resume = False,
     text_field: TextField = "text",
     as_json: Json = False,
 ) -> None:
@@ -96,67 +84,61 @@ def convert(
     The plan is printed first: which module becomes what, by which method. Attention is the
     source's scores on spikes (cwssa), or no softmax at all (ssa), and wants fine-tuning:
     --tune STEPS, or spikeformers finetune-attention. A module without a conversion is an error,
-    or with --allow-dense listed. Ctrl-C stops between modules; --resume goes on. OUT/report.html
-    has every figure: by module, and of the whole model beside the original.
+    or with --allow-dense listed. --set reaches the other fields of NeurTransformerConfig. Ctrl-C
+    stops between modules; --resume continues. OUT/report.html has every figure: by module, and of
+    the whole model beside the original.
 
     JSON: source, source_type, method, calibration, plan, left_dense, layers (relative_error,
     cosine, neurons: clipped, rate, density, thresholds), original and spiking (perplexity,
     nats_per_token, bits_per_byte, tokens, energy), agreement (agreement, logit_cosine,
     hidden_cosine), context, machine, versions.
     """
-    from spikeformers.cli._convert import Asked, run_conversion
-    from spikeformers.cli._output import make_table, print_json, print_table, say, start
-    from spikeformers.cli._recipe import parse_assignments
-    from spikeformers.cli._run import check_out
+    from spikeformers.cli._output import (
+        make_table,
+        on_terminal,
+        print_json,
+        print_run,
+        print_table,
+        say,
+    )
     from spikeformers.errors import ConfigError
-    from spikeformers.reporting import conversion_rows
-    from spikeformers.reporting.conversion_page import HEADER
 
-    start(verbose=False)
     if method != "neurtransformer":
         raise ConfigError(f"--method {method}: the one method is neurtransformer.")
-    choices: dict[str, Any] = {
-        **{"steps": steps, "code": code, "ffn": ffn},
-        **{"attention": attention, "wta": wta, "winners": winners},
-        **parse_assignments(assign or []),
-    }
-    asked = Asked(
-        model, gguf_file, out, calibration, text_field, choices, rule, percentile, margin,
-        calibration_tokens, context, tokens, allow_dense, resume,
-    )  # fmt: skip
-    if tune and not plan_only:
-        check_out(out / "tuned", resume=False)
-    summary = run_conversion(asked, show_plan, plan_only=plan_only)
-    if summary is None:
+    with on_terminal(verbose=False) as callbacks:
+        from spikeformers import runs
+        from spikeformers.conversion import Rule
+        from spikeformers.runs.recipe import parse_assignments
+
+        choices = {"steps": steps, "code": code, "ffn": ffn}
+        choices |= {"attention": attention, "wta": wta, "winners": winners}
+        if tune and not plan_only:
+            runs.check_out(out / "tuned", resume=False)
+        report = runs.convert(
+            model, out=out, calibration=calibration,
+            settings=choices | parse_assignments(assign or []),
+            rule=Rule(rule, percentile, margin),  # type: ignore[arg-type]
+            calibration_tokens=calibration_tokens, context=context, tokens=tokens,
+            text_field=text_field, gguf_file=gguf_file, allow_dense=allow_dense,
+            plan_only=plan_only, resume=resume, **callbacks,
+        ).report  # fmt: skip
+    if report is None:
         return
     if not as_json:
-        print_table(make_table(str(out), HEADER, conversion_rows(summary)))
+        from spikeformers.reporting import conversion_rows
+        from spikeformers.reporting.conversion_page import HEADER
+
+        print_table(make_table(str(out), HEADER, conversion_rows(report)))
         say(f"report    {out / 'report.html'}")
     if tune:
-        from spikeformers.cli._finetune import Tuning, prepare
-        from spikeformers.cli._run import carry_out
-
-        wanted = {"steps": tune, "context": summary["context"]}
-        asked_tuning = Tuning(
-            str(out), out / "tuned", calibration, text_field, "attention", "", "", train=wanted
-        )
-        run, task = prepare(asked_tuning)
-        carry_out(run, asked_tuning.out, resume=False, as_json=False, task=task)
+        wanted = {"steps": tune, "context": report["context"]}
+        with on_terminal(verbose=False) as callbacks:
+            tuned = runs.finetune_attention(
+                str(out), data=calibration, text_field=text_field, settings=wanted, **callbacks
+            )
+        print_run(tuned, as_json=False)
     elif attention != "kept":
-        given = ["finetune-attention", str(out), "--data", calibration]
-        say(f"next      spikeformers {shlex.join(given)}")
+        arguments = ["finetune-attention", str(out), "--data", calibration]
+        say(f"next      spikeformers {shlex.join(arguments)}")
     if as_json:
-        print_json(summary)
-
-
-def show_plan(plan: Plan) -> None:
-    """The plan to standard error, equal rows of all blocks in one line."""
-    from spikeformers.cli._output import say
-
-    groups: dict[tuple[str, str, str], list[str]] = {}
-    for row in plan.rows:
-        groups.setdefault((row.was, row.becomes, row.method), []).append(row.module)
-    for (was, becomes, method), modules in groups.items():
-        where = modules[0] if len(modules) == 1 else f"{modules[0]} ... {modules[-1]}"
-        what = f"{was} -> {becomes}" if becomes != was else was
-        say(f"{len(modules):>4} x {what}: {method}\n       {where}")
+        print_json(report)

@@ -42,17 +42,14 @@ def demo(
     engine (generation_tokens_per_second, weights, threads, kernels; or absent, the reason); corpus,
     machine, versions, seed, settings.
     """
-    from spikeformers.cli._demo import ENGINE, make_settings, run_demo
-    from spikeformers.cli._output import make_table, print_json, print_table, say, start
-    from spikeformers.errors import UsageError
+    from spikeformers.cli._output import make_table, on_terminal, print_json, print_table, say
 
-    start()
-    if resume and overwrite:
-        raise UsageError("--resume and --overwrite exclude each other.")
-    if resume and not (out / "demo.json").is_file():
-        raise UsageError(f"nothing to resume: there is no demo in {out}.")
-    settings = make_settings(seed=seed, minutes=minutes)
-    summary = run_demo(out, settings, overwrite=overwrite)
+    with on_terminal() as callbacks:
+        from spikeformers import runs
+
+        summary = runs.demo(
+            out, minutes=minutes, seed=seed, resume=resume, overwrite=overwrite, **callbacks
+        )
     if summary is None:
         say(f"Stopped; the same command with --out {shlex.quote(str(out))} continues.")
         raise typer.Exit(130)
@@ -83,5 +80,5 @@ def demo(
     print(f"text    {corpus['name']}, sha256 {corpus['sha256']}")
     print(f"report  {out / 'report.html'}")
     print(f"models  {out / 'spiking'}  {out / 'control'}")
-    if (out / ENGINE).is_file():
-        print(f"engine  spikeformers generate {out / ENGINE} --prompt {summary['prompt']!r}")
+    if (file := out / "spiking.engine").is_file():
+        print(f"engine  spikeformers generate {file} --prompt {summary['prompt']!r}")

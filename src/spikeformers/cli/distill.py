@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from spikeformers.cli._options import Json
+from spikeformers.cli._options import (
+    Control,
+    GGUFFile,
+    Json,
+    Out,
+    RecipeFile,
+    Resume,
+    RunData,
+    Set,
+    TeacherDtype,
+)
 
 
 def distill(
-    out: Annotated[Path, typer.Option(help="Run folder; the student ends up in it.")],
+    out: Out,
     teacher: Annotated[
         str,
         typer.Option(help="Causal model: a folder of this project or of Transformers, a hub name."),
     ] = "",
-    gguf_file: Annotated[
-        str, typer.Option(help="GGUF file in the teacher's folder or repository.")
-    ] = "",
-    teacher_dtype: Annotated[
-        str, typer.Option(help="auto (the weights' own), fp32, bf16 or fp16.", show_default="auto")
-    ] = "",
+    gguf_file: GGUFFile = "",
+    teacher_dtype: TeacherDtype = "",
     cache_teacher: Annotated[
         str,
         typer.Option(help="Keep the teacher's outputs: a folder, or auto.", metavar="DIR|auto"),
@@ -29,30 +34,17 @@ def distill(
     student: Annotated[
         str, typer.Option(help="Preset of the student, such as wd-spikingformer-tiny.")
     ] = "",
-    data: Annotated[
-        str,
-        typer.Option(
-            help="builtin, a text, JSONL or Parquet file, a folder, or a data set of the hub."
-        ),
-    ] = "",
+    data: RunData = "",
     without: Annotated[
         list[str] | None,
-        typer.Option(help="Leave out a term, often: ea, saa, sfa, sta, hta.", metavar="TERM"),
+        typer.Option(
+            help="Leave out a term: ea, saa, sfa, sta or hta; repeatable.", metavar="TERM"
+        ),
     ] = None,
-    assign: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="key=value, often: a key of the recipe.", metavar="KEY=VALUE"),
-    ] = None,
-    recipe: Annotated[
-        Path | None,
-        typer.Option(help="YAML file with preset, model, train, data and distill keys."),
-    ] = None,
-    control: Annotated[
-        bool, typer.Option("--control", help="Distil the dense twin of the preset instead.")
-    ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out, exactly.")
-    ] = False,
+    assign: Set = None,
+    recipe: RecipeFile = None,
+    control: Control = False,
+    resume: Resume = False,
     as_json: Json = False,
 ) -> None:
     """Distil a spiking student from a causal teacher, by spike-aware alignment (SpAD).
@@ -74,36 +66,14 @@ def distill(
 
     JSON: as pretrain; validation has teacher_agreement and teacher_kl as well.
     """
-    from spikeformers.cli._distill import describe_teacher, prepare, reopen
-    from spikeformers.cli._output import is_main_process, start
-    from spikeformers.cli._recipe import Recipe, from_assignments, read_recipe
-    from spikeformers.cli._run import carry_out, check_out
-    from spikeformers.training.distillation import without as weights_without
+    from spikeformers.cli._output import on_terminal, print_run
 
-    start(verbose=is_main_process())
-    given = read_recipe(recipe) if recipe else Recipe()
-    who = {
-        "teacher": teacher,
-        "gguf_file": gguf_file,
-        "teacher_dtype": teacher_dtype,
-        "cache_teacher": cache_teacher,
-    }
-    named = Recipe(
-        student,
-        control,
-        data={"source": data} if data else {},
-        distill={key: value for key, value in who.items() if value},
-    )
-    given = given.merge(named)
-    given = given.merge(from_assignments(assign or [], given.preset))
-    given = given.merge(Recipe(distill=dict(weights_without(without or []))))
-    check_out(out, resume=resume)
-    run, task = reopen(out, given) if resume else prepare(given)
-    if is_main_process():
-        describe_teacher(task, run.request)
-    teaches = run.request["distill"]
-    card = {
-        "distilled from": f"{teaches['teacher']} {teaches['gguf_file']}".strip(),
-        "terms": ", ".join(f"{term} {weight:g}" for term, weight in task.spad.weights.items()),
-    }
-    carry_out(run, out, resume=resume, as_json=as_json, task=task, card=card)
+    with on_terminal() as callbacks:
+        from spikeformers import runs
+
+        result = runs.distill(
+            student, teacher, out=out, data=data, gguf_file=gguf_file, teacher_dtype=teacher_dtype,
+            cache_teacher=cache_teacher, without=without or (), recipe=recipe, settings=assign,
+            control=control, resume=resume, **callbacks,
+        )  # fmt: skip
+    print_run(result, as_json=as_json)

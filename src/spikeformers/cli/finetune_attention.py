@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from spikeformers.cli._options import Json, TextField
+from spikeformers.cli._options import (
+    GGUFFile,
+    Json,
+    Resume,
+    RunData,
+    Set,
+    TeacherDtype,
+    TextField,
+)
 
 
 def finetune_attention(
@@ -15,47 +23,31 @@ def finetune_attention(
         str,
         typer.Argument(help="Folder of a converted model.", metavar="MODEL", show_default=False),
     ],
-    data: Annotated[
-        str,
-        typer.Option(
-            help="builtin, a text, JSONL or Parquet file, a folder, or a data set of the hub.",
-            metavar="SOURCE",
-        ),
-    ] = "",
+    data: RunData = "",
     out: Annotated[
         Path | None, typer.Option(help="Run folder.", show_default="MODEL/tuned")
     ] = None,
     train: Annotated[
-        str, typer.Option(help="attention (the paper's), norms (and these), or everything.")
+        str,
+        typer.Option(help="attention (as in the paper), norms (attention + norms), or everything."),
     ] = "attention",
     teacher: Annotated[
         str,
         typer.Option(help="Learn from the dense original too: a folder or a hub name."),
     ] = "",
-    gguf_file: Annotated[
-        str, typer.Option(help="GGUF file in the teacher's folder or repository.")
-    ] = "",
-    teacher_dtype: Annotated[
-        str, typer.Option(help="Of the teacher's weights: auto (their own), fp32, bf16 or fp16.")
-    ] = "auto",
+    gguf_file: GGUFFile = "",
+    teacher_dtype: TeacherDtype = "auto",
     transfer: Annotated[
         bool,
         typer.Option(
             "--transfer",
-            help="Teach each attention what the teacher's says, block by block; first of two runs.",
+            help="Match each block's attention output to the teacher's (stage 1 of 2).",
         ),
     ] = False,
     kd: Annotated[float, typer.Option(help="Weight of the teacher, in (0, 1].")] = 0.5,
     tau: Annotated[float, typer.Option(help="Temperature of the teacher.")] = 2.0,
-    assign: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", help="key=value, often: a field of TrainConfig.", metavar="KEY=VALUE"
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out, exactly.")
-    ] = False,
+    assign: Set = None,
+    resume: Resume = False,
     text_field: TextField = "text",
     as_json: Json = False,
 ) -> None:
@@ -70,28 +62,20 @@ def finetune_attention(
 
     Everything else is frozen. The loss is the language model's, or with --teacher
     (1 - kd) times it plus kd tau^2 KL from the dense original, or with --transfer the squared error
-    of each attention's output; go on from there with a second run on MODEL/tuned. Ctrl-C leaves a
-    checkpoint; --resume goes on to the same weights bit for bit.
+    of each attention's output; continue from there with a second run on MODEL/tuned. Ctrl-C leaves
+    a checkpoint; --resume then ends at the same weights, bit for bit.
 
     JSON: as pretrain; with a teacher and without --transfer, validation has teacher_agreement and
     teacher_kl as well.
     """
-    from spikeformers.cli._finetune import Tuning, prepare, reopen
-    from spikeformers.cli._output import is_main_process, start
-    from spikeformers.cli._recipe import parse_assignments
-    from spikeformers.cli._run import carry_out, check_out
+    from spikeformers.cli._output import on_terminal, print_run
 
-    start(verbose=is_main_process())
-    folder = out or Path(model) / "tuned"
-    changes = parse_assignments(assign or [])
-    check_out(folder, resume=resume)
-    if resume:
-        run, task = reopen(folder, changes)
-    else:
-        asked = Tuning(
-            model, folder, data, text_field, train, teacher, gguf_file, kd, tau, changes,
-            teacher_dtype, transfer,
+    with on_terminal() as callbacks:
+        from spikeformers import runs
+
+        result = runs.finetune_attention(
+            model, data=data, out=out, part=train, teacher=teacher, gguf_file=gguf_file,
+            teacher_dtype=teacher_dtype, transfer=transfer, kd=kd, tau=tau, text_field=text_field,
+            settings=assign, resume=resume, **callbacks,
         )  # fmt: skip
-        run, task = prepare(asked)
-    card = {"converted model": model, "trained": run.request["part"]}
-    carry_out(run, folder, resume=resume, as_json=as_json, task=task, card=card)
+    print_run(result, as_json=as_json)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from spikeformers.cli._options import Json
-
-if TYPE_CHECKING:
-    from spikeformers.cli._recipe import Recipe
+from spikeformers.cli._options import Control, Json, Out, RecipeFile, Resume, RunData, Set
 
 
 def pretrain(
-    out: Annotated[Path, typer.Option(help="Run folder; the model ends up in it.")],
+    out: Out,
     preset: Annotated[
         str,
         typer.Option(
@@ -22,28 +18,14 @@ def pretrain(
             "we-spikingformer-tiny (masked)."
         ),
     ] = "",
-    data: Annotated[
-        str,
-        typer.Option(
-            help="builtin, a text, JSONL or Parquet file, a folder, or a data set of the hub."
-        ),
-    ] = "",
+    data: RunData = "",
     tokenizer: Annotated[
         str, typer.Option(help="byte, bpe:SIZE (trained on the text), a folder, or a hub name.")
     ] = "",
-    assign: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="key=value, often: a key of the recipe.", metavar="KEY=VALUE"),
-    ] = None,
-    recipe: Annotated[
-        Path | None, typer.Option(help="YAML file with preset, model, train and data keys.")
-    ] = None,
-    control: Annotated[
-        bool, typer.Option("--control", help="Train the dense twin of the preset instead.")
-    ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out, exactly.")
-    ] = False,
+    assign: Set = None,
+    recipe: RecipeFile = None,
+    control: Control = False,
+    resume: Resume = False,
     as_json: Json = False,
 ) -> None:
     """Train a spiking language model, or its dense twin, from scratch.
@@ -64,22 +46,13 @@ def pretrain(
     JSON: steps, tokens_seen, seconds, tokens_per_second, parameters, interrupted, validation
     (loss, perplexity, bits_per_byte; of a masked model loss, masked_perplexity), out.
     """
-    from spikeformers.cli._recipe import Recipe, from_assignments, read_recipe
+    from spikeformers.cli._output import on_terminal, print_run
 
-    given = read_recipe(recipe) if recipe else Recipe()
-    options = {"source": data, "tokenizer": tokenizer}
-    given = given.merge(
-        Recipe(preset, control, data={key: value for key, value in options.items() if value})
-    )
-    given = given.merge(from_assignments(assign or [], given.preset))
-    _train(given, out, resume=resume, as_json=as_json)
+    with on_terminal() as callbacks:
+        from spikeformers import runs
 
-
-def _train(given: Recipe, out: Path, *, resume: bool, as_json: bool) -> None:
-    from spikeformers.cli._output import is_main_process, start
-    from spikeformers.cli._run import carry_out, check_out, prepare, reopen
-
-    start(verbose=is_main_process())
-    check_out(out, resume=resume)
-    run = reopen(out, given) if resume else prepare(given)
-    carry_out(run, out, resume=resume, as_json=as_json)
+        result = runs.pretrain(
+            preset, out=out, data=data, tokenizer=tokenizer, recipe=recipe, settings=assign,
+            control=control, resume=resume, **callbacks,
+        )  # fmt: skip
+    print_run(result, as_json=as_json)

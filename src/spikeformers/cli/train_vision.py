@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from spikeformers.cli._options import Json
+from spikeformers.cli._options import Control, Json, Out, RecipeFile, Resume, Root, Set
 
 
 def train_vision(
-    out: Annotated[Path, typer.Option(help="Run folder; the model ends up in it.")],
+    out: Out,
     preset: Annotated[
         str, typer.Option(help="Model and its training, such as a2os2a-digits.")
     ] = "",
@@ -22,21 +21,11 @@ def train_vision(
             "folder of images, npz, IDX or CIFAR's binary files."
         ),
     ] = "",
-    root: Annotated[str, typer.Option(help="Folder that holds a data set named by --data.")] = "",
-    assign: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="key=value, often: a key of the recipe.", metavar="KEY=VALUE"),
-    ] = None,
-    recipe: Annotated[
-        Path | None,
-        typer.Option(help="YAML file with preset, model, train, vision and data keys."),
-    ] = None,
-    control: Annotated[
-        bool, typer.Option("--control", help="Train the dense twin (ViT) of the preset instead.")
-    ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out, exactly.")
-    ] = False,
+    root: Root = "",
+    assign: Set = None,
+    recipe: RecipeFile = None,
+    control: Control = False,
+    resume: Resume = False,
     as_json: Json = False,
 ) -> None:
     """Train a spiking vision transformer, or its dense twin, from scratch.
@@ -58,17 +47,13 @@ def train_vision(
     JSON: steps, images_seen, seconds, images_per_second, parameters, interrupted, validation
     (loss, accuracy), out.
     """
-    from spikeformers.cli._output import is_main_process, start
-    from spikeformers.cli._recipe import Recipe, from_assignments, read_recipe
-    from spikeformers.cli._run import check_out
-    from spikeformers.cli._vision import carry_out, prepare, preset_of, reopen
+    from spikeformers.cli._output import on_terminal, print_run
 
-    start(verbose=is_main_process())
-    check_out(out, resume=resume)
-    given = read_recipe(recipe) if recipe else Recipe()
-    named = {key: value for key, value in {"source": data, "root": root}.items() if value}
-    given = given.merge(Recipe(preset, control, data=named))
-    known = given.preset or (preset_of(out) if resume else "")
-    given = given.merge(from_assignments(assign or [], known))
-    run = reopen(out, given) if resume else prepare(given)
-    carry_out(run, out, resume=resume, as_json=as_json)
+    with on_terminal() as callbacks:
+        from spikeformers import runs
+
+        result = runs.train_vision(
+            preset, out=out, data=data, root=root, recipe=recipe, settings=assign,
+            control=control, resume=resume, **callbacks,
+        )  # fmt: skip
+    print_run(result, as_json=as_json)

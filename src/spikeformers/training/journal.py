@@ -15,7 +15,7 @@ from typing import Any
 
 from spikeformers.errors import StorageError
 from spikeformers.foreign import check_object, foreign, read_text
-from spikeformers.progress import LOG, Progress
+from spikeformers.progress import LOG, Listener, Progress
 
 SEEN = "seen"  # stands for tokens_seen, images_seen or examples_seen
 NUMBERS = ("loss", "lm_loss", "density", "accuracy", "bits_per_byte")
@@ -25,13 +25,24 @@ BY_LAYER = {"density_by_layer": "density", "grad_norm_by_projection": "grad_norm
 
 
 class Journal:
-    """A context that logs on the main process and does nothing on the others."""
+    """A context that logs on the main process and does nothing on the others.
+
+    ``progress``: whether to show how far it is, or what to tell it instead.
+    """
 
     def __init__(
-        self, out: Path, *, step: int, total: int, enabled: bool = True, progress: bool = True
+        self,
+        out: Path,
+        *,
+        step: int,
+        total: int,
+        enabled: bool = True,
+        progress: bool | Listener = True,
     ) -> None:
         self.path, self.step, self.total = out / "metrics.jsonl", step, total
-        self.enabled, self._show = enabled, progress and enabled
+        self.enabled = enabled
+        self._listener = None if isinstance(progress, bool) else progress
+        self._show = enabled and progress is True
         self._shown: dict[str, float] = {}
 
     def __enter__(self) -> Journal:
@@ -46,7 +57,8 @@ class Journal:
             self._board = SummaryWriter(str(folder), purge_step=self.step + 1)
         except OSError as error:
             raise StorageError(f"Could not write {self.path}: {error}") from error
-        self._progress = Progress(show=self._show, log=self.path.parent / LOG, keep=True)
+        log = self.path.parent / LOG
+        self._progress = Progress(show=self._show, log=log, keep=True, listener=self._listener)
         self._progress.__enter__()
         self._progress("training", self.step, self.total, unit="steps")
         return self

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from spikeformers.errors import TrainingDiverged
+from spikeformers.progress import Listener
 from spikeformers.training.checkpoint import (
     TrainState,
     checkpoints,
@@ -69,7 +70,7 @@ def train(
     *,
     task: Task | None = None,
     resume: bool = False,
-    progress: bool = True,
+    progress: bool | Listener = True,
     on_step: Callable[[int, Mapping[str, float]], None] | None = None,
     model_card: str | Callable[[TrainResult], str] | None = None,
 ) -> TrainResult:
@@ -78,6 +79,7 @@ def train(
     ``task``, of the same model, is the loss; the model's own unless given. ``store`` is what the
     task learns from, a TokenStore unless the task says otherwise, with a ``manifest``;
     ``tokenizer`` (or what prepares images) is saved beside the model.
+    ``progress`` is whether to show how far it is, or a callback that gets it instead.
     ``on_step(step, metrics)`` is called after each step, from 1. Ctrl-C ends after the current
     step with a checkpoint; ``resume=True`` then continues exactly, from the checkpoint before
     where the last one is damaged. ``out`` is held against other processes until the end.

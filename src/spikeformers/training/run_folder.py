@@ -96,15 +96,20 @@ def open_run(out: Path, record: dict[str, Any], world: World, *, resume: bool) -
         if not begun:
             logger.info("no checkpoint in %s yet: beginning at step 0", out)
         return begun
+    refuse_taken(out)
+    world.sum([0.0])  # nobody writes before everybody has looked
+    if world.is_main:
+        write_text(out / "run.json", json.dumps(record, indent=2) + "\n")
+    return False
+
+
+def refuse_taken(out: Path) -> None:
+    """Raise ``UsageError`` for a folder that holds a run."""
     if taken := [name for name in RUN_FILES if (out / name).exists()]:
         raise UsageError(
             f"{out} already holds a run ({taken[0]}). Use --resume to continue it, or another "
             "--out."
         )
-    world.sum([0.0])  # nobody writes before everybody has looked
-    if world.is_main:
-        write_text(out / "run.json", json.dumps(record, indent=2) + "\n")
-    return False
 
 
 def read_run(path: Path) -> dict[str, Any]:

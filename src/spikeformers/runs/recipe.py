@@ -1,16 +1,15 @@
-"""What to train: a preset, its text and every key, from options, ``--set`` and a YAML recipe.
+"""What to train: a preset, its data and every key, from arguments, settings and a YAML recipe.
 
-A recipe is one mapping, in sections or flat; ``--set`` takes the same keys and wins over it:
+A recipe is one mapping, in sections or flat; settings take the same keys and win over it:
 
     preset: wd-spikingformer-tiny            tokenizer: bpe:2048
     model: {wta: top_k, winners: 3}          preset: wd-spikingformer-tiny
     train: {steps: 2000, context: 128}       wta: top_k
     data: {source: builtin}                  learning_rate: 2e-3
 
-`spikeformers distill` takes a section more, distill: the teacher and the fields of SpADConfig;
-`spikeformers train-vision` another, vision: the fields of VisionConfig. A
-key that two sections know is the training one unless its section stands before it, as in
-``model.steps=4``.
+`distill` takes one section more, distill: the teacher and the fields of SpADConfig;
+`train_vision` another, vision: the fields of VisionConfig. A key that two sections know is the
+training one unless its section stands before it, as in ``model.steps=4``.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ _EXPONENT = re.compile(
 
 @dataclass
 class Recipe:
-    """A whole request: which model, which text, how to train."""
+    """A whole request: which model, which data, how to train. Empty means not said."""
 
     preset: str = ""
     control: bool = False
@@ -91,6 +90,50 @@ class Recipe:
         return {key: value for key, value in self.distill.items() if key not in TEACHER}
 
 
+RecipeSource = Recipe | Mapping[str, Any] | str | Path
+"""A recipe, its keys in sections or flat, or the YAML file that holds them."""
+Settings = Mapping[str, Any] | Sequence[str]
+"""Keys of a recipe and their values, flat; or ``key=value`` texts as ``--set`` takes them."""
+
+
+def make_recipe(
+    source: RecipeSource | None, named: Recipe, settings: Settings | None, preset: str = ""
+) -> Recipe:
+    """The recipe of ``source``, with the arguments ``named`` on top, and ``settings`` over both.
+
+    ``preset`` decides which keys the settings may name where neither of the two has one, as in a
+    run that is resumed. Raises ``ConfigError`` for an unknown key, ``UsageError`` for a file that
+    cannot be read.
+    """
+    recipe = Recipe()
+    if isinstance(source, Recipe):
+        recipe = source
+    elif isinstance(source, Mapping):
+        recipe = from_mapping(source, "recipe")
+    elif source is not None:
+        recipe = read_recipe(Path(source))
+    recipe = recipe.merge(named)
+    return recipe.merge(from_settings(settings, recipe.preset or preset))
+
+
+def from_settings(settings: Settings | None, preset: str = "") -> Recipe:
+    """Settings as a recipe. Raises ``ConfigError`` for an unknown key."""
+    if isinstance(settings, Mapping):
+        return from_mapping({"preset": preset} | dict(settings), "settings")
+    return from_assignments(_texts(settings), preset)
+
+
+def setting_values(settings: Settings | None) -> dict[str, Any]:
+    """Settings as plain keys and values, for a run whose keys all belong to one config."""
+    if isinstance(settings, Mapping):
+        return dict(settings)
+    return parse_assignments(_texts(settings))
+
+
+def _texts(settings: Sequence[str] | None) -> Sequence[str]:
+    return [settings] if isinstance(settings, str) else settings or []
+
+
 def data_keys() -> dict[str, Any]:
     """Keys of the data section and their defaults, which `load_corpus` declares."""
     from spikeformers.data import load_corpus
@@ -112,10 +155,10 @@ def known_sections(preset: str = "") -> dict[str, list[str]]:
     presets = [preset] if preset in PRESETS else list(PRESETS)
     model = set().union(*(known_keys(name) for name in presets))
     return {
-        "train": [one.name for one in fields(TrainConfig)],
+        "train": [field.name for field in fields(TrainConfig)],
         "data": list(data_keys()),
         "model": sorted(model),
-        "distill": [*TEACHER, *(one.name for one in fields(SpADConfig))],
+        "distill": [*TEACHER, *(field.name for field in fields(SpADConfig))],
     }
 
 
@@ -124,10 +167,10 @@ def _vision_sections() -> dict[str, list[str]]:
     from spikeformers.training import TrainConfig
     from spikeformers.training.vision.config import UNUSED, VisionConfig
 
-    train = [one.name for one in fields(TrainConfig) if one.name not in UNUSED]
+    train = [field.name for field in fields(TrainConfig) if field.name not in UNUSED]
     return {
         "train": train,
-        "vision": [one.name for one in fields(VisionConfig)],
+        "vision": [field.name for field in fields(VisionConfig)],
         "data": list(image_keys()),
         "model": sorted(vision_keys()),
     }
@@ -158,11 +201,11 @@ def from_mapping(content: Mapping[Any, Any], origin: str) -> Recipe:
     sections = known_sections(str(content.get("preset", "")))
     for key, value in content.items():
         if key in sections and isinstance(value, Mapping):
-            for inner, one in value.items():
+            for inner, inner_value in value.items():
                 if key == "model" and inner in TOP:
-                    _put(recipe, sections, str(inner), one, origin)
+                    _put(recipe, sections, str(inner), inner_value, origin)
                 else:
-                    _put(recipe, sections, f"{key}.{inner}", one, origin)
+                    _put(recipe, sections, f"{key}.{inner}", inner_value, origin)
         elif key == "data":  # flat: the source itself
             _put(recipe, sections, "data.source", value, origin)
         else:
@@ -181,14 +224,14 @@ def from_assignments(assignments: Sequence[str], preset: str = "") -> Recipe:
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     """``key=value`` texts, whose values are YAML scalars."""
-    found = {}
+    values = {}
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"{_named(text)}: it must be key=value, as in --set steps=500.")
         with foreign(f"{_named(text)}: the value is not valid YAML", ConfigError):
-            found[key.strip()] = _number(yaml.safe_load(value))
-    return found
+            values[key.strip()] = _number(yaml.safe_load(value))
+    return values
 
 
 def _named(assignment: str) -> str:
@@ -236,13 +279,13 @@ def check_types(values: Mapping[str, Any], config: Any) -> None:
         if usual is None or value is None:
             continue
         if not fits(value, type(usual)):
-            said = misfit(key, value, type(usual)).rstrip(".")
-            raise ConfigError(f"{said}, as in {usual!r}.")
+            problem = misfit(key, value, type(usual)).rstrip(".")
+            raise ConfigError(f"{problem}, as in {usual!r}.")
 
 
 def _number(value: Any) -> Any:
     if isinstance(value, list):
-        return [_number(one) for one in value]
+        return [_number(item) for item in value]
     if isinstance(value, str) and _EXPONENT.fullmatch(value):
         return float(value)
     return value

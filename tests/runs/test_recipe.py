@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from spikeformers.cli._recipe import Recipe, data_keys, from_assignments, read_recipe
 from spikeformers.errors import ConfigError, DataError, UsageError
+from spikeformers.runs.recipe import Recipe, data_keys, from_assignments, read_recipe
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
 

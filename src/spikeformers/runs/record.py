@@ -28,7 +28,7 @@ TEXT: dict[str, Any] = {"source": str, "tokenizer": str}
 
 
 @dataclass(frozen=True)
-class Record:
+class RunRecord:
     """A run's record: ``sections`` as they stand in ``path``."""
 
     path: Path
@@ -37,14 +37,14 @@ class Record:
     @property
     def request(self) -> dict[str, Any]:
         """How the run was asked for; empty in a run that no verb began."""
-        asked = self.sections["data"].get(REQUEST) or {}
+        request = self.sections["data"].get(REQUEST) or {}
         where = self._of("request")
-        return dict(check_object(asked, {}, where, advice=ADVICE, optional={VERB: str}))
+        return dict(check_object(request, {}, where, advice=ADVICE, optional={VERB: str}))
 
-    def asked(self, *kinds: Mapping[str, Any]) -> dict[str, Any]:
-        """The request, with keys and types that the verb needs of it."""
+    def checked_request(self, *schemas: Mapping[str, Any]) -> dict[str, Any]:
+        """The request, with the keys and types of ``schemas``."""
         request = self.request
-        for needed in kinds:
+        for needed in schemas:
             check_object(request, needed, self._of("request"), advice=ADVICE)
         return request
 
@@ -52,21 +52,21 @@ class Record:
         """A mapping within the request, checked likewise."""
         return dict(check_object(values, needed, self._of(name), advice=ADVICE))
 
-    def train(self, changes: Mapping[str, Any]) -> TrainConfig:
+    def train_config(self, changes: Mapping[str, Any]) -> TrainConfig:
         """How it is trained, with ``changes`` on top."""
         from spikeformers.training import TrainConfig
 
-        begun: TrainConfig = self.made(TrainConfig.from_dict, self.sections["config"], "config")
+        begun: TrainConfig = self.build(TrainConfig.from_dict, self.sections["config"], "config")
         return begun.continued(changes)
 
-    def made(self, make: Any, values: Mapping[str, Any], name: str) -> Any:
-        """``make(values)``; what is wrong with them is laid to this file."""
+    def build(self, make: Any, values: Mapping[str, Any], name: str) -> Any:
+        """``make(values)``; an error in them names this file."""
         try:
             return make(values)
         except ConfigError as error:
             raise CheckpointError(f"{self._of(name)} cannot be used: {error} {ADVICE}") from error
 
-    def model(self) -> PreTrainedConfig:
+    def model_config(self) -> PreTrainedConfig:
         """The config of the model that is trained."""
         from transformers import AutoConfig
 
@@ -80,20 +80,20 @@ class Record:
         return f"{name} in {self.path}"
 
 
-def read_record(out: Path) -> Record:
+def read_record(out: Path) -> RunRecord:
     """The record of the run in ``out``; UsageError where there is none."""
     from spikeformers.training.run_folder import read_run
 
     path = out / "run.json"
     if not path.is_file():
         raise UsageError(f"nothing to resume: {path} does not exist. Start without --resume.")
-    return Record(path, read_run(path))
+    return RunRecord(path, read_run(path))
 
 
 def verb_of(request: Mapping[str, Any]) -> str:
     """The verb that began a run."""
-    named = "distill" if DISTILL in request else "pretrain"
-    return str(request.get(VERB) or named)
+    implied = "distill" if DISTILL in request else "pretrain"
+    return str(request.get(VERB) or implied)
 
 
 def refuse_another_verb(out: Path, request: Mapping[str, Any], own: bool) -> None:

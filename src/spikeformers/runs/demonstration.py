@@ -11,15 +11,24 @@ import json
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from spikeformers import kernels
+from spikeformers.engine import Engine, load, write
 from spikeformers.errors import EngineUnavailable, UsageError
+from spikeformers.export import pack
 from spikeformers.foreign import check_object, foreign, read_json
-from spikeformers.progress import LOG, Progress
-
-if TYPE_CHECKING:
-    from spikeformers.engine import Engine
-    from spikeformers.reporting import Trained
+from spikeformers.models import load_model
+from spikeformers.models.registry import is_masked_preset
+from spikeformers.progress import LOG, Listener, Progress
+from spikeformers.reporting import Trained, pair_rows, report_pair
+from spikeformers.runs.prepared import carry_out
+from spikeformers.runs.pretraining import prepare, read_data
+from spikeformers.runs.recipe import Recipe
+from spikeformers.runs.reporter import OnMessage, Reporter
+from spikeformers.storage import check_folder, run_lock, write_text
 
 # What the demo trains, chosen so that all of it takes about five minutes on two cores.
 DEMO_PRESET = "wd-spikingformer-tiny"
@@ -39,7 +48,7 @@ MADE = (*PARTS, ENGINE, "pictures", LOG, "summary.json", "report.html", "demo.js
 
 
 @dataclass(frozen=True)
-class Settings:
+class DemoSettings:
     """All that decides what a demo computes."""
 
     seed: int = 0
@@ -56,34 +65,59 @@ class Settings:
     new_tokens: int = 80
 
 
-def make_settings(*, seed: int, minutes: float) -> Settings:
+def make_settings(*, seed: int, minutes: float) -> DemoSettings:
     """The settings of a demo; the steps grow with ``minutes``, whatever the machine."""
-    return Settings(seed=seed, steps=max(1, round(DEMO_STEPS * minutes / DEMO_MINUTES)))
+    return DemoSettings(seed=seed, steps=max(1, round(DEMO_STEPS * minutes / DEMO_MINUTES)))
 
 
-def run_demo(out: Path, settings: Settings, *, overwrite: bool = False) -> dict[str, Any] | None:
+def demo(
+    out: str | Path = "runs/demo",
+    *,
+    minutes: float = DEMO_MINUTES,
+    seed: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Listener | None = None,
+    on_message: OnMessage | None = None,
+) -> dict[str, Any] | None:
+    """Train a tiny spiking model and its dense twin, and report on both, in ``out``.
+
+    About ``minutes`` on two cores; they decide the number of steps, so a result does not depend on
+    the machine. ``overwrite`` removes what a demo left in ``out`` first, ``resume`` refuses to
+    begin a new one. Returns the content of summary.json, or None where Ctrl-C interrupted it.
+    Raises what `run_demo` raises.
+    """
+    out = Path(out)
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite exclude each other.")
+    if resume and not (out / "demo.json").is_file():
+        raise UsageError(f"nothing to resume: there is no demo in {out}.")
+    settings = make_settings(seed=seed, minutes=minutes)
+    return run_demo(out, settings, Reporter(progress, on_message), overwrite=overwrite)
+
+
+def run_demo(
+    out: Path, settings: DemoSettings, reporter: Reporter, *, overwrite: bool = False
+) -> dict[str, Any] | None:
     """Train what is not trained yet, measure, report; the summary, or None when interrupted.
 
     A folder whose demo is complete is left alone and its summary returned. Raises ``UsageError``
     for a folder that holds something else, or a demo begun with other settings.
     """
-    from spikeformers.storage import check_folder, run_lock
-
     check_folder(out)
     with run_lock(out):
-        finished = _enter(out, settings, overwrite)
+        finished = _enter(out, settings, reporter, overwrite)
         if finished is not None:
             return finished
         for part in PARTS:
-            if not _train(out, part, settings):
+            if not _train(out, part, settings, reporter):
                 return None
-        return _report(out, settings)
+        return _report(out, settings, reporter)
 
 
-def _enter(out: Path, settings: Settings, overwrite: bool) -> dict[str, Any] | None:
-    from spikeformers.cli._output import say
-    from spikeformers.reporting import write_text
-
+def _enter(
+    out: Path, settings: DemoSettings, reporter: Reporter, overwrite: bool
+) -> dict[str, Any] | None:
     marker, summary = out / "demo.json", out / "summary.json"
     if marker.is_file() and overwrite:
         for name in MADE:
@@ -96,70 +130,52 @@ def _enter(out: Path, settings: Settings, overwrite: bool) -> dict[str, Any] | N
         return None
     before = read_json(marker, advice="Use --overwrite, or another --out.")
     if before != json.loads(json.dumps(asdict(settings))):
-        told = "; ".join(
+        changed = "; ".join(
             f"{key} was {before.get(key)!r}, now {value!r}"
             for key, value in asdict(settings).items()
             if before.get(key) != value
         )
         raise UsageError(
-            f"{out} holds a demo with other settings ({told}). Use --overwrite, or another --out."
+            f"{out} holds a demo with other settings ({changed}). Use --overwrite, or another "
+            "--out."
         )
     if summary.is_file():
-        say(f"{out} holds this demo already; --overwrite trains it anew.")
+        reporter.say(f"{out} holds this demo already; --overwrite trains it anew.")
         return _read_summary(summary)
-    say(f"Continuing the demo in {out}.")
+    reporter.say(f"Continuing the demo in {out}.")
     return None
 
 
 def _read_summary(path: Path) -> dict[str, Any]:
-    from spikeformers.reporting import pair_rows
-
     advice = "Use --overwrite to make it anew."
-    found = read_json(path, advice=advice, needed={"prompt": str, "corpus": dict})
-    check_object(found["corpus"], {"name": str, "sha256": str}, f"corpus in {path}", advice=advice)
+    summary = read_json(path, advice=advice, needed={"prompt": str, "corpus": dict})
+    check_object(
+        summary["corpus"], {"name": str, "sha256": str}, f"corpus in {path}", advice=advice
+    )
     for part in PARTS:
-        check_object(found.get(part), {"sample": str}, f"{part} in {path}", advice=advice)
+        check_object(summary.get(part), {"sample": str}, f"{part} in {path}", advice=advice)
     needed = {"density_by_layer": dict[str, float]}
-    check_object(found["spiking"], needed, f"spiking in {path}", advice=advice)
+    check_object(summary["spiking"], needed, f"spiking in {path}", advice=advice)
     with foreign(f"{path} cannot be used", advice=advice):
-        pair_rows(found)
-    return found
+        pair_rows(summary)
+    return summary
 
 
-def _train(out: Path, part: str, settings: Settings) -> bool:
+def _train(out: Path, part: str, settings: DemoSettings, reporter: Reporter) -> bool:
     """Train one of the two models unless it is there; False when interrupted."""
-    from spikeformers.cli._output import say
-    from spikeformers.cli._resumed import REQUEST
-    from spikeformers.cli._run import describe, prepare
-    from spikeformers.reporting import training_card
-    from spikeformers.training import train
-
     folder = out / part
     if (folder / "config.json").is_file():
         return True
     number, title = PARTS.index(part) + 1, {"spiking": "spiking model", "control": "dense twin"}
-    say(f"\n{number} of {len(PARTS)}: the {title[part]}", "bold")
-    run = prepare(recipe_of(settings, control=part == "control"))
-    run.store.manifest[REQUEST] = run.request
-    describe(run)
-    result = train(
-        run.model,
-        run.store,
-        run.tokenizer,
-        folder,
-        run.config,
-        resume=(folder / "run.json").is_file(),
-        model_card=lambda result: training_card(
-            f"demo-{part}", run.model, run.store, run.config, result
-        ),
-    )
+    reporter.say(f"\n{number} of {len(PARTS)}: the {title[part]}")
+    run = prepare(recipe_of(settings, control=part == "control"), reporter)
+    begun = (folder / "run.json").is_file()
+    result = carry_out(run, folder, reporter, resume=begun, name=f"demo-{part}")
     return not result.interrupted
 
 
-def recipe_of(settings: Settings, *, control: bool) -> Any:
+def recipe_of(settings: DemoSettings, *, control: bool) -> Recipe:
     """The recipe of one of the two models; they differ in ``control`` only."""
-    from spikeformers.cli._recipe import Recipe
-
     every = max(1, settings.steps // 8)
     train = {
         "steps": settings.steps,
@@ -174,29 +190,12 @@ def recipe_of(settings: Settings, *, control: bool) -> Any:
     return Recipe(settings.preset, control, dict(settings.model), data, train)
 
 
-def _report(out: Path, settings: Settings) -> dict[str, Any]:
-    from spikeformers.cli._generation import write
-    from spikeformers.cli._output import say
-    from spikeformers.cli._run import read_data
-    from spikeformers.models import load_model
-    from spikeformers.models.registry import is_masked_preset
-    from spikeformers.reporting import Trained, report_pair
-
-    say("\nMeasuring both", "bold")
+def _report(out: Path, settings: DemoSettings, reporter: Reporter) -> dict[str, Any]:
+    reporter.say("\nMeasuring both")
     data = {"source": settings.source, "tokenizer": settings.tokenizer}
-    corpus, _, store = read_data(data, masked=is_masked_preset(settings.preset))
-    models = {}
-    for part in PARTS:
-        model, tokenizer = load_model(out / part)
-        sample = write(
-            model,
-            tokenizer,
-            settings.prompt,
-            max_new_tokens=min(settings.new_tokens, settings.context // 2),
-            seed=settings.seed,
-        )
-        models[part] = Trained(out / part, model, tokenizer, sample.text)
-    with Progress(log=out / LOG) as progress:
+    corpus, _, store = read_data(data, reporter, masked=is_masked_preset(settings.preset))
+    models = {part: _trained(out / part, settings) for part in PARTS}
+    with Progress(show=False, log=out / LOG, listener=reporter) as progress:
         progress("packing the engine's file", 0, None)
         engine, why_not = _engine(out / ENGINE, models["spiking"])
         return report_pair(
@@ -216,16 +215,25 @@ def _report(out: Path, settings: Settings) -> dict[str, Any]:
         )
 
 
+def _trained(folder: Path, settings: DemoSettings) -> Trained:
+    """A model of the demo, and a text that it writes."""
+    from spikeformers.cli._generation import write as write_text_of
+
+    model, tokenizer = load_model(folder)
+    sample = write_text_of(
+        model,
+        tokenizer,
+        settings.prompt,
+        max_new_tokens=min(settings.new_tokens, settings.context // 2),
+        seed=settings.seed,
+    )
+    return Trained(folder, model, tokenizer, sample.text)
+
+
 def _engine(file: Path, spiking: Trained) -> tuple[Engine | None, str]:
     """The spiking model in an engine file and opened from it, or why there is none."""
-    import torch
-
-    from spikeformers.engine import load, write
-    from spikeformers.export import pack
-    from spikeformers.kernels import choose
-
     try:
-        choose()
+        kernels.choose()
         write(pack(spiking.model, spiking.tokenizer, "int8"), file)
         return load(file, threads=torch.get_num_threads()), ""
     except EngineUnavailable as error:

@@ -1,0 +1,175 @@
+"""A run that is ready to be trained, its training, and how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from spikeformers.errors import ConfigError
+from spikeformers.models import PRESETS, build_model
+from spikeformers.progress import is_main_process
+from spikeformers.reporting import training_card
+from spikeformers.runs.recipe import Recipe
+from spikeformers.runs.record import REQUEST, verb_of
+from spikeformers.runs.reporter import Reporter
+from spikeformers.storage import check_folder, check_unlocked
+from spikeformers.training import TrainConfig, TrainResult, train
+from spikeformers.training.run_folder import refuse_taken
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+    from spikeformers.data import Corpus, TokenStore
+    from spikeformers.training.task import Store, Task
+
+POSITIONS = "max_position_embeddings"
+SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+@dataclass
+class PreparedRun:
+    """All that `train` takes, built."""
+
+    store: Store
+    processor: Any  # the tokenizer, or what prepares images
+    model: PreTrainedModel
+    config: TrainConfig
+    request: dict[str, Any]
+    """What was asked for, as ``run.json`` keeps it."""
+    description: Sequence[str]
+    """What is about to be trained, line by line."""
+    card: Callable[[str, TrainResult], str]
+    """The model card of the run by that name, once it has ended."""
+    task: Task | None = None
+    unit: str = "token"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A run that has ended: the model, trained in place and saved in ``out``, and its figures."""
+
+    out: Path
+    verb: str
+    model: PreTrainedModel
+    processor: Any
+    training: TrainResult
+    unit: str = "token"
+    request: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C ended the run early, with a checkpoint to resume from."""
+        return self.training.interrupted
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures, as the command line prints them with ``--json``."""
+        training = self.training
+        return {
+            "steps": training.steps,
+            f"{self.unit}s_seen": training.tokens_seen,
+            "seconds": training.seconds,
+            f"{self.unit}s_per_second": training.tokens_per_second,
+            "parameters": self.model.num_parameters(),
+            "interrupted": training.interrupted,
+            "validation": training.final_validation,
+            "out": str(self.out),
+        }
+
+
+def prepare_text(
+    corpus: Corpus,
+    tokenizer: Any,
+    store: TokenStore,
+    model: PreTrainedModel,
+    config: TrainConfig,
+    request: dict[str, Any],
+    *,
+    task: Task | None = None,
+    rows: Mapping[str, str] | None = None,
+) -> PreparedRun:
+    """A run on text; ``rows`` are more rows of its model card."""
+
+    def card(name: str, result: TrainResult) -> str:
+        return training_card(name, model, store, config, result, rows)
+
+    tokens = store.split("train").num_tokens
+    after = max(0, config.total_steps - config.schedule_span)
+    named = request.get("tokenizer") or "the teacher's"
+    late = f"; the last {after:,} at the schedule's last learning rate" if after else ""
+    description = [
+        f"text      {corpus.name}, sha256 {corpus.digest[:12]}; {corpus.split_by}",
+        f"tokens    {tokens:,} to train on; tokenizer {named}",
+        f"model     {model.config.model_type}, {model.num_parameters():,} parameters",
+        f"training  {config.total_steps:,} steps of {config.tokens_per_step:,} tokens{late}",
+    ]
+    return PreparedRun(store, tokenizer, model, config, request, description, card, task)
+
+
+def carry_out(
+    run: PreparedRun, out: Path, reporter: Reporter, *, resume: bool, name: str = ""
+) -> RunResult:
+    """Train into the run folder ``out``; ``name`` heads the model card, the folder's by default.
+
+    Raises what `train` raises.
+    """
+    run.store.manifest[REQUEST] = run.request
+    for line in run.description:
+        reporter.say(line)
+    training = train(
+        run.model,
+        run.store,
+        run.processor,
+        out,
+        run.config,
+        task=run.task,
+        resume=resume,
+        progress=reporter,
+        model_card=lambda result: run.card(name or out.name, result),
+    )
+    verb = verb_of(run.request)
+    return RunResult(out, verb, run.model, run.processor, training, run.unit, run.request)
+
+
+def initialise(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
+    """A fresh model whose weights depend on ``config`` and ``seed`` alone."""
+    torch.manual_seed(seed)
+    return build_model(config)
+
+
+def lengths(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Model and training keys of a recipe; positions and context follow each other.
+
+    One length for both, unless both were given.
+    """
+    model, training = dict(recipe.model), dict(recipe.train)
+    if "context" in training:
+        model.setdefault(POSITIONS, training["context"])
+    training.setdefault("context", model.get(POSITIONS, PRESETS[recipe.preset][POSITIONS]))
+    return model, training
+
+
+def check_out(out: Path, *, resume: bool) -> None:
+    """Refuse a run folder that `train` would refuse, before any text or model is read.
+
+    Raises ``UsageError`` where it holds a run (unless that is resumed) or another process writes
+    it, ``StorageError`` where it cannot be written.
+    """
+    if is_main_process():  # of torchrun's, the first holds the folder while others come here
+        check_folder(out)
+        check_unlocked(out)
+    if not resume:
+        refuse_taken(out)
+
+
+def refuse_another_model(out: Path, request: Mapping[str, Any], changes: Recipe) -> None:
+    """Raise ``ConfigError`` where a resumed run is asked to be of another model."""
+    other = bool(changes.preset) and changes.preset != request["preset"]
+    if changes.model or other or (changes.control and not request["control"]):
+        raise ConfigError(
+            f"{out} was begun as {request['preset']}{' --control' if request['control'] else ''}; "
+            "--resume cannot change the model. Begin in another --out."
+        )
