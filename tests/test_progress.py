@@ -159,6 +159,28 @@ def test_other_processes_of_torchrun_are_silent(clock, capsys, tmp_path, monkeyp
     assert not (tmp_path / "log").exists()
 
 
+def test_a_listener_gets_each_call_and_the_log_stays_the_same(clock, capsys, tmp_path, monkeypatch):
+    calls = []
+
+    def listen(*moved: object, **more: object) -> None:
+        calls.append((*moved, more))
+
+    with Progress(show=False, log=tmp_path / "log", listener=listen, clock=clock) as progress:
+        progress("training", 1, 2, unit="steps", shown="loss 2.000")
+        progress.stage("scoring")(3, None)
+    assert calls == [
+        ("training", 1, 2, {"unit": "steps", "shown": "loss 2.000"}),
+        ("scoring", 0, None, {"unit": "", "shown": ""}),
+        ("scoring", 3, None, {"unit": "", "shown": ""}),
+    ]
+    assert "training: 1 of 2 steps (50 %)" in (tmp_path / "log").read_text()
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("RANK", "1")
+    with Progress(show=False, listener=listen) as progress:
+        progress("training", 2, 2)
+    assert len(calls) == 3
+
+
 def test_on_a_terminal_it_is_a_bar(clock, capsys, monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     screen = io.StringIO()

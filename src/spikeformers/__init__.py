@@ -18,8 +18,9 @@ from spikeformers._auto import register_when_needed
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from spikeformers import runs as runs
     from spikeformers.attention import register_attention
-    from spikeformers.conversion import Rule, calibration_windows, convert, make_plan
+    from spikeformers.conversion import Rule, calibration_windows, make_plan
     from spikeformers.data import load_corpus, make_tokenizer, tokenize_corpus
     from spikeformers.energy import audit, energy_of
     from spikeformers.engine import load_engine
@@ -51,8 +52,16 @@ if TYPE_CHECKING:
         register_model,
     )
     from spikeformers.neurons import register_neuron
+    from spikeformers.runs import (
+        demo,
+        finetune,
+        finetune_attention,
+        pretrain,
+        train_vision,
+    )
+    from spikeformers.runs.overloads import convert, distill
     from spikeformers.training import TrainConfig, train
-    from spikeformers.training.distillation import SpADConfig, distill
+    from spikeformers.training.distillation import SpADConfig
 
 _ROOM_OF = {
     "BiSpikCLMConfig": "models",
@@ -78,10 +87,13 @@ _ROOM_OF = {
     "calibration_windows": "conversion",
     "classify": "evaluation.vision",
     "control_of": "models",
-    "convert": "conversion",
-    "distill": "training.distillation",
+    "convert": "runs.overloads",
+    "demo": "runs",
+    "distill": "runs.overloads",
     "energy_of": "energy",
     "evaluate_zeroshot": "evaluation.zeroshot",
+    "finetune": "runs",
+    "finetune_attention": "runs",
     "load_corpus": "data",
     "load_engine": "engine",
     "load_model": "models",
@@ -91,11 +103,13 @@ _ROOM_OF = {
     "make_tokenizer": "data",
     "pack": "export",
     "perplexity": "evaluation.perplexity",
+    "pretrain": "runs",
     "register_attention": "attention",
     "register_model": "models",
     "register_neuron": "neurons",
     "tokenize_corpus": "data",
     "train": "training",
+    "train_vision": "runs",
 }
 
 __all__ = [
@@ -123,9 +137,12 @@ __all__ = [
     "classify",
     "control_of",
     "convert",
+    "demo",
     "distill",
     "energy_of",
     "evaluate_zeroshot",
+    "finetune",
+    "finetune_attention",
     "load_corpus",
     "load_engine",
     "load_model",
@@ -135,16 +152,20 @@ __all__ = [
     "make_tokenizer",
     "pack",
     "perplexity",
+    "pretrain",
     "register_attention",
     "register_model",
     "register_neuron",
     "tokenize_corpus",
     "train",
+    "train_vision",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name from its room."""
+    """Load a public name from its room, or the room of all runs."""
+    if name == "runs":
+        return importlib.import_module(f"{__name__}.runs")
     if name not in _ROOM_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_ROOM_OF[name]}"), name)

@@ -32,33 +32,33 @@ def validate(
     config: TrainConfig,
     world: World,
     precision: Precision,
-    judge: Callable[[MicroBatch, Any, torch.device], dict[str, float]] | None = None,
+    metrics: Callable[[MicroBatch, Any, torch.device], dict[str, float]] | None = None,
 ) -> dict[str, float]:
     """Loss (nats a token), perplexity, and bits a byte of the text.
 
     A masked model has its loss at masked positions and ``masked_perplexity``, which says nothing
-    about the bits that the text takes. ``judge(batch, output, device)`` adds figures, means over
+    about the bits that the text takes. ``metrics(batch, output, device)`` adds figures, means over
     the tokens of a batch.
     """
     was_training = model.training
     model.eval()
     total = targets = 0.0
-    judged: dict[str, float] = {}
+    further: dict[str, float] = {}
     with torch.no_grad(), precision.autocast():
         for one in validation_batches(split, objective, config, world):
             output = model(**one.to(world.device))
             loss = lm_loss(output).double().item()
             total += loss * one.targets if one.targets else 0.0
             targets += one.targets
-            for name, value in (judge(one, output, world.device) if judge else {}).items():
-                judged[name] = judged.get(name, 0.0) + value * one.targets
+            for name, value in (metrics(one, output, world.device) if metrics else {}).items():
+                further[name] = further.get(name, 0.0) + value * one.targets
     reshard(model)
     model.train(was_training)
-    total, targets, *more = world.sum([total, targets, *judged.values()])
-    judged = {name: value / max(targets, 1.0) for name, value in zip(judged, more, strict=True)}
+    total, targets, *more = world.sum([total, targets, *further.values()])
+    further = {name: value / max(targets, 1.0) for name, value in zip(further, more, strict=True)}
     loss = total / max(targets, 1.0)
     perplexity = math.exp(loss) if loss < 700 else math.inf
     if objective.mask_token_id is not None:
-        return {"loss": loss, "masked_perplexity": perplexity, **judged}
+        return {"loss": loss, "masked_perplexity": perplexity, **further}
     bits_per_byte = loss / math.log(2) * split.num_tokens / split.num_bytes
-    return {"loss": loss, "perplexity": perplexity, "bits_per_byte": bits_per_byte, **judged}
+    return {"loss": loss, "perplexity": perplexity, "bits_per_byte": bits_per_byte, **further}

@@ -187,7 +187,9 @@ class Distillation(Task):
             wanted = self.teacher(batch["input_ids"], self.needs)
         return batch | {"teacher": wanted}
 
-    def judge(self, part: MicroBatch, output: Any, device: torch.device) -> dict[str, float]:
+    def validation_metrics(
+        self, part: MicroBatch, output: Any, device: torch.device
+    ) -> dict[str, float]:
         """Share of tokens whose likeliest next token is the teacher's, and KL from it (nats)."""
         ids = part.input_ids.to(device)
         theirs = self.teacher(ids, Needs((), logits=True)).logits
