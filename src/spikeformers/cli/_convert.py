@@ -68,7 +68,8 @@ def _carry_out(
     from spikeformers.data import load_corpus
     from spikeformers.evaluation import context_of
     from spikeformers.progress import LOG, Progress
-    from spikeformers.reporting import measure_pair, report_conversion
+    from spikeformers.reporting import report_conversion
+    from spikeformers.studies import measure_conversion
 
     corpus = load_corpus(asked.calibration, text_field=asked.text_field)
     model, tokenizer = load_source(asked.model, asked.gguf_file)
@@ -91,7 +92,7 @@ def _carry_out(
             model, tokenizer, windows, plan, asked.out,
             rule=rule, resume=asked.resume, progress=tell,
         )  # fmt: skip
-        measured = measure_pair(
+        measured = measure_conversion(
             found.model, model, tokenizer, store.split("validation"),
             context=context, tokens=asked.tokens, progress=tell,
         )  # fmt: skip

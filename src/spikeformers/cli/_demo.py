@@ -19,7 +19,7 @@ from spikeformers.progress import LOG, Progress
 
 if TYPE_CHECKING:
     from spikeformers.engine import Engine
-    from spikeformers.reporting import Trained
+    from spikeformers.studies import Trained
 
 # What the demo trains, chosen so that all of it takes about five minutes on two cores.
 DEMO_PRESET = "wd-spikingformer-tiny"
@@ -175,12 +175,13 @@ def recipe_of(settings: Settings, *, control: bool) -> Any:
 
 
 def _report(out: Path, settings: Settings) -> dict[str, Any]:
-    from spikeformers.cli._generation import write
     from spikeformers.cli._output import say
     from spikeformers.cli._run import read_data
+    from spikeformers.generation import generate_text
     from spikeformers.models import load_model
     from spikeformers.models.registry import is_masked_preset
-    from spikeformers.reporting import Trained, report_pair
+    from spikeformers.reporting import report_pair
+    from spikeformers.studies import Trained, measure_pair
 
     say("\nMeasuring both", "bold")
     data = {"source": settings.source, "tokenizer": settings.tokenizer}
@@ -188,10 +189,10 @@ def _report(out: Path, settings: Settings) -> dict[str, Any]:
     models = {}
     for part in PARTS:
         model, tokenizer = load_model(out / part)
-        sample = write(
+        sample = generate_text(
             model,
-            tokenizer,
             settings.prompt,
+            tokenizer=tokenizer,
             max_new_tokens=min(settings.new_tokens, settings.context // 2),
             seed=settings.seed,
         )
@@ -199,8 +200,7 @@ def _report(out: Path, settings: Settings) -> dict[str, Any]:
     with Progress(log=out / LOG) as progress:
         progress("packing the engine's file", 0, None)
         engine, why_not = _engine(out / ENGINE, models["spiking"])
-        return report_pair(
-            out,
+        study = measure_pair(
             models["spiking"],
             models["control"],
             store,
@@ -214,6 +214,7 @@ def _report(out: Path, settings: Settings) -> dict[str, Any]:
             no_engine=why_not,
             progress=progress,
         )
+        return report_pair(out, study, progress)
 
 
 def _engine(file: Path, spiking: Trained) -> tuple[Engine | None, str]:

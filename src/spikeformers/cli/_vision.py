@@ -119,7 +119,7 @@ def open_images(data: Mapping[str, Any], config: PreTrainedConfig) -> ImageStore
 
 def carry_out(run: VisionRun, out: Path, *, resume: bool, as_json: bool) -> None:
     """Train, then print how it ended; exit code 130 when it was interrupted."""
-    from spikeformers.reporting.vision import vision_card
+    from spikeformers.reporting.image_card import vision_card
     from spikeformers.training import train
     from spikeformers.training.vision import VisionTask
 

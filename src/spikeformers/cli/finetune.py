@@ -222,7 +222,7 @@ def glue(
 
 def read_result(path: Path) -> dict[str, Any]:
     """A run's ``result.json``; CheckpointError for one that is none."""
-    from spikeformers.reporting.results import read_sentences
+    from spikeformers.studies.results import read_sentences
 
     found = read_sentences(path)
     if found is None:
