@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
     from spikeformers.conversion import Rule, calibration_windows, convert, finish, make_plan
     from spikeformers.data import load_corpus, tokenize_corpus
     from spikeformers.models import load_model
-    from spikeformers.reporting import measure_pair
+    from spikeformers.studies import measure_conversion
 
     torch.set_num_threads(1)
     model, tokenizer = load(args)
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> None:
             started = spiking if choices else load(args)[0].requires_grad_(True)
             tuned = tune(args, started, store, tokenizer, f"{out}-tuned", row["tune"])
             spiking = load_model(f"{out}-tuned")[0]
-        measured = measure_pair(
+        measured = measure_conversion(
             spiking, model, tokenizer, held_out,
             context=args.context, tokens=args.tokens, known=known,
         )  # fmt: skip

@@ -28,8 +28,7 @@ def run(args: argparse.Namespace) -> None:
     from spikeformers.data import load_corpus, tokenize_corpus
     from spikeformers.energy.pricing.price_table import load_table
     from spikeformers.models import load_reference
-    from spikeformers.reporting.energy import energies
-    from spikeformers.reporting.gather import windows_of
+    from spikeformers.studies import count_and_estimate, windows_of
 
     torch.set_num_threads(1)
     model, tokenizer = load_reference(args.model)
@@ -47,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
         "prices": {},
     }
     for name in PRICES:
-        one = energies(args.name, model, control, windows, load_table(name)).parts()
+        one = count_and_estimate(args.name, model, control, windows, load_table(name)).parts()
         found["prices"][name] = one["full"]
         found["paper"] = {
             side: {

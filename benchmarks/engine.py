@@ -47,7 +47,7 @@ from spikeformers.models import (
     build_model,
     control_of,
 )
-from spikeformers.reporting.machine import machine, versions
+from spikeformers.studies.machine import machine, versions
 
 DENSITIES = (0.05, 0.1, 0.15, 0.2, 0.3)
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)

@@ -10,30 +10,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 
-import torch
-
-from spikeformers.cli._counting import read_material
-from spikeformers.cli._measured import measure_folder
-from spikeformers.evaluation.measured import Table, tables
-from spikeformers.evaluation.measured.tables import notes
-from spikeformers.models import build_model, control_of
-from spikeformers.reporting.machine import machine, versions
+from spikeformers.export import pack
+from spikeformers.reporting.measured_tables import notes, tables
+from spikeformers.reporting.tables import markdown
+from spikeformers.storage import write_text
+from spikeformers.studies import measure_folder, read_input
+from spikeformers.studies.machine import machine, versions
+from spikeformers.studies.twin import twin_of
 
 RESULTS = Path(__file__).parent / "results"
-
-
-def markdown(table: Table) -> str:
-    lines = [table.columns, tuple("---" for _ in table.columns), *table.rows]
-    return f"**{table.title}**\n\n" + "\n".join(f"| {' | '.join(x)} |" for x in lines) + "\n"
-
-
-def write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def main() -> None:
@@ -45,27 +32,27 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--name", default="measured-tiny")
     args = parser.parse_args()
-    read = read_material(
-        args.model, args.data, "validation", tokens=512, text_field="text", images=8, root=""
-    )
-    torch.manual_seed(0)
-    twin = build_model(control_of(read.model.config))
+    source = read_input(args.model, args.data, tokens=512, images=8)
+    twin, _ = twin_of(source.model.config)
     found = measure_folder(
-        args.model, read.model, twin, read.batches,
+        args.model, source.model, twin, source.batches, pack=pack,
         prompt_tokens=args.prompt, new_tokens=args.new, repeats=args.repeats,
     )  # fmt: skip
     kept = {
         "measured": found.as_dict(),
-        "config": read.model.config.to_diff_dict(),
-        "facts": read.facts,
+        "config": source.model.config.to_diff_dict(),
+        "facts": source.facts,
         "machine": machine(),
         "versions": versions(),
     }
     said = "\n".join(
-        [*(markdown(table) for table in tables(found)), *(f"- {x}" for x in notes(found))]
+        [
+            *(f"**{x.title}**\n\n{markdown(x.columns, x.rows)}" for x in tables(found)),
+            *(f"- {x}" for x in notes(found)),
+        ]
     )
-    write(RESULTS / f"{args.name}.json", json.dumps(kept, indent=1) + "\n")
-    write(RESULTS / f"{args.name}.md", said + "\n")
+    write_text(RESULTS / f"{args.name}.json", json.dumps(kept, indent=1) + "\n")
+    write_text(RESULTS / f"{args.name}.md", said + "\n")
     print(said)
 
 

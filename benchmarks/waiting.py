@@ -161,7 +161,7 @@ def main() -> None:
             print(f"{load}: {name} {ratio:.2f}")
     if args.json:
         from spikeformers.evaluation.provenance import software_record
-        from spikeformers.reporting.machine import machine
+        from spikeformers.studies.machine import machine
 
         result = {
             "setting": {k: v for k, v in vars(args).items() if k not in ("json", "child")},

@@ -19,7 +19,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -102,8 +102,8 @@ class Progress:
     """A context; called with a stage, things done and things in all, it shows them.
 
     ``show`` false: nothing is shown, and only ``log`` is written, a file that is appended to.
-    ``keep``: the bar stays on the terminal at the end. ``listener`` gets each call, too. Under
-    torchrun only the first process reports.
+    ``keep``: the bar stays on the terminal at the end. ``listener`` gets each call, too. ``units``
+    are of stages, by the name up to its first comma. Under torchrun only the first process reports.
     """
 
     def __init__(
@@ -114,12 +114,14 @@ class Progress:
         keep: bool = False,
         listener: Listener | None = None,
         every: float | None = None,
+        units: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         speaks = is_main_process()
         self._listener = listener if speaks else None
         self._show, self._log, self._keep = show and speaks, log if speaks else None, keep
         self._every, self._clock = EVERY if every is None else every, clock
+        self._units = units or {}
         self._stage: Stage | None = None
         self._displays: list[_Bar | _Lines] = []
         self._lock = threading.Lock()
@@ -155,7 +157,8 @@ class Progress:
                 self._close()
                 self._stage = Stage(stage, done, now)
             at = self._stage
-            at.done, at.total, at.unit, at.shown = done, total, unit, shown
+            at.done, at.total, at.shown = done, total, shown
+            at.unit = unit or self._units.get(stage.partition(",")[0], "")
             for display in self._displays:
                 display.show(at, now)
         if self._listener is not None:

@@ -32,7 +32,7 @@ def test_all_of_it(spikeformers, causal, text):
 
 def test_json_is_the_report(spikeformers, causal, text):
     from spikeformers.data import load_corpus, tokenize_corpus
-    from spikeformers.reporting import windows_of
+    from spikeformers.studies import windows_of
 
     model, tokenizer = load_model(causal)
     split = tokenize_corpus(load_corpus(text), tokenizer).split("validation")

@@ -35,7 +35,7 @@ def test_the_sums_are_those_of_energy_of(spikeformers, causal, text):
     import torch
 
     from spikeformers.data import load_corpus, tokenize_corpus
-    from spikeformers.reporting import windows_of
+    from spikeformers.studies import windows_of
 
     model, tokenizer = load_model(causal)
     split = tokenize_corpus(load_corpus(text), tokenizer).split("validation")

@@ -45,7 +45,7 @@ def test_a_perplexity_per_word_beyond_all_words_is_left_out(
     found = spikeformers(*given, "--json").json["word_perplexity"]
     assert found > 100_000  # bytes, hardly trained
     assert "per word" not in spikeformers(*given).out
-    monkeypatch.setattr("spikeformers.cli.evaluate.SENSIBLE", 2 * found)
+    monkeypatch.setattr("spikeformers.reporting.evaluation_tables.SENSIBLE", 2 * found)
     assert f"{found:,.2f}" in spikeformers(*given).out
 
 

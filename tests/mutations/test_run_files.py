@@ -15,13 +15,13 @@ import torch
 from spikeformers.cli import main
 from spikeformers.evaluation import context_of
 from spikeformers.models import build_config, load_model
-from spikeformers.reporting.compare import read_side
-from spikeformers.reporting.gather import loss_curve
 from spikeformers.runs.distillation import reopen as reopen_distillation
 from spikeformers.runs.pretraining import reopen
 from spikeformers.runs.recipe import Recipe
 from spikeformers.runs.tuning import reopen as reopen_tuning
 from spikeformers.runs.vision import reopen as reopen_vision
+from spikeformers.studies.compare import read_run
+from spikeformers.studies.gather import loss_curve
 from spikeformers.training import TrainConfig
 from spikeformers.training.checkpoint import checkpoints, read_record
 from spikeformers.training.distributed import World
@@ -109,7 +109,7 @@ def test_run_record_beside_a_new_one(survive: Survive, runs: dict[str, Path]) ->
     def use(mutant: bytes) -> None:
         file.write_bytes(mutant)
         context_of(model)
-        read_side(folder, "x")
+        read_run(folder, "x")
         open_run(folder, record, World(0, 1, torch.device("cpu"), "single"), resume=True)
 
     with changed(file) as content:
@@ -138,7 +138,7 @@ def test_metrics(survive: Survive, runs: dict[str, Path], verb: str, tmp_path: P
 
     def use(mutant: bytes) -> None:
         file.write_bytes(mutant)
-        read_side(folder, "x")
+        read_run(folder, "x")
         if verb == "pretrain":
             loss_curve("x", folder)
         truncate(file, 1)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from spikeformers.reporting.compare import read_side
 from spikeformers.reporting.compare_page import rows_of
+from spikeformers.studies.compare import read_run
 
 
 @pytest.mark.parametrize("unit", ["token", "image"])
@@ -20,7 +20,7 @@ def test_what_was_seen_has_the_unit_of_the_run(tmp_path: Path, unit: str) -> Non
         {"kind": "validation", "step": 300, "loss": 0.04, "accuracy": 0.99, **seen},
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in lines))
-    assert rows_of([read_side(tmp_path, "mine")]) == [
+    assert rows_of([read_run(tmp_path, "mine")]) == [
         ["parameters", "12,345", ""],
         [f"{unit}s seen", "19,200", ""],
         [f"training {unit}s/s", "480", "measured"],

@@ -12,8 +12,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from spikeformers.energy import energy_of
 from spikeformers.models import NeurTransformerConfig, NeurTransformerForCausalLM
 from spikeformers.reporting import conversion_rows
-from spikeformers.reporting.conversion import _energy
 from spikeformers.reporting.conversion_pictures import against_steps, by_block, rates
+from spikeformers.studies.conversion import block_energies
 
 CONFIG = GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2, n_positions=32)
 IDS = torch.randint(0, 50, (2, 9), generator=torch.Generator().manual_seed(0))
@@ -22,7 +22,7 @@ IDS = torch.randint(0, 50, (2, 9), generator=torch.Generator().manual_seed(0))
 def test_energy_of_the_attention_block() -> None:
     torch.manual_seed(0)
     dense = GPT2LMHeadModel(CONFIG).eval()
-    found = _energy(energy_of(dense, [IDS]), dense)
+    found = block_energies(energy_of(dense, [IDS]), dense)
     # a token: 2 layers of q, k, v, out (4 x 16 x 16), and scores and values of (i + 1) keys, i < 9
     macs = 2 * (4 * 16 * 16 + 2 * 16 * 5)
     assert found["attention_papers"] == pytest.approx(4.6 * macs)
@@ -32,7 +32,7 @@ def test_energy_of_the_attention_block() -> None:
         NeurTransformerConfig(source=CONFIG.to_dict(), attention="ssa", ffn="kept", steps=2)
     ).eval()
     report = energy_of(spiking, [IDS])
-    ours = _energy(report, spiking)
+    ours = block_energies(report, spiking)
     parts = ("attention projections", "attention scores and values")
     assert ours["attention_papers"] == sum(report.by_component[p].picojoules for p in parts)
     neurons = report.by_component["neurons"].elementwise  # all of them are attention's

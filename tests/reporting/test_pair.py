@@ -7,7 +7,8 @@ import pytest
 from spikeformers.energy import energy_of
 from spikeformers.engine import Engine
 from spikeformers.export import pack
-from spikeformers.reporting import Trained, engine_note, pair_rows, report_pair, windows_of
+from spikeformers.reporting import engine_note, pair_rows, report_pair
+from spikeformers.studies import Trained, measure_pair, windows_of
 from spikeformers.training import TrainConfig, train
 
 
@@ -26,8 +27,7 @@ def pair(build, tokens, tmp_path):
 
 
 def test_the_report_of_a_pair(pair, tokens, tmp_path):
-    summary = report_pair(
-        tmp_path,
+    study = measure_pair(
         pair["spiking"],
         pair["control"],
         tokens.store,
@@ -39,6 +39,7 @@ def test_the_report_of_a_pair(pair, tokens, tmp_path):
         settings={"steps": 3},
         no_engine="no compiler",
     )
+    summary = report_pair(tmp_path, study)
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     windows = windows_of(tokens.store.split("validation"), 32, 4096)
     for name, one in pair.items():
@@ -69,8 +70,7 @@ def test_the_engine_stands_beside_pytorch(pair, tokens, tmp_path):
     pytest.importorskip("spikeformers.kernels._native")
     packed = pack(pair["spiking"].model, tokens.tokenizer, "int8")
     stages = []
-    summary = report_pair(
-        tmp_path,
+    study = measure_pair(
         pair["spiking"],
         pair["control"],
         tokens.store,
@@ -83,6 +83,7 @@ def test_the_engine_stands_beside_pytorch(pair, tokens, tmp_path):
         engine=Engine(packed, threads=1),
         progress=lambda stage, done, of: stages.append(stage),
     )
+    summary = report_pair(tmp_path, study, lambda stage, done, of: stages.append(stage))
     speed = summary["engine"]["generation_tokens_per_second"]
     assert speed > 0
     assert summary["engine"]["weights"] == "int8"

@@ -6,7 +6,7 @@ from matplotlib.colors import to_rgb
 
 from spikeformers.reporting import pictures
 from spikeformers.reporting._style import BLUE, ORANGE, drawing, label
-from spikeformers.reporting.pictures import Curve
+from spikeformers.studies.gather import Curve
 
 TOKENS = ["The", " spike", " wins", "\n", "$"]
 

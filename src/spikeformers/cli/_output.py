@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from spikeformers.progress import Progress, is_main_process
+from spikeformers.reporting.terminal import make_table, print_table, print_tables
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from spikeformers.data import Corpus, TokenStore
     from spikeformers.runs import RunResult
 
-UNBOUNDED = 1_000_000  # characters: wider than any table
-WIDEST = 100  # characters of a title or caption where nothing else says how wide
+__all__ = [
+    "Terminal",
+    "make_table",
+    "on_terminal",
+    "print_json",
+    "print_run",
+    "print_table",
+    "print_tables",
+    "say",
+    "start",
+    "tokenize",
+]
 
 
 def start(*, verbose: bool = True, transformers: bool = True) -> None:
@@ -59,64 +67,6 @@ def print_json(value: Any) -> None:
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     # Half a character, which a damaged text may hold, has no UTF-8; its escape is JSON, too.
     print(text.encode("utf-8", "backslashreplace").decode("utf-8"))
-
-
-def print_table(table: Table) -> None:
-    """The result as a table on standard output; cells are wrapped between words, never within.
-
-    Where the words need more than the terminal has, or nobody has said how wide a file is, the
-    table is wider.
-    """
-    from rich.console import Console
-
-    console = Console()
-    known = console.is_terminal or "COLUMNS" in os.environ
-    Console(width=fit(table, console.width if known else UNBOUNDED)).print(table)
-
-
-def fit(table: Table, width: int) -> int:
-    """Set the widths of the columns for ``width`` characters; how many the table takes at least."""
-    from rich.cells import cell_len
-    from rich.text import Text
-
-    natural, least = [], []
-    for column in table.columns:
-        cells = (column.header, *column.cells)
-        texts = [
-            (cell if isinstance(cell, Text) else Text.from_markup(str(cell))).plain
-            for cell in cells
-        ]
-        natural.append(max(cell_len(line) for text in texts for line in text.split("\n")))
-        least.append(max((cell_len(word) for text in texts for word in text.split()), default=0))
-    room = width - (3 * len(natural) + 1)  # a space at both sides, and lines around, of each
-    widths = list(natural)
-    while sum(widths) > room and any(one > low for one, low in zip(widths, least, strict=True)):
-        spare = [one if one > low else -1 for one, low in zip(widths, least, strict=True)]
-        widths[spare.index(max(spare))] -= 1
-    for column, one in zip(table.columns, widths, strict=True):
-        column.width = one
-    return max(min(width, WIDEST), width - room + sum(widths))
-
-
-def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table; a column of numbers stands to the right."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    # Text, not markup: a name or a path may hold brackets.
-    table = Table(
-        title=Text(title) if title else None,
-        title_justify="left",
-        title_style="bold",
-        box=SIMPLE_HEAD,
-    )
-    for place, column in enumerate(columns):
-        numbers = all(row[place][:1].isdigit() or row[place] == "-" for row in rows)
-        table.add_column(Text(column), justify="right" if numbers else "left")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return table
 
 
 def tokenize(corpus: Corpus, tokenizer: Any) -> TokenStore:

@@ -56,7 +56,8 @@ def demo(
     if as_json:
         print_json(summary)
         return
-    from spikeformers.reporting import by_point, engine_note, outside_blocks, pair_rows
+    from spikeformers.reporting import engine_note, pair_rows
+    from spikeformers.studies import by_point, outside_blocks
 
     columns = ("", "spiking", "dense twin", "")
     print_table(make_table("Spiking model and dense twin", columns, pair_rows(summary)))

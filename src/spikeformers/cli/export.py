@@ -42,8 +42,8 @@ def engine(
         size = write(pack(loaded, tokenizer, weights), out)
     parameters = loaded.num_parameters()
     if as_json:
-        told = {"out": str(out), "bytes": size, "weights": weights, "parameters": parameters}
-        print_json(told | {"model": str(model)})
+        figures = {"bytes": size, "weights": weights, "parameters": parameters}
+        print_json({"out": str(out), **figures, "model": str(model)})
         return
     rows = [
         ("weights", weights),

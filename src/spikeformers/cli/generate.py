@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from spikeformers.cli._options import Json, Threads
 from spikeformers.values import LARGEST_SEED
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def generate(
@@ -35,7 +32,7 @@ def generate(
         int, typer.Option(min=0, max=LARGEST_SEED, help="The same seed writes the same text.")
     ] = 0,
     stop: Annotated[
-        list[str] | None, typer.Option(help="End before this text, often.", show_default=False)
+        list[str] | None, typer.Option(help="Stop string; repeatable.", show_default=False)
     ] = None,
     stream: Annotated[bool, typer.Option(help="Show the text while it is written.")] = True,
     engine: Annotated[
@@ -55,10 +52,10 @@ def generate(
     JSON: prompt, text, tokens, prompt_tokens, seconds, tokens_per_second, finish_reason (end,
     stop, length, context), seed.
     """
-    from spikeformers.cli._generation import write, write_by_engine
     from spikeformers.cli._output import print_json, say, start
     from spikeformers.engine import is_engine_file
     from spikeformers.errors import UsageError
+    from spikeformers.generation import generate_text
 
     if top_p == 0:
         raise UsageError("--top-p is 0; it must be greater, up to 1, which draws from all tokens.")
@@ -69,24 +66,20 @@ def generate(
             sys.stdout.write(piece)
             sys.stdout.flush()
 
-    asked: dict[str, Any] = {
-        **{"max_new_tokens": max_new_tokens, "stop": stop or [], "show": show},
-        **{"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed},
-    }
-    start(verbose=False, transformers=False)
-    if engine or is_engine_file(model):
-        from spikeformers.cli._engine import open_engine
-
-        written = write_by_engine(open_engine(model, threads), text, **asked)
-    else:
-        written = write(*_open(model, threads), text, **asked)
+    packed = is_engine_file(model)
+    start(verbose=False, transformers=not packed)
+    writer, tokenizer = _open(model, threads, engine or packed)
+    generation = generate_text(
+        writer, text, tokenizer=tokenizer, max_new_tokens=max_new_tokens, stop=stop or [],
+        temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, show=show,
+    )  # fmt: skip
     if as_json:
-        print_json(written.as_dict())
+        print_json(generation.as_dict())
         return
-    print("" if stream else written.text)
-    speed = f"{written.tokens} tokens, {written.tokens_per_second:,.0f} tokens/s (measured)"
-    why = {"context": f"; the context of {written.context} tokens is full"}
-    say(f"{speed}{why.get(written.finish_reason, '')}", "dim")
+    print("" if stream else generation.text)
+    speed = f"{generation.tokens} tokens, {generation.tokens_per_second:,.0f} tokens/s (measured)"
+    full = generation.finish_reason == "context"
+    say(speed + (f"; the context of {generation.context} tokens is full" if full else ""), "dim")
 
 
 def _standard_input() -> str:
@@ -105,11 +98,14 @@ def _standard_input() -> str:
         ) from error
 
 
-def _open(model: Path, threads: int | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    from spikeformers.cli._output import start
+def _open(model: Path, threads: int | None, engine: bool) -> tuple[Any, Any]:
+    """What writes, and its tokenizer, which an engine has itself."""
+    if engine:
+        from spikeformers.export import open_engine
+
+        return open_engine(model, threads=threads), None
     from spikeformers.models import load_model
 
-    start(verbose=False)
     if threads is not None:
         import torch
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from spikeformers.evaluation.agreement import AgreementReport, agreement
 from spikeformers.evaluation.measured import MeasuredReport, Program, measure
 from spikeformers.evaluation.perplexity import PerplexityReport, context_of, perplexity
-from spikeformers.evaluation.speed import Speed, decoding_speed, decoding_speeds
+from spikeformers.evaluation.systems import Speed, decoding_speed, decoding_speeds
 from spikeformers.evaluation.vision import Entropy, VisionReport, classify, entropy_of
 from spikeformers.evaluation.zeroshot import evaluate_zeroshot
 

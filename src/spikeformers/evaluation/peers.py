@@ -66,27 +66,17 @@ def builds() -> dict[str, str]:
     return {peer.modules[0]: peer.build() for peer in installed}
 
 
-class LlamaCpp:
-    """llama.cpp through llama-cpp-python, weights in ``quantization`` ("Q8_0" or "Q4_0").
-
-    The dense model is written to ``folder``.
-    """
+class GgufModel:
+    """llama.cpp through llama-cpp-python, for one GGUF file."""
 
     def __init__(
-        self,
-        config: SpikingformerConfig,
-        folder: Path,
-        threads: int,
-        quantization: str = "Q8_0",
-        flash_attention: bool = False,
+        self, file: str | Path, context: int, threads: int, flash_attention: bool = False
     ) -> None:
         from llama_cpp import Llama
 
-        path = folder / "twin.gguf"
-        write_gpt2_gguf(config, path, quantization)
         self._llama = Llama(
-            str(path),
-            n_ctx=config.max_position_embeddings,
+            str(file),
+            n_ctx=context,
             n_batch=512,
             n_threads=threads,
             n_threads_batch=threads,
@@ -106,6 +96,19 @@ class LlamaCpp:
         self._llama.eval([token])
 
 
+def _open_llama(
+    config: SpikingformerConfig,
+    folder: Path,
+    threads: int,
+    quantization: str,
+    flash_attention: bool,
+) -> GgufModel:
+    """A dense GPT-2 of this shape in llama.cpp, written to ``folder`` first."""
+    file = folder / "twin.gguf"
+    write_gpt2_gguf(config, file, quantization)
+    return GgufModel(file, config.max_position_embeddings, threads, flash_attention)
+
+
 def _llama_build() -> str:
     import llama_cpp
 
@@ -121,7 +124,7 @@ def _ctranslate2_build() -> str:
 
 
 def _llama(quantization: str, *, flash_attention: bool = False) -> Peer:
-    opened = partial(LlamaCpp, quantization=quantization, flash_attention=flash_attention)
+    opened = partial(_open_llama, quantization=quantization, flash_attention=flash_attention)
     return Peer(opened, ("llama_cpp", "gguf"), _llama_build, block=32)
 
 

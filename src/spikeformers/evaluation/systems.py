@@ -45,8 +45,8 @@ class TorchSystem:
 
         with torch.inference_mode():
             given = torch.tensor([list(ids)], device=self.model.device)
-            found = self.model(input_ids=given, use_cache=True, logits_to_keep=1)
-        self._cache = found.past_key_values
+            read = self.model(input_ids=given, use_cache=True, logits_to_keep=1)
+        self._cache = read.past_key_values
         wait_for(self.model)
 
     def step(self, token: int) -> None:
@@ -55,6 +55,32 @@ class TorchSystem:
         with torch.inference_mode():
             given = torch.tensor([[token]], device=self.model.device)
             self.model(input_ids=given, past_key_values=self._cache, use_cache=True)
+        wait_for(self.model)
+
+
+class GreedySystem:
+    """A Transformers model that decodes by itself: ``step`` appends its likeliest next token."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self._last: Any = None
+
+    def begin(self, ids: Sequence[int]) -> None:
+        """Read a prompt."""
+        import torch
+
+        self._forward(torch.tensor([list(ids)], device=self.model.device), None)
+
+    def step(self, token: int) -> None:
+        """Append the likeliest token; ``token`` is not looked at."""
+        self._forward(self._last.logits[:, -1:].argmax(-1), self._last.past_key_values)
+
+    def _forward(self, ids: Any, cache: Any) -> None:
+        import torch
+
+        given = {} if cache is None else {"past_key_values": cache}
+        with torch.no_grad():
+            self._last = self.model(input_ids=ids, use_cache=True, **given)
         wait_for(self.model)
 
 
@@ -180,3 +206,81 @@ def timing_of(whole: Sequence[Took], single: Sequence[Took], tokens: int) -> Tim
         tokens / max(1e-9, statistics.median(cpu for _, cpu in whole)),
         {"p50": at(0.5), "p90": at(0.9), "p99": at(0.99)},
     )
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Measured wall-clock speed of greedy decoding, batch 1, with a key-value cache."""
+
+    tokens_per_second: float
+    """Median of the repeats."""
+    slowest: float
+    fastest: float
+    prompt_tokens: int
+    new_tokens: int
+    repeats: int
+    batch_size: int
+    threads: int
+    device: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def decoding_speed(
+    model: Any, prompt: Sequence[int], *, new_tokens: int = 64, repeats: int = 5, warmup: int = 1
+) -> Speed:
+    """Speed of one causal model after the token ids of ``prompt``."""
+    return decoding_speeds(
+        {"model": model}, prompt, new_tokens=new_tokens, repeats=repeats, warmup=warmup
+    )["model"]
+
+
+def decoding_speeds(
+    models: Mapping[str, Any],
+    prompt: Sequence[int],
+    *,
+    new_tokens: int = 64,
+    repeats: int = 5,
+    warmup: int = 1,
+    progress: Move | None = None,
+) -> dict[str, Speed]:
+    """Speeds of several Transformers models after the same prompt, by `time_systems`.
+
+    Reading the prompt is not in them. An end-of-text token does not stop a model, so that every
+    repeat does the same work. ``progress`` gets the turns taken, and in all. Raises ConfigError
+    for a request that is wrong.
+    """
+    import torch
+
+    if not prompt or new_tokens < 1 or repeats < 1:
+        raise ConfigError(
+            f"a prompt of at least one token, new_tokens and repeats of at least 1 are needed; "
+            f"got {len(prompt)}, {new_tokens} and {repeats}."
+        )
+    for name, model in models.items():
+        longest = getattr(model.config, "max_position_embeddings", None)
+        if longest is not None and len(prompt) + new_tokens > longest:
+            raise ConfigError(
+                f"{len(prompt)} prompt tokens and {new_tokens} new ones do not fit the {longest} "
+                f"positions of {name}; ask for fewer."
+            )
+    training = {name: model.training for name, model in models.items()}
+    try:
+        systems = {name: GreedySystem(model.eval()) for name, model in models.items()}
+        ids = [*prompt, *[0] * new_tokens]  # as many steps; each system chooses its own tokens
+        _, timings = time_systems(
+            systems, ids, prompt_tokens=len(prompt), repeats=repeats, warmup=warmup,
+            progress=progress,
+        )  # fmt: skip
+    finally:
+        for name, model in models.items():
+            model.train(training[name])
+    return {
+        name: Speed(
+            timing.tokens_per_second, timing.slowest, timing.fastest,
+            len(prompt), new_tokens, repeats, 1, torch.get_num_threads(), str(models[name].device),
+        )
+        for name, timing in timings.items()
+    }  # fmt: skip

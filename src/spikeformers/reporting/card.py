@@ -8,12 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 import spikeformers
+from spikeformers.foreign import read_text
 from spikeformers.models.registry import MODELS, is_masked
+from spikeformers.reporting.tables import markdown
+from spikeformers.storage import write_text
+from spikeformers.studies.results import read_zeroshot
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -138,7 +143,7 @@ def add_zeroshot(card: str, results: Mapping[str, Mapping[str, Any]]) -> str:
 
     ``results``: task -> its part of a zero-shot result.
     """
-    rows = ["| task | metric | score | chance | majority | |", "|---|---|---|---|---|---|"]
+    rows = []
     for task, result in sorted(results.items()):
         for metric in ("acc", "acc_norm"):
             if metric not in result["metrics"]:
@@ -151,15 +156,33 @@ def add_zeroshot(card: str, results: Mapping[str, Mapping[str, Any]]) -> str:
             score = f"{100 * measured['value']:.1f} ± {100 * measured['stderr']:.1f}"
             mark = "at chance" if measured["at_chance"] else ""
             count = f"{task} ({result['documents']:,}, {result['split']})"
-            rows.append(f"| {count} | {metric} | {score} | {chance} | {majority} | {mark} |")
+            rows.append((count, metric, score, chance, majority, mark))
     section = (
         f"{ZEROSHOT}\n\nIn hundredths, ± standard error over the documents (measured); at chance: "
-        "within two of it. How to repeat them is in `evaluations/`.\n\n" + "\n".join(rows) + "\n"
+        "within two of it. How to repeat them is in `evaluations/`.\n\n"
+        + markdown(("task", "metric", "score", "chance", "majority", ""), rows)
     )
     before, heading, after = card.partition(f"{ZEROSHOT}\n")
     rest = after.partition("\n## ")
     kept = f"\n## {rest[2]}" if heading and rest[1] else ""
     return f"{before.rstrip()}\n\n{section}{kept}"
+
+
+def add_evaluations(folder: Path) -> None:
+    """Show the whole evaluations of ``MODEL/evaluations`` in the model's README.md.
+
+    Nothing where the folder has another name or the model no card. CheckpointError names a result
+    that is damaged.
+    """
+    card = folder.parent / "README.md"
+    if folder.name != "evaluations" or not card.is_file():
+        return
+    whole: dict[str, Any] = {}
+    for file in sorted(folder.glob("zeroshot-*.json")):
+        tasks = read_zeroshot(file, for_card=True)
+        whole |= {name: result for name, result in tasks.items() if result["limit"] is None}
+    if whole:
+        write_text(card, add_zeroshot(read_text(card), whole))
 
 
 def _index(
@@ -227,6 +250,5 @@ def _results(results: Mapping[str, float], masked: bool) -> str:
 
 
 def table(rows: Mapping[str, str]) -> str:
-    """A Markdown table of two columns."""
-    lines = [f"| {key} | {value} |" for key, value in rows.items()]
-    return "\n".join(["| | |", "|---|---|", *lines])
+    """A Markdown table of two columns without names."""
+    return markdown(("", ""), list(rows.items())).rstrip()

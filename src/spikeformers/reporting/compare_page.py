@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from spikeformers.reporting import pictures
 from spikeformers.reporting._style import CYCLE, GREY, drawing
-from spikeformers.reporting.compare import Compared, Side
-from spikeformers.reporting.gather import loss_curve
 from spikeformers.reporting.html import Page, Section, pairs, write_page
+from spikeformers.reporting.tables import Table, as_csv, markdown
 from spikeformers.storage import write_text
-from spikeformers.training.finetuning import summarise
+from spikeformers.studies.compare import Compared, Comparison, RunFigures
 
 FORMS = {
     "parameters": "{:,.0f}",
@@ -27,109 +24,99 @@ FORMS = {
 ESTIMATED = ("nJ/token", "nJ/token with elementwise")
 
 
-def rows_of(sides: Sequence[Side]) -> list[list[str]]:
-    """One line a figure: its name, each run's cell, and measured or estimated."""
+def rows_of(runs: Sequence[RunFigures]) -> list[list[str]]:
+    """One line per figure: its name, each run's cell, and measured or estimated."""
     rows = []
-    for title in dict.fromkeys(key for side in sides for key in side.figures):
+    for title in dict.fromkeys(key for run in runs for key in run.figures):
         cells = [
-            FORMS.get(title, "{:.3f}").format(side.figures[title]) if title in side.figures else "-"
-            for side in sides
+            FORMS.get(title, "{:.3f}").format(run.figures[title]) if title in run.figures else "-"
+            for run in runs
         ]
         counted = title in ("parameters", "tokens seen", "images seen")
         kind = "estimated" if title in ESTIMATED else "" if counted else "measured"
         rows.append([title, *cells, kind])
-    for task in dict.fromkeys(key for side in sides for key in side.zeroshot):
+    for task in dict.fromkeys(key for run in runs for key in run.zeroshot):
         for metric in ("acc", "acc_norm"):
-            found = [side.zeroshot.get(task, {}).get("metrics", {}).get(metric) for side in sides]
-            if any(found):
-                name = f"{task}, {metric}{_beside(next(filter(None, found)))}"
-                rows.append([name, *map(_accuracy, found), "measured"])
-    for task in dict.fromkeys(key for side in sides for key in side.sentences):
-        told = [
-            summarise(side.sentences[task])["tasks"][task] if task in side.sentences else {}
-            for side in sides
-        ]
-        first = next(filter(None, told))
+            scores = [run.zeroshot.get(task, {}).get("metrics", {}).get(metric) for run in runs]
+            if any(scores):
+                name = f"{task}, {metric}{_beside(next(filter(None, scores)))}"
+                rows.append([name, *map(_accuracy, scores), "measured"])
+    for task in dict.fromkeys(key for run in runs for key in run.sentences):
+        summaries = [run.fine_tuned(task) for run in runs]
+        first = next(filter(None, summaries))
         for metric in first["metrics"]:
-            cells = [_spread(one["metrics"].get(metric) if one else None) for one in told]
+            cells = [_spread(each.get("metrics", {}).get(metric)) for each in summaries]
             majority = f" (majority {first['majority'][metric]:.1f})"
             rows.append([f"{task} dev, {metric}{majority}", *cells, "measured"])
     return rows
 
 
-def _beside(found: dict[str, Any]) -> str:
+def _beside(score: dict[str, Any]) -> str:
     """Chance and majority of the documents that the first run was scored on."""
-    known = {key: found.get(key) for key in ("chance", "majority")}
-    told = ", ".join(
-        f"{key} {100 * value:.1f}" for key, value in known.items() if value is not None
-    )
-    return f" ({told})" if told else ""
+    shares = {key: score.get(key) for key in ("chance", "majority")}
+    listed = ", ".join(f"{key} {100 * x:.1f}" for key, x in shares.items() if x is not None)
+    return f" ({listed})" if listed else ""
 
 
-def _accuracy(found: dict[str, Any] | None) -> str:
-    if found is None:
+def _accuracy(score: dict[str, Any] | None) -> str:
+    if score is None:
         return "-"
-    mark = "*" if found.get("at_chance") else ""
-    return f"{100 * found['value']:.1f} ± {100 * found['stderr']:.1f}{mark}"
+    mark = "*" if score.get("at_chance") else ""
+    return f"{100 * score['value']:.1f} ± {100 * score['stderr']:.1f}{mark}"
 
 
-def _spread(found: dict[str, Any] | None) -> str:
-    if found is None:
+def _spread(metric: dict[str, Any] | None) -> str:
+    if metric is None:
         return "-"
-    return f"{found['mean']:.1f}" + (
-        "" if found["deviation"] is None else f" ± {found['deviation']:.1f}"
-    )
+    deviation = metric["deviation"]
+    return f"{metric['mean']:.1f}" + ("" if deviation is None else f" ± {deviation:.1f}")
 
 
-def difference_rows(compared: Sequence[Compared]) -> list[list[str]]:
+def difference_rows(differences: Sequence[Compared]) -> list[list[str]]:
     """Model, score, difference in hundredths, its interval, and what that says."""
     rows = []
-    for one in compared:
-        if one.found is None:
-            rows.append([one.model, one.what, "-", "-", f"not comparable: {one.why}"])
+    for compared in differences:
+        difference = compared.difference
+        if difference is None:
+            why = f"not comparable: {compared.why}"
+            rows.append([compared.model, compared.what, "-", "-", why])
             continue
-        low, high = 100 * one.found.low, 100 * one.found.high
-        told = "clear" if one.found.clear else "within chance"
+        low, high = 100 * difference.low, 100 * difference.high
+        verdict = "clear" if difference.clear else "within chance"
         rows.append(
-            [one.model, one.what, f"{100 * one.found.difference:+.1f}",
-             f"{low:+.1f} to {high:+.1f}", told]
+            [compared.model, compared.what, f"{100 * difference.difference:+.1f}",
+             f"{low:+.1f} to {high:+.1f}", verdict]
         )  # fmt: skip
     return rows
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+def comparison_tables(comparison: Comparison) -> list[Table]:
+    """All figures side by side and, where there are any, the differences from the first run."""
+    runs = comparison.runs
+    names = [run.name for run in runs]
+    tables = [Table("Side by side", ["", *names, ""], rows_of(runs))]
+    if comparison.differences:
+        columns = ["model", "score", f"less {names[0]}", "95 %", ""]
+        rows = difference_rows(comparison.differences)
+        tables.append(Table("Differences, paired bootstrap", columns, rows))
+    return tables
 
 
-def as_csv(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The same cells, separated by commas."""
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows([header, *rows])
-    return out.getvalue()
-
-
-def write_comparison(
-    path: Path, sides: Sequence[Side], compared: Sequence[Compared], where: dict[str, object]
-) -> list[Path]:
+def write_comparison(path: Path, comparison: Comparison) -> list[Path]:
     """Write ``path`` and, beside it, the same stem as .md and .csv; returns what was written."""
-    names = [side.name for side in sides]
-    header, rows = ["", *names, ""], rows_of(sides)
-    apart = ["model", "score", f"less {names[0]}", "95 %", ""]
-    found = difference_rows(compared)
-    text = markdown(header, rows) + ("\n" + markdown(apart, found) if found else "")
+    tables = comparison_tables(comparison)
+    whole = tables[0]
     files = [path, path.with_suffix(".md"), path.with_suffix(".csv")]
-    write_text(files[1], text)
-    write_text(files[2], as_csv(header, rows))
-    drawn = _draw(path.with_name(f"{path.stem}-pictures"), sides)
-    sections = [Section("Side by side", header=header, rows=rows, text=READING)]
-    if found:
-        sections.append(Section("Differences", text=BOOTSTRAP, header=apart, rows=found))
+    write_text(files[1], "\n".join(markdown(table.columns, table.rows) for table in tables))
+    write_text(files[2], as_csv(whole.columns, whole.rows))
+    drawn = _draw(path.with_name(f"{path.stem}-pictures"), comparison)
+    texts = (READING, BOOTSTRAP)[: len(tables)]
+    sections = [Section.of(*each) for each in zip(tables, texts, strict=True)]
     if drawn:
         sections.append(Section("Pictures", pictures=drawn))
-    sections.append(Section("Measured where", rows=pairs(where)))
-    lead = f"{', '.join(names)}: what their runs, evaluations and fine-tunings say."
+    sections.append(Section("Measured where", rows=pairs(comparison.where)))
+    names = ", ".join(run.name for run in comparison.runs)
+    lead = f"{names}: what their runs, evaluations and fine-tunings say."
     write_page(path, Page("Models side by side", lead, sections))
     return files
 
@@ -146,39 +133,35 @@ BOOTSTRAP = (
 )
 
 
-def _draw(folder: Path, sides: Sequence[Side]) -> list[tuple[Path, str]]:
+def _draw(folder: Path, comparison: Comparison) -> list[tuple[Path, str]]:
     drawn: list[tuple[Path, str]] = []
-    curves = [
-        loss_curve(side.name, side.folder)
-        for side in sides
-        if "tokens seen" in side.figures and (side.folder / "metrics.jsonl").is_file()
-    ]
-    if curves:
-        pictures.loss_curves(folder / "loss.png", curves)
+    runs = comparison.runs
+    if comparison.curves:
+        pictures.loss_curves(folder / "loss.png", comparison.curves)
         drawn.append((folder / "loss.png", "Loss over the tokens seen (measured)."))
-    tasks = list(dict.fromkeys(key for side in sides for key in side.zeroshot))
+    tasks = list(dict.fromkeys(key for run in runs for key in run.zeroshot))
     tasks = [task for task in tasks if any("acc" in s.zeroshot[task]["metrics"]
-             for s in sides if task in s.zeroshot)]  # fmt: skip
+             for s in runs if task in s.zeroshot)]  # fmt: skip
     if tasks:
-        _zeroshot_bars(folder / "zeroshot.png", sides, tasks)
+        _zeroshot_bars(folder / "zeroshot.png", runs, tasks)
         drawn.append((folder / "zeroshot.png", "Zero-shot accuracy; a line marks chance."))
     return drawn
 
 
-def _zeroshot_bars(path: Path, sides: Sequence[Side], tasks: Sequence[str]) -> None:
-    thick = 0.8 / len(sides)
+def _zeroshot_bars(path: Path, runs: Sequence[RunFigures], tasks: Sequence[str]) -> None:
+    thick = 0.8 / len(runs)
     with drawing(path, max(6.0, 1.1 * len(tasks) + 2), 4.0) as figure:
         axes = figure.subplots()
-        for place, side in enumerate(sides):
-            known = [(n, side.zeroshot[t]["metrics"]["acc"]) for n, t in enumerate(tasks)
-                     if "acc" in side.zeroshot.get(t, {}).get("metrics", {})]  # fmt: skip
+        for place, run in enumerate(runs):
+            known = [(n, run.zeroshot[t]["metrics"]["acc"]) for n, t in enumerate(tasks)
+                     if "acc" in run.zeroshot.get(t, {}).get("metrics", {})]  # fmt: skip
             axes.bar(
-                [n + (place - (len(sides) - 1) / 2) * thick for n, _ in known],
+                [n + (place - (len(runs) - 1) / 2) * thick for n, _ in known],
                 [found["value"] for _, found in known],
                 thick * 0.9,
                 yerr=[2 * found["stderr"] for _, found in known],
                 color=CYCLE[place % len(CYCLE)],
-                label=side.name,
+                label=run.name,
             )
             for n, found in known:
                 if found["chance"] is not None:

@@ -1,12 +1,17 @@
-"""The tables and the page of a conversion's report."""
+"""A conversion's report: report.json, pictures, report.html, and its tables."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from spikeformers.conversion import Plan
+from spikeformers.reporting import conversion_pictures, pictures
 from spikeformers.reporting.html import Page, Section, pairs, write_page
+from spikeformers.storage import write_text
+from spikeformers.studies.machine import machine, versions
 
 HEADER = ("", "spiking", "original", "")
 LAYER_HEADER = (
@@ -112,3 +117,46 @@ def write_conversion_page(
         Section("Machine", "", (), pairs({**summary["machine"], **summary["versions"]})),
     ]
     write_page(path, Page("Conversion into a spiking model", lead, sections))
+
+
+def report_conversion(
+    out: Path,
+    plan: Plan,
+    layers: Sequence[Mapping[str, Any]],
+    measured: Mapping[str, Any],
+    *,
+    source: str,
+    calibration: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write ``report.json``, ``report.html`` and ``pictures/`` into ``out``; returns the report."""
+    summary: dict[str, Any] = {
+        "source": source,
+        "source_type": plan.config.source["model_type"] if plan.config.source else "",
+        "method": {
+            key: getattr(plan.config, key)
+            for key in (
+                *("ffn", "attention", "wta", "winners", "steps", "code"),
+                *("attention_neuron", "ssa_norm", "schedule"),
+            )
+        },
+        "calibration": dict(calibration),
+        "plan": [
+            {"module": row.module, "was": row.was, "becomes": row.becomes, "method": row.method}
+            for row in plan.rows
+        ],
+        "left_dense": [row.module for row in plan.left_dense],
+        "layers": [dict(layer) for layer in layers],
+        **measured,
+        "machine": machine(),
+        "versions": versions(),
+        "kinds": {"estimated": ["energy"], "measured": ["everything else"]},
+    }
+    folder = out / "pictures"
+    drawn = {name: folder / f"{name}.png" for name in ("errors", "rates", "energy")}
+    conversion_pictures.by_block(drawn["errors"], layers, "relative_error")
+    conversion_pictures.rates(drawn["rates"], layers)
+    parts = {side: measured[side]["energy"]["by_component"] for side in ("spiking", "original")}
+    pictures.energy_by_component(drawn["energy"], parts)
+    write_conversion_page(out / "report.html", summary, drawn)
+    write_text(out / "report.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+    return summary

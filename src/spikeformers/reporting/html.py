@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
+from spikeformers.reporting.tables import Table
 from spikeformers.storage import write_text
 
 CSS = """
@@ -69,6 +70,19 @@ class Section:
     """(whose, prompt, text)"""
     pictures: Sequence[tuple[Path, str]] = ()
     """(PNG file, caption)"""
+
+    @classmethod
+    def of(
+        cls,
+        table: Table,
+        text: str = "",
+        *,
+        head: str = "",
+        pictures: Sequence[tuple[Path, str]] = (),
+    ) -> Section:
+        """A section of one table; ``head`` stands before its title."""
+        title = f"{head}{table.title}"
+        return cls(title, text or table.note, table.columns, table.rows, pictures=pictures)
 
 
 @dataclass

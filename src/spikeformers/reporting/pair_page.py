@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from spikeformers.progress import Tell
+from spikeformers.reporting import pictures
 from spikeformers.reporting.html import Page, Section, pairs, write_page
+from spikeformers.storage import write_text
+
+if TYPE_CHECKING:
+    from spikeformers.studies.pair import PairStudy
 
 ROWS = (
     ("validation bits per byte", "bits_per_byte", "{:.3f}", "measured"),
@@ -26,6 +33,30 @@ ROWS = (
     ("writing speed in PyTorch, tokens/s", "generation_tokens_per_second", "{:,.0f}", "measured"),
 )
 HEADER = ("", "spiking", "dense twin", "")
+
+
+def report_pair(out: Path, study: PairStudy, progress: Tell | None = None) -> dict[str, Any]:
+    """Write pictures, report.html, then summary.json into ``out``; returns the summary."""
+    if progress is not None:
+        progress("drawing", 0, None)
+    drawn = _draw(out / "pictures", study)
+    write_pair_page(out / "report.html", study.summary, drawn)
+    content = json.dumps(study.summary, indent=2, ensure_ascii=False)
+    write_text(out / "summary.json", content + "\n")
+    return study.summary
+
+
+def _draw(folder: Path, study: PairStudy) -> dict[str, Path]:
+    """Draw all pictures; PNG files by name."""
+    files = ("loss", "density", "raster", "winners", "energy")
+    drawn = {name: folder / f"{name}.png" for name in files}
+    pictures.loss_curves(drawn["loss"], study.curves)
+    pictures.density_by_layer(drawn["density"], study.densities, study.outside)
+    raster = study.raster
+    pictures.spike_raster(drawn["raster"], raster.spikes, raster.tokens, raster.levels)
+    pictures.winner_map(drawn["winners"], study.winners, study.sentence)
+    pictures.energy_by_component(drawn["energy"], study.energies)
+    return drawn
 
 
 def pair_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +12,11 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from spikeformers.reporting._style import CONTROL, CYCLE, GREY, SPIKING, drawing, label
+from spikeformers.studies.gather import Curve
 
 SMALL = 2e-3  # of the largest component: what is below it is drawn together
 PROPER = {"mlp": "MLP"}
 COUNTS = LinearSegmentedColormap.from_list("counts", ["#7FB8DC", "#08306B"])
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Losses of one run over the tokens it saw; ``validation`` in nats a token, like ``loss``."""
-
-    name: str
-    tokens: Sequence[float]
-    loss: Sequence[float]
-    validation_tokens: Sequence[float]
-    validation: Sequence[float]
 
 
 def loss_curves(path: Path, curves: Sequence[Curve]) -> None:

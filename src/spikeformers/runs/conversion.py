@@ -23,10 +23,11 @@ from spikeformers.errors import ConfigError, nearest
 from spikeformers.evaluation import context_of
 from spikeformers.models import NeurTransformerConfig, NeurTransformerForCausalLM
 from spikeformers.progress import LOG, Listener, Progress
-from spikeformers.reporting import measure_pair, report_conversion
+from spikeformers.reporting import report_conversion
 from spikeformers.runs.recipe import Settings, setting_values
 from spikeformers.runs.reporter import OnMessage, Reporter
 from spikeformers.storage import check_folder, run_lock
+from spikeformers.studies import measure_conversion
 from spikeformers.values import misfit
 
 LONGEST = 512  # tokens of a window, unless asked for more
@@ -135,7 +136,7 @@ def _carry_out(options: ConvertOptions, reporter: Reporter, *, plan_only: bool) 
             model, tokenizer, windows, plan, options.out,
             rule=options.rule, resume=options.resume, progress=tell,
         )  # fmt: skip
-        measured = measure_pair(
+        measured = measure_conversion(
             converted.model, model, tokenizer, store.split("validation"),
             context=context, tokens=options.tokens, progress=tell,
         )  # fmt: skip

@@ -20,15 +20,17 @@ from spikeformers.engine import Engine, load, write
 from spikeformers.errors import EngineUnavailable, UsageError
 from spikeformers.export import pack
 from spikeformers.foreign import check_object, foreign, read_json
+from spikeformers.generation import generate_text
 from spikeformers.models import load_model
 from spikeformers.models.registry import is_masked_preset
 from spikeformers.progress import LOG, Listener, Progress
-from spikeformers.reporting import Trained, pair_rows, report_pair
+from spikeformers.reporting import pair_rows, report_pair
 from spikeformers.runs.prepared import carry_out
 from spikeformers.runs.pretraining import prepare, read_data
 from spikeformers.runs.recipe import Recipe
 from spikeformers.runs.reporter import OnMessage, Reporter
 from spikeformers.storage import check_folder, run_lock, write_text
+from spikeformers.studies import Trained, measure_pair
 
 # What the demo trains, chosen so that all of it takes about five minutes on two cores.
 DEMO_PRESET = "wd-spikingformer-tiny"
@@ -198,8 +200,7 @@ def _report(out: Path, settings: DemoSettings, reporter: Reporter) -> dict[str, 
     with Progress(show=False, log=out / LOG, listener=reporter) as progress:
         progress("packing the engine's file", 0, None)
         engine, why_not = _engine(out / ENGINE, models["spiking"])
-        return report_pair(
-            out,
+        study = measure_pair(
             models["spiking"],
             models["control"],
             store,
@@ -213,17 +214,16 @@ def _report(out: Path, settings: DemoSettings, reporter: Reporter) -> dict[str, 
             no_engine=why_not,
             progress=progress,
         )
+        return report_pair(out, study, progress)
 
 
 def _trained(folder: Path, settings: DemoSettings) -> Trained:
     """A model of the demo, and a text that it writes."""
-    from spikeformers.cli._generation import write as write_text_of
-
     model, tokenizer = load_model(folder)
-    sample = write_text_of(
+    sample = generate_text(
         model,
-        tokenizer,
         settings.prompt,
+        tokenizer=tokenizer,
         max_new_tokens=min(settings.new_tokens, settings.context // 2),
         seed=settings.seed,
     )

@@ -13,7 +13,7 @@ from spikeformers.data.images import Prep, load_images
 from spikeformers.errors import ConfigError, DataError
 from spikeformers.models import PRESETS, VISION_PRESETS, build_vision_config, control_of
 from spikeformers.progress import Listener
-from spikeformers.reporting.vision import vision_card
+from spikeformers.reporting import vision_card
 from spikeformers.runs.prepared import (
     PreparedRun,
     RunResult,

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from spikeformers.errors import ConfigError, SpikeformersError
-from spikeformers.evaluation.measured import Program, Text, Whole, measure, tables
-from spikeformers.evaluation.measured.tables import notes
+from spikeformers.evaluation.measured import Program, Text, Whole, measure
+from spikeformers.reporting.measured_tables import notes, tables
 
 SYSTEMS = '''
 import os, pathlib, sys

@@ -11,13 +11,13 @@ import pytest
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
 pytest.importorskip("spikeformers.kernels._native")
 
-from spikeformers.cli._engine_reader import EngineReader, tokenizer_of
 from spikeformers.engine import Engine
 from spikeformers.errors import CheckpointError, ConfigError
 from spikeformers.evaluation.zeroshot.reader import ReaderLM
 from spikeformers.evaluation.zeroshot.run import Zeroshot
 from spikeformers.evaluation.zeroshot.scorer import SpikeformersLM
 from spikeformers.export import pack
+from spikeformers.studies.engine_reader import EngineReader, tokenizer_of
 
 LONG = "all is quiet then it fires again and " * 12
 TEXTS = [

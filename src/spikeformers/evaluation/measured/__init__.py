@@ -6,6 +6,7 @@ from spikeformers.evaluation.measured.programs import (
     Program,
     Text,
     Whole,
+    engine_program,
     open_forward,
     open_torch,
     text_program,
@@ -14,29 +15,27 @@ from spikeformers.evaluation.measured.programs import (
 from spikeformers.evaluation.measured.records import (
     Energy,
     Measured,
+    MeasuredPhase,
     MeasuredReport,
     Memory,
-    Phase,
     Spread,
 )
 from spikeformers.evaluation.measured.run import measure
-from spikeformers.evaluation.measured.tables import Table, tables
 
 __all__ = [
     "Energy",
     "Measured",
+    "MeasuredPhase",
     "MeasuredReport",
     "Memory",
-    "Phase",
     "Program",
     "Spread",
-    "Table",
     "Text",
     "Whole",
+    "engine_program",
     "measure",
     "open_forward",
     "open_torch",
-    "tables",
     "text_program",
     "whole_program",
 ]

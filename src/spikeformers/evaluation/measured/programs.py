@@ -77,6 +77,12 @@ def whole_program(
     return Program(f"{_HERE}:open_forward", given, _TORCH, device)
 
 
+def engine_program(file: str | Path, *, threads: int = 1) -> Program:
+    """An engine file in the event-driven engine; its process imports no torch."""
+    given = {"file": str(file), "threads": threads}
+    return Program("spikeformers.engine.runtime:open_system", given, ("spikeformers.engine",))
+
+
 def save_batch(batch: Mapping[str, Tensor] | Tensor, path: Path) -> None:
     """Write inputs for `whole_program`; ids alone are ``input_ids``."""
     from safetensors.torch import save_file

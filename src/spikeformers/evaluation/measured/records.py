@@ -39,7 +39,7 @@ class Energy:
 
 
 @dataclass(frozen=True)
-class Phase:
+class MeasuredPhase:
     """One kind of work of one system: "prefill", "decode" or "forward"."""
 
     unit: str
@@ -92,7 +92,7 @@ class Measured:
     device: str
     weight_bytes: int | None
     memory: Memory
-    phases: dict[str, Phase]
+    phases: dict[str, MeasuredPhase]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

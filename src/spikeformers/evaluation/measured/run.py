@@ -22,9 +22,9 @@ from spikeformers.evaluation.measured.records import (
     RESERVED,
     Energy,
     Measured,
+    MeasuredPhase,
     MeasuredReport,
     Memory,
-    Phase,
     Spread,
 )
 from spikeformers.evaluation.systems import timing_of
@@ -158,7 +158,7 @@ def _units(work: Text | Whole) -> dict[str, tuple[int, str]]:
     return {"prefill": (work.prompt_tokens, "token"), "decode": (new, "token")}
 
 
-def _phase(readings: Sequence[Reading], idle: Watts, units: int, unit: str) -> Phase:
+def _phase(readings: Sequence[Reading], idle: Watts, units: int, unit: str) -> MeasuredPhase:
     told = [reading.told for reading in readings]
     whole = [(one["wall"], one["cpu"]) for one in told]
     single = [(step, 0.0) for one in told for step in one.get("steps", [one["wall"]])]
@@ -172,7 +172,7 @@ def _phase(readings: Sequence[Reading], idle: Watts, units: int, unit: str) -> P
             for name in told[0][key]
         }
 
-    return Phase(
+    return MeasuredPhase(
         unit=unit,
         units=units,
         timing=timing_of(whole, single, units),

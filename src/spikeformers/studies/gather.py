@@ -1,10 +1,11 @@
-"""What the pictures show, taken from a run folder and from a model that reads."""
+"""What pictures show, as plain data: from a run folder, and from a model that reads."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 
 from spikeformers.data import batch, consecutive_starts
 from spikeformers.energy import neuron_names, raster_of, winners_of_sentence
-from spikeformers.reporting.pictures import Curve
 from spikeformers.training.journal import SEEN, read_metrics
 
 if TYPE_CHECKING:
@@ -39,6 +39,29 @@ POINTS = {
     "mlp.fire_out": "MLP output",
 }
 ATTENTION_NAMES = ("self_attn.", "attn.")  # in the sources of converted models
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Losses of one run over the tokens it saw; ``validation`` in nats per token, like ``loss``."""
+
+    name: str
+    tokens: Sequence[float]
+    loss: Sequence[float]
+    validation_tokens: Sequence[float]
+    validation: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Raster:
+    """Spikes of one block while it reads one sentence."""
+
+    spikes: dict[str, NDArray[Any]]
+    """Point -> counts ``[T, units]``, summed over simulation steps."""
+    tokens: list[str]
+    """The sentence, a token each."""
+    levels: int
+    """The largest count."""
 
 
 def point_of(name: str) -> tuple[int | None, str]:
@@ -119,6 +142,15 @@ def rasters(
     levels = max((int(np.abs(counts).max()) for counts in found.values()), default=1)
     order = [*(point for point in POINTS.values() if point in found), *found]
     return {point: found[point] for point in dict.fromkeys(order)}, max(1, levels)
+
+
+def raster_of_sentence(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor
+) -> Raster:
+    """The raster of the block in the middle on ``ids`` ``[1, T]``; empty where it has no neuron."""
+    block = math.ceil(model.config.num_hidden_layers / 2) - 1
+    spikes, levels = rasters(model, ids, block)
+    return Raster(spikes, spelled(tokenizer, ids[0].tolist()), levels)
 
 
 def winners(model: PreTrainedModel, ids: torch.Tensor, most: int = 4) -> dict[str, NDArray[Any]]:

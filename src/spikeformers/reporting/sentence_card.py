@@ -10,6 +10,7 @@ import yaml
 import spikeformers
 from spikeformers.data.glue import GLUE, TASKS
 from spikeformers.reporting.card import facts_of, table
+from spikeformers.reporting.tables import markdown
 
 
 def sentence_card(result: Mapping[str, Any]) -> str:
@@ -60,9 +61,10 @@ def sentence_card(result: Mapping[str, Any]) -> str:
         "seed": str(config["seed"]),
         "commit": str(result["commit"]),
     }
-    rows = ["| metric | dev set | one answer to all |", "|---|---|---|"]
-    for key, same in result["dev_majority"].items():
-        rows.append(f"| {key} | {100 * result['dev'][key]:.1f} | {100 * same:.1f} |")
+    scores = [
+        (key, f"{100 * result['dev'][key]:.1f}", f"{100 * same:.1f}")
+        for key, same in result["dev_majority"].items()
+    ]
     sections = [
         f"# {kind} on {name}\n\n{facts.heading}, "
         f"{result['parameters']:,} parameters, fine-tuned with spikeformers "
@@ -71,6 +73,7 @@ def sentence_card(result: Mapping[str, Any]) -> str:
         "## Data\n\n" + table(data),
         "## Training\n\n" + table(training),
         f"## Results\n\nIn hundredths (measured). Selection on the dev set: {result['selection']}. "
-        "How to repeat them is in `result.json`.\n\n" + "\n".join(rows),
+        "How to repeat them is in `result.json`.\n\n"
+        + markdown(("metric", "dev set", "one answer to all"), scores).rstrip(),
     ]
     return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n" + "\n\n".join(sections) + "\n"

@@ -5,7 +5,7 @@ import platform
 
 import torch
 
-from spikeformers.reporting.machine import machine, versions
+from spikeformers.studies.machine import machine, versions
 
 
 def test_what_a_number_was_measured_with():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spikeformers.engine import write
+from spikeformers.engine import Packed, write
 from spikeformers.errors import EngineUnavailable, UsageError
 from spikeformers.evaluation.measured import (
     MeasuredReport,
@@ -18,8 +19,7 @@ from spikeformers.evaluation.measured import (
     text_program,
     whole_program,
 )
-from spikeformers.evaluation.measured.programs import save_batch
-from spikeformers.export import pack
+from spikeformers.evaluation.measured.programs import engine_program, save_batch
 from spikeformers.kernels import choose
 from spikeformers.models.registry import is_masked, is_vision
 from spikeformers.progress import Move
@@ -27,7 +27,10 @@ from spikeformers.progress import Move
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-ENGINE = ("spikeformers.engine.runtime:open_system", ("spikeformers.engine",))
+Pack = Callable[[Any, Any, str], Packed]
+"""What packs a model and its tokenizer for the engine with "fp32", "int8" or "int4" weights, which
+is ``spikeformers.pack``; it is handed in, because `export` stands above this room."""
+WEIGHTS = ("int8", "fp32")
 
 
 def measure_folder(
@@ -36,6 +39,7 @@ def measure_folder(
     twin: PreTrainedModel | None,
     batches: list[Any],
     *,
+    pack: Pack | None = None,
     prompt_tokens: int | None = None,
     new_tokens: int = 32,
     repeats: int = 5,
@@ -46,10 +50,12 @@ def measure_folder(
 ) -> MeasuredReport:
     """Measure the model of ``folder`` as "model", ``twin`` as "control", and the engine.
 
-    ``model`` is what is in the folder and ``batches`` what it runs over (``read_material``): the
+    ``model`` is what is in the folder and ``batches`` what it runs over (`read_input`): the
     text of a causal model is the first sequence, up to ``prompt_tokens`` (half of it unless given)
     and ``new_tokens`` more, batch 1; a masked model or one of images reads the first batch whole.
-    Where the engine ("engine-int8", "engine-fp32") cannot run the model, the report says why.
+    ``pack`` (``spikeformers.pack``) makes the files of "engine-int8" and "engine-fp32"; where the
+    engine cannot run the model, or without it, the report says why. Raises UsageError where the
+    tokens asked for are more than a sequence has; more errors as ``evaluation.measured.measure``.
     """
     with tempfile.TemporaryDirectory() as made:
         folders = {"model": folder}
@@ -67,28 +73,30 @@ def measure_folder(
         else:
             programs = {name: text(f) for name, f in folders.items()}
             work = _text(first, prompt_tokens, new_tokens)
-        absent = {}
-        try:
-            programs |= _engines(model, Path(made), threads)
-        except (UsageError, EngineUnavailable) as error:
-            absent["engine"] = str(error)
+        engines, absent = _engines(model, pack, Path(made), threads)
+        programs |= engines
         return measure(
             programs, work, repeats=repeats, warmup=warmup, threads=threads, absent=absent,
             progress=progress,
         )  # fmt: skip
 
 
-def _engines(model: PreTrainedModel, made: Path, threads: int) -> dict[str, Program]:
-    """The engine's programs; UsageError for a model that it does not run."""
-    choose()
-    opener, libraries = ENGINE
-    found = {}
-    for kind in ("int8", "fp32"):
-        file = made / f"{kind}.engine"
-        write(pack(model, None, kind), file)
-        arguments = {"file": str(file), "threads": threads}
-        found[f"engine-{kind}"] = Program(opener, arguments, libraries)
-    return found
+def _engines(
+    model: PreTrainedModel, pack: Pack | None, made: Path, threads: int
+) -> tuple[dict[str, Program], dict[str, str]]:
+    """The engine's programs; or none, and why."""
+    if pack is None:
+        return {}, {"engine": "it was not asked for (pack=spikeformers.pack)"}
+    programs = {}
+    try:
+        choose()
+        for kind in WEIGHTS:
+            file = made / f"{kind}.engine"
+            write(pack(model, None, kind), file)
+            programs[f"engine-{kind}"] = engine_program(file, threads=threads)
+    except (UsageError, EngineUnavailable) as error:
+        return {}, {"engine": str(error)}
+    return programs, {}
 
 
 def _text(first: Any, prompt_tokens: int | None, new_tokens: int) -> Text:

@@ -10,11 +10,12 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from spikeformers.reporting._style import CYCLE, GREY, SPIKING, drawing
+from spikeformers.reporting.evaluation_tables import image_tables
 from spikeformers.reporting.html import Page, Section, write_page
-from spikeformers.training.journal import SEEN, read_metrics
 
 if TYPE_CHECKING:
     from spikeformers.evaluation import Entropy, VisionReport
+    from spikeformers.studies.images import ImageStudy
 
 TITLES = {"query": "Q", "key": "K", "value": "V"}
 
@@ -100,25 +101,12 @@ def confusion_picture(path: Path, report: VisionReport) -> None:
         figure.colorbar(image, ax=axes, shrink=0.6, ticks=MaxNLocator(5, integer=True))
 
 
-def write_vision_page(
-    path: Path,
-    run: Path,
-    report: VisionReport,
-    entropies: Sequence[Entropy],
-    density: float | None,
-    facts: Mapping[str, str],
-) -> None:
-    """Write ``path`` and, beside it, a folder of pictures; ``run`` is the model's folder."""
+def write_image_page(path: Path, study: ImageStudy) -> None:
+    """Write ``path`` and, beside it, a folder of pictures."""
     pictures = path.parent / f"{path.stem}-pictures"
-    lines = read_metrics(run / "metrics.jsonl", needed=("loss", SEEN))
-    rows = [
-        ("accuracy", f"{report.accuracy:.4f}", "measured"),
-        ("loss, nats an image", f"{report.loss:.4f}", "measured"),
-        ("images", f"{report.images:,}", ""),
-    ]
-    if density is not None:
-        rows.append(("firing density", f"{density:.3f}", "measured"))
-    sections = [Section("Figures", "", ("", "", ""), rows)]
+    report, entropies, lines = study.report, study.entropies, study.journal
+    figures, classes, *entropy = image_tables(study)
+    sections = [Section.of(figures)]
     drawn = []
     if any(line["kind"] == "validation" for line in lines):
         accuracy_curve(pictures / "accuracy.png", lines)
@@ -126,38 +114,40 @@ def write_vision_page(
     confusion_picture(pictures / "confusion.png", report)
     drawn.append((pictures / "confusion.png", "Which classes are taken for which."))
     sections.append(Section("Accuracy", pictures=drawn))
-    if entropies:
+    for table in entropy:
         entropy_picture(pictures / "entropy.png", entropies)
-        text = (
-            "What a value can carry at most is 1 bit if it is binary, log2 3 = 1.585 if ternary, "
-            "its own width if real (A2OS2A, Proposition 1). Real values are counted in 256 bins "
-            "and zero, so that their ceiling here is log2 257."
-        )
-        cells = [
-            (
-                f"{one.layer + 1}",
-                TITLES[one.role],
-                one.kind,
-                f"{one.bits:.3f}",
-                f"{one.ceiling:.3f}",
-            )
-            for one in entropies
-        ]
-        heads = ("block", "", "values", "bits, measured", "ceiling")
-        figures = [(pictures / "entropy.png", "Entropy of Q, K and V on these images.")]
-        sections.append(Section("Entropy of Q, K and V", text, heads, cells, pictures=figures))
+        shown = [(pictures / "entropy.png", "Entropy of Q, K and V on these images.")]
+        sections.append(Section.of(table, CEILINGS, pictures=shown))
     if any(
         ".attention." in name for line in lines for name in line.get("grad_norm_by_projection", ())
     ):
         gradient_norms(pictures / "gradients.png", lines)
-        figures = [
-            (pictures / "gradients.png", "A projection whose line is at zero never learned.")
-        ]
-        sections.append(Section("Do Q, K and V learn?", pictures=figures))
-    classes = [
-        (name, "-" if share is None else f"{share:.4f}") for name, share in report.per_class.items()
-    ]
-    sections.append(Section("By class", "", ("class", "share found"), classes))
-    sections.append(Section("What was measured", "", (), list(facts.items())))
+        shown = [(pictures / "gradients.png", "A projection whose line is at zero never learned.")]
+        sections.append(Section("Do Q, K and V learn?", pictures=shown))
+    sections.append(Section.of(classes))
+    sections.append(Section("What was measured", "", (), _facts(study)))
     lead = f"{report.accuracy:.2%} of {report.images:,} images."
-    write_page(path, Page(f"Images: {run.name}", lead, sections))
+    write_page(path, Page(f"Images: {study.folder.name}", lead, sections))
+
+
+CEILINGS = (
+    "What a value can carry at most is 1 bit if it is binary, log2 3 = 1.585 if ternary, its own "
+    "width if real (A2OS2A, Proposition 1). Real values are counted in 256 bins and zero, so that "
+    "their ceiling here is log2 257."
+)
+
+
+def _facts(study: ImageStudy) -> list[tuple[str, str]]:
+    """What was measured on what, and the energy where events were counted."""
+    facts = {
+        "model": str(study.folder),
+        "images": f"{study.name}, {study.facts['split']}; {study.split_by}",
+        "sha256": str(study.facts["sha256"]),
+    }
+    if study.energy is not None:
+        products, whole = study.energy.picojoules_per_token, study.energy.with_elementwise_per_token
+        facts |= {
+            "energy of the products, nJ an image (estimated)": f"{products / 1000:,.1f}",
+            "with elementwise work, nJ an image (estimated)": f"{whole / 1000:,.1f}",
+        }
+    return list(facts.items())

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from spikeformers.cli._output import make_table, print_table
+from spikeformers.reporting.terminal import make_table, print_table
 
 HEADS = ("where", "what it is", "tokens/s")
 ROWS = [

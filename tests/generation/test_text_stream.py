@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spikeformers.cli._text_stream import TextStream, _possible_start
 from spikeformers.data import make_tokenizer
+from spikeformers.generation.text_stream import TextStream, _possible_start
 
 BYTE = make_tokenizer("byte")
 

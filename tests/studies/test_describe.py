@@ -5,7 +5,7 @@ import torch
 
 from spikeformers.energy import audit
 from spikeformers.models import build_model, build_vision_config
-from spikeformers.reporting import describe
+from spikeformers.studies import describe
 
 
 def types(described):

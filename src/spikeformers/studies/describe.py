@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from spikeformers.attention import Attention
+from spikeformers.errors import CheckpointError, nearest
+from spikeformers.models import (
+    PRESETS,
+    VISION_PRESETS,
+    WDSpikingformerConfig,
+    build_config,
+    build_model,
+    build_vision_config,
+)
+from spikeformers.models.loading import load_weights
 from spikeformers.models.registry import is_vision
 from spikeformers.neurons import Neuron
-from spikeformers.reporting.gather import EDGES, POINTS, point_of
+from spikeformers.studies.gather import EDGES, POINTS, point_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,14 +39,21 @@ IMAGE_SHAPE = {"image_size": "image size", "num_channels": "channels", "num_labe
 _BLOCK = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
-def describe(model: PreTrainedModel) -> dict[str, Any]:
-    """Plain values: ``model_type``, ``class``, ``parameters`` (tied ones once), ``shape``,
-    ``neuron`` and ``attention`` (None for a dense model), ``points`` and ``tensors``.
+def describe(model: PreTrainedModel | str | Path) -> dict[str, Any]:
+    """What a model is made of; ``model`` is one, its folder, or the name of a preset.
+
+    A preset is described at the vocabulary of its default config, without memory for its weights.
+    Raises CheckpointError for a name that is neither.
+
+    Plain values: ``model_type``, ``class``, ``parameters`` (tied ones once), ``shape``, ``neuron``
+    and ``attention`` (None for a dense model), ``points`` and ``tensors``.
 
     ``points``: ``{"point", "spike_type", "values"}`` in the order of the forward pass, one block
     for all. ``tensors``: ``{"name", "shape", "count", "parameters"}``, blocks folded into ``*``.
     Works on the meta device.
     """
+    if isinstance(model, (str, Path)):
+        model = open_described(str(model))
     config = model.config
     fields = SHAPE | IMAGE_SHAPE if is_vision(config) else SHAPE
     shape = {name: getattr(config, key, None) for key, name in fields.items()}
@@ -52,6 +71,22 @@ def describe(model: PreTrainedModel) -> dict[str, Any]:
         "points": _points(model, neurons, core),
         "tensors": _tensors(model),
     }
+
+
+def open_described(name: str) -> PreTrainedModel:
+    """The model of a folder; a preset on the meta device. CheckpointError for neither."""
+    known = [*PRESETS, *VISION_PRESETS]
+    with torch.device("meta"):
+        if name in PRESETS:
+            return build_model(build_config(name, WDSpikingformerConfig().vocab_size))
+        if name in VISION_PRESETS:
+            return build_model(build_vision_config(name))
+    if not Path(name).exists():
+        raise CheckpointError(
+            f"{name} is neither a model folder nor a preset ({', '.join(known)})."
+            f"{nearest(name, known)}"
+        )
+    return load_weights(Path(name))
 
 
 def _neuron(model: PreTrainedModel, neurons: dict[str, Neuron]) -> dict[str, Any] | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from spikeformers.cli._measured import measure_folder
 from spikeformers.errors import UsageError
+from spikeformers.export import pack
 from spikeformers.models import build_config, build_model, build_vision_config, control_of
+from spikeformers.studies import measure_folder
 
 pytest.importorskip("spikeformers.kernels._native")
 
@@ -30,7 +31,7 @@ def test_a_causal_model_beside_the_engine(tmp_path):
     model, _ = saved(build_config("wd-spikingformer-tiny", 50, SIZES), tmp_path)
     ids = torch.arange(32).view(1, 32)
     found = measure_folder(
-        tmp_path, model, None, [ids], prompt_tokens=8, new_tokens=4, repeats=1, warmup=0
+        tmp_path, model, None, [ids], pack=pack, prompt_tokens=8, new_tokens=4, repeats=1, warmup=0
     )
     assert set(found.systems) == {"model", "engine-int8", "engine-fp32"}
     assert found.absent == {}
@@ -52,7 +53,7 @@ def test_images_beside_the_dense_twin(tmp_path):
         "pixel_values": torch.rand(3, model.config.num_channels, size, size),
         "labels": torch.zeros(3, dtype=torch.long),
     }
-    found = measure_folder(tmp_path, model, twin, [images], repeats=1, warmup=0)
+    found = measure_folder(tmp_path, model, twin, [images], pack=pack, repeats=1, warmup=0)
     assert set(found.systems) == {"model", "control"}
     assert found.systems["control"].phases["forward"].unit == "image"
     assert found.setting["images"] == found.setting["batch_size"] == 3
@@ -63,7 +64,7 @@ def test_images_beside_the_dense_twin(tmp_path):
 def test_a_masked_model(tmp_path):
     model, _ = saved(build_config("we-spikingformer-tiny", 50, SIZES), tmp_path)
     ids = torch.arange(24).view(2, 12)
-    found = measure_folder(tmp_path, model, None, [ids], repeats=1, warmup=0)
+    found = measure_folder(tmp_path, model, None, [ids], pack=pack, repeats=1, warmup=0)
     assert list(found.systems["model"].phases) == ["forward"]
     assert (found.setting["batch_size"], found.setting["tokens"]) == (2, 24)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from spikeformers.energy import density_of, raster_of
-from spikeformers.reporting import gather
+from spikeformers.studies import gather
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from spikeformers.errors import CheckpointError
-from spikeformers.reporting.results import read_sentences, read_zeroshot
+from spikeformers.studies.results import read_sentences, read_zeroshot
 
 ACC = {"value": 0.5, "stderr": 0.1, "chance": 0.25, "majority": None, "at_chance": None}
 TASK = {

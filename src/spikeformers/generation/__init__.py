@@ -1,0 +1,15 @@
+"""Text from a causal model or an engine, token by token, shown as it becomes certain.
+
+    model, tokenizer = spikeformers.load_model("runs/demo/spiking")
+    print(spikeformers.generate_text(model, "Return the", tokenizer=tokenizer).text)
+    print(spikeformers.generate_text(spikeformers.load_engine("model.engine"), "Return the").text)
+
+Neither torch nor Transformers is imported for an engine at temperature 0.
+"""
+
+from __future__ import annotations
+
+from spikeformers.generation.generating import Generation, generate_text
+from spikeformers.generation.text_stream import TextStream
+
+__all__ = ["Generation", "TextStream", "generate_text"]

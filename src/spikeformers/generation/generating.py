@@ -1,0 +1,231 @@
+"""Sampling a text that continues a prompt: one way for PyTorch models and for the engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from spikeformers.engine import Engine
+from spikeformers.errors import UsageError
+from spikeformers.generation.text_stream import TextStream
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from spikeformers.engine.tokens import EngineTokenizer
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A text and how it came about; ``seconds`` are measured and include the prompt."""
+
+    prompt: str
+    text: str
+    tokens: int
+    prompt_tokens: int
+    seconds: float
+    finish_reason: str
+    """"end" (the end token), "stop" (a stop string), "length" (``max_new_tokens``), "context"."""
+    seed: int
+    context: int
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of wall-clock time, the prompt's included."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self) | {"tokens_per_second": self.tokens_per_second}
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn; ``temperature`` 0 takes the likeliest."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int
+
+
+Push = Callable[[int], bool]
+"""Takes each new token; whether the text ends with it."""
+
+
+class Writer(Protocol):
+    """A causal model with its tokenizer, for whichever program runs it."""
+
+    tokenizer: Any
+    context: int
+    """Tokens of the longest text, prompt included."""
+    vocabulary: int
+    """Rows of the embedding."""
+
+    def write(self, ids: Sequence[int], room: int, sampling: Sampling, push: Push) -> None:
+        """Give up to ``room`` tokens after ``ids`` to ``push``, until it or the model ends."""
+
+
+def generate_text(
+    model: PreTrainedModel | Engine,
+    prompt: str,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    max_new_tokens: int = 128,
+    temperature: float = 0.8,
+    top_k: int = 50,
+    top_p: float = 1.0,
+    seed: int = 0,
+    stop: Sequence[str] = (),
+    show: Callable[[str], None] = lambda piece: None,
+) -> Generation:
+    """Continue ``prompt``; ``show`` gets each piece of text as it becomes certain.
+
+    ``model`` is a causal Transformers model, whose ``tokenizer`` is given with it, or an `Engine`,
+    which has its own. Both write the same text for the same options and seed (in fp32). The text
+    ends at the end token, before one of the ``stop`` strings, after ``max_new_tokens``, or where
+    the context does. Raises UsageError for a model that does not write text, without a tokenizer,
+    and for a prompt that fills the context; DataError for a prompt that has no UTF-8.
+    """
+    writer = EngineWriter(model) if isinstance(model, Engine) else TorchWriter(model, tokenizer)
+    end = writer.tokenizer.eos_token_id
+    ids = _prompt_ids(writer.tokenizer, prompt, writer.vocabulary)
+    room = _room(ids, writer.context, max_new_tokens)
+    stream = TextStream(writer.tokenizer, ids, stop)
+    new: list[int] = []
+
+    def push(token: int) -> bool:
+        new.append(token)
+        show(stream.push(token))
+        return stream.stopped or token == end
+
+    began = time.perf_counter()
+    writer.write(ids, room, Sampling(temperature, top_k, top_p, seed), push)
+    show(stream.finish())
+    seconds = time.perf_counter() - began
+    reason = _why_ended(stream, new, end, max_new_tokens)
+    return Generation(
+        prompt, stream.text, len(new), len(ids), seconds, reason, seed, writer.context
+    )
+
+
+class TorchWriter:
+    """A Transformers model, by its own ``generate``."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
+        if not model.can_generate():
+            raise UsageError(
+                f"{type(model).__name__} does not write text: it fills masks. Give a causal model, "
+                "such as a wd-spikingformer."
+            )
+        if tokenizer is None:
+            raise UsageError("a Transformers model writes with its tokenizer: give tokenizer=.")
+        self.model, self.tokenizer = model, tokenizer
+        self.context = int(model.config.max_position_embeddings)
+        self.vocabulary = int(model.get_input_embeddings().weight.shape[0])
+
+    def write(self, ids: Sequence[int], room: int, sampling: Sampling, push: Push) -> None:
+        """Give up to ``room`` tokens after ``ids`` to ``push``, until it or the model ends."""
+        import torch
+        from transformers import GenerationConfig, StoppingCriteriaList
+
+        streamer, device = _Streamer(push), self.model.device
+        drawn: dict[str, Any] = {"do_sample": False}
+        if sampling.temperature > 0:
+            drawn = {"do_sample": True, "temperature": sampling.temperature}
+            drawn |= {"top_k": sampling.top_k, "top_p": sampling.top_p}
+        end, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
+        config = GenerationConfig(
+            max_new_tokens=room,
+            eos_token_id=end,
+            pad_token_id=end if pad is None else pad,
+            **drawn,
+        )
+
+        def stopped(input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+            return torch.full((len(input_ids),), streamer.ended, dtype=torch.bool)
+
+        torch.manual_seed(sampling.seed)
+        with torch.inference_mode():
+            self.model.generate(
+                torch.tensor([list(ids)], device=device),
+                attention_mask=torch.ones(1, len(ids), dtype=torch.long, device=device),
+                generation_config=config,
+                stopping_criteria=StoppingCriteriaList([stopped]),
+                streamer=streamer,
+            )
+
+
+class _Streamer:
+    """What Transformers' ``generate`` calls with the prompt, then with each token."""
+
+    def __init__(self, push: Push) -> None:
+        self._push, self._began = push, False
+        self.ended = False
+
+    def put(self, value: Any) -> None:
+        """The prompt first, then one token at a time."""
+        if self._began:
+            self.ended = self._push(int(value.reshape(-1)[0]))
+        self._began = True
+
+    def end(self) -> None:
+        """Nothing is held."""
+
+
+class EngineWriter:
+    """The event-driven engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.tokenizer = engine, engine.tokenizer
+        self.context, self.vocabulary = engine.context, engine.vocabulary
+
+    def write(self, ids: Sequence[int], room: int, sampling: Sampling, push: Push) -> None:
+        """Give up to ``room`` tokens after ``ids`` to ``push``, until it ends the text."""
+        for token in self.engine.generate(ids, room, **asdict(sampling)):
+            if push(token):
+                break
+
+
+def _room(ids: Sequence[int], context: int, max_new_tokens: int) -> int:
+    """Tokens that may follow the prompt; UsageError where it fills the context."""
+    if len(ids) >= context:
+        raise UsageError(
+            f"the prompt is longer than the context: it has {len(ids)} tokens, and the model "
+            f"takes {context}, of which one must be left to write. Shorten the prompt."
+        )
+    return min(max_new_tokens, context - len(ids))
+
+
+def _why_ended(stream: TextStream, new: Sequence[int], end: int | None, max_new_tokens: int) -> str:
+    if stream.stopped:
+        return "stop"
+    if new and new[-1] == end:
+        return "end"
+    return "length" if len(new) == max_new_tokens else "context"
+
+
+def _prompt_ids(
+    tokenizer: PreTrainedTokenizerBase | EngineTokenizer, prompt: str, rows: int
+) -> list[int]:
+    """Token ids of the prompt, for a model of ``rows`` tokens; an empty one begins a document."""
+    from spikeformers.data.tokenizers import encoding
+
+    with encoding("the prompt"):
+        ids: list[int] = tokenizer(prompt)["input_ids"]
+    if not ids:
+        begins = tokenizer.bos_token_id
+        begins = tokenizer.eos_token_id if begins is None else begins
+        if begins is None:
+            raise UsageError(
+                "the prompt is empty, and this tokenizer has no token that begins a text."
+            )
+        ids = [int(begins)]
+    if max(ids) >= rows:
+        raise UsageError(
+            f"the prompt holds the token {max(ids)}, and the model knows {rows} (from 0): it was "
+            "added to the tokenizer and not to the model. Leave it out of the prompt."
+        )
+    return ids

@@ -1,0 +1,115 @@
+"""The audit's rows as tables, what is the same in every layer on one line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from spikeformers.energy import REQUIREMENTS, SCOPES
+from spikeformers.reporting.tables import Table
+
+if TYPE_CHECKING:
+    from spikeformers.energy import AuditReport, OperandHistory, Row
+    from spikeformers.energy.auditing.audit import Requirement, Scope
+    from spikeformers.studies.audit import AuditStudy
+
+NAMED = 6  # kinds of rows that a message names
+_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
+
+
+def audit_tables(report: AuditReport, unfold: bool = False) -> list[Table]:
+    """Rows of the blocks, rows outside them, requirements; ``unfold``: every row on its own."""
+    tables = []
+    for title, inside in (("In the blocks", True), ("Outside the blocks", False)):
+        rows = [row for row in report.rows if (row.layer is not None) == inside]
+        shown = rows if unfold else [row for row in rows if not _is_free(row)]
+        hidden = len(rows) - len(shown)
+        note = f"and {hidden} multiplications by spikes or powers of two (--all)" if hidden else ""
+        if shown:
+            tables.append(_rows(title, _lines(shown, unfold), unfold, note))
+        elif note and tables:
+            tables[-1] = tables[-1]._replace(note=note)
+    met = [(each, *(_how_many(report, each, scope) for scope in SCOPES)) for each in REQUIREMENTS]
+    return [*tables, Table("Requirements", ("", *SCOPES), met)]
+
+
+def _rows(title: str, lines: list[tuple[str, ...]], unfold: bool, note: str) -> Table:
+    """A table that fits a terminal: what all names begin with moves to the title.
+
+    The operation of the dispatcher shows in the unfolded list alone.
+    """
+    heads = ("where", "what", "operation", "operands", "verdict", "times")
+    if unfold:
+        return Table(title, heads, lines, note)
+    block, star, _ = lines[0][0].partition("*.")
+    if star and all(line[0].startswith(block + star) for line in lines):
+        title += f": {block}*"
+        lines = [(line[0].removeprefix(block + star), *line[1:]) for line in lines]
+    return Table(title, heads[:2] + heads[3:], [line[:2] + line[3:] for line in lines], note)
+
+
+def _is_free(row: Row) -> bool:
+    return row.what == "multiplication" and row.verdict == "adder"
+
+
+def _how_many(report: AuditReport, requirement: Requirement, scope: Scope) -> str:
+    if not report.products(scope):
+        return "no product there"
+    rows = report.failures(requirement, scope=scope)
+    return f"{len(rows)} fall short" if rows else "met"
+
+
+def _lines(rows: Sequence[Row], unfold: bool) -> list[tuple[str, ...]]:
+    """A line for what is the same in every layer, in the order of the forward pass."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        name = row.name if unfold else _NUMBER.sub("*", row.name)
+        sign = " / " if row.what == "division" else " x "
+        operands = sign.join(_operand(history, row.what) for history in row.operands)
+        key = (name or "(the model)", row.what, row.op.removeprefix("aten."), operands, row.verdict)
+        groups.setdefault((*key, str(len(groups))) if unfold else key, []).append(row)
+    return [
+        (*key[:3], _with_density(key[3], group), key[4], str(len(group)))
+        for key, group in groups.items()
+    ]
+
+
+def _operand(history: OperandHistory, what: str) -> str:
+    """Kind and where it is known from; ``{}`` stands for the density of spikes."""
+    if history.constant:
+        if history.shift and not history.is_spikes:
+            return "powers of two"
+        name = "weights" if what == "product" else "constants"
+        return name if history.kind == "real" else f"{history.kind} {name}"
+    source = " by value" if history.source == "values" else ""
+    source += "" if history.units is None else ", unit per channel"
+    return f"{history.kind} {{}}{source}" if history.is_spikes else history.kind
+
+
+def _with_density(form: str, rows: Sequence[Row]) -> str:
+    """Fill in densities, as a range where the layers differ."""
+    ranges = []
+    for group in zip(*(row.operands for row in rows), strict=True):
+        if group[0].is_spikes and not group[0].constant:
+            low, high = (f"{pick(each.density for each in group):.2f}" for pick in (min, max))
+            ranges.append(low if low == high else f"{low}-{high}")
+    return form.format(*ranges)
+
+
+def what_falls_short(study: AuditStudy) -> str:
+    """The requirements that are not met, and the rows, in words."""
+    parts = []
+    for requirement, rows in study.short.items():
+        if rows:
+            strict = study.strict and requirement != "softmax-free"
+            parts.append(f"{'strict ' if strict else ''}{requirement}: {_in_words(rows)}")
+    place = "blocks" if study.scope == "blocks" else "whole model"
+    return f"falls short, in its {place}, of " + "; of ".join(parts)
+
+
+def _in_words(rows: Sequence[Row]) -> str:
+    lines = _lines(rows, unfold=False)
+    named = [f"{name} ({what}, {operands}) x{n}" for name, what, _, operands, _, n in lines]
+    more = len(named) - NAMED
+    return ", ".join(named[:NAMED]) + (f", and {more} more kinds" if more > 0 else "")

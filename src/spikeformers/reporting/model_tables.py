@@ -1,0 +1,53 @@
+"""Tables of what a model is made of, from `spikeformers.studies.describe`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from spikeformers.reporting.tables import Table
+
+
+def model_tables(name: str, described: Mapping[str, Any], *, tensors: bool = False) -> list[Table]:
+    """Shape, what flows in every block and, if asked for, the weights."""
+    shape = [(key, f"{value:,}") for key, value in described["shape"].items() if value is not None]
+    rows = [
+        ("class", described["class"]),
+        ("parameters", f"{described['parameters']:,}"),
+        *shape,
+        ("neuron", _neuron(described["neuron"])),
+        ("attention", _attention(described["attention"])),
+    ]
+    points = [(row["point"], row["spike_type"], row["values"]) for row in described["points"]]
+    tables = [
+        Table(name, ("", described["model_type"]), rows),
+        Table("What flows, in every block", ("point", "spikes", "values"), points),
+    ]
+    if tensors:
+        weights = [
+            (
+                row["name"],
+                " x ".join(map(str, row["shape"])) or "1",
+                str(row["count"]),
+                f"{row['parameters']:,}",
+            )
+            for row in described["tensors"]
+        ]
+        tables.append(Table("Weights", ("name", "shape", "times", "parameters"), weights))
+    return tables
+
+
+def _neuron(neuron: Mapping[str, Any] | None) -> str:
+    if not neuron:
+        return "none: a dense model"
+    steps = f"{neuron['steps']}x{neuron['levels']} (T x D)"
+    return f"{neuron['kind']}, {steps}, {neuron['layers']} layers"
+
+
+def _attention(attention: Mapping[str, Any] | None) -> str:
+    if not attention:
+        return "softmax"
+    winners = {None: "", 1: ", 1 winner a query"}
+    count = winners.get(attention["winners"], f", {attention['winners']} winners a query")
+    competition = f", {attention['competition']}" if attention["competition"] else ""
+    return f"{attention['kind']}{competition}{count}{', causal' if attention['causal'] else ''}"

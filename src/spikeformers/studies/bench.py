@@ -1,0 +1,248 @@
+"""The engine beside PyTorch, the dense twin and other programs: speed, and memory of a process."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from spikeformers.engine import Engine, EngineSystem, Packed, write
+from spikeformers.errors import UsageError
+from spikeformers.evaluation.memory import (
+    Resident,
+    resident_of_engine,
+    resident_of_llama,
+    resident_of_model,
+)
+from spikeformers.evaluation.peers import builds, running, usable
+from spikeformers.evaluation.systems import System, TorchSystem, time_systems, weight_bytes_of
+from spikeformers.kernels import choose
+from spikeformers.models import build_model, control_of, load_model
+from spikeformers.progress import Tell
+from spikeformers.studies.machine import machine
+from spikeformers.studies.on_machine import Pack
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+OURS = "engine-int8"
+WEIGHTS = ("int8", "int4", "fp32")
+COUNTED = ("events", "neurons", "weight_bytes", "cache_bytes")
+LLAMA = "llama.cpp-q8_0"
+MEMORY_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class BenchStudy:
+    """What each system took; every figure is measured."""
+
+    what: str
+    """"decode", "prefill" or "memory"."""
+    results: dict[str, dict[str, Any]]
+    """By system: figures of `Timing` and, of the engine, what it counted; or bytes."""
+    ratios: dict[str, float]
+    """engine-int8 to each: tokens per second by the wall clock, or resident bytes."""
+    setting: dict[str, Any]
+    """model, threads, kernels, machine, peers (how each was built), and of a timing tokens and
+    repeats."""
+    cpu_ratios: dict[str, float] | None = None
+    """Tokens per second by processor time; None of memory."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, as ``spikeformers bench --json`` prints them."""
+        values = asdict(self)
+        setting = values.pop("setting")
+        if self.cpu_ratios is None:
+            del values["cpu_ratios"]
+        return values | setting
+
+
+def bench_decode(
+    model: str | Path,
+    pack: Pack,
+    *,
+    threads: int = 1,
+    prompt_tokens: int = 32,
+    new_tokens: int = 64,
+    repeats: int = 5,
+    peers: bool = True,
+    progress: Tell | None = None,
+) -> BenchStudy:
+    """Tokens per second one by one, batch 1, of a causal spiking model folder in every system.
+
+    ``pack`` is ``spikeformers.pack``. The engine in int8, int4 and fp32, PyTorch, the dense twin
+    and, with ``peers``, other installed programs with a dense GPT-2 of its shape. The text is what
+    the model itself writes. Systems take turns; medians of ``repeats``. Raises UsageError for more
+    tokens than the context has and for a model that the engine does not run, EngineUnavailable
+    without native kernels.
+    """
+    opened = _Opened(model, pack, threads, prompt_tokens, new_tokens, progress)
+    return opened.timed("decode", repeats, peers)
+
+
+def bench_prefill(
+    model: str | Path,
+    pack: Pack,
+    *,
+    threads: int = 1,
+    prompt_tokens: int = 128,
+    repeats: int = 5,
+    peers: bool = True,
+    progress: Tell | None = None,
+) -> BenchStudy:
+    """Tokens per second of reading a prompt; arguments and errors as `bench_decode`."""
+    return _Opened(model, pack, threads, prompt_tokens, 0, progress).timed(
+        "prefill", repeats, peers
+    )
+
+
+def bench_memory(
+    model: str | Path,
+    pack: Pack,
+    *,
+    threads: int = 1,
+    peers: bool = True,
+    progress: Tell | None = None,
+) -> BenchStudy:
+    """Resident bytes of a process that opened the model and ran a text of 32 tokens, by system.
+
+    Interpreter and libraries are included and given apart. Errors as `bench_decode`.
+    """
+    return _Opened(model, pack, threads, 0, MEMORY_TOKENS, progress).memory(peers)
+
+
+class _Opened:
+    """A model in every system, with one text for all."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        pack: Pack,
+        threads: int,
+        prompt_tokens: int,
+        new_tokens: int,
+        progress: Tell | None,
+    ) -> None:
+        choose()
+        torch.set_num_threads(threads)
+        self.folder, self.threads = Path(folder), threads
+        self.prompt_tokens, self.new_tokens = prompt_tokens, new_tokens
+        self.tell = progress or (lambda *_: None)
+        self.tell("packing the weights", 0, None)
+        self.model, tokenizer = load_model(self.folder)
+        self.packed: dict[str, Packed] = {
+            f"engine-{kind}": pack(self.model, tokenizer, kind) for kind in WEIGHTS
+        }
+        self.engines = {
+            name: Engine(packed, threads=threads) for name, packed in self.packed.items()
+        }
+        engine, tokens = self.engines[OURS], prompt_tokens + new_tokens
+        if tokens > engine.context:
+            raise UsageError(
+                f"{tokens} tokens are more than the context of {engine.context}; ask for fewer."
+            )
+
+    def _text(self) -> list[int]:
+        """What the model itself writes, so that its density is that of a text."""
+        self.tell("writing the text", 0, None)
+        engine = self.engines[OURS]
+        first = int(np.random.default_rng(0).integers(engine.vocabulary))
+        wanted = self.prompt_tokens + self.new_tokens - 1
+        return [first, *engine.generate([first], wanted, temperature=1.0)]
+
+    def timed(self, what: str, repeats: int, peers: bool) -> BenchStudy:
+        """Timings of "decode" or "prefill"."""
+        ids, config = self._text(), self.model.config
+        self.tell("opening the systems", 0, None)
+        systems: dict[str, System] = {
+            name: EngineSystem(engine) for name, engine in self.engines.items()
+        }
+        systems["pytorch"] = TorchSystem(self.model)
+        systems["dense-twin"] = TorchSystem(build_model(control_of(config)))
+        with ExitStack() as stack:
+            if peers and _is_gpt2(config):
+                systems |= stack.enter_context(running(config, self.threads))
+            before = {name: engine.counters() for name, engine in self.engines.items()}
+            reading, stepping = time_systems(
+                systems, ids, prompt_tokens=self.prompt_tokens, repeats=repeats,
+                progress=partial(self.tell, "turns"),
+            )  # fmt: skip
+        timings = stepping if what == "decode" else reading
+        results = {name: timing.as_dict() for name, timing in timings.items()}
+        for name, engine in self.engines.items():
+            results[name] |= _counted(before[name], engine.counters())
+            text = engine.sequence()
+            engine.feed(text, ids)
+            results[name]["cache_bytes_per_token"] = text.bytes / text.tokens
+        tokens = {"prompt_tokens": self.prompt_tokens, "new_tokens": self.new_tokens}
+        return BenchStudy(
+            what,
+            results,
+            _ratios(results, "tokens_per_second"),
+            self._setting(peers) | tokens | {"repeats": repeats},
+            _ratios(results, "cpu_tokens_per_second"),
+        )
+
+    def memory(self, peers: bool) -> BenchStudy:
+        """Peak resident bytes of a process of its own for each system."""
+        results: dict[str, Any] = {}
+        with tempfile.TemporaryDirectory() as made:
+            for name, packed in self.packed.items():
+                file = Path(made) / name
+                size = write(packed, file)
+                self.tell(f"a process of {name}", 0, None)
+                results[name] = _bytes(resident_of_engine(file, self.threads), size)
+            twin = build_model(control_of(self.model.config))
+            twin.save_pretrained(Path(made) / "twin")
+            for name, model, at in (
+                ("pytorch", self.model, self.folder),
+                ("dense-twin", twin, Path(made) / "twin"),
+            ):
+                self.tell(f"a process of {name}", 0, None)
+                resident = resident_of_model(at, self.threads)
+                results[name] = _bytes(resident, weight_bytes_of(model))
+        if peers and _is_gpt2(self.model.config) and usable(LLAMA, self.model.config):
+            resident = resident_of_llama(self.model.config, self.threads, "Q8_0")
+            results[LLAMA] = _bytes(resident, None)
+        ratios = _ratios(results, "resident_bytes")
+        return BenchStudy("memory", results, ratios, self._setting(peers))
+
+    def _setting(self, peers: bool) -> dict[str, Any]:
+        return {
+            **{"model": str(self.folder), "threads": self.threads},
+            "kernels": str(self.engines[OURS].choice),
+            **{"machine": machine(), "peers": builds() if peers else {}},
+        }
+
+
+def _bytes(resident: Resident, weight_bytes: int | None) -> dict[str, int | None]:
+    return {
+        "resident_bytes": resident.total,
+        "library_bytes": resident.libraries,
+        "weight_bytes": weight_bytes,
+    }
+
+
+def _is_gpt2(config: PreTrainedConfig) -> bool:
+    """Whether a GPT-2 has this shape; LLaMA's gated blocks have no peer yet."""
+    source = getattr(config, "source", None)
+    return source is None or source["model_type"] in ("gpt2", "gpt_neox")
+
+
+def _ratios(results: dict[str, Any], key: str) -> dict[str, float]:
+    return {name: results[OURS][key] / figures[key] for name, figures in results.items()}
+
+
+def _counted(before: dict[str, int], after: dict[str, int]) -> dict[str, float]:
+    moved = {key: after[key] - before[key] for key in (*COUNTED, "tokens")}
+    return {
+        "density": moved["events"] / moved["neurons"],
+        "weight_bytes_per_token": moved["weight_bytes"] / moved["tokens"],
+        "cache_bytes_read_per_token": moved["cache_bytes"] / moved["tokens"],
+    }

@@ -1,0 +1,107 @@
+"""What a conversion changed: the dense original and the spiking model read the same windows.
+
+Energies are counted by one tracer. The attention block's energy is its linear maps, scores and
+values (papers' sum), and, in the fuller sum, its neurons, softmax, rotations and norms as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from spikeformers.energy import EnergyReport
+from spikeformers.evaluation import agreement
+from spikeformers.neurons import Neuron
+from spikeformers.progress import Tell
+from spikeformers.studies.quality import kept, measure_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from spikeformers.data import TokenSplit
+
+ATTENTION = ("attention projections", "attention scores and values")
+QUALITY = ("perplexity", "nats_per_token", "bits_per_byte", "tokens")
+
+
+def measure_conversion(
+    spiking: PreTrainedModel,
+    original: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    split: TokenSplit,
+    *,
+    context: int,
+    tokens: int,
+    known: Mapping[str, Any] | None = None,
+    progress: Tell | None = None,
+) -> dict[str, Any]:
+    """Quality, agreement and energy of both models on ``tokens`` of the split.
+
+    ``known`` are the figures of the original, as an earlier call gave them under "original".
+    Returns plain values: original and spiking (perplexity, nats_per_token, bits_per_byte, tokens,
+    energy), agreement, context.
+    """
+    tell = progress or (lambda *_: None)
+
+    def side(name: str, model: PreTrainedModel) -> dict[str, Any]:
+        figures = measure_model(
+            model, tokenizer, split, context=context, stride=context - 1, tokens=tokens,
+            scoring=partial(tell, f"perplexity, {name}"), counting=partial(tell, f"energy, {name}"),
+        )  # fmt: skip
+        return kept(figures.quality, QUALITY) | {"energy": block_energies(figures.energy, model)}
+
+    sides = {
+        "original": dict(known) if known else side("original", original),
+        "spiking": side("spiking", spiking),
+    }
+    compared = agreement(
+        spiking, original, split, context=context, max_tokens=tokens,
+        progress=partial(tell, "agreement"),
+    )  # fmt: skip
+    return sides | {"agreement": compared.as_dict(), "context": context}
+
+
+def block_energies(report: EnergyReport, model: PreTrainedModel) -> dict[str, Any]:
+    """Picojoules per token by the papers' sum and the fuller one, of all and of attention alone."""
+    neurons = block_neurons(report, model, "attn", "attention")
+    papers = sum(report.by_component[name].picojoules for name in ATTENTION)
+    fuller = sum(report.by_component[name].with_elementwise for name in ATTENTION)
+    return {
+        "tokens": report.tokens,
+        "papers": report.picojoules_per_token,
+        "with_elementwise": report.with_elementwise_per_token,
+        "attention_papers": papers,
+        "attention_with_elementwise": fuller + neurons + _norms(model, report),
+        "mlp_papers": report.by_component["mlp"].picojoules,
+        "density": report.density,
+        "mean_count": _mean([spikes.mean_count for spikes in report.neurons.values()]),
+        "by_component": {
+            name: share.with_elementwise
+            for name, share in report.by_component.items()
+            if share.with_elementwise
+        },
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def block_neurons(report: EnergyReport, model: PreTrainedModel, *parts: str) -> float:
+    """Picojoules per token of the neurons whose path has one of ``parts`` in it."""
+    modules = dict(model.named_modules())
+    total = 0.0
+    for name, spikes in report.neurons.items():
+        module = modules[name]
+        assert isinstance(module, Neuron)
+        if any(part in name for part in parts):
+            steps = getattr(module, "simulated", 1) if getattr(module, "unrolled", False) else 1
+            total += report.prices.of_operations(module.operations(spikes.size, steps))
+    return total / report.tokens
+
+
+def _norms(model: PreTrainedModel, report: EnergyReport) -> float:
+    """Picojoules per token of the norms inside spiking attention, as the modules state them."""
+    stated = [getattr(module, "norm_operations", None) for module in model.modules()]
+    return sum(report.prices.of_operations(operations()) for operations in stated if operations)
