@@ -196,9 +196,9 @@ def _stage(
 ) -> dict[str, Any]:
     from spikeformers.models import load_reference
     from spikeformers.training import TrainConfig, train
-    from spikeformers.training.finetune import DistilledTuning, FineTuning
     from spikeformers.training.task import Task
     from spikeformers.training.transfer import AttentionTransfer
+    from spikeformers.training.tune_converted import DistilledTuning, FineTuning
 
     rate = args.learning_rate
     if how == "transfer" and args.transfer_learning_rate is not None:

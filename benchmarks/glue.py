@@ -33,7 +33,7 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
     from spikeformers.models import load_model
     from spikeformers.models.classifier import load_classifier
     from spikeformers.training import TrainConfig, train
-    from spikeformers.training.finetuning import Finetuning, SentenceStore, measure_run
+    from spikeformers.training.glue import Finetuning, SentenceStore, measure_run
 
     who, name = ROWS[args.row]
     data = load_sentences(name, Path(args.data))
@@ -99,7 +99,7 @@ def pretraining(folder: Path) -> tuple[dict[str, Any], float]:
 
 def table(name: str, found: list[dict[str, Any]]) -> str:
     """One line a task and model; the two means over all tasks where each has its runs."""
-    from spikeformers.training.finetuning import summarise
+    from spikeformers.training.glue import summarise
 
     commits = ", ".join(sorted({run["commit"] for run in found}))
     before = found[0]["setting"]["pretrained"]

@@ -152,7 +152,7 @@ def zeroshot() -> Iterator[Line]:
 
 def sentences() -> Iterator[Line]:
     """A small masked model fine-tuned on five tasks of GLUE, beside its twin and one answer."""
-    from spikeformers.training.finetuning import summarise
+    from spikeformers.training.glue import summarise
 
     found = load("glue-glue")
     if not found:

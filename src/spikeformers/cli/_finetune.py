@@ -64,8 +64,8 @@ def prepare(asked: Tuning) -> tuple[Run, Task]:
     from spikeformers.models import load_model
     from spikeformers.models.reference import load_reference
     from spikeformers.training import TrainConfig
-    from spikeformers.training.finetune import DistilledTuning, FineTuning, train_only
     from spikeformers.training.transfer import AttentionTransfer
+    from spikeformers.training.tune_converted import DistilledTuning, FineTuning, train_only
 
     if not asked.data:
         raise UsageError("no text was named. Give --data: builtin, a file, a folder ...")

@@ -127,7 +127,7 @@ def _one(
     from spikeformers.evaluation.provenance import weights_digest
     from spikeformers.models.classifier import load_classifier
     from spikeformers.training import TrainConfig, train
-    from spikeformers.training.finetuning import Finetuning, SentenceStore
+    from spikeformers.training.glue import Finetuning, SentenceStore
 
     if resume and (out / "result.json").is_file():
         result = read_result(out / "result.json")
@@ -169,7 +169,7 @@ def _measured(run: Path, data: SentenceData) -> dict[str, Any]:
     from spikeformers.progress import LOG, Progress
     from spikeformers.reporting import sentence_card, write_text
     from spikeformers.storage import run_lock
-    from spikeformers.training.finetuning import measure_run
+    from spikeformers.training.glue import measure_run
 
     with run_lock(run), Progress(log=run / LOG) as progress:
         tell = partial(progress, unit="examples")
@@ -234,7 +234,7 @@ def _report(out: Path, results: Sequence[dict[str, Any]], as_json: bool) -> None
     """Print the summary, and write it where there are several runs."""
     from spikeformers.cli._output import make_table, print_json, print_table
     from spikeformers.reporting import write_text
-    from spikeformers.training.finetuning import summarise
+    from spikeformers.training.glue import summarise
 
     dropped = ("predictions", "labels", "model")
     with foreign(f"the results in {out} do not fit together"):

@@ -20,7 +20,7 @@ from spikeformers.evaluation.bootstrap import Difference, paired_means, paired_m
 from spikeformers.foreign import read_json
 from spikeformers.progress import Tell, watched
 from spikeformers.reporting.results import read_sentences, read_zeroshot
-from spikeformers.training.finetuning import METRICS
+from spikeformers.training.glue import METRICS
 from spikeformers.training.journal import SEEN, read_metrics
 
 SPEED_TOKENS = 32

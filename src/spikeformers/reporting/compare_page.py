@@ -14,7 +14,7 @@ from spikeformers.reporting.compare import Compared, Side
 from spikeformers.reporting.gather import loss_curve
 from spikeformers.reporting.html import Page, Section, pairs, write_page
 from spikeformers.storage import write_text
-from spikeformers.training.finetuning import summarise
+from spikeformers.training.glue import summarise
 
 FORMS = {
     "parameters": "{:,.0f}",

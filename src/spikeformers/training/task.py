@@ -83,7 +83,8 @@ class Task:
             raise DataError("The validation text is empty. Give a corpus with more documents.")
 
         def measure(trained: nn.Module) -> dict[str, float]:
-            return validate(trained, held_out, objective, config, world, precision, self.judge)
+            metrics = self.validation_metrics
+            return validate(trained, held_out, objective, config, world, precision, metrics)
 
         return batches, measure
 
@@ -99,8 +100,10 @@ class Task:
         given: dict[str, Any] = part.to(device)
         return given
 
-    def judge(self, part: MicroBatch, output: Any, device: torch.device) -> dict[str, float]:
-        """More figures of a validation batch, each a mean over its tokens."""
+    def validation_metrics(
+        self, part: MicroBatch, output: Any, device: torch.device
+    ) -> dict[str, float]:
+        """Further metrics of a validation batch, each a mean over its tokens."""
         return {}
 
     def measured(self) -> dict[str, Any]:

@@ -28,8 +28,8 @@ from spikeformers.models._sources import source_of, watching
 from spikeformers.training.batches import check_context
 from spikeformers.training.config import TrainConfig
 from spikeformers.training.distributed import World
-from spikeformers.training.finetune import train_only
 from spikeformers.training.task import Task
+from spikeformers.training.tune_converted import train_only
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

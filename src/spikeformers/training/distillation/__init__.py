@@ -1,4 +1,4 @@
-"""Spike-Aware Alignment Distillation: a student learns from a frozen teacher (``spad.py``).
+"""Spike-Aware Alignment Distillation: a student learns from a frozen teacher (``losses.py``).
 
 config  the choices        mapping      which layers, which shapes     objective  the weighted sum
 teacher what it is asked   projections  between the two widths

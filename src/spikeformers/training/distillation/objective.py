@@ -15,9 +15,9 @@ from transformers.modeling_outputs import ModelOutput
 
 from spikeformers.data.sampling import WindowSampler
 from spikeformers.neurons import LIF
-from spikeformers.training import spad as losses
 from spikeformers.training.batches import MicroBatch, check_context
 from spikeformers.training.config import TrainConfig
+from spikeformers.training.distillation import losses
 from spikeformers.training.distillation.cache import TeacherCache
 from spikeformers.training.distillation.config import SpADConfig
 from spikeformers.training.distillation.mapping import Alignment, Shape, align
@@ -80,7 +80,7 @@ class Distilled(nn.Module):
         return DistilledOutput(loss, lm_loss, rate_loss, terms, contributions)
 
     def terms(self, output: Any, labels: Tensor, teacher: TeacherOutput) -> dict[str, Tensor]:
-        """The active terms, unweighted; see ``spad.py`` for the equations."""
+        """The active terms, unweighted; see ``losses.py`` for the equations."""
         spad, maps, found = self.spad, self.projections, {}
         if teacher.embedding is not None:
             embedded = maps.embedding(output.hidden_states[0])
@@ -187,7 +187,9 @@ class Distillation(Task):
             wanted = self.teacher(batch["input_ids"], self.needs)
         return batch | {"teacher": wanted}
 
-    def judge(self, part: MicroBatch, output: Any, device: torch.device) -> dict[str, float]:
+    def validation_metrics(
+        self, part: MicroBatch, output: Any, device: torch.device
+    ) -> dict[str, float]:
         """Share of tokens whose likeliest next token is the teacher's, and KL from it (nats)."""
         ids = part.input_ids.to(device)
         theirs = self.teacher(ids, Needs((), logits=True)).logits

@@ -76,8 +76,8 @@ class VisionTask(Task):
 
         def measure(trained: nn.Module) -> dict[str, float]:
             assert isinstance(trained, Classifier)
-            judged = trained.average if trained.average is not None else trained.model
-            return validate(judged, store, config, world, precision)
+            measured = trained.average if trained.average is not None else trained.model
+            return validate(measured, store, config, world, precision)
 
         return ImageBatches(store, config, self.vision, world), measure
 

@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from spikeformers.errors import ConfigError
 from spikeformers.models import NeurTransformerConfig, NeurTransformerForCausalLM
 from spikeformers.training import TrainConfig, train
-from spikeformers.training.finetune import DistilledTuning, FineTuning, train_only
+from spikeformers.training.tune_converted import DistilledTuning, FineTuning, train_only
 
 CONFIG = TrainConfig(steps=4, batch_size=2, context=16, learning_rate=1e-2, eval_batches=1)
 

@@ -13,9 +13,9 @@ from spikeformers.foreign import check_object
 from spikeformers.progress import Tell
 from spikeformers.storage import write_text
 from spikeformers.training.batches import check_context
-from spikeformers.training.finetuning.examples import Encoded
-from spikeformers.training.finetuning.metrics import majority_scores
-from spikeformers.training.finetuning.task import answers, predict, scores
+from spikeformers.training.glue.examples import Encoded
+from spikeformers.training.glue.metrics import majority_scores
+from spikeformers.training.glue.task import answers, predict, scores
 from spikeformers.training.journal import read_metrics
 from spikeformers.training.run_folder import read_run
 

@@ -18,8 +18,8 @@ from spikeformers.progress import Move
 from spikeformers.training.batches import check_context
 from spikeformers.training.config import TrainConfig
 from spikeformers.training.distributed import World, reshard
-from spikeformers.training.finetuning.examples import Encoded, ExampleBatches
-from spikeformers.training.finetuning.metrics import METRICS
+from spikeformers.training.glue.examples import Encoded, ExampleBatches
+from spikeformers.training.glue.metrics import METRICS
 from spikeformers.training.precision import Precision
 from spikeformers.training.task import Measure, Task
 
