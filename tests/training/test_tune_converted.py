@@ -109,9 +109,9 @@ def test_what_cannot_be_trained(causal: Any) -> None:
         train_only(converted(causal, unrolled=True), "attention")
     with pytest.raises(ConfigError, match="pass no gradient"):
         train_only(converted(causal, ffn="qcfs", schedule="pipelined"), "everything")
-    with pytest.raises(ConfigError, match="gpt2 is no converted model"):
+    with pytest.raises(ConfigError, match="gpt2 is not a converted model"):
         train_only(GPT2LMHeadModel(source(causal)), "attention")
-    with pytest.raises(ConfigError, match=r"'atention' is no part.*Did you mean 'attention'"):
+    with pytest.raises(ConfigError, match=r"'atention' is not a part.*Did you mean 'attention'"):
         train_only(converted(causal), "atention")
     with pytest.raises(ConfigError, match=r"must lie in \(0, 1\], not 0"):
         DistilledTuning(converted(causal), converted(causal), "attention", 0.0, 2.0)

@@ -174,7 +174,7 @@ def test_it_says_what_it_will_take_and_refuses_a_disk_without_room(
 
 def test_a_full_disk_is_a_storage_error(opened: Any, full_disk: Any) -> None:
     one = opened()
-    with full_disk(100), pytest.raises(StorageError, match="What was committed stays whole"):
+    with full_disk(100), pytest.raises(StorageError, match="Rows that were committed stay valid"):
         one(IDS, STARTS)
 
 
@@ -195,7 +195,7 @@ def test_logits_that_are_more_than_the_heads_are_refused(teacher: Teacher, tmp_p
 def test_training_has_the_same_losses_with_and_without(
     fresh: Any, dense: Any, causal: Any, config: Any, tmp_path: Path
 ) -> None:
-    """Bit for bit: computed anew, while the cache fills, and read from it."""
+    """Bit for bit: computed, while the cache fills, and read from it."""
 
     def losses(name: str, where: str) -> list[dict[str, Any]]:
         model, store, tokenizer = fresh("wd")

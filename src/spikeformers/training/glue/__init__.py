@@ -1,4 +1,4 @@
-"""Fine-tuning on tasks of sentences: GLUE and the sentiment sets of spiking papers."""
+"""Fine-tuning on sentence tasks: GLUE and the sentiment sets of spiking papers."""
 
 from __future__ import annotations
 
