@@ -143,7 +143,7 @@ def test_refusals(causal: Any) -> None:
             vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
             num_attention_heads=2,
         )))  # fmt: skip
-    with pytest.raises(ConfigError, match="other layers"):
+    with pytest.raises(ConfigError, match="layers of the teacher differ"):
         AttentionTransfer(student, GPT2LMHeadModel(source(causal, n_layer=1)))
     with pytest.raises(ConfigError, match="kept its softmax attention"):
         AttentionTransfer(pair(causal, attention="kept")[0], teacher)

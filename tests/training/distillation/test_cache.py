@@ -140,7 +140,9 @@ def test_two_processes_write_files_of_their_own(opened: Any, teacher: Teacher) -
 
 def test_the_cache_of_another_teacher_is_refused(opened: Any) -> None:
     opened(teacher_sha256="aa").close()
-    with pytest.raises(ConfigError, match=r"another teacher's.*teacher_sha256 is 'aa', not 'bb'"):
+    with pytest.raises(
+        ConfigError, match=r"another teacher or another text.*teacher_sha256 is 'aa', not 'bb'"
+    ):
         opened(teacher_sha256="bb")
 
 
