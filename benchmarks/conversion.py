@@ -196,9 +196,9 @@ def _stage(
 ) -> dict[str, Any]:
     from spikeformers.models import load_reference
     from spikeformers.training import TrainConfig, train
-    from spikeformers.training.finetune import DistilledTuning, FineTuning
     from spikeformers.training.task import Task
     from spikeformers.training.transfer import AttentionTransfer
+    from spikeformers.training.tune_converted import DistilledTuning, FineTuning
 
     rate = args.learning_rate
     if how == "transfer" and args.transfer_learning_rate is not None:
@@ -296,12 +296,12 @@ def table(_: argparse.Namespace) -> None:
 
 
 def markdown(name: str, found: list[dict[str, Any]]) -> str:
-    """One line a row."""
+    """One line per row."""
     setting, original = found[0]["setting"], found[0]["original"]
     commits = ", ".join(sorted({r["commit"] for r in found}))
     lines = [
         f"{name} ({found[0]['source_type']}, {found[0]['parameters']:,} parameters): perplexity "
-        f"{original['perplexity']:.3f}, {original['bits_per_byte']:.4f} bits a byte on "
+        f"{original['perplexity']:.3f}, {original['bits_per_byte']:.4f} bits per byte on "
         f"{original['tokens']:,} validation tokens, windows of {setting['context']}, stride one "
         f"less; calibrated on {setting['calibration_tokens']:,} training tokens, thresholds by "
         f"{setting['rule']}{_room(setting['phase_margin'])}; commits {commits}; torch "
@@ -310,7 +310,7 @@ def markdown(name: str, found: list[dict[str, Any]]) -> str:
         "sum, and with elementwise work.",
         "",
         "| row | perplexity | change | bits/byte | agreement | cosine logits | cosine hidden | "
-        "spikes a value | feed-forward | attention | attention, fuller | whole | whole, fuller |",
+        "spikes per value | feed-forward | attention | attention, fuller | whole | whole, fuller |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in found:
@@ -342,7 +342,7 @@ def markdown(name: str, found: list[dict[str, Any]]) -> str:
         lines.append(
             f"\n{r['row']}: {r['tuned']['steps']} steps{parts}, {r['tuned']['tokens']:,} tokens, "
             f"lr {told}, {r['tuned']['seconds']:,.0f} s, "
-            f"{r['tuned'].get('precision', 'fp32')}. Validation loss by step (nats a token): "
+            f"{r['tuned'].get('precision', 'fp32')}. Validation loss by step (nats per token): "
             f"{curve}."
         )
     return "\n".join(lines) + "\n"

@@ -3,8 +3,9 @@
     python benchmarks/decode_state.py --contexts 256 1024 4096 --threads 1
 
 An untrained WD-Spikingformer of wd-spikingformer-tiny's shape reads a random prompt, then decodes
-token by token. A line an order and context: milliseconds a token (median, measured) and bytes that
-the cache holds. Writes ``benchmarks/results/decode_state.json`` and the table in docs/results.md;
+token by token. There is one line per order and context: milliseconds per token (median, measured)
+and the bytes of the cache. Writes ``benchmarks/results/decode_state.json`` and the table in
+docs/results.md;
 ``--table`` writes the table again from the kept figures.
 """
 

@@ -132,7 +132,7 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
 
 
 def _curve(out: Path) -> list[tuple[int, float]]:
-    """(tokens, validation nats a token) of a run."""
+    """(tokens, validation nats per token) of a run."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [(one["tokens_seen"], one["loss"]) for one in lines if one["kind"] == "validation"]
 
@@ -151,13 +151,13 @@ def tokens_to_reach(curve: list[tuple[int, float]], loss: float) -> float | None
 
 
 def table(name: str, found: list[dict[str, Any]]) -> str:
-    """One line a row, mean and sample deviation over its seeds."""
+    """One line per row, mean and sample deviation over its seeds."""
     first = found[0]
     setting = first["setting"]
     commits = ", ".join(sorted({run["commit"] for run in found}))
     head = (
-        f"{name}: {first['student']} (T = 2 unless said, {first['parameters']:,} parameters) from "
-        f"{first['teacher']} ({first['teacher_bits_per_byte']:.3f} bits/byte, "
+        f"{name}: {first['student']} (T = 2 unless stated, {first['parameters']:,} parameters) "
+        f"from {first['teacher']} ({first['teacher_bits_per_byte']:.3f} bits/byte, "
         f"{first['teacher_picojoules_per_token'] / 1e3:,.0f} nJ/token); {setting['steps']:,} steps "
         f"of {setting['batch']} x {setting['context']} tokens, lr {setting['learning_rate']:g}; "
         f"seeds from 0; commits {commits}; torch {first['torch']}, {first['machine']}. Losses, "

@@ -64,8 +64,8 @@ def table(found: dict[str, Any], name: str) -> str:
     head = (
         f"{name} ({found['model_type']}, {found['parameters'][0]:,} parameters) at a measured "
         f"density of {found['paper']['model']['density']:.3f}, beside its dense twin: papers' sum "
-        f"{paper['model']:,.0f} and {paper['control']:,.0f} nJ a token. In full, uJ a token, and "
-        f"as a share of the twin's; commit {found['commit']}. Estimated from counted events."
+        f"{paper['model']:,.0f} and {paper['control']:,.0f} nJ per token. In full, uJ per token, "
+        f"and as a share of the twin's; commit {found['commit']}. Estimated from counted events."
     )
     rows = []
     for price, full in found["prices"].items():

@@ -7,7 +7,7 @@
 
 Both are pretrained on the same tokens; every row is one model on one task, with the same settings
 and order of examples for both. Nothing is selected on the dev set. ``--steps 0`` takes the task's
-epochs of SpikeLM's recipe. Scores are measured, on the dev set, in hundredths.
+epochs of SpikeLM's recipe. Scores are measured, on the dev set, in percent.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
     from spikeformers.models import load_model
     from spikeformers.models.classifier import load_classifier
     from spikeformers.training import TrainConfig, train
-    from spikeformers.training.finetuning import Finetuning, SentenceStore, measure_run
+    from spikeformers.training.glue import Finetuning, SentenceStore, measure_run
 
     who, name = ROWS[args.row]
     data = load_sentences(name, Path(args.data))
@@ -84,7 +84,7 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
 
 
 def pretraining(folder: Path) -> tuple[dict[str, Any], float]:
-    """What a model has been through, the same for a twin; its last loss, nats a masked token."""
+    """What a model has been through, the same for a twin; its last loss, nats per masked token."""
     from spikeformers.training.journal import read_metrics
 
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -99,14 +99,14 @@ def pretraining(folder: Path) -> tuple[dict[str, Any], float]:
 
 def table(name: str, found: list[dict[str, Any]]) -> str:
     """One line a task and model; the two means over all tasks where each has its runs."""
-    from spikeformers.training.finetuning import summarise
+    from spikeformers.training.glue import summarise
 
     commits = ", ".join(sorted({run["commit"] for run in found}))
     before = found[0]["setting"]["pretrained"]
     head = (
-        f"{name}: dev sets, in hundredths, mean ± deviation over seeds from 0; nothing selected on "
-        f"them; majority is one answer to all of a dev set; pretrained for {before['steps']:,} "
-        f"steps of {before['batch_size']} x {before['context']} tokens, rate "
+        f"{name}: dev sets, in percent, mean ± deviation over seeds from 0; nothing selected on "
+        f"them; majority is the same answer to the whole dev set; pretrained for "
+        f"{before['steps']:,} steps of {before['batch_size']} x {before['context']} tokens, rate "
         f"{before['learning_rate']:g}; commits {commits}; torch {found[0]['torch']}, "
         f"{found[0]['machine']}. Measured."
     )

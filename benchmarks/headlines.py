@@ -1,9 +1,9 @@
-"""README's last table: one line a claim, each beside its control, from ``benchmarks/results/``.
+"""README's last table: one line per claim, each beside its control, from ``benchmarks/results/``.
 
     python benchmarks/headlines.py
 
-Fills the marks ``<!-- headlines -->`` with what the results say; a line whose results are not there
-is left out. Every figure is computed here from the JSON of the script that measured it.
+Fills the marks ``<!-- headlines -->`` from the results; a line without results is left out. Every
+figure is computed here from the JSON of the script that measured it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def load(name: str) -> Any:
 
 
 def of(found: list[dict[str, Any]], row: str) -> list[dict[str, Any]]:
-    """The runs of one row, a seed each."""
+    """The runs of one row, one per seed."""
     return [one for one in found if one["row"] == row]
 
 
@@ -38,7 +38,7 @@ def spread(values: list[float], digits: int) -> str:
     return f"{text} ± {statistics.stdev(values):.{digits}f}"
 
 
-def distilled(name: str, told: str) -> Iterator[Line]:
+def distilled(name: str, source: str) -> Iterator[Line]:
     """BiSpikCLM with all five losses beside cross-entropy."""
     from distill import CONTROL, tokens_to_reach
 
@@ -62,23 +62,23 @@ def distilled(name: str, told: str) -> Iterator[Line]:
 
     seeds = len(of(found, "all five terms"))
     yield (
-        f"BiSpikCLM with five losses, {told}",
-        f"{nats('all five terms')} nats/token with {share('all five terms')} of the tokens that "
-        "cross-entropy needs for its own last loss",
-        f"cross-entropy alone {nats(CONTROL)}; soft and hard targets alone {nats('sta and hta')}, "
+        f"BiSpikCLM with five losses, {source}",
+        f"{nats('all five terms')} nats/token; reaches cross-entropy's final loss with "
+        f"{share('all five terms')} of its tokens",
+        f"cross-entropy only {nats(CONTROL)}; soft and hard targets only {nats('sta and hta')}, "
         f"with {share('sta and hta')}; without soft targets {nats('without sta')}. "
         + ("One seed" if seeds == 1 else f"{seeds} seeds"),
     )
 
 
-def converted(name: str, told: str, lines: list[tuple[str, list[str]]]) -> Iterator[Line]:
+def converted(name: str, subject: str, lines: list[tuple[str, list[str]]]) -> Iterator[Line]:
     """Rows of a converted model beside its original."""
     found = {one["row"]: one for one in load(f"conversion-{name}") or []}
     for what, rows in lines:
-        there = [found[row] for row in rows if row in found]
-        if len(there) < len(rows):
+        present = [found[row] for row in rows if row in found]
+        if len(present) < len(rows):
             continue
-        first = there[0]["original"]
+        first = present[0]["original"]
 
         def say(one: dict[str, Any], original: dict[str, Any] = first) -> str:
             energy = one["spiking"]["energy"]["papers"] / original["energy"]["papers"]
@@ -86,12 +86,12 @@ def converted(name: str, told: str, lines: list[tuple[str, list[str]]]) -> Itera
             return f"{one['spiking']['perplexity']:.2f} ({kind}; {energy:.2f} of the energy)"
 
         beside = f"original {first['perplexity']:.2f}, {first['tokens']:,} tokens"
-        if any("tune" in one["choices"] for one in there) and (twin := found.get(TUNED)):
+        if any("tune" in one["choices"] for one in present) and (twin := found.get(TUNED)):
             tuned = twin["spiking"]["perplexity"]
             beside += f"; tuned itself, {twin['tuned']['tokens']:,} tokens, {tuned:.2f}"
         yield (
-            f"{told}, {what}",
-            "perplexity " + "; ".join(say(one) for one in there),
+            f"{subject}, {what}",
+            "perplexity " + "; ".join(say(one) for one in present),
             beside,
         )
 
@@ -113,7 +113,7 @@ def on_tasks() -> Iterator[Line]:
 
     documents = next(iter(ours["tasks"].values()))["documents"]
     yield (
-        f"the same, tuned, zero-shot accuracy on {documents} documents of each",
+        f"the same, tuned, zero-shot accuracy on {documents} documents per task",
         say(ours),
         f"original {say(original)}",
     )
@@ -123,26 +123,26 @@ def zeroshot() -> Iterator[Line]:
     """A dense model over the eight sets; how often the models trained here are above chance."""
 
     def accuracies(one: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        return {name: told["metrics"]["acc"] for name, told in one["tasks"].items()}
+        return {name: by_task["metrics"]["acc"] for name, by_task in one["tasks"].items()}
 
     for one in load("zeroshot-smollm2") or []:
-        told = accuracies(one)
+        by_task = accuracies(one)
         yield (
             f"{one['model']['name']} (dense), zero-shot accuracy, all documents",
-            ", ".join(f"{name} {100 * acc['value']:.1f}" for name, acc in told.items()),
-            "chance " + ", ".join(f"{100 * acc['chance']:.1f}" for acc in told.values()),
+            ", ".join(f"{name} {100 * acc['value']:.1f}" for name, acc in by_task.items()),
+            "chance " + ", ".join(f"{100 * acc['chance']:.1f}" for acc in by_task.values()),
         )
     found = load("zeroshot-models") or []
     scores = [acc for one in found for acc in accuracies(one).values()]
     if scores:
         above = sum(acc["value"] > acc["chance"] and not acc["at_chance"] for acc in scores)
-        documents = max(told["documents"] for one in found for told in one["tasks"].values())
+        documents = max(by_task["documents"] for one in found for by_task in one["tasks"].values())
         largest = max(one["model"]["parameters"] for one in found) / 1e6
         means = [one["means"]["commonsense"]["acc"] for one in found]
         low, high = (100 * pick(mean["value"] for mean in means) for pick in (min, max))
         yield (
             f"{len(found)} models trained here, spiking and dense, up to {largest:.1f} M "
-            f"parameters, zero-shot, up to {documents:,} documents a set",
+            f"parameters, zero-shot, up to {documents:,} documents per set",
             f"{above} of {len(scores)} accuracies above chance by two standard errors; mean of the "
             f"three commonsense sets {low:.1f} to {high:.1f}",
             f"chance; that mean: {100 * means[0]['chance']:.1f}, published for 0.4 B of "
@@ -152,7 +152,7 @@ def zeroshot() -> Iterator[Line]:
 
 def sentences() -> Iterator[Line]:
     """A small masked model fine-tuned on five tasks of GLUE, beside its twin and one answer."""
-    from spikeformers.training.finetuning import summarise
+    from spikeformers.training.glue import summarise
 
     found = load("glue-glue")
     if not found:
@@ -174,14 +174,14 @@ def sentences() -> Iterator[Line]:
         f"WE-Spikingformer tiny ({one['parameters'] / 1e6:.1f} M, {tokens:.1f} M tokens of books), "
         f"mean of {len(spiking['means_over'])} tasks of GLUE, dev sets, {seeds} seeds",
         say(spiking),
-        f"dense twin {say(dense)}; one answer to all "
+        f"dense twin {say(dense)}; the same answer to all "
         f"{spiking['majority_means']['standard']:.1f} ({same})",
     )
 
 
 def images() -> Iterator[Line]:
     """A2OS2A beside all binary and the ViT twin."""
-    for name, told in (("digits", "digits"), ("cifar10-jpeg", "CIFAR-10 (JPEG copy)")):
+    for name, title in (("digits", "digits"), ("cifar10-jpeg", "CIFAR-10 (JPEG copy)")):
         found = load(f"vision-{name}")
         if not found:
             continue
@@ -192,10 +192,10 @@ def images() -> Iterator[Line]:
 
         beside = [f"binary Q, K and V {score('all-binary')}", f"ViT twin {score('dense')}"]
         if "dense, slower" in rows:
-            beside.append(f"at a rate of its own {score('dense, slower')}")
+            beside.append(f"at its own learning rate {score('dense, slower')}")
         seen = of(found, "a2os2a")[0]["images_seen"]
         yield (
-            f"A2OS2A on {told}, {seen:,} images seen",
+            f"A2OS2A on {title}, {seen:,} images seen",
             f"{score('a2os2a')} %, {len(of(found, 'a2os2a'))} seeds",
             "; ".join(beside),
         )
@@ -238,7 +238,7 @@ def engine() -> Iterator[Line]:
         )
     one = found["threads 1"]["model"]["0.15"]
     yield (
-        "made-up spikes at 0.15, decode, one thread",
+        "synthetic spikes, density 0.15, decode, one thread",
         f"{one['decode']['engine-int8']['tokens_per_second']:,.0f} tokens/s",
         times(one["decode_ratios"]),
     )
@@ -287,7 +287,7 @@ def tiny() -> Iterator[Line]:
         prompt = cost("model", "prefill", 128) / cost("control", "prefill", 128)
         yield (
             "energy with memory, tiny, int8, decode at 1,024 tokens",
-            f"{cost('model', 'decode', 1024):.0f} uJ a token",
+            f"{cost('model', 'decode', 1024):.0f} uJ per token",
             f"int8 twin {cost('control', 'decode', 1024):.0f} uJ; in a prompt of 128 tokens "
             f"{prompt:.2f} of the twin's",
         )
@@ -301,7 +301,7 @@ PARTS: tuple[Callable[[], Iterator[Line]], ...] = (
         "SmolLM2-135M converted",
         [
             (
-                "feed-forward blocks alone, no training",
+                "only feed-forward blocks, no training",
                 ["ffn signed-if, T=16", "ffn signed-if phase, T=8", "ffn signed-if phase, T=12"],
             ),
             (
@@ -319,7 +319,7 @@ PARTS: tuple[Callable[[], Iterator[Line]], ...] = (
         "SmolLM2-135M converted, classic books",
         [
             (
-                "feed-forward blocks alone, no training",
+                "only feed-forward blocks, no training",
                 ["ffn signed-if, T=16", "ffn signed-if phase, T=8", "ffn signed-if phase, T=12"],
             ),
         ],
@@ -328,7 +328,7 @@ PARTS: tuple[Callable[[], Iterator[Line]], ...] = (
         "gpt2-twin",
         "GPT-2 shape (1.09 M) converted",
         [
-            ("feed-forward blocks alone, no training", ["ffn signed-if phase, T=4"]),
+            ("only feed-forward blocks, no training", ["ffn signed-if phase, T=4"]),
             (
                 "attention too, T = 4",
                 [
@@ -344,7 +344,7 @@ PARTS: tuple[Callable[[], Iterator[Line]], ...] = (
         "gpt2-twin-books",
         "GPT-2 shape trained and converted on classic books",
         [
-            ("feed-forward blocks alone, no training", ["ffn signed-if phase, T=4"]),
+            ("only feed-forward blocks, no training", ["ffn signed-if phase, T=4"]),
             (
                 "attention too, T = 4",
                 ["whole cwssa hard phase, T=4", "whole cwssa hard phase, T=4, tuned with KD"],

@@ -107,7 +107,7 @@ def nearest_round(rows: list[dict[str, Any]], published: float) -> dict[str, Any
 
 
 def spiking_row(published: float, shape: TransformerShape) -> list[dict[str, Any]]:
-    """Accumulates a MAC (rate times T, or the mean count) that would give the published energy."""
+    """Accumulates per MAC (rate times T, or mean count) that would give the published energy."""
     rows = []
     for tokens in LENGTHS:
         macs = shape.macs(tokens)
@@ -123,7 +123,7 @@ def spiking_row(published: float, shape: TransformerShape) -> list[dict[str, Any
 
 
 def count_with_a_real_head(published: float, shape: TransformerShape, tokens: int) -> float:
-    """Accumulates a MAC of the blocks where the head is multiply-accumulates."""
+    """Accumulates per MAC of the blocks where the head is multiply-accumulates."""
     macs = shape.macs(tokens)
     return (published - millijoules(macs.head)) / millijoules(macs.blocks, AC)
 
@@ -141,7 +141,7 @@ def alike(large: TransformerShape) -> dict[str, float]:
 
 
 def against_the_dense(dense: Macs, spiking: Macs, ratio: float, head: str) -> float:
-    """Accumulates a MAC from a ratio of two energies over the same number of tokens."""
+    """Accumulates per MAC from a ratio of two energies over the same number of tokens."""
     one, two = (m.total if head == "counted" else m.blocks for m in (dense, spiking))
     return ratio * MAC * one / (AC * two)
 
@@ -186,7 +186,7 @@ def ssa_rows() -> list[dict[str, Any]]:
 
 
 def own_counts() -> dict[str, dict[str, float]]:
-    """Accumulates a MAC of a dense model's in the counted runs of our own small models."""
+    """Accumulates per MAC of a dense model's in the counted runs of our own small models."""
     found = {}
     for title, file, row, steps in (
         ("WD tiny, NI-LIF 1x16, firing-rate target 0.1", "quality-wikitext-2", "cwssa-hard", 1),
@@ -270,7 +270,7 @@ def page(found: dict[str, Any]) -> str:
     parts = ["**Qwen-1.5B, 3398 mJ** (estimated)\n", dense_table(found["qwen"]["rows"])]
     parts += ["**OPT-125M, 126 mJ** (estimated)\n", dense_table(found["opt"]["rows"])]
     parts += [
-        "**WD-Spikingformer**: accumulates a MAC that the published energy needs\n",
+        "**WD-Spikingformer**: accumulates per MAC that the published energy needs\n",
         table(
             ("tokens", "head", *(f"{name}, {PUBLISHED_MJ[name]} mJ" for name in wd)),
             [
@@ -294,7 +294,7 @@ def page(found: dict[str, Any]) -> str:
         ),
         "Where both would fire alike, were the head real, by the unknown shape of WD-1.0B\n",
         table(
-            ("WD-1.0B", "tokens", "accumulates a MAC of the blocks"),
+            ("WD-1.0B", "tokens", "accumulates per MAC of the blocks"),
             [
                 (name, str(one["tokens"]), f"{one['count_needed']:.2f}")
                 for name, one in found["wd_alike_with_a_real_head"].items()
@@ -305,8 +305,8 @@ def page(found: dict[str, Any]) -> str:
             (
                 "row",
                 "of the dense energy",
-                "accumulates a MAC",
-                "a step",
+                "accumulates per MAC",
+                "per step",
                 "a real head alone, at 2048 tokens",
             ),
             [
@@ -320,7 +320,7 @@ def page(found: dict[str, Any]) -> str:
         ),
         "**SSA block of NeurTransformer**\n",
         table(
-            ("saved", "accumulates a MAC", "a step at T = 2", "T = 4", "T = 8", "T = 16"),
+            ("saved", "accumulates per MAC", "per step at T = 2", "T = 4", "T = 8", "T = 16"),
             [
                 (
                     *(f"{row['saved']:.2%}", f"{row['count_needed']:.3f}"),
@@ -329,7 +329,7 @@ def page(found: dict[str, Any]) -> str:
                 for row in found["ssa"]
             ],
         ),
-        "**Accumulates a MAC of our own small models** (counted)\n",
+        "**Accumulates per MAC of our own small models** (counted)\n",
         table(
             ("model", "blocks", "with head"),
             [

@@ -156,7 +156,7 @@ def shift_inputs(twin: Any) -> None:
 
 
 def table(name: str, found: list[dict[str, Any]]) -> str:
-    """One line a row, mean and sample deviation over its seeds."""
+    """One line per row, mean and sample deviation over its seeds."""
     setting = found[0]["setting"]
     searched = "validation_loss" in found[0]
     commits = ", ".join(sorted({run["commit"] for run in found}))

@@ -161,7 +161,7 @@ def _curves(found: list[dict[str, Any]]) -> list[str]:
 
 
 def table(name: str, found: list[dict[str, Any]]) -> str:
-    """One line a row, mean and sample deviation over its seeds."""
+    """One line per row, mean and sample deviation over its seeds."""
     setting = found[0]["setting"]
     commits = ", ".join(sorted({run["commit"] for run in found}))
     preset = setting["preset"] + "".join(f", {k} {v}" for k, v in setting.get("set", {}).items())
@@ -171,10 +171,10 @@ def table(name: str, found: list[dict[str, Any]]) -> str:
     head = (
         f"{name}, {preset}, {setting['steps']:,} steps of {setting['batch']} images in "
         f"{setting.get('precision', 'fp32')}, augmentation: {setting['augment']}, rate "
-        f"{found[0]['learning_rate']:g} where nothing else is said; seeds from 0; "
+        f"{found[0]['learning_rate']:g} unless stated otherwise; seeds from 0; "
         f"commits {commits}; torch {found[0]['torch']}, {found[0]['machine']}. Accuracy measured "
-        f"on {tested} {found[0]['split']} split; entropy of Q, K and V in bits a value, mean over "
-        "the blocks, measured; energies estimated, by the papers' sum and with elementwise "
+        f"on {tested} {found[0]['split']} split; entropy of Q, K and V in bits per value, mean "
+        "over the blocks, measured; energies estimated, by the papers' sum and with elementwise "
         "operations."
     )
     rows = []

@@ -12,7 +12,7 @@ r"""Zero-shot scores of several models over the paper's eight sets, beside chanc
 batches of the same size, and says whether any log-likelihood differs; log-softmax in float32 in
 both; into ``benchmarks/results/zeroshot-NAME-check.json``, task by task. An interrupted ``run``
 goes on where it was; tasks that stand in ``benchmarks/results/`` count as done. Scores are
-measured, in hundredths, with the standard error over documents; a star marks what lies within two
+measured, in percent, with the standard error over documents; a star marks what lies within two
 of it from chance.
 """
 
@@ -247,12 +247,12 @@ def tabulate(found: list[dict[str, Any]]) -> str:
     commits = sorted({str(t.get("commit", one["commit"]))[:7] for one, _, t in told})
     kinds = ", ".join(sorted({one["model"]["dtype"] for one in found}))
     head = (
-        f"Zero-shot, in hundredths, ± standard error; * within two standard errors of chance. "
+        f"Zero-shot, in percent, ± standard error; * within two standard errors of chance. "
         f"Documents: {', '.join(counts)}. lm_eval {first['versions']['lm_eval']}, torch "
         f"{first['versions']['torch']}; {kinds}; commits {', '.join(commits)}. Measured."
     )
     if any(one["means"] for one in found):
-        head += " A mean of acc_norm takes acc where a task has no other."
+        head += " Means of acc_norm use acc for tasks without it."
     titles = [f"{task} {metric}" for task, metric in columns]
     return f"{head}\n\n{markdown_table(['model', 'parameters', *titles], rows)}"
 

@@ -1,4 +1,4 @@
-"""What can go wrong, and the exit code the command line gives it.
+"""The errors of this package, and the exit code that the command line gives each of them.
 
 SpikeformersError            1  something failed
 |-- UsageError               2  the request itself is wrong
@@ -7,8 +7,8 @@ SpikeformersError            1  something failed
 |-- CheckpointError          1  a model or checkpoint that cannot be read
 |-- TrainingDiverged         1  a loss or gradient that is not finite
 |-- RequirementNotMet        1  an audited model falls short of what was required
-|-- EngineUnavailable        1  the native engine was not built, or cannot run what is asked
-|-- OfflineError             1  something has to be downloaded, and nothing answers
+|-- EngineUnavailable        1  the native engine was not built, or cannot run the request
+|-- OfflineError             1  something has to be downloaded, and the network does not answer
 `-- StorageError             1  the disk refused a write
 """
 
@@ -51,7 +51,7 @@ class RequirementNotMet(SpikeformersError):
 
 
 class EngineUnavailable(SpikeformersError):
-    """The native engine is missing, or this processor or build cannot run what is asked of it."""
+    """The native engine is missing, or this processor or build cannot run the request."""
 
 
 class OfflineError(SpikeformersError):
@@ -59,10 +59,10 @@ class OfflineError(SpikeformersError):
 
 
 class StorageError(SpikeformersError):
-    """The disk refused a write; what was there before is untouched."""
+    """The disk refused a write; existing files are unchanged."""
 
 
-def nearest(key: str, known: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the known name closest to ``key``, or ``""``."""
-    match = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
+def nearest(key: str, names: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the name closest to ``key``, or ``""``."""
+    match = difflib.get_close_matches(key, list(names), n=1, cutoff=0.5)
     return f" Did you mean {match[0]!r}?" if match else ""

@@ -1,8 +1,8 @@
-"""What comes from outside, at the border: it is read, or one error says which file and why not.
+"""Reading foreign data: either it is read, or one error says which file is bad and why.
 
-Files that people hand over are damaged in every way, and the libraries that open them raise what
-the damage brings about: KeyError, OverflowError, a bare Exception, a panic of Rust code. `foreign`
-turns all of that into one of this package's errors; `read_json` and `read_text` read with it.
+Files from users may be damaged in any way, and the libraries that open them then raise anything:
+KeyError, OverflowError, a bare Exception, a panic of Rust code. `foreign` turns all of them into
+one of this package's errors; `read_json` and `read_text` use it.
 """
 
 from __future__ import annotations
@@ -22,46 +22,46 @@ from spikeformers.values import fits, misfit
 
 @contextmanager
 def foreign(
-    what: object, error: type[SpikeformersError] = CheckpointError, advice: str = ""
+    subject: object, error: type[SpikeformersError] = CheckpointError, advice: str = ""
 ) -> Iterator[None]:
-    """Raise ``error``, one line that begins with ``what``, for anything that fails inside.
+    """Raise ``error``, one line that begins with ``subject``, for any exception inside the block.
 
-    For a block that does nothing but call a foreign library or look into foreign data: a mistake
-    of our own would be taken for a damaged file. Errors of this package pass unchanged.
+    The block should only call a foreign library or read foreign data, since a bug of our own in it
+    would be reported as a damaged file. Errors of this package pass unchanged.
     """
     try:
         yield
     except SpikeformersError:
         raise
     except Exception as cause:
-        raise error(f"{what}: {one_line(cause)}.{advice and ' '}{advice}") from cause
+        raise error(f"{subject}: {one_line(cause)}.{advice and ' '}{advice}") from cause
     except BaseException as cause:
         if not _is_panic(cause):  # Ctrl-C, an exit
             raise
-        raise error(f"{what}: {one_line(cause)}.{advice and ' '}{advice}") from cause
+        raise error(f"{subject}: {one_line(cause)}.{advice and ' '}{advice}") from cause
 
 
 def one_line(error: BaseException, longest: int = 300) -> str:
-    """What an exception says, on one line without a full stop; its type where it says little."""
-    said = " ".join(str(error).split()).rstrip(".")
+    """An exception's message on one line, without a full stop; with its type if it says little."""
+    text = " ".join(str(error).split()).rstrip(".")
     if isinstance(error, KeyError):
-        said = f"{said} is missing"
+        text = f"{text} is missing"
     elif isinstance(error, UnicodeDecodeError):
-        said = f"the byte 0x{error.object[error.start]:02x} at offset {error.start} is not UTF-8"
+        text = f"the byte 0x{error.object[error.start]:02x} at offset {error.start} is not UTF-8"
     elif isinstance(error, RecursionError):
-        said = "it is nested too deeply"
+        text = "it is nested too deeply"
     elif isinstance(error, OSError) and error.strerror:
-        said = error.strerror
-    elif isinstance(error, (AttributeError, TypeError, IndexError)) or not said:
-        said = f"{type(error).__name__}{said and f' ({said})'}"
-    printable = said.encode("utf-8", "backslashreplace").decode("utf-8")
+        text = error.strerror
+    elif isinstance(error, (AttributeError, TypeError, IndexError)) or not text:
+        text = f"{type(error).__name__}{text and f' ({text})'}"
+    printable = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return printable if len(printable) <= longest else f"{printable[: longest - 4]} ..."
 
 
 def read_text(
     path: Path, error: type[SpikeformersError] = CheckpointError, advice: str = ""
 ) -> str:
-    """A UTF-8 file's text; ``error`` names a file that cannot be read."""
+    """A UTF-8 file's text; raises ``error``, which names the file, if it cannot be read."""
     with foreign(f"{path} cannot be read", error, advice):
         return path.read_text(encoding="utf-8")
 
@@ -73,10 +73,9 @@ def read_json(
     needed: Mapping[str, Any] | None = None,
     optional: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The JSON object in a file; ``error`` names a file that does not hold one.
+    """The JSON object in a file; raises ``error``, which names the file, if it holds none.
 
-    ``needed`` are keys that must be there, and the types of their values; ``optional`` are types
-    of keys that may be there.
+    ``needed`` maps required keys to the types of their values, ``optional`` other keys.
     """
     text = read_text(path, error, advice)
     with foreign(f"{path} is not valid JSON", error, advice):
@@ -92,7 +91,7 @@ def check_object(
     advice: str = "",
     optional: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """``value`` if it is an object with the ``needed`` keys, each of its type, else ``error``."""
+    """``value`` if it is an object with the ``needed`` keys and types; else raises ``error``."""
     end = f" {advice}" if advice else ""
     if not isinstance(value, dict):
         raise error(f"{where} holds {json_kind(value)} where an object is needed.{end}")
@@ -106,7 +105,7 @@ def check_object(
 
 
 def json_kind(value: object) -> str:
-    """What a value is, in the words of JSON: "a list", "null"."""
+    """The kind of a JSON value, for messages: "a list", "null"."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     kinds = {dict: "an object", list: "a list", str: "text", int: "a number", float: "a number"}
@@ -117,7 +116,7 @@ def json_kind(value: object) -> str:
 def without_panic_messages() -> Iterator[None]:
     """Keep Rust's "thread panicked" off standard error when the block ends in a panic.
 
-    Other things written there meanwhile are let through at the end.
+    Without a panic, what the block writes there appears at its end.
     """
     try:
         sys.stderr.flush()
@@ -131,7 +130,7 @@ def without_panic_messages() -> Iterator[None]:
         try:
             yield
         except BaseException as error:
-            panicked = any(_is_panic(one) for one in (error, error.__cause__))
+            panicked = _is_panic(error) or _is_panic(error.__cause__)
             raise
         finally:
             with suppress(OSError, ValueError):

@@ -1,16 +1,16 @@
-"""What long work shows of itself: a bar on a terminal, elsewhere a plain line now and then.
+"""Progress of long work: a bar on a terminal, elsewhere a plain line now and then.
 
     with Progress() as progress:
         perplexity(..., progress=progress.stage("scoring", "tokens"))
 
 Functions of the library take a `Move` or a `Tell` and print nothing themselves. On a terminal Rich
-draws a bar; where standard error is a file or a pipe, lines such as these go to it:
+draws a bar; if standard error is a file or a pipe, it receives lines such as this one:
 
     scoring: 4,096 of 16,384 tokens (25 %), 12 s, about 36 s left
 
-The first comes ``EVERY`` seconds after a stage began, another when as many have passed and a
-hundredth of the work is done, and at the latest after ``AT_MOST``, even while the work itself
-reports nothing. A log file gets the same lines with their times.
+The first line comes ``EVERY`` seconds after a stage began. The next one comes after another
+``EVERY`` seconds if a hundredth of the work was done meanwhile, and after ``AT_MOST`` seconds in
+any case, even if the work reports nothing. A log file gets the same lines with their times.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
 Move = Callable[[int, "int | None"], None]
-"""Things done, and things in all, None where that is not known."""
+"""Called with the number of items done and the total, None if that is not known."""
 Tell = Callable[[str, int, "int | None"], None]
-"""The same, with the stage of the work before them."""
+"""The same, preceded by the name of the stage."""
 Item = TypeVar("Item")
 
 
 class Listener(Protocol):
-    """What a run reports its progress to: a `Progress`, or a function of the caller's.
+    """Receives the progress of a run: a `Progress`, or a function of the caller's.
 
-    A function takes the stage, things done, things in all (None where that is not known), and by
-    keyword the unit they are counted in ("steps") and figures of the moment ("loss 2.310"); one
-    that needs neither is declared as ``def listen(stage, done, total, **more)``.
+    A function takes the stage, the number of items done and the total (None if that is not known),
+    and by keyword their unit ("steps") and current figures ("loss 2.310"); one that needs neither
+    is declared as ``def listen(stage, done, total, **more)``.
     """
 
     def __call__(
@@ -50,10 +50,10 @@ class Listener(Protocol):
     ) -> None: ...
 
 
-EVERY = 5.0  # seconds between two lines at least, and before the first
-AT_MOST = 60.0  # seconds between two lines at most
+EVERY = 5.0  # seconds between two lines, at least, and before the first
+AT_MOST = 60.0  # seconds between two lines, at most
 LOG = "progress.log"  # in a run folder
-SHARE = 0.01  # of the work, between two lines that are less than AT_MOST apart
+SHARE = 0.01  # least share of the work between two lines that are less than AT_MOST apart
 
 
 def is_main_process() -> bool:
@@ -62,7 +62,7 @@ def is_main_process() -> bool:
 
 
 class Stage:
-    """One part of the work and how far it is."""
+    """One part of the work and its progress."""
 
     def __init__(self, name: str, done: int, now: float) -> None:
         self.name, self.unit, self.shown = name, "", ""
@@ -72,11 +72,11 @@ class Stage:
 
     @property
     def share(self) -> float | None:
-        """Done of all, between 0 and 1; None where all is not known."""
+        """The share that is done, between 0 and 1; None if the total is not known."""
         return min(1.0, self.done / self.total) if self.total else None
 
     def amount(self) -> str:
-        """Such as ``120 of 500 steps``; empty where nothing is counted."""
+        """Text such as ``120 of 500 steps``; empty if nothing is counted."""
         if self.total is None and not self.done:
             return ""
         if self.unit == "bytes":
@@ -99,11 +99,12 @@ class Stage:
 
 
 class Progress:
-    """A context; called with a stage, things done and things in all, it shows them.
+    """A context manager; shows the progress with which it is called (stage, items done, total).
 
-    ``show`` false: nothing is shown, and only ``log`` is written, a file that is appended to.
-    ``keep``: the bar stays on the terminal at the end. ``listener`` gets each call, too. ``units``
-    are of stages, by the name up to its first comma. Under torchrun only the first process reports.
+    With ``show`` false nothing is shown and only the file ``log`` is appended to. With ``keep`` the
+    bar stays on the terminal at the end. ``listener`` receives each call as well. ``units`` are
+    units of stages, by the stage's name up to its first comma. Under torchrun only the first
+    process reports.
     """
 
     def __init__(
@@ -117,9 +118,9 @@ class Progress:
         units: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        speaks = is_main_process()
-        self._listener = listener if speaks else None
-        self._show, self._log, self._keep = show and speaks, log if speaks else None, keep
+        reports = is_main_process()
+        self._listener = listener if reports else None
+        self._show, self._log, self._keep = show and reports, log if reports else None, keep
         self._every, self._clock = EVERY if every is None else every, clock
         self._units = units or {}
         self._stage: Stage | None = None
@@ -134,7 +135,7 @@ class Progress:
             lines = None if _on_terminal() else _Lines(_to_standard_error, self._every)
             self._displays.append(lines or _Bar(self._keep))
         if self._log is not None:
-            self._displays.append(_Lines(_to_file(self._log), self._every, whole=True))
+            self._displays.append(_Lines(_to_file(self._log), self._every, is_log=True))
         if self._show:
             threading.Thread(target=self._tick, daemon=True).start()
         return self
@@ -150,34 +151,34 @@ class Progress:
     def __call__(
         self, stage: str, done: int, total: int | None, *, unit: str = "", shown: str = ""
     ) -> None:
-        """Say that ``done`` of ``total`` are done in ``stage``; ``shown`` stands behind them."""
+        """Report that ``done`` of ``total`` are done in ``stage``; ``shown`` is appended text."""
         with self._lock:
             now = self._clock()
             if self._stage is None or self._stage.name != stage:
                 self._close()
                 self._stage = Stage(stage, done, now)
-            at = self._stage
-            at.done, at.total, at.shown = done, total, shown
-            at.unit = unit or self._units.get(stage.partition(",")[0], "")
+            current = self._stage
+            current.done, current.total, current.shown = done, total, shown
+            current.unit = unit or self._units.get(stage.partition(",")[0], "")
             for display in self._displays:
-                display.show(at, now)
+                display.show(current, now)
         if self._listener is not None:
             self._listener(stage, done, total, unit=unit, shown=shown)
 
     def stage(self, name: str, unit: str = "") -> Move:
-        """The stage begins, and what it returns moves it on."""
+        """Begin a stage and return the function that reports its progress."""
         self(name, 0, None, unit=unit)
         return lambda done, total: self(name, done, total, unit=unit)
 
     def _close(self) -> None:
-        """The stage is over."""
+        """End the current stage."""
         if self._stage is not None:
             for display in self._displays:
                 display.end(self._stage, self._clock())
         self._stage = None
 
     def _tick(self) -> None:
-        """Lines also while the work reports nothing."""
+        """Print lines even while the work reports nothing."""
         while not self._ended.wait(max(0.05, self._every / 5)):
             with self._lock:
                 if self._stage is not None:
@@ -186,11 +187,14 @@ class Progress:
 
 
 class _Lines:
-    """Plain lines, given to ``write``; ``whole``: a last one of every stage, and none unasked."""
+    """Passes plain lines to ``write``.
 
-    def __init__(self, write: Callable[[str], None], every: float, *, whole: bool = False) -> None:
-        self._write, self._every, self._whole = write, every, whole
-        self._stage: Stage | None = None  # which the last line was of
+    ``is_log``: every stage ends with a line, and there are none while the work reports nothing.
+    """
+
+    def __init__(self, write: Callable[[str], None], every: float, *, is_log: bool = False) -> None:
+        self._write, self._every, self._is_log = write, every, is_log
+        self._stage: Stage | None = None  # of the last line
         self._when = self._share = 0.0
         self._done = 0
 
@@ -202,12 +206,12 @@ class _Lines:
             self._say(stage, now)
 
     def tick(self, stage: Stage, now: float) -> None:
-        if not self._whole:
+        if not self._is_log:
             self.show(stage, now)
 
     def end(self, stage: Stage, now: float) -> None:
         moved = self._stage is stage and self._done != stage.done
-        if self._whole or moved:
+        if self._is_log or moved:
             self._say(stage, now)
 
     def stop(self) -> None:
@@ -251,7 +255,7 @@ class _Bar:
 
 
 def _on_terminal() -> bool:
-    """Whether Rich's console can draw a line anew."""
+    """Whether Rich's console can redraw a line."""
     import rich
 
     console = rich.get_console()
@@ -270,7 +274,7 @@ def _rich(*, transient: bool) -> RichProgress:
 
 
 def _to_standard_error(line: str) -> None:
-    """A reader that has gone away ends the lines, not the work."""
+    """Print a line; if nobody reads standard error any more, the work continues without lines."""
     with suppress(OSError, ValueError):
         print(line, file=sys.stderr, flush=True)
 
@@ -288,17 +292,17 @@ def _to_file(path: Path) -> Callable[[str], None]:
 
 
 def duration(seconds: float) -> str:
-    """Such as ``42 s``, ``3 min 20 s`` or ``2 h 5 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    """Text such as ``42 s``, ``3 min 20 s`` or ``2 h 5 min``."""
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
+    if rounded < 3600:
+        return f"{rounded // 60} min {rounded % 60} s"
+    return f"{rounded // 3600} h {rounded % 3600 // 60} min"
 
 
 def watched(items: Iterable[Item], move: Move | None) -> Iterator[Item]:
-    """The items one by one; ``move`` is told how many of them were worked on."""
+    """Yield the items; ``move`` is called with the number of items that are finished."""
     total = len(items) if isinstance(items, Sized) else None
     if move is not None:
         move(0, total)

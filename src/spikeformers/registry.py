@@ -1,15 +1,15 @@
-"""Parts by name: the package's own, and those that come from outside.
+"""Parts by name: the package's own, and those that other packages add.
 
-A researcher's neuron, attention or model joins in one of two ways:
+There are two ways to add a neuron, an attention or a model of your own:
 
     spikeformers.register_neuron("mine", Mine)              in the program that uses it, or
 
-    [project.entry-points."spikeformers.neurons"]           in their package's pyproject.toml, which
-    mine = "my_package.mine:Mine"                            is then found without an import
+    [project.entry-points."spikeformers.neurons"]           in your package's pyproject.toml, and no
+    mine = "my_package.mine:Mine"                            import is needed
 
 The groups of entry points are ``spikeformers.neurons``, ``spikeformers.attentions`` and
-``spikeformers.models``. A name that is not the package's own and was not registered is looked up
-among the entry points; none of them is loaded before it is asked for.
+``spikeformers.models``. A name that is neither built in nor registered is looked up among the entry
+points; each of them is loaded at its first use.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ Part = TypeVar("Part")
 class Registry(Mapping[str, Part], Generic[Part]):
     """A mapping from names to parts that grows by ``register``.
 
-    ``what`` names a part in messages ("neuron"), ``group`` is the group of its entry points, and
-    ``check`` raises ConfigError for what cannot be such a part.
+    ``noun`` is the word for a part in messages ("neuron"), ``group`` is the group of its entry
+    points, and ``check`` raises ConfigError for an object that cannot be such a part.
     """
 
     def __init__(
         self,
-        what: str,
+        noun: str,
         group: str,
         own: Mapping[str, Part],
         check: Callable[[str, Part], None],
     ) -> None:
-        self.what, self.group = what, group
+        self.noun, self.group = noun, group
         self._parts: dict[str, Part] = dict(own)
         self._own = frozenset(own)
         self._check = check
 
     def register(self, name: str, part: Part) -> Part:
-        """Make ``part`` known as ``name`` and return it; a second part replaces the first.
+        """Register ``part`` under ``name`` and return it; a second registration replaces the first.
 
-        Raises ConfigError for a name of the package's own, an empty one, or an unfit part.
+        Raises ConfigError for a built-in or empty name, or a part that ``check`` refuses.
         """
         if not name or name != name.strip():
-            raise ConfigError(f"a {self.what} needs a name without blanks around it, not {name!r}.")
+            raise ConfigError(f"a {self.noun} needs a name without blanks around it, not {name!r}.")
         if name in self._own:
             raise ConfigError(
-                f"{name!r} is a {self.what} of spikeformers itself; register yours under another "
+                f"{name!r} is a {self.noun} of spikeformers itself; register yours under another "
                 "name."
             )
         self._check(name, part)
@@ -60,18 +60,18 @@ class Registry(Mapping[str, Part], Generic[Part]):
         return part
 
     def __getitem__(self, name: str) -> Part:
-        """The part called ``name``; KeyError where there is none, as of any mapping."""
+        """The part called ``name``; KeyError if there is none, as in any mapping."""
         if name not in self._parts:
             self.register(name, self._load(self._entry_points[name]))
         return self._parts[name]
 
     def get_or_refuse(self, name: str, key: str) -> Part:
-        """The part called ``name``, asked for by the field ``key``; ConfigError names the known."""
+        """The part called ``name``, which the field ``key`` holds; ConfigError lists the names."""
         if name not in self:
-            known = ", ".join(self)
+            names = ", ".join(self)
             raise ConfigError(
-                f"{key}={name!r} is unknown; one of {known}.{nearest(name, self)} A {self.what} of "
-                f"your own has to be registered first: spikeformers.register_{self.what}."
+                f"{key}={name!r} is unknown; one of {names}.{nearest(name, self)} A {self.noun} of "
+                f"your own has to be registered first: spikeformers.register_{self.noun}."
             )
         return self[name]
 
@@ -95,7 +95,7 @@ class Registry(Mapping[str, Part], Generic[Part]):
             part: Part = point.load()
         except Exception as error:  # another package's import may raise anything
             raise ConfigError(
-                f"the {self.what} {point.name!r} ({point.value}) cannot be imported: "
+                f"the {self.noun} {point.name!r} ({point.value}) cannot be imported: "
                 f"{type(error).__name__}: {error}"
             ) from error
         return part

@@ -1,7 +1,7 @@
-"""What a value may be, in words that somebody who typed it understands, and a check of it.
+"""Type checks of values that users give, with messages in plain words.
 
-Types are those of annotations: ``int``, ``float``, ``str``, ``bool``, ``list[int]``,
-``tuple[float, float]``, ``dict[str, float]`` and unions of these, ``None`` among them.
+Types are written as in annotations: ``int``, ``float``, ``str``, ``bool``, ``list[int]``,
+``tuple[float, float]``, ``dict[str, float]`` and unions of these and ``None``.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any, Literal, Union, get_args, get_origin
 from spikeformers.errors import ConfigError
 
 MOST_THREADS = 1024
-"""More cannot be started everywhere, and the libraries that try to end the process."""
+"""Some systems cannot start more, and libraries that try then abort the process."""
 LARGEST_SEED = (1 << 64) - 1
-"""The generators of PyTorch take 64 bits."""
+"""Seeds of PyTorch's generators have 64 bits."""
 
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 _PLURALS = {bool: "true or false", int: "whole numbers", float: "numbers", str: "texts"}
@@ -23,7 +23,7 @@ _COUNTS = {2: "two", 3: "three"}
 
 
 def in_words(kind: Any) -> str:
-    """The type ``kind`` as one says it: "a whole number", "text or null", "two numbers"."""
+    """The type ``kind`` in plain words: "a whole number", "text or null", "two numbers"."""
     if kind in (None, type(None)):
         return "null"
     if kind in _WORDS:
@@ -43,7 +43,7 @@ def in_words(kind: Any) -> str:
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether ``value`` is of the type; whole numbers are numbers, and NaN and infinity are not."""
+    """Whether ``value`` has the type; an int is a valid float, NaN and infinity are not."""
     if kind is Any:
         return True
     if kind in (None, type(None)):
@@ -59,34 +59,34 @@ def fits(value: Any, kind: Any) -> bool:
         return value in parts
     if origin is tuple and Ellipsis not in parts:
         sized = isinstance(value, (list, tuple)) and len(value) == len(parts)
-        return sized and all(fits(one, part) for one, part in zip(value, parts, strict=True))
+        return sized and all(fits(item, part) for item, part in zip(value, parts, strict=True))
     if origin in (list, tuple):
-        return isinstance(value, (list, tuple)) and all(fits(one, parts[0]) for one in value)
+        return isinstance(value, (list, tuple)) and all(fits(item, parts[0]) for item in value)
     if origin is dict:
         return isinstance(value, dict) and all(
-            fits(key, parts[0]) and fits(one, parts[1]) for key, one in value.items()
+            fits(key, parts[0]) and fits(item, parts[1]) for key, item in value.items()
         )
     return isinstance(value, kind)
 
 
 def require_kind(name: str, value: Any, kind: Any) -> None:
-    """Raise ``ConfigError`` unless ``value`` is of the type."""
+    """Raise ``ConfigError`` unless ``value`` has the type."""
     if not fits(value, kind):
         raise ConfigError(misfit(name, value, kind))
 
 
 def misfit(name: str, value: Any, kind: Any) -> str:
-    """The sentence about a value of the wrong type."""
-    wanted = in_words(kind)
+    """The message for a value of the wrong type."""
+    expected = in_words(kind)
     if str(value).strip("+-").lower() in ("nan", "inf", "infinity", ".nan", ".inf"):
-        wanted = wanted.replace("a number", "a finite number")
-    return f"{name} is {shortened(value)}; it must be {wanted}."
+        expected = expected.replace("a number", "a finite number")
+    return f"{name} is {shortened(value)}; it must be {expected}."
 
 
 def shortened(value: Any, longest: int = 80) -> str:
-    """``repr`` of a value, cut where it is long, on one line and of printable characters."""
-    said = repr(value)
-    return said if len(said) <= longest else f"{said[: longest - 4]} ..."
+    """``repr`` of a value on one line, in printable characters, shortened if it is long."""
+    text = repr(value)
+    return text if len(text) <= longest else f"{text[: longest - 4]} ..."
 
 
 def _plural(kind: Any) -> str:
@@ -100,5 +100,5 @@ def _is_number(value: Any) -> bool:
 def _is_finite(value: int | float) -> bool:
     try:
         return math.isfinite(value)
-    except OverflowError:  # a whole number beyond all floating-point ones
+    except OverflowError:  # an integer beyond the range of floats
         return False

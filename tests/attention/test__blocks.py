@@ -26,7 +26,7 @@ FAMILY: dict[str, dict[str, Any]] = {
 def rows(monkeypatch: pytest.MonkeyPatch) -> int:
     """Blocks of three queries, however few scores there are."""
     monkeypatch.setattr(_blocks, "ROWS", 3)
-    monkeypatch.setattr(_blocks, "WHOLE", 0)
+    monkeypatch.setattr(_blocks, "ONE_BLOCK_SCORES", 0)
     return 3
 
 
@@ -78,7 +78,7 @@ def test_few_scores_are_one_block() -> None:
 def test_first_argmax_is_the_lowest_index(seed: int, spread: int, few: bool) -> None:
     rng = np.random.default_rng(seed)
     shape = (2, 3, 7) if few else (2, 3, 40, 129)
-    assert (np.prod(shape) < _blocks.FEW) == few
+    assert (np.prod(shape) < _blocks.ARGMAX_SCORES) == few
     scores = rng.integers(0, spread + 1, shape) / 3
     scores[rng.random(shape) < 0.3] = -np.inf
     scores[0, 0] = -np.inf
@@ -90,7 +90,7 @@ def test_first_argmax_is_the_lowest_index(seed: int, spread: int, few: bool) -> 
 
 
 def test_first_argmax_of_nan_is_an_index() -> None:
-    scores = torch.zeros(_blocks.FEW // 16, 16)
+    scores = torch.zeros(_blocks.ARGMAX_SCORES // 16, 16)
     scores[3] = float("nan")
     _, index = first_argmax(scores)
     assert index.unique().tolist() == [0, 15]  # 15: where nothing equals the maximum
@@ -173,7 +173,7 @@ def test_heads_as_a_model_lays_them_out(
     """Heads inside tokens, so that a batch of one is a view where a larger one is a copy."""
     if pieces == "many":
         monkeypatch.setattr(_blocks, "ROWS", 3)
-        monkeypatch.setattr(_blocks, "WHOLE", 0)
+        monkeypatch.setattr(_blocks, "ONE_BLOCK_SCORES", 0)
     core = WTA(0.4, heads=2, learn_scale=True, **FAMILY[kind]).double()
     torch.manual_seed(3)
     q, k, v = (
@@ -222,8 +222,8 @@ def test_blocks_and_one_piece_train_alike(monkeypatch: pytest.MonkeyPatch) -> No
     config = build_config("wd-spikingformer-tiny", 60, {"num_hidden_layers": 1, "steps": 2})
     ids = torch.randint(0, 60, (2, 101), generator=torch.Generator().manual_seed(1))
     results = []
-    for whole in (_blocks.WHOLE, 2**30):
-        monkeypatch.setattr(_blocks, "WHOLE", whole)
+    for whole in (_blocks.ONE_BLOCK_SCORES, 2**30):
+        monkeypatch.setattr(_blocks, "ONE_BLOCK_SCORES", whole)
         torch.manual_seed(2)
         model = build_model(config).train()
         out = model(input_ids=ids, labels=ids)

@@ -173,4 +173,4 @@ def test_bad_models_and_texts(spikeformers, control, causal, text, tmp_path):
     ended = spikeformers("convert", control, "--calibration", text, "--out", causal)
     assert (ended.code, "already holds a model" in ended.err) == (2, True)
     ended = spikeformers("finetune-attention", control, "--data", text, *out)
-    assert (ended.code, "gpt_neox is no converted model" in ended.err) == (2, True)
+    assert (ended.code, "gpt_neox is not a converted model" in ended.err) == (2, True)

@@ -327,7 +327,7 @@ def test_json_line_that_is_not_utf8(tmp_path):
 def test_damaged_gzip(tmp_path, damage):
     rows = "".join(json.dumps({"text": f"{n} {n * n}"}) + "\n" for n in range(500))
     (tmp_path / "x.jsonl.gz").write_bytes(damage(gzip.compress(rows.encode())))
-    with pytest.raises(DataError, match=r"x\.jsonl\.gz is damaged or no gzip file"):
+    with pytest.raises(DataError, match=r"x\.jsonl\.gz is damaged or not a gzip file"):
         list(load_corpus(tmp_path / "x.jsonl.gz").documents("all"))
 
 
@@ -359,7 +359,7 @@ def test_reading_fails_half_way(tmp_path, monkeypatch):
 
 
 def test_hub_data_set_offline(monkeypatch):
-    with pytest.raises(OfflineError, match="'nobody/nothing' is no file or folder here"):
+    with pytest.raises(OfflineError, match="'nobody/nothing' is not a file or folder here"):
         load_corpus("nobody/nothing")  # the test session is offline by its environment
 
     def unreachable(url, timeout):

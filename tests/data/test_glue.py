@@ -125,7 +125,7 @@ def test_the_layout_of_the_hub_is_checked(tmp_path: Path) -> None:
     parquet(other, texts, [1])
     rest = place / "validation_mismatched-00001-of-00002.parquet"
     parquet(rest, {"premise": ["a"], "claim": ["b"]}, [1])
-    with pytest.raises(DataError, match="no parts of one split"):
+    with pytest.raises(DataError, match="not parts of one split"):
         load_sentences("mnli", tmp_path)
     parquet(rest, texts, [1.0])
     with pytest.raises(DataError, match=r"cannot be read as Parquet: .*label"):

@@ -193,7 +193,7 @@ def test_damage_is_named_and_mended(tokenizer, tmp_path, caplog, damage, message
     with pytest.raises(DataError, match=message):
         TokenStore(folder)
     assert tokenize_corpus(corpus_of(), tokenizer, tmp_path).split("train").num_tokens == 28
-    assert "It is made anew" in caplog.text
+    assert "It is made again" in caplog.text
     assert contents(tmp_path) == good
 
 
@@ -220,7 +220,9 @@ def test_full_disk_leaves_everything_as_it_was(tokenizer, tmp_path, monkeypatch,
 
     with monkeypatch.context() as patch:
         patch.setattr(where, full)
-        with pytest.raises(StorageError, match=r"No space left on device\. Nothing that was there"):
+        with pytest.raises(
+            StorageError, match=r"No space left on device\. Existing files are unchanged"
+        ):
             tokenize_corpus(corpus_of(digest="d" * 64), tokenizer, tmp_path)
     assert contents(tmp_path) == before
     assert TokenStore(earlier.folder).split("train").num_tokens == 28

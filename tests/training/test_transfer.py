@@ -44,9 +44,9 @@ def test_loss_by_hand(causal: Any) -> None:
         stream, errors = gpt.wte(ids) + gpt.wpe(torch.arange(16)), []
         for dense, block in zip(gpt.h, student.model.transformer.h, strict=True):
             x = dense.ln_1(stream)
-            wanted, said = dense.attn(x)[0], block.attn(x)[0]
-            errors.append(float(((said - wanted) ** 2).sum() / (wanted**2).sum()))
-            stream = stream + wanted
+            target, output = dense.attn(x)[0], block.attn(x)[0]
+            errors.append(float(((output - target) ** 2).sum() / (target**2).sum()))
+            stream = stream + target
             stream = stream + dense.mlp(dense.ln_2(stream))
     part = SimpleNamespace(to=lambda _: {"input_ids": ids, "labels": ids})
     output = task.module(**task.inputs(part, torch.device("cpu")))
@@ -59,9 +59,9 @@ def test_gradients_stay_in_their_block(causal: Any) -> None:
     student, teacher = pair(causal)
     task = AttentionTransfer(student, teacher)
     ids = torch.arange(16).view(1, 16)
-    seen = task.look(ids)
-    del seen[1]
-    task.module(ids, ids, seen).loss.backward()
+    records = task.teacher_records(ids)
+    del records[1]
+    task.module(ids, ids, records).loss.backward()
     first, second = (block.attn for block in student.model.transformer.h)
     assert all(one.grad is not None for one in first.parameters())
     assert all(one.grad is None for one in second.parameters())
@@ -124,16 +124,16 @@ def test_rotary_positions_and_layers_left_dense(causal: Any) -> None:
     student = NeurTransformerForCausalLM(NeurTransformerConfig(source=config.to_dict(), **values))
     task = AttentionTransfer(student, teacher)
     ids = torch.arange(8).view(1, 8)
-    seen = task.look(ids)
-    assert sorted(seen) == [0, 2]
+    records = task.teacher_records(ids)
+    assert sorted(records) == [0, 2]
     hidden = teacher.model.embed_tokens(ids)
     cos, sin = teacher.model.rotary_emb(hidden, torch.arange(8)[None])
-    for one in seen.values():
-        assert one.rotary is not None
-        assert torch.equal(one.rotary[0], cos)
-        assert torch.equal(one.rotary[1], sin)
-    assert torch.equal(seen[0].given, teacher.model.layers[0].input_layernorm(hidden))
-    assert task.module(ids, ids, seen).loss.item() > 0
+    for record in records.values():
+        assert record.rotary is not None
+        assert torch.equal(record.rotary[0], cos)
+        assert torch.equal(record.rotary[1], sin)
+    assert torch.equal(records[0].input, teacher.model.layers[0].input_layernorm(hidden))
+    assert task.module(ids, ids, records).loss.item() > 0
 
 
 def test_refusals(causal: Any) -> None:
@@ -143,7 +143,7 @@ def test_refusals(causal: Any) -> None:
             vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
             num_attention_heads=2,
         )))  # fmt: skip
-    with pytest.raises(ConfigError, match="other layers"):
+    with pytest.raises(ConfigError, match="layers of the teacher differ"):
         AttentionTransfer(student, GPT2LMHeadModel(source(causal, n_layer=1)))
     with pytest.raises(ConfigError, match="kept its softmax attention"):
         AttentionTransfer(pair(causal, attention="kept")[0], teacher)

@@ -1,4 +1,4 @@
-"""Attention mechanisms, one per file; masks come before any competition."""
+"""Attention mechanisms, one per file; masks are applied before any competition."""
 
 from __future__ import annotations
 

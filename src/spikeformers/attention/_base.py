@@ -1,11 +1,11 @@
-"""What an attention core is: spikes q, k, v in, one vector per query out.
+"""The interface of an attention core: spikes q, k, v in, one vector per query out.
 
     forward(q, k, v, allowed, bias) -> y      q, y [S, B, H, T, K]; k, v [S, B, H, J, K]
 
 ``allowed`` is a bool mask that broadcasts to ``[B, 1, T, J]``; a query that may see no key
 gets zeros. ``bias`` ``[H, T, J]`` is added to the scores. ``weights(q, k, allowed, bias)``
-returns the weight ``[S, B, H, T, J]`` of each key, for pictures and for counting; it is the
-definition that ``forward`` computes.
+returns the weight ``[S, B, H, T, J]`` of each key, for pictures and for counting; it defines
+what ``forward`` computes.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ Kind = TypeVar("Kind", bound="Attention")
 class Attention(nn.Module):
     """Base of all attention cores.
 
-    A core states its own facts, the attributes and methods below; whoever counts, audits or
-    describes a model asks for them, so that a new core needs no change elsewhere.
+    A core states its own facts in the attributes and methods below. Counting, auditing and
+    reporting read them, so that a new core needs no change elsewhere.
     """
 
     weights_are_binary: bool = False
     """Every weight is 0 or 1, so that the output is a sum of V's spikes."""
     weights_are_real: bool = False
-    """The weights are real numbers, even where they happen to be 0 and 1, as a softmax's may be.
-    Otherwise a counter reads off the values what they are."""
+    """The weights are real numbers even where they happen to be 0 and 1, as a softmax's may be.
+    Where this is false, the counter classifies the weights by their values."""
     weights_are_fired: bool = False
     """A neuron inside fires the weights ``[S, B, H, T, J]``, so they follow its firing rate."""
     softmax_free: bool = True
     """No softmax is computed in the forward pass."""
     reads_per_query: int | None = None
-    """The number of keys whose V rows a query reads; None where that grows with the keys."""
+    """The number of keys whose V rows a query reads; None if it grows with the number of keys."""
     keeps_state: bool = False
-    """Keys and values are summed up in a state ``[K, K]`` per head, and no pair is compared."""
+    """Keys and values are summed into a state ``[K, K]`` per head; no pair is scored."""
     has_competition: bool = False
     """Keys compete, by the rule that ``competition`` names."""
     competition: str | None = None
     """Name of the rule by which keys compete; None without a competition."""
     takes_bias: bool = True
-    """A bias may join the scores. Where it may not, because they are multiplied with V as they are,
-    a model has learned positions instead of relative ones."""
+    """A bias may be added to the scores. Where it may not (the scores are multiplied with V as they
+    are), a model has learned positions instead of relative ones."""
     scores_are_counts: bool = True
     """Both q and k are spikes, so that scores are multiples of the product of their units."""
     default_neurons: tuple[str, str, str] = ("binary", "binary", "binary")
-    """What q, k and v fire in a model whose config has a neuron for each and names none."""
+    """Neurons behind q, k and v, for a config that has one field for each and leaves it empty."""
     score_unit: float | None = None
     """Product of q's and k's spike units where floats do not hold it exactly (D = 3, say).
     Scores are then rounded to its multiples, so that equal counts tie whatever the order of sums.
@@ -59,22 +59,23 @@ class Attention(nn.Module):
 
     @classmethod
     def from_config(cls: type[Kind], config: Any) -> Kind:
-        """A core as a model's config describes it; without options unless overridden."""
+        """A core as a model's config describes it; by default one without options."""
         return cls()
 
     @classmethod
     def role_neuron(cls, config: Any, role: str) -> nn.Module | None:
-        """A fresh neuron for the ``role`` "query", "key" or "value" in a language model; None, and
-        the model's own kind of neuron is taken, unless overridden.
+        """A new neuron for the ``role`` "query", "key" or "value" in a language model.
+
+        None, the default, stands for the model's own kind of neuron.
         """
         return None
 
     def engine_rule(self) -> dict[str, Any]:
-        """How keys are weighed, in the engine's words; ConfigError where it does not know it."""
+        """How keys are weighted, in the engine's format; ConfigError if the engine has no rule."""
         raise ConfigError(f"the engine does not know the attention {type(self).__name__}.")
 
     def reset_parameters(self) -> None:
-        """Set what is learned back to where it starts; nothing unless overridden."""
+        """Set learned parameters back to their initial values; by default there are none."""
 
     def scores(self, q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
         """``q k^T + bias``, ``[S, B, H, T, J]``."""
@@ -100,28 +101,28 @@ class Attention(nn.Module):
         return torch.matmul(self.weights(q, k, allowed, bias), v)
 
     def operations(self, pairs: Tensor) -> dict[str, int]:
-        """Elementwise operations between the two products, by kind; none unless overridden.
+        """Elementwise operations between the two products, by kind; by default none.
 
-        ``pairs`` (bool, ``[..., T, J]``) are the pairs of a query and a key that are allowed. Kinds
-        are add, mult, compare, function and winner_compare (a comparison that ranks keys). The
-        bias and a neuron inside are counted by whoever asks.
+        ``pairs`` (bool, ``[..., T, J]``) marks the allowed pairs of a query and a key. Kinds are
+        add, mult, compare, function and winner_compare (a comparison that ranks keys). The caller
+        counts the bias and a neuron inside.
         """
         return {}
 
     def stream(
         self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, state: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Rows of new tokens and the state after them, with ``keeps_state``."""
+        """Outputs of new tokens and the state after them; only with ``keeps_state``."""
         raise TypeError(f"{type(self).__name__} keeps no state")
 
     def state_macs(self, q: Tensor) -> int:
-        """Multiply-accumulates of ``forward`` for queries ``[..., T, K]``, with ``keeps_state``."""
+        """Multiply-accumulates of ``forward`` for queries ``[..., T, K]``; with ``keeps_state``."""
         raise TypeError(f"{type(self).__name__} keeps no state")
 
     def points(self, value_type: str, values: str, *, fired: bool) -> list[tuple[str, str, str]]:
-        """What flows inside, for descriptions: (point, spike type, values), in order.
+        """The signals inside, for descriptions: (name, spike type, values), in order.
 
-        V holds ``values`` of ``value_type``; ``fired``: a neuron fires the output again.
+        V holds ``values`` of ``value_type``; ``fired``: a neuron turns the output into spikes.
         """
         binary = self.weights_are_binary
         weights = "0, 1" if binary else "real numbers"
@@ -147,14 +148,14 @@ class ScaledAttention(Attention):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Set the factor back to where it starts."""
+        """Set the factor back to its initial value."""
         self.log_scale.fill_(math.log(self.initial_scale))
 
     def scale(self) -> Tensor:
         """Factor on ``q k^T`` of each head, ``[H, 1, 1]``.
 
-        One positive number per head moves no winner by itself; beside a bias it does, and then
-        dividing the bias by it once, after training, saves the product.
+        One positive number per head does not change the winners by itself. Beside a bias it does;
+        dividing the bias by it once, after training, then saves the multiplication.
         """
         return self.log_scale.exp()
 
@@ -175,7 +176,7 @@ def masked_softmax(scores: Tensor, allowed: Tensor) -> Tensor:
 
 
 def scale_of(config: Any) -> float:
-    """S of a config: ``levels / sqrt(head width)`` unless it says another."""
+    """The config's ``attention_scale``; ``levels / sqrt(head width)`` where it is None."""
     if config.attention_scale is not None:
         return float(config.attention_scale)
     return float(config.levels / math.sqrt(config.head_width))

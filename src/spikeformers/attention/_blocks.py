@@ -1,12 +1,12 @@
-"""Scores in blocks of queries: small enough for the cache, and no key past what a block may see.
+"""Scores in blocks of queries: small enough for the cache, without keys that no query may see.
 
-Under a causal mask that is half of T x J, and T x J never exists as a whole. On an accelerator
-there is one block: reading the mask would wait for the device.
+Under a causal mask that is half of T x J, and the full T x J matrix never exists. On an
+accelerator there is one block, because reading the mask would wait for the device.
 
-Torch's bool kernels and its argmax are several times slower on CPU than float ones, hence masks of
-0 and -inf that are added, and the first maximum by two maxima.
+On CPU, torch's bool kernels and its argmax are several times slower than float kernels. Masks are
+therefore 0 and -inf and added, and the first maximum is computed from two float maxima.
 
-N is S * B * H here, all heads in one batch of products.
+N is S * B * H: all heads form one batch of products.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from torch import Tensor
 
 ROWS = 32
 """Queries per block."""
-WHOLE = 2**18
-"""Scores that stay in the cache anyway, where blocks would only cost calls."""
-FEW = 2**14
-"""Scores below which one slow argmax is quicker than several fast calls."""
+ONE_BLOCK_SCORES = 2**18
+"""Up to so many scores fit in the cache anyway, and blocks would only add calls."""
+ARGMAX_SCORES = 2**14
+"""With fewer scores, one slow argmax is faster than several fast calls."""
 
 NEVER = float("-inf")
 
 
 @dataclass
 class Block:
-    """Some queries, and the keys up to the last that one of them may see."""
+    """Consecutive queries, and the keys up to the last that any of them may see."""
 
     rows: slice
     keys: slice
@@ -37,24 +37,24 @@ class Block:
 def query_blocks(allowed: Tensor, q: Tensor, keys: int, fewest: int = 1) -> list[Block]:
     """Blocks that cover all queries in order; ``allowed`` ``[B or 1, 1, T, J]``.
 
-    Each has ``fewest`` keys at least, if there are as many.
+    Each has at least ``fewest`` keys, or all of them if there are fewer.
     """
     queries = q.shape[-2]
-    small = q.shape[:-1].numel() * keys <= WHOLE
+    small = q.shape[:-1].numel() * keys <= ONE_BLOCK_SCORES
     if queries <= ROWS or small or allowed.device.type != "cpu":
         return [Block(slice(0, queries), slice(0, keys))]
     fewest = min(fewest, keys)
-    seen = allowed.any(0)[0]
+    visible = allowed.any(0)[0]
     # The number of keys up to the last that each query sees; 0 where it sees none.
-    ends = (seen * torch.arange(1, keys + 1)).amax(-1).tolist()
+    ends = (visible * torch.arange(1, keys + 1)).amax(-1).tolist()
     spans = [(start, min(start + ROWS, queries)) for start in range(0, queries, ROWS)]
     return [Block(slice(i, j), slice(0, max(fewest, *ends[i:j]))) for i, j in spans]
 
 
 def terms_of(bias: Tensor | None, allowed: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """What is added to scaled scores: the bias, and -inf where a query may not look.
+    """The terms added to scaled scores: the bias, and -inf where a query may not look.
 
-    One tensor for both where the batch shares its mask.
+    One tensor holds both if all sequences share one mask.
     """
     if bias is not None and allowed.shape[0] == 1:
         return (bias.masked_fill(~allowed[0], NEVER),)
@@ -83,9 +83,9 @@ def block_scores(
 
 
 def first_argmax(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Highest score of each row, and the lowest index that has it; both ``[..., T, 1]``."""
+    """Highest score of each row, and the lowest index where it occurs; both ``[..., T, 1]``."""
     best = scores.amax(-1, keepdim=True)
-    if scores.device.type != "cpu" or scores.numel() < FEW:
+    if scores.device.type != "cpu" or scores.numel() < ARGMAX_SCORES:
         return best, scores.argmax(-1, keepdim=True)
     keys = scores.shape[-1]
     hits = torch.eq(scores, best, out=torch.empty_like(scores))
@@ -95,9 +95,9 @@ def first_argmax(scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def row_numbers(index: Tensor, keys: int) -> list[Tensor]:
-    """For each rank, winners ``[S, B, H, T, W]`` as rows of v in one piece, ``[N * J, K]``.
+    """For each rank, winners ``[S, B, H, T, W]`` as row numbers of v as one matrix ``[N * J, K]``.
 
-    Whole rows by number are several times faster than gather and scatter over every element.
+    Indexing whole rows is several times faster than gather and scatter over every element.
     """
     first = torch.arange(index.shape[:3].numel(), device=index.device) * keys
     rows = index + first.view(*index.shape[:3], 1, 1)

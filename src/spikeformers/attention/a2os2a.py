@@ -5,9 +5,9 @@
     order "state"     Y_i = Q_i Z_i,  Z_i = sum_(j: M_ij = 1) K_j V_j^T  O(T K^2)
 
 A2OS2A, https://arxiv.org/abs/2503.00226. M is 1 where a query may see a key. Binary Q makes Q K^T
-a sum of entries of K, and ternary V makes the rest a signed sum: additions alone, of floats since K
-is real. Both orders are equal up to rounding. In the second, causal Z is a running sum ``[K, K]`` a
-head, all that decoding has to keep; both directions share one Z.
+a sum of entries of K, and ternary V makes the rest a signed sum: only additions, of floats since K
+is real. Both orders are equal up to rounding. In the second, a causal Z is a running sum ``[K, K]``
+per head, which is all that decoding has to keep; without a causal mask all queries share one Z.
 Differs: the paper has no mask and no causal form; the neuron that follows belongs to the block.
 """
 
@@ -27,7 +27,7 @@ Kind = TypeVar("Kind", bound="A2OS2A")
 Order = Literal["scores", "state"]
 ORDERS: tuple[Order, ...] = get_args(Order)
 BLOCK = 64
-"""Tokens that a causal state takes at once: inside a block the order is "scores"."""
+"""Tokens added to a causal state at once; inside such a block the order is "scores"."""
 
 
 class A2OS2A(Attention):
@@ -78,16 +78,16 @@ class A2OS2A(Attention):
     def stream(
         self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, state: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Rows of T new tokens, and Z ``[S, B, H, K, K]`` after them.
+        """Outputs of T new tokens, and Z ``[S, B, H, K, K]`` after them.
 
-        ``allowed`` ``[B or 1, 1, T, T]`` is among the new tokens; every query sees all of
-        ``state``, the Z before them (None: nothing was before).
+        ``allowed`` ``[B or 1, 1, T, T]`` covers the new tokens only; every query sees all of
+        ``state``, the Z before them (None at the start).
         """
-        seen = allowed[..., -1, :].unsqueeze(-1)  # the last query sees every key but padding
+        real_keys = allowed[..., -1, :].unsqueeze(-1)  # the last query sees every key but padding
         rows = []
         for block in self.blocks(q.shape[-2]):
             q_, k_, v_ = (x[..., block, :] for x in (q, k, v))
-            gain = torch.matmul((k_ * seen[..., block, :]).transpose(-1, -2), v_)
+            gain = torch.matmul((k_ * real_keys[..., block, :]).transpose(-1, -2), v_)
             if not self.causal:
                 state = gain if state is None else state + gain
                 rows.append(torch.matmul(q_, state))
@@ -99,13 +99,13 @@ class A2OS2A(Attention):
         return torch.cat(rows, -2), state
 
     def blocks(self, tokens: int) -> Iterator[slice]:
-        """Parts that ``stream`` takes one after another; the whole where it is not causal."""
+        """Slices that ``stream`` takes one after another; a single one without a causal mask."""
         size = BLOCK if self.causal else tokens
         for start in range(0, tokens, size):
             yield slice(start, min(start + size, tokens))
 
     def state_macs(self, q: Tensor) -> int:
-        """Causal blocks compute their own scores as well, and the first has no state to read."""
+        """Causal blocks also compute scores of their own, and the first has no state to read."""
         tokens, width = q.shape[-2:]
         total = 0
         for number, block in enumerate(self.blocks(tokens)):
@@ -115,8 +115,8 @@ class A2OS2A(Attention):
         return q.numel() // (tokens * width) * total
 
     def points(self, value_type: str, values: str, *, fired: bool) -> list[tuple[str, str, str]]:
-        what = f"sums of entries of K with signs; order {self.order}"
-        return [("Q K^T V", "real", what)]
+        values = f"sums of entries of K with signs; order {self.order}"
+        return [("Q K^T V", "real", values)]
 
     def extra_repr(self) -> str:
         return f"order={self.order}, causal={self.causal}, no scale"

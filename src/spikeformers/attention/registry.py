@@ -1,4 +1,4 @@
-"""Attention by the name that a config gives; a new one of ours is one line here."""
+"""Attention cores by the name that a config gives; a new built-in core is one line here."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ ATTENTIONS: Registry[type[Attention]] = Registry(
     {"cwssa": WTA, "wssa": WTA, "ssa": SSA, "a2os2a": A2OS2A, "softmax": SoftmaxAttention},
     _check,
 )
-"""CWSSA and WSSA are the winner-take-all of causal and of masked models: one competition."""
+"""CWSSA and WSSA are the winner-take-all attention of causal and masked models: the same class."""
 
 
 def register_attention(name: str, kind: type[Attention]) -> type[Attention]:
     """Let configs name an attention of your own: ``attention="mine"``.
 
-    ``kind`` derives from `Attention`, whose attributes say what energy, audit, reports and the
-    cache have to know; ``from_config`` may read options of its own from
-    ``config.attention_options``. Raises ConfigError for a name of ours or another class.
+    ``kind`` derives from `Attention`, whose attributes state what energy, audit, reports and the
+    cache have to know; its ``from_config`` may read further options from
+    ``config.attention_options``. Raises ConfigError for a built-in name, or for a class that does
+    not derive from `Attention`.
     """
     return ATTENTIONS.register(name, kind)

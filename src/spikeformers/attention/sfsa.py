@@ -9,8 +9,8 @@ BiSpikCLM, https://arxiv.org/abs/2605.13859. The mask multiplies before the neur
 is positive, so that a masked edge, whose current is zero, never fires.
 Differs: s (1 in the paper, as far as is known) may be learned, one number per head; a ``bias`` is
 added before the mask, ``A_msk = (A_int * s + bias) * M``. It is a learned real number per head and
-distance, so that what an edge's neuron reads is not an integer any more. BiSpikCLM's default gives
-one (``position="relative"``); the paper's equation has none.
+distance, so that the input of an edge's neuron is no longer an integer. BiSpikCLM has such a bias
+by default (``position="relative"``); the paper's equation has none.
 """
 
 from __future__ import annotations

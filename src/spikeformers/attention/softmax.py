@@ -37,5 +37,5 @@ class SoftmaxAttention(ScaledAttention):
 
 
 def softmax_operations(pairs: int) -> dict[str, int]:
-    """Of the scale and the softmax over ``pairs`` scores; a function is an exp or a division."""
+    """Operations of scale and softmax over ``pairs`` scores; a function is an exp or a division."""
     return {"mult": pairs, "compare": pairs, "function": 2 * pairs, "add": pairs}

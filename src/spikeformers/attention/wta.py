@@ -43,22 +43,21 @@ COMPETITIONS: tuple[Competition, ...] = ("hard", "top_k", "sparsemax")
 
 
 def winners_of(scores: Tensor, winners: int) -> tuple[Tensor, Tensor]:
-    """Indices ``[..., T, W]`` of each row's winners, best first, and which of them exist.
+    """Indices ``[..., T, W]`` of each row's winners, best first, and a mask of those that exist.
 
-    A row with fewer than W allowed keys repeats an index where ``exists`` is false.
-
-    ``scores`` holds -inf where a key is not allowed; ties go to the lowest index.
+    A row with fewer than W allowed keys repeats an index where the mask is false. ``scores`` holds
+    -inf where a key is not allowed; ties go to the lowest index.
     """
-    found: list[Tensor] = []
+    indices: list[Tensor] = []
     exists: list[Tensor] = []
     left = scores.detach()
     for rank in range(min(winners, scores.shape[-1])):
         if rank:
-            left = left.scatter(-1, found[-1], NEVER)
+            left = left.scatter(-1, indices[-1], NEVER)
         best, index = first_argmax(left)
-        found.append(index)
+        indices.append(index)
         exists.append(best > NEVER)
-    return torch.cat(found, -1), torch.cat(exists, -1)
+    return torch.cat(indices, -1), torch.cat(exists, -1)
 
 
 def one_hot(index: Tensor, exists: Tensor, keys: int) -> Tensor:
@@ -82,7 +81,8 @@ def sparsemax(scores: Tensor) -> Tensor:
 class _Compete(torch.autograd.Function):
     """``y = WTA(scores) v`` by gathering the winners' rows; softmax surrogate backwards.
 
-    Both passes take the queries block by block (``_blocks``); the second computes the scores anew.
+    Both passes take the queries block by block (``_blocks``); the backward pass recomputes the
+    scores.
     """
 
     @staticmethod
@@ -104,11 +104,11 @@ class _Compete(torch.autograd.Function):
         blocks = query_blocks(allowed, q, k.shape[-2], winners)
         terms = terms_of(bias, allowed, q.dtype)
         q, k, v = q.flatten(0, -3), k.flatten(0, -3), v.flatten(0, -3)
-        found = [
+        winners_of_blocks = [
             winners_of(block_scores(q, k, scale, terms, unit, batch, block), winners)
             for block in blocks
         ]
-        index, exists = (torch.cat(parts, -2) for parts in zip(*found, strict=True))
+        index, exists = (torch.cat(parts, -2) for parts in zip(*winners_of_blocks, strict=True))
         counts = exists.to(v.dtype)
         for row, count in zip(row_numbers(index, k.shape[-2]), counts.unbind(-1), strict=True):
             won = v.flatten(0, 1).index_select(0, row).view_as(y)

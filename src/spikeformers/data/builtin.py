@@ -1,8 +1,8 @@
 """The built-in corpus: the running interpreter's own English documentation.
 
-One document a topic of ``pydoc_data.topics`` (the language reference) and one a module of the
-standard library (its docstrings in source order, repeats dropped). Source files are parsed with
-``ast``; nothing is imported or run. Text and hash depend on the Python version.
+There is one document per topic of ``pydoc_data.topics`` (the language reference) and one per module
+of the standard library (its docstrings in source order, without repeats). Source files are parsed
+with ``ast``; nothing is imported or run. Text and hash depend on the Python version.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SKIPPED_FOLDERS = frozenset(
 def builtin_documents() -> tuple[tuple[str, str], ...]:
     """``(name, text)`` of every document: ``topics/...`` then ``stdlib/...``, each sorted by name.
 
-    Raises DataError where the interpreter came without its documentation and its sources.
+    Raises DataError if the interpreter was installed without its documentation and its sources.
     """
     documents = (*_topics(), *_modules(Path(sysconfig.get_paths()["stdlib"])))
     if not documents:
@@ -58,7 +58,7 @@ def docstrings(tree: ast.Module) -> Iterator[str]:
 def _topics() -> Iterator[tuple[str, str]]:
     try:
         from pydoc_data.topics import topics  # a plain dict of strings
-    except ModuleNotFoundError:  # some distributions package it apart; _modules may still answer
+    except ModuleNotFoundError:  # some distributions package it separately
         return
     for name in sorted(topics):
         text = topics[name].strip()
@@ -68,16 +68,16 @@ def _topics() -> Iterator[tuple[str, str]]:
 
 def _modules(stdlib: Path) -> Iterator[tuple[str, str]]:
     paths = (path.relative_to(stdlib) for path in stdlib.rglob("*.py"))
-    wanted = sorted(p.as_posix() for p in paths if not SKIPPED_FOLDERS & set(p.parts))
-    seen: set[str] = set()
+    sources = sorted(p.as_posix() for p in paths if not SKIPPED_FOLDERS & set(p.parts))
+    texts: set[str] = set()
     collecting = gc.isenabled()
     gc.disable()  # syntax trees hold no cycles; halves the time
     try:
-        for relative in wanted:
+        for relative in sources:
             fresh = []
             for text in docstrings(ast.parse((stdlib / relative).read_bytes(), relative)):
-                if text not in seen:
-                    seen.add(text)
+                if text not in texts:
+                    texts.add(text)
                     fresh.append(text.strip())
             joined = "\n\n".join(text for text in fresh if text)
             if joined:

@@ -1,11 +1,12 @@
-"""Where text comes from: the built-in corpus, local files and folders, or the hub.
+"""Sources of text: the built-in corpus, local files and folders, or the hub.
 
-A corpus is split by document, never inside one:
+A corpus is split into train, validation and test by document, never inside one:
 
 - an official split (train, validation and test files or folders, or a data set's own) is kept;
-- otherwise a document is held out by the sha256 of its name: with ``validation_fraction`` 1/50,
-  where it is divisible by 50. At least one document is held out where there are two;
-- a single text file is one running text: its last paragraphs are held out.
+- otherwise the sha256 of a document's name decides whether it is held out; with
+  ``validation_fraction`` 1/50 it is if the hash is divisible by 50. If there are at least two
+  documents, at least one is held out;
+- a single text file is one continuous text: its last paragraphs are held out.
 """
 
 from __future__ import annotations
@@ -27,18 +28,18 @@ from spikeformers.values import require_kind
 
 SPLITS = ("train", "validation", "test")
 _OFFICIAL = re.compile(r"(?:wiki\.)?(train|validation|valid|val|dev|test)(?:[-_.]\d+(?:-of-\d+)?)?")
-_DIGEST_VERSION = "corpus 1"  # raise when the same input gives other documents
+_DIGEST_VERSION = "corpus 1"  # to be increased when the same input gives other documents
 Stream = Callable[[], Iterable[Document]]
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents by split, read anew at each call so that a large corpus is never in memory.
+    """Documents by split, read again at each call so that a large corpus is never in memory.
 
-    ``digest``: sha256 (hex) of the content, the names and the way it is split.
-    ``continuous``: the documents of a split are pieces of one running text, joined by nothing.
-    ``num_bytes``: size of what is read, for progress bars; None where it is not known.
-    ``split_by``: one sentence for people.
+    ``digest``: sha256 (hex) of the content, the names and the rule of the split.
+    ``continuous``: the documents of a split are pieces of one text, joined without a separator.
+    ``num_bytes``: size of the input, for progress bars; None if it is not known.
+    ``split_by``: a sentence that describes how the corpus is split.
     """
 
     name: str
@@ -53,7 +54,7 @@ class Corpus:
         return tuple(self.streams)
 
     def documents(self, split: str) -> Iterator[str]:
-        """Texts of one split, or of ``"all"`` in order; documents without text are left out."""
+        """Texts of one split, or of ``"all"`` splits in order; empty documents are left out."""
         if split == "all":
             for each in self.splits:
                 yield from self.documents(each)
@@ -80,10 +81,10 @@ def load_corpus(
 ) -> Corpus:
     """The corpus that ``source`` names: ``"builtin"``, a file, a folder or a hub data set.
 
-    Files: text (.txt .md ...), JSON Lines (.jsonl .jsonl.gz) and Parquet; folders are searched
-    through. ``text_field`` is the field or column that holds the text, ``config_name`` the
-    configuration of a hub data set. Raises DataError for what is missing, empty or unreadable,
-    OfflineError for a hub name that cannot be reached.
+    Files are text (.txt .md ...), JSON Lines (.jsonl .jsonl.gz) or Parquet; folders are searched
+    recursively. ``text_field`` is the field or column that holds the text, ``config_name`` the
+    configuration of a hub data set. Raises DataError for missing, empty or unreadable data,
+    OfflineError if the hub cannot be reached.
     """
     require_kind("text_field", text_field, str)
     require_kind("validation_fraction", validation_fraction, float)
@@ -115,7 +116,7 @@ def held_out(name: str, fraction: Fraction) -> bool:
 
 
 def split_by_name(stream: Stream, fraction: Fraction) -> dict[str, Stream]:
-    """Train and validation streams of one stream of documents; one split where it holds one."""
+    """Train and validation streams of one stream of documents; only train for a single document."""
     if not fraction:
         return {"train": stream}
     chosen, first, second = _least(stream, fraction)
@@ -132,10 +133,10 @@ def split_by_name(stream: Stream, fraction: Fraction) -> dict[str, Stream]:
 
 
 def _least(stream: Stream, fraction: Fraction) -> tuple[bool, str, bool]:
-    """``(hold out one by hand, its name, there are two)``, reading no more than it must.
+    """``(hold out this one document, its name, there are at least two)``, reading only as needed.
 
-    The rule by hash can leave a small corpus with an empty split; then the document whose hash is
-    the smallest is held out instead.
+    The hash rule can leave one split of a small corpus empty; then the document with the smallest
+    hash is held out instead.
     """
     names: list[str] = []
     sides: set[bool] = set()
@@ -165,8 +166,8 @@ def _builtin(fraction: Fraction) -> Corpus:
 def _file(path: Path, field: str, fraction: Fraction, options: str) -> Corpus:
     kind = readers.suffix_of(path)
     if not kind:
-        known = " ".join((*readers.TEXT, *readers.ROWS))
-        raise DataError(f"{path}: this kind of file is not read. Give one of {known}.")
+        suffixes = " ".join((*readers.TEXT, *readers.ROWS))
+        raise DataError(f"{path}: this kind of file is not read. Give one of {suffixes}.")
     size = path.stat().st_size
     digest = _digest(options, [(path.name, readers.file_digest(path))])
     if kind in readers.ROWS or readers.has_articles(path):
@@ -189,9 +190,9 @@ def _folder(folder: Path, field: str, fraction: Fraction, options: str) -> Corpu
     )
     paths = [p for p in paths if not any(x.startswith(".") for x in p.relative_to(folder).parts)]
     if not paths:
-        found = sorted(path.name for path in folder.iterdir())[:8]
-        known = " ".join((*readers.TEXT, *readers.ROWS))
-        raise DataError(f"{folder}: no file of a kind that is read ({known}); it holds {found}.")
+        names = sorted(path.name for path in folder.iterdir())[:8]
+        suffixes = " ".join((*readers.TEXT, *readers.ROWS))
+        raise DataError(f"{folder}: no file of a kind that is read ({suffixes}); it holds {names}.")
 
     official, split_by = _official(paths, folder), "official splits"
     if any(_role(path.name) != split for split, group in official.items() for path in group):
@@ -200,9 +201,9 @@ def _folder(folder: Path, field: str, fraction: Fraction, options: str) -> Corpu
         return _file(paths[0], field, fraction, options)
     used = [path for group in official.values() for path in group] if official else paths
     if len(used) < len(paths):
-        left = sorted(p.relative_to(folder).as_posix() for p in set(paths) - set(used))
-        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
-        split_by += f"; not used: {', '.join(left[:3])}{more}"
+        unused = sorted(p.relative_to(folder).as_posix() for p in set(paths) - set(used))
+        further = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
+        split_by += f"; not used: {', '.join(unused[:3])}{further}"
     size = sum(path.stat().st_size for path in used)
     digests = [(p.relative_to(folder).as_posix(), readers.file_digest(p)) for p in used]
     digest = _digest(options, digests)
@@ -233,7 +234,7 @@ def _pieces(path: Path, start: int, end: int) -> Iterator[Document]:
 
 
 def _role(name: str) -> str | None:
-    """The split that a file or a folder of this name holds, if it says so."""
+    """The split that a file or folder name states, or None."""
     match = _OFFICIAL.fullmatch(name.lower().removesuffix(readers.suffix_of(Path(name))))
     if match is None:
         return None
@@ -241,9 +242,9 @@ def _role(name: str) -> str | None:
 
 
 def _official(paths: list[Path], root: Path) -> dict[str, list[Path]]:
-    """Files by split where their names, or those of the folders of ``root``, say so; else nothing.
+    """Files by split, from their names or those of the folders in ``root``; empty if none says so.
 
-    There has to be a train file, or two splits: a folder ``train`` alone may be about trains.
+    There has to be a train file or a second split: a lone folder ``train`` may be about trains.
     """
     groups: dict[str, list[Path]] = {split: [] for split in SPLITS}
     named = [path for path in paths if _role(path.name)]
@@ -251,8 +252,8 @@ def _official(paths: list[Path], root: Path) -> dict[str, list[Path]]:
         top, *below = path.relative_to(root).parts
         if role := _role(path.name) or (_role(top) if below else None):
             groups[role].append(path)
-    found = {split: group for split, group in groups.items() if group}
-    if "train" not in found or not (len(found) > 1 or set(named) & set(found["train"])):
+    official = {split: group for split, group in groups.items() if group}
+    if "train" not in official or not (len(official) > 1 or set(named) & set(official["train"])):
         return {}
     kinds = sorted({readers.suffix_of(path) for path in named})
     if len(kinds) > 1:
@@ -260,7 +261,7 @@ def _official(paths: list[Path], root: Path) -> dict[str, list[Path]]:
             f"{root}: train, validation and test come in several kinds ({', '.join(kinds)}), "
             "which would count a text twice. Leave one kind there."
         )
-    return found
+    return official
 
 
 def _finish(
@@ -271,14 +272,14 @@ def _finish(
     split_by: str,
     size: int | None,
 ) -> Corpus:
-    """Hold out a validation split where there is none yet, and refuse an empty corpus."""
+    """Hold out a validation split if there is none yet, and refuse an empty corpus."""
     if "validation" not in streams and "train" in streams:
         parts = split_by_name(streams["train"], fraction)
         streams = {**parts, **{k: v for k, v in streams.items() if k != "train"}}
         rule = f"by the sha256 of the document's name, {fraction} of them validation"
         if "validation" not in parts:
             rule = "nothing is held out: " + (
-                "none was asked for" if not fraction else "one document"
+                "validation_fraction is 0" if not fraction else "there is only one document"
             )
         split_by = f"{split_by}; {rule}" if split_by else rule
     ordered = {split: streams[split] for split in SPLITS if split in streams}

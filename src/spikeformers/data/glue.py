@@ -1,12 +1,12 @@
-"""Sentence tasks to fine-tune on: GLUE's nine, and the sentiment sets of spiking papers.
+"""Sentence tasks for fine-tuning: GLUE's nine, and the sentiment sets of spiking papers.
 
 GLUE (Wang et al. 2019, https://arxiv.org/abs/1804.07461) comes from a folder in the layout of its
-own archives (``CoLA/train.tsv`` ...), or in that of ``nyu-mll/glue``, downloaded
+own archives (``CoLA/train.tsv`` ...) or of a downloaded ``nyu-mll/glue``
 (``cola/train-00000-of-00001.parquet`` ...), or from the hub. MR, Subj, CR and SST-5 come from files
-of one example a line, label first (``rt-polarity.all``, ``stsa.fine.train`` ...).
-MR, Subj and CR have no split of their own: here a tenth is for validation and a tenth for the test,
-by a hash of the text, so that repeats of a text never part. SST is made of MR: train on one, never
-test on the other.
+of one example per line, label first (``rt-polarity.all``, ``stsa.fine.train`` ...).
+MR, Subj and CR have no official split: here a tenth is for validation and a tenth for the test,
+chosen by a hash of the text, so that repeats of a text stay in one split. SST contains MR's
+sentences, so do not train on one and test on the other.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ Columns = Mapping[str, Any]  # column -> its values, of one split
 
 @dataclass(frozen=True)
 class SentenceTask:
-    """One task: ``labels`` in the order of their numbers, none for a score to regress."""
+    """One task: ``labels`` in the order of their class numbers, empty for a regression."""
 
     name: str
     folder: str
     texts: tuple[str, ...]
-    """Columns, of the archive; a number is a place in a file without header."""
+    """Columns in the archive's files; a number is a position in a file without header."""
     label: str
     labels: tuple[str, ...]
     metrics: tuple[str, ...]
     hub_texts: tuple[str, ...] = ()
     submission: tuple[str, ...] = ()
-    """Names of the files that GLUE takes, one a test set; none for a task outside GLUE."""
+    """Names of the files that GLUE takes, one per test set; empty for a task outside GLUE."""
     epochs: int = 10
     """SpikeLM's recipe, https://arxiv.org/abs/2406.03287."""
     dev: tuple[str, ...] = ("dev",)
@@ -59,9 +59,9 @@ class SentenceTask:
 
 def _pair(name: str, folder: str, metrics: tuple[str, ...], epochs: int) -> SentenceTask:
     labels = BINARY if name == "wnli" else ENTAILED
-    two = ("sentence1", "sentence2")
+    texts = ("sentence1", "sentence2")
     return SentenceTask(
-        name, folder, two, "label", labels, metrics, two, (f"{folder}.tsv",), epochs
+        name, folder, texts, "label", labels, metrics, texts, (f"{folder}.tsv",), epochs
     )
 
 
@@ -98,7 +98,7 @@ SENTIMENT = ("mr", "subj", "cr", "sst5")
 
 @dataclass(frozen=True)
 class Examples:
-    """Texts, one or two an example, and labels: numbers of classes, scores, or none (a test)."""
+    """Texts, one or two per example, and labels: class numbers, scores, or None (a test set)."""
 
     texts: list[tuple[str, ...]]
     labels: list[int] | list[float] | None
@@ -109,7 +109,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class SentenceData:
-    """All splits of one task; ``dev`` and ``test`` by name, as MNLI has two of each."""
+    """All splits of one task; ``dev`` and ``test`` map names to splits: MNLI has two of each."""
 
     task: SentenceTask
     train: Examples
@@ -126,24 +126,24 @@ class SentenceData:
         return digest.hexdigest()
 
 
-def task_names(asked: str) -> list[str]:
-    """Names for ``"sst2,cola"`` or ``"glue"``; ConfigError names the nearest known."""
-    found: dict[str, None] = {}
-    for part in (part.strip() for part in asked.split(",")):
+def task_names(spec: str) -> list[str]:
+    """Names of the tasks in ``"sst2,cola"`` or ``"glue"``; ConfigError for an unknown one."""
+    tasks: dict[str, None] = {}
+    for part in (part.strip() for part in spec.split(",")):
         for name in GLUE if part == "glue" else SENTIMENT if part == "sentiment" else (part,):
             if name not in TASKS:
-                known = ["glue", "sentiment", *TASKS]
+                names = ["glue", "sentiment", *TASKS]
                 raise ConfigError(
-                    f"unknown task {part!r}.{nearest(part, known)} Known: {', '.join(known)}."
+                    f"unknown task {part!r}.{nearest(part, names)} Known: {', '.join(names)}."
                 )
-            found[name] = None
-    return list(found)
+            tasks[name] = None
+    return list(tasks)
 
 
 def load_sentences(name: str, data_dir: Path | None = None) -> SentenceData:
-    """The task's splits, from ``data_dir`` alone where it is given, else from the hub.
+    """The task's splits, only from ``data_dir`` if it is given, else from the hub.
 
-    Raises DataError for what is missing or unreadable, OfflineError where the hub is silent.
+    Raises DataError for missing or unreadable data, OfflineError if the hub does not answer.
     """
     task = TASKS[name]
     if data_dir is None:
@@ -156,17 +156,18 @@ def load_sentences(name: str, data_dir: Path | None = None) -> SentenceData:
         return _sentiment(task, _home(data_dir, "sentiment"))
     home = _home(data_dir, "glue") / task.folder
     if not (home / "train.tsv").is_file():
-        found = _hub_columns(task, data_dir)
-        if "train" not in found:
+        columns = _hub_columns(task, data_dir)
+        if "train" not in columns:
             raise DataError(
                 f"{name} has no {home / 'train.tsv'}; GLUE's archive has {task.folder}/train.tsv, "
-                f"{task.dev[0]}.tsv and {task.test[0]}.tsv. Nor has it the hub's {name}/"
-                "train-00000-of-00001.parquet. Without --data-dir it comes from the hub."
+                f"{task.dev[0]}.tsv and {task.test[0]}.tsv. The hub's file {name}/"
+                "train-00000-of-00001.parquet is missing too. Without --data-dir the data come "
+                "from the hub."
             )
-        missing = [split for split in task.dev if split not in found]
+        missing = [split for split in task.dev if split not in columns]
         if missing:
             raise DataError(f"{name} has no {_hub_split(missing[0])} split to be measured on.")
-        return _of_columns(task, found, f"Parquet files of {name}")
+        return _of_columns(task, columns, f"Parquet files of {name}")
     parts = {split: _tsv(task, home, split) for split in ("train", *task.dev, *task.test)}
     missing = [split for split in task.dev if parts[split] is None]
     if missing:
@@ -194,15 +195,15 @@ def _tsv(task: SentenceTask, home: Path, split: str) -> Examples | None:
     rows = [line.rstrip("\r").split("\t") for line in lines if line.strip()]
     bare = task.label.isdigit() and not split.startswith("test")
     header = [] if bare else rows.pop(0)
-    wanted = task.texts if bare or not task.label.isdigit() else task.hub_texts
-    places = [int(column) if bare else _place(header, column, path) for column in wanted]
+    columns = task.texts if bare or not task.label.isdigit() else task.hub_texts
+    places = [int(column) if bare else _place(header, column, path) for column in columns]
     labelled = not split.startswith("test")
     label = (int(task.label) if bare else _place(header, task.label, path)) if labelled else 0
     texts: list[tuple[str, ...]] = []
     labels: list[Any] = []
     for number, row in enumerate(rows, start=1 if bare else 2):
         if len(row) <= max(*places, label):
-            raise DataError(f"{path}:{number}: {len(row)} columns, too few for {wanted}.")
+            raise DataError(f"{path}:{number}: {len(row)} columns, too few for {columns}.")
         if labelled and row[label] == "-":  # MNLI: annotators did not agree
             continue
         texts.append(tuple(row[place] for place in places))
@@ -221,8 +222,8 @@ def _label(task: SentenceTask, text: str, where: str) -> int | float:
     try:
         return float(text) if task.is_regression else task.labels.index(text)
     except ValueError:
-        wanted = ", ".join(task.labels) or "a number"
-        raise DataError(f"{where}: the label is {text!r}; {task.name} has {wanted}.") from None
+        labels = ", ".join(task.labels) or "a number"
+        raise DataError(f"{where}: the label is {text!r}; {task.name} has {labels}.") from None
 
 
 def _sentiment(task: SentenceTask, home: Path) -> SentenceData:
@@ -249,9 +250,11 @@ def _sentiment(task: SentenceTask, home: Path) -> SentenceData:
             tenth = hashlib.sha256(sentence.encode()).digest()[0] * 10 // 256
             parts[{0: "dev", 1: "test"}.get(tenth, "train")].append((sentence, label))
         origin = f"file {task.folder}.all, a tenth each for dev and test by a hash of the text"
-    made = {s: Examples([(text,) for text, _ in rows], [n for _, n in rows])
+    splits = {s: Examples([(text,) for text, _ in rows], [n for _, n in rows])
             for s, rows in parts.items()}  # fmt: skip
-    return SentenceData(task, made["train"], {"dev": made["dev"]}, {"test": made["test"]}, origin)
+    return SentenceData(
+        task, splits["train"], {"dev": splits["dev"]}, {"test": splits["test"]}, origin
+    )
 
 
 def _from_hub(task: SentenceTask) -> SentenceData:
@@ -262,16 +265,16 @@ def _from_hub(task: SentenceTask) -> SentenceData:
         check_online("datasets", "nyu-mll/glue")
         loaded = datasets.load_dataset("nyu-mll/glue", task.name)
     except (OfflineError, ConnectionError, ValueError, OSError) as error:
-        said = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200]
         raise OfflineError(
-            f"{where} did not come from the Hugging Face hub: {said} Give a folder with GLUE's "
+            f"{where} did not come from the Hugging Face hub: {reason} Give a folder with GLUE's "
             f"archives, --data-dir DIR with {task.folder}/train.tsv."
         ) from error
 
-    found = {
+    columns = {
         split: loaded[_hub_split(split)].to_dict() for split in ("train", *task.dev, *task.test)
     }
-    return _of_columns(task, found, where)
+    return _of_columns(task, columns, where)
 
 
 def _hub_split(split: str) -> str:
@@ -279,20 +282,20 @@ def _hub_split(split: str) -> str:
 
 
 def _hub_columns(task: SentenceTask, folder: Path) -> dict[str, Columns]:
-    """Columns of the splits that the folder has in the hub's layout."""
+    """Columns of the splits that the folder holds in the hub's layout."""
     homes = (folder / "nyu-mll/glue", folder / "glue", folder)
-    found: dict[str, Columns] = {}
+    columns: dict[str, Columns] = {}
     for split in ("train", *task.dev, *task.test):
         if files := hub_files(homes, task.name, _hub_split(split)):
-            found[split] = read_table(files).to_pydict()
-    return found
+            columns[split] = read_table(files).to_pydict()
+    return columns
 
 
-def _of_columns(task: SentenceTask, found: Mapping[str, Columns], origin: str) -> SentenceData:
-    """Examples of what has the hub's columns; a test split has no labels there."""
+def _of_columns(task: SentenceTask, tables: Mapping[str, Columns], origin: str) -> SentenceData:
+    """The splits of tables with the hub's columns; its test splits have no labels."""
 
     def part(split: str) -> Examples:
-        columns, where = found[split], f"{origin}, {_hub_split(split)}"
+        columns, where = tables[split], f"{origin}, {_hub_split(split)}"
         for column in (*task.hub_texts, "label"):
             _place(list(columns), column, where)
         texts = list(zip(*(columns[column] for column in task.hub_texts), strict=True))
@@ -309,7 +312,7 @@ def _of_columns(task: SentenceTask, found: Mapping[str, Columns], origin: str) -
         return Examples(texts, labels)
 
     dev, test = (
-        {split: part(split) for split in splits if split in found}
+        {split: part(split) for split in splits if split in tables}
         for splits in (task.dev, task.test)
     )
     return SentenceData(task, part("train"), dev, test, origin)

@@ -23,14 +23,14 @@ def load_splits(
 ) -> tuple[dict[str, Callable[[], Iterable[Document]]], str]:
     """Streams by split (train, validation, test) and a sha256 (hex) of their texts.
 
-    Raises OfflineError where the hub does not answer, DataError for an unknown name or field.
+    Raises OfflineError if the hub does not answer, DataError for an unknown name or field.
     """
     try:
         import datasets
     except ModuleNotFoundError as error:
         raise DataError(
-            f"{name!r} is no file or folder here, and reading it from the Hugging Face hub needs "
-            "the datasets library. `pip install datasets`."
+            f"{name!r} is not a file or folder here, and reading it from the Hugging Face hub "
+            "needs the datasets library. `pip install datasets`."
         ) from error
     check_online("datasets", name)
     try:
@@ -52,9 +52,9 @@ def load_splits(
                 f"{sorted(rows.column_names)}.{nearest(field, rows.column_names)} Set text_field."
             )
         rows = rows.select_columns([field])
-        known = {"valid": "validation", "dev": "validation"}.get(str(split), str(split))
-        streams[known] = partial(_documents, rows, known, field)
-        for row_name, text in streams[known]():
+        canonical = {"valid": "validation", "dev": "validation"}.get(str(split), str(split))
+        streams[canonical] = partial(_documents, rows, canonical, field)
+        for row_name, text in streams[canonical]():
             digest.update(f"{row_name}\0{text}\0".encode("utf-8", "surrogatepass"))
     if "train" not in streams:
         raise DataError(f"data set {name!r} has no train split; it has {sorted(streams)}.")
@@ -72,18 +72,18 @@ def _documents(rows: Any, split: str, field: str) -> Iterator[Document]:
 
 
 def check_online(kind: str, name: str) -> None:
-    """Ask the hub once, without the library's half a minute of retries; any answer will do.
+    """Ask the hub once, without the library's half a minute of retries; any answer is enough.
 
-    ``kind`` is ``datasets`` or ``models``. Raises OfflineError where nothing answers.
+    ``kind`` is ``datasets`` or ``models``. Raises OfflineError if nothing answers.
     """
     if any(os.environ.get(key) for key in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")):
-        return  # the library then looks into its cache alone, at once
+        return  # the library then only reads its cache, without delay
     from huggingface_hub import constants
 
     try:
         urllib.request.urlopen(f"{constants.ENDPOINT}/api/{kind}/{name}", timeout=PATIENCE).close()
     except urllib.error.HTTPError:
-        return  # it answered: whether the name is known, the library says better
+        return  # it answered; the library gives a better message about an unknown name
     except (OSError, http.client.HTTPException) as error:
         if not isinstance(getattr(error, "reason", None), ssl.SSLError):
             raise _offline(name, error) from error
@@ -91,7 +91,7 @@ def check_online(kind: str, name: str) -> None:
 
 def _offline(name: str, error: Exception) -> OfflineError:
     return OfflineError(
-        f"{name!r} is no file or folder here, and the Hugging Face hub does not answer "
+        f"{name!r} is not a file or folder here, and the Hugging Face hub does not answer "
         f"({str(error).splitlines()[0]}). Check the name or the network; use local "
         "files; or, if it was downloaded before, set HF_HUB_OFFLINE=1."
     )
@@ -99,6 +99,6 @@ def _offline(name: str, error: Exception) -> OfflineError:
 
 def _unknown(name: str, error: Exception) -> DataError:
     return DataError(
-        f"{name!r} is no file or folder here and no data set that the Hugging Face hub would "
-        f"give ({str(error).splitlines()[0]})."
+        f"{name!r} is not a file or folder here, and the Hugging Face hub has no such data set or "
+        f"does not give access to it ({str(error).splitlines()[0]})."
     )

@@ -1,4 +1,4 @@
-"""Parquet files of a data set of the Hugging Face hub, downloaded: the hub's layout in a folder."""
+"""Parquet files of a downloaded data set in the layout of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 
 def hub_files(homes: Sequence[Path], config: str | None, split: str) -> list[Path]:
-    """Files of one split, from the first of ``homes`` that has some; none: an empty list.
+    """Files of one split, from the first of ``homes`` that has any; an empty list if none has.
 
-    In a home: ``CONFIG/SPLIT-00000-of-00001.parquet``, without CONFIG or in ``data`` or ``default``
-    instead, and ``CONFIG/SPLIT/0000.parquet``, which the hub makes of other kinds of files.
+    A home holds ``CONFIG/SPLIT-00000-of-00001.parquet``, or the same without CONFIG or in ``data``
+    or ``default`` instead, or ``CONFIG/SPLIT/0000.parquet``, into which the hub converts other
+    kinds of files.
     """
     named = re.compile(rf"{re.escape(split)}(?:[-.].*)?\.parquet")
     for home in homes:
@@ -32,7 +33,7 @@ def hub_files(homes: Sequence[Path], config: str | None, split: str) -> list[Pat
 
 
 def read_table(files: Sequence[Path]) -> arrow.Table:
-    """All rows of Parquet files; DataError for one that is none or has other columns."""
+    """All rows of Parquet files; DataError for a file that is not Parquet or has other columns."""
     import pyarrow as arrow
     import pyarrow.parquet as parquet
 
@@ -46,6 +47,6 @@ def read_table(files: Sequence[Path]) -> arrow.Table:
         if tables[-1].column_names != tables[0].column_names:
             raise DataError(
                 f"{path} has the columns {tables[-1].column_names}, and {files[0].name} beside it "
-                f"{tables[0].column_names}; they are no parts of one split."
+                f"{tables[0].column_names}; they are not parts of one split."
             )
     return arrow.concat_tables(tables)

@@ -1,8 +1,8 @@
 """Masked-language-model inputs: 15 % of the tokens to predict, 80/10/10 mask, random, unchanged.
 
-Devlin et al. 2019, https://arxiv.org/abs/1810.04805. Drawn anew in every epoch, as RoBERTa does
-(https://arxiv.org/abs/1907.11692), from (seed, epoch, start of the window) and nothing else.
-Differs: a window with any token that may be masked gets at least one, so no loss is 0/0.
+Devlin et al. 2019, https://arxiv.org/abs/1810.04805. Masks are drawn again in every epoch, as in
+RoBERTa (https://arxiv.org/abs/1907.11692), and depend only on (seed, epoch, start of the window).
+Differs: if any token of a window may be masked, at least one is, so that no loss is 0/0.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def mask_tokens(
     special_ids: Iterable[int],
     probability: float = 0.15,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """``(inputs, labels)``, both int64 ``[b, t]``; ``epoch`` is one number or one a window.
+    """``(inputs, labels)``, both int64 ``[b, t]``; ``epoch`` is one number or one per window.
 
-    Special tokens are never chosen, and never put in as the random token.
+    Special tokens are never masked and never inserted as the random token.
     """
     if not 0 < probability <= 1:
         raise ConfigError(f"the masking probability must lie in (0, 1], got {probability}.")

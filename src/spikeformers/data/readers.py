@@ -1,4 +1,4 @@
-"""Reading documents from local files, as streams: nothing larger than a document is in memory."""
+"""Reading documents from local files as streams: at most one document is in memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ARTICLE = re.compile(rb" ?= (?!= )\S.*?(?<! =) = ?\r?\n?")  # a WikiText title,
 
 
 def suffix_of(path: Path) -> str:
-    """The ending that decides how a file is read, ``""`` for one that is not read."""
+    """The suffix that decides how a file is read, ``""`` for a kind that is not read."""
     name = path.name.lower()
     return next((ending for ending in (*TEXT, *ROWS) if name.endswith(ending)), "")
 
@@ -51,7 +51,7 @@ def file_digest(path: Path) -> str:
 
 
 def read_text(path: Path) -> str:
-    """A whole text file, without its byte order mark, line ends as they are."""
+    """A complete text file, without its byte order mark, with unchanged line ends."""
     with _opened(path) as stream:
         raw: bytes = stream.read()
     try:
@@ -61,7 +61,7 @@ def read_text(path: Path) -> str:
 
 
 def text_pieces(path: Path, start: int, end: int) -> Iterator[str]:
-    """Bytes ``[start, end)`` of a text file in pieces that end with a line where they can."""
+    """Bytes ``[start, end)`` of a text file in pieces that end at a line break if possible."""
     with _opened(path) as stream:
         stream.seek(start)
         held = b""
@@ -88,8 +88,8 @@ def text_pieces(path: Path, start: int, end: int) -> Iterator[str]:
 def paragraph_boundary(path: Path, fraction: float) -> int:
     """Byte offset of the paragraph that begins the last ``fraction`` of the file.
 
-    The next blank line after that point, or the next line, or the next space; the file's size
-    where there is none of these.
+    It is the next blank line after that point, else the next line, else the next space, else the
+    end of the file.
     """
     size = path.stat().st_size
     aim = size - round(size * fraction)
@@ -99,14 +99,14 @@ def paragraph_boundary(path: Path, fraction: float) -> int:
         stream.seek(aim)
         ahead: bytes = stream.read(PIECE)
     for pattern in (rb"\r?\n[ \t]*\r?\n", rb"\n", rb" "):
-        found = re.search(pattern, ahead)
-        if found and aim + found.end() < size:
-            return aim + found.end()
+        match = re.search(pattern, ahead)
+        if match and aim + match.end() < size:
+            return aim + match.end()
     return size
 
 
 def has_articles(path: Path) -> bool:
-    """Whether a text file is in WikiText's form: its first line with text is `` = Title = ``."""
+    """Whether a text file has WikiText's format: its first non-empty line is `` = Title = ``."""
     with _opened(path) as stream:
         for _ in range(10):
             line: bytes = stream.readline(4096)
@@ -116,7 +116,7 @@ def has_articles(path: Path) -> bool:
 
 
 def articles(path: Path, name: str) -> Iterator[Document]:
-    """Articles of a file in WikiText's form; joined, they are the file."""
+    """Articles of a file in WikiText's format; joined, they are the file."""
     lines: list[bytes] = []
     number = 0
     titled = False
@@ -153,7 +153,7 @@ def json_rows(path: Path, name: str, field: str) -> Iterator[Document]:
                 if line.strip():
                     yield f"{name}:{number}", _json_text(path, number, line, field)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} is damaged or no gzip file: {error}.") from error
+        raise DataError(f"{path} is damaged or not a gzip file: {error}.") from error
 
 
 def _json_text(path: Path, number: int, line: bytes, field: str) -> str:
@@ -186,7 +186,7 @@ def _json_text(path: Path, number: int, line: bytes, field: str) -> str:
     except UnicodeEncodeError as error:
         raise DataError(
             f"{path}:{number}: field {field!r} holds half a character, "
-            f"\\u{ord(text[error.start]):04x}, which is no text. Mend or leave out the line."
+            f"\\u{ord(text[error.start]):04x}, which is not text. Repair or leave out the line."
         ) from error
     return text
 
@@ -224,7 +224,7 @@ def _opened(path: Path) -> IO[bytes]:
 
 
 def _last_boundary(block: bytes) -> int:
-    """Where to cut so that lines, or at least characters, stay whole."""
+    """The position to cut at so that no line, or at least no character, is divided."""
     line = block.rfind(b"\n") + 1
     if line:
         return line

@@ -1,8 +1,8 @@
-"""Which windows a step sees: a pure function of (seed, step), so a run resumes from one integer.
+"""The windows of each step: a pure function of (seed, step), so a run resumes from one integer.
 
 Epoch e visits every window of ``context`` tokens once, in an order drawn from (seed, e). The grid
-of windows starts at an offset drawn from (seed, e) too, so that epochs cut the text at different
-places; fewer than two windows' worth of tokens at the edges are left out of an epoch.
+of windows starts at an offset that is drawn from (seed, e) too, so that epochs cut the text at
+different places; each epoch leaves out fewer than two windows of tokens at the edges.
 
 Raw Philox output is used because numpy keeps it stable across versions (NEP 19).
 """
@@ -83,7 +83,7 @@ class WindowSampler:
 
 
 class ExampleSampler:
-    """Which examples (images) a step sees: epoch e visits all once, drawn from (seed, e)."""
+    """The examples (images) of each step: epoch e visits all once, in an order of (seed, e)."""
 
     def __init__(self, examples: int, batch_size: int, seed: int) -> None:
         if examples < 1 or batch_size < 1:
@@ -129,7 +129,7 @@ def batch(
 def consecutive_starts(
     num_tokens: int, context: int, limit: int | None = None
 ) -> NDArray[np.int64]:
-    """Starts of whole windows from the front, in order, at most ``limit``; for validation."""
+    """Starts of consecutive windows from the beginning, at most ``limit``; for validation."""
     _check_length(num_tokens, context)
     count = num_tokens // context
     return np.arange(count if limit is None else min(limit, count), dtype=np.int64) * context

@@ -1,11 +1,12 @@
-"""Tokenised once, read for ever: a memory-mapped file a split, and a manifest.
+"""Tokens on disk, written once and memory-mapped: one file per split, and a manifest.
 
     CACHE/tokens-<key>/   key: digests of the corpus, the tokenizer and this format
         manifest.json     counts per split, dtype, digests; per file its XXH3 and largest id
         train.bin ...     little-endian uint16 or uint32 token ids, a separator after each document
 
-A store is written under a temporary name and renamed when whole, so a reader never sees half of
-one, and a failed write leaves what was there. Opening reads every file once and compares digests.
+A store is written under a temporary name and renamed when complete, so a reader never sees a
+partial one, and a failed write leaves the old one. Opening reads every file once and compares
+digests.
 """
 
 from __future__ import annotations
@@ -39,19 +40,19 @@ logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-FILES = "files"  # key of the manifest: by what its files are checked; no part of a run's record
+FILES = "files"  # key of the manifest: checks of its files; not copied into a run's record
 DIGEST = "xxh3"  # key of a file's digest there, and of the manifest's own
 PIECE = 1 << 18  # characters handed to the tokenizer at once, from a long document
 BATCH = 1 << 21  # characters in one parallel call of the tokenizer
-_CUT = re.compile(r"(?<=[A-Za-z]) (?=[A-Za-z])")  # no tokenizer's word spans this
+_CUT = re.compile(r"(?<=[A-Za-z]) (?=[A-Za-z])")  # no tokenizer merges across this
 
 
 @dataclass(frozen=True)
 class TokenSplit:
     """Tokens of one split, on disk.
 
-    Bytes (UTF-8) and words (between white space) count the text itself, without separators: what
-    bits per byte and word perplexity divide by.
+    Bytes (UTF-8) and words (between white space) count the text without separators; they are the
+    divisors of bits per byte and word perplexity.
     """
 
     name: str
@@ -62,7 +63,7 @@ class TokenSplit:
     num_words: int
     num_documents: int
     largest_id: int | None = None
-    """The largest token id; read from the tokens where the manifest does not say."""
+    """The largest token id; computed from the tokens if the manifest does not state it."""
 
     @cached_property
     def tokens(self) -> NDArray[Any]:
@@ -72,21 +73,21 @@ class TokenSplit:
         return np.memmap(self.path, dtype=self.dtype, mode="r", shape=(self.num_tokens,))
 
     def check_vocabulary(self, size: int) -> None:
-        """Raise ``DataError`` where an id lies beyond a model's vocabulary of ``size`` tokens."""
+        """Raise ``DataError`` if an id lies beyond a model's vocabulary of ``size`` tokens."""
         largest = self.largest_id
         if largest is None:
             largest = int(self.tokens.max()) if self.num_tokens else -1
         if largest >= size:
             raise DataError(
                 f"the {self.name} text holds the token id {largest}, and the model's vocabulary is "
-                f"{size}: it was made by another tokenizer. Tokenise the text by the model's own."
+                f"{size}: another tokenizer made it. Tokenise the text with the model's own."
             )
 
 
 class TokenStore:
     """A tokenised corpus on disk.
 
-    Opening checks size and digest of every file against the manifest: DataError where they differ.
+    Opening checks size and digest of every file against the manifest; DataError if they differ.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -98,15 +99,15 @@ class TokenStore:
             path = self.folder / f"{name}.bin"
             size = path.stat().st_size if path.is_file() else -1
             if size != counts["tokens"] * item:
-                came = "is missing" if size < 0 else f"holds {size} bytes"
-                said = f"{path.name} {came}, and its manifest says {counts['tokens'] * item}"
-            elif (digest := file_digest(path)) != (wanted := self._files[name][DIGEST]):
-                said = f"{path.name} has the digest {digest}, and its manifest says {wanted}"
+                actual = "is missing" if size < 0 else f"holds {size} bytes"
+                problem = f"{path.name} {actual}, and its manifest says {counts['tokens'] * item}"
+            elif (digest := file_digest(path)) != (expected := self._files[name][DIGEST]):
+                problem = f"{path.name} has the digest {digest}, and its manifest says {expected}"
             else:
                 continue
             raise DataError(
-                f"the token store {self.folder} is damaged: {said}. Delete the folder to make it "
-                "anew."
+                f"the token store {self.folder} is damaged: {problem}. Delete the folder to make "
+                "it again."
             )
 
     @property
@@ -145,10 +146,10 @@ def tokenize_corpus(
     cache_dir: str | Path | None = None,
     progress: Move | None = None,
 ) -> TokenStore:
-    """The token store of ``corpus`` under ``tokenizer``: opened if it is there, else made.
+    """The token store of ``corpus`` and ``tokenizer``: opened if it exists, else made.
 
-    A damaged store is made anew, with a warning, and so is one that an older version wrote without
-    digests. Raises StorageError where it cannot be written.
+    A damaged store is made again, with a warning, as is one that an older version wrote without
+    digests. Raises StorageError if it cannot be written.
     """
     cache = Path(cache_dir) if cache_dir is not None else default_cache_dir()
     digest = tokenizer_digest(tokenizer)
@@ -158,7 +159,7 @@ def tokenize_corpus(
         try:
             return TokenStore(folder)
         except DataError as error:
-            logger.warning("%s It is made anew.", error)
+            logger.warning("%s It is made again.", error)
     draft: Path | None = None
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -169,7 +170,7 @@ def tokenize_corpus(
     except OSError as error:
         raise StorageError(
             f"the tokens of {corpus.name} cannot be written below {cache}: "
-            f"{error.strerror or error}. Nothing that was there is changed. Free some space, or "
+            f"{error.strerror or error}. Existing files are unchanged. Free some space, or "
             "name another folder in SPIKEFORMERS_CACHE."
         ) from error
     finally:
@@ -187,7 +188,7 @@ def _write(
 ) -> None:
     dtype = np.dtype("<u2" if len(tokenizer) <= 1 << 16 else "<u4")
     end = np.array([separator_id(tokenizer)], dtype=dtype)
-    done = 0
+    bytes_read = 0
     splits: dict[str, dict[str, int]] = {}
     files: dict[str, dict[str, Any]] = {}
     for split in corpus.splits:
@@ -206,9 +207,9 @@ def _write(
                 size = len(text.encode("utf-8"))
                 counts["bytes"] += size
                 counts["words"] += len(text.split())
-                done += size
+                bytes_read += size
                 if progress is not None:
-                    progress(done, corpus.num_bytes)
+                    progress(bytes_read, corpus.num_bytes)
             stream.flush()
             os.fsync(stream.fileno())
         splits[split] = counts
@@ -238,7 +239,8 @@ def _encoded(
 ) -> Iterator[tuple[list[int], bool, str]]:
     """``(ids, whether a document ends here, text)`` of every piece of every document.
 
-    Special tokens spelled out in the text are encoded as text: it cannot forge an end.
+    Special tokens that are spelled out in the text are encoded as text, so that a text cannot
+    contain a false end of document.
     """
     from tokenizers import Tokenizer
 
@@ -262,8 +264,8 @@ def _pieces(documents: Iterable[str], continuous: bool) -> Iterator[tuple[str, b
         started = True
         start = 0
         while len(text) - start > PIECE:
-            found = _CUT.search(text, start + PIECE // 2, start + PIECE)
-            stop = found.start() if found else start + PIECE
+            space = _CUT.search(text, start + PIECE // 2, start + PIECE)
+            stop = space.start() if space else start + PIECE
             yield text[start:stop], False
             start = stop
         yield text[start:], not continuous
@@ -285,7 +287,7 @@ def _batches(pieces: Iterable[tuple[str, bool]]) -> Iterator[list[tuple[str, boo
 
 
 def _put_in_place(draft: Path, folder: Path) -> None:
-    """Rename the finished draft; another process may have been first, and its store serves."""
+    """Rename the finished draft; if another process was first, its store is used."""
     if folder.exists():
         try:
             TokenStore(folder)
@@ -311,17 +313,17 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         if FILES not in manifest:
             raise ValueError("an older version wrote it, without digests to check its files by")
         for name, counts in manifest["splits"].items():
-            known = counts | manifest[FILES][name]
+            numbers = counts | manifest[FILES][name]
             for key in ("tokens", "bytes", "words", "documents", "largest_id"):
-                if type(known[key]) is not int:
-                    raise TypeError(f"{key} is {known[key]!r}")
+                if type(numbers[key]) is not int:
+                    raise TypeError(f"{key} is {numbers[key]!r}")
         if manifest.pop(DIGEST, None) != _manifest_digest(manifest):
             raise ValueError("its content is not what was written")
     except FileNotFoundError as error:
-        raise DataError(f"{folder} is no token store: it has no {MANIFEST}.") from error
+        raise DataError(f"{folder} is not a token store: it has no {MANIFEST}.") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"the token store {folder} is damaged: {MANIFEST} cannot be used ({error}). "
-            "Delete the folder to make it anew."
+            "Delete the folder to make it again."
         ) from error
     return dict(manifest)

@@ -1,8 +1,8 @@
 """Tokenizers: bytes, BPE trained on the corpus, or one from a folder or the hub.
 
-Whatever its origin, the tokenizer is a ``PreTrainedTokenizerFast`` that saves and loads with
-``AutoTokenizer``. Causal ones pad left and end a document with ``eos_token``; masked ones pad
-right, wrap a text in ``[CLS] ... [SEP]``, have ``[MASK]``, and end a document with ``sep_token``.
+All of them are a ``PreTrainedTokenizerFast`` that saves and loads with ``AutoTokenizer``. Those of
+causal models pad left and end a document with ``eos_token``; those of masked models pad right, wrap
+a text in ``[CLS] ... [SEP]``, have ``[MASK]``, and end a document with ``sep_token``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 END_OF_TEXT, CAUSAL_PAD = "<|endoftext|>", "<|pad|>"
-# Role -> the tokens that may play it, best first; the first is added where none is known.
+# Role -> the tokens that may have it, best first; the first is added if the vocabulary has none.
 _PADS = (CAUSAL_PAD, "<|padding|>", "<pad>", "[PAD]")
 CAUSAL_ROLES = {"eos_token": (END_OF_TEXT, "</s>", "[SEP]"), "pad_token": _PADS}
 MASKED_ROLES = {
@@ -51,11 +51,11 @@ def make_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Tokenizer for ``spec``: ``"byte"``, ``"bpe:4096"``, a folder, or a name on the hub.
 
-    ``corpus`` is read (its train split) only for ``bpe:N``. Raises ConfigError for a spec that
-    names nothing, and OfflineError for a hub name that cannot be reached.
+    ``corpus`` (its train split) is read only for ``bpe:N``. Raises ConfigError for an unknown spec,
+    and OfflineError if the hub cannot be reached.
     """
     if spec == "byte":
-        return _wrap(_byte_level({}, [], whole=True), masked=masked, origin=spec, roles={})
+        return _wrap(_byte_level({}, [], one_piece=True), masked=masked, origin=spec, roles={})
     kind, _, size = spec.partition(":")
     if kind == "bpe":
         if not size.isdecimal():
@@ -84,12 +84,12 @@ def load_tokenizer(
 ) -> Any:
     """The tokenizer that Transformers makes of ``source``, tried on its own tokens.
 
-    ``options`` go to Transformers. Raises ``error`` for files that no tokenizer can be made of, or
-    that fail at once, in one line.
+    ``options`` are passed to Transformers. Raises ``error``, in one line, for files that make no
+    usable tokenizer.
     """
     from transformers import AutoTokenizer
 
-    advice = "Copy the tokenizer files again, or save them anew with save_pretrained()."
+    advice = "Copy the tokenizer files again, or save them again with save_pretrained()."
     with (
         foreign(f"{source}: the tokenizer cannot be read", error, advice),
         without_panic_messages(),
@@ -100,7 +100,7 @@ def load_tokenizer(
 
 
 def _try_out(tokenizer: Any) -> None:
-    """Encode and decode a few of its own tokens: some damage shows only then."""
+    """Encode and decode a few of its own tokens: some damage only appears then."""
     size = len(tokenizer)
     roles = [getattr(tokenizer, f"{role}_id") for role in ROLES]
     for role, number in zip(ROLES, roles, strict=True):
@@ -117,20 +117,20 @@ def _try_out(tokenizer: Any) -> None:
 
 
 @contextmanager
-def encoding(what: object = "the text") -> Iterator[None]:
-    """Around calls that encode text: ``DataError`` where the tokenizer's rules fail on it.
+def encoding(subject: object = "the text") -> Iterator[None]:
+    """Raise ``DataError`` for ``subject`` if a call in the block cannot encode its text.
 
-    A vocabulary without a token for the unknown meets a word that it lacks, for instance.
+    For instance, the vocabulary may lack a word and have no token for unknown words.
     """
-    with foreign(f"the tokenizer cannot encode {what}", DataError):
+    with foreign(f"the tokenizer cannot encode {subject}", DataError):
         yield
 
 
 def check_vocabulary(tokenizer: Any, rows: int, name: object) -> None:
-    """Raise ``CheckpointError`` where text may become a token that a model of ``rows`` lacks.
+    """Raise ``CheckpointError`` if text may become a token that a model with ``rows`` lacks.
 
-    A token that was added and has no role does no harm: only its own name becomes it, and
-    conversions of formats add such tokens.
+    Added tokens without a role are not checked: only their own name is encoded as them, and
+    conversions of file formats add such tokens.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     own = tokenizer.get_vocab() if backend is None else backend.get_vocab(with_added_tokens=False)
@@ -145,7 +145,7 @@ def check_vocabulary(tokenizer: Any, rows: int, name: object) -> None:
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
-    """sha256 (hex) of vocabulary, merges, rules and roles; padding and truncation left out."""
+    """sha256 (hex) of vocabulary, merges, rules and roles, without padding and truncation."""
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
     rules["padding"] = rules["truncation"] = None
     roles = {role: getattr(tokenizer, role) for role in ROLES}
@@ -154,7 +154,7 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
 
 
 def separator_id(tokenizer: PreTrainedTokenizerFast) -> int:
-    """Id of the token between documents: eos, or sep where there is no eos (BERT)."""
+    """Id of the token between documents: eos, or sep if there is no eos (BERT)."""
     for token_id in (tokenizer.eos_token_id, tokenizer.sep_token_id):
         if isinstance(token_id, int):
             return token_id
@@ -166,23 +166,25 @@ def separator_id(tokenizer: PreTrainedTokenizerFast) -> int:
 
 def _byte_characters() -> list[str]:
     """The printable character that stands for each byte 0..255 (GPT-2, encoder.py)."""
-    kept = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     moved = iter(range(256, 512))
-    return [chr(byte) if byte in kept else chr(next(moved)) for byte in range(256)]
+    return [chr(byte) if byte in printable else chr(next(moved)) for byte in range(256)]
 
 
 def _byte_level(
-    vocab: dict[str, int], merges: list[tuple[str, str]], *, whole: bool = False
+    vocab: dict[str, int], merges: list[tuple[str, str]], *, one_piece: bool = False
 ) -> Tokenizer:
-    """Byte-level BPE; no vocabulary means the 256 bytes, ``id == byte``.
+    """Byte-level BPE; an empty vocabulary stands for the 256 bytes, ``id == byte``.
 
-    ``whole``: do not cut into words first, which only merges would notice.
+    ``one_piece``: do not split the text into words first, which makes no difference without merges.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     vocab = vocab or {character: byte for byte, character in enumerate(_byte_characters())}
     backend = Tokenizer(models.BPE(vocab=vocab, merges=merges))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not whole)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(
+        add_prefix_space=False, use_regex=not one_piece
+    )
     backend.decoder = decoders.ByteLevel()
     return backend
 
@@ -190,7 +192,7 @@ def _byte_level(
 def _train_bpe(size: int, corpus: Corpus, masked: bool) -> Tokenizer:
     from tokenizers import trainers
 
-    specials = MASKED_ROLES if masked else CAUSAL_ROLES  # one token a role
+    specials = MASKED_ROLES if masked else CAUSAL_ROLES  # one token per role
     least = 256 + len(specials)
     if size < least:
         raise ConfigError(
@@ -205,12 +207,12 @@ def _train_bpe(size: int, corpus: Corpus, masked: bool) -> Tokenizer:
         show_progress=False,
     )
     backend.train_from_iterator(corpus.documents("train"), trainer)
-    found = backend.get_vocab_size() + len(specials)
-    if found < size:
+    trained_size = backend.get_vocab_size() + len(specials)
+    if trained_size < size:
         logger.warning(
             "bpe:%d: the corpus has pairs for %d tokens only; the vocabulary is that large.",
             size,
-            found,
+            trained_size,
         )
     return backend
 
@@ -277,9 +279,11 @@ def _wrap(
     backend.no_truncation()
     before = backend.get_vocab_size()
     roles = {role: token for role, token in roles.items() if backend.token_to_id(token) is not None}
-    for role, known in (MASKED_ROLES if masked else CAUSAL_ROLES).items():
+    for role, candidates in (MASKED_ROLES if masked else CAUSAL_ROLES).items():
         if role not in roles:
-            roles[role] = next((t for t in known if backend.token_to_id(t) is not None), known[0])
+            roles[role] = next(
+                (t for t in candidates if backend.token_to_id(t) is not None), candidates[0]
+            )
     if not masked:
         roles.setdefault("bos_token", roles["eos_token"])
     for role, token in roles.items():
@@ -289,12 +293,12 @@ def _wrap(
     if added and origin != "byte" and not origin.startswith("bpe:"):
         logger.info("tokenizer %s: added %d special tokens that it lacked.", origin, added)
 
-    put_around = backend.encode("a").ids != backend.encode("a", add_special_tokens=False).ids
-    if put_around and not masked:  # a prompt must not end in [SEP]
+    adds_specials = backend.encode("a").ids != backend.encode("a", add_special_tokens=False).ids
+    if adds_specials and not masked:  # a prompt must not end in [SEP]
         backend.post_processor = processors.TemplateProcessing(
             single="$A", pair="$A $B", special_tokens=[]
         )
-    elif masked and not put_around:
+    elif masked and not adds_specials:
         first, last = roles["cls_token"], roles["sep_token"]
         backend.post_processor = processors.TemplateProcessing(
             single=f"{first} $A {last}",
@@ -312,7 +316,7 @@ def _wrap(
 
 
 def _cuts_words(backend: Tokenizer) -> bool:
-    """Whether a word's token includes the space before it, which its mask then replaces too."""
+    """Whether a word's token includes the preceding space, which a mask then replaces too."""
     rule = json.loads(backend.to_str())["pre_tokenizer"] or {}
     if rule.get("type") == "Sequence":
         return any(part.get("type") == "ByteLevel" for part in rule["pretokenizers"])

@@ -1,4 +1,6 @@
-"""What models share: norms, spiking maps, dropout, positions, patches, neurons of Q, K, V."""
+"""Layers that models share: norms, linear maps of spikes, dropout, positions, image patches, and
+the neurons of Q, K and V.
+"""
 
 from __future__ import annotations
 

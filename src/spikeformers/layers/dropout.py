@@ -1,10 +1,10 @@
-"""Dropout of spikes: some are silenced while training, and the others keep their value.
+"""Dropout of spikes: in training some are set to zero, and the others keep their value.
 
     y = s * m,  m in {0, 1},  P(m = 0) = p
 
-A bit stays a bit. Torch's dropout divides by 1 - p, so that means are those of inference; that
-would make another number of a spike. Here a neuron behind it hears fewer spikes while training, and
-a norm in front of that neuron, where one stands, takes up the scale.
+A bit stays a bit. Torch's dropout divides by 1 - p, which keeps the mean of inference but turns a
+spike into another number. Here the next neuron receives fewer spikes in training, and the norm in
+front of it, where there is one, absorbs the change of scale.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     y = x W^T + b                                   x holds counts times a unit, [S, B, T, D]
     y = sum_d x_d (unit * W)^T + b                  x_d are binary sub-steps, [levels, S, B, T, D]
 
-The second form is what event-driven hardware runs; ``fold`` prepares the weights for it.
+Event-driven hardware runs the second form; ``fold`` prepares the weights for it.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ class SpikeLinear(nn.Linear):
 
     folded: bool = False
     ends_residual: bool = False
-    """Its output joins the membrane stream; models scale such weights by depth at the start."""
+    """Its output is added to the membrane stream; models scale such weights by depth initially."""
 
     @classmethod
     def of(cls, linear: nn.Linear) -> SpikeLinear:
-        """The map of ``linear``, with its parameters."""
-        made = cls(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
-        made.weight, made.bias = linear.weight, linear.bias
-        return made
+        """A SpikeLinear that shares the parameters of ``linear``."""
+        spike_linear = cls(
+            linear.in_features, linear.out_features, linear.bias is not None, device="meta"
+        )
+        spike_linear.weight, spike_linear.bias = linear.weight, linear.bias
+        return spike_linear
 
     def fold(self, unit: float) -> None:
-        """Fold the value of one spike into the weights and expect sub-steps from now on."""
+        """Multiply the value of one spike into the weights; inputs are sub-steps from then on."""
         with torch.no_grad():
             self.weight.mul_(unit)
         self.folded = True

@@ -1,4 +1,4 @@
-"""Norms, by name. ``gain`` is the initial scale: with a neuron behind, it is 1/threshold."""
+"""Norms, by name. ``gain`` is the initial scale: 1/threshold where a neuron follows."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ def make_norm(name: str, width: int, eps: float, gain: float = 1.0) -> nn.Module
 class BatchNorm(nn.BatchNorm1d):
     """Batch norm over the last dimension of ``[..., D]`` (Ioffe & Szegedy 2015).
 
-    With the statistics of training it is a scale and a shift, which fold into the weights before.
-    Statistics are of one process' share of a batch; the first process' are kept.
+    With the statistics of training it is a scale and a shift, which can be folded into the
+    preceding weights. Each process computes statistics of its own share of the batch; those of the
+    first process are kept.
     """
 
     def forward(self, input: Tensor) -> Tensor:

@@ -1,13 +1,13 @@
-"""Spiking patch splitting, SPS: from an image to the currents of patches.
+"""Spiking patch splitting, SPS: from an image to input currents, one per patch.
 
     stage i < last    conv 3x3, BN, LIF, (max pool)      width D / 2^(stages - 1 - i)
     last stage        conv 3x3, BN, (max pool)           currents: the block has the neuron
     position "conv"   U <- U + BN(conv 3x3(SN(U)))
 
 Spikformer, https://arxiv.org/abs/2209.15425; the last ``pools`` stages pool (3x3, stride 2). The
-first convolution reads pixels, the same at every step, so that it is computed once; all others read
-spikes. Differs: currents leave it instead of spikes, since the shortcut that follows adds membranes
-(Spikformer's position branch ends in a neuron too).
+first convolution reads pixels, which are the same at every step, so it is computed once; all others
+read spikes. Differs: the output is currents instead of spikes, since the shortcut that follows adds
+membranes (Spikformer's position branch also ends in a neuron).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class SpikingPatches(nn.Module):
             out = width // 2 ** (stages - 1 - i)
             last = i + 1 == stages
             stage = Stage(read, out, None if last else make_neuron(), stages - i <= pools, eps)
-            self.add_module(name, stage)  # no number in its name: it is no block
+            self.add_module(name, stage)  # not a bare number, which would mark a block
             read = out
         self.position_neuron = make_neuron() if conv_position else None
         self.position = Stage(width, width, None, False, eps) if conv_position else None
@@ -50,7 +50,7 @@ class SpikingPatches(nn.Module):
         u = pixels.unsqueeze(0)
         for name in self.names:
             u = getattr(self, name)(u, self.steps)
-        if len(u) == 1 and self.steps > 1:  # a single stage: nothing has fired yet
+        if len(u) == 1 and self.steps > 1:  # a single stage contains no neuron
             u = u.expand(self.steps, *u.shape[1:])
         if self.position is not None and self.position_neuron is not None:
             u = u + self.position(self.position_neuron(u), self.steps)
@@ -58,7 +58,7 @@ class SpikingPatches(nn.Module):
 
 
 class Stage(nn.Module):
-    """Convolution, batch norm, neuron where there is one, pooling where asked for."""
+    """Convolution, batch norm, and optionally a neuron and pooling."""
 
     def __init__(
         self, read: int, out: int, neuron: nn.Module | None, pool: bool, eps: float

@@ -1,11 +1,11 @@
-"""Positions that a competition can use without a product.
+"""Relative positions that a competition can use without a multiplication.
 
     A[i, j] <- A[i, j] + bias[h, min(i - j, max_distance - 1)]
 
-One learned number a head and distance, added to the scores before the winners are chosen:
+One learned number per head and distance, added to the scores before the winners are chosen:
 additions and comparisons only. T5's relative bias (https://arxiv.org/abs/1910.10683) without its
-logarithmic buckets, starting from ALiBi (https://arxiv.org/abs/2108.12409): head h of H has
-``bias = -slope * 2^(-8 h / H) * |i - j|``, so that near keys win until training says otherwise.
+logarithmic buckets, initialised as ALiBi (https://arxiv.org/abs/2108.12409): head h of H has
+``bias = -slope * 2^(-8 h / H) * |i - j|``, so that near keys win until training changes it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class RelativeBias(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Set the bias back to its ALiBi start."""
+        """Set the bias back to its initial ALiBi values."""
         heads, entries = self.bias.shape
         slopes = 2.0 ** (-8.0 * torch.arange(1, heads + 1) / heads) * self.slope
         distance = torch.arange(entries).sub(0 if self.causal else self.max_distance - 1).abs()
@@ -36,7 +36,7 @@ class RelativeBias(nn.Module):
         """Bias for the last ``queries`` of ``keys`` positions, ``[H, queries, keys]``."""
         limit = self.max_distance - 1
         lowest = 0 if self.causal else -limit
-        # One entry a distance, from keys - 1 down to 1 - queries; each row is a window of it.
+        # One entry per distance, from keys - 1 down to 1 - queries; each row is a window of it.
         distance = torch.arange(keys - 1, -queries, -1, device=device)
         line = self.bias[:, distance.clamp(lowest, limit) - lowest]
         return line.unfold(-1, keys, 1).flip(1)

@@ -1,4 +1,4 @@
-"""Neurons behind the projections of Q, K and V, by what they emit.
+"""Neurons behind the projections of Q, K and V, by the kind of values that they emit.
 
     "binary"    LIF, hard reset                 U = I + decay H;  S = [U >= V_th]
     "ternary"   T-LIF, hard reset, amplitude 1  U = I + ternary_decay H;  |S| = [|U| >= ratio V_th]
@@ -6,8 +6,8 @@
 
 A2OS2A, https://arxiv.org/abs/2503.00226: Q binary (tau = 2, V_th = 1), K relu, V ternary, with the
 ternary neuron of the same first author (decay 1/4, ratio 1/2, straight-through of clamp(U, -1, 1)).
-Differs: currents are not divided by tau, which the norm before the neuron takes up; the ternary
-reset stays out of the graph.
+Differs: currents are not divided by tau, since the norm before the neuron absorbs this factor; no
+gradient passes through the ternary reset.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROLE_NEURONS = ("binary", "relu", "ternary")
 
 @dataclass(frozen=True)
 class RoleNeurons:
-    """Makes them, each a neuron layer of its own."""
+    """Creates these neurons, each a layer of its own."""
 
     decay: float = 0.5
     threshold: float = 1.0
@@ -34,7 +34,7 @@ class RoleNeurons:
     sharpness: float = 2.0
 
     def make(self, kind: str) -> nn.Module:
-        """A fresh one; ConfigError for an unknown kind."""
+        """A new neuron of this kind; ConfigError for an unknown kind."""
         if kind == "binary":
             return LIF(self.decay, self.threshold, "hard", self.surrogate, self.sharpness)
         if kind == "ternary":
@@ -43,6 +43,6 @@ class RoleNeurons:
         if kind == "relu":
             return Rectifier()
         raise ConfigError(
-            f"unknown neuron {kind!r} of a projection; known: {', '.join(ROLE_NEURONS)}."
+            f"unknown neuron {kind!r} for a projection; known: {', '.join(ROLE_NEURONS)}."
             f"{nearest(kind, ROLE_NEURONS)}"
         )

@@ -1,10 +1,10 @@
-"""Token shift: half of the spikes that a layer reads are those of the token before.
+"""Token shift: half of the spikes that a layer reads are those of the preceding token.
 
     y[t] = (s[t-1][: D/2], s[t][D/2 :])        s[-1] = 0
 
-A copy and no arithmetic, so that what follows still reads spikes. Local order reaches every layer
-without attention. As in RWKV, https://arxiv.org/abs/2305.13048, whose mix is learned; ours, and in
-no paper on spiking transformers that we know.
+It only copies, so that the next layer still reads spikes. Local order reaches every layer without
+attention. RWKV, https://arxiv.org/abs/2305.13048, has the idea with a learned mix; this form is
+ours, and we know of no paper on spiking transformers that has it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ class TokenShift(nn.Module):
     def forward(
         self, spikes: Tensor, present: Tensor | None = None, before: Tensor | None = None
     ) -> Tensor:
-        """``present`` ``[B, T]`` says whether the token before each is one, and no padding;
-        ``before`` ``[..., B, 1, D/2]`` is the last token's part, where these go on from a cache.
+        """``present`` ``[B, T]`` marks tokens whose preceding token is real and not padding.
+
+        ``before`` ``[..., B, 1, D/2]`` is the last cached token's part, where the spikes continue
+        a cached sequence.
         """
         own = spikes[..., : self.moved]
         if before is None:
@@ -39,5 +41,5 @@ class TokenShift(nn.Module):
         return torch.cat((moved, spikes[..., self.moved :]), -1)
 
     def last(self, spikes: Tensor) -> Tensor:
-        """What the next token needs of these, ``[..., B, 1, D/2]``."""
+        """The part of the last token that the next one reads, ``[..., B, 1, D/2]``."""
         return spikes[..., -1:, : self.moved]

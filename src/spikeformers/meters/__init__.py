@@ -1,11 +1,11 @@
-"""What the machine itself can tell: joules, cache misses, memory. Nothing here imports torch.
+"""Measurements by the machine itself: joules, cache misses, memory. Nothing here imports torch.
 
     energy.py     RAPL (processor packages and their memory) and NVML (accelerators), in joules
     counters.py   hardware counters of one process, through perf_event_open
     memory.py     resident memory of one process
-    child.py      a process of its own for one system, so that its memory is its own
+    child.py      a separate process for each measured system, so that memory is not shared
 
-A machine that lacks a meter says so, and why; nothing is estimated in its place.
+Where a machine lacks a meter, the reason is reported; nothing is estimated in its place.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""The process of one measured system: opens it, and takes a turn whenever it is told to.
+"""The process of one measured system: opens the system and runs it on request.
 
     python -m spikeformers.meters.child        one line of JSON in, one line out
 
     {"opener": "module:function", "arguments": {...}, "libraries": [...]}
         -> {"memory": ..., "weight_bytes": ..., "counters": null or why there are none}
-    {"do": "begin", "ids": [...]}      -> what it took
-    {"do": "steps", "ids": [...]}      -> what it took, with the time of each step
+    {"do": "begin", "ids": [...]}      -> times and counters of this request
+    {"do": "steps", "ids": [...]}      -> the same, with the time of each step
     {"do": "memory"}                   -> the peak so far
 
-The opener returns an object with ``begin(ids)`` and ``step(token)``; where it has ``counters()``,
-these are told too. Whatever it prints goes to the error stream.
+The opener returns an object with ``begin(ids)`` and ``step(token)``; the counts of its
+``counters()``, if it has this method, are reported too. Whatever it prints goes to standard error.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from spikeformers.meters.memory import forget_peak, peak_bytes, resident_bytes
 
 
 class Served:
-    """A system in this process."""
+    """The system that runs in this process."""
 
     def __init__(self, job: dict[str, Any]) -> None:
         for name in job["libraries"]:
@@ -44,15 +44,15 @@ class Served:
             "peak_is_of_running": forget_peak(),
         }
 
-    def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """Do what one line asks."""
-        ids: list[int] = asked.get("ids", [])
-        if asked["do"] == "begin":
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Do what one line requests."""
+        ids: list[int] = request.get("ids", [])
+        if request["do"] == "begin":
             return self._watched(lambda: self.system.begin(ids))
-        if asked["do"] == "steps":
-            took: list[float] = []
-            found = self._watched(lambda: self._steps(ids, took))
-            return {**found, "steps": took}
+        if request["do"] == "steps":
+            seconds: list[float] = []
+            measured = self._watched(lambda: self._steps(ids, seconds))
+            return {**measured, "steps": seconds}
         return {**self.memory, "peak_bytes": peak_bytes()}
 
     def opened(self) -> dict[str, Any]:
@@ -60,11 +60,11 @@ class Served:
         size = getattr(self.system, "weight_bytes", None)
         return {"weight_bytes": size, "no_hardware": self.hardware.reason or None}
 
-    def _steps(self, ids: Sequence[int], took: list[float]) -> None:
+    def _steps(self, ids: Sequence[int], seconds: list[float]) -> None:
         for token in ids:
             began = time.perf_counter()
             self.system.step(token)
-            took.append(time.perf_counter() - began)
+            seconds.append(time.perf_counter() - began)
 
     def _watched(self, work: Callable[[], None]) -> dict[str, Any]:
         counted, hardware = self._counted(), self.hardware.read()
@@ -81,12 +81,12 @@ class Served:
     def _counted(self) -> dict[str, int]:
         if not hasattr(self.system, "counters"):
             return {}
-        found: dict[str, int] = self.system.counters()
-        return dict(found)
+        counts: dict[str, int] = self.system.counters()
+        return dict(counts)
 
 
 def main() -> None:
-    """Serve until the input ends."""
+    """Answer requests until the input ends."""
     with os.fdopen(os.dup(1), "w") as channel:
         os.dup2(2, 1)
 

@@ -1,10 +1,10 @@
 """Hardware counters of this process and its later threads: instructions, cache misses.
 
-``perf_event_open`` of Linux, user space only, which needs no rights up to ``perf_event_paranoid``
-2. Virtual machines often have none. The kernel's generic "cache-misses" is what a processor makes
-of it: misses of the last cache level on Intel, of the second on AMD Zen; lines that a hardware
-prefetcher brought may be missing. So misses times 64 bytes are a lower bound of what came from
-beyond that cache, and no count of bytes.
+Linux' ``perf_event_open``, user space only, which needs no rights up to ``perf_event_paranoid`` 2.
+Virtual machines often have no counters. What the kernel's generic "cache-misses" counts depends on
+the processor: misses of the last cache level on Intel, of the second on AMD Zen; lines fetched by a
+hardware prefetcher may not be counted. Misses times 64 bytes are therefore a lower bound on the
+traffic from beyond that cache, not a count of its bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import struct
 import sys
 
 EVENTS = {"instructions": 1, "cache_references": 2, "cache_misses": 3}
-"""Names, and numbers of PERF_TYPE_HARDWARE in linux/perf_event.h."""
+"""Our names of events, and their numbers of type PERF_TYPE_HARDWARE in linux/perf_event.h."""
 LINE_BYTES = 64
 _SYSCALL = {"x86_64": 298, "aarch64": 241}
 _SIZE = 112  # of perf_event_attr, version 5
@@ -25,9 +25,9 @@ _TIMES = 1 | 2  # read_format: time enabled, time running
 
 
 class Counters:
-    """Counters of this process since they were opened, of threads that start later as well.
+    """Counters of this process since they were opened, including threads that start later.
 
-    ``reason`` says why there are none; then ``read`` is empty.
+    Where there are no counters, ``reason`` says why and ``read`` returns an empty dictionary.
     """
 
     def __init__(self) -> None:
@@ -46,21 +46,21 @@ class Counters:
 
     def read(self) -> dict[str, float]:
         """Each counter, scaled up where the kernel had to share the hardware among several."""
-        found = {}
+        counts = {}
         for name, file in self._files.items():
             value, enabled, running = struct.unpack("QQQ", os.read(file, 24))
-            found[name] = value * enabled / running if running else 0.0
-        return found
+            counts[name] = value * enabled / running if running else 0.0
+        return counts
 
     def close(self) -> None:
-        """Give the counters back."""
+        """Release the counters."""
         for file in self._files.values():
             os.close(file)
         self._files = {}
 
 
 def _open(call: int, number: int) -> tuple[int, str]:
-    """A file of the counter, or -1 and why not."""
+    """The counter's file descriptor, or -1 and the reason why it cannot be opened."""
     attributes = bytearray(_SIZE)
     flags = _INHERIT | _EXCLUDE_KERNEL | _EXCLUDE_HV
     # type, size, config, sample period, sample type, read format, flags

@@ -1,12 +1,12 @@
 """Joules: RAPL of the processor, NVML of an accelerator, where this user may read them.
 
 RAPL, through the powercap files of Linux (Intel since 2011, AMD since Zen): ``energy_uj`` counts
-microjoules up to ``max_energy_range_uj`` and starts again at 0. Counted are the packages and the
-memory beside them; the zones inside a package ("core", "uncore"), the platform ("psys") and the
-second view of a package ("intel-rapl-mmio") hold the same joules once more. NVML counts
-millijoules of a whole device since its driver was loaded (Volta and newer).
+microjoules up to ``max_energy_range_uj`` and starts again at 0. The packages and their memory are
+counted; the zones inside a package ("core", "uncore"), the platform ("psys") and the second view of
+a package ("intel-rapl-mmio") would count the same joules again. NVML counts millijoules of a whole
+device since its driver was loaded (Volta and newer).
 
-Both count everything on the package or device, other programs included.
+Both count everything that runs on the package or device, including other programs.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ POWERCAP = Path("/sys/class/powercap")
 
 
 class Meter(Protocol):
-    """Counters of energy that only grow, but for one that starts again at its end."""
+    """Energy counters that only increase, except that a counter may wrap around to 0."""
 
     source: str
     zones: tuple[str, ...]
 
     def read(self) -> tuple[int, ...]:
-        """The counters now, one a zone, in units of the meter."""
+        """The current counters, one per zone, in units of the meter."""
 
     def joules(self, before: Sequence[int], after: Sequence[int]) -> dict[str, float]:
-        """What each zone took between two readings."""
+        """Joules that each zone used between two readings."""
 
 
 class Rapl:
@@ -42,7 +42,7 @@ class Rapl:
     source = "RAPL"
 
     def __init__(self, folders: Sequence[Path]) -> None:
-        """Zones in ``folders``; OSError or ValueError where one cannot be read."""
+        """Zones in ``folders``; OSError or ValueError if one cannot be read."""
         names = [_text(folder / "name") for folder in folders]
         parents = [
             _text(f.parent / "name") if (f.parent / "name").is_file() else "" for f in folders
@@ -60,7 +60,7 @@ class Rapl:
         return tuple(int(_text(file)) for file in self._files)
 
     def joules(self, before: Sequence[int], after: Sequence[int]) -> dict[str, float]:
-        """A counter that is smaller than before has started again, once."""
+        """Joules per zone; a counter that is smaller than before has wrapped around once."""
         return {
             zone: (late - early + (most if late < early else 0)) / 1e6
             for zone, early, late, most in zip(self.zones, before, after, self._range, strict=True)
@@ -73,13 +73,14 @@ class Nvml:
     source = "NVML"
 
     def __init__(self, uuid: str) -> None:
-        """Raises ImportError without pynvml, and pynvml's errors where the device cannot tell."""
+        """Raises ImportError without pynvml, pynvml's errors if the device reports no energy."""
         self._nvml: Any = importlib.import_module("pynvml")
         self._nvml.nvmlInit()
         name = uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
         self._device = self._nvml.nvmlDeviceGetHandleByUUID(name)
-        said = self._nvml.nvmlDeviceGetName(self._device)
-        self.zones: tuple[str, ...] = (said.decode() if isinstance(said, bytes) else str(said),)
+        device = self._nvml.nvmlDeviceGetName(self._device)
+        device = device.decode() if isinstance(device, bytes) else str(device)
+        self.zones: tuple[str, ...] = (device,)
         self.read()
 
     def read(self) -> tuple[int, ...]:
@@ -92,7 +93,7 @@ class Nvml:
 
 
 class Tally:
-    """Joules of several meters since ``start``; ``look`` before a counter can wrap twice."""
+    """Joules of several meters since ``start``; call ``look`` before a counter can wrap twice."""
 
     def __init__(self, meters: Sequence[Meter]) -> None:
         self.meters = meters
@@ -117,7 +118,7 @@ class Tally:
 
 
 def find_meters(device: str = "cpu", powercap: Path = POWERCAP) -> tuple[list[Meter], list[str]]:
-    """The meters of this machine that this user may read, and why others are not.
+    """The meters that this user may read on this machine, and the reasons why others are missing.
 
     ``device`` is "cpu", or a torch device such as "cuda:0", whose meter is looked for as well.
     """
@@ -155,13 +156,13 @@ def _find_rapl(powercap: Path) -> Rapl | str:
 
 
 def _zones(powercap: Path) -> list[Path]:
-    """Packages, each followed by the memory beside it."""
+    """Packages, each followed by its memory."""
     folders = []
     for package in sorted(powercap.iterdir()):
-        known = re.fullmatch(r"intel-rapl:\d+", package.name)
-        if known and _text(package / "name").startswith("package"):
-            inside = sorted(package.glob(f"{package.name}:*"))
-            folders += [package, *(zone for zone in inside if _text(zone / "name") == "dram")]
+        is_package = re.fullmatch(r"intel-rapl:\d+", package.name)
+        if is_package and _text(package / "name").startswith("package"):
+            zones = sorted(package.glob(f"{package.name}:*"))
+            folders += [package, *(zone for zone in zones if _text(zone / "name") == "dram")]
     return folders
 
 
@@ -182,10 +183,10 @@ def _text(file: Path) -> str:
 
 
 def net(gross: float, watts: float, seconds: float) -> float:
-    """Joules above what the machine draws anyway; below zero where noise is larger than work.
+    """Joules above the idle power ``watts``; negative if noise exceeds the work's energy.
 
-    Raises SpikeformersError for a time that is not above zero.
+    Raises SpikeformersError unless ``seconds`` is positive.
     """
     if seconds <= 0:
-        raise SpikeformersError(f"no energy can be told of {seconds} seconds.")
+        raise SpikeformersError(f"energy needs a duration above zero, not {seconds} seconds.")
     return gross - watts * seconds

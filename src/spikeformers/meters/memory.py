@@ -9,16 +9,16 @@ _SELF = Path("/proc/self")
 
 
 def resident_bytes() -> int | None:
-    """What is resident now; None on a system without /proc."""
+    """Bytes that are resident now; None on a system without /proc."""
     return _of_status("VmRSS")
 
 
 def peak_bytes() -> int:
-    """The most that was resident since the start, or since ``forget_peak``."""
+    """The most bytes that were resident since the start, or since ``forget_peak``."""
     # Linux counts the parent's memory before exec in ru_maxrss, and not in VmHWM.
-    found = _of_status("VmHWM")
-    if found is not None:
-        return found
+    peak = _of_status("VmHWM")
+    if peak is not None:
+        return peak
     import resource
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -26,7 +26,7 @@ def peak_bytes() -> int:
 
 
 def forget_peak() -> bool:
-    """Let the peak begin anew; False where the system cannot."""
+    """Reset the peak; False where the system cannot."""
     try:
         (_SELF / "clear_refs").write_text("5")
     except OSError:

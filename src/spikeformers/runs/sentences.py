@@ -27,7 +27,7 @@ from spikeformers.runs.reporter import OnMessage, Reporter
 from spikeformers.storage import check_folder, check_unlocked, run_lock, write_text
 from spikeformers.studies.results import read_sentences
 from spikeformers.training import TrainConfig, train
-from spikeformers.training.finetuning import Finetuning, SentenceStore, measure_run, summarise
+from spikeformers.training.glue import Finetuning, SentenceStore, measure_run, summarise
 
 DEFAULTS: dict[str, Any] = {
     "learning_rate": 2e-5,

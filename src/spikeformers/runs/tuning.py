@@ -17,8 +17,8 @@ from spikeformers.runs.recipe import Settings, setting_values
 from spikeformers.runs.record import TEXT, VERB, read_record, refuse_another_verb, verb_of
 from spikeformers.runs.reporter import OnMessage, Reporter
 from spikeformers.training import TrainConfig
-from spikeformers.training.finetune import DistilledTuning, FineTuning, train_only
 from spikeformers.training.transfer import AttentionTransfer
+from spikeformers.training.tune_converted import DistilledTuning, FineTuning, train_only
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

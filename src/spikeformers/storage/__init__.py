@@ -1,4 +1,4 @@
-"""The disk: may this place be written, who writes there now, is what was written unchanged."""
+"""Files and folders: checks that they can be written, locks, atomic writes and digests."""
 
 from __future__ import annotations
 

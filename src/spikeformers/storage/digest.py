@@ -1,7 +1,7 @@
-"""Digests that find damage: XXH3, several times faster than SHA-256, and no proof of origin.
+"""Digests that detect damage: XXH3, several times faster than SHA-256, but no proof of origin.
 
-https://xxhash.com. Whoever alters a file on purpose can alter its digest too; a disk, a copy that
-broke off, or a stray write cannot.
+https://xxhash.com. Someone who alters a file on purpose can alter its digest too; a failing disk,
+an interrupted copy or a stray write cannot.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PIECE = 1 << 20  # bytes read at once
 
 
 def new_digest() -> Any:
-    """XXH3, 128 bits, to be fed by ``update``, as `file_digest` of what it was fed."""
+    """An XXH3 digest of 128 bits to ``update`` with bytes; equals `file_digest` of these bytes."""
     return xxhash.xxh3_128()
 
 
@@ -31,7 +31,7 @@ def file_digest(path: Path) -> str:
 
 
 def digest_of(parts: Iterable[Any]) -> str:
-    """XXH3 of buffers of bytes, one after the other; as `file_digest` of them in one file."""
+    """XXH3 of buffers of bytes in order; equals `file_digest` of a file that holds them all."""
     digest = new_digest()
     for part in parts:
         digest.update(part)
@@ -39,5 +39,5 @@ def digest_of(parts: Iterable[Any]) -> str:
 
 
 def row_digest(content: Any) -> int:
-    """XXH3 of a buffer of bytes, 64 bits as a whole number."""
+    """XXH3 of a buffer of bytes as an integer of 64 bits."""
     return xxhash.xxh3_64_intdigest(content)

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Atomic writes: a file appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from spikeformers.storage.writable import why_not
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``path`` through a temporary name. Raises ``StorageError``; the old file stays.
+    """Write ``path`` through a temporary file. On ``StorageError`` the old file is unchanged.
 
-    The temporary name is this process's own: two processes that write one file do not meet in it.
+    Each process has a temporary name of its own, so two processes may write the same file.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -24,11 +24,11 @@ def write_bytes(path: Path, content: bytes) -> None:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise StorageError(
-            f"could not write {path}: {why_not(error)}. What was there is unchanged; free some "
+            f"could not write {path}: {why_not(error)}. An existing file is unchanged; free some "
             "space, or name another folder."
         ) from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text to ``path`` through a temporary name; errors as `write_bytes`."""
+    """Write UTF-8 text to ``path`` through a temporary file; errors as in `write_bytes`."""
     write_bytes(path, text.encode("utf-8"))

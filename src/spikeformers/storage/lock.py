@@ -2,12 +2,12 @@
 
     FOLDER/run.lock     JSON: pid, host, boot, began, started, command
 
-The file is locked by the kernel (``flock``) for as long as its process holds the folder, so that
-one that was killed holds nothing: the next process takes its file over. Where the file names
-another machine this proves nothing (a network file system may keep locks to each machine), and the
-folder is refused until the file is removed by hand. Where the file system knows no locks the file
-itself is the lock: it is stale if this machine has been restarted since, or if its process is gone
-or began at another time, which tells a reused number.
+The kernel locks the file (``flock``) for as long as its process holds the folder. A process that
+was killed therefore holds nothing, and the next one takes over its file. Where the file names
+another machine, a free lock proves nothing (a network file system may keep locks per machine), and
+the folder is refused until the file is removed by hand. On a file system without locks the file
+itself is the lock: it is stale if this machine has been restarted since, if its process is gone, or
+if the process of that number began at another time, so that the number has been reused.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ NAME = "run.lock"
 
 @dataclass(frozen=True)
 class Writer:
-    """A process that writes a folder."""
+    """A process that writes to a folder."""
 
     pid: int
     host: str
     boot: str = ""
-    """When the machine was started, as a name; empty where the system does not say."""
+    """The identifier of the machine's last start; empty where the system has none."""
     began: str = ""
-    """When the process began, in the system's own words."""
+    """When the process began, in the system's own format."""
     started: str = ""
-    """When it took the folder, for people."""
+    """When it took the folder, as a date and time for people."""
     command: str = ""
 
     @classmethod
@@ -58,32 +58,32 @@ class Writer:
 
     @property
     def elsewhere(self) -> bool:
-        """Whether it ran on another machine (of containers on one machine, neither)."""
+        """Whether it ran on another machine; containers on one machine count as the same."""
         same_kernel = bool(self.boot) and self.boot == _boot()
         return not same_kernel and self.host != socket.gethostname()
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs on this machine; a process of the same number is not it."""
+        """Whether it still runs on this machine; another process with its number does not count."""
         if self.boot and _boot() and self.boot != _boot():
             return False
         began = _began(self.pid)
         return bool(began) and (not self.began or began == self.began)
 
     def __str__(self) -> str:
-        more = "".join(f", {one}" for one in (self.command, self.started) if one)
-        return f"process {self.pid} on {self.host}{more}"
+        details = "".join(f", {detail}" for detail in (self.command, self.started) if detail)
+        return f"process {self.pid} on {self.host}{details}"
 
 
 class _Held:
-    """Locks of this process: a folder locked once more by the same thread is the same lock."""
+    """Locks of this process; the thread that holds a folder may lock it again."""
 
     def __init__(self) -> None:
         self.guard = threading.Lock()
         self.files: dict[Path, tuple[int, int]] = {}  # folder -> (file, thread)
 
     def forget(self) -> None:
-        """In a forked child: its copies of the files would hold the locks of a dead parent."""
+        """Close the files in a forked child, where they would keep the locks of a dead parent."""
         self.guard = threading.Lock()
         for file, _ in self.files.values():
             with suppress(OSError):
@@ -97,23 +97,23 @@ os.register_at_fork(after_in_child=_held.forget)
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Hold ``folder``, which is made where it is missing, against other processes and threads.
+    """Hold ``folder`` against other processes and threads; creates the folder if it is missing.
 
-    Raises ``UsageError`` that names who holds it, ``StorageError`` where it cannot be written. A
-    folder that was made for this, and is empty at the end, is gone again.
+    Raises ``UsageError`` that names the process that holds it, ``StorageError`` if it cannot be
+    written. A folder that was created for this and is still empty at the end is removed.
     """
     key, thread = folder.resolve(), threading.get_ident()
     with _held.guard:
-        mine = _held.files.get(key)
-        if mine is None:
-            made = _make(folder)
+        own = _held.files.get(key)
+        if own is None:
+            created = _make(folder)
             try:
                 _held.files[key] = (_take(folder), thread)
             except BaseException:
-                _unmake(made)
+                _unmake(created)
                 raise
-    if mine is not None:
-        if mine[1] != thread:
+    if own is not None:
+        if own[1] != thread:
             raise _taken(folder, Writer.here())
         yield
         return
@@ -124,30 +124,30 @@ def run_lock(folder: Path) -> Iterator[None]:
             held = _held.files.pop(key, None)
         if held is not None:  # None in a forked child
             _release(folder / NAME, held[0])
-            _unmake(made)
+            _unmake(created)
 
 
 def check_unlocked(folder: Path) -> None:
-    """Raise ``UsageError`` where another process holds ``folder``; nothing is made or changed."""
+    """Raise ``UsageError`` if another process holds ``folder``; creates and changes nothing."""
     if folder.is_dir() and (folder / NAME).exists():
         with run_lock(folder):
             pass
 
 
 def _take(folder: Path) -> int:
-    """The locked file of ``folder``, with our name in it."""
+    """The locked file of ``folder``, which names this process."""
     path = folder / NAME
     try:
         while True:
             try:
-                file, made = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644), True
+                file, created = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644), True
             except FileExistsError:
                 try:
-                    file, made = os.open(path, os.O_RDWR), False
+                    file, created = os.open(path, os.O_RDWR), False
                 except FileNotFoundError:  # its holder has just removed it
                     continue
             try:
-                if _lock(folder, path, file, made=made):
+                if _lock(folder, path, file, created=created):
                     return file
             except BaseException:
                 os.close(file)
@@ -157,8 +157,8 @@ def _take(folder: Path) -> int:
         raise refused(folder, error) from error
 
 
-def _lock(folder: Path, path: Path, file: int, *, made: bool) -> bool:
-    """Lock an open file and write our name into it; False where it is no longer at ``path``."""
+def _lock(folder: Path, path: Path, file: int, *, created: bool) -> bool:
+    """Lock an open file and write this process into it; False if it is no longer at ``path``."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         by_kernel = True
@@ -167,15 +167,15 @@ def _lock(folder: Path, path: Path, file: int, *, made: bool) -> bool:
     except OSError:  # a file system without locks
         by_kernel = False
     try:
-        there, here = os.stat(path), os.fstat(file)
+        at_path, opened = os.stat(path), os.fstat(file)
     except FileNotFoundError:
         return False
-    if (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino):
+    if (at_path.st_dev, at_path.st_ino) != (opened.st_dev, opened.st_ino):
         return False  # its last holder removed it between our opening and our locking
     before = _writer(file)
     if before is not None and before.elsewhere:
         raise _taken(folder, before)
-    if not by_kernel and not made:
+    if not by_kernel and not created:
         if before is None or before.alive:
             raise _taken(folder, before)
         path.unlink()
@@ -188,7 +188,7 @@ def _lock(folder: Path, path: Path, file: int, *, made: bool) -> bool:
 
 
 def _release(path: Path, file: int) -> None:
-    """Remove the file while it is locked, so that nobody finds it stale, and let go of it."""
+    """Remove the file while it is still locked, so that nobody finds it stale; then close it."""
     with suppress(OSError):
         path.unlink(missing_ok=True)
     os.close(file)
@@ -199,9 +199,9 @@ def _taken(folder: Path, writer: Writer | None) -> UsageError:
     who = "another process" if writer is None else str(writer)
     if writer is not None and writer.elsewhere:
         return UsageError(
-            f"{folder} is held by {who}: another machine, of which this one cannot tell whether "
-            f"it still writes there. Name another folder; or, if that process has ended, remove "
-            f"{path}."
+            f"{folder} is held by {who}. That is another machine, and this one cannot tell whether "
+            f"the process still writes there. Name another folder; or, if that process has ended, "
+            f"remove {path}."
         )
     return UsageError(
         f"{folder} is being written by {who}. Wait for it, stop it, or name another folder. "
@@ -210,7 +210,7 @@ def _taken(folder: Path, writer: Writer | None) -> UsageError:
 
 
 def _writer(file: int) -> Writer | None:
-    """Who the file names; None for one that is empty or no lock of ours."""
+    """The process that the file names; None if the file is empty or is not a lock of ours."""
     try:
         values: dict[str, Any] = json.loads(os.pread(file, 1 << 16, 0))
         pid, host, *texts = (values[key] for key in Writer.__dataclass_fields__)
@@ -220,9 +220,9 @@ def _writer(file: int) -> Writer | None:
 
 
 def _make(folder: Path) -> list[Path]:
-    """Make ``folder``; which folders there were not before, the innermost first."""
+    """Create ``folder``; returns the folders that did not exist before, the innermost first."""
     check_folder(folder, "")
-    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -230,15 +230,15 @@ def _make(folder: Path) -> list[Path]:
     return missing
 
 
-def _unmake(made: list[Path]) -> None:
+def _unmake(created: list[Path]) -> None:
     """Remove the folders that are still empty."""
     with suppress(OSError):
-        for folder in made:
+        for folder in created:
             folder.rmdir()
 
 
 def _boot() -> str:
-    """The name that Linux gives to each start of the machine."""
+    """The identifier that Linux gives to each start of the machine; empty on other systems."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:
@@ -246,7 +246,7 @@ def _boot() -> str:
 
 
 def _began(pid: int) -> str:
-    """When a process began, in the system's own words; empty where there is none (or a zombie)."""
+    """When a process began, in the system's own format; empty if it has ended or is a zombie."""
     try:
         # The name of the program, in parentheses, may hold spaces: state is the first field after.
         fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()

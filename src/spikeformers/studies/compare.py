@@ -26,7 +26,7 @@ from spikeformers.studies.machine import machine
 from spikeformers.studies.model_input import read_split
 from spikeformers.studies.quality import ModelFigures, measure_model
 from spikeformers.studies.results import read_sentences, read_zeroshot
-from spikeformers.training.finetuning import METRICS, summarise
+from spikeformers.training.glue import METRICS, summarise
 from spikeformers.training.journal import SEEN, read_metrics
 
 SPEED_TOKENS = 32

@@ -1,4 +1,4 @@
-"""The batch of a step: a pure function of the seed and the step, shared out over the ranks."""
+"""The batch of a step: a pure function of the seed and the step, divided among the ranks."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
     from spikeformers.data.store import TokenSplit
 
-VALIDATION_EPOCH = 2**31 - 1  # the masks of validation: the same at every evaluation
+VALIDATION_EPOCH = 2**31 - 1  # so that validation has the same masks at every evaluation
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one forward pass takes; ``targets`` labels count in its mean loss.
+    """The input of one forward pass; ``targets`` is the number of labels in its mean loss.
 
-    ``starts`` are the places of its windows in the split.
+    ``starts`` are the positions of its windows in the split.
     """
 
     input_ids: torch.Tensor
@@ -46,7 +46,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Objective:
-    """Next token (the model shifts), or the masked ones of ``mask_token_id`` is set."""
+    """Predict the next token (the model shifts), or the masked tokens if there is a mask token."""
 
     seed: int
     vocab_size: int
@@ -79,7 +79,7 @@ class Objective:
 def make_objective(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: TrainConfig
 ) -> Objective:
-    """Masked for ``...ForMaskedLM``, else causal; refuses what cannot fit together."""
+    """Masked for ``...ForMaskedLM``, else causal; ConfigError if model and tokenizer do not fit."""
     vocabulary = model.config.vocab_size
     if len(tokenizer) > vocabulary:
         raise ConfigError(
@@ -97,7 +97,7 @@ def make_objective(
 
 
 def check_context(model: PreTrainedModel, context: int, who: str = "this model") -> None:
-    """Raise ConfigError where inputs of ``context`` tokens exceed the positions it says it has."""
+    """Raise ConfigError if ``context`` tokens exceed the positions of the model's config."""
     longest = getattr(model.config, "max_position_embeddings", None)
     if longest and context > longest:
         raise ConfigError(f"context is {context}; {who} takes at most {longest} tokens.")
@@ -115,9 +115,9 @@ class TrainBatches:
         )
 
     def of(self, step: int) -> list[MicroBatch]:
-        def parts(whole: NDArray[Any]) -> list[NDArray[Any]]:
-            mine = np.split(whole, self.world.size)[self.world.rank]
-            return np.split(mine, self.config.gradient_accumulation)
+        def parts(global_batch: NDArray[Any]) -> list[NDArray[Any]]:
+            share = np.split(global_batch, self.world.size)[self.world.rank]
+            return np.split(share, self.config.gradient_accumulation)
 
         windows = zip(
             parts(self.sampler.indices(step)), parts(self.sampler.epochs(step)), strict=True
@@ -135,7 +135,8 @@ def validation_batches(
 ) -> Iterator[MicroBatch]:
     """Windows spread evenly over the split, the same at each call.
 
-    Every rank gets as many batches; one that has no window left repeats a window with 0 targets.
+    Every rank gets the same number of batches; a rank without windows left repeats one with 0
+    targets.
     """
     context = min(config.context, split.num_tokens)
     windows = split.num_tokens // context
@@ -144,7 +145,7 @@ def validation_batches(
     starts = np.linspace(0, split.num_tokens - context, windows).astype(np.int64)
     for first in range(0, windows, config.batch_size):
         chunk = starts[first : first + config.batch_size]
-        mine = chunk[world.rank :: world.size]
-        part = mine if len(mine) else chunk[:1]
-        one = objective.micro_batch(batch(split, part, context), part, VALIDATION_EPOCH)
-        yield one if len(mine) else dataclasses.replace(one, targets=0)
+        share = chunk[world.rank :: world.size]
+        part = share if len(share) else chunk[:1]
+        inputs = objective.micro_batch(batch(split, part, context), part, VALIDATION_EPOCH)
+        yield inputs if len(share) else dataclasses.replace(inputs, targets=0)

@@ -1,9 +1,9 @@
 """Checkpoints: weights and optimiser state, sharded by rank, loadable in any world size.
 
 ``torch.distributed.checkpoint`` with its safetensors reader and writer: nothing here is a pickle.
-A checkpoint is a folder ``step-0000100`` with ``checkpoint.json`` (step, sizes, SHA-256, its own
-too) and one ``shard-*.safetensors`` per rank. It is written under a temporary name and renamed when
-complete. What is damaged all the same is passed over by a resume, and set aside under another name.
+A checkpoint is a folder ``step-0000100`` with ``checkpoint.json`` (step, and sizes and SHA-256 of
+all files) and one ``shard-*.safetensors`` per rank. It is written under a temporary name and
+renamed when complete. A checkpoint that was damaged later is renamed and skipped by a resume.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ RECORD: dict[str, Any] = {
     "optimizer_steps": dict[str, int],
     "files": dict[str, dict[str, Any]],
 }
-"""Keys of checkpoint.json beside its version, and what their values are; of a file, SHARD."""
+"""Keys of checkpoint.json beside its version, and their types; each file has those of SHARD."""
 SHARD: dict[str, Any] = {"bytes": int, "sha256": str}
 STEP_FOLDER = re.compile(r"step-(\d{7,})")
 TEMPORARY = ".tmp-"
@@ -53,17 +53,17 @@ SET_ASIDE = "damaged-"
 
 
 class DamagedCheckpoint(CheckpointError):
-    """A checkpoint of this format of which something is missing, cut off or altered."""
+    """A checkpoint of this format in which something is missing, cut off or altered."""
 
 
 @dataclass
 class TrainState:
-    """All that a run remembers beside weights and optimiser: the sampler is a function of it."""
+    """The state of a run beside weights and optimiser; the sampler is a function of it."""
 
     step: int = 0
     tokens_seen: int = 0
-    seconds: float = 0.0  # of training steps alone
-    optimizer_steps: dict[str, int] = field(default_factory=dict)  # where it is not `step`
+    seconds: float = 0.0  # of training steps only
+    optimizer_steps: dict[str, int] = field(default_factory=dict)  # if different from `step`
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -72,7 +72,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def step_folders(folder: Path) -> list[Path]:
-    """All that has the name of a checkpoint in ``folder``, whole or damaged, oldest first."""
+    """All folders named like a checkpoint in ``folder``, complete or damaged, oldest first."""
     numbered = [
         (int(match[1]), path)
         for path in (folder.iterdir() if folder.is_dir() else ())
@@ -90,9 +90,9 @@ def save_checkpoint(
     *,
     keep: int,
 ) -> Path:
-    """Write ``folder/step-N`` and drop all but the newest ``keep``. Every rank calls this.
+    """Write ``folder/step-N`` and delete all but the newest ``keep``. Every rank calls this.
 
-    Raises ``StorageError`` when the disk refuses; earlier checkpoints are untouched.
+    Raises ``StorageError`` if the disk refuses; earlier checkpoints are unchanged.
     """
     final = folder / f"step-{state.step:07d}"
     temporary = folder / f"{TEMPORARY}{final.name}"
@@ -127,10 +127,10 @@ def save_checkpoint(
 def load_newest(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, world: World
 ) -> TrainState:
-    """Load the newest whole checkpoint of ``folder``, as `load_checkpoint`. Every rank calls this.
+    """Load the newest valid checkpoint of ``folder``, as `load_checkpoint`. Every rank calls this.
 
-    Newer ones that are damaged are named in a warning and set aside as ``damaged-step-...``.
-    Raises ``CheckpointError`` where none is whole.
+    Newer ones that are damaged are named in a warning and renamed to ``damaged-step-...``. Raises
+    ``CheckpointError`` if there is no valid one.
     """
     damaged: dict[Path, str] = {}
     for path in reversed(step_folders(folder)):
@@ -145,7 +145,7 @@ def load_newest(
         damaged[path] = why or f"Damaged checkpoint: another process cannot read {path}."
     raise CheckpointError(
         f"No checkpoint in {folder} is whole, so there is nothing to resume: "
-        f"{' '.join(damaged.values())} Begin anew with another output folder."
+        f"{' '.join(damaged.values())} Start again with another output folder."
     )
 
 
@@ -216,7 +216,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def _check_record(file: Path, record: Mapping[str, Any]) -> None:
-    """Raise CheckpointError unless a record is whole and of this checkpoint."""
+    """Raise CheckpointError unless a record is complete and belongs to this checkpoint."""
     check_object(record, RECORD, file)
     for name, expected in record["files"].items():
         check_object(expected, SHARD, f"the entry {name!r} of {file}")
@@ -226,7 +226,7 @@ def _check_record(file: Path, record: Mapping[str, Any]) -> None:
     elif record["step"] != int(file.parent.name.rpartition("-")[2]):
         why = f"is of step {record['step']}"
     elif min(record["step"], record["tokens_seen"], *record["optimizer_steps"].values(), 0) < 0:
-        why = "counts less than nothing"
+        why = "has a negative count"
     elif not record["files"]:
         why = "names no file"
     elif strange := [name for name in record["files"] if Path(name).name != name]:
@@ -236,8 +236,8 @@ def _check_record(file: Path, record: Mapping[str, Any]) -> None:
 
 
 def _record_digest(record: Mapping[str, Any]) -> str:
-    rest = {key: value for key, value in record.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    content = {key: value for key, value in record.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _check_shard(file: Path, expected: Mapping[str, Any]) -> None:
@@ -254,8 +254,8 @@ def _check_shard(file: Path, expected: Mapping[str, Any]) -> None:
         raise DamagedCheckpoint(_damaged(file, f"unreadable: {_why(error)}")) from error
 
 
-def _set_aside(damaged: Mapping[Path, str], whole: Path) -> None:
-    """Rename damaged checkpoints, so that nothing takes them for the newest, and say so."""
+def _set_aside(damaged: Mapping[Path, str], valid: Path) -> None:
+    """Rename damaged checkpoints, so that none is taken for the newest, and warn."""
     for path, why in damaged.items():
         aside = path.with_name(SET_ASIDE + path.name)
         try:
@@ -267,7 +267,7 @@ def _set_aside(damaged: Mapping[Path, str], whole: Path) -> None:
         logger.warning(
             "%s Resuming from %s instead; the damaged one is kept as %s, and may be deleted.",
             why,
-            whole.name,
+            valid.name,
             aside,
         )
 
@@ -275,7 +275,7 @@ def _set_aside(damaged: Mapping[Path, str], whole: Path) -> None:
 def _tensors(
     model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
-    """Name -> tensor (sharing memory) for all that is saved, and the optimiser's step counts."""
+    """Name -> tensor (sharing memory) of everything saved, and the optimiser's step counts."""
     reshard(model)
     tensors: dict[str, torch.Tensor] = {}
     steps: dict[str, int] = {}
@@ -293,8 +293,8 @@ def _tensors(
     return {n: t.view(1) if t.ndim == 0 else t for n, t in tensors.items()}, steps
 
 
-def _damaged(file: Path, what: str) -> str:
-    return f"Damaged checkpoint: {file} is {what}."
+def _damaged(file: Path, problem: str) -> str:
+    return f"Damaged checkpoint: {file} is {problem}."
 
 
 def _why(error: Exception) -> str:
@@ -325,7 +325,7 @@ def _write_durably(path: Path, text: str) -> None:
 def _prune(folder: Path, keep: int) -> None:
     for old in checkpoints(folder)[:-keep]:
         doomed = folder / f"{TEMPORARY}{old.name}"
-        os.replace(old, doomed)  # so that one half removed never looks complete
+        os.replace(old, doomed)  # a partly deleted checkpoint must not look complete
         shutil.rmtree(doomed)
 
 
@@ -340,23 +340,23 @@ def _storage_errors(final: Path, temporary: Path, world: World) -> Iterator[None
     except CheckpointException as error:
         causes = [cause for cause, _ in error.failures.values()]
         refused = next((cause for cause in causes if isinstance(cause, OSError)), None)
-        if refused is None:  # a second Ctrl-C, or a mistake of ours: not the disk's doing
+        if refused is None:  # not an error of the disk: a second Ctrl-C, or a bug
             raise causes[0] from error
     if world.any(refused is not None):
         if world.is_main:
             shutil.rmtree(temporary, ignore_errors=True)
-        kept = checkpoints(final.parent)
+        earlier = checkpoints(final.parent)
         raise StorageError(
             f"Could not write the checkpoint {final}: "
             f"{refused or 'another process failed'}. "
-            + (f"The last good one is {kept[-1]}." if kept else "No earlier one exists.")
+            + (f"The last good one is {earlier[-1]}." if earlier else "No earlier one exists.")
             + " Free some space and resume."
         ) from refused
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warning that a single process is a single process."""
+    """Suppress the warning that torch.distributed is disabled in a single process."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield

@@ -1,15 +1,15 @@
-"""Every hyper-parameter of a run, with its default, in this one place."""
+"""All hyper-parameters of a run, with their defaults."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from spikeformers.errors import ConfigError, nearest
-from spikeformers.values import LARGEST_SEED, MOST_THREADS, misfit
+from spikeformers.training.config_base import ConfigBase, require
+from spikeformers.values import LARGEST_SEED, MOST_THREADS
 
 CHOICES = {
     "schedule": ("cosine", "linear", "constant"),
@@ -27,39 +27,35 @@ NOT_NEGATIVE = (
 )
 FRACTIONS = ("min_learning_rate_ratio", "warmup_ratio", "mask_probability")
 
-TYPES: dict[str, Any] = {
-    **{"bool": bool, "str": str, "int": int, "float": float},
-    "tuple[float, float]": tuple[float, float],
-}
-"""Annotations of the config classes, as they are checked."""
-
 RESUMABLE_CHANGES = ("eval_every", "eval_batches", "log_every", "save_every", "keep_checkpoints")
-"""What a resumed run may change and still end with the same weights, bit for bit."""
+"""Fields that a resumed run may change and still end with the same weights, bit for bit."""
 
 ROUNDING_CHANGES = ("strategy", "device", "threads", "gradient_accumulation")
-"""What a resumed run may change because the machine did; sums are then rounded otherwise."""
+"""Fields that a resumed run may change for another machine; rounding of sums then differs."""
 
 LENGTH = ("steps", "tokens", "schedule_steps")
-"""What a resumed run may change so that it gets longer, where earlier steps keep their rates."""
+"""Fields that a resumed run may change to train longer, if earlier steps keep their rates."""
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """How to train. Counts of zero switch the thing off where that makes sense.
+class TrainConfig(ConfigBase):
+    """Hyper-parameters of training. For some counts, as commented, 0 has a special meaning.
 
     Raises ``ConfigError`` for a value out of range or of the wrong type.
     """
+
+    key_name: ClassVar[str] = "training key"
 
     steps: int = 2000  # optimiser steps
     tokens: int = 0  # budget in training tokens; when set, it decides the steps
     batch_size: int = 32  # windows in one step, over all processes
     context: int = 128  # tokens in one window
-    gradient_accumulation: int = 1  # parts in which each process computes its share
+    gradient_accumulation: int = 1  # parts into which each process divides its share
 
     learning_rate: float = 1e-3
     min_learning_rate_ratio: float = 0.1  # of learning_rate, reached at the last step
     schedule: str = "cosine"
-    schedule_steps: int = 0  # that warm-up and schedule span; 0: all. Later ones keep the last rate
+    schedule_steps: int = 0  # of warm-up and schedule; 0: all. Later steps keep the last rate
     warmup_ratio: float = 0.05  # of the schedule's steps, linear from zero
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
@@ -74,21 +70,19 @@ class TrainConfig:
     keep_checkpoints: int = 2
     log_every: int = 10  # steps
 
-    precision: str = "auto"  # auto: bf16 on CUDA that has it, else fp32
+    precision: str = "auto"  # auto: bf16 on CUDA devices that have it, else fp32
     compile: bool = False
     strategy: str = "auto"  # auto: ddp under torchrun, else single
-    device: str = "auto"  # auto: CUDA where there is one, else the CPU
-    threads: int = 0  # CPU threads of each process; 0: as they are
+    device: str = "auto"  # auto: CUDA if available, else the CPU
+    threads: int = 0  # CPU threads of each process; 0: unchanged
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = typed(field.name, str(field.type), getattr(self, field.name))
-            object.__setattr__(self, field.name, value)
-        for name, known in CHOICES.items():
-            if (value := getattr(self, name)) not in known:
+        self.convert_fields()
+        for name, choices in CHOICES.items():
+            if (value := getattr(self, name)) not in choices:
                 raise ConfigError(
-                    f"{name} is {value!r}; it must be one of {', '.join(known)}."
-                    f"{nearest(value, known)}"
+                    f"{name} is {value!r}; it must be one of {', '.join(choices)}."
+                    f"{nearest(value, choices)}"
                 )
         for name in POSITIVE:
             require(getattr(self, name) > 0, name, getattr(self, name), "greater than 0")
@@ -127,13 +121,13 @@ class TrainConfig:
 
     @property
     def schedule_span(self) -> int:
-        """Steps that warm-up and schedule span."""
+        """Number of steps of warm-up and schedule."""
         return self.schedule_steps or self.total_steps
 
     def continued(self, changes: Mapping[str, Any]) -> TrainConfig:
-        """This config with ``changes``; more steps than before keep the schedule as it was.
+        """This config with ``changes``; with more steps than before the schedule is unchanged.
 
-        So the steps before have the rates that they had, and the new ones the schedule's last.
+        The earlier steps keep their learning rates, and the new steps have the schedule's last.
         """
         values = self.as_dict() | ({"tokens": 0} if "steps" in changes else {}) | dict(changes)
         if "schedule_steps" not in changes:
@@ -141,50 +135,3 @@ class TrainConfig:
             if later.total_steps > self.total_steps:
                 values["schedule_steps"] = self.schedule_span
         return TrainConfig.from_dict(values)
-
-    def as_dict(self) -> dict[str, Any]:
-        """The values as JSON and YAML can hold them."""
-        return dataclasses.asdict(self) | {"betas": list(self.betas)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """Build from plain values; an unknown key is a ``ConfigError`` that names the nearest."""
-        known = [field.name for field in fields(cls)]
-        for key in values:
-            if key not in known:
-                raise ConfigError(
-                    f"Unknown training key {key!r}.{nearest(str(key), known)} "
-                    f"Known: {', '.join(known)}."
-                )
-        return cls(**values)
-
-
-def require(holds: bool, name: str, value: object, wanted: str) -> None:
-    """Raise ``ConfigError`` unless the condition on ``name`` holds."""
-    if not holds:
-        raise ConfigError(f"{name} is {value!r}; it must be {wanted}.")
-
-
-def typed(name: str, kind: str, value: Any) -> Any:
-    """``value`` as the field's type. YAML reads 1e-3 as text, so numbers in text are taken."""
-    problem = ConfigError(misfit(name, value, TYPES[kind]))
-    if kind == "bool" or isinstance(value, bool):
-        if kind != "bool" or not isinstance(value, bool):
-            raise problem
-        return value
-    if kind == "str":
-        if not isinstance(value, str):
-            raise problem
-        return value
-    try:
-        if kind.startswith("tuple"):
-            first, second = map(float, value)
-            if not (math.isfinite(first) and math.isfinite(second)):
-                raise problem
-            return (first, second)
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise problem from None
-    if not math.isfinite(number) or (kind == "int" and number != int(number)):
-        raise problem
-    return int(value if isinstance(value, int) else number) if kind == "int" else number

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class DensityMeter:
-    """Counts spikes while ``measuring``; names a layer that never fires, once."""
+    """Counts spikes while ``measuring``; warns once of each layer that never fires."""
 
     def __init__(self) -> None:
         self._warned: set[str] = set()
@@ -36,7 +36,7 @@ class DensityMeter:
         return {name: fired / size for name, (fired, size) in self._sums().items()}
 
     def _sums(self) -> dict[str, tuple[int, int]]:
-        """Of each layer: neurons that fired, and neurons."""
+        """Numbers of spikes and of neurons, by layer."""
         return {
             name: (sum(int(fired) for fired, _ in counts), sum(int(size) for _, size in counts))
             for name, counts in self._counts.items()

@@ -1,4 +1,4 @@
-"""One process or many: who we are, how the model is spread, and what the ranks agree on."""
+"""One process or many: ranks and devices, spreading the model, and sums over the ranks."""
 
 from __future__ import annotations
 
@@ -53,30 +53,30 @@ class World:
         return self.sum([float(flag)])[0] > 0
 
 
-def choose_device(wanted: str, local_rank: int) -> torch.device:
-    """``auto`` is CUDA where there is one; a device asked for that is absent is an error."""
-    have = {"cpu": True, "cuda": torch.cuda.is_available()}
-    have["mps"] = torch.backends.mps.is_available()
-    name = ("cuda" if have["cuda"] else "cpu") if wanted == "auto" else wanted
-    if not have[name]:
+def choose_device(setting: str, local_rank: int) -> torch.device:
+    """The device of a setting; ``auto`` is CUDA if available. ConfigError for an absent device."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available()}
+    available["mps"] = torch.backends.mps.is_available()
+    name = ("cuda" if available["cuda"] else "cpu") if setting == "auto" else setting
+    if not available[name]:
         raise ConfigError(f"device is {name!r}, and torch finds none here. Use device=auto.")
     return torch.device("cuda", local_rank) if name == "cuda" else torch.device(name)
 
 
-def choose_strategy(wanted: str, size: int) -> str:
-    """``auto`` is DDP in more than one process; a strategy that cannot be met is an error."""
-    if size == 1 and wanted in ("ddp", "fsdp") and "RANK" not in os.environ:
+def choose_strategy(setting: str, size: int) -> str:
+    """``auto`` is DDP in more than one process; ConfigError for a strategy that does not fit."""
+    if size == 1 and setting in ("ddp", "fsdp") and "RANK" not in os.environ:
         raise ConfigError(
-            f"strategy is {wanted!r}, and this is a single process. Start it with "
+            f"strategy is {setting!r}, and this is a single process. Start it with "
             "torchrun --nproc_per_node N, or use strategy=single."
         )
-    if size > 1 and wanted == "single":
+    if size > 1 and setting == "single":
         raise ConfigError(f"strategy is 'single' in {size} processes. Use ddp or fsdp.")
-    return ("ddp" if size > 1 else "single") if wanted == "auto" else wanted
+    return ("ddp" if size > 1 else "single") if setting == "auto" else setting
 
 
 def open_world(config: TrainConfig) -> World:
-    """Join the processes that torchrun started (RANK is set), or be alone."""
+    """Join the processes that torchrun started (RANK is set), or run as a single process."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     strategy = choose_strategy(config.strategy, size)
     device = choose_device(config.device, int(os.environ.get("LOCAL_RANK", "0")))
@@ -96,9 +96,9 @@ def open_world(config: TrainConfig) -> World:
 
 @functools.cache
 def _join(backend: str) -> Any:
-    """Join once, until the process ends: gloo crashes where it is left and joined again.
+    """Join once, until the process ends: gloo crashes if it is left and joined again.
 
-    Returns the group of our own; checkpoints hang or abort on the default one.
+    Returns a separate group, because checkpoints hang or abort on the default one.
     """
     if not dist.is_initialized():
         dist.init_process_group(backend)
@@ -121,10 +121,10 @@ def blocks(model: nn.Module) -> list[nn.Module]:
 def spread(
     model: nn.Module, world: World, *, compiled: bool, leaves_unused: bool = False
 ) -> nn.Module:
-    """Move the model to the device and spread it; returns what the loop calls.
+    """Move the model to the device and spread it; returns the module that the loop calls.
 
-    ``model`` itself stays the place where parameters live, whatever is returned. Parameters that
-    get no gradient are an error under DDP unless ``leaves_unused``.
+    The parameters stay in ``model`` itself. Parameters without a gradient are an error under DDP
+    unless ``leaves_unused``.
     """
     model.to(world.device)
     if world.strategy == "single":
@@ -151,7 +151,7 @@ def _shard(model: nn.Module, world: World, compiled: bool) -> nn.Module:
         raise ConfigError(
             f"strategy=fsdp cannot shard the scalar parameters {scalars[:3]}. Use strategy=ddp."
         )
-    # It warns of operations in place on outputs; the loop has none.
+    # The warning concerns in-place operations on outputs, which the loop does not have.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(world.device.type, (world.size,))
     parts = blocks(model)
@@ -166,19 +166,19 @@ def _shard(model: nn.Module, world: World, compiled: bool) -> nn.Module:
 
 
 @contextmanager
-def gradient_sync(module: nn.Module, *, wanted: bool) -> Iterator[None]:
-    """Exchange gradients in this backward pass, or (gradient accumulation) not yet."""
-    if isinstance(module, nn.parallel.DistributedDataParallel) and not wanted:
+def gradient_sync(module: nn.Module, *, enabled: bool) -> Iterator[None]:
+    """Exchange gradients in this backward pass, or not yet (gradient accumulation)."""
+    if isinstance(module, nn.parallel.DistributedDataParallel) and not enabled:
         with module.no_sync():
             yield
         return
     if isinstance(module, FSDPModule):
-        module.set_requires_gradient_sync(wanted)
+        module.set_requires_gradient_sync(enabled)
     yield
 
 
 def average_gradients(model: nn.Module, world: World) -> None:
-    """Replace each gradient by its mean over the ranks, where no backward pass did so."""
+    """Replace each gradient by its mean over the ranks, if the backward pass did not do so."""
     if world.size > 1:
         for parameter in model.parameters():
             if parameter.grad is not None:
@@ -187,9 +187,9 @@ def average_gradients(model: nn.Module, world: World) -> None:
 
 
 def reshard(model: nn.Module) -> None:
-    """Give FSDP2's gathered parameters back, as backward does and a forward alone does not.
+    """Reshard FSDP2's gathered parameters, as a backward pass does but a forward pass does not.
 
-    Until then ``named_parameters`` names tensors that the optimiser does not know.
+    Until then ``named_parameters`` returns tensors that the optimiser does not know.
     """
     for module in model.modules():
         if isinstance(module, FSDPModule):
@@ -202,7 +202,7 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def full_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The whole state dict on the CPU of rank 0 (every rank must call; others get {})."""
+    """The complete state dict on the CPU of rank 0; every rank calls this, the others get {}."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)

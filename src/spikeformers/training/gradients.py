@@ -21,7 +21,7 @@ from spikeformers.training.validation import lm_loss
 
 @dataclass(frozen=True)
 class GradientStep:
-    """``module`` is called; ``task.module`` (inside it, or the same) holds the parameters."""
+    """Calls ``module``; ``task.module`` (the same, or inside it) holds the parameters."""
 
     module: nn.Module
     task: Task
@@ -32,11 +32,11 @@ class GradientStep:
     meter: DensityMeter
 
     def __call__(self, step: int, *, measure: bool) -> dict[str, float]:
-        """Leave gradients in the parameters; return the losses of the whole batch and the norm.
+        """Compute gradients; return losses of the global batch, gradient norm and learning rate.
 
         The language-model loss is a mean over the targets of the global batch, however it is
-        parted; penalties and terms are a mean over the parts. ``measure`` counts spikes, and takes
-        the gradient norm of each of the task's terms, in the first part.
+        divided; penalties and terms are a mean over the parts. ``measure``: in the first part also
+        count spikes, and compute the gradient norm of each of the task's terms.
         """
         parts = self.batches.of(step)
         (targets,) = self.world.sum([sum(part.targets for part in parts)])
@@ -53,7 +53,7 @@ class GradientStep:
                 _seed_step(self.config.seed, step, self.world.rank)
             share = part.targets * self.world.size / max(targets, 1)
             observe = measure and number == 0 and not self.config.compile
-            with gradient_sync(self.module, wanted=number == len(parts) - 1):
+            with gradient_sync(self.module, enabled=number == len(parts) - 1):
                 counting = self.meter.measuring(self.task.model) if observe else nullcontext()
                 with self.precision.autocast(), counting:
                     output = self.module(**inputs)
@@ -88,12 +88,12 @@ class GradientStep:
         return metrics
 
     def _norms_of_terms(self, inputs: dict[str, Any], step: int) -> dict[str, float]:
-        """Norm of the gradient that each term alone contributes; leaves no gradient behind."""
+        """The norm of the gradient of each single term; leaves no gradient behind."""
         _seed_step(self.config.seed, step, self.world.rank)
         sharded = self.world.strategy == "fsdp"
         norms = {}
         eager = torch.compiler.set_stance("force_eager") if self.config.compile else nullcontext()
-        with eager, gradient_sync(self.module, wanted=sharded):
+        with eager, gradient_sync(self.module, enabled=sharded):
             with self.precision.autocast():
                 output = self.module(**inputs)
             for term in self.task.terms:
@@ -106,6 +106,6 @@ class GradientStep:
 
 
 def _seed_step(seed: int, step: int, rank: int) -> None:
-    """Dropout of a step depends on nothing before it, so no generator state is ever saved."""
+    """Seed dropout per step, independent of earlier steps, so no generator state is saved."""
     (mixed,) = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)
     torch.manual_seed(int(mixed) % 2**63)

@@ -1,4 +1,4 @@
-"""Ctrl-C: the first asks for a checkpoint after the current step, the second stops at once."""
+"""Ctrl-C: the first requests a checkpoint after the current step, the second stops at once."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-ECHO_SECONDS = 0.5  # torchrun repeats a terminal's Ctrl-C to its workers: not a second one
+ECHO_SECONDS = 0.5  # torchrun repeats a terminal's Ctrl-C to its workers; it does not count twice
 
 
 class Interrupt:
-    """A context that turns SIGINT and SIGTERM into ``requested`` (in the main thread only)."""
+    """A context manager that turns SIGINT and SIGTERM into ``requested`` (main thread only)."""
 
     def __init__(self) -> None:
         self._first: float | None = None
@@ -25,12 +25,12 @@ class Interrupt:
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
-            self._before = {one: signal.signal(one, self._handle) for one in SIGNALS}
+            self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for one, handler in self._before.items():
-            signal.signal(one, handler)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._first is None:

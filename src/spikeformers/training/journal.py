@@ -1,14 +1,14 @@
-"""What a run writes about itself: ``metrics.jsonl``, TensorBoard files, how far it is.
+"""The records of a run: ``metrics.jsonl``, TensorBoard files, and its progress.
 
-One JSON object a line, ``kind`` "train" or "validation", with ``step`` (steps completed),
-``tokens_seen`` (``images_seen``, ``examples_seen`` of other tasks) and ``seconds`` (of training
-steps alone) in each. How far it is goes to ``progress.log``, and to the terminal or standard error.
+``metrics.jsonl`` has one JSON object per line, with ``kind`` "train" or "validation", ``step``
+(steps completed), ``tokens_seen`` (``images_seen`` or ``examples_seen`` in other tasks) and
+``seconds`` (of training steps only). Progress goes to ``progress.log``, and to the terminal or
+standard error.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,19 @@ from typing import Any
 from spikeformers.errors import StorageError
 from spikeformers.foreign import check_object, foreign, read_text
 from spikeformers.progress import LOG, Listener, Progress
+from spikeformers.storage import write_text
 
 SEEN = "seen"  # stands for tokens_seen, images_seen or examples_seen
 NUMBERS = ("loss", "lm_loss", "density", "accuracy", "bits_per_byte")
-"""Values that pictures and tables read where a line has them."""
-ADVICE = "Mend the line, or move the file away: resuming does not need it."
+"""Values that pictures and tables read if a line has them."""
+ADVICE = "Repair the line, or move the file away: resuming does not need it."
 BY_LAYER = {"density_by_layer": "density", "grad_norm_by_projection": "grad_norm"}
 
 
 class Journal:
-    """A context that logs on the main process and does nothing on the others.
+    """A context manager that logs on the main process and does nothing on the others.
 
-    ``progress``: whether to show how far it is, or what to tell it instead.
+    ``progress``: whether to show progress, or the callback that receives it instead.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Journal:
             self._board.close()
 
     def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        """Append one line; what has a value a layer becomes one TensorBoard curve a layer."""
+        """Append one line; metrics by layer become one TensorBoard curve per layer."""
         if not self.enabled:
             return
         try:
@@ -87,7 +88,7 @@ class Journal:
             raise StorageError(f"Could not write {self.path}: {error}") from error
 
     def advance(self, step: int, values: Mapping[str, Any]) -> None:
-        """Say how far it is; values not given (density between two measurements) stay as shown."""
+        """Show progress; values that are not given (density is not always) stay as before."""
         if not self.enabled:
             return
         self._shown |= values
@@ -102,12 +103,12 @@ class Journal:
 def read_metrics(path: Path, *, needed: Sequence[str] = ()) -> list[dict[str, Any]]:
     """The lines of a ``metrics.jsonl``; a last line cut off by a crash is left out.
 
-    ``needed`` are numbers that each must have, ``SEEN`` among them. Raises ``CheckpointError`` with
-    the line's number for one that no run wrote.
+    ``needed`` are numbers that each line must have; ``SEEN`` may be one of them. Raises
+    ``CheckpointError`` with the line's number for an invalid line.
     """
     if not path.is_file():
         return []
-    lines = read_text(path, advice=ADVICE).split("\n")[:-1]  # text may hold other ends of lines
+    lines = read_text(path, advice=ADVICE).split("\n")[:-1]  # text may hold other line breaks
     return [
         _line(f"{path}, line {number}", line, needed)
         for number, line in enumerate(lines, start=1)
@@ -118,16 +119,14 @@ def read_metrics(path: Path, *, needed: Sequence[str] = ()) -> list[dict[str, An
 def _line(where: str, line: str, needed: Sequence[str]) -> dict[str, Any]:
     with foreign(f"{where}, is not valid JSON", advice=ADVICE):
         value = json.loads(line)
-    found = check_object(value, {"kind": str, "step": int}, where, advice=ADVICE)
-    seen = next((key for key in found if key.endswith("s_seen")), "tokens_seen")
-    numbers = dict.fromkeys((seen if key == SEEN else key for key in needed), float)
+    entry = check_object(value, {"kind": str, "step": int}, where, advice=ADVICE)
+    seen_key = next((key for key in entry if key.endswith("s_seen")), "tokens_seen")
+    numbers = dict.fromkeys((seen_key if key == SEEN else key for key in needed), float)
     optional = dict.fromkeys(NUMBERS, float)
-    return check_object(found, numbers, where, advice=ADVICE, optional=optional)
+    return check_object(entry, numbers, where, advice=ADVICE, optional=optional)
 
 
 def truncate(path: Path, step: int) -> None:
     """Drop the lines after ``step``: the resumed run will write them again."""
-    kept = [line for line in read_metrics(path) if line["step"] <= step]
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
-    os.replace(temporary, path)
+    earlier = [line for line in read_metrics(path) if line["step"] <= step]
+    write_text(path, "".join(json.dumps(line) + "\n" for line in earlier))

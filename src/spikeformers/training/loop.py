@@ -1,7 +1,7 @@
 """The training loop: one step after another, each a pure function of weights, seed and step.
 
-Started alone, or by ``torchrun`` in several processes (DDP, FSDP2). Dropout is seeded anew at
-each step, batches come from a counter, so a run resumed from a checkpoint is the same run.
+Started as one process, or by ``torchrun`` in several (DDP, FSDP2). Dropout is seeded at each step
+and batches depend on the step only, so a run resumed from a checkpoint is the same run.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-WITHOUT_CACHE = (  # models that write no text
+WITHOUT_CACHE = (  # models that generate no text
     *("ForMaskedLM", "ForSequenceClassification", "ForImageClassification"),
 )
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a run ended; ``final_validation`` is empty when it was interrupted."""
+    """The end of a run; ``final_validation`` is empty if it was interrupted."""
 
     steps: int
-    tokens_seen: int  # of a task of images: images
+    tokens_seen: int  # images or examples in other tasks
     seconds: float  # of training steps, over all resumes; validation and saving not counted
     final_validation: dict[str, float] = field(default_factory=dict)
     interrupted: bool = False
@@ -76,16 +76,16 @@ def train(
 ) -> TrainResult:
     """Train ``model`` in place on ``store`` and export it into the run folder ``out``.
 
-    ``task``, of the same model, is the loss; the model's own unless given. ``store`` is what the
-    task learns from, a TokenStore unless the task says otherwise, with a ``manifest``;
-    ``tokenizer`` (or what prepares images) is saved beside the model.
-    ``progress`` is whether to show how far it is, or a callback that gets it instead.
-    ``on_step(step, metrics)`` is called after each step, from 1. Ctrl-C ends after the current
-    step with a checkpoint; ``resume=True`` then continues exactly, from the checkpoint before
-    where the last one is damaged. ``out`` is held against other processes until the end.
+    ``task``, made for the same model, has the loss; by default the model's own. ``store`` is the
+    data with its ``manifest``, a TokenStore for most tasks; ``tokenizer`` (or the preprocessing of
+    images) is saved beside the model. ``progress`` is whether to show progress, or a callback that
+    receives it instead. ``on_step(step, metrics)`` is called after each step, from 1.
+    Ctrl-C ends the run after the current step with a checkpoint; ``resume=True`` then continues
+    exactly, from the previous checkpoint if the last one is damaged. ``out`` is locked against
+    other processes until the end.
 
-    Raises ``UsageError`` before anything is written, ``TrainingDiverged`` before a step whose
-    loss or gradient is not finite changes a weight, ``StorageError``, ``CheckpointError``.
+    Raises ``UsageError`` before anything is written, ``TrainingDiverged`` if a loss or gradient is
+    not finite, before it changes a weight, ``StorageError``, ``CheckpointError``.
     """
     out, total = Path(out), config.total_steps
     world = open_world(config)
@@ -153,7 +153,7 @@ def train(
                     save_checkpoint(folder, state, trained, optimizer, world, keep=keep)
         if stopped:
             return TrainResult(state.step, state.tokens_seen, state.seconds, interrupted=True)
-        if not validation:  # resumed when nothing was left to do but the export
+        if not validation:  # resumed when only the export was left to do
             validation = measure(trained)
         result = TrainResult(state.step, state.tokens_seen, state.seconds, validation)
         task.finish()
@@ -168,8 +168,8 @@ def _refuse_divergence(metrics: Mapping[str, float], step: int, out: Path) -> No
     """Raise ``TrainingDiverged`` for a number that is not finite (the same on every rank)."""
     for name, value in metrics.items():
         if not math.isfinite(value):
-            kept = checkpoints(out / "checkpoints")
-            last = f"The last good checkpoint is {kept[-1]}" if kept else "None was saved before"
+            saved = checkpoints(out / "checkpoints")
+            last = f"The last good checkpoint is {saved[-1]}" if saved else "None was saved before"
             raise TrainingDiverged(
                 f"The {name} is {value} at step {step}; training stopped there, and the weights "
                 f"were left as they were. {last}. Lower learning_rate or grad_clip, or use "
@@ -183,7 +183,7 @@ def _due(step: int, every: int) -> bool:
 
 @contextmanager
 def _settings(model: PreTrainedModel, config: TrainConfig) -> Iterator[None]:
-    """Training mode, no generation cache, and the threads asked for; undone afterwards."""
+    """Training mode, no generation cache, and the configured threads; undone afterwards."""
     threads, cached = torch.get_num_threads(), getattr(model.config, "use_cache", None)
     if config.threads:
         torch.set_num_threads(config.threads)

@@ -15,12 +15,14 @@ UNDECAYED = re.compile(r"bias|norm|\bln|threshold|decay|tau|amplitude|temperatur
 
 
 def decays(name: str, parameter: torch.Tensor) -> bool:
-    """Weight decay is for matrices: two true dimensions, and no norm, bias or threshold."""
+    """Whether weight decay applies: to matrices (two dimensions above 1) other than norms, biases
+    and thresholds.
+    """
     return sum(size > 1 for size in parameter.shape) >= 2 and not UNDECAYED.search(name)
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101, in two groups."""
+    """AdamW (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101) with two groups."""
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -38,9 +40,9 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """The rate of step ``step`` (from 0): linear warm-up, then the schedule to its floor.
+    """The rate of step ``step`` (from 0): linear warm-up, then the schedule down to its minimum.
 
-    Steps after the schedule's last have the rate of that one.
+    Steps after the end of the schedule keep its last rate.
     """
     total = config.schedule_span
     warmup = round(config.warmup_ratio * total)
@@ -48,10 +50,10 @@ def learning_rate(step: int, config: TrainConfig) -> float:
         return config.learning_rate * (step + 1) / warmup
     if config.schedule == "constant":
         return config.learning_rate
-    done = min(1.0, (step - warmup) / max(1, total - 1 - warmup))
-    left = (1 + math.cos(math.pi * done)) / 2 if config.schedule == "cosine" else 1 - done
+    progress = min(1.0, (step - warmup) / max(1, total - 1 - warmup))
+    factor = (1 + math.cos(math.pi * progress)) / 2 if config.schedule == "cosine" else 1 - progress
     floor = config.min_learning_rate_ratio
-    return config.learning_rate * (floor + (1 - floor) * left)
+    return config.learning_rate * (floor + (1 - floor) * factor)
 
 
 def gradient_norm(model: nn.Module, world: World) -> float:
@@ -66,7 +68,7 @@ def gradient_norm(model: nn.Module, world: World) -> float:
 
 
 def clip(model: nn.Module, norm: float, largest: float) -> None:
-    """Scale the gradients down to the norm ``largest`` where ``norm`` exceeds it."""
+    """Scale the gradients down to the norm ``largest`` if ``norm`` exceeds it."""
     if norm > largest:
         torch._foreach_mul_(
             [local(p.grad) for p in model.parameters() if p.grad is not None], largest / norm

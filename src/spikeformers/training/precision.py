@@ -1,4 +1,4 @@
-"""Which floating-point type the forward pass computes in, and why."""
+"""The floating-point type of the forward pass, and the reason for it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spikeformers.errors import ConfigError
 
 @dataclass(frozen=True)
 class Precision:
-    """``fp32`` or ``bf16`` (autocast: weights and gradients stay float32)."""
+    """``fp32``, or ``bf16`` by autocast: weights and gradients stay float32."""
 
     name: str
     reason: str
@@ -24,12 +24,12 @@ class Precision:
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
 
-def choose_precision(wanted: str, device: torch.device) -> Precision:
-    """Resolve ``auto``; bf16 on a device without it is a ``ConfigError``."""
-    if wanted == "fp32":
+def choose_precision(setting: str, device: torch.device) -> Precision:
+    """Resolve ``auto``; ``ConfigError`` for bf16 on a device without it."""
+    if setting == "fp32":
         return Precision("fp32", "asked for", device)
     refused = _why_no_bf16(device)
-    if wanted == "auto":
+    if setting == "auto":
         if device.type != "cuda" or refused:
             return Precision("fp32", refused or f"auto: {device.type} is fastest in fp32", device)
         return Precision("bf16", "auto: this CUDA device computes bf16", device)

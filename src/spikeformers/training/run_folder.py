@@ -1,4 +1,4 @@
-"""The folder of a run: who may begin in it, who may resume, and the exported model.
+"""The folder of a run: beginning, resuming, and the exported model.
 
 run.json  metrics.jsonl  tensorboard/  checkpoints/step-0000100/
 run.lock                                                       (while a process writes here)
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 RUN_FILES = ("run.json", "metrics.jsonl", "checkpoints", "config.json", "model.safetensors")
 VOLATILE = ("use_cache", "architectures", "transformers_version", "dtype", "_name_or_path")
-"""Model config keys that loading and saving change, and training does not read."""
+"""Keys of a model's config that loading and saving change, but training does not read."""
 
 
 def run_record(
@@ -49,7 +49,7 @@ def run_record(
     config: TrainConfig,
     task: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The content of ``run.json``: the resolved request, and what it ran on."""
+    """The content of ``run.json``: config, model, data, task and versions."""
     described = json.loads(model.config.to_json_string(use_diff=False))
     return {
         "config": config.as_dict(),
@@ -67,9 +67,9 @@ def run_record(
 
 @contextmanager
 def held(out: Path, world: World) -> Iterator[None]:
-    """The run folder, held by the first rank against other processes. Every rank calls this.
+    """Lock the run folder on the first rank against other processes. Every rank calls this.
 
-    Raises ``UsageError``, on every rank, where another process holds it.
+    Raises ``UsageError`` on every rank if another process holds the folder.
     """
     with ExitStack() as stack:
         refused: SpikeformersError | None = None
@@ -84,11 +84,11 @@ def held(out: Path, world: World) -> Iterator[None]:
 
 
 def open_run(out: Path, record: dict[str, Any], world: World, *, resume: bool) -> bool:
-    """Begin (writes ``run.json``) or resume; whether there is a checkpoint to continue from.
+    """Begin (writes ``run.json``) or resume; returns whether there is a checkpoint to load.
 
-    A run that is resumed for more steps has them in its ``run.json`` from then on. Raises
-    ``UsageError`` for a folder that is taken, or nothing to resume, and ``ConfigError`` naming the
-    keys for a resume with another config, model or data.
+    A run that is resumed for more steps has these in its ``run.json`` from then on. Raises
+    ``UsageError`` for a folder that holds a run, or if there is nothing to resume, and
+    ``ConfigError``, which names the keys, to resume with another config, model or data.
     """
     if resume:
         _lengthen(out, _same_run(out, record, world), record, world)
@@ -97,7 +97,7 @@ def open_run(out: Path, record: dict[str, Any], world: World, *, resume: bool) -
             logger.info("no checkpoint in %s yet: beginning at step 0", out)
         return begun
     refuse_taken(out)
-    world.sum([0.0])  # nobody writes before everybody has looked
+    world.sum([0.0])  # a barrier: nobody writes before everybody has checked
     if world.is_main:
         write_text(out / "run.json", json.dumps(record, indent=2) + "\n")
     return False
@@ -105,22 +105,22 @@ def open_run(out: Path, record: dict[str, Any], world: World, *, resume: bool) -
 
 def refuse_taken(out: Path) -> None:
     """Raise ``UsageError`` for a folder that holds a run."""
-    if taken := [name for name in RUN_FILES if (out / name).exists()]:
+    if existing := [name for name in RUN_FILES if (out / name).exists()]:
         raise UsageError(
-            f"{out} already holds a run ({taken[0]}). Use --resume to continue it, or another "
+            f"{out} already holds a run ({existing[0]}). Use --resume to continue it, or another "
             "--out."
         )
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """The content of a ``run.json``, its sections checked; CheckpointError where it is damaged."""
+    """The content of a ``run.json`` with checked sections; CheckpointError if it is damaged."""
     sections: dict[str, Any] = {"config": dict, "model": dict, "data": dict}
     advice = "Begin in another --out."
     return read_json(path, advice=advice, needed=sections, optional={"task": dict | None})
 
 
 def _same_run(out: Path, record: dict[str, Any], world: World) -> dict[str, Any]:
-    """The record of ``out`` as it was; ConfigError where this is another run."""
+    """The existing record of ``out``; ConfigError if this is another run."""
     path = out / "run.json"
     if not path.is_file():
         raise UsageError(f"Nothing to resume: {path} does not exist. Start without --resume.")
@@ -135,13 +135,13 @@ def _same_run(out: Path, record: dict[str, Any], world: World) -> dict[str, Any]
         differ = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
         refused = [key for key in differ if section != "config" or key not in of_config]
         if refused:
-            told = "; ".join(
+            changes = "; ".join(
                 f"{k} was {shortened(old.get(k))}, now {shortened(new.get(k))}" for k in refused
             )
             hint = _why_not_longer(old, new) if set(refused) & set(LENGTH) else ""
             raise ConfigError(
-                f"{out} was begun with another {section}: {told}. {hint}Resume with the values of "
-                f"{path}, or begin in another --out."
+                f"{out} was begun with another {section}: {changes}. {hint}Resume with the values "
+                f"of {path}, or begin in another --out."
             )
         rounding = [key for key in differ if key in ROUNDING_CHANGES]
         if rounding and world.is_main:
@@ -153,10 +153,10 @@ def _same_run(out: Path, record: dict[str, Any], world: World) -> dict[str, Any]
 
 
 def _only_longer(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether the steps that were to be made keep their learning rates, and none is left out."""
+    """Whether the new config only adds steps, and earlier steps keep their learning rates."""
     before, after = TrainConfig.from_dict(old), TrainConfig.from_dict(new)
-    more = after.total_steps >= before.total_steps
-    return more and after.schedule_span == before.schedule_span
+    longer = after.total_steps >= before.total_steps
+    return longer and after.schedule_span == before.schedule_span
 
 
 def _why_not_longer(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
@@ -170,11 +170,11 @@ def _why_not_longer(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 
 def _lengthen(out: Path, before: dict[str, Any], record: dict[str, Any], world: World) -> None:
-    """Put more steps into ``run.json``, so that a later resume is of all of them."""
+    """Put the longer run's steps into ``run.json``, so that a later resume expects them."""
     steps = {key: record["config"][key] for key in LENGTH}
     if all(before["config"].get(key, 0) == value for key, value in steps.items()):
         return
-    world.sum([0.0])  # nobody writes before everybody has read
+    world.sum([0.0])  # a barrier: nobody writes before everybody has read
     if world.is_main:
         before["config"] |= steps
         write_text(out / "run.json", json.dumps(before, indent=2) + "\n")
@@ -190,8 +190,8 @@ def export(
 ) -> None:
     """Save model, tokenizer and card into ``out``, ``config.json`` last. Every rank calls this.
 
-    ``model_class`` is the class before sharding, of which the whole model is rebuilt.
-    Raises ``StorageError`` when the disk refuses; what ``out`` held before stays.
+    ``model_class`` is the class before sharding, from which the complete model is rebuilt.
+    Raises ``StorageError`` if the disk refuses; existing files in ``out`` stay.
     """
     state = full_state(model) if world.strategy == "fsdp" else None
     if not world.is_main:
@@ -220,7 +220,7 @@ def export(
 
 @contextmanager
 def _no_shard_bar() -> Iterator[None]:
-    """Without the bar that Transformers draws while it writes one file."""
+    """Suppress the progress bar that Transformers draws while it writes one file."""
     from transformers.utils import logging as transformers_logging
 
     shown = transformers_logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""What a run trains, on what, by which loss: a language model's own, unless a subclass says so."""
+"""The task of a run: model, data and loss. The base class pretrains a language model."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 Measure = Callable[[nn.Module], dict[str, float]]
-"""Figures of the trained module on held-out data."""
+"""Computes metrics of the trained module on held-out data."""
 
 
 class Part(Protocol):
-    """What one forward pass takes; ``targets`` labels count in its mean loss."""
+    """The input of one forward pass; ``targets`` is the number of labels in its mean loss."""
 
     @property
     def targets(self) -> int: ...
@@ -40,30 +40,30 @@ class Batches(Protocol):
 
 
 class Store(Protocol):
-    """What a run is given to train on; the manifest goes into ``run.json``."""
+    """The training data of a run; the manifest goes into ``run.json``."""
 
     manifest: dict[str, Any]
 
 
 class Task:
-    """Pretraining. ``model`` is exported; ``module`` (it, or what holds it) is called and trained.
+    """Pretraining. ``model`` is exported; ``module`` (the model, or a wrapper) is trained.
 
-    Called with what ``inputs`` gives, ``module`` returns an output with ``loss``, and perhaps
+    Called with the result of ``inputs``, ``module`` returns an output with ``loss``, and perhaps
     ``lm_loss``, ``rate_loss``, ``terms`` (name -> unweighted value) and ``contributions``
-    (name -> what it adds to the loss). Called with a bare batch, it returns the model's output.
+    (name -> summand of the loss). Called with a plain batch, it returns the model's output.
     """
 
     terms: tuple[str, ...] = ()
     """The named parts of the loss, each logged with the norm of the gradient it contributes."""
 
     leaves_unused: bool = False
-    """Whether the loss may leave parameters without a gradient, which DDP has to be told."""
+    """Whether some parameters may get no gradient, which DDP has to know."""
 
     unit: str = "token"
-    """What steps are counted in."""
+    """The unit in which training data are counted."""
 
     plain_loss: str = "lm_loss"
-    """Name of the loss without penalties in the log; none is logged where it is empty."""
+    """Name of the loss without penalties in the log; if empty, it is not logged."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
@@ -72,7 +72,7 @@ class Task:
     def data(
         self, store: Any, tokenizer: Any, config: TrainConfig, world: World, precision: Precision
     ) -> tuple[Batches, Measure]:
-        """The batches to train on, and how the model is validated; before anything is written."""
+        """The training batches and the validation function; called before anything is written."""
         objective = make_objective(self.model, tokenizer, config)
         text = store.split("train")
         text.check_vocabulary(self.model.config.vocab_size)
@@ -83,43 +83,42 @@ class Task:
             raise DataError("The validation text is empty. Give a corpus with more documents.")
 
         def measure(trained: nn.Module) -> dict[str, float]:
-            return validate(
-                trained, held_out, objective, config, world, precision, self.validation_metrics
-            )
+            metrics = self.validation_metrics
+            return validate(trained, held_out, objective, config, world, precision, metrics)
 
         return batches, measure
 
     def per_step(self, config: TrainConfig) -> int:
-        """Units of a step, over all ranks."""
+        """Units (tokens, images ...) per step, over all ranks."""
         return config.tokens_per_step
 
     def start(self, store: Any, config: TrainConfig, world: World) -> None:
-        """Check the request and get ready, before anything is written. Every rank calls this."""
+        """Check the request and prepare, before anything is written. Every rank calls this."""
 
     def inputs(self, part: Any, device: torch.device) -> dict[str, Any]:
         """Keyword arguments of ``module`` for one training micro-batch."""
-        given: dict[str, Any] = part.to(device)
-        return given
+        batch: dict[str, Any] = part.to(device)
+        return batch
 
     def validation_metrics(
         self, part: MicroBatch, output: Any, device: torch.device
     ) -> dict[str, float]:
-        """More figures of a validation batch, each a mean over its tokens."""
+        """Further metrics of a validation batch, each a mean over its tokens."""
         return {}
 
     def measured(self) -> dict[str, Any]:
-        """More figures of a logged step, while its gradients are there."""
+        """Further metrics of a logged step; its gradients are available."""
         return {}
 
     def stepped(self, world: World) -> None:
-        """The optimiser has made a step."""
+        """Called after each step of the optimiser."""
 
     def finish(self) -> None:
-        """Training is complete: make ``model`` what is exported."""
+        """Called when training is complete, to bring ``model`` into its final state for export."""
 
     def record(self) -> dict[str, Any]:
-        """What a resumed run must have in common, for ``run.json``."""
+        """Values for ``run.json`` that a resumed run must share."""
         return {}
 
     def close(self) -> None:
-        """Let go of what ``start`` opened."""
+        """Release the resources that ``start`` opened."""

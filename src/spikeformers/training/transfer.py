@@ -1,15 +1,16 @@
-"""Attention transfer: each spiking attention learns to say what the softmax it replaced says.
+"""Attention transfer: each spiking attention learns the output of the softmax that it replaced.
 
     L = mean over layers of  |A_S(x) - A_T(x)|^2 / |A_T(x)|^2
 
-x is what goes into that attention of the dense original (T), on real text; A_S and A_T are what the
-spiking and the dense attention, output map included, make of it. So every layer learns at once and
-from the right input, no gradient passes between blocks, and a step costs a forward pass of the
-original and the attention alone: no feed-forward block and no head of the spiking model. Errors
-that add up from block to block are not seen; the language model's loss afterwards sees them.
+x is the input of the attention in the dense original (T) on real text; A_S(x) and A_T(x) are the
+outputs of the spiking and the dense attention, after their output map. All layers thus learn at the
+same time from correct inputs, no gradient passes between blocks, and a step costs a forward pass of
+the original and of the spiking attention, without feed-forward blocks or head of the spiking model.
+The loss does not contain errors that accumulate from block to block; training on the language
+model's loss afterwards does.
 
-From softmax to linear attention: LoLCATs, https://arxiv.org/abs/2410.10254. To spiking attention:
-an addition, not in NeurTransformer, https://arxiv.org/abs/2510.00133.
+LoLCATs, https://arxiv.org/abs/2410.10254, does this from softmax to linear attention. Its use for
+spiking attention is our addition to NeurTransformer, https://arxiv.org/abs/2510.00133.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ from spikeformers.models._sources import source_of, watching
 from spikeformers.training.batches import check_context
 from spikeformers.training.config import TrainConfig
 from spikeformers.training.distributed import World
-from spikeformers.training.finetune import train_only
 from spikeformers.training.task import Task
+from spikeformers.training.tune_converted import train_only
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class Seen(NamedTuple):
-    """What one dense attention was given and said, ``[B, T, D]``, and the rotary cos and sin."""
+class AttentionRecord(NamedTuple):
+    """Input and output ``[B, T, D]`` of one dense attention, and the rotary cos and sin."""
 
-    given: Tensor
-    said: Tensor
+    input: Tensor
+    output: Tensor
     rotary: tuple[Tensor, Tensor] | None
 
 
@@ -51,7 +52,7 @@ class TransferOutput(ModelOutput):
 
 
 class Transferred(nn.Module):
-    """The spiking model, called for its attention alone where there is something to compare.
+    """The spiking model, of which only the attention is called to compare it with the teacher.
 
     ``errors``: layer -> relative squared error, a scalar, of the last comparison.
     """
@@ -62,24 +63,28 @@ class Transferred(nn.Module):
         self.errors: dict[int, Tensor] = {}
 
     def forward(
-        self, input_ids: Tensor, labels: Tensor, seen: Mapping[int, Seen] | None = None
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        records: Mapping[int, AttentionRecord] | None = None,
     ) -> Any:
-        """The model's own output; with ``seen`` a ``TransferOutput``."""
-        if seen is None:
+        """The model's own output; a ``TransferOutput`` if the teacher's ``records`` are given."""
+        if records is None:
             return self.student(input_ids=input_ids, labels=labels)
         blocks = spiking_attentions(self.student)
         errors = {}
-        for layer, one in seen.items():
-            mine = blocks[layer](one.given, position_embeddings=one.rotary)[0]
-            errors[layer] = (mine.float() - one.said).square().sum() / one.said.square().sum()
+        for layer, record in records.items():
+            output = blocks[layer](record.input, position_embeddings=record.rotary)[0]
+            squared_error = (output.float() - record.output).square().sum()
+            errors[layer] = squared_error / record.output.square().sum()
         self.errors = {layer: error.detach() for layer, error in errors.items()}
         return TransferOutput(torch.stack(list(errors.values())).mean())
 
 
 def spiking_attentions(model: PreTrainedModel) -> dict[int, SpikingSelfAttention]:
-    """Layer -> its attention, of the layers whose attention spikes."""
-    found = [one for one in model.modules() if isinstance(one, SpikingSelfAttention)]
-    return {one.layer_idx: one for one in found}
+    """Layer number -> spiking attention; layers with softmax attention are left out."""
+    attentions = (m for m in model.modules() if isinstance(m, SpikingSelfAttention))
+    return {attention.layer_idx: attention for attention in attentions}
 
 
 class AttentionTransfer(Task):
@@ -88,7 +93,7 @@ class AttentionTransfer(Task):
     Raises ConfigError for a teacher of another architecture or shape.
     """
 
-    plain_loss = ""  # the one loss there is
+    plain_loss = ""  # there is only one loss
 
     def __init__(self, model: PreTrainedModel, teacher: PreTrainedModel) -> None:
         super().__init__(model)
@@ -100,12 +105,15 @@ class AttentionTransfer(Task):
                 f"this model was converted from a {described['model_type']}, and the teacher is a "
                 f"{teacher.config.model_type}; give the model that it was converted from."
             )
-        mine, theirs = model.model.config, teacher.config
-        shape = source_of(theirs.model_type).shape
-        if (shape(mine), mine.num_hidden_layers) != (shape(theirs), theirs.num_hidden_layers):
+        student_config, teacher_config = model.model.config, teacher.config
+        shape = source_of(teacher_config.model_type).shape
+        if (shape(student_config), student_config.num_hidden_layers) != (
+            shape(teacher_config),
+            teacher_config.num_hidden_layers,
+        ):
             raise ConfigError(
-                "the teacher has other layers than the model that this one was converted from; "
-                "give that one."
+                "the layers of the teacher differ from those of the model that this one was "
+                "converted from; give that model."
             )
         self.teacher = teacher.eval().requires_grad_(False)
         self.layers = set(spiking_attentions(model))
@@ -114,38 +122,38 @@ class AttentionTransfer(Task):
     def start(self, store: Any, config: TrainConfig, world: World) -> None:
         if world.strategy == "fsdp":
             raise ConfigError(
-                "attention transfer calls the attention alone, which FSDP does not gather; run it "
-                "on one process, or with strategy=ddp."
+                "attention transfer calls only the attention, which FSDP does not gather; run it "
+                "in one process, or with strategy=ddp."
             )
         check_context(self.teacher, config.context, "the teacher")
         self.teacher.to(world.device)  # type: ignore[arg-type]
 
     @torch.no_grad()
-    def look(self, input_ids: Tensor) -> dict[int, Seen]:
-        """What goes into and out of the dense attention of each layer whose own one spikes."""
-        seen: dict[int, Seen] = {}
+    def teacher_records(self, input_ids: Tensor) -> dict[int, AttentionRecord]:
+        """Input and output of the teacher's attention in each layer whose attention spikes."""
+        records: dict[int, AttentionRecord] = {}
 
-        def keep(layer: int, _: str, x: Tensor, y: Tensor, given: Mapping[str, Any]) -> None:
+        def keep(layer: int, _: str, x: Tensor, y: Tensor, kwargs: Mapping[str, Any]) -> None:
             if layer in self.layers:
-                turned = given.get("position_embeddings")
-                rotary = None if turned is None else (turned[0].float(), turned[1].float())
-                seen[layer] = Seen(x.float(), y.float(), rotary)
+                cos_sin = kwargs.get("position_embeddings")
+                rotary = None if cos_sin is None else (cos_sin[0].float(), cos_sin[1].float())
+                records[layer] = AttentionRecord(x.float(), y.float(), rotary)
 
         with (
             torch.autocast(input_ids.device.type, enabled=False),
             watching(self.teacher, ("attention",), keep),
         ):
             self.teacher(input_ids=input_ids, use_cache=False, logits_to_keep=1)
-        return seen
+        return records
 
     def inputs(self, part: Any, device: torch.device) -> dict[str, Any]:
         batch: dict[str, Any] = part.to(device)
-        return batch | {"seen": self.look(batch["input_ids"])}
+        return batch | {"records": self.teacher_records(batch["input_ids"])}
 
     def record(self) -> dict[str, Any]:
         return {"trains": "attention", "loss": "attention transfer"}
 
     def measured(self) -> dict[str, Any]:
-        """Which blocks are hard to learn: the error of each in the step's last micro-batch."""
+        """The error of each layer in the step's last micro-batch: which layers learn slowly."""
         errors = cast("Transferred", self.module).errors
         return {"error_by_layer": {str(layer): error.item() for layer, error in errors.items()}}

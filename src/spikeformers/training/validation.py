@@ -17,6 +17,9 @@ from spikeformers.training.precision import Precision
 if TYPE_CHECKING:
     from spikeformers.data.store import TokenSplit
 
+Metrics = Callable[[MicroBatch, Any, torch.device], dict[str, float]]
+"""``(batch, output, device)`` to named metrics, each a mean over the batch's tokens."""
+
 
 def lm_loss(output: Any) -> torch.Tensor:
     """The loss without penalties: ``lm_loss`` where the model gives one, else ``loss``."""
@@ -32,33 +35,34 @@ def validate(
     config: TrainConfig,
     world: World,
     precision: Precision,
-    metrics: Callable[[MicroBatch, Any, torch.device], dict[str, float]] | None = None,
+    further_metrics: Metrics | None = None,
 ) -> dict[str, float]:
-    """Loss (nats a token), perplexity, and bits a byte of the text.
+    """Loss (nats per token), perplexity, and bits per byte of the text.
 
-    A masked model has its loss at masked positions and ``masked_perplexity``, which says nothing
-    about the bits that the text takes. ``metrics(batch, output, device)`` adds figures, means over
-    the tokens of a batch.
+    A masked model gives the loss at its masked positions and ``masked_perplexity``; neither
+    measures how many bits the text needs. ``further_metrics`` adds metrics of its own, averaged
+    over tokens.
     """
     was_training = model.training
     model.eval()
     total = targets = 0.0
-    further: dict[str, float] = {}
+    sums: dict[str, float] = {}
     with torch.no_grad(), precision.autocast():
-        for one in validation_batches(split, objective, config, world):
-            output = model(**one.to(world.device))
+        for batch in validation_batches(split, objective, config, world):
+            output = model(**batch.to(world.device))
             loss = lm_loss(output).double().item()
-            total += loss * one.targets if one.targets else 0.0
-            targets += one.targets
-            for name, value in (metrics(one, output, world.device) if metrics else {}).items():
-                further[name] = further.get(name, 0.0) + value * one.targets
+            total += loss * batch.targets if batch.targets else 0.0
+            targets += batch.targets
+            metrics = further_metrics(batch, output, world.device) if further_metrics else {}
+            for name, value in metrics.items():
+                sums[name] = sums.get(name, 0.0) + value * batch.targets
     reshard(model)
     model.train(was_training)
-    total, targets, *more = world.sum([total, targets, *further.values()])
-    further = {name: value / max(targets, 1.0) for name, value in zip(further, more, strict=True)}
+    total, targets, *further = world.sum([total, targets, *sums.values()])
+    means = {name: value / max(targets, 1.0) for name, value in zip(sums, further, strict=True)}
     loss = total / max(targets, 1.0)
     perplexity = math.exp(loss) if loss < 700 else math.inf
     if objective.mask_token_id is not None:
-        return {"loss": loss, "masked_perplexity": perplexity, **further}
+        return {"loss": loss, "masked_perplexity": perplexity, **means}
     bits_per_byte = loss / math.log(2) * split.num_tokens / split.num_bytes
-    return {"loss": loss, "perplexity": perplexity, "bits_per_byte": bits_per_byte, **further}
+    return {"loss": loss, "perplexity": perplexity, "bits_per_byte": bits_per_byte, **means}

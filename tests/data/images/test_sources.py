@@ -256,5 +256,5 @@ def test_names_and_fractions(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no 'test' split; they have train, validation"):
         load_images(tmp_path).split("test")
     (tmp_path / "train.npz").write_bytes(b"PK\x03\x04 cut off")
-    with pytest.raises(DataError, match="no whole npz"):
+    with pytest.raises(DataError, match="not a complete npz"):
         load_images(tmp_path)

@@ -220,7 +220,7 @@ def test_attention_in_blocks_counts_as_attention_in_one_piece(
     model = spiking("wd", max_position_embeddings=80)
     tokens = torch.arange(70).remainder(50).repeat(2, 1)
     whole = trace(model, tokens)
-    monkeypatch.setattr(_blocks, "WHOLE", 0)
+    monkeypatch.setattr(_blocks, "ONE_BLOCK_SCORES", 0)
     blocks = trace(model, tokens)
     assert whole.products == blocks.products
     assert whole.operations == blocks.operations

@@ -192,7 +192,7 @@ def test_values_that_were_altered_or_cut_off_are_computed_anew(
     held.path.write_bytes(b"\n".join(lines))
     again = LikelihoodCache({"model": "one"}, tmp_path)
     assert len(again.values) == len(lines) - 4
-    assert f"4 of {len(lines)} lines are damaged; what they held is computed anew" in caplog.text
+    assert f"4 of {len(lines)} lines are damaged; their values are computed again" in caplog.text
     assert scores((model, tokenizer), batch_size=2, cache=again) == whole
     assert LikelihoodCache({"model": "one"}, tmp_path).values == held.values
 

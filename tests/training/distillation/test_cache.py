@@ -140,7 +140,9 @@ def test_two_processes_write_files_of_their_own(opened: Any, teacher: Teacher) -
 
 def test_the_cache_of_another_teacher_is_refused(opened: Any) -> None:
     opened(teacher_sha256="aa").close()
-    with pytest.raises(ConfigError, match=r"another teacher's.*teacher_sha256 is 'aa', not 'bb'"):
+    with pytest.raises(
+        ConfigError, match=r"another teacher or another text.*teacher_sha256 is 'aa', not 'bb'"
+    ):
         opened(teacher_sha256="bb")
 
 
@@ -174,7 +176,7 @@ def test_it_says_what_it_will_take_and_refuses_a_disk_without_room(
 
 def test_a_full_disk_is_a_storage_error(opened: Any, full_disk: Any) -> None:
     one = opened()
-    with full_disk(100), pytest.raises(StorageError, match="What was committed stays whole"):
+    with full_disk(100), pytest.raises(StorageError, match="Rows that were committed stay valid"):
         one(IDS, STARTS)
 
 
@@ -195,7 +197,7 @@ def test_logits_that_are_more_than_the_heads_are_refused(teacher: Teacher, tmp_p
 def test_training_has_the_same_losses_with_and_without(
     fresh: Any, dense: Any, causal: Any, config: Any, tmp_path: Path
 ) -> None:
-    """Bit for bit: computed anew, while the cache fills, and read from it."""
+    """Bit for bit: computed, while the cache fills, and read from it."""
 
     def losses(name: str, where: str) -> list[dict[str, Any]]:
         model, store, tokenizer = fresh("wd")

@@ -6,12 +6,12 @@ import pytest
 
 from spikeformers.errors import ConfigError
 from spikeformers.training.distillation.config import SpADConfig
-from spikeformers.training.distillation.mapping import Shape, align
+from spikeformers.training.distillation.mapping import ModelSizes, align
 
 
 def pairs(student: int, teacher: int, layer_map: tuple[int, ...] = ()) -> tuple[tuple[int, int]]:
     spad = SpADConfig(layer_map=layer_map)
-    return align(Shape(student, 2, 8, 99), Shape(teacher, 2, 8, 99), spad).layers
+    return align(ModelSizes(student, 2, 8, 99), ModelSizes(teacher, 2, 8, 99), spad).layers
 
 
 def test_layers_are_spread_evenly() -> None:
@@ -31,17 +31,17 @@ def test_layers_as_told() -> None:
 
 def test_another_vocabulary() -> None:
     with pytest.raises(ConfigError, match=r"vocabulary of 98 and the teacher one of 99.*tokenizer"):
-        align(Shape(1, 1, 8, 98), Shape(1, 1, 8, 99), SpADConfig())
+        align(ModelSizes(1, 1, 8, 98), ModelSizes(1, 1, 8, 99), SpADConfig())
 
 
 def test_a_teacher_without_heads() -> None:
     with pytest.raises(ConfigError, match="leave out saa"):
-        align(Shape(1, 1, 8, 9), Shape(1, 0, 8, 9), SpADConfig())
-    align(Shape(1, 1, 8, 9), Shape(1, 0, 8, 9), SpADConfig(saa=0))
+        align(ModelSizes(1, 1, 8, 9), ModelSizes(1, 0, 8, 9), SpADConfig())
+    align(ModelSizes(1, 1, 8, 9), ModelSizes(1, 0, 8, 9), SpADConfig(saa=0))
 
 
 def test_it_is_told_what_is_projected() -> None:
-    same, other = Shape(2, 4, 8, 99), Shape(4, 6, 24, 99)
+    same, other = ModelSizes(2, 4, 8, 99), ModelSizes(4, 6, 24, 99)
     spad = SpADConfig()
     assert align(same, other, spad).describe(spad) == [
         "ea: width 8 -> 24 (linear)",

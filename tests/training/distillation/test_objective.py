@@ -15,10 +15,9 @@ from safetensors.torch import load_file
 
 from spikeformers.errors import ConfigError, TrainingDiverged
 from spikeformers.models import load_model
-from spikeformers.training import spad as losses
 from spikeformers.training import train
 from spikeformers.training.checkpoint import checkpoints
-from spikeformers.training.distillation import TERMS, Distillation, SpADConfig
+from spikeformers.training.distillation import TERMS, Distillation, SpADConfig, losses
 from spikeformers.training.journal import read_metrics
 
 TIMES = ("seconds", "tokens_per_second")

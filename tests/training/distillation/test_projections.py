@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 
 from spikeformers.training.distillation.config import SpADConfig
-from spikeformers.training.distillation.mapping import Shape, align
+from spikeformers.training.distillation.mapping import ModelSizes, align
 from spikeformers.training.distillation.projections import HeadMap, Projections, neighbours
 
-SMALL, LARGE = Shape(2, 2, 8, 99), Shape(3, 3, 12, 99)
+SMALL, LARGE = ModelSizes(2, 2, 8, 99), ModelSizes(3, 3, 12, 99)
 
 
-def names(student: Shape, teacher: Shape, spad: SpADConfig) -> set[str]:
+def names(student: ModelSizes, teacher: ModelSizes, spad: SpADConfig) -> set[str]:
     found = Projections(align(student, teacher, spad), spad, 0).named_parameters()
     return {name.partition(".")[0] for name, _ in found}
 

@@ -128,7 +128,7 @@ def test_batches_are_a_function_of_seed_and_step(store: Any, config: Any) -> Non
 
 
 def test_what_is_refused(tmp_path: Path, model: Any, store: Any, config: Any) -> None:
-    with pytest.raises(ConfigError, match="tells 4 classes apart; these data have 3"):
+    with pytest.raises(ConfigError, match="has 4 classes; these data have 3"):
         run(model(num_labels=4), store(), tmp_path / "x", config())
     coloured = ImageStore(store().data, store(3).prep)
     with pytest.raises(DataError, match="8 x 8 of mode L; this model takes 8 x 8 of mode RGB"):

@@ -1,4 +1,4 @@
-"""Images and their classes: where they come from, how they are read, what is wrong with them."""
+"""Labelled images: sources, file formats, and reading with checks."""
 
 from spikeformers.data.images.reader import BROKEN, ImageReader, Prep
 from spikeformers.data.images.sets import ImageData, ImageSplit

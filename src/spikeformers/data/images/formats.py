@@ -23,7 +23,7 @@ def read_npz(path: Path) -> tuple[Images, Labels]:
         with np.load(path, allow_pickle=False) as file:
             held = {name: file[name] for name in file.files}
     except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is no whole npz file of plain arrays: {error}") from error
+        raise DataError(f"{path} is not a complete npz file of plain arrays: {error}") from error
     labels = held.get("label", held.get("labels"))
     if labels is None or labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise DataError(f"{path} has no array 'label' of whole numbers; it has {sorted(held)}.")
@@ -70,11 +70,11 @@ def _idx(path: Path, dimensions: int) -> Bytes:
         raise DataError(f"{path} cannot be read: {error}") from error
     head = 4 + 4 * dimensions
     if len(raw) < head or raw[:4] != bytes((0, 0, 8, dimensions)):
-        raise DataError(f"{path} is no IDX file of bytes in {dimensions} dimensions.")
+        raise DataError(f"{path} is not an IDX file of bytes in {dimensions} dimensions.")
     shape = np.frombuffer(raw, ">u4", dimensions, 4).astype(np.int64)
     if len(raw) - head != int(shape.prod()):
         raise DataError(
-            f"{path} holds {len(raw) - head} bytes where its head says {int(shape.prod())}; "
+            f"{path} holds {len(raw) - head} bytes where its header says {int(shape.prod())}; "
             "it is cut off."
         )
     return np.frombuffer(raw, np.uint8, offset=head).reshape(shape)
@@ -87,8 +87,10 @@ def read_cifar(paths: list[Path], label_bytes: int) -> tuple[Images, Labels]:
     for path in paths:
         raw = np.fromfile(path, np.uint8)
         if len(raw) == 0 or len(raw) % size:
-            raise DataError(f"{path} holds {len(raw)} bytes, no multiple of {size}; it is cut off.")
+            raise DataError(
+                f"{path} holds {len(raw)} bytes, which is not a multiple of {size}; it is cut off."
+            )
         records.append(raw.reshape(-1, size))
-    whole = np.concatenate(records)
-    pixels = whole[:, label_bytes:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return ArrayImages(pixels, paths[0].parent.name), whole[:, label_bytes - 1].astype(np.int64)
+    table = np.concatenate(records)
+    pixels = table[:, label_bytes:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return ArrayImages(pixels, paths[0].parent.name), table[:, label_bytes - 1].astype(np.int64)

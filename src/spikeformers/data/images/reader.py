@@ -1,7 +1,7 @@
 """From images of any kind to bytes ``[B, C, H, W]`` of the size and mode that a model takes.
 
-A broken image is refused by name, or skipped: left out where a model is measured, and replaced by
-the next that can be read where it is trained (always by the same one, so that runs repeat).
+A broken image is an error that names it, or is skipped: left out when a model is measured, and
+replaced by the next readable image in training (always the same one, so that runs are repeatable).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _UNREADABLE = (OSError, SyntaxError, ValueError, UnidentifiedImageError, EOFErro
 
 @dataclass(frozen=True)
 class Prep:
-    """What a model does with bytes: ``(x / 255 - mean) / std`` of C x size x size."""
+    """A model's preprocessing of bytes: ``(x / 255 - mean) / std`` of C x size x size."""
 
     size: int
     channels: int
@@ -40,20 +40,20 @@ class Prep:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, size: int, channels: int) -> Prep:
-        """As ``save_pretrained`` wrote it; the defaults where a folder has no such file."""
+        """Read what ``save_pretrained`` wrote; the defaults if the folder has no such file."""
         path = Path(folder) / "preprocessor_config.json"
         if not path.is_file():
             return cls(size, channels)
         values = read_json(path)
         numbers = []
         for key in ("image_mean", "image_std"):
-            given = values.get(key)
-            if not fits(given, list[float]) or len(set(given or ())) != 1:
+            values_per_channel = values.get(key)
+            if not fits(values_per_channel, list[float]) or len(set(values_per_channel or ())) != 1:
                 raise CheckpointError(
                     f"{path} does not give one image_mean and one image_std for all channels: "
-                    f"{key} is {shortened(given)}."
+                    f"{key} is {shortened(values_per_channel)}."
                 )
-            numbers.append(float(given[0]))  # type: ignore[index]
+            numbers.append(float(values_per_channel[0]))  # type: ignore[index]
         if numbers[1] <= 0:
             raise CheckpointError(f"{path}: image_std is {numbers[1]}; it must be greater than 0.")
         return cls(size, channels, *numbers)
@@ -95,7 +95,7 @@ class ImageReader:
             raise ConfigError(f"images have 1 or 3 channels, not {prep.channels}.")
         self.split, self.prep, self.fit, self.broken = split, prep, fit, broken
         self.skipped: dict[str, str] = {}
-        """Name of a broken image -> what is wrong with it."""
+        """Name of a broken image -> the reason why it cannot be read."""
         self._room = cache_bytes // (prep.channels * prep.size**2)
         self._cache: dict[int, Bytes] = {}
 
@@ -103,7 +103,7 @@ class ImageReader:
         return len(self.split)
 
     def read(self, index: int) -> Bytes | None:
-        """Image ``index`` of the split, ``[C, H, W]``; None where it is broken and skipped."""
+        """Image ``index`` of the split, ``[C, H, W]``; None if it is broken and skipped."""
         row = int(self.split.rows[index])
         if row in self._cache:
             return self._cache[row]
@@ -114,13 +114,13 @@ class ImageReader:
             image = self.split.images.open(row)
             image.load()
         except (*_UNREADABLE, Image.DecompressionBombError) as error:
-            said = " ".join(str(error).split()) or type(error).__name__
+            reason = " ".join(str(error).split()) or type(error).__name__
             if self.broken == "refuse":
                 raise DataError(
-                    f"{name} cannot be read as an image: {said}. Take it out, or set broken=skip."
+                    f"{name} cannot be read as an image: {reason}. Take it out, or set broken=skip."
                 ) from error
-            logger.warning("%s is skipped: %s", name, said)
-            self.skipped[name] = said
+            logger.warning("%s is skipped: %s", name, reason)
+            self.skipped[name] = reason
             return None
         pixels = self._pixels(image, name)
         if len(self._cache) < self._room:
@@ -128,16 +128,20 @@ class ImageReader:
         return pixels
 
     def batch(self, indices: NDArray[np.int64]) -> tuple[Bytes, NDArray[np.int64]]:
-        """Bytes ``[B, C, H, W]`` and labels ``[B]`` of those that can be read."""
-        found = [(self.read(int(index)), int(index)) for index in indices]
-        kept = [(pixels, index) for pixels, index in found if pixels is not None]
+        """Bytes ``[B, C, H, W]`` and labels ``[B]`` of the images that can be read."""
+        images = [(self.read(int(index)), int(index)) for index in indices]
+        readable = [(pixels, index) for pixels, index in images if pixels is not None]
         shape = (0, self.prep.channels, self.prep.size, self.prep.size)
-        stacked = np.stack([p for p, _ in kept]) if kept else np.zeros(shape, dtype=np.uint8)
-        rows = self.split.rows[[index for _, index in kept]] if kept else np.zeros(0, np.int64)
+        stacked = (
+            np.stack([p for p, _ in readable]) if readable else np.zeros(shape, dtype=np.uint8)
+        )
+        rows = (
+            self.split.rows[[index for _, index in readable]] if readable else np.zeros(0, np.int64)
+        )
         return stacked, self.split.labels[rows]
 
     def whole_batch(self, indices: NDArray[np.int64]) -> tuple[Bytes, NDArray[np.int64]]:
-        """As ``batch``, with the next readable image in the place of a broken one."""
+        """As ``batch``, with the next readable image in place of a broken one."""
         return self.batch(np.array([self._readable(int(index)) for index in indices]))
 
     def _readable(self, index: int) -> int:

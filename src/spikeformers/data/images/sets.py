@@ -1,4 +1,4 @@
-"""Labelled images as they lie on disk or in memory, undecoded, by split."""
+"""Labelled images by split, undecoded, on disk or in memory."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
-        """How an error calls it."""
+        """The name of an image in error messages."""
 
     def open(self, index: int) -> Image.Image:
-        """The image, perhaps not decoded yet."""
+        """The image, which may not be decoded yet."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class EncodedImages:
 
 @dataclass(frozen=True)
 class FileImages:
-    """One file an image."""
+    """One file per image."""
 
     paths: Sequence[Path]
 
@@ -84,7 +84,7 @@ class FileImages:
 
 @dataclass(frozen=True)
 class ImageSplit:
-    """Images and their classes; ``rows`` are the numbers in ``images`` that belong to it."""
+    """Images and their classes; ``rows`` are the numbers of the images in this split."""
 
     images: Images
     labels: NDArray[np.int64]
@@ -96,7 +96,7 @@ class ImageSplit:
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set: ``train``, and ``validation`` and ``test`` where there are any."""
+    """A data set with the split ``train`` and perhaps ``validation`` and ``test``."""
 
     name: str
     classes: tuple[str, ...]
@@ -105,7 +105,7 @@ class ImageData:
     split_by: str
 
     def split(self, name: str) -> ImageSplit:
-        """A split; DataError names those there are."""
+        """A split by name; DataError lists the splits if it does not exist."""
         if name not in self.splits:
             raise DataError(
                 f"the images of {self.name} have no {name!r} split; they have "
@@ -115,10 +115,11 @@ class ImageData:
 
 
 def make_split(images: Images, labels: NDArray[np.int64], classes: int, origin: str) -> ImageSplit:
-    """All of ``images``; DataError for labels that are none of ``classes``, or not as many."""
+    """All of ``images``; DataError unless there is one label per image, all below ``classes``."""
     if len(images) != len(labels):
         raise DataError(
-            f"{origin}: {len(images)} images and {len(labels)} labels; there must be as many."
+            f"{origin}: {len(images)} images and {len(labels)} labels; there must be one label per "
+            "image."
         )
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(wrong):
@@ -133,9 +134,9 @@ def make_split(images: Images, labels: NDArray[np.int64], classes: int, origin: 
 def hold_out(
     splits: dict[str, ImageSplit], fraction: float, name: str
 ) -> tuple[dict[str, ImageSplit], str]:
-    """Take a validation split out of train where there is none; the splits, and how it was done.
+    """Take a validation split out of train if there is none; the splits, and a sentence about it.
 
-    The draw depends on nothing but the number of images.
+    The draw depends only on the number of images.
     """
     if not 0 <= fraction < 1:
         raise ConfigError(f"validation_fraction must lie in [0, 1), got {fraction}.")
@@ -151,10 +152,10 @@ def hold_out(
             )
         return {**splits, "validation": splits["test"]}, "validation is the test split"
     order = np.argsort(philox(0, 0, HOLD_OUT).random_raw(len(train)), kind="stable")
-    held, kept = np.sort(order[:count]), np.sort(order[count:])
+    validation, remaining = np.sort(order[:count]), np.sort(order[count:])
     parts = {
-        "train": ImageSplit(train.images, train.labels, train.rows[kept]),
-        "validation": ImageSplit(train.images, train.labels, train.rows[held]),
+        "train": ImageSplit(train.images, train.labels, train.rows[remaining]),
+        "validation": ImageSplit(train.images, train.labels, train.rows[validation]),
     }
-    said = f"{count} of {len(train)} training images, drawn at random, are validation"
-    return {**splits, **parts}, said
+    split_by = f"{count} of {len(train)} training images, drawn at random, are validation"
+    return {**splits, **parts}, split_by

@@ -1,4 +1,4 @@
-"""``load_images``: a data set by its name, or by the folder it lies in."""
+"""``load_images``: a data set by its name or its folder."""
 
 from __future__ import annotations
 
@@ -42,8 +42,9 @@ def load_images(
 
     ``cifar10``, ``cifar100`` (binary version), ``fashion-mnist`` (IDX) and ``imagenet-folder`` are
     looked for in ``root``. A folder holds ``train.npz`` (and ``test.npz``), IDX files, CIFAR's
-    binary files, or one folder a class, perhaps inside ``train``, ``val`` and ``test``. Without a
-    validation split a share of the training images becomes one. Raises DataError.
+    binary files, or one folder per class, optionally inside ``train``, ``val`` and ``test``.
+    Without a validation split, ``validation_fraction`` of the training images become one. Raises
+    DataError for missing or damaged data.
     """
     name = str(source)
     require_kind("root", root, str)
@@ -54,14 +55,14 @@ def load_images(
         folder = _find(name, root)
         splits, classes, files = _read(folder, name)
         digest = _digest(folder, files)
-    splits, said = hold_out(splits, validation_fraction, name)
+    splits, split_by = hold_out(splits, validation_fraction, name)
     empty = [split for split, part in splits.items() if len(part) == 0]
     if empty:
         raise DataError(f"the images of {name} have an empty {empty[0]} split.")
     order = ("train", "validation", "test")
     ordered: dict[str, ImageSplit] = {key: splits[key] for key in order if key in splits}
     shown = name if name in NAMED else Path(name).name
-    return ImageData(shown, classes, ordered, digest, said)
+    return ImageData(shown, classes, ordered, digest, split_by)
 
 
 def _digits() -> tuple[dict[str, ImageSplit], tuple[str, ...], str]:
@@ -72,15 +73,15 @@ def _digits() -> tuple[dict[str, ImageSplit], tuple[str, ...], str]:
         raise DataError(
             "the 8 x 8 digits come with scikit-learn: pip install 'spikeformers[vision]'."
         ) from error
-    held = load_digits()
-    pixels = np.rint(held.images * (255 / 16)).astype(np.uint8)
-    labels = held.target.astype(np.int64)
+    digits = load_digits()
+    pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    labels = digits.target.astype(np.int64)
     digest = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
-    whole = make_split(ArrayImages(pixels, "digits"), labels, 10, "digits")
-    order = np.argsort(philox(1, 0, HOLD_OUT).random_raw(len(whole)), kind="stable")
+    complete = make_split(ArrayImages(pixels, "digits"), labels, 10, "digits")
+    order = np.argsort(philox(1, 0, HOLD_OUT).random_raw(len(complete)), kind="stable")
     splits = {
-        "train": ImageSplit(whole.images, whole.labels, np.sort(order[TEST_DIGITS:])),
-        "test": ImageSplit(whole.images, whole.labels, np.sort(order[:TEST_DIGITS])),
+        "train": ImageSplit(complete.images, complete.labels, np.sort(order[TEST_DIGITS:])),
+        "test": ImageSplit(complete.images, complete.labels, np.sort(order[:TEST_DIGITS])),
     }
     return splits, tuple(map(str, range(10))), digest
 
@@ -98,7 +99,7 @@ def _find(name: str, root: str) -> Path:
         folder = Path(name).expanduser()
         if not folder.is_dir():
             raise DataError(
-                f"{name!r} is no folder, and no data set by name: {', '.join(NAMED)}."
+                f"{name!r} is not a folder, and not the name of a data set: {', '.join(NAMED)}."
                 f"{nearest(name, NAMED)}"
             )
         return folder
@@ -116,17 +117,17 @@ def _find(name: str, root: str) -> Path:
 
 def _read(folder: Path, name: str) -> Found:
     """Splits, class names and files of a folder of any known kind."""
-    held = {path.name for path in folder.iterdir()}
-    if "train.npz" in held:
+    names = {path.name for path in folder.iterdir()}
+    if "train.npz" in names:
         return _npz(folder)
-    if any("images-idx3-ubyte" in one or "images.idx3-ubyte" in one for one in held):
+    if any("images-idx3-ubyte" in file or "images.idx3-ubyte" in file for file in names):
         return _idx(folder, FASHION if "fashion" in str(folder).lower() + name else None)
-    if {"data_batch_1.bin", "test_batch.bin"} & held:
+    if {"data_batch_1.bin", "test_batch.bin"} & names:
         train = sorted(folder.glob("data_batch_*.bin"))
         return _cifar(folder, train, "test_batch.bin", 1, "batches.meta.txt")
-    if {"train.bin", "test.bin"} & held:
+    if {"train.bin", "test.bin"} & names:
         return _cifar(folder, [folder / "train.bin"], "test.bin", 2, "fine_label_names.txt")
-    if {"data_batch_1", "batches.meta", "meta"} & held:
+    if {"data_batch_1", "batches.meta", "meta"} & names:
         raise DataError(
             f"{folder} holds CIFAR's python version, which is a pickle: opening it can run code, "
             "so it is not read. Take the binary version (cifar-10-binary.tar.gz or "
@@ -162,10 +163,10 @@ def _idx(folder: Path, names: tuple[str, ...] | None) -> Found:
 
 
 def _one(folder: Path, prefix: str, part: str) -> Path:
-    found = sorted(folder.glob(f"{prefix}-{part}[-.]idx?-ubyte*"))
-    if not found:
+    matches = sorted(folder.glob(f"{prefix}-{part}[-.]idx?-ubyte*"))
+    if not matches:
         raise DataError(f"{folder} has no {prefix}-{part}-idx?-ubyte file (.gz is read too).")
-    return found[0]
+    return matches[0]
 
 
 def _cifar(folder: Path, train: list[Path], test: str, label_bytes: int, names: str) -> Found:
@@ -178,13 +179,14 @@ def _cifar(folder: Path, train: list[Path], test: str, label_bytes: int, names: 
         for split, paths in (("train", train), ("test", [folder / test]))
     }
     listed = folder / names
-    told = listed.read_text(encoding="utf-8").split() if listed.is_file() else []
-    known = tuple(told) if len(told) == classes else tuple(map(str, range(classes)))
-    return splits, known, [*train, folder / test]
+    class_names = listed.read_text(encoding="utf-8").split() if listed.is_file() else []
+    if len(class_names) != classes:
+        class_names = [str(number) for number in range(classes)]
+    return splits, tuple(class_names), [*train, folder / test]
 
 
 def _folders(folder: Path) -> Found:
-    """One folder a class, in the order of their names; inside train, val and test if there are."""
+    """One folder per class, ordered by name; inside train, val and test if these exist."""
     parts = {FOLDERS[p.name]: p for p in sorted(folder.iterdir()) if p.name in FOLDERS}
     if "train" not in parts:
         parts = {"train": folder}
@@ -195,23 +197,23 @@ def _folders(folder: Path) -> Found:
         names = tuple(sorted(p.name for p in place.iterdir() if _is_class(p)))
         if not names:
             raise DataError(
-                f"{place} holds no images that are read: neither train.npz, IDX, CIFAR's binary "
-                "files, nor one folder a class."
+                f"{place} holds no images in a known layout: train.npz, IDX, CIFAR's binary "
+                "files, or one folder per class."
             )
         classes = classes or names
         if names != classes:
             other = sorted(set(names) ^ set(classes))
             raise DataError(f"{place} and the train folder differ in the class {other[0]!r}.")
         paths, labels = [], []
-        for number, one in enumerate(names):
-            found = sorted(p for p in (place / one).rglob("*") if p.suffix.lower() in SUFFIXES)
-            if not found:
+        for number, name in enumerate(names):
+            images = sorted(p for p in (place / name).rglob("*") if p.suffix.lower() in SUFFIXES)
+            if not images:
                 raise DataError(
-                    f"{place / one} is a class without an image. Remove the folder, or put images "
+                    f"{place / name} is a class without an image. Remove the folder, or put images "
                     f"({', '.join(SUFFIXES)}) into it."
                 )
-            paths += found
-            labels += [number] * len(found)
+            paths += images
+            labels += [number] * len(images)
         splits[split] = make_split(FileImages(paths), np.array(labels), len(names), str(place))
         files += paths
     return splits, classes, files
@@ -222,7 +224,7 @@ def _is_class(path: Path) -> bool:
 
 
 def _digest(folder: Path, files: Iterable[Path]) -> str:
-    """Content of large files that hold everything; of single images the names and sizes."""
+    """sha256 of names and sizes, and of the content of files that hold many images."""
     digest = hashlib.sha256()
     for path in files:
         digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\n".encode())

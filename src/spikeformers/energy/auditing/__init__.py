@@ -1,1 +1,1 @@
-"""What arithmetic a run really used: every operation with its operands, and a verdict."""
+"""The arithmetic that a run really used: every operation with its operands, and a verdict."""

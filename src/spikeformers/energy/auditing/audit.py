@@ -1,31 +1,31 @@
 """The arithmetic that a model really does: operands and verdicts of a traced run.
 
 Every operation of the run that is more than additions and moves is a row: matrix products (in
-modules, functional calls, fused kernels, or written out as multiplication and sum), softmax,
+modules, functional calls, fused kernels, or written as multiplication and sum), softmax,
 exponentials, other transcendentals, normalisations, divisions, multiplications, comparisons that
-rank (argmax, topk, sort), and any operation that the audit does not know. Its verdict says what it
-takes:
+rank (argmax, topk, sort), and any operation that the audit does not know. Its verdict names the
+hardware that it needs:
 
-    binary       a product with an operand in {0, u}, u one constant: an adder alone
+    binary       a product with an operand in {0, u}, u one constant: only an adder
     adder        a product with a ternary or integer operand (signed or repeated additions), a
                  multiplication by spikes, by a power of two (a shift), a comparison
     scale        multiplication or division by numbers fixed before the run; batch norm with fixed
-                 statistics. It may fold into weights or thresholds beside it; that is not checked
+                 statistics. It may fold into neighbouring weights or thresholds (not checked)
     multiplier   a product or multiplication of two reals, division by data, softmax, exponential,
                  a norm by statistics of the data
-    silent       a product whose only candidate for spikes was zero throughout: proves nothing
+    silent       a product whose only candidate for spikes was always zero: proves nothing
     unknown      an operation that the audit has no class for
 
-and a requirement what may not happen in its scope, "blocks" (modules with a number in their path)
-or "model":
+A requirement forbids operations in its scope, "blocks" (modules with a number in their path) or
+"model":
 
     binary          a product that is not binary
     addition-only   a product that is neither binary nor adder
     softmax-free    a softmax (also inside a fused kernel), or an exponential of data
     any of them     an unknown operation
-    strict          with binary or addition-only: also anything elementwise that is not adder
+    strict          with binary or addition-only: also elementwise operations that are not adder
 
-All of it is evidence from one run over some tokens, not a proof for others.
+All of this is evidence from one run over some tokens, not a proof for others.
 """
 
 from __future__ import annotations
@@ -65,20 +65,20 @@ class AuditReport:
         return by_name
 
     def within(self, scope: Scope) -> list[Row]:
-        """Rows of the blocks, or all."""
+        """Rows of the blocks, or all rows for the scope "model"."""
         return [row for row in self.rows if scope == "model" or row.layer is not None]
 
     def failures(
         self, requirement: Requirement, *, scope: Scope = "blocks", strict: bool = False
     ) -> list[Row]:
-        """Rows that fall short; none where the requirement is met.
+        """Rows that violate the requirement; empty if it is met.
 
-        ConfigError for a request that is wrong (``check_request``), and where the scope has no
-        matrix product, so that the answer would mean nothing.
+        ConfigError for a wrong request (``check_request``), and if the scope has no matrix product,
+        so that the answer would mean nothing.
         """
         check_request([requirement], scope, strict)
         if not self.products(scope):
-            hint = " Blocks are modules with a number in their path; the scope model has them all."
+            hint = " Blocks are modules with a number in their path; scope model has all modules."
             raise ConfigError(
                 f"no matrix product ran in the {scope} of {self.model}, so {requirement} would say "
                 f"nothing there.{hint if scope == 'blocks' else ''}"
@@ -104,10 +104,10 @@ class AuditReport:
 
 
 def audit(model: nn.Module, batches: Iterable[Batch]) -> AuditReport:
-    """Trace the forward passes over ``batches`` and list the arithmetic they did.
+    """Trace the forward passes over ``batches`` and list their arithmetic.
 
     A batch is ids ``[B, T]``, ``{"input_ids", "attention_mask"}`` or ``{"pixel_values"}``. Raises
-    DataError for no tokens.
+    DataError if there are no tokens.
     """
     recorder = OperationRecorder(model)
     tokens = sum(trace_into(recorder, model, batch) for batch in batches)
@@ -117,7 +117,7 @@ def audit(model: nn.Module, batches: Iterable[Batch]) -> AuditReport:
 
 
 def check_request(requirements: Sequence[str], scope: str, strict: bool) -> None:
-    """ConfigError for an unknown requirement or scope, and for strict where it says nothing."""
+    """ConfigError for an unknown requirement or scope, or for strict where it has no meaning."""
     for requirement in requirements:
         if requirement not in REQUIREMENTS:
             raise ConfigError(

@@ -1,12 +1,12 @@
-"""Spikes whose unit differs from channel to channel and folds into the weights behind them.
+"""Spikes with a unit per channel, which folds into the weights that follow.
 
 A converted model multiplies spikes with a threshold per channel before its linear map:
 
     y = sum_d (s_d u_d) W[d]  =  sum_d s_d (u_d W[d])
 
-so the map adds rows of weights that were scaled once. Neurons in pairs encode positive and negative
-values in two units, and then a channel has two scaled rows, one for each sign. That is sound only
-where the factor depends on nothing else, which is checked on every value of the run.
+so the map adds rows of weights that were scaled once. If pairs of neurons encode positive and
+negative values in two units, a channel has two scaled rows, one per sign. This is valid only if the
+factor depends on nothing else, which is checked on every value of the run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Moves that leave the last dimension, the channels, what it was.
+# Moves that do not change the last dimension, the channels.
 KEEP_CHANNELS = frozenset((
     "view", "_unsafe_view", "reshape", "_reshape_alias", "clone", "contiguous", "detach", "alias",
     "expand", "unsqueeze", "squeeze",
@@ -24,8 +24,8 @@ KEEP_CHANNELS = frozenset((
 def units_of(spikes: Tensor, factor: Tensor, *, fixed: bool) -> Tensor | None:
     """Units ``[2, D]`` of positive and of negative spikes in ``spikes * factor``, or None.
 
-    NaN where no spike of that sign was seen. ``fixed``: the factor existed before the run. One
-    computed during the run is trusted only where most channels and signs have several spikes.
+    NaN if there was no spike of that sign. ``fixed``: the factor existed before the run. A factor
+    computed during the run is accepted only if channels and signs have two spikes on average.
     """
     if not (spikes.is_floating_point() and factor.is_floating_point()):
         return None
@@ -45,18 +45,18 @@ def units_of(spikes: Tensor, factor: Tensor, *, fixed: bool) -> Tensor | None:
         number = fired.sum(0)
         low = factors.masked_fill(~fired, torch.inf).amin(0)
         high = factors.masked_fill(~fired, -torch.inf).amax(0)
-        seen = number > 0
-        if not torch.equal(low[seen], high[seen]):
+        active = number > 0
+        if not torch.equal(low[active], high[active]):
             return None
-        units[place, seen] = low[seen].double()
-        events, groups = events + int(number.sum()), groups + int(seen.sum())
+        units[place, active] = low[active].double()
+        events, groups = events + int(number.sum()), groups + int(active.sum())
     if groups == 0 or (not fixed and events < 2 * groups):
         return None
     return units
 
 
 def joined(earlier: Tensor, later: Tensor) -> Tensor | None:
-    """Units of two calls in one; None where they differ."""
+    """The units of two calls combined; None if they differ."""
     if earlier.shape != later.shape:
         return None
     both = ~(earlier.isnan() | later.isnan())

@@ -1,7 +1,7 @@
 """Tracks parameters, buffers and tensors derived only from them: the constants of a run.
 
-Default deny: whatever is not known to be fixed counts as data, so a value that left the dispatcher
-(NumPy, say) and came back is data.
+A tensor that is not known to be fixed counts as data. So does a value that left the dispatcher (for
+NumPy, for example) and came back.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Constants:
             name in _SHAPED_LIKE or all(x in self for x in tensors_in((args, kwargs)))
         )
         if fixed:
-            for made in tensors_in(out):
-                self._made[made] = True
+            for tensor in tensors_in(out):
+                self._made[tensor] = True
         elif func._schema.is_mutable:
             for written in _written(func, args, kwargs):
                 self._forget(written)
@@ -70,5 +70,5 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Tensor]:
     for place, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
-            given = args[place] if place < len(args) else kwargs.get(argument.name)
-            yield from tensors_in(given)
+            value = args[place] if place < len(args) else kwargs.get(argument.name)
+            yield from tensors_in(value)

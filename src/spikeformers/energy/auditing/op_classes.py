@@ -1,7 +1,7 @@
 """The class of arithmetic of each operation of the dispatcher, for an audit.
 
-Default deny: an operation is free (additions, comparisons, moving values, making constants), or of
-one class below, or "unknown", which no audit lets pass. Fused kernels that hold several of them
+An operation is free (additions, comparisons, moving values, making constants), or has one of the
+classes below, or is "unknown", which fails every audit. Fused kernels that combine several classes
 (recurrent layers, bilinear maps) are unknown on purpose.
 """
 
@@ -86,7 +86,7 @@ _REDUCING = ("reduce", "value_reduce")  # overloads of scatter that may multiply
 
 
 def class_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> What | None:
-    """Class of one operation; None where it is free."""
+    """Class of one operation; None if it is free."""
     name, namespace = ops.base_name(func), func._schema.name.split("::")[0]
     if namespace != "aten" or func._overloadname in _REDUCING:
         return "unknown"
@@ -95,19 +95,19 @@ def class_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> What |
     if name in ("add", "sub", "rsub") and kwargs.get("alpha", 1) not in (1, -1):
         return "multiplication"
     if name == "_local_scalar_dense" and args[0].is_floating_point():
-        return "unknown"  # a number leaves the tensors, and may come back as a constant
+        return "unknown"  # a value becomes a Python number and may come back as a constant
     if name in _FREE:
         return None
-    for what, names in _CLASSES.items():
+    for op_class, names in _CLASSES.items():
         if name in names:
-            return what
+            return op_class
     if is_fused_attention(name) or name in _PRODUCTS:
         return "product"
     return "softmax" if "softmax" in name or name == "logsumexp" else "unknown"
 
 
 def is_fused_attention(name: str) -> bool:
-    """Whether one kernel does both products of attention and the softmax between them."""
+    """Whether one kernel computes both products of attention and the softmax between them."""
     return "scaled_dot_product" in name or name in (
         "_flash_attention_forward",
         "_efficient_attention_forward",
@@ -115,7 +115,7 @@ def is_fused_attention(name: str) -> bool:
 
 
 def is_batch_norm_of_constants(name: str, args: tuple[Any, ...]) -> bool:
-    """Whether this is batch norm with running statistics: a scale and a shift, fixed before."""
+    """Whether this is batch norm with running statistics: a fixed scale and shift."""
     if name in ("_native_batch_norm_legit_no_training", "_batch_norm_no_update"):
         return True
     return name in _BATCH_NORMS and len(args) > 5 and args[5] is False
@@ -179,10 +179,12 @@ def _averaged(args: tuple[Any, ...]) -> int:
 
 def reduced(dims: int, args: tuple[Any, ...]) -> tuple[int, ...]:
     """Dimensions that a sum or mean runs over, counted from the front."""
-    given = args[1] if len(args) > 1 else None
-    if given is None or isinstance(given, torch.dtype) or given == []:
+    dims_argument = args[1] if len(args) > 1 else None
+    if dims_argument is None or isinstance(dims_argument, torch.dtype) or dims_argument == []:
         return tuple(range(dims))
-    return tuple(dim % dims for dim in ([given] if isinstance(given, int) else given))
+    return tuple(
+        dim % dims for dim in ([dims_argument] if isinstance(dims_argument, int) else dims_argument)
+    )
 
 
 _CLASSES: dict[What, frozenset[str]] = {

@@ -1,9 +1,9 @@
-"""What an operand was over a whole run: its kind, how that is known, and its density.
+"""An operand over a whole run: its kind, the source of this knowledge, and its density.
 
-A kind comes from the neuron that made the tensor (or a boolean type), or is read off the values.
-Values are evidence only where there are some: all zeros are "silent", which proves nothing, and a
-single non-zero value counts as real, because any number is a multiple of itself. Values whose unit
-changes from call to call are counts of no constant unit, so they are real too.
+A kind comes from the neuron that made the tensor (or a boolean type), or is found from the values.
+All zeros are no evidence ("silent"), and a single non-zero value counts as real, because any number
+is a multiple of itself. Values whose unit changes from call to call have no constant unit and are
+therefore real too.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ class OperandHistory:
     """An operand of an operation, over all calls of a run."""
 
     seen: Kind
-    """Kind of the values so far; ``kind`` says what these prove."""
+    """Kind of the values so far; ``kind`` is what they prove."""
     unit: float
     source: Source
     shape: tuple[int, ...]
     size: int
     nonzero: int
     constant: bool = False
-    """Fixed before the run: made of parameters and numbers in the code alone."""
+    """Fixed before the run: made only of parameters and numbers in the code."""
     shift: bool = False
-    """A constant that holds powers of two (and zeros) only."""
+    """A constant that holds only powers of two (and zeros)."""
     units: Tensor | None = field(default=None, compare=False)
-    """``[2, D]``: of spikes with a unit per channel and sign, which folds into the weights."""
+    """``[2, D]``: units per sign and channel, which fold into the weights."""
 
     @property
     def kind(self) -> Literal[Kind, "silent"]:
@@ -61,7 +61,7 @@ class OperandHistory:
         return self.nonzero / self.size if self.size else 0.0
 
     def merge(self, other: OperandHistory) -> None:
-        """Add what another call saw in the same place."""
+        """Add the same operand of another call."""
         if self.source == "values" and self.nonzero == 0:
             self.seen, self.unit, self.source = other.seen, other.unit, other.source
         elif other.source != "values" or other.nonzero:
@@ -82,7 +82,7 @@ class OperandHistory:
         elif both:
             self.units = None
         if both and self.units is None:
-            self.seen, self.source = "real", "values"  # no unit that stays
+            self.seen, self.source = "real", "values"  # the unit is not constant
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -98,7 +98,7 @@ class OperandHistory:
 
 
 def history_of(x: Tensor, stated: Spikes | None, constant: bool) -> OperandHistory:
-    """What ``x`` is; ``stated`` comes from the neuron that made it."""
+    """The history of ``x`` after one call; ``stated`` comes from the neuron that made it."""
     spikes = spikes_of(x, stated)
     source: Source = "values"
     if stated is not None and spikes == stated:
@@ -113,7 +113,7 @@ def history_of(x: Tensor, stated: Spikes | None, constant: bool) -> OperandHisto
 
 
 def with_units(spikes: OperandHistory, units: Tensor) -> OperandHistory:
-    """The history of ``spikes * factor`` where the factor is a unit per channel."""
+    """The history of ``spikes * factor``, where the factor is a unit per channel."""
     return replace(spikes, units=units)
 
 

@@ -1,9 +1,8 @@
 """Records the rows of an audit: every operation that is more than an addition or a move.
 
-The rows come from the dispatcher, so they hold what was really computed: the operands of a product
-are the tensors that entered it, whatever the module around it is called. Inside a norm module its
-arithmetic is one row. Operations on constants alone are left out, because they can be done before
-the run.
+The rows come from the dispatcher, so they state what was really computed: the operands of a product
+are its input tensors, whatever the module around it is called. The arithmetic of a norm module is
+one row. Operations on constants only are left out, because they can be done before the run.
 """
 
 from __future__ import annotations
@@ -52,12 +51,12 @@ class Row:
 
     @property
     def layer(self) -> int | None:
-        """Block it is in; None outside (embedding, final norm, head)."""
+        """Number of its block; None outside the blocks (embedding, final norm, head)."""
         return layer_of(self.module)
 
     @property
     def verdict(self) -> Verdict:
-        """The arithmetic it takes: see ``audit``."""
+        """The arithmetic that the operation needs: see ``audit``."""
         if self.what == "unknown":
             return "unknown"
         if self.what == "comparison":
@@ -135,26 +134,30 @@ class OperationRecorder:
         self._factors = self._making = None
         if all(x in self._constants for x in tensors_in((args, kwargs))):
             return
-        name, what = ops.base_name(func), op_classes.class_of(func, args, kwargs)
+        name, op_class = ops.base_name(func), op_classes.class_of(func, args, kwargs)
         frame = self._innermost(stack)
         norm = next((frame for frame in reversed(stack) if frame.kind == "norm"), None)
         fixed = op_classes.is_batch_norm_of_constants(name, args)
-        if norm is not None and not fixed and (what in _NORM_ARITHMETIC or what is None):
+        if norm is not None and not fixed and (op_class in _NORM_ARITHMETIC or op_class is None):
             kind = type(norm.module).__name__
-            if what is not None and not norm.listed[f"normalisation {kind}"]:
+            if op_class is not None and not norm.listed[f"normalisation {kind}"]:
                 self._add(norm, "normalisation", kind, args[:1])
         elif name == "mean" and frame.kind == "part of a product":
-            return  # additions; what divides them cancels against a factor of the operand
+            return  # only additions: the divisor cancels against a factor of the operand
         elif name in ("sum", "mean") and self._is_product(args):
             self._add(frame, "product", "mul, then sum", self._multiplied[args[0]][0])
-        elif what == "product" and op_classes.is_fused_attention(name):
+        elif op_class == "product" and op_classes.is_fused_attention(name):
             self._fused_attention(frame, f"aten.{name}", *args[:3])
-        elif what is not None:
-            operands = op_classes.operands_of(name, what, args, kwargs)
-            if what == "product" and operands[0] in self._scaled and self._is_weights(operands[1]):
+        elif op_class is not None:
+            operands = op_classes.operands_of(name, op_class, args, kwargs)
+            if (
+                op_class == "product"
+                and operands[0] in self._scaled
+                and self._is_weights(operands[1])
+            ):
                 operands = (self._scaled[operands[0]], operands[1])
             note = FIXED_NORM if fixed else ""
-            self._add(frame, what, func._schema.name.replace("::", "."), operands, note=note)
+            self._add(frame, op_class, func._schema.name.replace("::", "."), operands, note=note)
             if name == "mul" and all(isinstance(x, Tensor) and x.dim() for x in operands):
                 histories = tuple(self._history(x) for x in operands)
                 self._factors = (histories, [history.shape for history in histories])
@@ -168,16 +171,16 @@ class OperationRecorder:
         if self._making is not None:
             self._scaled[out] = self._making
         elif ops.base_name(func) in KEEP_CHANNELS:
-            for made in tensors_in(out):
+            for tensor in tensors_in(out):
                 scaled = self._scaled.get(args[0])
-                if scaled is not None and made.shape[-1:] == args[0].shape[-1:]:
-                    self._scaled[made] = scaled
+                if scaled is not None and tensor.shape[-1:] == args[0].shape[-1:]:
+                    self._scaled[tensor] = scaled
         if self._factors is not None:
             self._multiplied[out] = self._factors
         elif ops.base_name(func) in ops.MOVES:
             source = next((x for x in tensors_in(args) if x in self._multiplied), None)
-            for made in tensors_in(out) if source is not None else ():
-                self._multiplied[made] = (self._multiplied[source][0], None)
+            for tensor in tensors_in(out) if source is not None else ():
+                self._multiplied[tensor] = (self._multiplied[source][0], None)
 
     def rows_gathered(self, stack: list[Frame], weights: Tensor, v: Tensor) -> None:
         """Attention read rows of V by index: ``weights @ v`` without a product."""
@@ -187,7 +190,7 @@ class OperationRecorder:
     def _scaled_history(
         self, operands: tuple[Any, ...], histories: tuple[OperandHistory, ...]
     ) -> OperandHistory | None:
-        """Of a neuron's spikes times a unit per channel; None for any other product."""
+        """History of a neuron's spikes times a unit per channel; None for any other product."""
         for place, history in enumerate(histories):
             if history.source == "neuron" and history.is_spikes and not history.constant:
                 spikes, factor = operands[place], operands[1 - place]
@@ -216,7 +219,7 @@ class OperationRecorder:
         if args[0] not in self._multiplied:
             return False
         _, shapes = self._multiplied[args[0]]
-        if shapes is None:  # reshaped in between: take it for one
+        if shapes is None:  # reshaped in between: assume a product
             return True
         dims = args[0].dim()
         padded = [(1,) * (dims - len(shape)) + shape for shape in shapes]
@@ -252,7 +255,7 @@ class OperationRecorder:
             self.rows[key] = Row(frame.name, what, op, histories, role, note)
             return
         for history, x in zip(row.operands, operands, strict=False):
-            if not (history.constant and self._is_constant(x)):  # weights were read the first time
+            if not (history.constant and self._is_constant(x)):  # constants do not change
                 history.merge(self._history(x))
 
     def _is_constant(self, x: Any) -> bool:
@@ -262,7 +265,7 @@ class OperationRecorder:
 
     def _history(self, x: Any) -> OperandHistory:
         if isinstance(x, OperandHistory):
-            return replace(x)  # rows merge into theirs
+            return replace(x)  # a copy, since each row merges into its own
         if isinstance(x, Tensor):
             return history_of(x, self._stated.get(x), x in self._constants)
         return history_of_number(float(x))

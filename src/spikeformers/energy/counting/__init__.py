@@ -1,1 +1,1 @@
-"""What a run does: operands, products, spikes and elementwise operations, counted."""
+"""Counts of a run: operands, matrix products, spikes and elementwise operations."""

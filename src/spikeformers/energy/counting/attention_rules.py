@@ -1,23 +1,23 @@
-"""How attention is counted: both of its products, and what its core says happens between them.
+"""How attention is counted: its two products, and the operations that its core states between them.
 
     scores     SOP = sum over allowed (i, j) of sum_k count(q_ik) * count(k_jk)      coincidences
     values     SOP = sum over allowed (i, j) with A_w[i, j] != 0 of sum_k count(v_jk)
     state      SOP = sum over tokens j of (sum_k count(k_jk)) * (sum_k count(v_jk))
     read       SOP = (sum of counts of q) * head width
 
-The last two are those of a core that keeps a state, Z += k_j v_j^T and q_i Z, as one sum that runs
-over the tokens. A real operand counts 1 everywhere, so with one operand real these are the
-accumulates that the other's spikes leave. In ``values`` each event of V adds the weight A_w[i, j],
+The last two are for a core that keeps a state: Z += k_j v_j^T and q_i Z, as one running sum over
+the tokens. A real operand counts 1 everywhere, so if one operand is real, these are the accumulates
+that remain for the other's spikes. In ``values`` each event of V adds the weight A_w[i, j],
 whatever its width, as each event of a linear layer adds a real weight: hard and top-K gather the
-winners' rows, sparsemax those of its support, softmax all that are allowed, and SSA and A2OS2A
-those whose score is not 0.
+winners' rows, sparsemax the rows of its support, softmax all allowed rows, and SSA and A2OS2A the
+rows whose score is not 0.
 
 Between the products (``Attention.operations``):
 
     winners    a row of n allowed keys: K passes of n - 1, n - 2, ... comparisons (winner_compare)
     softmax    per allowed pair: 1 mult (scale), 1 compare, 2 function (exp, division), 1 add
     sparsemax  per allowed pair: 1 mult, 3 add, log2(n) winner_compare (a sort)
-    SSA        nothing: its scale folds into the threshold behind it, as a WTA's moves no winner
+    SSA        nothing: its scale folds into the next threshold; a WTA's scale changes no winner
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def edges(
 ) -> None:
     """Count a neuron on attention scores ``[S, B, H, T, J]``: allowed pairs of real queries only.
 
-    A masked pair has no current and never fires, so no machine would update it.
+    A masked pair has no current and never fires, so that its neuron needs no update.
     """
     pairs = (allowed & rows.queries(spikes.shape[-2])).expand(spikes.shape)
     n, steps = int(pairs.sum()), spikes.shape[0]
@@ -64,9 +64,9 @@ def attention(
 ) -> Tensor:
     """Count both products of attention; returns the allowed pairs ``[..., H, T, J]``.
 
-    ``operands`` are q ``[..., H, T, K]``, k and v ``[..., H', J, K]`` (H' divides H); ``stated`` is
-    what the neurons that made them say. ``weights`` ``[..., H, T, J]`` is None for softmax, whose
-    weights are real and not zero where allowed; ``core`` made them.
+    ``operands`` are q ``[..., H, T, K]``, k and v ``[..., H', J, K]`` (H' divides H); ``stated``
+    are their spikes as stated by the neurons that made them. ``weights`` ``[..., H, T, J]`` of
+    ``core`` are None for softmax, whose weights are real and not zero where allowed.
     """
     q, k, v = operands
     q_spikes, k_spikes, v_spikes = (
@@ -124,13 +124,13 @@ def state_attention(
     operands: tuple[Tensor, Tensor, Tensor],
     stated: tuple[Spikes | None, Spikes | None, Spikes | None],
 ) -> None:
-    """Count Q (K^T V) of q, k, v ``[..., H, T, K]``: each token joins Z once and reads it once."""
+    """Count Q (K^T V) of q, k, v ``[..., H, T, K]``: each token is added to Z and reads it once."""
     q_spikes, k_spikes, v_spikes = (
         spikes_of(x, kind) for x, kind in zip(operands, stated, strict=True)
     )
     q, k, v = (rows.select_heads(x) for x in operands)
     left, right, reader = operand(k, k_spikes), operand(v, v_spikes), operand(q, q_spikes)
-    # By heads again, since only one head's k and v meet: a head's width is k's last dimension.
+    # Separate the heads again, since only k and v of one head are multiplied.
     width = operands[1].shape[-1]
     k_events, v_events = (
         counts(x, kind).unflatten(-1, (-1, width)).sum(-1, dtype=torch.float64)
@@ -164,7 +164,7 @@ def softmax(trace: Trace, place: Place, pairs: int) -> None:
 
 
 def core(trace: Trace, place: Place, module: Attention, pairs: Tensor, bias: bool) -> None:
-    """Count what happens between the two products of an attention core, as it says itself."""
+    """Count the operations that an attention core states between its two products."""
     if bias:
         trace.add_pair_operations(place.component, place.layer, add=int(pairs.sum()))
     trace.add_pair_operations(place.component, place.layer, **module.operations(pairs))

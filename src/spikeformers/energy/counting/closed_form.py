@@ -1,4 +1,4 @@
-"""Multiply-accumulates of a transformer from its shape alone, which a count of a run must match.
+"""Multiply-accumulates of a transformer from its sizes only; the count of a run must match them.
 
 For one sequence of T tokens, without biases, norms or softmax:
 
@@ -7,8 +7,8 @@ For one sequence of T tokens, without biases, norms or softmax:
     mlp           T * layers * (2, gated 3) * D * hidden
     head          T * D * vocabulary
 
-``pairs`` is T (T + 1) / 2 where a token sees those before it (as the tracer counts), T^2 where all
-entries of the square are counted (as FLOP counters do), 0 where attention is left out.
+``pairs`` is T (T + 1) / 2 for causal attention (as the tracer counts), T^2 if all entries of the
+square are counted (as FLOP counters do), 0 if attention is left out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Pairs = Literal["causal", "square", "none"]
 
 @dataclass(frozen=True)
 class Macs:
-    """By part, for one sequence."""
+    """Multiply-accumulates of one sequence by part of the model."""
 
     projections: int
     attention: int
@@ -32,12 +32,12 @@ class Macs:
 
     @property
     def blocks(self) -> int:
-        """All but the head."""
+        """Sum of all parts except the head."""
         return self.projections + self.attention + self.mlp
 
     @property
     def total(self) -> int:
-        """All."""
+        """Sum of all parts."""
         return self.blocks + self.head
 
 
@@ -50,20 +50,21 @@ class TransformerShape:
     hidden: int
     vocabulary: int
     key_width: int | None = None
-    """Width of all keys together, where fewer heads have keys than queries; ``width`` unless
-    given."""
+    """Width of all keys together if keys have fewer heads than queries; None: ``width``."""
     gated: bool = False
-    """An MLP of three matrices."""
+    """The MLP has three matrices."""
 
     def macs(self, tokens: int, pairs: Pairs = "causal") -> Macs:
         """Multiply-accumulates of one sequence of ``tokens``; ConfigError for other ``pairs``."""
         if pairs not in get_args(Pairs):
             raise ConfigError(f"pairs are {', '.join(get_args(Pairs))}, not {pairs!r}.")
         keys = self.width if self.key_width is None else self.key_width
-        seen = {"causal": tokens * (tokens + 1) // 2, "square": tokens**2, "none": 0}[pairs]
+        pairs_per_head = {"causal": tokens * (tokens + 1) // 2, "square": tokens**2, "none": 0}[
+            pairs
+        ]
         return Macs(
             projections=tokens * self.layers * 2 * self.width * (self.width + keys),
-            attention=seen * self.layers * 2 * self.width,
+            attention=pairs_per_head * self.layers * 2 * self.width,
             mlp=tokens * self.layers * (3 if self.gated else 2) * self.width * self.hidden,
             head=tokens * self.width * self.vocabulary,
         )

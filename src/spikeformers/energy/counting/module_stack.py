@@ -19,7 +19,7 @@ CLOSED = (
     *("linear", "conv", "embedding", "norm", "neuron", "core", "sdpa", "expanded"),
     *("says", "part of a product"),
 )
-"""Kinds whose elementwise operations are counted with the whole, or belong to a product."""
+"""Kinds whose elementwise operations are counted with the module, or belong to a product."""
 ACCOUNTS = ("linear", "conv", "core", "sdpa", "expanded")
 """Kinds that account for the matrix products inside them."""
 
@@ -35,13 +35,13 @@ class Frame:
     products: list[tuple[str, Tensor, Tensor]] = field(default_factory=list)
     softmaxes: list[Tensor] = field(default_factory=list)
     edges: tuple[str, Neuron, Tensor] | None = None
-    """Of an attention core: the neuron that fired its weights, and what it fired."""
+    """Of an attention core: name and module of the neuron that fires its weights, and spikes."""
     listed: Counter[str] = field(default_factory=Counter)
     """How many operations of each name an audit has recorded here."""
 
 
 def layer_of(name: str) -> int | None:
-    """The block a module is in: the first number in its path; None outside the blocks."""
+    """The number of the module's block: the first number in its path; None outside the blocks."""
     number = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
     return int(number[1]) if number else None
 
@@ -49,8 +49,9 @@ def layer_of(name: str) -> int | None:
 def kind_of(module: nn.Module) -> str:
     """linear, conv, embedding, neuron, core, expanded, norm, activation or open.
 
-    A module may say so itself (``counted_as``): one that "says" hands on what the spikes that it
-    read mean, and one that is "part of a product" does additions that belong to it.
+    A module may state its kind itself (``counted_as``): one that "says" decodes the spikes that it
+    reads into the values that they stand for, and the additions of one that is "part of a product"
+    are counted with that product.
     """
     own: str | None = getattr(module, "counted_as", None)
     if own is not None:
@@ -76,7 +77,7 @@ def kind_of(module: nn.Module) -> str:
 
 
 def key_heads_of(model: nn.Module) -> int | None:
-    """Heads of keys and values, where the config (or that of a converted source) names them."""
+    """Heads of keys and values by the config (or that of a converted model's source), or None."""
     config = getattr(model, "config", None)
     source = getattr(config, "source", None)
     if isinstance(source, dict):
@@ -85,16 +86,19 @@ def key_heads_of(model: nn.Module) -> int | None:
 
 
 def attention_written_out(frame: Frame) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
-    """q, k, v and what is allowed, of two products around one softmax of the masked scores."""
+    """q, k, v and the allowed pairs, from two products around one softmax of masked scores."""
     if len(frame.products) != 2 or len(frame.softmaxes) != 1:
         return None
     (_, q, k), (_, _, v) = frame.products
     scores = frame.softmaxes[0]
     lead = scores.shape[:-2]
     width, keys = q.shape[-1], scores.shape[-1]
-    whole = scores.numel() // keys * width, lead.numel() * keys * width
-    values = lead.numel() * keys * v.shape[-1]
-    if (q.numel(), k.numel(), v.numel()) != (*whole, values):
+    expected = (
+        scores.numel() // keys * width,
+        lead.numel() * keys * width,
+        lead.numel() * keys * v.shape[-1],
+    )
+    if (q.numel(), k.numel(), v.numel()) != expected:
         return None
     return (
         q.reshape(*lead, -1, width),
@@ -105,9 +109,9 @@ def attention_written_out(frame: Frame) -> tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def in_attention(stack: list[Frame]) -> bool:
-    """Whether an attention module is running: one that holds a core, or that is called so.
+    """Whether an attention module is running: one with a core, or with Attention in its name.
 
-    Dense models of Transformers state nothing of their modules but the name.
+    For modules of dense models in Transformers the name is the only evidence.
     """
     return any(
         "Attention" in type(frame.module).__name__
@@ -143,9 +147,10 @@ def product_in_words(op: str, left: Tensor, right: Tensor, name: str) -> str:
 
 def complaint(model: str, unaccounted: list[str]) -> str:
     """The error message for products that belong to no counted module."""
-    shown, more = "; ".join(unaccounted[:8]), len(unaccounted) - 8
+    shown, further = "; ".join(unaccounted[:8]), len(unaccounted) - 8
     return (
         f"{len(unaccounted)} matrix products of {model} belong to no counted module, so the count "
-        f"would be wrong: {shown}{f'; and {more} more' if more > 0 else ''}. Counted are Linear, "
-        "Conv1D, Conv2d, scaled_dot_product_attention, spiking attention cores, softmax attention."
+        f"would be wrong: {shown}{f'; and {further} more' if further > 0 else ''}. Counted modules "
+        "are Linear, Conv1D, Conv2d, scaled_dot_product_attention, spiking attention cores and "
+        "softmax attention."
     )

@@ -6,15 +6,15 @@
     synaptic_operations   per sample (a sequence or an image), summed over steps:
         Effective_ACs     non-zero inputs times non-zero weights, of layers fed with spikes
         Effective_MACs    the same of all other layers
-        Dense             all inputs times all weights; biases are in none of them
+        Dense             all inputs times all weights; none of the three counts biases
 
-Names and definitions are those of the package ``neurobench`` 2.3 (asked by string), which counts
-Linear, Conv1d, Conv2d and Conv3d; Transformers' Conv1D (GPT-2) is counted here too. Differs:
+Names and definitions are those of the package ``neurobench`` 2.3 (its metrics by name), which
+counts Linear, Conv1d, Conv2d and Conv3d; Transformers' Conv1D (GPT-2) is counted here too. Differs:
 
 - NeuroBench takes an input to be spikes where all its values are 0, 1 or -1. Here spikes may be
   multiples of another unit, and an integer count c is c accumulates (NeuroBench: one MAC).
-- Padding is left out, and so are attention weights that a mask forbids to fire.
-- ``attention_operations`` is our own: products of attention, which NeuroBench does not see.
+- Padding and masked attention weights are left out.
+- ``attention_operations`` is our own: products of attention, which NeuroBench does not count.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _ACTIVATIONS = (nn.ReLU, nn.Sigmoid)
 def neurobench_metrics(model: nn.Module, batches: Iterable[Batch]) -> dict[str, Any]:
     """Metrics of ``model`` on ``batches`` (as for ``energy_of``), plain values for JSON.
 
-    Raises DataError for no sample, SpikeformersError for a product that cannot be attributed.
+    Raises DataError without a sample, SpikeformersError for a product that cannot be attributed.
     """
     samples = 0
     linear: list[Synapses] = []
@@ -90,7 +90,7 @@ def _samples(batch: Batch) -> int:
 
 
 def _connection_sparsity(model: nn.Module) -> float:
-    """NeuroBench gives four decimals; 0 for a model without such layers."""
+    """Rounded to four decimals, as in NeuroBench; 0 for a model without such layers."""
     weights: list[Any] = [m.weight for m in model.modules() if isinstance(m, _CONNECTIONS)]
     number = sum(weight.numel() for weight in weights)
     nonzero = sum(int(torch.count_nonzero(weight)) for weight in weights)
@@ -98,7 +98,7 @@ def _connection_sparsity(model: nn.Module) -> float:
 
 
 def _watched(model: nn.Module, outputs: list[Operand]) -> ExitStack:
-    """Record what ReLU and sigmoid modules give, until the stack is closed."""
+    """Record the outputs of ReLU and sigmoid modules until the stack is closed."""
     stack = ExitStack()
 
     def hook(module: nn.Module, args: Any, output: Tensor) -> None:

@@ -1,8 +1,8 @@
-"""Which tensors are spikes: stated by the neuron that made them, else read off the values.
+"""Which tensors are spikes: stated by the neuron that made them, else found from their values.
 
-Stated: a neuron's output carries its ``(kind, unit)`` through operations that only move values
-(view, transpose, cat, gather ...). Else, by the values x, with u the smallest non-zero ``|x|``
-(u = 1 where all x are integers):
+Stated: a neuron's output keeps its ``(kind, unit)`` through operations that only move values
+(view, transpose, cat, gather ...). Otherwise the values x decide; u is the smallest non-zero
+``|x|`` (u = 1 if all x are integers):
 
     x in {0, u}          binary           x in u * {0, 1 .. 4096} (or negative)   integer
     x in {-u, 0, u}      ternary          anything else, or all zeros             real
@@ -23,9 +23,9 @@ _PROBE = 64
 
 
 class Spikes(NamedTuple):
-    """What the values of a tensor are multiples of.
+    """The values of a tensor are multiples of ``unit``.
 
-    ``weighted``: the multiples are written in binary, a spike for each digit that is 1.
+    ``weighted``: the multiples are encoded in binary, with one spike per digit that is 1.
     """
 
     kind: Kind
@@ -34,7 +34,7 @@ class Spikes(NamedTuple):
 
 
 def spikes_of(x: Tensor, stated: Spikes | None = None) -> Spikes | None:
-    """Kind and unit of the spikes in ``x``; None where they are real numbers."""
+    """Kind and unit of the spikes in ``x``; None if ``x`` holds real numbers."""
     x = x.detach()
     if x.dtype == torch.bool:
         return Spikes("binary", 1.0)
@@ -46,7 +46,7 @@ def spikes_of(x: Tensor, stated: Spikes | None = None) -> Spikes | None:
     largest = float(size.max()) if size.numel() else 0.0
     if not 0 < largest < float("inf"):
         return None
-    probe = x.flatten()[:_PROBE]  # most dense tensors are done with after these
+    probe = x.flatten()[:_PROBE]  # enough to recognise most dense tensors
     if _multiples(probe, 1.0, tolerance=0.0) and _multiples(x, 1.0, tolerance=0.0):
         unit = 1.0
     else:
@@ -61,7 +61,7 @@ def spikes_of(x: Tensor, stated: Spikes | None = None) -> Spikes | None:
 
 
 def counts(x: Tensor, spikes: Spikes | None) -> Tensor:
-    """Spikes of ``x``, float32; a real operand counts one everywhere, as each value costs one."""
+    """Number of spikes in each value of ``x``, float32; 1 everywhere for a real operand."""
     if spikes is None:
         return torch.ones_like(x, dtype=torch.float32)
     count = (x.float().abs() / spikes.unit).round_()
@@ -78,7 +78,7 @@ def operand(x: Tensor, spikes: Spikes | None) -> Operand:
 
 
 def planes_of(x: Tensor, spikes: Spikes) -> int:
-    """Bits that hold a value of ``x``: of the largest count, and one for a sign."""
+    """Bits per value of ``x``: those of the largest count, and one for a sign."""
     if x.numel() == 0 or x.dtype == torch.bool:
         return 1
     least, most = (float(value) for value in x.float().aminmax())
@@ -87,7 +87,7 @@ def planes_of(x: Tensor, spikes: Spikes) -> int:
 
 
 def _is(x: Tensor, stated: Spikes) -> bool:
-    """Whether the values of ``x`` are what the neuron that made it says."""
+    """Whether the values of ``x`` agree with the statement of the neuron that made it."""
     if not _multiples(x, stated.unit, tolerance=2e-2):
         return False
     if stated.kind == "integer" or x.numel() == 0:

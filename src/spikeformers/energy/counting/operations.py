@@ -1,6 +1,6 @@
-"""Operations of the dispatcher: which are matrix products, and what elementwise ones compute.
+"""Operations of the dispatcher: which are matrix products, and what the elementwise ones compute.
 
-Elementwise operations are counted here only where no module has a closed form (rules.py):
+Elementwise operations are counted here only outside modules with a closed form (rules.py):
 residual adds, position adds, activations, rotations.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-# Value-preserving: what the input is (binary, integer ...), the output is.
+# These preserve values: the output has the kind (binary, integer ...) of the input.
 # fmt: off
 MOVES = frozenset((
     "view", "_unsafe_view", "reshape", "transpose", "t", "permute", "expand", "unsqueeze",
@@ -29,13 +29,13 @@ _LEFT = {"addmm": 1, "baddbmm": 1, "addbmm": 1, "addmv": 1, "addr": 1}
 
 
 def base_name(func: Any) -> str:
-    """``aten.addmm.default`` to ``addmm``; in-place variants lose their underscore."""
+    """``addmm`` for ``aten.addmm.default``; in-place variants lose their underscore."""
     name: str = func._schema.name.split("::")[-1]
     return name if name.startswith("_") else name.rstrip("_")
 
 
 def pads_with_zeros(name: str, args: tuple[Any, ...]) -> bool:
-    """Whether the operation surrounds its argument by zeros, so that spikes stay spikes."""
+    """Whether the operation pads its argument with zeros, so that spikes stay spikes."""
     return name == "constant_pad_nd" and (len(args) < 3 or args[2] == 0)
 
 
@@ -68,7 +68,7 @@ def macs_of(name: str, args: tuple[Any, ...], out: Tensor) -> int:
 def elementwise(
     name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
 ) -> dict[str, int]:
-    """Operations by kind of one call; empty for what is not arithmetic on real numbers."""
+    """Operations of one call by kind; empty if it does no arithmetic on real numbers."""
     if name == "max_pool2d_with_indices":
         size = args[1]
         return {"compare": out[0].numel() * (size[0] * size[-1] - 1)}
@@ -79,10 +79,10 @@ def elementwise(
     if per_value is not None:
         return {kind: times * n for kind, times in per_value.items()}
     if name in ("sum", "mean"):
-        more = args[0].numel() - n
-        return {"add": more, "mult": n if more and name == "mean" else 0}
+        additions = args[0].numel() - n
+        return {"add": additions, "mult": n if additions and name == "mean" else 0}
     if name == "div":
-        # By a constant: a multiplication with its reciprocal.
+        # Division by a constant is a multiplication by its reciprocal.
         return {"function" if isinstance(args[1], Tensor) and args[1].dim() else "mult": n}
     if name == "pow":
         exponent = args[1]

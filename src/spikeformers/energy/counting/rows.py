@@ -1,4 +1,4 @@
-"""Where in the model something is counted, and which of its rows count."""
+"""The place in the model where something is counted, and the rows (tokens) that count."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Batch = Tensor | Mapping[str, Tensor]
 
 
 class Place(NamedTuple):
-    """Where in the model something happens."""
+    """A place in the model: module name, component and block number."""
 
     name: str
     component: str
@@ -20,9 +20,9 @@ class Place(NamedTuple):
 
 
 class Rows:
-    """Which (sequence, token) rows count: those that are not padding.
+    """The (sequence, token) rows that count: those that are not padding.
 
-    Of ``images`` all count, and an image stands where a token stands elsewhere.
+    With ``images`` all rows count, and an image takes the place of a token.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Rows:
     ) -> None:
         self.shape, self.images = (batch, tokens), images
         self.key_heads: int | None = None
-        """Heads of keys and values where query heads share them, by the model's config."""
+        """Number of heads of keys and values if query heads share them, from the model's config."""
         self.keep = None if mask is None or bool(mask.all()) else mask.bool()
         self.tokens = batch * tokens if self.keep is None else int(self.keep.sum())
 
@@ -40,7 +40,7 @@ class Rows:
         return self.tokens / (self.shape[0] * self.shape[1])
 
     def select(self, x: Tensor) -> Tensor:
-        """Rows of ``[..., B, T, D]`` or ``[..., B * T, D]`` that count; other shapes whole."""
+        """Rows of ``[..., B, T, D]`` or ``[..., B * T, D]`` that count; other shapes unchanged."""
         if self.keep is None:
             return x
         if tuple(x.shape[-3:-1]) == self.shape:
@@ -73,12 +73,12 @@ class Rows:
         return left[-3:] == stream and right[-3:] == stream
 
     def queries(self, queries: int) -> Tensor | bool:
-        """Mask of the queries that count, ``[B, 1, T, 1]``; True where all do."""
+        """Mask of the queries that count, ``[B, 1, T, 1]``; True if all of them do."""
         return True if self.keep is None else self.keep[:, None, -queries:, None]
 
 
 def inputs_of(batch: Batch) -> tuple[dict[str, Any], Rows]:
-    """What a model is called with, labels left out, and the rows of it that count."""
+    """The arguments of a model's call, without labels, and the rows that count."""
     inputs: dict[str, Any] = {"input_ids": batch} if isinstance(batch, Tensor) else dict(batch)
     inputs.pop("labels", None)
     if "pixel_values" in inputs:

@@ -8,7 +8,7 @@ Elementwise, per value unless said otherwise:
 
     norm       layer: 4 add, 3 mult; rms: 1 add, 3 mult; and one root per row; batch, with fixed
                statistics: 1 add, 1 mult, which may fold into the weights before it
-    neuron     what it says itself (``Neuron.operations``)
+    neuron     as the neuron states itself (``Neuron.operations``)
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from spikeformers.neurons import Neuron
 def linear(
     trace: Trace, place: Place, rows: Rows, x: Tensor, stated: Spikes | None, weight: Tensor
 ) -> int:
-    """Count ``x W`` (``weight`` ``[in, out]``); returns the MACs that were really dispatched."""
+    """Count ``x W`` (``weight`` ``[in, out]``); returns the MACs that were executed."""
     inputs, outputs = weight.shape
     spikes = spikes_of(x, stated)
     left = operand(rows.select(x), spikes)
@@ -59,12 +59,12 @@ def convolution(
     stated: Spikes | None,
     out: Tensor,
 ) -> int:
-    """Count a convolution of ``[N, C, H, W]``; returns the MACs that were really dispatched."""
+    """Count a convolution of ``[N, C, H, W]``; returns the MACs that were executed."""
     spikes, stored = spikes_of(x, stated), spikes_of(module.weight)
     macs = out.numel() * (module.weight.numel() // module.weight.shape[0])
     sop = 0
     if spikes is not None or stored is not None:
-        # A kernel of ones sums the counts that each window covers; a real operand counts one.
+        # A kernel of ones sums the counts in each window; a real operand counts one.
         kernel = counts(module.weight, None if spikes is not None else stored)
         covered = nn.functional.conv2d(
             counts(x, spikes).double(), kernel.double(), None,
@@ -113,7 +113,7 @@ def spikes_by(module: Neuron) -> Spikes:
 
 
 def norm_kind(module: nn.Module) -> str | None:
-    """Which norm this is: "layer", "rms", "batch" (with fixed statistics) or None."""
+    """The kind of norm: "layer", "rms", "batch" (with fixed statistics), or None for no norm."""
     if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
         return "batch" if module.track_running_stats else None
     if isinstance(module, nn.LayerNorm):
@@ -125,17 +125,17 @@ def norm_kind(module: nn.Module) -> str | None:
 
 
 def synapses_of_linear(rows: Rows, x: Tensor, stated: Spikes | None, weight: Tensor) -> Synapses:
-    """Of ``x W`` with ``weight`` ``[in, out]``; ``stated`` by the neuron that made ``x``."""
+    """Synapses of ``x W``, ``weight`` ``[in, out]``; ``stated`` by the neuron that made ``x``."""
     inputs, outputs = weight.shape
     spikes = spikes_of(x, stated)
     x = rows.select(x)
     events = _events(x, spikes).reshape(-1, inputs).sum(0, dtype=torch.float64)
-    met = (weight != 0).sum(1).double()
-    return Synapses(spikes is not None, int(events @ met), x.numel() * outputs)
+    nonzero_weights = (weight != 0).sum(1).double()
+    return Synapses(spikes is not None, int(events @ nonzero_weights), x.numel() * outputs)
 
 
 def synapses_of_convolution(x: Tensor, stated: Spikes | None, module: nn.Conv2d) -> Synapses:
-    """Of ``[N, C, H, W]``: a kernel of ones sums what each window covers."""
+    """Synapses of a convolution of ``[N, C, H, W]``: a kernel of ones sums each window."""
     spikes = spikes_of(x, stated)
 
     def covered(x: Tensor, kernel: Tensor) -> int:
@@ -151,5 +151,5 @@ def synapses_of_convolution(x: Tensor, stated: Spikes | None, module: nn.Conv2d)
 
 
 def _events(x: Tensor, spikes: Spikes | None) -> Tensor:
-    """Counts of spikes; of real numbers, which of them are not zero."""
+    """Counts of spikes; for real numbers, 1 where they are not zero."""
     return (x != 0).float() if spikes is None else counts(x, spikes)

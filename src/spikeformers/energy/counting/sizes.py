@@ -1,8 +1,8 @@
 """Sizes of the products of a trace: rows, weights that some token needs, pairs.
 
-What a machine reads of the weights depends on how many tokens it works on at a time: an input that
-is zero in all of them needs no weights. ``touched`` counts the others for tiles of 1, 2, 4 ... 64
-consecutive tokens, all their simulation steps included.
+How many weights a machine reads depends on how many tokens it works on at a time: the weights of an
+input that is zero in all of them are not read. ``touched`` counts the other inputs for tiles of 1,
+2, 4 ... 64 consecutive tokens, over all their simulation steps.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ LARGEST_TILE = 64
 def weights_of(
     x: Tensor, shape: tuple[int, int], keep: Tensor | None, stored: int, outputs: int, rows: int
 ) -> Weights:
-    """Of a linear map of ``x`` ``[..., B, T, D]`` or ``[..., B * T, D]``.
+    """Sizes of a linear map of ``x`` ``[..., B, T, D]`` or ``[..., B * T, D]``.
 
-    ``shape`` is (B, T), or (images, 1); ``keep`` ``[B, T]`` masks padding, and then only tiles of
-    one token are counted.
+    ``shape`` is (B, T), or (images, 1); ``keep`` ``[B, T]`` masks padding, and with it only tiles
+    of one token are counted.
     """
     inputs = x.shape[-1]
     active = _by_token(x != 0, shape)
@@ -40,7 +40,9 @@ def weights_of(
 
 
 def weights_of_convolution(x: Tensor, images: int, module: nn.Conv2d, outputs: int) -> Weights:
-    """Of a convolution of ``x`` ``[S * B, C, H, W]``; a channel's weights are needed whole."""
+    """Sizes of a convolution of ``x`` ``[S * B, C, H, W]``; all weights of a channel are read
+    together.
+    """
     steps = x.shape[0] // images
     active = (x != 0).flatten(2).any(-1).unflatten(0, (steps, images)).any(0)
     rows = outputs // module.out_channels
@@ -51,7 +53,7 @@ def weights_of_convolution(x: Tensor, images: int, module: nn.Conv2d, outputs: i
 def attending_of(
     q: Tensor, k: Tensor, queries: int, pairs: int, batch: int, core: Attention | None = None
 ) -> Attending:
-    """Of attention with q ``[..., H, T, K]`` and k ``[..., H', J, K]``, as ``core`` does it."""
+    """Sizes of attention with q ``[..., H, T, K]`` and k ``[..., H', J, K]``, done by ``core``."""
     heads = q.shape[-3] if q.dim() >= 3 else 1
     steps = max(1, q.numel() // (batch * heads * q.shape[-2] * q.shape[-1]))
     key_heads = k.shape[-3] if k.dim() >= 3 else 1
@@ -62,7 +64,7 @@ def attending_of(
 
 
 def _by_token(active: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Whether an input of a token (of an image) is active in some step, ``[B, T, D]``."""
+    """Whether an input of a token (or an image) is active in any step, ``[B, T, D]``."""
     width = active.shape[-1]
     batch, tokens = shape
     if tuple(active.shape[-3:-1]) == shape:
@@ -86,6 +88,6 @@ def _tiled(weights: Weights, active: Tensor) -> Weights:
         if tile * 2 > LARGEST_TILE or active.shape[1] < 2:
             return weights
         tile *= 2
-        whole = active.shape[1] // 2
-        pairs = active[:, : 2 * whole].unflatten(1, (whole, 2))
+        number = active.shape[1] // 2
+        pairs = active[:, : 2 * number].unflatten(1, (number, 2))
         active = pairs.any(2)

@@ -37,7 +37,7 @@ def density_of(model: nn.Module, batches: Iterable[Batch]) -> dict[str, Operand]
 
 
 def _without_padding(spikes: Tensor, neuron: Neuron, rows: Rows) -> Tensor:
-    """What belongs to tokens; of edges ``[..., B, H, T, J]`` those between two of them."""
+    """Spikes of real tokens; for edges ``[..., B, H, T, J]`` those between two real tokens."""
     if len(neuron.token_axes) == 1 or rows.keep is None:
         return rows.select(spikes)
     pairs = rows.keep.unsqueeze(-1) & rows.keep.unsqueeze(-2)
@@ -47,8 +47,8 @@ def _without_padding(spikes: Tensor, neuron: Neuron, rows: Rows) -> Tensor:
 def density_by_position(model: nn.Module, batches: Iterable[Batch]) -> NDArray[np.float64]:
     """Share of a token's neurons that fire, by its position in the sequence, ``[T]``.
 
-    Each neuron layer weighs the same; padding and edges between tokens are left out. ConfigError
-    for a model without neurons.
+    Each neuron layer has the same weight; padding and edges between tokens are left out.
+    ConfigError for a model without neurons.
     """
     sums: dict[str, Tensor] = {}
     sizes: dict[str, Tensor] = {}
@@ -60,14 +60,14 @@ def density_by_position(model: nn.Module, batches: Iterable[Batch]) -> NDArray[n
             if len(neuron.token_axes) != 1:
                 return
             fired = (spikes != 0).reshape(-1, *mask.shape, spikes.shape[-1]).double()
-            here = (fired.mean((0, -1)) * mask).sum(0)
-            longest = max(len(here), len(sums.get(name, here)))
-            for kept, new in ((sums, here), (sizes, mask.sum(0))):
-                grown = torch.zeros(longest, dtype=torch.float64)
-                for part in (kept.get(name), new):
+            shares = (fired.mean((0, -1)) * mask).sum(0)
+            longest = max(len(shares), len(sums.get(name, shares)))
+            for totals, new in ((sums, shares), (sizes, mask.sum(0))):
+                total = torch.zeros(longest, dtype=torch.float64)
+                for part in (totals.get(name), new):
                     if part is not None:
-                        grown[: len(part)] += part
-                kept[name] = grown
+                        total[: len(part)] += part
+                totals[name] = total
 
         with observe(model, record):
             _run(model, inputs)
@@ -86,8 +86,8 @@ def neuron_names(model: nn.Module) -> list[str]:
 def raster_of(model: nn.Module, ids: Tensor, name: str) -> NDArray[np.float32]:
     """Counts of the neuron layer ``name`` on one sentence, summed over steps, ``[neurons, T]``.
 
-    ``ids`` is ``[T]`` or ``[1, T]``; ternary spikes keep their sign. ConfigError names the nearest
-    layer where there is none of that name.
+    ``ids`` is ``[T]`` or ``[1, T]``; ternary spikes keep their sign. ConfigError suggests a name if
+    there is no layer of this name.
     """
     names = neuron_names(model)
     if name not in names:

@@ -1,7 +1,7 @@
 """The records of a trace: operands, matrix products, elementwise operations.
 
 A *count* is the value of a spike in units of one spike: 1 for binary and ternary spikes, 0..D for
-integer ones. It costs as many accumulates as it counts, because it unrolls into that many spikes.
+integer ones. A count of c costs c accumulates, because it unrolls into c binary spikes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Synapses(NamedTuple):
 
 @dataclass
 class Operand:
-    """An operand of a product, or the output of a neuron: how many values, how many spikes."""
+    """An operand of a product, or the output of a neuron: numbers of values and of spikes."""
 
     kind: Kind
     size: int
@@ -51,7 +51,7 @@ class Operand:
     total: int
     """Sum of the counts; 0 for real operands."""
     planes: int = field(default=1, compare=False)
-    """Bits that one value of spikes takes: those of its largest count, and one for a sign."""
+    """Bits per value of spikes: those of the largest count, and one for a sign."""
 
     @property
     def is_spikes(self) -> bool:
@@ -69,7 +69,7 @@ class Operand:
         return self.total / self.size if self.size else 0.0
 
     def merge(self, other: Operand) -> None:
-        """Add what another forward pass saw in the same place."""
+        """Add the same operand of another forward pass."""
         self.kind = max(self.kind, other.kind, key=_KINDS.index)
         self.size += other.size
         self.nonzero += other.nonzero
@@ -88,11 +88,11 @@ class Operand:
 
 @dataclass
 class Weights:
-    """What a machine must read of the stored weights of a product.
+    """The stored weights of a product that a machine must read.
 
-    A *tile* is that many consecutive tokens of one sequence, with all their simulation steps; of
-    images, whole images. ``touched`` counts, by size of the tile, pairs of a tile and an input
-    that is not zero somewhere in it, ``tiles`` the tiles: only those inputs' weights are needed.
+    A *tile* of n is n consecutive tokens of one sequence (or n images) with all their simulation
+    steps. Only the weights of inputs that are not zero everywhere in a tile are needed: ``touched``
+    counts the pairs of a tile and such an input, ``tiles`` the tiles, both by tile size.
     """
 
     stored: int
@@ -100,9 +100,9 @@ class Weights:
     inputs: int
     steps: int
     rows: int
-    """Vectors that entered, simulation steps included."""
+    """Input vectors, over all simulation steps."""
     outputs: int
-    """Values that left."""
+    """Output values, over all simulation steps."""
     touched: dict[int, int] = field(default_factory=dict)
     tiles: dict[int, int] = field(default_factory=dict)
 
@@ -121,15 +121,15 @@ class Attending:
 
     steps: int
     queries: int
-    """Of all heads, steps included."""
+    """Queries of all heads and steps."""
     pairs: int
-    """Allowed (query, key) pairs, of all heads, steps included."""
+    """Allowed (query, key) pairs of all heads and steps."""
     width: int
-    """Of a head."""
+    """Width of a head."""
     heads: int
     key_heads: int
     reads_per_query: int | None = None
-    """Keys that a query reads at most; None where that grows with the keys."""
+    """The most keys that a query reads; None if this grows with the number of keys."""
     weights_are_fired: bool = False
     """A neuron fires the weights."""
 
@@ -143,9 +143,9 @@ class Attending:
 class Product:
     """A matrix product ``left @ right`` of the forward pass.
 
-    ``macs`` are those that a dense model would do in its place: allowed (query, key) pairs only,
-    no padding, every simulation step. ``sop`` are the accumulates that spikes leave of them; 0
-    where neither operand is spikes.
+    ``macs`` are the multiply-accumulates of a dense model in its place: only allowed (query, key)
+    pairs, without padding, in every simulation step. ``sop`` are the accumulates that remain for
+    spikes; 0 if neither operand is spikes.
     """
 
     name: str
@@ -157,9 +157,9 @@ class Product:
     macs: int
     sop: int
     weights: Weights | None = field(default=None, compare=False)
-    """Of linear maps and convolutions."""
+    """Only of linear maps and convolutions."""
     attending: Attending | None = field(default=None, compare=False)
-    """Of attention."""
+    """Only of attention."""
 
     @property
     def spiking(self) -> bool:
@@ -168,7 +168,7 @@ class Product:
 
     @property
     def density(self) -> float:
-        """Share of non-zeros among the neurons' spikes that enter; 1 for a dense product."""
+        """Share of non-zeros among the incoming spikes; 1 for a dense product."""
         fired = {
             "scores": [self.left, self.right],
             "values": [self.right],
@@ -200,17 +200,17 @@ class Trace:
     """Elementwise operations by (component, layer)."""
     neurons: dict[str, Operand] = field(default_factory=dict)
     pair_operations: dict[Where, Counter[str]] = field(default_factory=dict)
-    """Those of ``operations`` that are done for each allowed pair of a query and a key."""
+    """The part of ``operations`` that is done per allowed pair of a query and a key."""
     states: dict[str, State] = field(default_factory=dict)
-    """Membranes that were carried from step to step, by neuron layer."""
+    """Membranes carried from step to step, by neuron layer."""
     unit: str = "token"
     """What ``tokens`` counts: a "token" or an "image"."""
     window: int = 0
     """Tokens of a sequence."""
     parameters: int = 0
-    """Of the model, shared ones once."""
+    """Parameters of the model; shared ones count once."""
     other_parameters: int = 0
-    """Those that no counted linear map, convolution or embedding holds: norms, biases ..."""
+    """Parameters outside counted linear maps, convolutions and embeddings: norms, biases ..."""
 
     def add_product(self, product: Product) -> None:
         """Count ``product``; one of the same name is merged."""
@@ -229,16 +229,16 @@ class Trace:
 
     def add_operations(self, component: str, layer: int | None, **counts: int) -> None:
         """Count elementwise operations by kind: add, mult, compare, function, lookup ..."""
-        kept = {kind: n for kind, n in counts.items() if n}
-        if kept:
-            self.operations.setdefault((component, layer), Counter()).update(kept)
+        nonzero = {kind: n for kind, n in counts.items() if n}
+        if nonzero:
+            self.operations.setdefault((component, layer), Counter()).update(nonzero)
 
     def add_pair_operations(self, component: str, layer: int | None, **counts: int) -> None:
-        """Count elementwise operations that are done for each pair of a query and a key."""
+        """Count elementwise operations that are done per pair of a query and a key."""
         self.add_operations(component, layer, **counts)
-        kept = {kind: n for kind, n in counts.items() if n}
-        if kept:
-            self.pair_operations.setdefault((component, layer), Counter()).update(kept)
+        nonzero = {kind: n for kind, n in counts.items() if n}
+        if nonzero:
+            self.pair_operations.setdefault((component, layer), Counter()).update(nonzero)
 
     def add_state(self, name: str, state: State) -> None:
         """Count the membranes that the neuron layer ``name`` carries."""
@@ -257,12 +257,12 @@ class Trace:
             self.add_neuron(name, spikes)
         for name, state in other.states.items():
             self.add_state(name, state)
-        for mine, theirs in (
+        for own, added in (
             (self.operations, other.operations),
             (self.pair_operations, other.pair_operations),
         ):
-            for where, counts in theirs.items():
-                mine.setdefault(where, Counter()).update(counts)
+            for where, counts in added.items():
+                own.setdefault(where, Counter()).update(counts)
         self.unit, self.window = other.unit, max(self.window, other.window)
         self.parameters, self.other_parameters = other.parameters, other.other_parameters
 
@@ -275,4 +275,4 @@ class State:
     updates: int
     steps: int
     pairs: bool = False
-    """One for each pair of a query and a key."""
+    """There is one membrane per pair of a query and a key."""

@@ -1,8 +1,8 @@
 """The tracer of energy and audit: it counts a real forward pass.
 
-Hooks on modules count what has a closed form (rules.py). Below them a dispatch mode sees every
-operation, functional calls included, and holds the hooks to account: a matrix product that belongs
-to no counted module is an error that names it, never a silent zero.
+Hooks count modules that have a closed form (rules.py). Below them a dispatch mode sees every
+operation, including functional calls, and checks the hooks: a matrix product that belongs to no
+counted module is an error that names it, never a silent zero.
 
 Counted: Linear, Conv1D and Conv2d, scaled_dot_product_attention, spiking cores, attention written
 out as product, softmax, product, embeddings, norms, neurons, and elementwise operations elsewhere.
@@ -48,10 +48,10 @@ from spikeformers.neurons import Neuron
 def trace(model: nn.Module, batch: Batch) -> Trace:
     """Count one forward pass over ids ``[B, T]``, or ``{"input_ids", "attention_mask"}``.
 
-    ``{"pixel_values"}`` ``[B, C, H, W]`` are images, and then an image stands for a token.
+    ``{"pixel_values"}`` ``[B, C, H, W]`` are images; then an image takes the place of a token.
 
-    The model runs in eval mode, without cache or gradients, and is left as it was. Raises
-    SpikeformersError where a matrix product belongs to no counted module.
+    The model runs in eval mode, without cache or gradients, and its mode is restored. Raises
+    SpikeformersError if a matrix product belongs to no counted module.
     """
     tracer = _run(model, batch, None)
     tracer.complain()
@@ -59,9 +59,9 @@ def trace(model: nn.Module, batch: Batch) -> Trace:
 
 
 def trace_into(recorder: Recorder, model: nn.Module, batch: Batch) -> int:
-    """Hand every operation of one forward pass to ``recorder``, countable or not.
+    """Pass every operation of one forward pass to ``recorder``, whether it is counted or not.
 
-    Returns the number of tokens, padding left out. The model runs as in ``trace``.
+    Returns the number of tokens without padding. The model runs as in ``trace``.
     """
     return _run(model, batch, recorder).trace.tokens
 
@@ -84,7 +84,7 @@ def _run(model: nn.Module, batch: Batch, recorder: Recorder | None) -> _Tracer:
 
 
 class _Tracer:
-    """The running modules, and what their hooks counted."""
+    """The running modules, and the counts of their hooks."""
 
     def __init__(self, model: nn.Module, rows: Rows, recorder: Recorder | None) -> None:
         self.model, self.rows, self.recorder = model, rows, recorder
@@ -99,13 +99,13 @@ class _Tracer:
         self.held: set[int] = set()  # parameters of counted modules: a tied one counts once
         self.stack: list[Frame] = []  # running modules, innermost last
         self.stated: Any = WeakTensorKeyDictionary()
-        """Tensors that carry a neuron's spikes, and what the neuron says these are."""
-        self.spikes_said: Any = WeakTensorKeyDictionary()
-        """Tensors that say what spikes mean, and the spikes that they were made of."""
+        """Tensors that hold a neuron's spikes, and the neuron's statement about these."""
+        self.decoded_from: Any = WeakTensorKeyDictionary()
+        """Tensors of decoded values, and the spikes that they were decoded from."""
         self.last_spikes: dict[nn.Module, Tensor] = {}
         self.paused = False
         self.width = 0
-        """Width of the embeddings, by which residual additions are recognised."""
+        """Width of the embeddings, which identifies residual additions."""
         self.unaccounted: list[str] = []
         self._open = ExitStack()
         if recorder is not None:
@@ -131,14 +131,14 @@ class _Tracer:
             raise SpikeformersError(complaint(type(self.model).__name__, self.unaccounted))
 
     def place(self, name: str, component: str) -> Place:
-        """Where ``name`` is."""
+        """The place of the module ``name`` in the model."""
         return Place(name, component, layer_of(name))
 
     # --- modules -----------------------------------------------------------------------------
 
     def _enter(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if self.paused:  # a counter asks the core for its weights again
+            if self.paused:  # a counter is computing the core's weights again
                 return
             self.stack.append(Frame(name, module, kind_of(module)))
 
@@ -167,7 +167,7 @@ class _Tracer:
     def _linear(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
         module: Any = frame.module
         entered = next(iter(inputs.values()))
-        x: Tensor = self.spikes_said.get(entered, entered)
+        x: Tensor = self.decoded_from.get(entered, entered)
         self._hold(module.weight)
         weight = module.weight if isinstance(module, Conv1D) else module.weight.t()
         place = self.place(frame.name, linear_component(self.stack, frame.name))
@@ -225,7 +225,7 @@ class _Tracer:
             self.last_spikes[module] = output
 
     def _says(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
-        self.spikes_said[output] = inputs["spikes"]
+        self.decoded_from[output] = inputs["spikes"]
 
     def _core(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
         module = frame.module
@@ -247,15 +247,15 @@ class _Tracer:
             attention_rules.edges(self.trace, edges, self.rows, neuron, spikes, allowed)
         # A core may skip keys that no query of a block sees, and gather V instead of multiplying.
         pairs = q.numel() // q.shape[-1] * k.shape[-2]
-        seen = int(allowed.expand(*q.shape[:-1], k.shape[-2]).sum())
+        allowed_pairs = int(allowed.expand(*q.shape[:-1], k.shape[-2]).sum())
         if self.recorder is not None and frame.dispatched <= pairs * q.shape[-1]:
             self.recorder.rows_gathered([*self.stack, frame], weights, v)
-        self._check(frame, seen * q.shape[-1], pairs * (q.shape[-1] + v.shape[-1]))
+        self._check(frame, allowed_pairs * q.shape[-1], pairs * (q.shape[-1] + v.shape[-1]))
         if module.weights_are_binary and module.reads_per_query == 1 and stated[2] is not None:
             self.stated[output] = stated[2]  # each output row is one row of V
 
     def _expanded(self, frame: Frame, inputs: dict[str, Any], output: Any) -> None:
-        """Binary sub-steps: scores are summed over all pairs of them before the competition."""
+        """Count a core on binary sub-steps: scores sum over all their pairs before competition."""
         module: Any = frame.module
         summed = module.summed_sub_steps(self.last_spikes.pop)
         operands = tuple(counts for counts, _ in summed)
@@ -285,7 +285,7 @@ class _Tracer:
         return tuple(self.stated.get(x) for x in operands)
 
     def _written_out(self, frame: Frame) -> None:
-        """Attention as two products around one softmax of the masked scores."""
+        """Count attention that is written as two products around a softmax of masked scores."""
         operands = attention_written_out(frame)
         if operands is not None:
             self.softmax_attention(frame.name, *operands)
@@ -350,15 +350,15 @@ class _Tracer:
         kinds = {self.stated.get(x) for x in sources if isinstance(x, Tensor)}
         kind = kinds.pop() if len(kinds) == 1 else None
         if kind is not None:
-            for made in out if isinstance(out, (list, tuple)) else (out,):
-                if made.is_floating_point():  # and no index
-                    self.stated[made] = kind
+            for tensor in out if isinstance(out, (list, tuple)) else (out,):
+                if tensor.is_floating_point():  # not an index
+                    self.stated[tensor] = kind
 
     def _product(self, name: str, args: tuple[Any, ...], out: Any) -> None:
-        made = out[0] if isinstance(out, tuple) else out
+        result = out[0] if isinstance(out, tuple) else out
         for frame in reversed(self.stack):
             if frame.kind in ACCOUNTS:
-                frame.dispatched += ops.macs_of(name, args, made)
+                frame.dispatched += ops.macs_of(name, args, result)
                 return
         left, right = ops.factors(name, args)
         top = self.stack[-1] if self.stack else None

@@ -1,1 +1,1 @@
-"""What the counted work costs: the papers' sum, and the full estimate with memory."""
+"""The cost of the counted work: the papers' sum, and the full estimate with memory."""

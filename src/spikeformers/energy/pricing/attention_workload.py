@@ -1,13 +1,13 @@
-"""What attention would do for one token: counted pairs, scaled to another context.
+"""The work of attention per token: counted pairs, scaled to another context.
 
-Per allowed pair, coincidences and additions stay what they were in the run; the number of pairs
-follows from the context. A winner-take-all reads the rows of V of its winners, never more than
-there are keys; a neuron's edges, softmax and SSA keep their share of the pairs.
+Coincidences and additions per allowed pair are those of the run; the number of pairs follows from
+the context. Winner-take-all reads the V rows of its winners, at most as many as there are keys; a
+neuron's edges, softmax and SSA keep their share of the pairs.
 
-Cache: each token's key and value are written once, real ones in fp16 and spikes as bit planes.
-Every query of a tile sees the keys in one reading; values are read row by row where few are
-wanted, and never more than once per tile. Where two bit planes meet, all their bits are compared
-(``logic``), whatever fires.
+Cache: each token's key and value are written once, real ones in fp16 and spikes as bit planes. All
+queries of a tile share one pass over the keys; values are read row by row if few are needed, and at
+most once per tile. For a product of two bit planes all their bits are compared (``logic``),
+independent of how many fire.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from spikeformers.energy.pricing.work_items import Phase, WorkItem, compute, lim
 def attention_work(
     trace: Trace, precision: Precision, phase: Phase, spikes: float
 ) -> Iterator[WorkItem]:
-    """Lines of every product of attention."""
+    """Work items of every product of attention."""
     held = cache_bits(trace, precision) * phase.context
     for product in trace.products.values():
         if product.role == "scores":
@@ -34,7 +34,7 @@ def attention_work(
 
 
 def cache_bits(trace: Trace, precision: Precision) -> float:
-    """Bits that a token (an image) leaves in the cache: keys and values of all layers."""
+    """Bits per token (or image) in the cache: keys and values of all layers."""
     cached = (p.right for p in trace.products.values() if p.role in ("scores", "values"))
     return sum(x.size * cached_bits(x, precision) for x in cached) / max(1, trace.tokens)
 
@@ -45,14 +45,14 @@ def cached_bits(cached: Operand, precision: Precision) -> int:
 
 
 def keys_of(phase: Phase, attending: Attending) -> float:
-    """Keys that a query sees, on average."""
+    """Mean number of keys that a query sees."""
     if phase.name == "image":
         return attending.pairs / max(1, attending.queries)
     return (phase.context + 1) / 2 if phase.name == "prefill" else float(phase.context)
 
 
 def pairs_per_query(trace: Trace, phase: Phase) -> float:
-    """Pairs of the phase over those of the run; 1 where there is no attention by pairs."""
+    """Pairs of the phase over those of the run; 1 if no attention scores pairs."""
     for product in trace.products.values():
         if product.role == "scores" and product.attending is not None:
             return _growth(product.attending, phase)
@@ -76,13 +76,13 @@ def _scores(
     at = (product.component, product.layer, product.name)
     each = 1 / trace.tokens
     grow = _growth(attending, phase) * each
-    more = _more_events(spikes, q, k)
+    event_factor = _event_factor(spikes, q, k)
     if q.is_spikes and k.is_spikes:
-        yield compute(*at, "add", COUNT, product.sop * more * grow)
+        yield compute(*at, "add", COUNT, product.sop * event_factor * grow)
         bits = attending.pairs * attending.width * q.planes * k.planes
         yield compute(*at, "logic", "bit", bits * grow)
     elif product.spiking:
-        yield compute(*at, "add", "fp32", product.sop * more * grow)
+        yield compute(*at, "add", "fp32", product.sop * event_factor * grow)
     else:
         yield compute(*at, "multiply", precision.attention, product.macs * grow)
         yield compute(*at, "add", "fp32", product.macs * grow)
@@ -111,15 +111,15 @@ def _values(
     grow = read * attending.queries / max(1, weights.nonzero) * each
     events = limited(spikes, v.density) if v.is_spikes else 1.0
     if product.spiking:
-        whole = COUNT if v.is_spikes and weights.is_spikes else "fp32"
-        yield compute(*at, "add", whole, product.sop * events * grow)
+        sum_type = COUNT if v.is_spikes and weights.is_spikes else "fp32"
+        yield compute(*at, "add", sum_type, product.sop * events * grow)
     else:
         dense = _growth(attending, phase) * each
         yield compute(*at, "multiply", precision.attention, product.macs * dense)
         yield compute(*at, "add", "fp32", product.macs * dense)
     width = cached_bits(v, precision)
-    wanted = read * attending.queries * each
-    rows = min(wanted, _all_rows(attending, phase))
+    rows_read = read * attending.queries * each
+    rows = min(rows_read, _all_rows(attending, phase))
     yield from traffic(
         *at, "cache", read=rows * attending.width * width, write=v.size * width * each, of=held
     )
@@ -128,7 +128,7 @@ def _values(
 
 
 def _attended(product: Product, trace: Trace, phase: Phase, spikes: float) -> float:
-    """Rows of V that a query reads, on average."""
+    """Mean number of V rows that a query reads."""
     attending, weights = product.attending, product.left
     assert attending is not None
     if not attending.queries:
@@ -143,7 +143,9 @@ def _attended(product: Product, trace: Trace, phase: Phase, spikes: float) -> fl
     scores = trace.products.get(f"{product.name.removesuffix('values')}scores")
     if scores is None or not weights.is_spikes:
         return grown
-    return grown * min(_more_events(spikes, scores.left, scores.right), 1 / share if share else 1.0)
+    return grown * min(
+        _event_factor(spikes, scores.left, scores.right), 1 / share if share else 1.0
+    )
 
 
 def _winners(most: int, phase: Phase) -> float:
@@ -164,7 +166,7 @@ def _state(
     each = 1 / trace.tokens
     if product.role == "state":
         kind = COUNT if left.is_spikes and right.is_spikes else "fp32"
-        more = _more_events(spikes, left, right)
+        event_factor = _event_factor(spikes, left, right)
         heads = attending.heads * attending.steps
         bits = heads * attending.width**2 * BITS[COUNT]
         layers = sum(p.role == "state" for p in trace.products.values())
@@ -174,10 +176,10 @@ def _state(
         entering_operands = (left, right)
     else:
         kind = COUNT if left.is_spikes else "fp32"
-        more = _more_events(spikes, left)
+        event_factor = _event_factor(spikes, left)
         entering_operands = (left,)  # type: ignore[assignment]
     if product.spiking:
-        yield compute(*at, "add", kind, product.sop * more * each)
+        yield compute(*at, "add", kind, product.sop * event_factor * each)
     else:
         yield compute(*at, "multiply", precision.attention, product.macs * each)
         yield compute(*at, "add", "fp32", product.macs * each)
@@ -189,14 +191,14 @@ def _state(
         )
 
 
-def _more_events(spikes: float, *operands: Operand) -> float:
+def _event_factor(spikes: float, *operands: Operand) -> float:
     """Factor on the events of a product when neurons fire ``spikes`` times as much."""
-    more = 1.0
+    factor = 1.0
     for operand in operands:
-        more *= limited(spikes, operand.density) if operand.is_spikes else 1.0
-    return more
+        factor *= limited(spikes, operand.density) if operand.is_spikes else 1.0
+    return factor
 
 
 def _all_rows(attending: Attending, phase: Phase) -> float:
-    """Rows of a head's width that one reading of all keys takes, a token's share of it."""
+    """Rows of a head's width that one pass over all keys reads, per token of the tile."""
     return keys_of(phase, attending) * attending.key_heads * attending.steps / phase.tile

@@ -1,8 +1,9 @@
 """The density at which a spiking model stops costing less than a dense one.
 
-Every neuron layer fires ``f`` times as much as was measured, up to a density of 1, and the full
-estimate is made again; the break-even is the ``f`` at which it meets the twin's, which does not
-depend on spikes. Energy never falls as ``f`` grows, so the answer is one number, always or never.
+Every neuron layer is assumed to fire ``f`` times as much as measured, up to a density of 1, and the
+full estimate is repeated. The break-even is the ``f`` at which it equals the dense twin's, which
+does not depend on spikes. Energy never falls as ``f`` grows, so the answer is one number, "always"
+or "never".
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _HALVINGS = 40
 
 @dataclass(frozen=True)
 class BreakEven:
-    """Up to which density a spiking model takes less energy than a dense one; estimated."""
+    """The density up to which a spiking model takes less energy than a dense one; estimated."""
 
     phase: Phase
     ours: str
@@ -33,7 +34,7 @@ class BreakEven:
     ratio: float
     """Energy of the spiking model over the dense one's, as measured."""
     verdict: Verdict
-    """"below" a density, "always" (even where every neuron fires), "never" (even in silence)."""
+    """"below" a density, "always" (even if every neuron fires), "never" (even without spikes)."""
     density: float | None
     times: float | None
     """Of the measured events."""
@@ -65,13 +66,13 @@ class BreakEven:
 
 
 def density_at(trace: Trace, times: float) -> float:
-    """Mean density of the neuron layers when each fires ``times`` as much, at most always."""
+    """Mean density of the neuron layers when each fires ``times`` as much, at most 1 per layer."""
     layers = trace.neurons.values()
     return sum(layer.density * limited(times, layer.density) for layer in layers) / len(layers)
 
 
 def most_times(trace: Trace) -> float:
-    """The multiple of the measured events at which every neuron that fires at all always fires."""
+    """The multiple of the measured events at which every layer that fires at all has density 1."""
     least = min((layer.density for layer in trace.neurons.values() if layer.density), default=1.0)
     return 1 / least
 
@@ -86,7 +87,7 @@ def curve_of(
 def break_even(
     trace: Trace, ours: Precision, phase: Phase, table: PriceTable, against: Precision, dense: float
 ) -> BreakEven:
-    """Where the spiking model of ``trace`` meets ``dense`` picojoules."""
+    """The break-even of the spiking model of ``trace`` with ``dense`` picojoules."""
     most = most_times(trace)
 
     def cost(times: float) -> float:

@@ -1,7 +1,7 @@
 """The full estimate of a model beside its dense twin: ledgers, break-even, sensitivity.
 
 The spiking model is priced with fp32 and with int8 weights, the dense one in fp32, fp16 and int8,
-in every phase and at every context, all by one table.
+in every phase and at every context, all with one price table.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def estimate(
 ) -> FullReport:
     """Price a traced model and its traced dense twin in every phase.
 
-    ``causal``: it writes token by token, so decode and prefill are priced separately.
+    ``causal``: the model generates token by token, so decode and prefill are priced separately.
     """
     assumed = assumptions or Assumptions()
     phases = phases_of(trace, causal, contexts, assumed.tile)
@@ -147,23 +147,23 @@ def _estimate_of(
 ASSUMPTIONS = (
     "events per token and per pair are those of the traced windows; at another context only the "
     "number of pairs changes",
-    "a thing lives whole in the smallest memory that holds all of it: all weights together, the "
+    "each store is in the smallest memory that holds all of it: all weights together, the "
     "cache of all layers, the activations of one product in one tile",
-    "a layer runs all its simulation steps before the next does: they share what is read of the "
+    "a layer runs all its simulation steps before the next layer: they share one read of the "
     "weights, and membranes stay in registers",
-    "weights are read once per tile of tokens (decode: one token), all of them by a dense model, "
-    "those of inputs that fire somewhere in the tile by a spiking one; a row that is read alone "
-    "costs no more per bit than one in a row of many, which favours the spiking model",
+    "weights are read once per tile of tokens (decode: one token): all of them in a dense model, "
+    "those of inputs that fire anywhere in the tile in a spiking one; a single row costs no more "
+    "per bit than many rows in sequence, which favours the spiking model",
     "each further use of a weight in a tile is read from a register",
     "each input and output of a product is written once and read once; norms, neurons and "
-    "activation functions work on it as it passes; scores are never stored",
+    "activation functions are fused with this; scores are never stored",
     "running sums stay in the adder and are free, on both sides",
-    "dense keys and values are fp16 in every format, spikes bit planes; all keys are read, and of "
-    "the values the winners' rows, or all where every key counts",
-    "an integer count of c is c additions of a weight; spikes that meet spikes are added as int32 "
-    "and found by comparing all bits of both planes",
-    "int8: products add up in int32, inputs are quantised (a multiplication and a comparison) and "
-    "outputs scaled (a multiplication); elementwise work is fp32 in every format",
+    "dense keys and values are fp16 in every format, spikes are bit planes; all keys are read, but "
+    "only the winners' values, or all values without a competition",
+    "an integer count of c is c additions of a weight; products of spikes with spikes are summed "
+    "in int32, and found by comparing all bits of both planes",
+    "int8: products are summed in int32, inputs are quantised (a multiplication and a comparison) "
+    "and outputs scaled (a multiplication); elementwise work is fp32 in every format",
     "finding the events costs nothing, which favours the spiking model; addresses, instructions, "
     "clocks, leakage and idle time cost nothing on either side",
 )

@@ -1,8 +1,8 @@
 """The full estimate: every work item times its price, arithmetic and memory alike.
 
-All joules here are estimates. What was counted is exact for the run; what a machine would read of
-it follows from the memory model in workload.py, and where it reads it from, from the size of the
-thing and the table's hierarchy.
+All joules here are estimates. Counts are exact for the run; the memory traffic follows from the
+memory model in workload.py, and the memory that it goes to from the size of the data and the
+table's memory hierarchy.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from spikeformers.errors import ConfigError
 
 @dataclass(frozen=True)
 class Priced:
-    """A work item, where it happens, and what it costs."""
+    """A work item with its price and its cost."""
 
     work: WorkItem
     place: str
-    """The level of a memory; else "add fp32" ..."""
+    """The name of the price: a memory level, or an operation such as "add fp32"."""
     picojoules: float
 
 
@@ -40,17 +40,17 @@ class Ledger:
 
     @property
     def picojoules(self) -> float:
-        """The whole."""
+        """Picojoules of all work."""
         return sum(line.picojoules for line in self.lines)
 
     @property
     def compute(self) -> float:
-        """Of operations."""
+        """Picojoules of operations."""
         return sum(line.picojoules for line in self.lines if not line.work.is_memory)
 
     @property
     def memory(self) -> float:
-        """Of reading and writing."""
+        """Picojoules of reading and writing."""
         return sum(line.picojoules for line in self.lines if line.work.is_memory)
 
     def by_component(self) -> dict[str, float]:
@@ -84,7 +84,7 @@ class Ledger:
         return dict(sums)
 
     def homes(self) -> dict[str, list[str]]:
-        """Levels of memory that each store lives in."""
+        """Memory levels that each store is in."""
         levels: dict[str, list[str]] = {}
         for line in self.lines:
             if line.work.is_memory and line.place not in levels.setdefault(line.work.of, []):
@@ -126,7 +126,7 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Placing:
-    """Stores that are assigned to a memory, whatever their size, by name of the level."""
+    """Memory levels, by name, to which stores are assigned whatever their size."""
 
     weights: str | None = None
     activations: str | None = None
@@ -137,7 +137,7 @@ class Placing:
 def price(
     work: Iterable[WorkItem], table: PriceTable, placing: Placing | None = None
 ) -> list[Priced]:
-    """Each line times its price. ConfigError where the table has no price for one."""
+    """Each work item times its price. ConfigError if the table has no price for one."""
     placed = placing or Placing()
     return [_priced(line, table, placed) for line in work]
 
@@ -152,7 +152,7 @@ def ledger_of(
     assumptions: Assumptions | None = None,
     placing: Placing | None = None,
 ) -> Ledger:
-    """What one token of a traced run costs, in full."""
+    """The full cost of one token of a traced run."""
     work = work_of(trace, precision, phase, spikes=spikes, assumptions=assumptions)
     return Ledger(phase, precision, tuple(price(work, table, placing)))
 

@@ -4,8 +4,8 @@
     with_elementwise   paper + norms, neurons, residual adds, softmax, comparisons ... (prices.py)
 
 The events are counted in real forward passes; the joules are estimates from a price table, never
-measured. Memory traffic is in neither sum. A dense twin is counted by the same code: all its
-products at 4.6 pJ, attention over allowed pairs only, so that no side pays for masked entries.
+measured. Neither sum includes memory traffic. A dense twin is counted by the same code: all its
+products at 4.6 pJ, attention over allowed pairs only, so that neither model pays for masked pairs.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ RULES = (
 
 @dataclass
 class Share:
-    """Part of the energy, all figures per token."""
+    """A part of the energy; all figures are per token."""
 
     picojoules: float = 0.0
-    """By the papers' sum."""
+    """Picojoules by the papers' sum."""
     elementwise: float = 0.0
     """Picojoules of elementwise operations, which the papers leave out."""
     macs: float = 0.0
@@ -49,7 +49,7 @@ class Share:
 
     @property
     def with_elementwise(self) -> float:
-        """Picojoules, elementwise operations included."""
+        """Picojoules, including elementwise operations."""
         return self.picojoules + self.elementwise
 
     def as_dict(self) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class EnergyReport:
 
     model: str
     tokens: int
-    """Of a vision model: images."""
+    """Number of tokens; images for a vision model."""
     prices: Prices
     products: list[Product]
     neurons: dict[str, Operand]
@@ -78,7 +78,7 @@ class EnergyReport:
     by_layer: dict[str, Share]
     """"0", "1", ... and "outside" for embedding, last norm and head."""
     unit: str = "token"
-    """What the figures are per: a "token" or an "image"."""
+    """The unit that figures are per: "token" or "image"."""
 
     @property
     def total(self) -> Share:
@@ -87,12 +87,12 @@ class EnergyReport:
 
     @property
     def picojoules_per_token(self) -> float:
-        """By the papers' sum."""
+        """Picojoules by the papers' sum."""
         return self.total.picojoules
 
     @property
     def with_elementwise_per_token(self) -> float:
-        """Elementwise operations included."""
+        """Picojoules, including elementwise operations."""
         return self.total.with_elementwise
 
     @property
@@ -112,7 +112,7 @@ class EnergyReport:
 
     @property
     def density(self) -> float | None:
-        """Mean share of non-zeros over neuron layers, each weighing the same; None if dense."""
+        """Mean share of non-zeros over neuron layers, with equal weights; None if dense."""
         if not self.neurons:
             return None
         return sum(spikes.density for spikes in self.neurons.values()) / len(self.neurons)
@@ -166,19 +166,19 @@ def energy_of(
     """Count the forward passes over ``batches`` and price them.
 
     A batch is ids ``[B, T]``, ``{"input_ids", "attention_mask"}`` or ``{"pixel_values"}``. Raises
-    DataError for no tokens and SpikeformersError for a product that the tracer cannot attribute.
+    DataError without tokens and SpikeformersError for a product that the tracer cannot attribute.
     """
     return report_of(count_over(model, batches), prices, type(model).__name__)
 
 
 def count_over(model: nn.Module, batches: Iterable[Batch]) -> Trace:
     """Count the forward passes over ``batches``; errors as ``energy_of``."""
-    whole = Trace()
+    total = Trace()
     for batch in batches:
-        whole.merge(trace(model, batch))
-    if whole.tokens == 0:
+        total.merge(trace(model, batch))
+    if total.tokens == 0:
         raise DataError("there is no token to count energy on: give at least one batch of ids.")
-    return whole
+    return total
 
 
 def report_of(counted: Trace, prices: Prices, model: str) -> EnergyReport:

@@ -1,7 +1,7 @@
-"""Number formats that a model is priced in: what each kind of value is held and computed in.
+"""Number formats that a model is priced in: the types of stored values and of arithmetic.
 
-Sums are kept wider than what is multiplied (fp32, or int32 over int8), and elementwise work is done
-in fp32, as kernels of fp16 and int8 do it. Real keys and values are cached in fp16 in every format
+Sums are wider than the factors of products (fp32, or int32 for int8), and elementwise work is fp32,
+as in kernels of fp16 and int8. Real keys and values are cached in fp16 in every format
 (llama.cpp's default), spikes as bit planes.
 """
 
@@ -14,22 +14,22 @@ BITS = {"bit": 1, "int8": 8, "int16": 16, "int32": 32, "fp16": 16, "bf16": 16, "
 ELEMENTWISE = "fp32"
 STATE = "fp32"
 COUNT = "int32"
-"""Sums of spikes that meet spikes: whole numbers."""
+"""Type of the sums in products of spikes with spikes, which are integers."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """Types of the operands of one variant of a model."""
+    """The types of values in one variant of a model."""
 
     name: str
     weight: str
-    """Stored weights, and what a product multiplies."""
+    """Stored weights, and the factors of linear products."""
     accumulator: str
     """Running sums."""
     stream: str
     """Real values between operations: residual stream, outputs of products."""
     attention: str
-    """What attention multiplies."""
+    """Factors of attention's products."""
     cache: str = "fp16"
     """Real keys and values."""
     other: str = "fp16"
@@ -37,7 +37,7 @@ class Precision:
 
     @property
     def quantised(self) -> bool:
-        """Whether real inputs are quantised before a product, and outputs scaled behind it."""
+        """Whether real inputs are quantised before a product, and outputs scaled after it."""
         return self.weight.startswith("int")
 
     def as_dict(self) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Price tables of the full estimate: YAML files, every number with its unit and its source.
 
-A table prices operations by kind and type (``compute``) and accesses by where the data lie
-(``memory``, smallest level first). docs/energy.md has the schema; ``price_tables/`` the built-in
-ones. A file that is wrong anywhere is refused with what is wrong, never repaired.
+A table prices operations by kind and type (``compute``) and accesses by memory level (``memory``,
+smallest level first). docs/energy.md has the schema; ``price_tables/`` holds the built-in tables. A
+file with any mistake is refused with a message that names it; nothing is repaired.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ _AMOUNT = re.compile(r"^\s*([-+]?\d*\.?\d+(?:[eE][-+]?\d+)?)\s*([A-Za-z]*)\s*$")
 
 @dataclass(frozen=True)
 class Level:
-    """A memory: what holds at most ``capacity`` bytes (None: anything) can live in it."""
+    """A memory of ``capacity`` bytes; None for the last level, which holds everything."""
 
     name: str
     capacity: int | None
     bits: int
-    """Of one access."""
+    """Width of one access."""
     cost: Cost
-    """Of one access."""
+    """Energy of one access."""
 
     @property
     def picojoules_per_bit(self) -> float:
-        """Of reading or writing a bit, in whole accesses side by side."""
+        """Picojoules per bit of an access of full width."""
         return self.cost.picojoules / self.bits
 
 
@@ -62,14 +62,14 @@ class PriceTable:
     memory: tuple[Level, ...]
 
     def home(self, size: float) -> Level:
-        """The smallest memory, registers left out, that holds ``size`` bits."""
+        """The smallest memory, other than registers, that holds ``size`` bits."""
         for level in self.memory[1:]:
             if level.capacity is None or size <= 8 * level.capacity:
                 return level
         raise AssertionError("the last level holds everything")
 
     def level(self, name: str) -> Level:
-        """A level by name. ConfigError names the nearest."""
+        """A memory level by name; ConfigError for an unknown one suggests the nearest."""
         for level in self.memory:
             if level.name == name:
                 return level
@@ -80,7 +80,7 @@ class PriceTable:
         )
 
     def scaled(self, price: str, factor: float) -> PriceTable:
-        """The same table with one price, as ``keys`` name them, times ``factor``."""
+        """The table with one price, named as in ``keys``, multiplied by ``factor``."""
         compute = {
             key: replace(cost, picojoules=cost.picojoules * factor)
             if " ".join(key) == price
@@ -116,24 +116,26 @@ class PriceTable:
 
 @cache
 def built_in() -> tuple[str, ...]:
-    """Names of the tables in the package."""
+    """Names of the built-in tables."""
     folder = resources.files("spikeformers.energy.pricing") / "price_tables"
     return tuple(sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml")))
 
 
-def load_table(given: str) -> PriceTable:
-    """The built-in table of that name, or the file. ConfigError says what is wrong with it."""
-    if given in built_in():
-        packaged = resources.files("spikeformers.energy.pricing") / "price_tables" / f"{given}.yaml"
-        return read_table(packaged.read_text(encoding="utf-8"), given)
-    path = Path(given)
+def load_table(source: str) -> PriceTable:
+    """The built-in table of this name, or one from a file. ConfigError names what is wrong."""
+    if source in built_in():
+        packaged = (
+            resources.files("spikeformers.energy.pricing") / "price_tables" / f"{source}.yaml"
+        )
+        return read_table(packaged.read_text(encoding="utf-8"), source)
+    path = Path(source)
     if not path.is_file():
         names = ", ".join(built_in())
         raise ConfigError(
-            f"there is no price table {given!r}: built in are {names}, and no such file exists."
-            f"{nearest(given, built_in())}"
+            f"there is no price table {source!r}: it is neither built in ({names}) nor a file."
+            f"{nearest(source, built_in())}"
         )
-    return read_table(read_text(path, ConfigError), given)
+    return read_table(read_text(path, ConfigError), source)
 
 
 def read_table(text: str, where: str) -> PriceTable:
@@ -212,7 +214,7 @@ def _cost(fields: Mapping[str, Any], where: str, place: str) -> Cost:
 
 
 def _amount(value: Any, units: Mapping[str, float], where: str, place: str) -> float:
-    """``"0.9 pJ"`` as a number of the first unit of size 1."""
+    """``"0.9 pJ"`` as a number in the unit of size 1."""
     match = _AMOUNT.match(str(value)) if isinstance(value, (str, int, float)) else None
     names = ", ".join(units)
     if match is None or not match[2]:

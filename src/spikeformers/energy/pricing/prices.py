@@ -1,4 +1,4 @@
-"""What one operation costs, and the source of each figure.
+"""Prices of single operations, and the source of each figure.
 
 Horowitz, "Computing's energy problem", ISSCC 2014, 45 nm, 0.9 V, 32-bit floating point: an addition
 0.9 pJ, a multiplication 3.7 pJ, so a multiply-accumulate 4.6 pJ. The spiking papers use these two
@@ -16,7 +16,7 @@ HOROWITZ = "Horowitz, ISSCC 2014, 45 nm"
 
 @dataclass(frozen=True)
 class Cost:
-    """Energy of one operation, in picojoules, and where the figure is from."""
+    """Energy of one operation in picojoules, and the source of the figure."""
 
     picojoules: float
     source: str

@@ -1,7 +1,7 @@
-"""What the ratio of spiking to dense depends on: one price or assumption at a time.
+"""Sensitivity of the ratio of spiking to dense energy to one price or assumption at a time.
 
-Each price of the table is doubled and halved; each assumption is swapped for its other reading.
-The ratio is the spiking model's energy over the dense one's, both priced anew.
+Each price of the table is doubled and halved; each assumption is replaced by its alternative. The
+ratio is the spiking model's energy over the dense one's, both priced again.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ SMALL = 1e-4  # smaller relative changes of the ratio are left out
 
 @dataclass(frozen=True)
 class Swing:
-    """The ratio with one thing changed; None where there is no such change."""
+    """The ratio after one change; ``low`` is None for an assumption."""
 
     name: str
     kind: str
-    """"price" (low: halved, high: doubled) or "assumption" (high: the other reading)."""
+    """"price" (low: halved, high: doubled) or "assumption" (high: the alternative)."""
     low: float | None
     high: float
 
     def width(self, ratio: float) -> float:
-        """How far it moves the ratio."""
+        """The largest factor by which the change moves ``ratio``, at least 1."""
         ends = [self.high, ratio if self.low is None else self.low]
         return max(max(ends) / ratio, ratio / min(ends))
 
@@ -72,7 +72,7 @@ class Pair:
 
 
 def swings_of(pair: Pair, table: PriceTable) -> list[Swing]:
-    """What moves the ratio, the largest swing first."""
+    """All changes that move the ratio, the largest first."""
     ratio = pair.ratio(table)
     swings = [
         Swing(key, "price", pair.ratio(table.scaled(key, 0.5)), pair.ratio(table.scaled(key, 2.0)))

@@ -1,4 +1,4 @@
-"""WorkItem items: operations of one kind and type, or bits of one memory; not yet priced."""
+"""Work items: operations of one kind and type, or bits of one memory; not yet priced."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ STORES: tuple[Store, ...] = ("weights", "activations", "cache", "state", "regist
 
 @dataclass(frozen=True)
 class Phase:
-    """A phase of inference, in which a token is processed; see workload.py."""
+    """A phase of inference in which a token is processed; see workload.py."""
 
     name: Literal["decode", "prefill", "pass", "image"]
     context: int
-    """Tokens of the sequence, this one included."""
+    """Tokens of the sequence, including this one."""
     tile: int
-    """Tokens worked on together."""
+    """Tokens that are processed together."""
 
     @property
     def title(self) -> str:
-        """For tables."""
+        """Name and context, for tables."""
         return self.name if self.name == "image" else f"{self.name} {self.context:,}"
 
 
@@ -36,22 +36,22 @@ class WorkItem:
     kind: str
     """"add", "multiply", "compare", "function", "logic"; or "read", "write"."""
     of: str
-    """Type of the operands; of memory, what is read or written (``STORES``)."""
+    """Type of the operands; for memory traffic, the store (``STORES``)."""
     amount: float
-    """Operations, or bits."""
+    """Number of operations or bits."""
     size: float = 0.0
-    """Of memory: bits of what it is part of, which decide where that lives."""
+    """For memory traffic: bits of the complete data, which decide the memory level."""
 
     @property
     def is_memory(self) -> bool:
-        """Bits that move, not operations."""
+        """Whether this is memory traffic and not an operation."""
         return self.kind in ("read", "write")
 
 
 def compute(
     component: str, layer: int | None, name: str, kind: str, type_: str, amount: float
 ) -> WorkItem:
-    """Operations."""
+    """A work item of operations."""
     return WorkItem(component, layer, name, kind, type_, amount)
 
 
@@ -65,11 +65,11 @@ def traffic(
     read: float = 0.0,
     write: float = 0.0,
 ) -> Iterator[WorkItem]:
-    """Bits read from and written to a store of ``of`` bits."""
+    """Work items of bits read from and written to a store of ``of`` bits."""
     yield WorkItem(component, layer, name, "read", store, read, of)
     yield WorkItem(component, layer, name, "write", store, write, of)
 
 
 def limited(times: float, density: float) -> float:
-    """``times``, capped where every value fires."""
+    """``times``, limited to the factor at which every value fires."""
     return min(times, 1 / density) if density else times

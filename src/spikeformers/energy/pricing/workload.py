@@ -1,25 +1,25 @@
-"""What a machine would do for one token of a traced run: operations by type, bits by memory.
+"""The work of a machine per token of a traced run: operations by type, bits by memory.
 
-``work_of`` turns counts into work items. Each says how many operations of which kind and type, or
-how many bits of what, so that any price table can price them (ledger.py). One phase at a time:
+``work_of`` turns counts into work items: numbers of operations by kind and type, and of bits by
+store, which any price table can price (ledger.py). There are four phases:
 
-    decode    one token after ``context - 1`` others, alone
-    prefill   a prompt of ``context`` tokens in tiles, a token's share; the head once per prompt
-    pass      a bidirectional model over ``context`` tokens, a token's share
+    decode    a single token after ``context - 1`` others
+    prefill   a prompt of ``context`` tokens in tiles, per token; the head once per prompt
+    pass      a bidirectional model over ``context`` tokens, per token
     image     one image
 
-Weights    read once per tile, and only those whose input is not zero somewhere in it (measured);
+Weights    read once per tile, and only if their input is not zero everywhere in it (measured);
            each further use in the tile is a read from a register
 Activations  each input of a product is written once and read once, spikes as bit planes, and so
            is each output; each residual addition reads and writes the stream
-Cache      keys and values (attention_work.py)
-Steps      a layer runs all its simulation steps before the next does, so they share what is read
-           of the weights, and a membrane is read from and written to a register at each step that
-           it is carried into
-Free       running sums, which stay in the adder; scores, which are used as they are made; code
+Cache      keys and values (attention_workload.py)
+Steps      a layer runs all its simulation steps before the next layer, so the steps share one read
+           of the weights; a membrane is read from and written to a register at each step that it
+           is carried into
+Free       running sums, which stay in the adder; scores, which are used immediately; code
 
-``spikes`` scales the events: every neuron layer fires that many times as much, up to a density of
-1. Tiles scale as independent events do: 1 - (1 - p)^n of the inputs are needed by n tokens.
+``spikes`` scales the events: every neuron layer fires this many times as much, up to a density of
+1. Tiles scale like independent events: n tokens need a share 1 - (1 - p)^n of the inputs.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class Assumptions:
     """Assumptions of the estimate that a reader may want to change."""
 
     tile: int = LARGEST_TILE
-    """Tokens of a prompt that share what is read of the weights, and of keys and values."""
+    """Tokens of a prompt that share one read of the weights, and of keys and values."""
     counts: Counts = "additions"
-    """How an integer count meets a weight: added that many times, or multiplied once."""
+    """How an integer count is applied to a weight: as repeated additions, or one multiplication."""
     sparse: float = 1.0
-    """Cost of a bit of weights where only some inputs' are read, relative to a sequential read."""
+    """Cost per bit if only some inputs' weights are read, relative to a sequential read."""
 
 
 def phases_of(trace: Trace, causal: bool, contexts: Iterable[int], tile: int) -> list[Phase]:
@@ -74,7 +74,7 @@ def work_of(
     spikes: float = 1.0,
     assumptions: Assumptions | None = None,
 ) -> list[WorkItem]:
-    """All work that one token takes."""
+    """All work items of one token."""
     assumptions = assumptions or Assumptions()
     items: list[WorkItem] = []
     for product in trace.products.values():
@@ -83,10 +83,10 @@ def work_of(
     items += attention_work(trace, precision, phase, spikes)
     items += _elementwise(trace, precision, phase)
     items += _states(trace, phase)
-    rest = trace.other_parameters * BITS[precision.other]
+    other_bits = trace.other_parameters * BITS[precision.other]
     stored = stored_bits(trace, precision)
     items += traffic(
-        "other", None, "norms and biases", "weights", read=rest / phase.tile, of=stored
+        "other", None, "norms and biases", "weights", read=other_bits / phase.tile, of=stored
     )
     return [item for item in items if item.amount]
 
@@ -115,15 +115,15 @@ def _linear(
     needed, uses = 1.0, product.macs * each
     tile = max(n for n in weights.tiles if n <= (1 if once else phase.tile))
     if left.is_spikes:
-        more = limited(spikes, left.density)
-        seen = weights.touched[tile] / max(1, weights.tiles[tile] * weights.inputs)
-        needed = union(seen, tile * weights.steps, more)
-        uses = left.nonzero * fan * more * each
+        event_factor = limited(spikes, left.density)
+        touched_share = weights.touched[tile] / max(1, weights.tiles[tile] * weights.inputs)
+        needed = union(touched_share, tile * weights.steps, event_factor)
+        uses = left.nonzero * fan * event_factor * each
         if left.kind == "integer" and assumptions.counts == "multiplication":
             yield compute(*at, "multiply", precision.weight, uses)
             yield compute(*at, "add", precision.accumulator, uses)
         else:
-            yield compute(*at, "add", precision.accumulator, product.sop * more * each)
+            yield compute(*at, "add", precision.accumulator, product.sop * event_factor * each)
     elif product.right.is_spikes:  # stored weights of few values
         width = product.right.planes
         yield compute(*at, "add", precision.accumulator, product.sop * each)
@@ -157,7 +157,7 @@ def input_bits(entering: Operand, precision: Precision) -> int:
 
 
 def union(share: float, tokens: int, times: float) -> float:
-    """Share of inputs that some of ``tokens`` need, when each fires ``times`` as often."""
+    """Share of inputs that any of ``tokens`` needs when each fires ``times`` as often."""
     if times == 1.0:
         return share
     per_token = 1 - (1 - min(share, 1.0)) ** (1 / tokens)

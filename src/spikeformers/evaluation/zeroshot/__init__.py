@@ -1,4 +1,4 @@
-"""Zero-shot choice by log-likelihood, on lm-evaluation-harness and its task definitions.
+"""Zero-shot multiple choice by log-likelihood, with lm-evaluation-harness and its tasks.
 
 Needs the extra ``eval``: ``pip install 'spikeformers[eval]'``.
 """
@@ -38,10 +38,10 @@ def evaluate_zeroshot(
 ) -> list[TaskReport]:
     """Score a causal model, or an engine's reader, on zero-shot tasks; one report per task.
 
-    ``tasks`` are names or suites of ``spikeformers evaluate zeroshot``. Documents come from
-    ``data_dir``, or from the hub; ``limit`` keeps the first of each task. ``options`` go to
-    `Zeroshot`: batch_size, max_length, cached, progress. Raises ConfigError for an unknown task
-    and without lm-evaluation-harness, DataError for documents that are missing.
+    ``tasks`` are names or suites as in ``spikeformers evaluate zeroshot``. Documents come from
+    ``data_dir``, or from the hub; ``limit`` is the number of first documents per task. ``options``
+    are passed to `Zeroshot`: batch_size, max_length, cached, progress. Raises ConfigError for an
+    unknown task or without lm-evaluation-harness, DataError for missing documents.
     """
     check_harness()
     from spikeformers.evaluation.zeroshot.run import Zeroshot
@@ -53,7 +53,7 @@ def evaluate_zeroshot(
 
 
 def check_harness() -> None:
-    """Raise ConfigError where lm-evaluation-harness is not installed."""
+    """Raise ConfigError if lm-evaluation-harness is not installed."""
     if importlib.util.find_spec("lm_eval") is None:
         from spikeformers.errors import ConfigError
 

@@ -1,11 +1,11 @@
-"""What guessing scores: the line that a zero-shot score has to be read against.
+"""The scores of guessing, to compare zero-shot scores with.
 
-    chance      mean over documents of 1 / options: any option, drawn evenly
-    majority    share of the documents whose answer stands at the commonest place (BoolQ: "always
-                yes"); none where the answer stands at one place by construction (BLiMP, SciQ)
-    LAMBADA     chance is 0 (any word may follow), majority the share of the commonest word
+    chance      mean over documents of 1 / options: a uniformly random option
+    majority    share of the documents with the most common answer position (BoolQ: "always yes");
+                none if the answer always has the same position by construction (BLiMP, SciQ)
+    LAMBADA     chance is 0 (any word may follow), majority the share of the most common word
 
-A score within two standard errors of chance is marked: it cannot be told from guessing.
+A score within two standard errors of chance is marked: it cannot be distinguished from guessing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 
 def standard_error(values: Sequence[float]) -> float:
-    """Of the mean: sample deviation over sqrt(n), as the harness has it; 0 for one value."""
+    """Standard error of the mean, from the sample deviation as in the harness; 0 for one value."""
     n = len(values)
     if n < 2:
         return 0.0
@@ -26,21 +26,21 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 def baselines(golds: Sequence[tuple[Any, int]]) -> tuple[float | None, float | None]:
-    """``(chance, majority)`` of an accuracy, from ``(answer, number of options)`` a document.
+    """``(chance, majority)`` of an accuracy, from ``(answer, number of options)`` per document.
 
-    An answer is the place of the right option, or with one option the text to be written. Both
-    are None where answers are neither (several right ones).
+    An answer is the position of the correct option, or the text to be generated if there is one
+    option. Both results are None if answers are neither (several correct options).
     """
     if not golds:
         return None, None
     answers = Counter(str(answer) for answer, _ in golds)
-    commonest = answers.most_common(1)[0][1] / len(golds)
+    most_common = answers.most_common(1)[0][1] / len(golds)
     if all(options == 1 for _, options in golds):
-        return 0.0, commonest
+        return 0.0, most_common
     if not all(isinstance(answer, int) for answer, _ in golds):
         return None, None
     chance = sum(1 / options for _, options in golds) / len(golds)
-    return chance, None if len(answers) == 1 else commonest
+    return chance, None if len(answers) == 1 else most_common
 
 
 def at_chance(score: float, error: float, chance: float | None) -> bool | None:
@@ -48,19 +48,20 @@ def at_chance(score: float, error: float, chance: float | None) -> bool | None:
     return None if chance is None else abs(score - chance) <= 2 * error
 
 
-def mean_accuracy(ones: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Several tasks' accuracies as one, each of equal weight: value, error, chance and majority.
+def mean_accuracy(accuracies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean over tasks with equal weights: value, error, chance and majority.
 
-    The error is that of a mean of independent scores. Chance and majority are None where one
-    task has none.
+    The error is that of a mean of independent scores. Chance and majority are None if a task has
+    none.
     """
+    number = len(accuracies)
 
     def mean(key: str) -> float | None:
-        values = [one[key] for one in ones]
-        return None if None in values else sum(values) / len(ones)
+        values = [accuracy[key] for accuracy in accuracies]
+        return None if None in values else sum(values) / number
 
-    value = sum(one["value"] for one in ones) / len(ones)
-    error = math.sqrt(sum(one["stderr"] ** 2 for one in ones)) / len(ones)
+    value = sum(accuracy["value"] for accuracy in accuracies) / number
+    error = math.sqrt(sum(accuracy["stderr"] ** 2 for accuracy in accuracies)) / number
     chance = mean("chance")
     return {
         "value": value,

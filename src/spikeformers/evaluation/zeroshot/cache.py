@@ -1,8 +1,8 @@
-"""Log-likelihoods that were computed already: an append-only JSON Lines file a model and setting.
+"""Cache of log-likelihoods: an append-only JSON Lines file per model and setting.
 
 A line is ``{"key": sha256 of the tokens, "value": [log-likelihood, greedy], "xxh3": digest}``,
-written batch by batch, so what an interrupted suite had computed is there when it runs again. What
-was cut off or altered does not match its digest: it is dropped, and its value computed anew.
+written after each batch, so that an interrupted suite continues where it stopped. A line that was
+cut off or altered does not match its digest; it is dropped, and its value is computed again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from spikeformers.data.store import default_cache_dir
 from spikeformers.errors import StorageError
 from spikeformers.storage import check_folder, row_digest
 
-RULES = 1  # to be raised when the same request would get another value
+RULES = 1  # to be increased when the same request would get another value
 FORMAT = 2  # of a line; 1 had no digest
 Value = tuple[float, bool]
 
@@ -28,12 +28,15 @@ logger = logging.getLogger(__name__)
 
 
 def request_key(tokens: Sequence[int], targets: Sequence[int]) -> str:
-    """sha256 (hex) of an input and of what is scored at its end."""
+    """sha256 (hex) of an input and of the tokens that are scored at its end."""
     return hashlib.sha256(json.dumps([list(tokens), list(targets)]).encode()).hexdigest()
 
 
 class LikelihoodCache:
-    """``identity`` is all that a value depends on beside its tokens. ``folder`` None: no file."""
+    """``identity`` is everything that a value depends on besides its tokens.
+
+    With ``folder`` None nothing is stored on disk.
+    """
 
     def __init__(self, identity: Mapping[str, Any], folder: Path | str | None = "auto") -> None:
         self.values: dict[str, Value] = {}
@@ -47,12 +50,12 @@ class LikelihoodCache:
         if self.path.is_file():
             self.values = _read(self.path)
 
-    def add(self, found: Mapping[str, Value]) -> None:
-        """Remember the values of a batch."""
-        self.values.update(found)
+    def add(self, values: Mapping[str, Value]) -> None:
+        """Add the values of a batch."""
+        self.values.update(values)
         if self.path is None:
             return
-        lines = [_line(key, value) for key, value in found.items()]
+        lines = [_line(key, value) for key, value in values.items()]
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab+") as stream:
@@ -73,7 +76,7 @@ def _line(key: str, value: Value) -> str:
 
 
 def _read(path: Path) -> dict[str, Value]:
-    """The values of whole lines; how many others there were goes into a warning."""
+    """The values of valid lines; a warning gives the number of others."""
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
@@ -84,9 +87,9 @@ def _read(path: Path) -> dict[str, Value]:
     damaged = 0
     for line in lines:
         try:
-            one = json.loads(line)
-            key, value = one["key"], (one["value"][0], one["value"][1])
-            if one != json.loads(_line(key, value)):
+            entry = json.loads(line)
+            key, value = entry["key"], (entry["value"][0], entry["value"][1])
+            if entry != json.loads(_line(key, value)):
                 raise ValueError("altered")
         except (ValueError, KeyError, TypeError, IndexError, RecursionError):
             damaged += 1
@@ -94,7 +97,7 @@ def _read(path: Path) -> dict[str, Value]:
         values[key] = value
     if damaged:
         logger.warning(
-            "%s: %d of %d lines are damaged; what they held is computed anew.",
+            "%s: %d of %d lines are damaged; their values are computed again.",
             path,
             damaged,
             len(lines),
@@ -103,7 +106,7 @@ def _read(path: Path) -> dict[str, Value]:
 
 
 def _end_line(stream: BinaryIO) -> None:
-    """End a line that a crash cut off, so that the next one begins anew."""
+    """End a line that a crash cut off, so that the next one starts on a new line."""
     if stream.seek(0, 2):
         stream.seek(-1, 2)
         if stream.read(1) != b"\n":

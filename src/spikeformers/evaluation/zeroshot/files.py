@@ -1,10 +1,10 @@
 """Rows of zero-shot sets in local files, with the columns that the harness' definitions expect.
 
-Looked for below the folder, in this order, for hub data set OWNER/NAME, configuration C, split S:
+For the hub data set OWNER/NAME, configuration C, split S, these are tried in the folder, in order:
 
     OWNER/NAME/ or NAME/, then C/S-*.parquet and so on   the hub's own layout, see `hub_files`
-    NAME__C__S.arrow                                                       a saved split
-    what `PLAIN` names                                                     sets as they circulate
+    NAME__C__S.arrow                                     a saved split
+    the file names in `PLAIN`                            sets in their original files
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _boolq(row: Row) -> Row:
     return row if "label" in row else row | {"label": int(row["answer"])}
 
 
-def _as_it_is(row: Row) -> Row:
+def _unchanged(row: Row) -> Row:
     return row
 
 
@@ -47,10 +47,10 @@ def _headqa(content: Any) -> Iterator[Row]:
 PLAIN: dict[tuple[str, str], tuple[str, Callable[[Row], Row]]] = {
     ("arc_easy", "test"): ("arc_easy.jsonl", _arc_prompt),
     ("arc_challenge", "test"): ("arc_challenge.jsonl", _arc_prompt),
-    ("hellaswag", "validation"): ("hellaswag_val.jsonl.gz", _as_it_is),
-    ("lambada_openai", "test"): ("lambada_test.jsonl", _as_it_is),
-    ("headqa_en", "test"): ("headqa/test_HEAD_EN.json", _as_it_is),
-    ("headqa_en", "validation"): ("headqa/dev_HEAD_EN.json", _as_it_is),
+    ("hellaswag", "validation"): ("hellaswag_val.jsonl.gz", _unchanged),
+    ("lambada_openai", "test"): ("lambada_test.jsonl", _unchanged),
+    ("headqa_en", "test"): ("headqa/test_HEAD_EN.json", _unchanged),
+    ("headqa_en", "validation"): ("headqa/dev_HEAD_EN.json", _unchanged),
 }
 ARROW_NAMES = {"boolq": "boolq__none", "piqa": "piqa__plain_text"}
 
@@ -58,8 +58,8 @@ ARROW_NAMES = {"boolq": "boolq__none", "piqa": "piqa__plain_text"}
 def find_rows(
     folder: Path, task: str, hub_id: str, config: str | None, split: str
 ) -> tuple[list[Path], Callable[[], Iterator[Row]]] | None:
-    """Files of one split and what reads them, or None where the folder has none."""
-    adapt = _boolq if task == "boolq" else _as_it_is
+    """Files of one split and the function that reads them, or None if the folder has none."""
+    adapt = _boolq if task == "boolq" else _unchanged
     name = hub_id.rpartition("/")[2]
     if files := hub_files((folder / hub_id, folder / name), config, split):
         return files, lambda: map(adapt, _parquet(files))

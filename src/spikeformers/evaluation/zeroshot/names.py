@@ -1,4 +1,4 @@
-"""Which tasks there are, and where lm-evaluation-harness keeps each definition."""
+"""The zero-shot tasks, and the place of each definition in lm-evaluation-harness."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "question answering": ("arc_easy", "arc_challenge", "boolq", "headqa_en", "openbookqa"),
     "commonsense": ("hellaswag", "piqa", "winogrande"),
 }
-"""The groups of which arXiv 2604.11321 gives means."""
+"""The groups for which arXiv 2604.11321 gives means."""
 
 SUITES: dict[str, tuple[str, ...]] = {
     "paper": tuple(name for names in GROUPS.values() for name in names),
@@ -41,17 +41,17 @@ SUITES: dict[str, tuple[str, ...]] = {
 }
 
 
-def resolve(asked: str | Sequence[str]) -> list[str]:
-    """Names of the harness for ``"paper,copa"``, each once; ConfigError names the nearest known."""
-    found: dict[str, None] = {}
-    parts = asked.split(",") if isinstance(asked, str) else asked
-    known = [*SUITES, *TASKS, *ALIASES]
+def resolve(spec: str | Sequence[str]) -> list[str]:
+    """The harness' names for ``"paper,copa"``, each once; ConfigError for an unknown name."""
+    names: dict[str, None] = {}
+    parts = spec.split(",") if isinstance(spec, str) else spec
+    known_names = [*SUITES, *TASKS, *ALIASES]
     for part in (part.strip() for part in parts):
         for name in SUITES.get(part, (ALIASES.get(part, part),)):
             if name not in TASKS and not name.startswith("blimp_"):
                 raise ConfigError(
-                    f"unknown zero-shot task {part!r}.{nearest(part, known)} "
-                    f"Known: {', '.join(known)}, and blimp's parts as blimp_..."
+                    f"unknown zero-shot task {part!r}.{nearest(part, known_names)} "
+                    f"Known: {', '.join(known_names)}, and blimp's parts as blimp_..."
                 )
-            found[name] = None
-    return list(found)
+            names[name] = None
+    return list(names)

@@ -1,7 +1,7 @@
-"""Scoring by what is no PyTorch model: a reader of texts that gives logits, such as the engine.
+"""Scoring without a PyTorch model: by a reader that returns the logits of a text, as the engine.
 
-One text at a time, so that neither batches nor padding exist; tokens, windows and rules are those
-of ``scorer``.
+It reads one text at a time, without batches and padding; tokens, windows and rules are those of
+``scorer``.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class Reader(ABC):
     """A causal language model in another program."""
 
     positions: int
-    """Tokens of the longest text."""
+    """Length of the longest text in tokens."""
     kind: str
-    """What results call the device, "engine" for example."""
+    """Name of the device in results, "engine" for example."""
 
     @abstractmethod
     def tail(self, tokens: Sequence[int], count: int) -> Tensor:
@@ -31,7 +31,7 @@ class Reader(ABC):
 
     @abstractmethod
     def record(self, name: str, tokenizer: Any) -> dict[str, Any]:
-        """What results say of it, as ``evaluation.provenance.model_record``."""
+        """The model's entry in results, as ``evaluation.provenance.model_record``."""
 
 
 class ReaderLM(SpikeformersLM):
@@ -40,7 +40,7 @@ class ReaderLM(SpikeformersLM):
     def __init__(self, reader: Reader, tokenizer: Any, **options: Any) -> None:
         super().__init__(reader, tokenizer, **(options | {"batch_size": 1}))
         if self.cached:
-            raise ConfigError(f"--cached is for PyTorch models; the {reader.kind} has no such way.")
+            raise ConfigError(f"--cached is for PyTorch models only, not for the {reader.kind}.")
 
     def _open(self, pretrained: Any, device: str | None) -> int:
         self.reader: Reader = pretrained

@@ -1,4 +1,4 @@
-"""Run zero-shot tasks one by one; each gives a report that says all that is needed to repeat it."""
+"""Run zero-shot tasks one by one; each report contains everything that is needed to repeat it."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ ACCURACIES = ("acc", "acc_norm")
 
 @dataclass(frozen=True)
 class TaskReport:
-    """One task's scores; ``samples`` are those of each document, in the order of its rows."""
+    """One task's scores; ``samples`` are those of the single documents, in order."""
 
     task: str
     metrics: dict[str, dict[str, Any]]
-    """Metric -> value, stderr, and of an accuracy chance, majority, at_chance."""
+    """Metric -> value and stderr; for an accuracy also chance, majority and at_chance."""
     documents: int
     available: int
     limit: int | None
@@ -57,7 +57,7 @@ class TaskReport:
     files: tuple[str, ...]
     docs_sha256: str
     rules: dict[str, int]
-    """How many requests met a rule of `SpikeformersLM`: truncated, split, merged, unaligned."""
+    """Number of requests by rule of `SpikeformersLM`: truncated, split, merged, unaligned."""
     requests: int
     seconds: float
     task_version: Any
@@ -70,7 +70,7 @@ class TaskReport:
 
 
 class Zeroshot:
-    """A model ready to be scored. ``name`` is what results call it."""
+    """A model ready to be scored. ``name`` is its name in results."""
 
     def __init__(
         self,
@@ -140,20 +140,22 @@ class Zeroshot:
         began = time.perf_counter()
         loaded.task.set_config("num_fewshot", 0)
         with silent():
-            found = evaluate(
+            results = evaluate(
                 self.lm,
                 {"tasks": {name: loaded.task}},
                 limit=None if limit is None else min(limit, available),
                 bootstrap_iters=0,
             )
         seconds = time.perf_counter() - began
-        rows = sorted(found["samples"][name], key=lambda row: row["doc_id"])
-        config = json.loads(json.dumps(found["configs"][name], default=str))
+        rows = sorted(results["samples"][name], key=lambda row: row["doc_id"])
+        config = json.loads(json.dumps(results["configs"][name], default=str))
         shown = ("doc_to_text", "doc_to_target", "doc_to_choice", "target_delimiter")
         samples = _samples(rows)
         return TaskReport(
             task=name,
-            metrics=_metrics(found["results"][name], samples, *baselines(golds(loaded.task, rows))),
+            metrics=_metrics(
+                results["results"][name], samples, *baselines(golds(loaded.task, rows))
+            ),
             documents=len(rows),
             available=available,
             limit=limit,
@@ -165,13 +167,13 @@ class Zeroshot:
             rules={rule: count for rule, count in sorted(self.lm.notes.items()) if count},
             requests=sum(len(row["arguments"]) for row in rows),
             seconds=seconds,
-            task_version=found["versions"].get(name),
+            task_version=results["versions"].get(name),
             prompt={key: config[key] for key in shown if key in config},
             samples=samples,
         )
 
     def result(self, reports: Sequence[TaskReport]) -> dict[str, Any]:
-        """Reports with model, settings, versions and commit: what is written as JSON."""
+        """Reports with model, settings, versions and commit, as written to JSON."""
         return {
             "format_version": 1,
             "kind": "zeroshot",
@@ -186,20 +188,20 @@ class Zeroshot:
 def means(
     metrics: Mapping[str, Mapping[str, Mapping[str, Any]]],
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Group -> mean of acc, and of acc_norm (acc where a task has none), of whole groups alone.
+    """Mean of acc, and of acc_norm (acc for tasks without it), by complete group.
 
-    ``metrics`` are those of `TaskReport` by task; each mean has chance and error beside it, as a
-    task's score has.
+    ``metrics`` are those of `TaskReport` by task; each mean has chance and error, as a task's score
+    has.
     """
-    found = {}
+    by_group = {}
     for group, names in GROUPS.items():
         if all(name in metrics for name in names):
             norm = [metrics[name].get("acc_norm") or metrics[name]["acc"] for name in names]
-            found[group] = {
+            by_group[group] = {
                 "acc": mean_accuracy([metrics[name]["acc"] for name in names]),
                 "acc_norm": mean_accuracy(norm),
             }
-    return found
+    return by_group
 
 
 def _samples(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
@@ -229,12 +231,12 @@ def _metrics(
 
 
 def _pooled(name: str, parts: Sequence[TaskReport]) -> TaskReport:
-    """The mean over parts of equal weight, with the error of that mean."""
+    """The mean over parts with equal weights, and its error."""
     metrics: dict[str, dict[str, Any]] = {}
     for metric in ACCURACIES:
-        ones = [part.metrics[metric] for part in parts if metric in part.metrics]
-        if len(ones) == len(parts):
-            metrics[metric] = mean_accuracy(ones)
+        accuracies = [part.metrics[metric] for part in parts if metric in part.metrics]
+        if len(accuracies) == len(parts):
+            metrics[metric] = mean_accuracy(accuracies)
     first = parts[0]
     rules: dict[str, int] = {}
     for part in parts:

@@ -3,18 +3,18 @@
     context  c_1 ... c_n    option  o_1 ... o_m    input  c_1 ... c_n o_1 ... o_{m-1}
     ll = sum_i log p(o_i | c_1 ... c_n o_1 ... o_{i-1})
 
-Tokens are the harness' own: a context's trailing spaces move to its option, context and option are
-encoded together and cut where the context alone ends. As in its Hugging Face backend, requests of
-one input share a pass, the longest go first, and batches are padded on the right without a mask,
-so a dense model gets the same numbers in batches of the same size. Differs: log-softmax is taken in
-float32 whatever the weights are. Where that backend stops or is silent, here is a rule, and
-``notes`` counts its uses:
+Tokens are the harness' own: a context's trailing spaces move to its option, and context and option
+are encoded together and cut at the length of the context's own encoding. As in the harness' Hugging
+Face backend, requests with the same input share a pass, the longest go first, and batches are
+padded on the right without a mask, so a dense model gets the same numbers in batches of the same
+size. Differs: log-softmax is computed in float32 for weights of any type. For cases that stop this
+backend or that it passes over there are rules, and ``notes`` counts their uses:
 
-    truncated    context and option exceed C positions: the context loses tokens from its left
-    split        an option alone exceeds C: scored whole, in windows of C that follow each other
+    truncated    context and option exceed C positions: tokens on the context's left are dropped
+    split        an option alone exceeds C: all of it is scored, in consecutive windows of C
     merged       the tokenizer joins the context's end with the option's beginning, so that the cut
-                 falls inside a token of the two (the harness scores what stands behind it)
-    unaligned    nothing stands behind it: the option is encoded by itself
+                 falls inside a token of both (as in the harness, the tokens after it are scored)
+    unaligned    no token follows it: the option is encoded separately
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ class Piece:
 
 @register_model("spikeformers")
 class SpikeformersLM(TemplateLM):
-    """``pretrained`` is a model, or what `load_reference` opens; ``batch_size`` a number or "auto":
-    as many as fit into a budget of tokens, halved where memory runs out.
+    """``pretrained`` is a model, or a name that `load_reference` opens.
 
-    ``cached`` runs a context once and its options from the key-value cache; ``padding`` "left" pads
-    with a mask; both for checking and speed, with rounding of their own.
+    ``batch_size`` is a number or "auto": as many inputs as fit into a budget of tokens, which is
+    halved if memory runs out. ``cached`` runs a context once and its options from the key-value
+    cache; ``padding`` "left" pads with a mask. Both are for checks and speed, and change rounding.
     """
 
     def __init__(
@@ -99,16 +99,16 @@ class SpikeformersLM(TemplateLM):
         self._shrunk = 1  # "auto" has divided its budget by this, after running out of memory
 
     def _open(self, pretrained: Any, device: str | None) -> int:
-        """Take the model; returns its positions."""
+        """Set the model; returns the number of its positions."""
         self.model = pretrained.eval() if device is None else pretrained.eval().to(device)
         self._device: torch.device = self.model.device
         return positions_of(self.model)
 
     @cached_property
     def _one_logit(self) -> dict[str, int]:
-        """What keeps the head to the last position, where a model can: nobody reads the others."""
-        known = signature(self.model.forward).parameters
-        return {"logits_to_keep": 1} if "logits_to_keep" in known else {}
+        """The argument that limits the head to the last position, if the model has one."""
+        parameters = signature(self.model.forward).parameters
+        return {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
 
     @property
     def eot_token_id(self) -> int:
@@ -140,9 +140,9 @@ class SpikeformersLM(TemplateLM):
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         begin = context.rstrip()
         moved = context[len(begin) :] + continuation
-        start, whole = self.tok_encode(begin), self.tok_encode(begin + moved)
-        option = whole[len(start) :]
-        self.notes["merged"] += whole[: len(start)] != start
+        start, joined = self.tok_encode(begin), self.tok_encode(begin + moved)
+        option = joined[len(start) :]
+        self.notes["merged"] += joined[: len(start)] != start
         if not option:
             self.notes["unaligned"] += 1
             option = self.tok_encode(moved, add_special_tokens=False)
@@ -152,8 +152,8 @@ class SpikeformersLM(TemplateLM):
         for request in requests:
             if not request.args[1]:
                 raise DataError(f"an option of {request.task_name} is the empty text.")
-        found: list[Value] = super().loglikelihood(requests, disable_tqdm=True)
-        return found
+        values: list[Value] = super().loglikelihood(requests, disable_tqdm=True)
+        return values
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> list[float]:
         totals = []
@@ -161,7 +161,7 @@ class SpikeformersLM(TemplateLM):
             windows = get_rolling_token_windows(
                 self.tok_encode(request.args[0]), self.prefix_token_id, self.max_length, 1
             )
-            parts: list[Request] = [(None, *make_disjoint_window(one)) for one in windows]
+            parts: list[Request] = [(None, *make_disjoint_window(window)) for window in windows]
             totals.append(sum(value for value, _ in self._loglikelihood_tokens(parts)))
         return totals
 
@@ -171,8 +171,8 @@ class SpikeformersLM(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[Request], disable_tqdm: bool = True, **_: Any
     ) -> list[Value]:
-        parted = [list(self._pieces(context, option)) for _, context, option in requests]
-        pieces = [piece for one in parted for piece in one]
+        by_request = [list(self._pieces(context, option)) for _, context, option in requests]
+        pieces = [piece for request in by_request for piece in request]
         done = 0
         for batch in self._cached_batches(pieces) if self.cached else self._batches(pieces):
             if any(p.key not in self.cache.values for group in batch for p in group):
@@ -180,22 +180,22 @@ class SpikeformersLM(TemplateLM):
             done += sum(map(len, batch))
             if self.progress is not None:
                 self.progress(done, len(pieces))
-        values = [[self.cache.values[piece.key] for piece in one] for one in parted]
-        return [(sum(v for v, _ in one), all(greedy for _, greedy in one)) for one in values]
+        values = [[self.cache.values[piece.key] for piece in request] for request in by_request]
+        return [(sum(v for v, _ in parts), all(greedy for _, greedy in parts)) for parts in values]
 
     def _pieces(self, context: list[int], option: list[int]) -> Iterator[Piece]:
-        """What a request is scored in: itself, or windows where the option alone is too long."""
-        whole, limit = context + option, self.max_length
-        order = (-len(whole), tuple(whole))
+        """The pieces of a request: one, or several windows if the option alone is too long."""
+        tokens, limit = context + option, self.max_length
+        order = (-len(tokens), tuple(tokens))
         if len(option) <= limit:
-            self.notes["truncated"] += len(whole) > limit + 1
-            yield Piece(tuple(whole[-(limit + 1) : -1]), tuple(option), order)
+            self.notes["truncated"] += len(tokens) > limit + 1
+            yield Piece(tuple(tokens[-(limit + 1) : -1]), tuple(option), order)
             return
         self.notes["split"] += 1
-        for start in range(len(context), len(whole), limit):
-            end = min(start + limit, len(whole))
+        for start in range(len(context), len(tokens), limit):
+            end = min(start + limit, len(tokens))
             yield Piece(
-                tuple(whole[max(0, end - 1 - limit) : end - 1]), tuple(whole[start:end]), order
+                tuple(tokens[max(0, end - 1 - limit) : end - 1]), tuple(tokens[start:end]), order
             )
 
     def _batches(self, pieces: Sequence[Piece]) -> Iterator[list[list[Piece]]]:
@@ -217,7 +217,7 @@ class SpikeformersLM(TemplateLM):
             place += int(count)
 
     def _cached_batches(self, pieces: Sequence[Piece]) -> Iterator[list[list[Piece]]]:
-        """One batch a context: all its options."""
+        """One batch per context, with all its options."""
         contexts: dict[tuple[int, ...], list[list[Piece]]] = {}
         for piece in pieces:
             start = piece.tokens[: len(piece.tokens) - len(piece.targets) + 1]
@@ -225,13 +225,13 @@ class SpikeformersLM(TemplateLM):
         yield from contexts.values()
 
     def _score(self, batch: list[list[Piece]]) -> list[Tensor]:
-        """Logits ``[T, V]`` at the end of each group's input, T its longest target."""
+        """Logits ``[T, V]`` at the end of each group's input; T is the longest target's length."""
         inputs = [group[0].tokens for group in batch]
-        wanted = [max(len(piece.targets) for piece in group) for group in batch]
+        counts = [max(len(piece.targets) for piece in group) for group in batch]
         try:
             if self.cached:
-                return self._from_cache(inputs, wanted)
-            return self._from_whole(inputs, wanted)
+                return self._from_cache(inputs, counts)
+            return self._without_cache(inputs, counts)
         except torch.OutOfMemoryError:
             if self.batch_size != "auto" or len(batch) == 1:
                 raise
@@ -240,7 +240,7 @@ class SpikeformersLM(TemplateLM):
         return self._score(batch[:half]) + self._score(batch[half:])
 
     @torch.inference_mode()
-    def _from_whole(self, inputs: list[tuple[int, ...]], wanted: list[int]) -> list[Tensor]:
+    def _without_cache(self, inputs: list[tuple[int, ...]], counts: list[int]) -> list[Tensor]:
         longest = max(map(len, inputs))
         ids = torch.zeros(len(inputs), longest, dtype=torch.long)
         mask = torch.zeros_like(ids)
@@ -248,50 +248,50 @@ class SpikeformersLM(TemplateLM):
             first = longest - len(tokens) if self.padding == "left" else 0
             ids[row, first : first + len(tokens)] = torch.tensor(tokens)
             mask[row, first : first + len(tokens)] = 1
-        more: dict[str, Tensor] = {}
+        masking: dict[str, Tensor] = {}
         if self.padding == "left" and not bool(mask.all()):
             positions = (mask.cumsum(-1) - 1).clamp_min(0)
-            more = {"attention_mask": mask, "position_ids": positions}
-        more = {name: tensor.to(self._device) for name, tensor in more.items()}
-        logits = self.model(input_ids=ids.to(self._device), use_cache=False, **more).logits
+            masking = {"attention_mask": mask, "position_ids": positions}
+        masking = {name: tensor.to(self._device) for name, tensor in masking.items()}
+        logits = self.model(input_ids=ids.to(self._device), use_cache=False, **masking).logits
         ends = [longest if self.padding == "left" else len(tokens) for tokens in inputs]
-        return [logits[r, e - n : e] for r, e, n in zip(range(len(ids)), ends, wanted, strict=True)]
+        return [logits[r, e - n : e] for r, e, n in zip(range(len(ids)), ends, counts, strict=True)]
 
     @torch.inference_mode()
-    def _from_cache(self, inputs: list[tuple[int, ...]], wanted: list[int]) -> list[Tensor]:
-        """All inputs begin alike: run that once, less its last token, then the rest of each."""
-        shared = len(inputs[0]) - wanted[0]
+    def _from_cache(self, inputs: list[tuple[int, ...]], counts: list[int]) -> list[Tensor]:
+        """Run the context of all inputs once, without its last token, then the rest of each."""
+        shared = len(inputs[0]) - counts[0]
         if shared == 0:
-            return self._from_whole(inputs, wanted)
+            return self._without_cache(inputs, counts)
         start = torch.tensor([inputs[0][:shared]], device=self._device)
         past = self.model(input_ids=start, use_cache=True, **self._one_logit).past_key_values
         past.batch_repeat_interleave(len(inputs))
-        rest = torch.zeros(len(inputs), max(wanted), dtype=torch.long)
+        remaining = torch.zeros(len(inputs), max(counts), dtype=torch.long)
         for row, tokens in enumerate(inputs):
-            rest[row, : len(tokens) - shared] = torch.tensor(tokens[shared:])
+            remaining[row, : len(tokens) - shared] = torch.tensor(tokens[shared:])
         logits = self.model(
-            input_ids=rest.to(self._device), past_key_values=past, use_cache=True
+            input_ids=remaining.to(self._device), past_key_values=past, use_cache=True
         ).logits
-        return [logits[row, :n] for row, n in enumerate(wanted)]
+        return [logits[row, :n] for row, n in enumerate(counts)]
 
     def _store(self, batch: list[list[Piece]], scored: Sequence[Tensor]) -> None:
-        found: dict[str, Value] = {}
+        values: dict[str, Value] = {}
         for group, logits in zip(batch, scored, strict=True):
             for piece in group:
                 rows = logits[len(logits) - len(piece.targets) :].float()
                 targets = torch.tensor(piece.targets, device=rows.device)
                 chosen = rows.log_softmax(-1).gather(-1, targets[:, None])
                 greedy = bool((rows.argmax(-1) == targets).all())
-                found[piece.key] = (float(chosen.sum()), greedy)
-        self.cache.add(found)
+                values[piece.key] = (float(chosen.sum()), greedy)
+        self.cache.add(values)
 
 
 def positions_of(model: Any) -> int:
-    """The positions a model has, as the harness' backend reads them."""
+    """The number of positions of a model, from the same config keys as in the harness' backend."""
     for name in ("n_positions", "max_position_embeddings", "n_ctx"):
         if isinstance(value := getattr(model.config, name, None), int):
             return value
-    raise ConfigError("this model does not say how many positions it has.")
+    raise ConfigError("the config of this model does not state its number of positions.")
 
 
 def _batch_size(value: int | str) -> int | str:

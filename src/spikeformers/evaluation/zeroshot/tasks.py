@@ -1,8 +1,8 @@
-"""The harness' own task objects, over the hub, or over local files with nothing else changed.
+"""The harness' own task objects, with data from the hub or from local files.
 
-A task over local files is a YAML, written at run time, that includes the official definition and
-replaces where rows come from: ``dataset_path``, the splits, no training split. Prompt, choices,
-targets and metrics stay the definition's.
+A task on local files is a YAML, written at run time, that includes the official definition and
+replaces only the source of its rows: ``dataset_path`` and the splits, without a training split.
+Prompt, choices, targets and metrics are those of the definition.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DEFINITIONS = Path(lm_eval.tasks.__file__).parent
 
 @dataclass(frozen=True)
 class Loaded:
-    """One task, ready to run."""
+    """A task that is ready to run."""
 
     name: str
     task: Any
@@ -57,9 +57,9 @@ def members(name: str) -> list[str]:
 
 
 def load_task(name: str, data_dir: Path | None = None) -> Loaded:
-    """The task of one definition; from ``data_dir`` alone where that is given.
+    """The task of a definition, with rows only from ``data_dir`` if it is given.
 
-    Raises DataError for a folder without its rows, OfflineError for a hub that does not answer.
+    Raises DataError for a folder without its rows, OfflineError if the hub does not answer.
     """
     folder = DEFINITIONS / TASKS.get(name, "blimp")
     manager = TaskManager(include_path=folder, include_defaults=False)
@@ -92,8 +92,8 @@ def _over_files(
     hub_id, hub_config = str(config["dataset_path"]), config.get("dataset_name")
     splits = list(dict.fromkeys([official, str(config.get("validation_split") or official)]))
     for split in splits:
-        found = find_rows(data_dir, name, hub_id, hub_config, split)
-        if found is not None:
+        files_and_reader = find_rows(data_dir, name, hub_id, hub_config, split)
+        if files_and_reader is not None:
             break
     else:
         raise DataError(
@@ -101,7 +101,7 @@ def _over_files(
             f"({hub_config or 'default'}), split {' or '.join(splits)}, as Parquet in the hub's "
             "layout, as .arrow, and as the set's usual file. docs/evaluation.md lists the names."
         )
-    files, read = found
+    files, read = files_and_reader
     path, digest = _as_json_lines(read)
     changed = {
         "include": str(definition),
@@ -125,7 +125,7 @@ def _over_files(
 
 
 def _as_json_lines(read: Any) -> tuple[Path, str]:
-    """Rows as one JSON Lines file in the cache, named by its sha256, and that."""
+    """The rows as a JSON Lines file in the cache, named by its sha256, and this digest."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in read())
     content = text.encode("utf-8", "surrogatepass")
     digest = hashlib.sha256(content).hexdigest()
@@ -136,7 +136,7 @@ def _as_json_lines(read: Any) -> tuple[Path, str]:
 
 
 def docs_digest(task: Any) -> str:
-    """sha256 over the documents that the task scores, in order, whatever file they came from."""
+    """sha256 of the documents that the task scores, in order, whatever file they came from."""
     digest = hashlib.sha256()
     for doc in task.eval_docs:
         digest.update(json.dumps(doc, sort_keys=True, default=str).encode("utf-8", "surrogatepass"))
@@ -146,25 +146,25 @@ def docs_digest(task: Any) -> str:
 def golds(task: Any, rows: Sequence[dict[str, Any]]) -> list[tuple[Any, int]]:
     """``(answer, number of options)`` of each logged sample; see `baselines`.
 
-    The answer is None where the task scores in a way of its own (TruthfulQA's mc2: the probability
-    of all true answers).
+    The answer is None if the task has a scoring of its own (TruthfulQA's mc2: the probability of
+    all true answers).
     """
     if callable(task.config.process_results):
         return [(None, len(row["arguments"])) for row in rows]
-    found = []
+    answers = []
     for row in rows:
         several = getattr(task, "multiple_input", 0)  # contexts are the options (WinoGrande)
         answer = task.doc_to_text(row["doc"]) if several else row["target"]
         if isinstance(answer, str) and len(row["arguments"]) > 1:
             choices = list(task.doc_to_choice(row["doc"]))
             answer = choices.index(answer) if answer in choices else None
-        found.append((answer, len(row["arguments"])))
-    return found
+        answers.append((answer, len(row["arguments"])))
+    return answers
 
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Without the bars of the harness and of ``datasets``, which would draw over ours."""
+    """Hide the progress bars of the harness and of ``datasets``, which would overwrite ours."""
     import datasets
 
     shown, bar = datasets.is_progress_bar_enabled(), lm_eval.api.task.tqdm
@@ -179,13 +179,13 @@ def silent() -> Iterator[None]:
 
 
 def quiet() -> None:
-    """Keep the harness' own log lines to what went wrong."""
+    """Restrict the harness' own log to errors."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
 
 def _offline(name: str, hub_id: str, error: Exception) -> OfflineError:
-    said = " ".join(str(error).split())[:200]
+    reason = " ".join(str(error).split())[:200]
     return OfflineError(
         f"the rows of {name} are on the Hugging Face hub ({hub_id}), which did not give them: "
-        f"{said} Give a folder with them: --data-dir DIR."
+        f"{reason} Give a folder with them: --data-dir DIR."
     )

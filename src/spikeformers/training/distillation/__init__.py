@@ -1,7 +1,7 @@
-"""Spike-Aware Alignment Distillation: a student learns from a frozen teacher (``spad.py``).
+"""Spike-Aware Alignment Distillation: a student learns from a frozen teacher (``losses.py``).
 
-config  the choices        mapping      which layers, which shapes     objective  the weighted sum
-teacher what it is asked   projections  between the two widths
+config   the options           mapping      which layers, which sizes   objective  the weighted sum
+teacher  its outputs, cached   projections  between the two sizes       losses     the equations
 """
 
 from __future__ import annotations
@@ -36,24 +36,26 @@ def distill(
 ) -> TrainResult:
     """Train a causal ``student``, in place, by Spike-Aware Alignment Distillation (SpAD).
 
-    Both models read the tokens of ``store``, made by ``tokenizer``, the teacher's. ``spad`` weighs
-    the five terms, as the paper does unless given. ``cache_teacher`` is a folder for the teacher's
-    outputs, "auto", or "" for none; ``options`` go to `train` (resume, progress, on_step). Raises
-    ConfigError for models of different vocabularies, and what `train` raises.
+    Both models read the tokens of ``store``, made by the teacher's ``tokenizer``. ``spad`` weights
+    the five terms; the default has the weights of a published reimplementation. ``cache_teacher``
+    is a folder for the teacher's outputs, "auto", or "" for none; ``options`` are passed to `train`
+    (resume, progress, on_step). Raises ConfigError for models with different vocabularies, and the
+    errors of `train`.
 
     BiSpikCLM, https://arxiv.org/abs/2605.13859.
     """
     from spikeformers.training.distillation.objective import Distillation
     from spikeformers.training.loop import train
 
-    mine, theirs = student.config.vocab_size, teacher.config.vocab_size
-    if mine != theirs:
+    tokens, teacher_tokens = student.config.vocab_size, teacher.config.vocab_size
+    if tokens != teacher_tokens:
         raise ConfigError(
-            f"the student has {mine:,} tokens and the teacher {theirs:,}; a student learns the "
-            "teacher's probabilities token by token. Build it with the teacher's vocab_size."
+            f"the student has {tokens:,} tokens and the teacher {teacher_tokens:,}; a student "
+            "learns the teacher's probabilities token by token. Build it with the teacher's "
+            "vocab_size."
         )
     spad = spad or SpADConfig()
-    if "saa" in spad.active:  # attention maps are read of both
+    if "saa" in spad.active:  # only eager attention returns its maps
         for model in (student, teacher):
             model.set_attn_implementation("eager")
     task = Distillation(student, teacher, spad, config.seed, cache_teacher)

@@ -1,19 +1,19 @@
-"""The teacher's outputs on disk: computed once for each window of text, then read.
+"""The teacher's outputs on disk: computed once per window of text, then read.
 
-    FOLDER/manifest.json       whose outputs these are: teacher, text, context, device kind
-           writer-000.lock     held by the one process that writes the files 000
-           head/000.rows       one row a window: what goes into the teacher's head, [T, D]
-           head/000.starts     per row two int64: where in the split its window begins, its XXH3
+    FOLDER/manifest.json       the origin of the outputs: teacher, text, context, device kind
+           writer-000.lock     held by the process that writes the files 000
+           head/000.rows       one row per window: the input of the teacher's head, [T, D]
+           head/000.starts     two int64 per row: the start of its window in the split, its XXH3
            embedding/ hidden-8/ attention-8/ ...
 
-Windows are keyed by where they begin, so runs of any seed share a cache, and so do runs that lack
-a term. Logits are not stored, the head makes them again: a cached run has the losses of one that
-is not, bit for bit where both run the teacher on the same micro-batches in the same precision.
+The start of a window is its key, so runs with other seeds or fewer terms share a cache. Logits are
+not stored; the head computes them again. A run with a cache has the same losses as one without, bit
+for bit if both run the teacher on the same micro-batches in the same precision.
 
-Rows are flushed to the disk before their starts are, and a row without a start counts for nothing:
-a process that dies loses its last few windows, never their truth. A row that does not match its
-digest is named in a warning and computed anew. Several processes (ranks, or
-runs side by side) write files of their own and read all that was there when they began.
+Rows are flushed to the disk before their starts, and a row without a start is ignored: a process
+that dies loses its last few windows, but no wrong row is ever read. A row that does not match its
+digest is named in a warning and computed again. Several processes (ranks, or parallel runs) write
+separate files, and read everything that existed when they began.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from torch import Tensor
 from spikeformers.data.store import default_cache_dir
 from spikeformers.errors import ConfigError, StorageError
 from spikeformers.foreign import read_json
-from spikeformers.storage import row_digest
+from spikeformers.storage import row_digest, write_text
 from spikeformers.training.distillation.teacher import Needs, Teacher, TeacherOutput
 
 FORMAT_VERSION = 2  # 1 had no digests
@@ -52,8 +52,9 @@ logger = logging.getLogger(__name__)
 class TeacherCache:
     """``cache(ids, starts)`` is ``teacher(ids, needs)`` for the windows that begin at ``starts``.
 
-    ``where`` is a folder, or "auto" for one named by ``identity`` beside the token stores. Raises
-    ``ConfigError`` for a folder with other outputs, ``StorageError`` for a disk that refuses.
+    ``where`` is a folder, or "auto" for one beside the token stores whose name is derived from
+    ``identity``. Raises ``ConfigError`` for a folder with other outputs, ``StorageError`` if the
+    disk refuses.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class TeacherCache:
             }
 
     def _probe(self, ids: Tensor) -> tuple[TeacherOutput, dict[str, Tensor]]:
-        """Names of the parts, laid out as an output is, and one row of each."""
+        """Names of the parts in the layout of an output, and one row of each."""
         needs, teacher = self.needs, self.teacher
         out, head = teacher.with_head_input(ids, needs)
         if out.logits is not None and not torch.equal(teacher.logits(head), out.logits):
@@ -86,7 +87,7 @@ class TeacherCache:
         features: list[Any] = []
         for layer, tensor in zip(needs.layers, out.features or (), strict=False):
             same = needs.logits and tensor.dtype == head.dtype and torch.equal(tensor, head)
-            features.append("head" if same else f"hidden-{layer}")  # the last one: once is enough
+            features.append("head" if same else f"hidden-{layer}")  # do not store the last twice
             rows[features[-1]] = tensor
         maps: list[Any] = []
         for layer, tensor in zip(needs.layers, out.attentions or (), strict=False):
@@ -103,29 +104,29 @@ class TeacherCache:
         return layout, rows
 
     def plan(self, starts: Iterable[int]) -> str:
-        """Say what these windows will add; ``StorageError`` where the disk lacks the room."""
-        wanted = {int(start) for start in starts}
-        missing = {start for part in self.parts.values() for start in wanted - part.index.keys()}
+        """A line about the windows to add; ``StorageError`` if the disk has too little room."""
+        windows = {int(start) for start in starts}
+        missing = {start for part in self.parts.values() for start in windows - part.index.keys()}
         size, free = len(missing) * self.window_bytes, shutil.disk_usage(self.folder).free
-        told = (
-            f"teacher cache {self.folder}: {len(wanted) - len(missing):,} of {len(wanted):,} "
+        summary = (
+            f"teacher cache {self.folder}: {len(windows) - len(missing):,} of {len(windows):,} "
             f"windows are there; the others take {_bytes(size)} ({_bytes(self.window_bytes)} "
             f"each), {_bytes(free)} are free"
         )
         if size > free:
             raise StorageError(
-                f"{told}. Leave cache_teacher out, name a folder on another disk, train fewer "
+                f"{summary}. Leave cache_teacher out, name a folder on another disk, train fewer "
                 "steps, or leave out the terms that need most (saa, sfa)."
             )
-        return told
+        return summary
 
     @torch.no_grad()
     def __call__(self, input_ids: Tensor, starts: NDArray[Any]) -> TeacherOutput:
-        """The teacher's outputs for ``[B, T]`` ids, from the disk if every window is there."""
-        wanted = [int(start) for start in starts]
-        rows = self._read(wanted, input_ids.device)
+        """The teacher's outputs for ids ``[B, T]``, from the disk if every window is there."""
+        windows = [int(start) for start in starts]
+        rows = self._read(windows, input_ids.device)
         if rows is None:
-            return self._compute(input_ids, wanted)
+            return self._compute(input_ids, windows)
         names = self.names
         return TeacherOutput(
             rows["embedding"] if names.embedding is not None else None,
@@ -134,20 +135,20 @@ class TeacherCache:
             self.teacher.logits(rows["head"]) if names.logits is not None else None,
         )
 
-    def _read(self, wanted: list[int], device: torch.device) -> dict[str, Tensor] | None:
-        """The rows of each part; None where one is missing, or damaged and has to be made anew."""
-        if any(start not in part.index for part in self.parts.values() for start in wanted):
+    def _read(self, starts: list[int], device: torch.device) -> dict[str, Tensor] | None:
+        """The rows of each part; None if a row is missing or damaged and has to be computed."""
+        if any(start not in part.index for part in self.parts.values() for start in starts):
             return None
         with _storage_errors(self.folder):
-            read = {name: [part.read(s) for s in wanted] for name, part in self.parts.items()}
-        damaged = [name for name, found in read.items() if any(row is None for row in found)]
+            read = {name: [part.read(s) for s in starts] for name, part in self.parts.items()}
+        damaged = [name for name, rows in read.items() if any(row is None for row in rows)]
         if damaged:
             logger.warning(
                 "teacher cache %s: %s of a window at one of %s is not what was written; it is "
-                "computed anew",
+                "computed again",
                 self.folder,
                 ", ".join(damaged),
-                wanted,
+                starts,
             )
             return None
         return {
@@ -174,13 +175,13 @@ class TeacherCache:
         return out
 
     def commit(self) -> None:
-        """Flush what was computed, so that it counts."""
+        """Flush the computed rows and their starts to the disk."""
         for part in self.parts.values():
             part.commit()
         self._uncommitted = 0
 
     def close(self) -> None:
-        """Commit, and let another process write these files."""
+        """Commit, and release these files for another process."""
         with _storage_errors(self.folder):
             self.commit()
         for part in self.parts.values():
@@ -189,7 +190,7 @@ class TeacherCache:
 
 
 class Rows:
-    """One part of the outputs: rows like ``like``, found by where their window begins."""
+    """One part of the outputs: rows of the shape of ``like``, by the start of their window."""
 
     def __init__(self, folder: Path, like: Tensor, writer: int) -> None:
         folder.mkdir(exist_ok=True)
@@ -198,21 +199,21 @@ class Rows:
         self._pending: list[tuple[int, int]] = []  # (start, digest)
         self._files: list[int] = []
         own = folder / f"{writer:03}.rows"
-        # Ours last: what was made anew there stands for what is damaged elsewhere.
+        # Our own last: rows that were computed again there replace damaged ones elsewhere.
         for path in [*sorted({*folder.glob("*.rows")} - {own}), own]:
-            mine = path == own
-            file = os.open(path, os.O_RDWR | os.O_CREAT if mine else os.O_RDONLY, 0o644)
+            is_own = path == own
+            file = os.open(path, os.O_RDWR | os.O_CREAT if is_own else os.O_RDONLY, 0o644)
             self._files.append(file)
-            known = _starts(path.with_suffix(".starts"), os.fstat(file).st_size // self.bytes)
-            for slot, (start, digest) in enumerate(known.tolist()):
+            starts = _starts(path.with_suffix(".starts"), os.fstat(file).st_size // self.bytes)
+            for slot, (start, digest) in enumerate(starts.tolist()):
                 self.index[start] = (file, slot, digest)
-            if mine:
-                self._file, self._count = file, len(known)
+            if is_own:
+                self._file, self._count = file, len(starts)
                 self._starts = os.open(path.with_suffix(".starts"), os.O_WRONLY | os.O_CREAT, 0o644)
-                os.ftruncate(self._starts, START.itemsize * len(known))
+                os.ftruncate(self._starts, START.itemsize * len(starts))
 
     def read(self, start: int) -> Tensor | None:
-        """The row of a window that is in ``index``; None, and no longer there, if it is damaged."""
+        """The row of a window in ``index``; None if it is damaged, and then it is removed there."""
         file, slot, digest = self.index[start]
         raw = bytearray(os.pread(file, self.bytes, slot * self.bytes))
         if row_digest(raw) != digest:
@@ -221,7 +222,7 @@ class Rows:
         return torch.frombuffer(raw, dtype=self.dtype).view(self.shape)
 
     def write(self, start: int, row: Tensor) -> None:
-        """Add a window, unless it is there."""
+        """Add a window unless it is in ``index``."""
         if start in self.index:
             return
         flat: Any = row.contiguous().flatten().view(torch.uint8).numpy()
@@ -233,7 +234,7 @@ class Rows:
         self._count += 1
 
     def commit(self) -> None:
-        """Rows first, then their starts."""
+        """Flush the rows first, then their starts."""
         if self._pending:
             os.fsync(self._file)
             raw = memoryview(np.array(self._pending, dtype=START).tobytes())
@@ -242,7 +243,7 @@ class Rows:
             self._pending.clear()
 
     def close(self) -> None:
-        """Close the files; what was not committed is lost."""
+        """Close the files; rows that were not committed are lost."""
         for file in (*self._files, self._starts):
             os.close(file)
 
@@ -255,27 +256,25 @@ def _folder(where: str, named: Mapping[str, Any]) -> Path:
 
 
 def _claim(folder: Path, named: Mapping[str, Any]) -> None:
-    """Write the manifest, or compare with the one that is there."""
+    """Write the manifest, or compare it with the existing one."""
     path = folder / "manifest.json"
     if not path.exists():
-        strange = any(one.name[:1] != "." for one in folder.iterdir())
-        if strange and not path.exists():  # unless another rank was quicker
+        foreign_files = any(file.name[:1] != "." for file in folder.iterdir())
+        if foreign_files and not path.exists():  # unless another rank was faster
             raise ConfigError(f"{folder} holds other things than a teacher cache; name another.")
-        draft = folder / f".manifest-{os.getpid()}"
-        draft.write_text(json.dumps(named, indent=2) + "\n", "utf-8")
-        os.replace(draft, path)
-    there = read_json(path, advice=f"Delete {folder}.")
-    differ = sorted(k for k in there.keys() | named.keys() if there.get(k) != named.get(k))
+        write_text(path, json.dumps(named, indent=2) + "\n")
+    manifest = read_json(path, advice=f"Delete {folder}.")
+    differ = sorted(k for k in manifest.keys() | named.keys() if manifest.get(k) != named.get(k))
     if differ:
-        told = "; ".join(f"{k} is {there.get(k)!r}, not {named.get(k)!r}" for k in differ)
+        differences = "; ".join(f"{k} is {manifest.get(k)!r}, not {named.get(k)!r}" for k in differ)
         raise ConfigError(
-            f"{folder} holds another teacher's outputs, or of another text: {told}. Name another "
-            "folder, or auto."
+            f"{folder} holds the outputs of another teacher or another text: {differences}. Name "
+            "another folder, or auto."
         )
 
 
 def _writer(folder: Path) -> tuple[int, int]:
-    """The lock of the first number that no other process holds, and the number."""
+    """The lock of the first number that no other process holds, and this number."""
     for number in itertools.count():
         lock = os.open(folder / f"writer-{number:03}.lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -288,10 +287,10 @@ def _writer(folder: Path) -> tuple[int, int]:
 
 
 def _starts(path: Path, rows: int) -> NDArray[Any]:
-    """Starts and digests of whole rows; one that is cut off, or whose row is, is left out."""
+    """Starts and digests of complete rows, without entries that are cut off or whose row is."""
     raw = path.read_bytes() if path.is_file() else b""
-    whole = len(raw) // START.itemsize * START.itemsize
-    return np.frombuffer(raw[:whole], dtype=START)[:rows]
+    complete = len(raw) // START.itemsize * START.itemsize
+    return np.frombuffer(raw[:complete], dtype=START)[:rows]
 
 
 def _write_all(file: int, raw: memoryview, offset: int) -> None:
@@ -319,6 +318,6 @@ def _storage_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         full = " Free some space." if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         raise StorageError(
-            f"the teacher cache {folder} cannot be used: {error.strerror or error}.{full} What was "
-            "committed stays whole; leave cache_teacher out to train without it."
+            f"the teacher cache {folder} cannot be used: {error.strerror or error}.{full} Rows "
+            "that were committed stay valid; leave cache_teacher out to train without it."
         ) from error

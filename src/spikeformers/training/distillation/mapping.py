@@ -1,4 +1,4 @@
-"""Which teacher layer each student layer learns from, and where shapes have to be projected."""
+"""The teacher layer that each student layer learns from, and the sizes that need a projection."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from spikeformers.training.distillation.config import SpADConfig
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelSizes:
     """Sizes of a language model."""
 
     layers: int
@@ -19,8 +19,8 @@ class Shape:
     vocabulary: int
 
     @classmethod
-    def of(cls, config: Any) -> Shape:
-        """What a Transformers config says; a model without heads has 0."""
+    def of(cls, config: Any) -> ModelSizes:
+        """The sizes in a Transformers config; a model without heads has 0 heads."""
         text = config.get_text_config()
         heads = getattr(text, "num_attention_heads", None) or 0
         return cls(text.num_hidden_layers, heads, text.hidden_size, text.vocab_size)
@@ -28,35 +28,35 @@ class Shape:
 
 @dataclass(frozen=True)
 class Alignment:
-    """Student and teacher side by side; ``layers`` are pairs (student, teacher), from 1."""
+    """Sizes of student and teacher; ``layers`` are pairs (student, teacher), from 1."""
 
-    student: Shape
-    teacher: Shape
+    student: ModelSizes
+    teacher: ModelSizes
     layers: tuple[tuple[int, int], ...]
 
     def describe(self, spad: SpADConfig) -> list[str]:
-        """A line for each thing that is mapped or projected by an active term."""
+        """One line per mapping or projection of an active term."""
         s, t = self.student, self.teacher
-        told = []
+        lines = []
         if "ea" in spad.active:
-            told.append(f"ea: width {s.width}" + _arrow(t.width, s.width, "linear"))
-        pairs = ", ".join(f"{one}->{other}" for one, other in self.layers)
+            lines.append(f"ea: width {s.width}" + _arrow(t.width, s.width, "linear"))
+        pairs = ", ".join(f"{student}->{teacher}" for student, teacher in self.layers)
         if "saa" in spad.active or "sfa" in spad.active:
-            told.append(f"layers, student->teacher: {pairs} (of {s.layers} and {t.layers})")
+            lines.append(f"layers, student->teacher: {pairs} (of {s.layers} and {t.layers})")
         if "saa" in spad.active:
-            told.append(f"saa: heads {s.heads}" + _arrow(t.heads, s.heads, spad.saa_heads))
+            lines.append(f"saa: heads {s.heads}" + _arrow(t.heads, s.heads, spad.saa_heads))
         if "sfa" in spad.active:
             hidden = spad.sfa_hidden or t.width
             projected = spad.sfa_project_always or s.width != t.width
-            told.append(
+            lines.append(
                 f"sfa: width {s.width}"
                 + (f" -> {hidden} -> {t.width} (MLP, LayerNorm)" if projected else " on both sides")
             )
-        return told
+        return lines
 
 
-def align(student: Shape, teacher: Shape, spad: SpADConfig) -> Alignment:
-    """Pair the layers; ``ConfigError`` for another vocabulary, or a map that does not fit."""
+def align(student: ModelSizes, teacher: ModelSizes, spad: SpADConfig) -> Alignment:
+    """Pair the layers; ``ConfigError`` for different vocabularies, or a map that does not fit."""
     if student.vocabulary != teacher.vocabulary:
         raise ConfigError(
             f"The student has a vocabulary of {student.vocabulary} and the teacher one of "
@@ -66,7 +66,7 @@ def align(student: Shape, teacher: Shape, spad: SpADConfig) -> Alignment:
     if "saa" in spad.active and not teacher.heads:
         raise ConfigError("The teacher has no attention heads: leave out saa.")
     depth = student.layers
-    if not spad.layer_map:  # ceil: every student layer has one, and the last has the last
+    if not spad.layer_map:  # ceil: every student layer has one; the last has the teacher's last
         chosen = [-(-layer * teacher.layers // depth) for layer in range(1, depth + 1)]
     else:
         chosen = list(spad.layer_map)
@@ -79,5 +79,5 @@ def align(student: Shape, teacher: Shape, spad: SpADConfig) -> Alignment:
     return Alignment(student, teacher, pairs)
 
 
-def _arrow(wanted: int, had: int, how: str) -> str:
-    return f" -> {wanted} ({how})" if wanted != had else " on both sides"
+def _arrow(teacher: int, student: int, how: str) -> str:
+    return f" -> {teacher} ({how})" if teacher != student else " on both sides"

@@ -15,12 +15,12 @@ from transformers.modeling_outputs import ModelOutput
 
 from spikeformers.data.sampling import WindowSampler
 from spikeformers.neurons import LIF
-from spikeformers.training import spad as losses
 from spikeformers.training.batches import MicroBatch, check_context
 from spikeformers.training.config import TrainConfig
+from spikeformers.training.distillation import losses
 from spikeformers.training.distillation.cache import TeacherCache
 from spikeformers.training.distillation.config import SpADConfig
-from spikeformers.training.distillation.mapping import Alignment, Shape, align
+from spikeformers.training.distillation.mapping import Alignment, ModelSizes, align
 from spikeformers.training.distillation.projections import Projections
 from spikeformers.training.distillation.teacher import Needs, Teacher, TeacherOutput
 from spikeformers.training.distributed import World
@@ -46,7 +46,7 @@ class DistilledOutput(ModelOutput):
 
 
 class Distilled(nn.Module):
-    """Student and projections: all that is trained, saved in checkpoints, and spread over ranks."""
+    """Student and projections: everything that is trained, checkpointed and spread over ranks."""
 
     def __init__(
         self, student: PreTrainedModel, alignment: Alignment, spad: SpADConfig, seed: int
@@ -58,12 +58,12 @@ class Distilled(nn.Module):
         self.layers = [layer for layer, _ in alignment.layers]
         lif = LIF(spad.rate_decay, spad.rate_threshold, "delayed")  # the paper's reset
         self.rate = partial(losses.firing_rate, neuron=lif, steps=spad.rate_steps)
-        self._no_split_modules = student._no_split_modules  # what `fully_shard` parts
+        self._no_split_modules = student._no_split_modules  # the units of `fully_shard`
 
     def forward(
         self, input_ids: Tensor, labels: Tensor, teacher: TeacherOutput | None = None
     ) -> Any:
-        """The student's own output; with ``teacher`` a ``DistilledOutput``."""
+        """The student's own output; a ``DistilledOutput`` if ``teacher`` is given."""
         if teacher is None:
             return self.student(input_ids=input_ids, labels=labels)
         output = self.student(
@@ -80,39 +80,39 @@ class Distilled(nn.Module):
         return DistilledOutput(loss, lm_loss, rate_loss, terms, contributions)
 
     def terms(self, output: Any, labels: Tensor, teacher: TeacherOutput) -> dict[str, Tensor]:
-        """The active terms, unweighted; see ``spad.py`` for the equations."""
-        spad, maps, found = self.spad, self.projections, {}
+        """The active terms, unweighted; see ``losses.py`` for the equations."""
+        spad, projections, terms = self.spad, self.projections, {}
         if teacher.embedding is not None:
-            embedded = maps.embedding(output.hidden_states[0])
-            found["ea"] = losses.embedding_alignment(embedded, teacher.embedding)
+            embedded = projections.embedding(output.hidden_states[0])
+            terms["ea"] = losses.embedding_alignment(embedded, teacher.embedding)
         if teacher.attentions is not None:
-            mine = maps.attentions([output.attentions[layer - 1] for layer in self.layers])
-            found["saa"] = losses.attention_alignment(
-                mine, teacher.attentions, self.rate, spad.saa_rate
+            maps = projections.attentions([output.attentions[n - 1] for n in self.layers])
+            terms["saa"] = losses.attention_alignment(
+                maps, teacher.attentions, self.rate, spad.saa_rate
             )
         if teacher.features is not None:
-            features = maps.hidden([output.hidden_states[layer] for layer in self.layers])
-            wanted = teacher.features
+            features = projections.hidden([output.hidden_states[n] for n in self.layers])
+            targets = teacher.features
             if spad.sfa_normalise_teacher:
-                wanted = tuple(F.layer_norm(one.float(), one.shape[-1:]) for one in wanted)
-            found["sfa"] = losses.feature_alignment(features, wanted, self.rate, spad.sfa_rate)
+                targets = tuple(F.layer_norm(x.float(), x.shape[-1:]) for x in targets)
+            terms["sfa"] = losses.feature_alignment(features, targets, self.rate, spad.sfa_rate)
         if teacher.logits is not None:
-            found["sta"] = losses.soft_targets(output.logits, teacher.logits, spad.tau)
+            terms["sta"] = losses.soft_targets(output.logits, teacher.logits, spad.tau)
         if "hta" in spad.active:
-            found["hta"] = losses.hard_targets(output.logits, labels)
-        return found
+            terms["hta"] = losses.hard_targets(output.logits, labels)
+        return terms
 
     @staticmethod
     @torch.no_grad()
     def _unlearned(logits: Tensor, labels: Tensor) -> Tensor:
-        """The cross-entropy of a run without HTA: logged, not learned from."""
+        """The cross-entropy of a run without HTA: only logged, without gradient."""
         return losses.hard_targets(logits, labels)
 
 
 class Distillation(Task):
     """SpAD of ``student`` (a causal model, spiking or dense) from a causal ``teacher``.
 
-    ``seed`` is that of the projections, in a stream of random numbers of their own.
+    ``seed`` initialises the projections, which have their own stream of random numbers.
     ``cache_teacher`` is a folder, "auto", or "" for none; see ``cache.py``.
     """
 
@@ -128,8 +128,8 @@ class Distillation(Task):
         self.spad, self.teacher = spad, Teacher(teacher)
         self.cache_teacher = cache_teacher
         self.cache: TeacherCache | None = None
-        self.digest = ""  # of the teacher, from `start` on
-        self.alignment = align(Shape.of(student.config), Shape.of(teacher.config), spad)
+        self.digest = ""  # of the teacher; set by `start`
+        self.alignment = align(ModelSizes.of(student.config), ModelSizes.of(teacher.config), spad)
         self.distilled = Distilled(student, self.alignment, spad, seed)
         self.module = self.distilled
         self.needs = Needs.of(spad, self.alignment)
@@ -144,13 +144,13 @@ class Distillation(Task):
         if self.cache_teacher and self.needs:
             lines.append(self._open_cache(store, config))
         elif self.cache_teacher:
-            lines.append("teacher cache: none, as no active term asks the teacher")
+            lines.append("teacher cache: none, as no active term needs the teacher")
         if world.is_main:
             for line in lines:
                 logger.info("%s", line)
 
     def _open_cache(self, store: TokenStore, config: TrainConfig) -> str:
-        """Open the cache; says what this run will add to it."""
+        """Open the cache; returns a line about what this run will add to it."""
         split, manifest, model = store.split("train"), store.manifest, self.teacher.model
         identity = {
             "teacher_sha256": self.digest,
@@ -172,7 +172,7 @@ class Distillation(Task):
             self.cache = None
 
     def describe(self) -> list[str]:
-        """Weights, mapping and projections, a line each."""
+        """Lines about weights, mapping and projections."""
         weights = ", ".join(f"{term} {weight:g}" for term, weight in self.spad.weights.items())
         projected = sum(p.numel() for p in self.distilled.projections.parameters())
         lines = [f"terms: {weights}", *self.alignment.describe(self.spad)]
@@ -180,24 +180,24 @@ class Distillation(Task):
 
     def inputs(self, part: MicroBatch, device: torch.device) -> dict[str, Any]:
         batch: dict[str, Any] = part.to(device)
-        wanted = TeacherOutput()
+        targets = TeacherOutput()
         if self.cache is not None:
-            wanted = self.cache(batch["input_ids"], part.starts)
+            targets = self.cache(batch["input_ids"], part.starts)
         elif self.needs:
-            wanted = self.teacher(batch["input_ids"], self.needs)
-        return batch | {"teacher": wanted}
+            targets = self.teacher(batch["input_ids"], self.needs)
+        return batch | {"teacher": targets}
 
     def validation_metrics(
         self, part: MicroBatch, output: Any, device: torch.device
     ) -> dict[str, float]:
-        """Share of tokens whose likeliest next token is the teacher's, and KL from it (nats)."""
+        """Share of tokens with the teacher's most likely next token, and KL from it in nats."""
         ids = part.input_ids.to(device)
-        theirs = self.teacher(ids, Needs((), logits=True)).logits
-        assert theirs is not None
-        agree = (output.logits.argmax(-1) == theirs.argmax(-1)).double().mean()
+        teacher_logits = self.teacher(ids, Needs((), logits=True)).logits
+        assert teacher_logits is not None
+        agree = (output.logits.argmax(-1) == teacher_logits.argmax(-1)).double().mean()
         return {
             "teacher_agreement": agree.item(),
-            "teacher_kl": losses.soft_targets(output.logits, theirs, tau=1.0).item(),
+            "teacher_kl": losses.soft_targets(output.logits, teacher_logits, tau=1.0).item(),
         }
 
     def record(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The trained maps from the student's shapes to the teacher's, which the student does not keep."""
+"""The trained maps from the student's sizes to the teacher's; they are not part of the student."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from spikeformers.training.distillation.mapping import Alignment
 
 
 class Projections(nn.Module):
-    """EA: a linear map; SAA: one over heads a layer; SFA: MLP and LayerNorm a layer.
+    """EA: a linear map; SAA: a linear map over heads per layer; SFA: MLP and LayerNorm per layer.
 
-    Only what the active terms and differing shapes ask for exists. Initial values depend on
-    ``seed`` alone, not on which other terms are active.
+    Only the maps that the active terms and different sizes require exist. Initial values depend
+    only on ``seed``, not on which other terms are active.
     """
 
     def __init__(self, alignment: Alignment, spad: SpADConfig, seed: int) -> None:
@@ -41,20 +41,20 @@ class Projections(nn.Module):
             )
 
     def attentions(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """``[B, H_s, T, J]`` a layer to ``[B, H_t, T, J]``."""
+        """One ``[B, H_s, T, J]`` per layer to one ``[B, H_t, T, J]`` per layer."""
         if not self.heads:
             return list(maps)
-        return [head(one) for head, one in zip(self.heads, maps, strict=True)]
+        return [project(x) for project, x in zip(self.heads, maps, strict=True)]
 
     def hidden(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """``[B, T, D_s]`` a layer to F, ``[B, T, D_t]``."""
+        """One ``[B, T, D_s]`` per layer to one F ``[B, T, D_t]`` per layer."""
         if not self.features:
             return list(features)
-        return [mlp(one) for mlp, one in zip(self.features, features, strict=True)]
+        return [mlp(x) for mlp, x in zip(self.features, features, strict=True)]
 
 
 class HeadMap(nn.Module):
-    """``A_t = sum_s W[t, s] A_s``, from rows that average or repeat the heads at their place."""
+    """``A_t = sum_s W[t, s] A_s``; rows initially average or repeat the heads at their position."""
 
     def __init__(self, student: int, teacher: int, *, learned: bool) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class HeadMap(nn.Module):
 
 
 def neighbours(student: int, teacher: int) -> Tensor:
-    """``W[t, s]``: the part of t's place in [0, 1] that s's covers, so that rows sum to 1."""
+    """``W[t, s]``: the share of t's interval in [0, 1] that s's interval covers; rows sum to 1."""
     t = torch.arange(teacher, dtype=torch.float64)[:, None] / teacher
     s = torch.arange(student, dtype=torch.float64)[None, :] / student
     both = torch.minimum(t + 1 / teacher, s + 1 / student) - torch.maximum(t, s)
@@ -74,7 +74,7 @@ def neighbours(student: int, teacher: int) -> Tensor:
 
 @contextmanager
 def _drawn_from(seed: int, stream: int) -> Iterator[None]:
-    """Random numbers of their own, which leave the run's generator where it was."""
+    """A separate stream of random numbers, which does not change the run's generator."""
     (mixed,) = np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(mixed) % 2**63)

@@ -1,4 +1,4 @@
-"""The teacher: run without gradients, in its own precision, for what the active terms need."""
+"""The teacher, run without gradients in its own precision, for the outputs that terms need."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 
 
 class TeacherOutput(NamedTuple):
-    """What the losses compare with; None where no active term asks for it."""
+    """The targets of the losses; None if no active term needs them."""
 
     embedding: Tensor | None = None
     """``[B, T, D]``"""
     attentions: tuple[Tensor, ...] | None = None
-    """``[B, H, T, T]`` a mapped layer"""
+    """``[B, H, T, T]`` per mapped layer"""
     features: tuple[Tensor, ...] | None = None
-    """``[B, T, D]`` a mapped layer; of the last one after the final norm, as in Transformers"""
+    """``[B, T, D]`` per mapped layer; the last after the final norm, as in Transformers"""
     logits: Tensor | None = None
     """``[B, T, V]``"""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What to ask of the teacher; ``layers`` count from 1, one for each mapped student layer."""
+    """The outputs to compute; ``layers`` count from 1, one per mapped student layer."""
 
     layers: tuple[int, ...]
     embedding: bool = False
@@ -42,7 +42,7 @@ class Needs:
 
     @classmethod
     def of(cls, spad: SpADConfig, alignment: Alignment) -> Needs:
-        """What the active terms compare with."""
+        """The outputs that the active terms need."""
         return cls(
             tuple(layer for _, layer in alignment.layers),
             *(term in spad.active for term in ("ea", "saa", "sfa", "sta")),
@@ -53,14 +53,14 @@ class Needs:
 
 
 class Teacher:
-    """A frozen causal model; not a module, so that no checkpoint and no rank shares it."""
+    """A frozen causal model; not a module, so that it is neither checkpointed nor sharded."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model: Any = model.eval().requires_grad_(False)
 
     @torch.no_grad()
     def __call__(self, input_ids: Tensor, needs: Needs) -> TeacherOutput:
-        """Outputs for ``[B, T]`` ids. Raises ConfigError for a model that does not give them."""
+        """Outputs for ids ``[B, T]``. Raises ConfigError for a model that does not return them."""
         with torch.autocast(input_ids.device.type, enabled=False):
             out = self.model(
                 input_ids=input_ids,
@@ -71,7 +71,7 @@ class Teacher:
         hidden, maps = out.get("hidden_states"), out.get("attentions")
         if (needs.embedding or needs.features) and not hidden:
             raise ConfigError(f"{self._name} returns no hidden states: leave out ea and sfa.")
-        if needs.attentions and (not maps or any(one is None for one in maps)):
+        if needs.attentions and (not maps or any(weights is None for weights in maps)):
             raise ConfigError(f"{self._name} returns no attention maps: leave out saa.")
         return TeacherOutput(
             hidden[0] if needs.embedding else None,
@@ -81,19 +81,20 @@ class Teacher:
         )
 
     def with_head_input(self, input_ids: Tensor, needs: Needs) -> tuple[TeacherOutput, Tensor]:
-        """Outputs, and what the head made the logits of, ``[B, T, D]``."""
-        seen: list[Tensor] = []
+        """Outputs, and the input of the head, ``[B, T, D]``."""
+        head_inputs: list[Tensor] = []
         head = self.model.get_output_embeddings()
-        hook = head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        hook = head.register_forward_pre_hook(lambda _, args: head_inputs.append(args[0]))
         try:
             out = self(input_ids, needs)
-            return out, seen[-1].reshape(*input_ids.shape, -1)  # a spiking head has S = 1 in front
+            # A spiking model has a leading dimension S = 1 here.
+            return out, head_inputs[-1].reshape(*input_ids.shape, -1)
         finally:
             hook.remove()
 
     @torch.no_grad()
     def logits(self, head_input: Tensor) -> Tensor:
-        """The head alone, ``[B, T, D]`` to ``[B, T, V]``."""
+        """Only the head, ``[B, T, D]`` to ``[B, T, V]``."""
         with torch.autocast(head_input.device.type, enabled=False):
             logits: Tensor = self.model.get_output_embeddings()(head_input)
         return logits
@@ -103,10 +104,10 @@ class Teacher:
         return f"The teacher ({type(self.model).__name__})"
 
     def digest(self) -> str:
-        """sha256 (hex) of the weights, by name, and of the precision they are in."""
-        found = hashlib.sha256()
+        """sha256 (hex) of the weights, with their names, types and shapes."""
+        digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
-            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-            found.update(memoryview(raw.numpy()))
-        return found.hexdigest()
+            digest.update(memoryview(raw.numpy()))
+        return digest.hexdigest()

@@ -1,9 +1,9 @@
 """Augmentation of a batch of images, the same for the same (seed, step, rank, part).
 
 flip, crop, RandAugment (Cubuk et al. 2020, 1909.13719) and erasing (Zhong et al. 2020, 1708.04896)
-are kornia's, which needs no torchvision. Mixing is here, since kornia draws its share uniformly:
+are kornia's, which needs no torchvision. Mixing is our own, since kornia draws its share uniformly:
 
-    mixup    x = l x_i + (1 - l) x_j                    l from Beta(alpha, alpha), one a batch
+    mixup    x = l x_i + (1 - l) x_j                    l from Beta(alpha, alpha), one per batch
     cutmix   a rectangle of 1 - l of x_i is x_j's       labels by the share of pixels
 
 Zhang et al. 2018, 1710.09412; Yun et al. 2019, 1905.04899; j runs backwards through the batch, as
@@ -30,13 +30,15 @@ class Augment:
 
     def __init__(self, config: VisionConfig, prep: Prep, classes: int) -> None:
         self.config, self.classes = config, classes
-        wanted = [key for key in ("flip", "crop", "randaugment", "erasing") if getattr(config, key)]
+        enabled = [
+            key for key in ("flip", "crop", "randaugment", "erasing") if getattr(config, key)
+        ]
         if config.randaugment and prep.channels != 3:
             raise ConfigError(
                 f"randaugment changes colours, and these images have {prep.channels} channel; set "
                 "randaugment=0."
             )
-        self._steps = _kornia(config, prep, wanted) if wanted else []
+        self._steps = _kornia(config, prep, enabled) if enabled else []
 
     def __call__(
         self, pixels: Tensor, labels: Tensor, place: tuple[int, ...]
@@ -56,17 +58,17 @@ class Augment:
         way = ways[int(torch.randint(len(ways), ()))]
         alpha = torch.tensor(getattr(self.config, way))
         share = float(torch.distributions.Beta(alpha, alpha).sample())
-        other = x.flip(0)
+        reversed_batch = x.flip(0)
         if way == "mixup":
-            x = share * x + (1 - share) * other
+            x = share * x + (1 - share) * reversed_batch
         else:
-            x, share = cut(x, other, share)
+            x, share = cut(x, reversed_batch, share)
         shares = F.one_hot(labels, self.classes).float()
         return x, share * shares + (1 - share) * shares.flip(0)
 
 
 def cut(x: Tensor, other: Tensor, share: float) -> tuple[Tensor, float]:
-    """``x`` with a rectangle of ``other``, and the share of pixels that are still its own."""
+    """``x`` with a rectangle of ``other``, and the remaining share of the pixels of ``x``."""
     high, wide = x.shape[-2:]
     side = (1 - share) ** 0.5
     middle = [int(torch.randint(size, ())) for size in (high, wide)]
@@ -81,14 +83,14 @@ def cut(x: Tensor, other: Tensor, share: float) -> tuple[Tensor, float]:
     return x, 1 - area / (high * wide)
 
 
-def _kornia(config: VisionConfig, prep: Prep, wanted: list[str]) -> list[Callable[[Any], Tensor]]:
+def _kornia(config: VisionConfig, prep: Prep, enabled: list[str]) -> list[Callable[[Any], Tensor]]:
     try:
         import kornia.augmentation as K
         from kornia.augmentation.auto import RandAugment
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"{', '.join(wanted)} come from kornia: pip install 'spikeformers[vision]', or switch "
-            f"them off ({', '.join(_off(key) for key in wanted)})."
+            f"{', '.join(enabled)} come from kornia: pip install 'spikeformers[vision]', or switch "
+            f"them off ({', '.join(_off(key) for key in enabled)})."
         ) from error
     steps: list[Callable[[Any], Tensor]] = []
     if config.crop:

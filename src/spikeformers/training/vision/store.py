@@ -1,4 +1,4 @@
-"""The images of a run, ready for a model, and its batches: a pure function of seed and step."""
+"""The images of a run and its batches: a pure function of seed and step."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from spikeformers.training.vision.config import VisionConfig
 
 @dataclass
 class ImageStore:
-    """A data set beside what a model takes of it."""
+    """A data set with the preprocessing of a model."""
 
     data: ImageData
     prep: Prep
     fit: bool = False
     broken: str = "refuse"
     manifest: dict[str, Any] = field(default_factory=dict)
-    """For ``run.json``: what a resumed run must have in common, and how the data were asked for."""
+    """For ``run.json``: values that a resumed run must share, and the options of the data."""
 
     def __post_init__(self) -> None:
         self.manifest |= {
@@ -42,7 +42,7 @@ class ImageStore:
         }
 
     def reader(self, split: str) -> ImageReader:
-        """Reads one split."""
+        """A reader of one split."""
         return ImageReader(self.data.split(split), self.prep, fit=self.fit, broken=self.broken)
 
     def batches(
@@ -50,8 +50,8 @@ class ImageStore:
     ) -> Iterator[dict[str, Tensor]]:
         """Images and classes of a split in order, at most ``limit`` (0: all), not augmented.
 
-        With a limit they are spread evenly over the split. Broken ones that are skipped are left
-        out, and listed by the ``reader`` where one is given.
+        With a limit they are evenly spaced in the split. Skipped broken images are left out; a
+        ``reader`` that is passed in lists them.
         """
         reader = self.reader(split) if reader is None else reader
         count = min(limit, len(reader)) if limit else len(reader)
@@ -66,7 +66,7 @@ class ImageStore:
 
 
 def normalise(pixels: Tensor, prep: Prep) -> Tensor:
-    """Bytes, or shares of 255 in [0, 1], to what the model reads."""
+    """The model's input from bytes, or from floats in [0, 1]."""
     x = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
     return (x - prep.mean) / prep.std
 
@@ -103,8 +103,8 @@ class ImageBatches:
         self.sampler = ExampleSampler(len(self.reader), config.batch_size, config.seed)
 
     def of(self, step: int) -> list[ImageBatch]:
-        mine = np.split(self.sampler.indices(step), self.world.size)[self.world.rank]
-        parts = np.split(mine, self.config.gradient_accumulation)
+        share = np.split(self.sampler.indices(step), self.world.size)[self.world.rank]
+        parts = np.split(share, self.config.gradient_accumulation)
         return [self._part(part, step, number) for number, part in enumerate(parts)]
 
     def _part(self, indices: Any, step: int, number: int) -> ImageBatch:

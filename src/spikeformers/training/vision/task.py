@@ -1,4 +1,4 @@
-"""Classification of images: cross entropy, accuracy, averaged weights, norms of projections."""
+"""Classification of images: cross entropy, accuracy, averaged weights, gradient norms by layer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Classifier(nn.Module):
-    """A model of images with the loss of the run; ``average`` follows it where it is kept."""
+    """A vision model with the loss of the run; ``average`` holds averaged weights, or None."""
 
     def __init__(self, model: PreTrainedModel, vision: VisionConfig) -> None:
         super().__init__()
@@ -40,15 +40,15 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def follow(self) -> None:
-        """``average <- decay * average + (1 - decay) * model``; counts of batches are taken."""
+        """``average <- decay * average + (1 - decay) * model``; integers are copied."""
         if self.average is None:
             return
-        held, now = self.average.state_dict(), self.model.state_dict()
-        for name, value in now.items():
+        average, current = self.average.state_dict(), self.model.state_dict()
+        for name, value in current.items():
             if value.is_floating_point():
-                held[name].lerp_(value, 1 - self.decay)
+                average[name].lerp_(value, 1 - self.decay)
             else:
-                held[name].copy_(value)
+                average[name].copy_(value)
 
 
 class VisionTask(Task):
@@ -72,12 +72,12 @@ class VisionTask(Task):
             )
         labels, classes = self.model.config.num_labels, len(store.data.classes)
         if labels != classes:
-            raise ConfigError(f"the model tells {labels} classes apart; these data have {classes}.")
+            raise ConfigError(f"the model has {labels} classes; these data have {classes}.")
 
         def measure(trained: nn.Module) -> dict[str, float]:
             assert isinstance(trained, Classifier)
-            judged = trained.average if trained.average is not None else trained.model
-            return validate(judged, store, config, world, precision)
+            measured = trained.average if trained.average is not None else trained.model
+            return validate(measured, store, config, world, precision)
 
         return ImageBatches(store, config, self.vision, world), measure
 
@@ -88,7 +88,7 @@ class VisionTask(Task):
         return {"grad_norm_by_projection": layer_norms(self.model)}
 
     def stepped(self, world: World) -> None:
-        if world.size > 1:  # each rank has seen its share: from here on the mean of all is kept
+        if world.size > 1:  # each rank has statistics of its share: keep the mean of all
             for name, buffer in self.model.named_buffers():
                 if buffer.is_floating_point() and "running" in name:
                     dist.all_reduce(buffer)
@@ -107,7 +107,7 @@ class VisionTask(Task):
 def validate(
     model: nn.Module, store: ImageStore, config: TrainConfig, world: World, precision: Precision
 ) -> dict[str, float]:
-    """Cross entropy without smoothing, and the share of images whose class is found."""
+    """Cross entropy without smoothing, and accuracy."""
     was_training = model.training
     model.eval()
     loss = right = count = 0.0

@@ -20,10 +20,10 @@ from spikeformers.models.classifier import load_classifier
 from spikeformers.training import TrainConfig, train
 from spikeformers.training.config import TrainConfig as Config
 from spikeformers.training.distributed import World
-from spikeformers.training.finetuning import Finetuning, SentenceStore, measure_run
-from spikeformers.training.finetuning.examples import Encoded, ExampleBatches
-from spikeformers.training.finetuning.outcome import submission
-from spikeformers.training.finetuning.task import predict
+from spikeformers.training.glue import Finetuning, SentenceStore, measure_run
+from spikeformers.training.glue.examples import Encoded, ExampleBatches
+from spikeformers.training.glue.outcome import submission
+from spikeformers.training.glue.task import predict
 
 CPU = torch.device("cpu")
 

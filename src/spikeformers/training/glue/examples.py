@@ -1,4 +1,4 @@
-"""Encoded examples, and the batch of a step: a pure function of the seed and the step."""
+"""Encoded examples, and the batches of each step: a pure function of the seed and the step."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 class ExampleBatch(MicroBatch):
     """Examples padded on the right to the longest of them; ``starts`` are their numbers."""
 
-    more: dict[str, torch.Tensor]
+    fields: dict[str, torch.Tensor]
+    """The tokenizer's further outputs, the attention mask for example."""
 
     def to(self, device: torch.device) -> dict[str, torch.Tensor]:
-        return super().to(device) | {name: one.to(device) for name, one in self.more.items()}
+        return super().to(device) | {name: x.to(device) for name, x in self.fields.items()}
 
 
 class Encoded:
@@ -50,7 +51,7 @@ class Encoded:
         return len(self.fields["input_ids"])
 
     def batch(self, numbers: NDArray[Any]) -> ExampleBatch:
-        """The examples of these numbers; labels are zeros where there are none."""
+        """The examples of these numbers; labels are 0 if the examples have none."""
         padded = {}
         for name, rows in self.fields.items():
             longest = max(len(rows[n]) for n in numbers)
@@ -69,7 +70,7 @@ class Encoded:
 
 
 class ExampleBatches:
-    """This rank's micro-batches of each step: epoch after epoch, each in an order of its own."""
+    """This rank's micro-batches of each step: epoch after epoch, each in a new random order."""
 
     def __init__(self, encoded: Encoded, config: TrainConfig, world: World) -> None:
         self.encoded, self.config, self.world = encoded, config, world
@@ -88,6 +89,6 @@ class ExampleBatches:
         return np.concatenate(pieces)
 
     def of(self, step: int) -> list[ExampleBatch]:
-        mine = np.split(self.numbers(step), self.world.size)[self.world.rank]
-        parts = np.split(mine, self.config.gradient_accumulation)
+        share = np.split(self.numbers(step), self.world.size)[self.world.rank]
+        parts = np.split(share, self.config.gradient_accumulation)
         return [self.encoded.batch(part) for part in parts]

@@ -6,7 +6,7 @@ import pytest
 
 from spikeformers.data.glue import GLUE
 from spikeformers.errors import CheckpointError
-from spikeformers.training.finetuning.summary import paper_score, standard_score, summarise
+from spikeformers.training.glue.summary import paper_score, standard_score, summarise
 
 SAME = {"accuracy": 0.6, "f1": 0.8, "matthews": 0.0, "pearson": 0.0, "spearman": 0.0,
         "accuracy/mismatched": 0.4}  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spikeformers.training.finetuning.metrics import (
+from spikeformers.training.glue.metrics import (
     METRICS,
     accuracy,
     f1,

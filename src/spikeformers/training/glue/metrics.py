@@ -1,11 +1,11 @@
 """Scores of sentence tasks, as scikit-learn and scipy define them.
 
-    accuracy   share that is right            f1        2 tp / (2 tp + fp + fn), of class 1
+    accuracy   share of correct labels        f1        2 tp / (2 tp + fp + fn), of class 1
     matthews   correlation of two labellings  pearson   correlation of two lists of numbers
-    spearman   Pearson's, of their ranks, ties sharing their mean
+    spearman   Pearson's correlation of ranks; ties share their mean rank
 
-Where a quotient is 0/0 (one class only, a constant prediction) the score is 0, as GLUE's
-leaderboard has it; scipy's correlations give no number there.
+If a quotient is 0/0 (one class only, a constant prediction) the score is 0, as on GLUE's
+leaderboard; scipy's correlations are NaN then.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ def accuracy(truth: Labels, guess: Labels) -> float:
 
 
 def f1(truth: Labels, guess: Labels) -> float:
-    """Of class 1."""
-    true, said = np.asarray(truth) == 1, np.asarray(guess) == 1
-    both = int((true & said).sum())
-    return _ratio(2 * both, int(true.sum()) + int(said.sum()))
+    """The F1 score of class 1."""
+    actual, predicted = np.asarray(truth) == 1, np.asarray(guess) == 1
+    both = int((actual & predicted).sum())
+    return _ratio(2 * both, int(actual.sum()) + int(predicted.sum()))
 
 
 def matthews(truth: Labels, guess: Labels) -> float:
-    """For any number of classes (Gorodkin 2004)."""
-    true, said = np.asarray(truth), np.asarray(guess)
-    classes = np.union1d(true, said)
-    one, two = (np.array([(x == c).sum() for c in classes], float) for x in (true, said))
-    n, right = len(true), float((true == said).sum())
-    spread = math.sqrt(n**2 - one @ one) * math.sqrt(n**2 - two @ two)
-    return _ratio(right * n - float(one @ two), spread)
+    """Matthews correlation for any number of classes (Gorodkin 2004)."""
+    actual, predicted = np.asarray(truth), np.asarray(guess)
+    classes = np.union1d(actual, predicted)
+    a, p = (np.array([(x == c).sum() for c in classes], float) for x in (actual, predicted))
+    n, right = len(actual), float((actual == predicted).sum())
+    spread = math.sqrt(n**2 - a @ a) * math.sqrt(n**2 - p @ p)
+    return _ratio(right * n - float(a @ p), spread)
 
 
 def pearson(truth: Labels, guess: Labels) -> float:
     """Linear correlation."""
-    one, two = (np.asarray(x, dtype=np.float64) for x in (truth, guess))
-    one, two = one - one.mean(), two - two.mean()
-    return _ratio(float(one @ two), float(np.linalg.norm(one) * np.linalg.norm(two)))
+    x, y = (np.asarray(values, dtype=np.float64) for values in (truth, guess))
+    x, y = x - x.mean(), y - y.mean()
+    return _ratio(float(x @ y), float(np.linalg.norm(x) * np.linalg.norm(y)))
 
 
 def spearman(truth: Labels, guess: Labels) -> float:
@@ -73,10 +73,10 @@ METRICS: dict[str, Callable[[Labels, Labels], float]] = {
 
 
 def majority_scores(names: Sequence[str], truth: Labels, classes: int) -> dict[str, float]:
-    """Of each metric, the most that one and the same answer to all examples scores.
+    """The best score of each metric with the same answer to all examples.
 
-    The commonest class for accuracy, class 1 for F1; 0 for a correlation. ``classes``: how many
-    answers there are, 1 for numbers.
+    That is the most common class for accuracy, class 1 for F1; a correlation is 0. ``classes`` is
+    the number of answers, 1 for a regression.
     """
     return {
         name: max(METRICS[name](truth, np.full(len(truth), c)) for c in range(classes))

@@ -11,10 +11,10 @@
 
     R(x) = mean_t LIF(x), the same current x at every step
 
-S student, T teacher, t simulation steps. A map of spikes, averaged over t, is its own firing rate,
-so the rate part of SAA compares it with the teacher's rate as it is; F is real, and goes through
-the same LIF as H_T. Every mean is over all entries (batch, tokens, heads, width); a sequence of
-layers counts by the mean over its layers. Losses are computed in float32.
+S student, T teacher, t simulation steps. The average of a map of spikes over t is its own firing
+rate, so the rate part of SAA compares it directly with the teacher's rate; F is real and goes
+through the same LIF as H_T. Every mean is over all entries (batch, tokens, heads, width), and then
+over the layers. Losses are computed in float32.
 
 BiSpikCLM, https://arxiv.org/abs/2605.13859. Unspecified there, and chosen in ``SpADConfig``: r,
 the LIF, the MLP, whether H_T is normalised, which layers are compared.
@@ -41,26 +41,26 @@ def firing_rate(current: Tensor, neuron: Neuron, steps: int) -> Tensor:
 
 
 def embedding_alignment(student: Tensor, teacher: Tensor) -> Tensor:
-    """EA of ``[B, T, D]`` twice."""
+    """EA of two embeddings ``[B, T, D]``."""
     return _mse(student, teacher)
 
 
 def attention_alignment(
     student: Sequence[Tensor], teacher: Sequence[Tensor], rate: Rate, rate_weight: float
 ) -> Tensor:
-    """SAA of one ``[B, H, T, J]`` a layer; the student's are averaged over t."""
+    """SAA of one map ``[B, H, T, J]`` per layer; the student's are averaged over t."""
     return _over_layers(student, teacher, lambda s: s, rate, rate_weight)
 
 
 def feature_alignment(
     student: Sequence[Tensor], teacher: Sequence[Tensor], rate: Rate, rate_weight: float
 ) -> Tensor:
-    """SFA of one ``[B, T, D]`` a layer; the student's are F."""
+    """SFA of one ``[B, T, D]`` per layer; the student's are F."""
     return _over_layers(student, teacher, rate, rate, rate_weight)
 
 
 def soft_targets(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
-    """STA of logits ``[B, T, V]``, in nats a token."""
+    """STA of logits ``[B, T, V]``, in nats per token."""
     log_s, log_t = (
         torch.log_softmax(z.float() / tau, -1).flatten(0, -2) for z in (student, teacher)
     )
@@ -68,7 +68,7 @@ def soft_targets(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
 
 
 def hard_targets(logits: Tensor, labels: Tensor) -> Tensor:
-    """HTA of ``[B, T, V]`` and ``[B, T]``, which are shifted here; in nats a target."""
+    """HTA of logits ``[B, T, V]`` and labels ``[B, T]``, shifted here; in nats per target."""
     shifted = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
     return F.cross_entropy(logits.float().flatten(0, 1), shifted.flatten(), ignore_index=IGNORED)
 

@@ -1,7 +1,7 @@
 """Fine-tuning as a task of the training loop: classification or regression of sentences.
 
-Validation is the whole dev set, at every evaluation; nothing is selected on it: the model that is
-exported is that of the last step, with settings fixed before.
+Every evaluation uses the complete dev set. Nothing is selected by it: the exported model is that of
+the last step, with settings fixed before.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from spikeformers.progress import Move
 from spikeformers.training.batches import check_context
 from spikeformers.training.config import TrainConfig
 from spikeformers.training.distributed import World, reshard
-from spikeformers.training.finetuning.examples import Encoded, ExampleBatches
-from spikeformers.training.finetuning.metrics import METRICS
+from spikeformers.training.glue.examples import Encoded, ExampleBatches
+from spikeformers.training.glue.metrics import METRICS
 from spikeformers.training.precision import Precision
 from spikeformers.training.task import Measure, Task
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class SentenceStore:
-    """What `train` is given instead of a token store: the data's splits and their manifest."""
+    """The data of `train` in place of a token store: the splits and their manifest."""
 
     def __init__(self, data: SentenceData) -> None:
         self.data = data
@@ -43,9 +43,9 @@ class SentenceStore:
 
 
 class Finetuning(Task):
-    """``model`` is an ``...ForSequenceClassification`` with the task's number of labels.
+    """Fine-tunes an ``...ForSequenceClassification`` with the task's number of labels.
 
-    ``started_from`` says what it is; a resumed run must have the same.
+    ``started_from`` describes the model; a resumed run must start from the same one.
     """
 
     unit = "example"
@@ -68,15 +68,15 @@ class Finetuning(Task):
         dev = {name: Encoded(part, tokenizer, config.context) for name, part in data.dev.items()}
 
         def measure(trained: torch.nn.Module) -> dict[str, float]:
-            """Every rank scores the whole dev set."""
-            found: dict[str, float] = {}
+            """Score the complete dev set on every rank."""
+            metrics: dict[str, float] = {}
             for name, part in dev.items():
                 with precision.autocast():
                     outputs, loss = predict(trained, part, config.batch_size, world.device)
                 end = "" if name == data.task.dev[0] else f"/{name.removeprefix('dev_')}"
-                scored = {"loss": loss} | scores(data.task, part.labels, outputs)
-                found |= {key + end: value for key, value in scored.items()}
-            return found
+                of_part = {"loss": loss} | scores(data.task, part.labels, outputs)
+                metrics |= {key + end: value for key, value in of_part.items()}
+            return metrics
 
         return ExampleBatches(train, config, world), measure
 
@@ -95,17 +95,17 @@ def predict(
     device: torch.device,
     progress: Move | None = None,
 ) -> tuple[NDArray[np.float64], float]:
-    """Outputs ``[N, labels]``, example by example, and the mean loss (0 without labels)."""
+    """Outputs ``[N, labels]``, one row per example, and the mean loss (0 without labels)."""
     was_training = model.training
     model.eval()
     outputs, total = [], 0.0
-    for number, one in enumerate(encoded.batches(batch_size), 1):
-        given = one.to(device)
+    for number, batch in enumerate(encoded.batches(batch_size), 1):
+        inputs = batch.to(device)
         if encoded.labels is None:
-            del given["labels"]
-        output = model(**given)
+            del inputs["labels"]
+        output = model(**inputs)
         outputs.append(output.logits.double().cpu().numpy())
-        total += output.loss.item() * one.targets if encoded.labels is not None else 0.0
+        total += output.loss.item() * batch.targets if encoded.labels is not None else 0.0
         if progress is not None:
             progress(min(number * batch_size, len(encoded)), len(encoded))
     reshard(model)
@@ -114,14 +114,14 @@ def predict(
 
 
 def answers(task: SentenceTask, outputs: NDArray[np.float64]) -> NDArray[Any]:
-    """Classes, or scores cut to STS-B's 0 to 5."""
+    """Predicted classes, or scores limited to STS-B's range of 0 to 5."""
     return outputs[:, 0].clip(0, 5) if task.is_regression else outputs.argmax(-1)
 
 
 def scores(
     task: SentenceTask, labels: list[int] | list[float] | None, outputs: NDArray[np.float64]
 ) -> dict[str, float]:
-    """The task's metrics."""
+    """The task's metrics of ``outputs``."""
     assert labels is not None
     guess = outputs[:, 0] if task.is_regression else answers(task, outputs)
     return {name: METRICS[name](labels, guess) for name in task.metrics}

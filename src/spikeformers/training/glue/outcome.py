@@ -1,4 +1,4 @@
-"""A finished run measured: dev metrics, predictions, and files in GLUE's submission format."""
+"""Measuring a finished run: dev metrics, predictions, and files in GLUE's submission format."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from spikeformers.foreign import check_object
 from spikeformers.progress import Tell
 from spikeformers.storage import write_text
 from spikeformers.training.batches import check_context
-from spikeformers.training.finetuning.examples import Encoded
-from spikeformers.training.finetuning.metrics import majority_scores
-from spikeformers.training.finetuning.task import answers, predict, scores
+from spikeformers.training.glue.examples import Encoded
+from spikeformers.training.glue.metrics import majority_scores
+from spikeformers.training.glue.task import answers, predict, scores
 from spikeformers.training.journal import read_metrics
 from spikeformers.training.run_folder import read_run
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 CONFIG: dict[str, Any] = {"context": int, "batch_size": int, "seed": int}
 DATA: dict[str, Any] = {"examples": dict, "sha256": str, "origin": str}
-"""What is read of those two sections of run.json."""
+"""The keys that are read in the sections ``config`` and ``data`` of run.json."""
 SELECTION = "none: the weights of the last step, with settings fixed before"
 
 
@@ -38,9 +38,9 @@ def measure_run(
 ) -> dict[str, Any]:
     """Write ``result.json`` and prediction files into the run ``folder``; returns the result.
 
-    ``software``: versions and commit. ``best_dev_step`` tells what choosing a step on the dev set
-    would have shown: an optimistic number, measured on what it was chosen by. ``dev_majority``
-    has what one answer to all of the dev set would score.
+    ``software``: versions and commit. ``best_dev_step`` is the score if the step were selected on
+    the dev set: an optimistic number, measured on the data that it was selected by.
+    ``dev_majority`` is the best score of the same answer to the whole dev set.
     """
     tell = progress or (lambda *_: None)
     run = read_run(folder / "run.json")
@@ -57,8 +57,8 @@ def measure_run(
             model, encoded, config["batch_size"], model.device, partial(tell, f"scoring {name}")
         )
         end = "" if name == task.dev[0] else f"/{name.removeprefix('dev_')}"
-        found = {"loss": loss} | scores(task, part.labels, outputs)
-        dev |= {key + end: value for key, value in found.items()}
+        metrics = {"loss": loss} | scores(task, part.labels, outputs)
+        dev |= {key + end: value for key, value in metrics.items()}
         assert part.labels is not None
         same = majority_scores(task.metrics, part.labels, task.num_labels)
         majority |= {key + end: value for key, value in same.items()}
@@ -103,20 +103,20 @@ def measure_run(
 
 
 def _best(folder: Path, metric: str) -> dict[str, Any] | None:
-    found = [
+    validations = [
         line for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "validation"
     ]
-    if not found:
+    if not validations:
         return None
-    best = max(found, key=lambda line: line[metric])
+    best = max(validations, key=lambda line: line[metric])
     return {"step": best["step"], metric: best[metric]}
 
 
 def submission(task: SentenceTask, predictions: list[Any]) -> str:
-    """``index<TAB>prediction`` as gluebenchmark.com takes it: names of classes, or numbers."""
+    """``index<TAB>prediction`` as gluebenchmark.com expects it: names of classes, or numbers."""
 
-    def told(value: Any) -> str:
+    def formatted(value: Any) -> str:
         return f"{value:.3f}" if task.is_regression else task.labels[value]
 
-    lines = [f"{number}\t{told(value)}" for number, value in enumerate(predictions)]
+    lines = [f"{number}\t{formatted(value)}" for number, value in enumerate(predictions)]
     return "\n".join(["index\tprediction", *lines]) + "\n"

@@ -1,12 +1,12 @@
-"""What is trained of a converted model: its spiking attention, its norms too, or everything.
+"""Training of a converted model: its spiking attention, attention and norms, or everything.
 
-    attention     the spiking attention alone, thresholds included; the paper's third step
-    norms         and every norm of the model
-    everything    and the rest: feed-forward, its thresholds, embeddings, head
+    attention     only the spiking attention, with its thresholds; the paper's third step
+    norms         attention, and every norm of the model
+    everything    all parameters: also feed-forward and its thresholds, embeddings, head
 
 The loss is the language model's, or with a teacher ``kd * tau^2 KL(teacher || model)`` plus
-``1 - kd`` times it (``distillation``). NeurTransformer, https://arxiv.org/abs/2510.00133, step 3:
-the loss, learning rate and amount of text are not given there.
+``1 - kd`` times the language model's (``distillation``). NeurTransformer,
+https://arxiv.org/abs/2510.00133, step 3, does not give loss, learning rate or amount of text.
 """
 
 from __future__ import annotations
@@ -26,24 +26,29 @@ if TYPE_CHECKING:
 PARTS = ("attention", "norms", "everything")
 _NORM = re.compile(r"(^|[._])(ln_\w+|\w*norm)\.")
 KD = 0.5
-"""Weight of the teacher's probabilities beside the text's own. Unspecified by the paper."""
+"""Weight of the teacher's probabilities; the text's own next token has the rest.
+Unspecified by the paper."""
 
 
 def train_only(model: PreTrainedModel, part: str) -> int:
-    """Freeze all of ``model`` but ``part``; how many parameters are left to train.
+    """Freeze all of ``model`` except ``part``; returns the number of parameters left to train.
 
-    Raises ConfigError for a part that is unknown or not there, and for a model whose neurons run
-    step by step, which passes no gradient.
+    Raises ConfigError for a part that is unknown or absent, and for a model whose neurons run step
+    by step, through which no gradient passes.
     """
     if part not in PARTS:
-        raise ConfigError(f"{part!r} is no part; one of {', '.join(PARTS)}.{nearest(part, PARTS)}")
+        raise ConfigError(
+            f"{part!r} is not a part; one of {', '.join(PARTS)}.{nearest(part, PARTS)}"
+        )
     config: Any = model.config
     if config.model_type != "neurtransformer":
-        raise ConfigError(f"{config.model_type} is no converted model; `spikeformers convert` it.")
+        raise ConfigError(
+            f"{config.model_type} is not a converted model; `spikeformers convert` it."
+        )
     if config.unrolled or config.schedule == "pipelined":
         raise ConfigError(
-            "neurons that run step by step (unrolled, pipelined) pass no gradient; tune the model "
-            "with unrolled=false and schedule=layerwise, which has the same weights."
+            "no gradient passes through neurons that run step by step (unrolled, pipelined); tune "
+            "the model with unrolled=false and schedule=layerwise, which has the same weights."
         )
     inside = {
         f"{name}.{inner}"
@@ -58,15 +63,15 @@ def train_only(model: PreTrainedModel, part: str) -> int:
         )
     count = 0
     for name, parameter in model.named_parameters():
-        wanted = part == "everything" or name in inside
-        wanted = wanted or (part == "norms" and _NORM.search(name) is not None)
-        parameter.requires_grad_(wanted)
-        count += parameter.numel() if wanted else 0
+        trains = part == "everything" or name in inside
+        trains = trains or (part == "norms" and _NORM.search(name) is not None)
+        parameter.requires_grad_(trains)
+        count += parameter.numel() if trains else 0
     return count
 
 
 class FineTuning(Task):
-    """The model's own loss on the trained part."""
+    """Trains a part of the model on the model's own loss."""
 
     def __init__(self, model: PreTrainedModel, part: str) -> None:
         super().__init__(model)
@@ -78,7 +83,7 @@ class FineTuning(Task):
 
 
 class DistilledTuning(Distillation):
-    """Soft targets of ``teacher``, the dense original, beside the text's own."""
+    """Trains a part on the soft targets of ``teacher``, the dense original, and on the text."""
 
     def __init__(
         self, model: PreTrainedModel, teacher: PreTrainedModel, part: str, kd: float, tau: float
