@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 STEPS = (
     *("embed", "fire", "norm", "linear", "attend", "add", "shift", "select", "finish"),
     *("join", "recount", "rate", "edges"),
+    "encode",
     *("pair", "activate", "multiply", "scale", "rotate", "group_norm", "mix"),
 )
 BUFFERS = ("input", "out", "to", "query", "key", "value", "logits")
@@ -62,6 +63,8 @@ def _build(
     for buffer in description["buffers"]:
         if "neuron" in buffer:
             ids[buffer["name"]] = program.spikes(buffer["width"], **buffer["neuron"])
+        elif "counts" in buffer:
+            ids[buffer["name"]] = program.counts(buffer["width"])
         else:
             ids[buffer["name"]] = program.real(buffer["width"])
     for step in description["operations"]:

@@ -9,6 +9,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <chrono>
 #include <mutex>
 #include <optional>
 
@@ -125,6 +126,11 @@ inline Neuron neuron_of(const std::string& type, int levels, float unit, float d
   return neuron;
 }
 
+inline NormKind norm_of(const std::string& name) {
+  return named<NormKind>(
+      name, {{"none", NormKind::none}, {"layer", NormKind::layer}, {"rms", NormKind::rms}});
+}
+
 inline Activation activation_of(const std::string& name) {
   return named<Activation>(name, {{"relu", Activation::relu},
                                   {"silu", Activation::silu},
@@ -138,6 +144,16 @@ inline Rule rule_of(const std::string& name) {
                             {"sparsemax", Rule::sparsemax},
                             {"softmax", Rule::softmax},
                             {"ssa", Rule::ssa}});
+}
+
+// The mean of `repeats` runs, without Python's lock.
+template <class Work>
+double seconds_of(int repeats, const Work& work) {
+  nb::gil_scoped_release free;
+  const auto start = std::chrono::steady_clock::now();
+  for (int i = 0; i < repeats; ++i) work();
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+  return took.count() / repeats;
 }
 
 // Keeps the arrays that its program points into.

@@ -1,0 +1,64 @@
+// Products of counts whose threshold follows their token (spikeformers/neurons/token_if.py): each
+// row of an input has a unit of its own, and its signed counts multiply whole weights. As the tables
+// of kernels.hpp, once for each instruction set and with the same bits on all of them: sums are
+// whole numbers, and floats are made of them in one order.
+#pragma once
+
+#include "kernels.hpp"
+
+namespace spikeformers {
+
+constexpr int kMaxTokenSteps = 8;                     // near counts fit a signed byte
+constexpr std::int64_t kMaxTokenInputs = 1 << 16;     // whole sums stay below 2^31: limits.hpp
+constexpr float kMinReach = 1.0f, kMaxReach = 0x1p20f;
+
+// How a row x of n values becomes counts:
+//   m = mean |x|;  unit = min(max |x|, reach m) / largest;  s = round(x / unit), halves away from
+//   zero, 0 where |x| < dead_zone m.  Counts beyond `largest` are those of far neurons.
+struct TokenCode {
+  int largest = 127;  // L = 2^(T-1) - 1
+  float reach = 8.0f;
+  float dead_zone = 0.0f;
+  bool power_of_two = false;  // the unit is rounded up to one
+};
+
+// The counts of one row, in arrays of its width: `whole` of every value; of those that fired,
+// ascending, near ones (at most `largest` by size) and far ones.
+struct TokenCounts {
+  std::int32_t* whole;
+  std::int32_t* index;
+  std::int8_t* count;
+  std::int32_t* far_index;
+  std::int32_t* far_count;
+};
+
+struct Encoded {
+  float unit;  // 0: nothing fired
+  std::int64_t near, far;
+  bool finite;
+};
+
+constexpr std::int64_t kCountColumns = 64;  // of a panel
+constexpr std::int64_t kCountRows = 128;    // of it; 16 KiB of two-byte weights stay in L1
+constexpr std::int64_t kCountTokens = 4;    // that a panel meets at a time
+
+struct CountKernels {
+  Encoded (*encode)(const TokenCode& code, const float* x, std::int64_t n, const TokenCounts& to);
+  // sum[0..end-begin) = sum_e count[e] * w[index[e]][begin..end), of at most kMaxTokenInputs rows.
+  void (*rows)(const std::int8_t* w, std::int64_t stride, Events events, const std::int8_t* count,
+               std::int64_t begin, std::int64_t end, std::int32_t* sum);
+  // Adds the same of counts of any size.
+  void (*far_rows)(const std::int8_t* w, std::int64_t stride, Events events, const std::int32_t* count,
+                   std::int64_t begin, std::int64_t end, std::int32_t* sum);
+  // Up to kCountRows x kCountColumns weights, as `block` reads them; missing ones are 0.
+  void (*pack)(const std::int8_t* w, std::int64_t stride, std::int64_t rows, std::int64_t columns,
+               std::int16_t* panel);
+  // sum[t][64] += the counts of kCountTokens tokens, `count_stride` apart, times the panel.
+  void (*block)(const std::int16_t* panel, std::int64_t rows, const std::int8_t* count,
+                std::int64_t count_stride, std::int32_t* sum);
+};
+
+// Those of the same path as `chosen`.
+const CountKernels& count_kernels(const Kernels& chosen);
+
+}  // namespace spikeformers
