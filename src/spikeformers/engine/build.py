@@ -89,10 +89,13 @@ def _arguments(
         if key in BUFFERS:
             found[key] = ids[value]
         elif key in MATRICES and name in ("embed", "linear"):
-            matrix = tensors[value]
+            matrix, grouped = tensors[value], f"{value}.minimum" in tensors
             found[MATRICES[key]] = matrix
-            plain = matrix.dtype == np.float32
-            found["scale"] = None if plain else tensors[f"{value}.scale"]
+            whole = matrix.dtype != np.float32 and not grouped
+            found["scale"] = tensors[f"{value}.scale"] if whole else None
+            if name == "linear":
+                found["group_scale"] = tensors[f"{value}.scale"] if grouped else None
+                found["minimum"] = tensors[f"{value}.minimum"] if grouped else None
         elif key in VECTORS:
             found[key] = None if value is None else tensors[value]
         elif key == "norm":

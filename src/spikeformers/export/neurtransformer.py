@@ -68,7 +68,7 @@ class _Converted:
         self.source = source_of(self.described.model_type)
         self.shape = self.source.shape(self.described)
         self._refuse()
-        self.writer = Writer(self.described.vocab_size, 1, weights)
+        self.writer = Writer(self.described.vocab_size, 1, weights, grouped=True)
         self.to, self.pack = self.writer.to, self.writer.pack
 
     def _refuse(self) -> None:

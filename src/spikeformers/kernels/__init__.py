@@ -225,6 +225,8 @@ def count_product(
     scale: NDArray[np.float32] | None = None,
     bias: NDArray[np.float32] | None = None,
     *,
+    group_scale: NDArray[np.uint16] | None = None,
+    minimum: NDArray[np.uint16] | None = None,
     steps: int = 8,
     reach: float = 8.0,
     dead_zone: float = 0.0,
@@ -234,10 +236,12 @@ def count_product(
 ) -> NDArray[np.float32]:
     """`token_counts` of ``x`` ``[T, in]`` times ``matrix`` ``[in, out]``, in units of each row.
 
-    ``matrix`` is float32, or int8 with a ``scale`` ``[out]``; at most 65,536 inputs.
+    ``matrix`` is float32, int8 with a ``scale`` ``[out]``, or int4 in groups of 32 inputs, packed,
+    with ``group_scale`` and ``minimum`` ``[groups, out]`` (`spikeformers.export.quantising`); at
+    most 65,536 inputs.
     """
     y, _ = native().count_product(
-        *(x, matrix, scale, bias, steps, reach, dead_zone, power_of_two),
+        *(x, matrix, scale, group_scale, minimum, bias, steps, reach, dead_zone, power_of_two),
         choose(path).name,
         threads,
         repeats=1,

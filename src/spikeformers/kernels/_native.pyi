@@ -87,6 +87,8 @@ def count_product(
     x: NDArray[np.float32],
     matrix: NDArray[Any],
     scale: NDArray[np.float32] | None,
+    group_scale: NDArray[np.uint16] | None,
+    minimum: NDArray[np.uint16] | None,
     bias: NDArray[np.float32] | None,
     steps: int,
     reach: float,
@@ -176,6 +178,8 @@ class Program:
         out: int,
         weights: NDArray[Any],
         scale: NDArray[np.float32] | None,
+        group_scale: NDArray[np.uint16] | None,
+        minimum: NDArray[np.uint16] | None,
         bias: NDArray[np.float32] | None,
     ) -> None: ...
     def attend(

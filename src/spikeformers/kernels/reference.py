@@ -253,6 +253,36 @@ def count_product(
     return y if bias is None else y + bias
 
 
+def grouped_product(
+    x: NDArray[np.float32],
+    whole: NDArray[np.uint8],
+    scale: NDArray[np.float32],
+    minimum: NDArray[np.float32],
+    bias: NDArray[np.float32] | None = None,
+    *,
+    steps: int = 8,
+    reach: float = 8.0,
+    dead_zone: float = 0.0,
+    power_of_two: bool = False,
+) -> NDArray[np.float32]:
+    """Counts times weights of 4 bits in groups of 32 inputs, bit for bit.
+
+        y = unit * sum_g (scale[g] * sum_i s_i q_i + minimum[g] * sum_i s_i) + bias
+
+    ``whole`` ``[in, out]`` are q, 0 to 15; scale and minimum ``[groups, out]``. The inner sums are
+    whole numbers; what follows is rounded to float32 in this order, groups ascending.
+    """
+    count, unit = token_counts(x, steps, reach, dead_zone, power_of_two)
+    y = np.zeros((len(x), whole.shape[1]), np.float32)
+    for group in range(len(scale)):
+        part = slice(32 * group, 32 * group + 32)
+        sums = count[:, part].astype(np.int64) @ whole[part].astype(np.int64)
+        total = count[:, part].sum(1, dtype=np.int64).astype(np.float32)[:, None]
+        y = y + (scale[group] * sums.astype(np.float32) + minimum[group] * total)
+    y = y * unit[:, None]
+    return y if bias is None else y + bias
+
+
 def activate(x: NDArray[np.float32], kind: str) -> NDArray[np.float64]:
     """The activations of Transformers, by the engine's names."""
     y = x.astype(np.float64)

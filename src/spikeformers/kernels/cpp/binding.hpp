@@ -25,6 +25,7 @@ using Reals = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 // Of any type, which is checked: a type given here would turn an array of others into it, and wrap.
 using Matrix = nb::ndarray<nb::ndim<2>, nb::ro, nb::c_contig, nb::device::cpu>;
 using Counts = Matrix;
+using Halves = nb::ndarray<const std::uint16_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 template <class T>
 nb::ndarray<nb::numpy, T> owned(std::vector<T>&& values, std::vector<std::size_t> shape) {
@@ -99,6 +100,30 @@ inline Weights weights_of(const Matrix& matrix, const std::optional<Reals>& scal
   }
   require_aligned(scale->data());
   w.scale = scale->data();
+  return w;
+}
+
+// Weights of a linear step: as weights_of, or int4 with the scales and minima of its groups.
+inline Weights linear_weights_of(const Matrix& matrix, const std::optional<Reals>& scale,
+                                 const std::optional<Halves>& group_scale, const std::optional<Halves>& minimum) {
+  if (!group_scale && !minimum) return weights_of(matrix, scale, true);
+  require(group_scale && minimum && !scale && matrix.dtype() == nb::dtype<std::uint8_t>(),
+          "int4 in groups has weights in uint8, scales and minima of its groups, and no other scale");
+  Weights w;
+  w.i4 = static_cast<const std::int8_t*>(matrix.data());
+  w.inputs = static_cast<std::int64_t>(matrix.shape(0));
+  w.outputs = static_cast<std::int64_t>(group_scale->shape(1));
+  const auto groups = static_cast<std::size_t>((w.inputs + kGroup - 1) / kGroup);
+  for (const Halves* each : {&*group_scale, &*minimum})
+    require(each->shape(0) == groups && static_cast<std::int64_t>(each->shape(1)) == w.outputs,
+            "int4 in groups has a scale and a minimum for each 32 inputs and each output");
+  require(static_cast<std::int64_t>(matrix.shape(1)) == (w.outputs + 63) / 64 * 32,
+          "int4 weights have 32 bytes a row for each 64 outputs");
+  for (const Halves* each : {&*group_scale, &*minimum})
+    if (reinterpret_cast<std::uintptr_t>(each->data()) % alignof(std::uint16_t) != 0)
+      throw std::invalid_argument("an array of halves is not aligned to them");
+  w.group_scale = group_scale->data();
+  w.group_minimum = minimum->data();
   return w;
 }
 

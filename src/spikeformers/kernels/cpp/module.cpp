@@ -72,7 +72,11 @@ nb::object copy_of(const Program& program, const Buffer& buffer, const std::vect
 nb::object values_of(const Engine& engine, int id) {
   const Buffer& buffer = alone(engine.program, [&] { return std::cref(engine.program.buffer(id)); });
   if (buffer.holds == Holds::spikes) return copy_of(engine.program, buffer, &Buffer::count);
-  if (buffer.holds == Holds::counts) return copy_of(engine.program, buffer, &Buffer::whole);
+  if (buffer.holds == Holds::counts) {
+    std::vector<std::int32_t> whole = alone(engine.program, [&] { return buffer.whole<std::int32_t>(); });
+    const auto width = static_cast<std::size_t>(buffer.width), rows = whole.size() / width;
+    return nb::cast(owned(std::move(whole), {rows, width}));
+  }
   return copy_of(engine.program, buffer, &Buffer::real);
 }
 
@@ -249,15 +253,19 @@ NB_MODULE(_native, m) {
            "input"_a, "out"_a, "offset"_a, "kind"_a, "gain"_a.none(), "shift"_a.none(), "eps"_a)
       .def("linear",
            [](Engine& e, int in, int out, const Matrix& weights, const std::optional<Reals>& scale,
+              const std::optional<Halves>& group_scale, const std::optional<Halves>& minimum,
               const std::optional<Reals>& bias) {
-             const Weights matrix = weights_of(weights, scale, true);
+             const Weights matrix = linear_weights_of(weights, scale, group_scale, minimum);
              const Vector added = vector_of(bias);
              alone(e.program, [&] { e.program.linear(in, out, matrix, added); });
              e.held.push_back(nb::cast(weights));
              e.hold(scale);
+             e.hold(group_scale);
+             e.hold(minimum);
              e.hold(bias);
            },
-           "input"_a, "out"_a, "weights"_a, "scale"_a.none(), "bias"_a.none())
+           "input"_a, "out"_a, "weights"_a, "scale"_a.none(), "group_scale"_a.none(), "minimum"_a.none(),
+           "bias"_a.none())
       .def("attend",
            [](Engine& e, int query, int key, int value, int out, int heads, const std::string& rule,
               int winners, float weight, const Reals& scale, const std::optional<Reals>& bias) {

@@ -6,8 +6,10 @@ namespace spikeformers {
 namespace {
 
 void require_weights(const Weights& w, const std::string& what) {
-  require((w.f32 != nullptr) != ((w.i8 != nullptr) != (w.i4 != nullptr) && w.scale != nullptr),
-          what + ": weights are either fp32, or int8 or int4 with a scale");
+  const int kinds = (w.f32 != nullptr) + (w.i8 != nullptr) + (w.i4 != nullptr);
+  const bool scaled = w.f32 != nullptr ? w.scale == nullptr : (w.scale != nullptr) != w.grouped();
+  require(kinds == 1 && scaled && (!w.grouped() || (w.i4 != nullptr && w.group_minimum != nullptr)),
+          what + ": weights are fp32, or int8 or int4 with a scale, or int4 with scales and minima of groups");
   // 255 * 64 a product: 32-bit sums hold this many.
   require(w.inputs <= 131072 || w.f32 != nullptr, what + ": more inputs than a whole sum holds");
 }
@@ -44,7 +46,7 @@ void Buffer::resize(std::int64_t wanted) {
     grow(fired, static_cast<std::size_t>(wanted));
   }
   if (holds == Holds::counts) {
-    for (auto* each : {&whole, &far_index, &far_count}) grow(*each, size);
+    for (auto* each : {&far_index, &far_count}) grow(*each, static_cast<std::size_t>(wanted * far_width));
     grow(far, static_cast<std::size_t>(wanted));
     grow(unit, static_cast<std::size_t>(wanted));
   }
@@ -176,6 +178,7 @@ void Program::embed(int out, const Weights& table, bool by_column, Vector where)
               (by_column ? table.outputs : table.inputs) == vocabulary,
           "embed: the table is not vocabulary x width");
   require_weights(table, "embed");
+  require(!table.grouped(), "embed: a table is not of int4 in groups");
   if (where.data != nullptr) {
     require(where.n > 0 && where.n % to.width == 0, "embed: positions are not a whole number of rows");
     const std::int64_t rows = where.n / to.width;
@@ -223,8 +226,10 @@ void Program::linear(int in, int out, const Weights& weights, Vector bias) {
               std::to_string(weights.outputs) + " between widths " + std::to_string(from.width) +
               " and " + std::to_string(to.width));
   require_weights(weights, "linear");
-  require(from.holds != Holds::counts || weights.i4 == nullptr,
+  require(from.holds != Holds::counts || weights.i4 == nullptr || weights.grouped(),
           "linear: counts with a unit per token take weights of fp32, int8, or int4 in groups");
+  require(from.holds != Holds::spikes || !weights.grouped(),
+          "linear: spikes of one unit take weights of fp32, int8, or int4 with a scale per output");
   require(bias.data == nullptr || bias.n == to.width, "linear: the bias" + sizes(bias.n, to.width));
   wrote(to, from.steps, from.selected);
   steps_.emplace_back(Linear{in, out, weights, bias});

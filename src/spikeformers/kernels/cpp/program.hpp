@@ -29,7 +29,14 @@ struct Weights {
   const std::int8_t* i8 = nullptr;
   const std::int8_t* i4 = nullptr;  // blocks of 64 outputs in 32 bytes, see rows_i4
   const float* scale = nullptr;     // of int8 and int4, one an output
+  // Of int4 in groups of inputs (counts.hpp), which has no `scale`: [groups, outputs].
+  const std::uint16_t *group_scale = nullptr, *group_minimum = nullptr;
   std::int64_t inputs = 0, outputs = 0;
+
+  bool grouped() const { return group_scale != nullptr; }
+  GroupedWeights in_groups() const {
+    return {reinterpret_cast<const std::uint8_t*>(i4), row_bytes(), group_scale, group_minimum, outputs};
+  }
 
   std::int64_t row_bytes() const {
     return f32 != nullptr ? 4 * outputs : i8 != nullptr ? outputs : (outputs + 63) / 64 * 32;
@@ -67,8 +74,8 @@ struct Buffer {
   std::vector<std::int64_t> fired;    // how many did
   // Of counts with a unit for each row: `count`, `index` and `fired` are those of near neurons, the
   // counts packed as the indices are; far neurons have their own.
-  int largest = 0;                    // near count
-  std::vector<std::int32_t> whole, far_index, far_count;
+  std::vector<std::int32_t> far_index, far_count;  // room for `far_width` in each row
+  std::int64_t far_width = 0;
   std::vector<std::int64_t> far;
   std::vector<float> unit;
 
@@ -77,7 +84,20 @@ struct Buffer {
     return {index.data() + row * width, fired[static_cast<std::size_t>(row)]};
   }
   Events far_events(std::int64_t row) const {
-    return {far_index.data() + row * width, far[static_cast<std::size_t>(row)]};
+    return {far_index.data() + row * far_width, far[static_cast<std::size_t>(row)]};
+  }
+  const std::int32_t* far_counts(std::int64_t row) const { return far_count.data() + row * far_width; }
+  // Counts with a unit per token, near and far ones together, [rows, width].
+  template <class T>
+  std::vector<T> whole() const {
+    std::vector<T> all(static_cast<std::size_t>(rows * width));
+    for (std::int64_t r = 0; r < rows; ++r) {
+      T* row = all.data() + r * width;
+      const Events near = events(r), beyond = far_events(r);
+      for (std::int64_t e = 0; e < near.n; ++e) row[near.index[e]] = static_cast<T>(count[static_cast<std::size_t>(r * width + e)]);
+      for (std::int64_t e = 0; e < beyond.n; ++e) row[beyond.index[e]] = static_cast<T>(far_counts(r)[e]);
+    }
+    return all;
   }
 };
 
@@ -335,6 +355,9 @@ struct Program {
   void product_real(const Linear& step, const RealRows& in, Buffer& out);
   void product_counts(const Linear& step, const Buffer& in, Buffer& out);
   void product_counts_batch(const Linear& step, const Buffer& in, Buffer& out);
+  void product_grouped(const Linear& step, const Buffer& in, Buffer& out);
+  void product_grouped_batch(const Linear& step, const Buffer& in, Buffer& out);
+  void product_grouped_real(const Linear& step, const RealRows& in, Buffer& out);
   // Finds the inputs that fired; they count as events where they are a neuron's of this step.
   void collect(Buffer& out, bool fired_here);
   void product_whole(const Linear& step, const Buffer& in, Buffer& out);

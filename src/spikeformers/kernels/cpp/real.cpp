@@ -5,6 +5,10 @@
 namespace spikeformers {
 
 void Program::product_real(const Linear& step, const RealRows& in, Buffer& out) {
+  if (step.weights.grouped()) {
+    product_grouped_real(step, in, out);
+    return;
+  }
   const Weights& w = step.weights;
   const MoreKernels& more = more_kernels(kernels);
   // A zero adds nothing, so its row is not read: sums of spikes, and pairs of neurons, have many.

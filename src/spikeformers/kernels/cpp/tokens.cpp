@@ -16,12 +16,11 @@ void Program::encode(int in, int out, std::int64_t offset, NormKind kind, Vector
   check_norm("encode", kind, gain, shift, eps, to.width);
   require(token_steps >= 2 && token_steps <= kMaxTokenSteps,
           "encode: a threshold per token has 2 to " + std::to_string(kMaxTokenSteps) + " steps in the engine");
-  require(between(reach, kMinReach, kMaxReach), "encode: its reach must be 1 to 2^20 means");
-  require(between(dead_zone, 0.0f, kMaxReach), "encode: its dead zone must be 0 to 2^20 means");
-  const int largest = (1 << (token_steps - 1)) - 1;
-  require(!to.written || to.largest == largest, "encode: a buffer is written again, with other counts");
+  require(between(reach, kMinReach, kMaxReach), "encode: its reach must be 1 to 2^10 means");
+  require(between(dead_zone, 0.0f, kMaxDeadZone), "encode: its dead zone must be 0 to 2^20 means");
   wrote(to, from.steps, from.selected);
-  to.largest = largest;
+  to.far_width = std::max(to.far_width, far_room(to.width, reach));
+  const int largest = (1 << (token_steps - 1)) - 1;
   steps_.emplace_back(Encode{in, out, offset, kind, gain, shift, eps, {largest, reach, dead_zone, power_of_two}});
 }
 
@@ -33,16 +32,18 @@ void Program::run(const Encode& step, const Frame&) {
   std::atomic<std::int64_t> events{0};
   for_rows(pool, in.rows, [&](std::int64_t r) {
     thread_local std::vector<float> normed;
+    thread_local std::vector<std::int32_t> whole;
+    whole.resize(static_cast<std::size_t>(out.width));
     const float* x = in.real.data() + r * in.width + step.offset;
     if (step.kind != NormKind::none) {
       normed.resize(static_cast<std::size_t>(out.width));
       expect_finite(kernels.norm(step.kind, x, out.width, step.gain.data, step.shift.data, step.eps, normed.data()));
       x = normed.data();
     }
-    const std::int64_t at = r * out.width;
+    const std::int64_t at = r * out.width, far = r * out.far_width;
     const Encoded row = count.encode(step.code, x, out.width,
-                                     {out.whole.data() + at, out.index.data() + at, out.count.data() + at,
-                                      out.far_index.data() + at, out.far_count.data() + at});
+                                     {whole.data(), out.index.data() + at, out.count.data() + at,
+                                      out.far_index.data() + far, out.far_count.data() + far});
     expect_finite(row.finite);
     out.unit[static_cast<std::size_t>(r)] = row.unit;
     out.fired[static_cast<std::size_t>(r)] = row.near;
@@ -68,15 +69,16 @@ void finish_row(const std::int32_t* sum, const Linear& step, float unit, std::in
 void Program::product_counts(const Linear& step, const Buffer& in, Buffer& out) {
   const Weights& w = step.weights;
   if (w.f32 != nullptr) {
-    thread_local std::vector<float> all;
-    std::vector<float>& reals = all;
-    const auto size = static_cast<std::size_t>(in.rows * in.width);
-    reals.assign(in.whole.begin(), in.whole.begin() + static_cast<std::ptrdiff_t>(size));
+    const std::vector<float> reals = in.whole<float>();
     product_real(step, {reals.data(), in.rows, in.width, in.unit.data()}, out);
     return;
   }
   for (std::int64_t r = 0; r < in.rows; ++r)
     counters.weight_bytes += (in.events(r).n + in.far_events(r).n) * w.row_bytes();
+  if (w.grouped()) {
+    product_grouped(step, in, out);
+    return;
+  }
   if (in.rows >= kCountTokens) {
     product_counts_batch(step, in, out);
     return;
@@ -91,7 +93,7 @@ void Program::product_counts(const Linear& step, const Buffer& in, Buffer& out) 
     for (std::int64_t r = 0; r < in.rows; ++r) {
       const std::int64_t at = r * in.width;
       count.rows(w.i8, w.outputs, in.events(r), in.count.data() + at, begin, end, sum);
-      count.far_rows(w.i8, w.outputs, in.far_events(r), in.far_count.data() + at, begin, end, sum);
+      count.far_rows(w.i8, w.outputs, in.far_events(r), in.far_counts(r), begin, end, sum);
       finish_row(sum, step, in.unit[static_cast<std::size_t>(r)], begin, end, out.real.data() + r * w.outputs + begin);
     }
   });
@@ -123,7 +125,7 @@ void Program::product_counts_batch(const Linear& step, const Buffer& in, Buffer&
         count.block(panel, inputs, near + r * width + first, width, sum + r * kCountColumns);
     }
     for (std::int64_t r = 0; r < in.rows; ++r, sum += kCountColumns) {
-      count.far_rows(w.i8, w.outputs, in.far_events(r), in.far_count.data() + r * width, begin, end, sum);
+      count.far_rows(w.i8, w.outputs, in.far_events(r), in.far_counts(r), begin, end, sum);
       finish_row(sum, step, in.unit[static_cast<std::size_t>(r)], begin, end, out.real.data() + r * w.outputs + begin);
     }
   });
