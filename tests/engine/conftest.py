@@ -83,12 +83,16 @@ def make_other() -> Make:
             }
             source = LlamaConfig(**shape, num_attention_heads=2, **more)
             attention = kind.removeprefix("converted-")
-            choices = {"attention": attention, "wta": "top_k", "steps": 4}
+            choices: dict[str, Any] = {"attention": attention, "wta": "top_k", "steps": 4}
+            if attention == "token":
+                maps = {"spiking_maps": ["ffn", "qkv", "out", "head"]}
+                choices = {"attention": "kept", "threshold": "token", "steps": 6, "code": "phase"}
+                choices |= maps
             described = source.to_dict() | {"model_type": "llama"}
             model = NeurTransformerForCausalLM(NeurTransformerConfig(source=described, **choices))
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                if "threshold" not in name:
+                if "threshold" not in name and "dead_zone" not in name:
                     parameter += 0.3 * torch.randn_like(parameter)
         return model.eval()
 

@@ -37,13 +37,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sample:
-    """One layer's activations; ``rotary`` is (cos, sin) or None."""
+    """One layer's activations; ``rotary`` is (cos, sin) or None, ``mask`` what its attention was
+    given, None where it was causal by itself.
+    """
 
     attention_in: Tensor
     attention_out: Tensor
     mlp_in: Tensor
     mlp_out: Tensor
     rotary: tuple[Tensor, Tensor] | None
+    mask: Tensor | None = None
 
 
 def collect(
@@ -58,9 +61,21 @@ def collect(
     def keep(layer: int, part: str, x: Tensor, y: Tensor, given: Mapping[str, Any]) -> None:
         found.setdefault(f"{layer}.{part}.in", []).append(x.float().cpu())
         found.setdefault(f"{layer}.{part}.out", []).append(y.float().cpu())
+        if part == "attention" and len(found[f"{layer}.attention.in"]) == 1:
+            keep_shared(layer, given)
+
+    def keep_shared(layer: int, given: Mapping[str, Any]) -> None:
+        """What is the same for each window: positions, once unless a layer has its own; masks."""
+        if given.get("attention_mask") is not None:
+            found[f"{layer}.mask"] = [given["attention_mask"].cpu()]
         turned = given.get("position_embeddings")
-        if turned is not None and "cos" not in found:
-            found["cos"], found["sin"] = ([one.float().cpu()] for one in turned)
+        if turned is None:
+            return
+        cos, sin = (one.float().cpu() for one in turned)
+        if "cos" not in found:
+            found["cos"], found["sin"] = [cos], [sin]
+        elif not torch.equal(cos, found["cos"][0]):
+            found[f"{layer}.cos"], found[f"{layer}.sin"] = [cos], [sin]
 
     with torch.no_grad(), watching(model, ("attention", "mlp"), keep):
         for window in watched(windows.split(1), progress):
@@ -84,13 +99,15 @@ def collect(
 def read_sample(folder: Path, layer: int) -> Sample:
     """The activations of one layer."""
     shared, own = read_tensors(folder / ROTARY), read_tensors(folder / _file(layer))
+    turned = own if "cos" in own else shared
     try:
         return Sample(
             own["attention.in"],
             own["attention.out"],
             own["mlp.in"],
             own["mlp.out"],
-            (shared["cos"], shared["sin"]) if shared else None,
+            (turned["cos"], turned["sin"]) if turned else None,
+            own.get("mask"),
         )
     except KeyError as error:
         raise CheckpointError(f"{folder / _file(layer)} lacks {error}; delete {folder}.") from error

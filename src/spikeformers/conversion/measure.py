@@ -4,6 +4,7 @@
     clipped          share of currents beyond theta (1 + 1/(2L)), L the largest count of T steps
     rate             spikes a neuron, or pair, and step
     density          share of neurons, or pairs, with any spike in the T steps
+    far              with a threshold per token, share of values that the far neurons say
 
 The input is the dense model's, and so is the output that it is compared with.
 """
@@ -18,19 +19,23 @@ import torch
 from torch import Tensor, nn
 
 from spikeformers.conversion.calibration import Sample
-from spikeformers.models._converted import SpikingFeedForward, SpikingSelfAttention
-from spikeformers.neurons import IF, by_sign
+from spikeformers.models._converted import SpikingFeedForward, said_of
+from spikeformers.neurons import Neuron
 
 
 @torch.no_grad()
-def changed(module: SpikingFeedForward | SpikingSelfAttention, sample: Sample) -> dict[str, Any]:
+def changed(module: nn.Module, sample: Sample) -> dict[str, Any]:
     """Plain values: relative_error, cosine, neurons by name; for QCFS also that of a pipeline."""
     neurons: dict[str, dict[str, float]] = {}
     with _watching(module, neurons):
         if isinstance(module, SpikingFeedForward):
             said, wanted = module(sample.mlp_in), sample.mlp_out
         else:
-            said = module(sample.attention_in, position_embeddings=sample.rotary)[0]
+            said = module(
+                sample.attention_in,
+                attention_mask=sample.mask,
+                **({} if sample.rotary is None else {"position_embeddings": sample.rotary}),
+            )[0]
             wanted = sample.attention_out
     found: dict[str, Any] = {**differ(said, wanted), "neurons": neurons}
     if isinstance(module, SpikingFeedForward) and module.method == "qcfs" and not module.gated:
@@ -52,7 +57,7 @@ def _time_varying(module: SpikingFeedForward, x: Tensor) -> float:
     before = [neuron.unrolled for neuron in neurons]
     for neuron in neurons:
         neuron.unrolled = True
-    stepwise = module.up(module.say(module.fire_in(x.unsqueeze(0)), module.fire_in.value))
+    stepwise = module.up(said_of(module.fire_in, module.say, x))
     waiting = stepwise.mean(0, keepdim=True)
     said = [
         module.mean(module.down(module.say(module.fire_act(z), module.fire_act.value)))
@@ -66,27 +71,15 @@ def _time_varying(module: SpikingFeedForward, x: Tensor) -> float:
 @contextmanager
 def _watching(module: nn.Module, found: dict[str, dict[str, float]]) -> Iterator[None]:
     def hook(name: str) -> Any:
-        def call(neuron: IF, args: tuple[Tensor, ...], spikes: Tensor) -> None:
-            current = args[0].mean(0, keepdim=True)
-            limit = by_sign(current, neuron.threshold) * (1 + 0.5 / neuron.largest)
-            beyond = current.abs() > limit if neuron.signed else current > limit
-            count = neuron.events(spikes).sum(0)
-            theta = neuron.threshold
-            found[name] = {
-                "clipped": float(beyond.float().mean()),
-                "rate": float(count.mean()) / neuron.simulated,
-                "density": float((count > 0).float().mean()),
-                "threshold_mean": float(theta.mean()),
-                "threshold_min": float(theta.min()),
-                "threshold_max": float(theta.max()),
-            }
+        def call(neuron: Neuron, args: tuple[Tensor, ...], spikes: Tensor) -> None:
+            found[name] = neuron.report(args[0], spikes)
 
         return call
 
     handles = [
         one.register_forward_hook(hook(name))
         for name, one in module.named_modules()
-        if isinstance(one, IF)
+        if isinstance(one, Neuron)
     ]
     try:
         yield

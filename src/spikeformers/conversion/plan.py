@@ -25,6 +25,10 @@ ATTENTION = {
 }
 
 
+TOKEN = "thresholds per token"
+MAPS = {"qkv": "q, k and v", "out": "the output map"}
+
+
 @dataclass(frozen=True)
 class Row:
     """One module: where, what it is, what it becomes, and by which method (or why not)."""
@@ -58,9 +62,12 @@ class Plan:
 def make_plan(model: PreTrainedModel, *, allow_dense: bool = False, **choices: Any) -> Plan:
     """The plan for ``model`` with fields of ``NeurTransformerConfig``, steps and methods.
 
-    Raises ConfigError for a module that the methods do not convert, by its name, unless
-    ``allow_dense``, and where nothing would be converted.
+    With ``threshold="token"``, ``steps`` are 8 and ``code`` is "phase" unless given. Raises
+    ConfigError for a module that the methods do not convert, by its name, unless ``allow_dense``,
+    and where nothing would be converted.
     """
+    if choices.get("threshold") == "token":
+        choices = {"steps": 8, "code": "phase"} | choices
     described = model.config
     source = source_of(described.model_type)
     probe = neurtransformer_config(**choices)
@@ -84,10 +91,23 @@ def make_plan(model: PreTrainedModel, *, allow_dense: bool = False, **choices: A
             if not config.is_dense(layer, part):
                 becomes, method = _method(config, part, source.shape(described).activation)
             rows.append(Row(f"{source.layers}.{layer}.{name}", layer, part, was, becomes, method))
+    stays = "embedding, norms, residual"
+    if "head" in config.maps:
+        head = _head_name(model)
+        was = type(model.get_submodule(head)).__name__
+        method = f"{TOKEN} at its input, T = {config.steps}"
+        rows.append(Row(head, None, "head", was, "SpikingHead", method))
+    else:
+        stays += ", head"
     if not any(row.converts for row in rows):
         raise ConfigError("nothing would be converted: attention and ffn are both kept.")
-    rows.append(Row("embedding, norms, residual, head", None, "", "dense", "dense", "stay real"))
+    rows.append(Row(stays, None, "", "dense", "dense", "stay real"))
     return Plan(config, rows)
+
+
+def _head_name(model: PreTrainedModel) -> str:
+    head = model.get_output_embeddings()
+    return next(name for name, module in model.named_modules() if module is head)
 
 
 def source_values(config: Any) -> dict[str, Any]:
@@ -101,8 +121,13 @@ def source_values(config: Any) -> dict[str, Any]:
 
 def _method(config: NeurTransformerConfig, part: str, activation: str) -> tuple[str, str]:
     steps = f", T = {config.steps}{', phase-coded' if config.code == 'phase' else ''}"
+    if config.threshold == "token":
+        steps = f", {TOKEN}{steps}"
     if part == "mlp":
         return "SpikingFeedForward", FFN[config.ffn].format(act=activation) + steps
+    if config.attention == "kept":
+        maps = " and ".join(MAPS[name] for name in config.maps_of_attention)
+        return "SpikingInput", f"softmax kept, spikes at the input of {maps}{steps}"
     kind = "ssa" if config.attention == "ssa" else config.wta
     told = ATTENTION[kind].format(neuron=config.attention_neuron, winners=config.winners)
     return "SpikingSelfAttention", told + steps

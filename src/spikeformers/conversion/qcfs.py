@@ -15,8 +15,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spikeformers.conversion.thresholds import Rule, pair_thresholds, threshold_of
-from spikeformers.models._converted import SpikingFeedForward
+from spikeformers.conversion.thresholds import Rule, set_thresholds, threshold_of
+from spikeformers.models._converted import SpikingFeedForward, said_of
 from spikeformers.neurons import by_sign
 
 
@@ -25,9 +25,9 @@ def calibrate(
     block: SpikingFeedForward, x: Tensor, rule: Rule, activation: torch.nn.Module
 ) -> None:
     """Set the thresholds of ``block`` from inputs ``[N, D]``; ``activation`` is the source's."""
-    neuron, steps = block.fire_in, block.fire_in.simulated
-    neuron.threshold.copy_(pair_thresholds(x, steps, rule))
-    said = _said(neuron(x.unsqueeze(0)), neuron.value)
+    steps = block.fire_in.simulated
+    set_thresholds(block.fire_in, x, rule)
+    said = said_of(block.fire_in, block.say, x).squeeze(0)
     up = torch.nn.functional.linear(said, block.up.weight, block.up.bias)
     z = up
     if block.gate is not None:
@@ -40,7 +40,7 @@ def calibrate(
     block.fire_act.threshold.copy_(theta)
     h = _said(block.fire_act(z.unsqueeze(0)), block.fire_act.value)
     if block.fire_hidden is not None:
-        block.fire_hidden.threshold.copy_(pair_thresholds(h * up, steps, rule) * rule.margin)
+        set_thresholds(block.fire_hidden, h * up, rule, rule.margin)
     elif block.down.bias is not None:
         block.down.bias.add_(block.down.weight @ (wanted - h).mean(0))
 

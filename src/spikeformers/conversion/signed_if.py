@@ -13,21 +13,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spikeformers.conversion.thresholds import Rule, pair_thresholds
-from spikeformers.models._converted import SpikingFeedForward
+from spikeformers.conversion.thresholds import Rule, set_thresholds
+from spikeformers.models._converted import SpikingFeedForward, said_of
 
 
 @torch.no_grad()
 def calibrate(block: SpikingFeedForward, x: Tensor, rule: Rule) -> None:
     """Set the thresholds of ``block``, whose weights are the source's, from inputs ``[N, D]``."""
-    neuron = block.fire_in
-    neuron.threshold.copy_(pair_thresholds(x, neuron.largest, rule))
-    said = block.say(neuron(x.unsqueeze(0)), neuron.value)
+    set_thresholds(block.fire_in, x, rule)
+    said = said_of(block.fire_in, block.say, x)
     z = block.mean(block.up(said))
     assert block.act is not None
     assert block.fire_hidden is not None
     h = block.act(z)
     if block.gate is not None:
         h = block.act(block.mean(block.gate(said))) * z
-    theta = pair_thresholds(h, neuron.largest, rule)
-    block.fire_hidden.threshold.copy_(theta * rule.margin)
+    set_thresholds(block.fire_hidden, h, rule, rule.margin)

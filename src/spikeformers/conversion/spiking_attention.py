@@ -17,7 +17,7 @@ from torch import Tensor
 
 from spikeformers.attention import SoftmaxAttention
 from spikeformers.conversion.calibration import Sample
-from spikeformers.conversion.thresholds import Rule, pair_thresholds, threshold_of
+from spikeformers.conversion.thresholds import Rule, set_thresholds, threshold_of
 from spikeformers.models._converted import SpikingSelfAttention, allowed_keys
 from spikeformers.neurons import IF
 
@@ -38,7 +38,7 @@ class Read:
 def prepare(block: SpikingSelfAttention, sample: Sample, rule: Rule) -> None:
     """Thresholds of the input and of q, k, v."""
     x = sample.attention_in
-    block.fire_in.threshold.copy_(pair_thresholds(x.flatten(0, 1), block.fire_in.largest, rule))
+    set_thresholds(block.fire_in, x.flatten(0, 1), rule)
     q, k, v = block.currents(x, sample.rotary)
     for fire, current in ((block.fire_query, q), (block.fire_key, k)):
         one_a_head = current.transpose(0, 1).flatten(1).t()  # [values, H]

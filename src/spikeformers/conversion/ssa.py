@@ -14,7 +14,7 @@ import torch
 
 from spikeformers.conversion.calibration import Sample
 from spikeformers.conversion.spiking_attention import gains, prepare, read
-from spikeformers.conversion.thresholds import Rule, pair_thresholds
+from spikeformers.conversion.thresholds import Rule, set_thresholds
 from spikeformers.models._converted import SpikingSelfAttention
 
 
@@ -33,5 +33,4 @@ def fire_out(block: SpikingSelfAttention, sample: Sample, rule: Rule, scaling: f
     assert block.gain is not None
     assert block.fire_out is not None
     block.gain.copy_(gains(y, seen.wanted))
-    current = (y * block.gain).flatten(0, 1)
-    block.fire_out.threshold.copy_(pair_thresholds(current, block.fire_out.largest, rule))
+    set_thresholds(block.fire_out, (y * block.gain).flatten(0, 1), rule)

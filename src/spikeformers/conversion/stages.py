@@ -14,6 +14,7 @@ own activations at its input, so errors of earlier blocks are not in it.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -43,8 +44,9 @@ from spikeformers.errors import CheckpointError, ConfigError, DataError, Storage
 from spikeformers.foreign import read_json
 from spikeformers.models import NeurTransformerConfig, NeurTransformerForCausalLM
 from spikeformers.models._adapters import refuse_adapters
-from spikeformers.models._converted import SpikingFeedForward, SpikingSelfAttention
+from spikeformers.models._converted import SpikingFeedForward
 from spikeformers.models._sources import source_of
+from spikeformers.models._spiking_inputs import spiking_attention
 from spikeformers.models.neurtransformer import spiking_module
 from spikeformers.progress import Tell, watched
 from spikeformers.storage import digest_of, run_lock, write_text
@@ -113,7 +115,7 @@ def _convert(
     if not is_collected(folder / "calibration", model.config.num_hidden_layers):
         collect(model, windows, folder / "calibration",
                 lambda done, of: tell("calibration", done, of))  # fmt: skip
-    work = [row for row in plan.rows if row.converts]
+    work = [row for row in plan.rows if row.converts and row.layer is not None]
     records = []
     for row in watched(work, lambda done, of: tell("conversion", done, of)):
         records.append(_module(model, plan.config, row, folder, rule))
@@ -211,10 +213,13 @@ def convert_module(
     part: str,
     sample: Sample,
     rule: Rule,
-) -> SpikingFeedForward | SpikingSelfAttention:
+) -> nn.Module:
     """The spiking "mlp" or "attention" of one block, with the source's weights, calibrated."""
     source = source_of(model.config.model_type)
     block = source.blocks(model)[layer]
+    if part == "attention" and config.attention == "kept":
+        attention = copy.deepcopy(getattr(block, source.attention))
+        return spiking_attention(attention, source, model.config, config).eval()
     module = spiking_module(model.config, config, layer, part).eval()
     if isinstance(module, SpikingFeedForward):
         dense: Any = getattr(block, source.mlp)
@@ -256,8 +261,11 @@ def assemble(model: PreTrainedModel, plan: Plan, folder: Path) -> NeurTransforme
     spiking = NeurTransformerForCausalLM(plan.config)
     weights = {f"model.{name}": one for name, one in model.state_dict().items()}
     for row in plan.rows:
-        if row.converts:
-            path = f"model.{row.module}."
+        path = f"model.{row.module}."
+        if row.part == "head":
+            zone = "fire.dead_zone"
+            weights[path + zone] = spiking.get_output_embeddings().get_parameter(zone).detach()
+        elif row.converts:
             weights = {k: v for k, v in weights.items() if not k.startswith(path)}
             own = read_tensors(folder / f"{row.layer}.{row.part}.safetensors")
             weights |= {path + name: one for name, one in own.items()}

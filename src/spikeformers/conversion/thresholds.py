@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from spikeformers.errors import ConfigError
+from spikeformers.neurons import IF, TokenIF
 
 RuleName = Literal["mse", "percentile"]
 GRID = [2 ** (-i / 4) for i in range(33)]
@@ -81,3 +82,10 @@ def pair_thresholds(x: Tensor, levels: int, rule: Rule) -> Tensor:
     """Theta ``[2, C]`` of the ON and of the OFF neuron for the values ``x`` ``[N, C]``."""
     on, off = threshold_of(x, levels, rule), threshold_of(-x, levels, rule)
     return torch.stack((torch.where(on > 0, on, off), torch.where(off > 0, off, on)))
+
+
+@torch.no_grad()
+def set_thresholds(fire: IF | TokenIF, x: Tensor, rule: Rule, margin: float = 1.0) -> None:
+    """Thresholds of ``fire`` for values ``[N, C]``; one per token needs none."""
+    if not isinstance(fire, TokenIF):
+        fire.threshold.copy_(pair_thresholds(x, fire.largest, rule) * margin)

@@ -5,7 +5,7 @@
     logits = engine.feed(text, [464, 2068])        # logits [V] after the last token
     for token in engine.generate([464, 2068], 100): ...
 
-Neither torch nor Transformers is imported, except to draw with a temperature above 0.
+Neither torch nor Transformers is imported.
 """
 
 from __future__ import annotations

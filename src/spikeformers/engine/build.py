@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 STEPS = (
     *("embed", "fire", "norm", "linear", "attend", "add", "shift", "select", "finish"),
     *("join", "recount", "rate", "edges"),
+    "encode",
     *("pair", "activate", "multiply", "scale", "rotate", "group_norm", "mix"),
 )
 BUFFERS = ("input", "out", "to", "query", "key", "value", "logits")
@@ -62,6 +63,8 @@ def _build(
     for buffer in description["buffers"]:
         if "neuron" in buffer:
             ids[buffer["name"]] = program.spikes(buffer["width"], **buffer["neuron"])
+        elif "counts" in buffer:
+            ids[buffer["name"]] = program.counts(buffer["width"])
         else:
             ids[buffer["name"]] = program.real(buffer["width"])
     for step in description["operations"]:
@@ -86,10 +89,13 @@ def _arguments(
         if key in BUFFERS:
             found[key] = ids[value]
         elif key in MATRICES and name in ("embed", "linear"):
-            matrix = tensors[value]
+            matrix, grouped = tensors[value], f"{value}.minimum" in tensors
             found[MATRICES[key]] = matrix
-            plain = matrix.dtype == np.float32
-            found["scale"] = None if plain else tensors[f"{value}.scale"]
+            whole = matrix.dtype != np.float32 and not grouped
+            found["scale"] = tensors[f"{value}.scale"] if whole else None
+            if name == "linear":
+                found["group_scale"] = tensors[f"{value}.scale"] if grouped else None
+                found["minimum"] = tensors[f"{value}.minimum"] if grouped else None
         elif key in VECTORS:
             found[key] = None if value is None else tensors[value]
         elif key == "norm":

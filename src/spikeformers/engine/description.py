@@ -58,6 +58,10 @@ class Description:
         """Declare a buffer of counts, as ``neuron`` emits them."""
         self.buffers.append({"name": name, "width": width, "neuron": asdict(neuron)})
 
+    def counts(self, name: str, width: int) -> None:
+        """Declare a buffer of counts whose unit follows their token; `encode` writes it."""
+        self.buffers.append({"name": name, "width": width, "counts": True})
+
     def embed(self, out: str, table: str, by_column: bool, positions: str | None = None) -> None:
         """Rows of ``table``, or columns where it is the head's matrix, plus learned positions."""
         self._add("embed", out=out, table=table, by_column=by_column, positions=positions)
@@ -69,6 +73,25 @@ class Description:
     def norm(self, input: str, out: str, norm: NormSpec, offset: int = 0) -> None:
         """A norm that no neuron follows; "none" copies."""
         self._add("norm", input=input, out=out, offset=offset, norm=asdict(norm))
+
+    def encode(
+        self,
+        input: str,
+        out: str,
+        norm: NormSpec,
+        *,
+        steps: int,
+        reach: float,
+        dead_zone: float,
+        power_of_two: bool,
+        offset: int = 0,
+    ) -> None:
+        """Norm, then neurons whose threshold follows the token (`neurons.token_if`)."""
+        self._add(
+            "encode",
+            **{"input": input, "out": out, "offset": offset, "norm": asdict(norm), "steps": steps},
+            **{"reach": reach, "dead_zone": dead_zone, "power_of_two": power_of_two},
+        )
 
     def linear(self, input: str, out: str, weight: str, bias: str | None = None) -> None:
         """A product with a matrix stored input-major, ``[in, out]``."""

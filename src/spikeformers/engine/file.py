@@ -3,8 +3,9 @@
     8 bytes     length of the header
     header      JSON: tensors by name, and __metadata__ with format, version, sha256, description,
                 config, tokenizer, weights; padded with spaces so that the data begin at 64
-    data        float32 tensors, then int8 and int4 (U8), the smallest first; matrices
-                input-major, whole ones with NAME.scale; of int4, 64 outputs in 32 bytes, see
+    data        float32 tensors, then halves (BF16), then int8 and int4 (U8), the smallest first;
+                matrices input-major, whole ones with NAME.scale, those in groups with halves
+                NAME.scale and NAME.minimum; of int4, 64 outputs in 32 bytes, see
                 spikeformers.export.quantising
 
 The checksum covers header and data. The file is read through once on opening, by ordinary reads,
@@ -34,6 +35,7 @@ from spikeformers.foreign import check_object, foreign
 FORMAT, VERSION = "spikeformers-engine", "1"
 TYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
+    "BF16": np.dtype("<u2"),  # the upper halves of floats, which NumPy has no type for
     "I8": np.dtype("i1"),
     "U8": np.dtype("u1"),
 }
@@ -64,7 +66,7 @@ def write(packed: Packed, path: str | Path) -> int:
     """
     path = Path(path)
     for name, tensor in packed.tensors.items():
-        if not np.isfinite(tensor).all():
+        if not _finite(tensor):
             raise CheckpointError(
                 f"tensor {name!r} holds values that are not finite: {path} was not written."
             )
@@ -170,7 +172,9 @@ def _read_through(
     What is read stays in the system's cache, not in this process: no page of a mapping is touched.
     """
     reals = sorted(
-        (*entry["data_offsets"], name) for name, entry in entries.items() if entry["dtype"] == "F32"
+        (*entry["data_offsets"], name, TYPES[entry["dtype"]])
+        for name, entry in entries.items()
+        if entry["dtype"] in ("F32", "BF16")
     )
     digest = hashlib.sha256(header.replace(sha256.encode(), BLANK.encode(), 1))
     broken, at = None, 0
@@ -183,15 +187,24 @@ def _read_through(
     return broken
 
 
-def _not_finite(piece: bytes, at: int, reals: Sequence[tuple[int, int, str]]) -> str | None:
+def _finite(values: NDArray[Any]) -> bool:
+    """Whether floats, or halves as the file keeps them, are finite; whole numbers are."""
+    if values.dtype == TYPES["BF16"]:
+        return not (values & 0x7F80 == 0x7F80).any()
+    return bool(np.isfinite(values).all())
+
+
+def _not_finite(
+    piece: bytes, at: int, reals: Sequence[tuple[int, int, str, np.dtype[Any]]]
+) -> str | None:
     """Name of a tensor with a value that is not finite in the bytes from ``at`` on."""
     first = bisect.bisect_right(reals, at, key=lambda span: span[1])
-    for begin, end, name in reals[first:]:
+    for begin, end, name, dtype in reals[first:]:
         if begin >= at + len(piece):
             return None
         start, stop = max(begin, at) - at, min(end, at + len(piece)) - at
-        values = np.frombuffer(piece, TYPES["F32"], (stop - start) // 4, start)
-        if not np.isfinite(values).all():
+        values = np.frombuffer(piece, dtype, (stop - start) // dtype.itemsize, start)
+        if not _finite(values):
             return name
     return None
 

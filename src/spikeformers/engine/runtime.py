@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from spikeformers.engine.build import build
 from spikeformers.engine.file import Packed, read
-from spikeformers.engine.tokens import EngineTokenizer, make_sampler
+from spikeformers.engine.sampling import make_sampler
+from spikeformers.engine.tokens import EngineTokenizer
 from spikeformers.errors import CheckpointError, UsageError
 from spikeformers.kernels import choose, native
 from spikeformers.values import MOST_THREADS, shortened
@@ -119,7 +120,7 @@ class Engine:
         top_p: float = 1.0,
         seed: int = 0,
     ) -> Iterator[int]:
-        """Tokens that follow ``prompt``, one at a time, as the PyTorch model would write them.
+        """Tokens that follow ``prompt``, one at a time, drawn as `engine.sampling` says.
 
         Without an end token: the caller stops.
         """

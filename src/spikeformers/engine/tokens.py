@@ -1,16 +1,12 @@
-"""Text and tokens without Transformers, and the choice of the next token."""
+"""Text and tokens without Transformers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from spikeformers.errors import ConfigError, DataError, UsageError
+from spikeformers.errors import ConfigError, DataError
 from spikeformers.foreign import check_object, foreign, without_panic_messages
-from spikeformers.values import LARGEST_SEED
 
 TOKENIZER: dict[str, Any] = {"rules": str, "bos": int | None, "eos": int | None}
 """What an engine file says of its tokenizer."""
@@ -43,34 +39,3 @@ class EngineTokenizer:
             raise ConfigError("the engine's tokenizer does not clean up spaces.")
         text: str = self._rules.decode(list(ids), skip_special_tokens=skip_special_tokens)
         return text
-
-
-def make_sampler(
-    temperature: float, top_k: int, top_p: float, seed: int
-) -> Callable[[NDArray[np.float32]], int]:
-    """Choose a token from logits ``[V]`` as ``generate`` of Transformers does, seed for seed.
-
-    In its order: temperature, top-k, top-p, then a draw by PyTorch's generator, which is imported
-    only here. At temperature 0 the likeliest token wins, the lowest id on ties.
-    """
-    if not 0 <= seed <= LARGEST_SEED:
-        raise UsageError(f"seed is {seed}; it must be between 0 and {LARGEST_SEED}.")
-    if temperature == 0:
-        return lambda logits: int(logits.argmax())
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(logits: NDArray[np.float32]) -> int:
-        scores = torch.from_numpy(logits) / temperature
-        if top_k > 0:
-            least = torch.topk(scores, min(top_k, len(scores))).values[-1]
-            scores = scores.masked_fill(scores < least, float("-inf"))
-        if top_p < 1:
-            ordered, places = torch.sort(scores)
-            outside = ordered.softmax(-1).cumsum(-1) <= 1 - top_p
-            outside[-1] = False
-            scores = scores.masked_fill(outside.scatter(0, places, outside), float("-inf"))
-        return int(torch.multinomial(scores.softmax(-1), 1, generator=generator))
-
-    return draw

@@ -7,11 +7,14 @@
 E is a pair of neurons a channel (`spikeformers.models._converted` has the equations): a step of
 the engine that writes what its spikes say, zero where none fired, so that the product after it
 reads the rows of what fired. Their values stay apart from the weights, which int8 would round twice
-otherwise. Sources: GPT-2, GPT-NeoX, LLaMA and Qwen2.
+otherwise. With a threshold per token (`spikeformers.neurons.token_if`) E hands on counts, at the
+inputs of a kept attention's maps and of the head too, and a product multiplies whole numbers.
+Sources: GPT-2, GPT-NeoX, LLaMA, Mistral and Qwen2.
 """
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -45,6 +48,8 @@ ACTIVATIONS = {
 ROTARY = ("default", "linear", "llama3", "yarn")
 """Kinds of rotary positions whose frequencies do not depend on the length of a text."""
 MOST_COUNTS = 2**15 - 1  # of a cache, two bytes each
+PLAIN = NormSpec("none")
+MOST_TOKEN_STEPS, MOST_REACH = 8, 1024  # of thresholds per token: their near counts fit a byte
 
 
 def describe(
@@ -63,7 +68,7 @@ class _Converted:
         self.source = source_of(self.described.model_type)
         self.shape = self.source.shape(self.described)
         self._refuse()
-        self.writer = Writer(self.described.vocab_size, 1, weights)
+        self.writer = Writer(self.described.vocab_size, 1, weights, grouped=True)
         self.to, self.pack = self.writer.to, self.writer.pack
 
     def _refuse(self) -> None:
@@ -106,9 +111,10 @@ class _Converted:
             *((("gated", shape.hidden),) if shape.gated else ()),
         ):
             to.real(name, size)
+        output = self.model.get_output_embeddings()
         head = self.writer.embed(
             self.model.get_input_embeddings(),
-            self.model.get_output_embeddings(),  # type: ignore[arg-type]
+            output,  # type: ignore[arg-type]
             getattr(body, "wpe", None),
         )
         rotary = getattr(body, "rotary_emb", None)
@@ -124,30 +130,30 @@ class _Converted:
             on = f"layers.{number}"
             attention = getattr(block, self.source.attention)
             mlp = getattr(block, self.source.mlp)
-            to.norm("x", "n", self.pack.norm(f"{on}.attention.norm", before))
-            self._attention(on, attention)
+            self._attention(on, attention, self.pack.norm(f"{on}.attention.norm", before))
             if not parallel:
                 to.add("y", "x")
-                to.norm("x", "n", self.pack.norm(f"{on}.mlp.norm", after))
-                self._feed_forward(on, mlp, "y")
-            else:
-                to.norm("x", "n", self.pack.norm(f"{on}.mlp.norm", after))
-                self._feed_forward(on, mlp, "other")
+            norm = self.pack.norm(f"{on}.mlp.norm", after)
+            self._feed_forward(on, mlp, norm, "other" if parallel else "y")
+            if parallel:
                 to.add("other", "x")
             to.add("y", "x")
         to.real("last", shape.width)
         to.real("logits", self.described.vocab_size)
         to.select("x", "last")
-        to.norm("last", "last", self.pack.norm("norm", _last_norm(body)))
-        to.linear("last", "logits", head)
+        norm = self.pack.norm("norm", _last_norm(body))
+        fire = getattr(output, "fire", None)
+        source = self._heard("head.in", "last", "last", norm, fire, shape.width)
+        to.linear(source, "logits", head)
         to.finish("logits")
         return to, self.pack.tensors
 
-    def _feed_forward(self, on: str, mlp: Any, out: str) -> None:
-        """From "n" into ``out``."""
+    def _feed_forward(self, on: str, mlp: Any, norm: NormSpec, out: str) -> None:
+        """From "x" into ``out``."""
         to, shape, spiking = self.to, self.shape, isinstance(mlp, SpikingFeedForward)
         maps = _modules(mlp) if spiking else self.source.read_mlp(mlp)
-        source = self._pair(f"{on}.mlp.in", "n", mlp.fire_in, shape.width) if spiking else "n"
+        fire = mlp.fire_in if spiking else None
+        source = self._heard(f"{on}.mlp.in", "x", "n", norm, fire, shape.width)
         self._linear(source, "hidden", f"{on}.{'gate' if shape.gated else 'up'}", maps)
         hidden = "hidden"
         if spiking and mlp.fire_act is not None:
@@ -159,17 +165,21 @@ class _Converted:
             to.multiply(hidden, "gated")
             hidden = "gated"
         if spiking and mlp.fire_hidden is not None:
-            hidden = self._pair(f"{on}.mlp.hidden", hidden, mlp.fire_hidden, shape.hidden)
+            hidden = self._spikes(f"{on}.mlp.hidden", hidden, mlp.fire_hidden, shape.hidden)
         self._linear(hidden, out, f"{on}.down", maps)
 
-    def _attention(self, on: str, module: Any) -> None:
-        """From "n" into "y"."""
+    def _attention(self, on: str, module: Any, norm: NormSpec) -> None:
+        """From "x" into "y"."""
         to, shape = self.to, self.shape
         spiking = isinstance(module, SpikingSelfAttention)
-        maps = _modules(module) if spiking else self.source.read_attention(module, shape)
-        source = "n"
+        fire, fire_out = module.fire_in if spiking else None, None
         if spiking:
-            source = self._pair(f"{on}.attention.in", "n", module.fire_in, shape.width)
+            maps = _modules(module)
+        else:
+            fire, module = getattr(module, "fire", None), getattr(module, "inner", module)
+            fire_out = getattr(getattr(module, self.source.out), "fire", None)
+            maps = self.source.read_attention(_plain(module), shape)
+        source = self._heard(f"{on}.attention.in", "x", "n", norm, fire, shape.width)
         self._linear(source, "qkv", f"{on}.qkv", maps, ("query", "key", "value"))
         parts = (("query", shape.heads), ("key", shape.kv_heads), ("value", shape.kv_heads))
         offset, names = 0, []
@@ -196,7 +206,10 @@ class _Converted:
         if not spiking:
             scale = self.pack.keep(f"{on}.scale", torch.full((shape.heads,), module.scaling))
             self._mix(names, {"rule": "softmax"}, scale, 0)
-            self._linear("sum", "y", f"{on}.out", maps)
+            out, size = "sum", shape.heads * shape.head_width
+            if fire_out is not None:
+                out = self._spikes(f"{on}.attention.out", "sum", fire_out, size)
+            self._linear(out, "y", f"{on}.out", maps)
             return
         core = module.core
         largest = max(n.largest for n in (module.fire_query, module.fire_key, module.fire_value))
@@ -222,7 +235,7 @@ class _Converted:
                 )
             to.scale("sum", self.pack.keep(f"{on}.gain", module.gain))
             size = shape.heads * shape.head_width
-            out = self._pair(f"{on}.attention.out", "sum", module.fire_out, size)
+            out = self._spikes(f"{on}.attention.out", "sum", module.fire_out, size)
         self._linear(out, "y", f"{on}.out", maps)
 
     def _mix(self, names: list[str], rule: dict[str, Any], scale: str, largest: int) -> None:
@@ -236,6 +249,30 @@ class _Converted:
             largest=largest,
             **rule,
         )
+
+    def _heard(
+        self, out: str, source: str, normed: str, norm: NormSpec, neuron: Any, size: int
+    ) -> str:
+        """What maps after a norm read: reals in ``normed``, or spikes in a buffer ``out``."""
+        if neuron is not None and neuron.value_per_token:
+            return self._spikes(out, source, neuron, size, norm)
+        self.to.norm(source, normed, norm)
+        return normed if neuron is None else self._spikes(out, normed, neuron, size)
+
+    def _spikes(self, out: str, source: str, neuron: Any, size: int, norm: NormSpec = PLAIN) -> str:
+        """Neurons into a buffer of their own; a threshold per token takes the norm along."""
+        if not neuron.value_per_token:
+            return self._pair(out, source, neuron, size)
+        spec = neuron.engine_spec()
+        if spec["steps"] > MOST_TOKEN_STEPS or not 1 <= spec["reach"] <= MOST_REACH:
+            raise ConfigError(
+                f"the engine runs thresholds per token of at most {MOST_TOKEN_STEPS} steps and a "
+                f"reach of 1 to {MOST_REACH:,} means; this model has steps={spec['steps']} and "
+                f"token_reach={spec['reach']}."
+            )
+        self.to.counts(out, size)
+        self.to.encode(source, out, norm, **{key: spec[key] for key in spec if key != "type"})
+        return out
 
     def _pair(
         self, out: str, source: str, neuron: IF, size: int, offset: int = 0, counts: bool = False
@@ -270,6 +307,12 @@ class _Converted:
         biases = [maps[f"{part}.bias"] for part in parts if f"{part}.bias" in maps]
         bias = self.pack.vector(f"{name}.bias", torch.cat(biases)) if biases else None
         self.to.linear(source, out, weight, bias)
+
+
+def _plain(attention: nn.Module) -> SimpleNamespace:
+    """Its linear maps by name, without the neurons in front of them."""
+    children = attention.named_children()
+    return SimpleNamespace(**{name: getattr(child, "inner", child) for name, child in children})
 
 
 def _norms(block: Any) -> tuple[nn.Module, nn.Module]:

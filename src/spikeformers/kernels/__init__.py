@@ -3,6 +3,7 @@
     choose()                      which path runs, and why; SPIKEFORMERS_KERNELS forces one
     product, attend, fire, norm   one kernel by itself: what tests and benchmarks call
     edges, pair, activate, mix    the same, of BiSpikCLM and of converted models
+    token_counts, count_product   the same, of neurons whose threshold follows their token
     reference                     the same in plain NumPy: what they are held to
 
 All paths give the same bits: they add in the same order, and none fuses a product into a sum. The
@@ -202,6 +203,52 @@ def mix(
     )
 
 
+def token_counts(
+    x: NDArray[np.float32],
+    steps: int = 8,
+    reach: float = 8.0,
+    dead_zone: float = 0.0,
+    power_of_two: bool = False,
+    *,
+    path: str | None = None,
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Counts ``[T, n]`` and units ``[T]`` of neurons whose threshold follows their token.
+
+    ``steps`` is 2 to 8, ``reach`` at least 1; `spikeformers.neurons.token_if` has the equations.
+    """
+    return native().encode(x, steps, reach, dead_zone, power_of_two, choose(path).name)
+
+
+def count_product(
+    x: NDArray[np.float32],
+    matrix: NDArray[Any],
+    scale: NDArray[np.float32] | None = None,
+    bias: NDArray[np.float32] | None = None,
+    *,
+    group_scale: NDArray[np.uint16] | None = None,
+    minimum: NDArray[np.uint16] | None = None,
+    steps: int = 8,
+    reach: float = 8.0,
+    dead_zone: float = 0.0,
+    power_of_two: bool = False,
+    path: str | None = None,
+    threads: int = 1,
+) -> NDArray[np.float32]:
+    """`token_counts` of ``x`` ``[T, in]`` times ``matrix`` ``[in, out]``, in units of each row.
+
+    ``matrix`` is float32, int8 with a ``scale`` ``[out]``, or int4 in groups of 32 inputs, packed,
+    with ``group_scale`` and ``minimum`` ``[groups, out]`` (`spikeformers.export.quantising`); at
+    most 65,536 inputs.
+    """
+    y, _ = native().count_product(
+        *(x, matrix, scale, group_scale, minimum, bias, steps, reach, dead_zone, power_of_two),
+        choose(path).name,
+        threads,
+        repeats=1,
+    )
+    return y
+
+
 def fire(
     current: NDArray[np.float32],
     *,
@@ -239,6 +286,7 @@ __all__ = [
     "activate",
     "attend",
     "choose",
+    "count_product",
     "edges",
     "fire",
     "mix",
@@ -246,4 +294,5 @@ __all__ = [
     "norm",
     "pair",
     "product",
+    "token_counts",
 ]

@@ -75,6 +75,29 @@ def pair(
     counts: bool,
     path: str,
 ) -> NDArray[np.float32]: ...
+def encode(
+    x: NDArray[np.float32],
+    steps: int,
+    reach: float,
+    dead_zone: float,
+    power_of_two: bool,
+    path: str,
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]: ...
+def count_product(
+    x: NDArray[np.float32],
+    matrix: NDArray[Any],
+    scale: NDArray[np.float32] | None,
+    group_scale: NDArray[np.uint16] | None,
+    minimum: NDArray[np.uint16] | None,
+    bias: NDArray[np.float32] | None,
+    steps: int,
+    reach: float,
+    dead_zone: float,
+    power_of_two: bool,
+    path: str,
+    threads: int,
+    repeats: int,
+) -> tuple[NDArray[np.float32], float]: ...
 def activate(x: NDArray[np.float32], kind: str, path: str) -> NDArray[np.float32]: ...
 def mix(
     q: NDArray[np.float32],
@@ -119,6 +142,7 @@ class Program:
         ratio: float,
         reset: str,
     ) -> int: ...
+    def counts(self, width: int) -> int: ...
     def embed(
         self,
         out: int,
@@ -154,6 +178,8 @@ class Program:
         out: int,
         weights: NDArray[Any],
         scale: NDArray[np.float32] | None,
+        group_scale: NDArray[np.uint16] | None,
+        minimum: NDArray[np.uint16] | None,
         bias: NDArray[np.float32] | None,
     ) -> None: ...
     def attend(
@@ -221,6 +247,20 @@ class Program:
         factor: float,
     ) -> None: ...
     def group_norm(self, input: int, out: int, gain: NDArray[np.float32], eps: float) -> None: ...
+    def encode(
+        self,
+        input: int,
+        out: int,
+        offset: int,
+        kind: str,
+        gain: NDArray[np.float32] | None,
+        shift: NDArray[np.float32] | None,
+        eps: float,
+        steps: int,
+        reach: float,
+        dead_zone: float,
+        power_of_two: bool,
+    ) -> None: ...
     def mix(
         self,
         query: int,

@@ -199,6 +199,90 @@ def pair(
     return count if counts else count * chosen
 
 
+def token_counts(
+    x: NDArray[np.float32],
+    steps: int,
+    reach: float = 8.0,
+    dead_zone: float = 0.0,
+    power_of_two: bool = False,
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Counts ``[T, n]`` and units ``[T]`` of rows ``x``; `spikeformers.neurons.token_if` has why.
+
+    A unit below the smallest normal float32 is 0, and its row silent.
+    """
+    largest = np.float32(2 ** (steps - 1) - 1)
+    size = np.abs(x)
+    mean = (size.sum(1, dtype=np.float64) / x.shape[1]).astype(np.float32)
+    with np.errstate(over="ignore"):
+        unit = np.minimum(size.max(1), np.float32(reach) * mean) / largest
+    unit[unit < np.float32(2.0**-126)] = 0
+    if power_of_two:
+        mantissa, exponent = np.frexp(unit)
+        whole = np.ldexp(np.float32(1), exponent - (mantissa == 0.5)).astype(np.float32)
+        unit = np.where(unit > 0, whole, np.float32(0))
+    u = size / np.where(unit > 0, unit, np.float32(1))[:, None]
+    fired = (unit > 0)[:, None] & (size >= (np.float32(dead_zone) * mean)[:, None])
+    count = np.floor(u + np.float32(0.5)) * fired * np.sign(x)
+    return count.astype(np.int32), unit
+
+
+def count_product(
+    x: NDArray[np.float32],
+    matrix: NDArray[Any],
+    scale: NDArray[np.float32] | None = None,
+    bias: NDArray[np.float32] | None = None,
+    *,
+    steps: int = 8,
+    reach: float = 8.0,
+    dead_zone: float = 0.0,
+    power_of_two: bool = False,
+) -> NDArray[np.float32]:
+    """``counts @ matrix * (scale * unit) + bias`` of int8 weights, bit for bit.
+
+    The sum is a whole number; what follows is rounded to float32 in this order. Of float32 weights
+    (no ``scale``) the sum is taken in double.
+    """
+    count, unit = token_counts(x, steps, reach, dead_zone, power_of_two)
+    if scale is None:
+        y = (count.astype(np.float64) @ matrix.astype(np.float64)).astype(np.float32) * unit[
+            :, None
+        ]
+    else:
+        whole = count.astype(np.int64) @ matrix.astype(np.int64)
+        y = whole.astype(np.float32) * (scale[None] * unit[:, None])
+    return y if bias is None else y + bias
+
+
+def grouped_product(
+    x: NDArray[np.float32],
+    whole: NDArray[np.uint8],
+    scale: NDArray[np.float32],
+    minimum: NDArray[np.float32],
+    bias: NDArray[np.float32] | None = None,
+    *,
+    steps: int = 8,
+    reach: float = 8.0,
+    dead_zone: float = 0.0,
+    power_of_two: bool = False,
+) -> NDArray[np.float32]:
+    """Counts times weights of 4 bits in groups of 32 inputs, bit for bit.
+
+        y = unit * sum_g (scale[g] * sum_i s_i q_i + minimum[g] * sum_i s_i) + bias
+
+    ``whole`` ``[in, out]`` are q, 0 to 15; scale and minimum ``[groups, out]``. The inner sums are
+    whole numbers; what follows is rounded to float32 in this order, groups ascending.
+    """
+    count, unit = token_counts(x, steps, reach, dead_zone, power_of_two)
+    y = np.zeros((len(x), whole.shape[1]), np.float32)
+    for group in range(len(scale)):
+        part = slice(32 * group, 32 * group + 32)
+        sums = count[:, part].astype(np.int64) @ whole[part].astype(np.int64)
+        total = count[:, part].sum(1, dtype=np.int64).astype(np.float32)[:, None]
+        y = y + (scale[group] * sums.astype(np.float32) + minimum[group] * total)
+    y = y * unit[:, None]
+    return y if bias is None else y + bias
+
+
 def activate(x: NDArray[np.float32], kind: str) -> NDArray[np.float64]:
     """The activations of Transformers, by the engine's names."""
     y = x.astype(np.float64)

@@ -1,6 +1,7 @@
 """The spiking feed-forward block and the spiking attention of a converted model.
 
-Feed-forward; E is a pair of neurons a channel, which says a real value x in T steps:
+Feed-forward; E encodes a real value x in T steps, with one ON/OFF pair of neurons per channel, or
+with a threshold per token (`spikeformers.neurons.token_if`):
 
     signed-if, ni-lif    y = E(act(E(x) W_up)) W_down          gated: act(E(x) W_gate) * E(x) W_up
     qcfs                 y = IF(E(x) W_up) W_down              gated: E(IF(E(x) W_gate) * E(x) W_up)
@@ -21,6 +22,7 @@ Shapes: S steps (1 where counts are handed on), B batch, T tokens, D width, H he
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -31,10 +33,12 @@ from spikeformers.attention import SSA, WTA, ScaledAttention
 from spikeformers.models._cache import append_rows
 from spikeformers.models._masks import visible
 from spikeformers.models._sources import Shape
-from spikeformers.neurons import IF, PhaseIF, SignedIF, SignedNILIF, by_sign
+from spikeformers.neurons import IF, PhaseIF, SignedIF, SignedNILIF, TokenIF, by_sign
 
 CODES: dict[str, type[SignedIF]] = {"rate": SignedIF, "phase": PhaseIF}
 """How a pair says a value in T steps."""
+TokenNeurons = Callable[[int], TokenIF]
+"""Neurons of so many values with a threshold per token."""
 SCORE_SCALE = 0.125  # s of SSA, as in Spikformer
 
 
@@ -61,9 +65,33 @@ class Say(nn.Module):
     counted_as: ClassVar[str] = "says"
     """Its output stands for the spikes that it read; the arithmetic folds into the map after it."""
 
-    def forward(self, spikes: Tensor, value: Tensor) -> Tensor:
+    def __init__(self, scales_sums: bool = False, keeps_step: bool = True) -> None:
+        super().__init__()
+        self.keeps_step = keeps_step
+        """Whether its output has the steps in front; counts, of one step, may do without."""
+        self.scales_sums = scales_sums
+        """Whether ``value`` belongs to a token: no weight can hold it, so in hardware each sum of
+        the map is multiplied by it once."""
+
+    def forward(self, spikes: Tensor, value: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         steps, each = spikes.shape[0], by_sign(spikes, value)
-        return spikes * (each if steps == 1 else each * steps)
+        said = spikes * (each if steps == 1 else each * steps)
+        if not self.keeps_step:
+            said = said.squeeze(0)
+        return said if dtype is None else said.to(dtype)
+
+
+def say_of(fire: IF | TokenIF, *, keeps_step: bool = True) -> Say:
+    """How the spikes of ``fire`` are said: a unit per token is a factor of each sum, or a shift."""
+    return Say(fire.value_per_token and not fire.power_of_two, keeps_step)
+
+
+def said_of(fire: IF | TokenIF, say: Say, x: Tensor) -> Tensor:
+    """What the spikes of ``x`` ``[B, T, D]`` say, ``[S, B, T, D]``, or ``[B, T, D]`` (`Say`)."""
+    current = x.unsqueeze(0)
+    value = fire.value_of(current)
+    said: Tensor = say(fire(current, value), value, x.dtype)
+    return said
 
 
 class Mean(nn.Module):
@@ -87,19 +115,22 @@ class SpikingFeedForward(nn.Module):
         code: str,
         unrolled: bool,
         pipelined: bool,
+        token: TokenNeurons | None = None,
     ) -> None:
         super().__init__()
         self.method, self.gated = method, shape.gated
         self.pipelined = pipelined and method == "qcfs" and not shape.gated
         unrolled = unrolled or self.pipelined
 
-        def pair(channels: int) -> SignedIF:
+        def pair(channels: int) -> SignedIF | TokenIF:
+            if token is not None:
+                return token(channels)
             if method == "ni-lif":
                 return SignedNILIF((channels,), steps)
             return CODES[code]((channels,), steps, unrolled)
 
-        self.say, self.mean = Say(), Mean()
         self.fire_in = pair(shape.width)
+        self.say, self.mean = say_of(self.fire_in), Mean()
         self.up = SpikeMap(shape.width, shape.hidden, shape.ffn_bias)
         self.up.adds_bias_once = not self.pipelined
         self.gate = SpikeMap(shape.width, shape.hidden, shape.ffn_bias) if shape.gated else None
@@ -109,9 +140,14 @@ class SpikingFeedForward(nn.Module):
         self.down = SpikeMap(shape.hidden, shape.width, shape.ffn_bias)
         self.dropout = nn.Dropout(shape.dropout)
 
+    def readers(self) -> dict[str, int]:
+        """How many weights read the spikes of each of its neuron layers."""
+        first = self.up.weight.numel() * (2 if self.gated else 1)
+        return {"fire_in": first, "fire_hidden": self.down.weight.numel()}
+
     def hidden(self, x: Tensor) -> Tensor:
         """What the spikes into ``down`` say, ``[S, B, T, D']``."""
-        said = self.say(self.fire_in(x.unsqueeze(0)), self.fire_in.value)
+        said = said_of(self.fire_in, self.say, x)
         z = (self.up if self.gate is None else self.gate)(said)
         if not self.pipelined:
             z = self.mean(z)
@@ -125,7 +161,7 @@ class SpikingFeedForward(nn.Module):
         if self.gate is not None:
             h = h * self.mean(self.up(said))
         assert self.fire_hidden is not None
-        return self.say(self.fire_hidden(h.unsqueeze(0)), self.fire_hidden.value)
+        return said_of(self.fire_hidden, self.say, h)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         y: Tensor = self.dropout(self.mean(self.down(self.hidden(hidden_states))))
@@ -157,13 +193,18 @@ class SpikingSelfAttention(nn.Module):
         code: str,
         norm: str,
         unrolled: bool,
+        token: TokenNeurons | None = None,
     ) -> None:
         super().__init__()
         self.layer_idx, self.shape = layer, shape
         heads, kv_heads, width = shape.heads, shape.kv_heads, shape.head_width
         pair = CODES[code]
-        self.say, self.mean = Say(), Mean()
-        self.fire_in = pair((shape.width,), steps, unrolled)
+
+        def encode(channels: int) -> SignedIF | TokenIF:
+            return pair((channels,), steps, unrolled) if token is None else token(channels)
+
+        self.fire_in = encode(shape.width)
+        self.say, self.mean = say_of(self.fire_in), Mean()
         self.query = SpikeMap(shape.width, heads * width, shape.qkv_bias)
         self.key = SpikeMap(shape.width, kv_heads * width, shape.qkv_bias)
         self.value = SpikeMap(shape.width, kv_heads * width, shape.qkv_bias)
@@ -190,9 +231,14 @@ class SpikingSelfAttention(nn.Module):
         one_row = self.core.reads_per_query == 1
         self.norm = nn.RMSNorm(width) if attention == "ssa" and norm == "rms" else None
         self.gain = None if one_row else nn.Parameter(torch.ones(heads * width))
-        self.fire_out = None if one_row else pair((heads * width,), steps, unrolled)
+        self.fire_out = None if one_row else encode(heads * width)
         self.out = SpikeMap(heads * width, shape.width, shape.out_bias)
         self.dropout = nn.Dropout(shape.dropout)
+
+    def readers(self) -> dict[str, int]:
+        """How many weights read the spikes of its input and output neurons."""
+        first = sum(one.weight.numel() for one in (self.query, self.key, self.value))
+        return {"fire_in": first, "fire_out": self.out.weight.numel()}
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.shape.head_width)).transpose(-3, -2)
@@ -201,7 +247,7 @@ class SpikingSelfAttention(nn.Module):
         self, x: Tensor, rotary: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What drives the neurons of q, k and v, ``[B, H or H', T, K]``."""
-        said = self.say(self.fire_in(x.unsqueeze(0)), self.fire_in.value)
+        said = said_of(self.fire_in, self.say, x)
         maps = (self.query, self.key, self.value)
         q, k, v = (self._heads(self.mean(one(said))) for one in maps)
         if rotary is not None:
@@ -260,8 +306,7 @@ class SpikingSelfAttention(nn.Module):
             said = self.say(y, self.value_of_v())
         else:
             assert self.gain is not None
-            fired = self.fire_out((self.reals(y) * self.gain).unsqueeze(0))
-            said = self.say(fired, self.fire_out.value)
+            said = said_of(self.fire_out, self.say, self.reals(y) * self.gain)
         return self.dropout(self.mean(self.out(said))), None
 
 

@@ -3,6 +3,10 @@
     gpt2              LayerNorm, learned positions, one fused c_attn, GELU; weights [in, out]
     gpt_neox          LayerNorm, (partial) rotary positions, q, k, v interleaved by head, GELU
     llama, qwen2      RMSNorm, rotary positions, grouped key-value heads, gated feed-forward
+    mistral           the same, and every layer may see a window of the keys only
+    qwen3             the same as llama, and norms of q and k per head
+    gemma3_text       norms of q and k per head, four norms per block, windows in some layers,
+                      scaled embeddings, gated feed-forward with tanh GELU, tied head
 
 A converted module has the same weights under names of its own, ``[out, in]``: up, gate, down;
 query, key, value, out.
@@ -12,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -56,6 +60,11 @@ class Source:
     shape: Callable[[Any], Shape]
     read_mlp: Callable[[Any], Weights]
     read_attention: Callable[[Any, Shape], Weights]
+    out: str
+    """Name of an attention's output map."""
+    norms: tuple[str, ...]
+    """Names of a block's norms: before and after attention, before and after feed-forward; two
+    names are those before each."""
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         """The blocks of a source model, in order."""
@@ -135,18 +144,19 @@ def _neox_attention(attention: Any, shape: Shape) -> Weights:
 
 def _llama_shape(config: Any) -> Shape:
     heads = config.num_attention_heads
-    qwen = config.model_type == "qwen2"
+    kind = config.model_type
+    bias = kind in ("llama", "qwen3", "gemma3_text") and config.attention_bias
     return Shape(
         width=config.hidden_size,
         hidden=config.intermediate_size,
         heads=heads,
         kv_heads=config.num_key_value_heads,
         head_width=getattr(config, "head_dim", None) or config.hidden_size // heads,
-        activation=config.hidden_act,
+        activation=getattr(config, "hidden_activation", None) or config.hidden_act,
         gated=True,
-        ffn_bias=not qwen and config.mlp_bias,
-        qkv_bias=qwen or config.attention_bias,
-        out_bias=not qwen and config.attention_bias,
+        ffn_bias=kind == "llama" and config.mlp_bias,
+        qkv_bias=bias or kind == "qwen2",
+        out_bias=bias,
     )
 
 
@@ -166,15 +176,32 @@ def _llama_attention(attention: Any, shape: Shape) -> Weights:
     return found
 
 
-_LLAMA = Source("model.layers", "self_attn", "mlp", _llama_shape, _llama_mlp, _llama_attention)
+_TWO_NORMS = ("input_layernorm", "post_attention_layernorm")
+_LLAMA = Source(
+    "model.layers", "self_attn", "mlp", _llama_shape, _llama_mlp, _llama_attention,
+    out="o_proj", norms=_TWO_NORMS,
+)  # fmt: skip
+_GEMMA_NORMS = (
+    "input_layernorm",
+    "post_attention_layernorm",
+    "pre_feedforward_layernorm",
+    "post_feedforward_layernorm",
+)
 SOURCES: Mapping[str, Source] = {
-    "gpt2": Source("transformer.h", "attn", "mlp", _gpt2_shape, _gpt2_mlp, _gpt2_attention),
+    "gpt2": Source(
+        "transformer.h", "attn", "mlp", _gpt2_shape, _gpt2_mlp, _gpt2_attention,
+        out="c_proj", norms=("ln_1", "ln_2"),
+    ),
     "gpt_neox": Source(
-        "gpt_neox.layers", "attention", "mlp", _neox_shape, _neox_mlp, _neox_attention
+        "gpt_neox.layers", "attention", "mlp", _neox_shape, _neox_mlp, _neox_attention,
+        out="dense", norms=_TWO_NORMS,
     ),
     "llama": _LLAMA,
     "qwen2": _LLAMA,
-}
+    "mistral": _LLAMA,
+    "qwen3": _LLAMA,
+    "gemma3_text": replace(_LLAMA, norms=_GEMMA_NORMS),
+}  # fmt: skip
 
 
 def source_of(model_type: str) -> Source:
@@ -231,14 +258,18 @@ def source_config(described: Mapping[str, Any]) -> PreTrainedConfig:
 
 def windows(config: Any) -> dict[int, int]:
     """The sliding window of each layer of the source whose attention has one."""
-    kinds = getattr(config, "layer_types", None) or ()
-    return {
-        layer: config.sliding_window
-        for layer, kind in enumerate(kinds)
-        if kind == "sliding_attention"
-    }
+    window = getattr(config, "sliding_window", None)
+    if window is None:
+        return {}
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:  # Mistral: a window is every layer's; the others say which layers have one
+        every = config.model_type == "mistral"
+        kinds = ["sliding_attention" if every else "full_attention"] * config.num_hidden_layers
+    return {layer: window for layer, kind in enumerate(kinds) if kind == "sliding_attention"}
 
 
+NORMED_HEADS = ("qwen3", "gemma3_text")
+"""Sources whose queries and keys have a norm per head, which spiking attention has not."""
 RECTIFIERS = ("relu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "silu", "swish")
 """Activations that are near zero left of zero, and near the identity right of it."""
 
@@ -247,6 +278,7 @@ def unsupported(config: Any, *, attention: str, ffn: str) -> dict[str, str]:
     """Modules of the source that these methods do not convert, ``{"3.attention": why}``."""
     activation = source_of(config.model_type).shape(config).activation
     found: dict[str, str] = {}
+    seen = windows(config)
     for layer in range(config.num_hidden_layers):
         if ffn == "qcfs" and activation not in RECTIFIERS:
             found[f"{layer}.mlp"] = f"QCFS stands in for a rectifier, not for {activation!r}"
@@ -254,7 +286,8 @@ def unsupported(config: Any, *, attention: str, ffn: str) -> dict[str, str]:
             continue
         if getattr(config, "add_cross_attention", False):
             found[f"{layer}.attention"] = "a block with cross-attention reads a second text"
-        kinds = getattr(config, "layer_types", None)
-        if kinds and kinds[layer] != "full_attention":
-            found[f"{layer}.attention"] = f"{kinds[layer]} sees a window of the keys only"
+        if layer in seen:
+            found[f"{layer}.attention"] = "sliding_attention sees a window of the keys only"
+        elif config.model_type in NORMED_HEADS:
+            found[f"{layer}.attention"] = "q and k have a norm per head"
     return found

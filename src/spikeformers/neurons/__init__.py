@@ -19,6 +19,7 @@ from spikeformers.neurons.rectifier import Rectifier
 from spikeformers.neurons.registry import NEURONS, register_neuron
 from spikeformers.neurons.surrogate import SURROGATES
 from spikeformers.neurons.tlif import TLIF
+from spikeformers.neurons.token_if import TokenIF
 
 __all__ = [
     "IF",
@@ -36,6 +37,7 @@ __all__ = [
     "SignedIF",
     "SignedNILIF",
     "SpikeType",
+    "TokenIF",
     "by_sign",
     "expand",
     "mark_padding",

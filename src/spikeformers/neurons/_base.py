@@ -112,6 +112,15 @@ class Neuron(nn.Module):
         spikes = self.fire(u)
         return spikes, self.keep(u, spikes)
 
+    def populations(self, spikes: Tensor) -> dict[str, Tensor]:
+        """Counts by kind of neuron where a layer has several: ``{"": of its first, name: ...}``."""
+        return {"": spikes}
+
+    def report(self, current: Tensor, spikes: Tensor) -> dict[str, float]:
+        """What the layer did with ``current``, as numbers by name, for records of a run."""
+        fired = float((spikes != 0).float().mean())
+        return {"rate": float(spikes.abs().mean()) / self.unit, "density": fired}
+
     def operations(self, values: int, steps: int) -> dict[str, int]:
         """Elementwise operations of a forward over ``values`` currents in ``steps`` steps."""
         carried = values // steps * (steps - 1)

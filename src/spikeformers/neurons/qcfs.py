@@ -89,6 +89,10 @@ class IF(Neuron):
     """Non-negative spikes; ``threshold`` ``[1, *shape]`` broadcasts against the current."""
 
     signed: bool = False
+    value_per_token: bool = False
+    """Whether a spike's value belongs to a token, so that no weight can hold it."""
+    power_of_two: bool = False
+    """Whether every value is a power of two."""
 
     def __init__(self, shape: tuple[int, ...], steps: int, unrolled: bool = False) -> None:
         super().__init__()
@@ -112,14 +116,20 @@ class IF(Neuron):
         """The largest count of T steps."""
         return self.simulated
 
-    def forward(self, current: Tensor) -> Tensor:
+    def value_of(self, current: Tensor) -> Tensor:
+        """What one spike says; the same whatever the current is."""
+        return self.value
+
+    def forward(self, current: Tensor, value: Tensor | None = None) -> Tensor:
         """Spikes of a constant current ``[1, ...]`` or of one a step, ``[T, ...]``.
 
-        A constant one gives counts ``[1, ...]``, or ``[T, ...]`` spikes where unrolled.
+        A constant one gives counts ``[1, ...]``, or ``[T, ...]`` spikes where unrolled; ``value``
+        is ``value_of(current)`` where it is at hand.
         """
         if current.shape[0] == 1 and not self.unrolled:
             low = -self.largest if self.signed else 0
-            return count_of(current / by_sign(current, self.value), low, self.largest)
+            each = by_sign(current, self.value if value is None else value)
+            return count_of(current / each, low, self.largest)
         return self._run(current)
 
     def _run(self, current: Tensor) -> Tensor:
@@ -173,6 +183,21 @@ class IF(Neuron):
     def events(self, spikes: Tensor) -> Tensor:
         """How many spikes each value of ``forward``'s output stands for."""
         return spikes.detach().abs()
+
+    def report(self, current: Tensor, spikes: Tensor) -> dict[str, float]:
+        """What a layer did with ``current``; ``conversion.measure`` has the names."""
+        current = current.mean(0, keepdim=True)
+        limit = by_sign(current, self.threshold) * (1 + 0.5 / self.largest)
+        beyond = current.abs() > limit if self.signed else current > limit
+        count, theta = self.events(spikes).sum(0), self.threshold
+        return {
+            "clipped": float(beyond.float().mean()),
+            "rate": float(count.mean()) / self.simulated,
+            "density": float((count > 0).float().mean()),
+            "threshold_mean": float(theta.mean()),
+            "threshold_min": float(theta.min()),
+            "threshold_max": float(theta.max()),
+        }
 
     def operations(self, values: int, steps: int) -> dict[str, int]:
         """Of ``values`` neurons, or pairs: an addition and a comparison a step, and the reset."""

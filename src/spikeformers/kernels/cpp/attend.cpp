@@ -17,11 +17,11 @@ AttentionScratch& scratch_of_thread() {
 
 void Program::attend(int query, int key, int value, int out, int heads, Rule rule, int winners,
                      float weight, Vector scale, Vector bias) {
-  const Buffer& q = input(query, true, "attend");
+  const Buffer& q = input(query, Holds::spikes, "attend");
   Buffer& to = at(out, "attend");
   require(heads >= 1 && q.width % heads == 0, "attend: heads do not divide the width");
   for (const int id : {query, key, value}) {
-    const Buffer& one = input(id, true, "attend");
+    const Buffer& one = input(id, Holds::spikes, "attend");
     require(one.width == q.width, "attend: widths of q, k and v differ");
     require(!one.selected && one.steps == steps, "attend: it comes before select");
     require(id != out, "attend: it cannot write what it reads");
@@ -36,7 +36,8 @@ void Program::attend(int query, int key, int value, int out, int heads, Rule rul
   require(rule != Rule::ssa || sum_bytes(heads, q.width / heads) <= kMaxSums,
           "attend: the sums of SSA over heads so wide take more than 1 GiB");
   require(rule != Rule::ssa || bias.data == nullptr, "attend: SSA takes no relative bias");
-  if (to.spiking) {
+  require(to.holds != Holds::counts, "attend: gives spikes or reals");
+  if (to.holds == Holds::spikes) {
     require(rule == Rule::winners && winners == 1 && weight == 1.0f,
             "attend: only one winner's value is spikes; sums of rows are reals");
     const Neuron &from = at(value, "attend").neuron, &declared = to.neuron;
@@ -94,7 +95,7 @@ void Program::run(const Attend& step, const Frame& frame) {
     if (step.rule == Rule::winners) {
       find_winners(kernels, cache, h, query, static_cast<int>(width), position, scoring,
                    step.winners, scratch);
-      if (out.spiking) {
+      if (out.holds == Holds::spikes) {
         std::int8_t* to = out.count.data() + at;
         std::memset(to, 0, static_cast<std::size_t>(width));
         cache.add_value(scratch.winners[0].token, h, std::int8_t{1}, to);
@@ -150,7 +151,7 @@ void Program::run(const Attend& step, const Frame& frame) {
   counters.cache_bytes += cache_bytes;
   counters.pages_read += pages_read;
   counters.pages_skipped += pages_skipped;
-  if (out.spiking) collect(out, false);  // a winner's spikes fired before
+  if (out.holds == Holds::spikes) collect(out, false);  // a winner's spikes fired before
 }
 
 }  // namespace spikeformers

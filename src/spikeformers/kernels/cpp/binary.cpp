@@ -11,8 +11,8 @@
 namespace spikeformers {
 
 void Program::join(int in, int to, Joining how) {
-  const Buffer& from = input(in, true, "join");
-  Buffer& stream = output(to, false, "join");
+  const Buffer& from = input(in, Holds::spikes, "join");
+  Buffer& stream = output(to, Holds::reals, "join");
   require(from.width == stream.width, "join: widths differ");
   if (how == Joining::set) {
     wrote(stream, from.steps, from.selected);
@@ -44,8 +44,8 @@ void Program::run(const Join& step, const Frame&) {
 }
 
 void Program::recount(int in, int out) {
-  const Buffer& from = input(in, false, "recount");
-  Buffer& to = output(out, true, "recount");
+  const Buffer& from = input(in, Holds::reals, "recount");
+  Buffer& to = output(out, Holds::spikes, "recount");
   require(from.width == to.width, "recount: widths differ");
   require(to.neuron.type != SpikeType::ternary, "recount: counts have no sign");
   wrote(to, from.steps, from.selected);
@@ -69,8 +69,8 @@ void Program::run(const Recount& step, const Frame&) {
 }
 
 void Program::rate(int in, int out, const Neuron& neuron, int hears) {
-  const Buffer& from = input(in, false, "rate");
-  Buffer& to = output(out, true, "rate");
+  const Buffer& from = input(in, Holds::reals, "rate");
+  Buffer& to = output(out, Holds::spikes, "rate");
   require(from.width == to.width, "rate: widths differ");
   require(from.steps == 1, "rate: it hears one value for all its steps");
   check_neuron(neuron);
@@ -105,11 +105,11 @@ void Program::run(const Rate& step, const Frame&) {
 
 void Program::edges(int query, int key, int value, int out, int heads, float decay, Vector scale,
                     Vector threshold, Vector bias) {
-  const Buffer& q = input(query, true, "edges");
-  Buffer& to = output(out, false, "edges");
+  const Buffer& q = input(query, Holds::spikes, "edges");
+  Buffer& to = output(out, Holds::reals, "edges");
   require(heads >= 1 && q.width % heads == 0, "edges: heads do not divide the width");
   for (const int id : {query, key, value}) {
-    const Buffer& one = input(id, true, "edges");
+    const Buffer& one = input(id, Holds::spikes, "edges");
     require(one.neuron.type == SpikeType::binary, "edges: q, k and v are binary spikes");
     require(one.width == q.width, "edges: widths of q, k and v differ");
     require(!one.selected && one.steps == steps, "edges: they come before select");

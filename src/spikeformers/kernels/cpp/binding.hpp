@@ -9,6 +9,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <chrono>
 #include <mutex>
 #include <optional>
 
@@ -24,6 +25,7 @@ using Reals = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 // Of any type, which is checked: a type given here would turn an array of others into it, and wrap.
 using Matrix = nb::ndarray<nb::ndim<2>, nb::ro, nb::c_contig, nb::device::cpu>;
 using Counts = Matrix;
+using Halves = nb::ndarray<const std::uint16_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 template <class T>
 nb::ndarray<nb::numpy, T> owned(std::vector<T>&& values, std::vector<std::size_t> shape) {
@@ -101,6 +103,30 @@ inline Weights weights_of(const Matrix& matrix, const std::optional<Reals>& scal
   return w;
 }
 
+// Weights of a linear step: as weights_of, or int4 with the scales and minima of its groups.
+inline Weights linear_weights_of(const Matrix& matrix, const std::optional<Reals>& scale,
+                                 const std::optional<Halves>& group_scale, const std::optional<Halves>& minimum) {
+  if (!group_scale && !minimum) return weights_of(matrix, scale, true);
+  require(group_scale && minimum && !scale && matrix.dtype() == nb::dtype<std::uint8_t>(),
+          "int4 in groups has weights in uint8, scales and minima of its groups, and no other scale");
+  Weights w;
+  w.i4 = static_cast<const std::int8_t*>(matrix.data());
+  w.inputs = static_cast<std::int64_t>(matrix.shape(0));
+  w.outputs = static_cast<std::int64_t>(group_scale->shape(1));
+  const auto groups = static_cast<std::size_t>((w.inputs + kGroup - 1) / kGroup);
+  for (const Halves* each : {&*group_scale, &*minimum})
+    require(each->shape(0) == groups && static_cast<std::int64_t>(each->shape(1)) == w.outputs,
+            "int4 in groups has a scale and a minimum for each 32 inputs and each output");
+  require(static_cast<std::int64_t>(matrix.shape(1)) == (w.outputs + 63) / 64 * 32,
+          "int4 weights have 32 bytes a row for each 64 outputs");
+  for (const Halves* each : {&*group_scale, &*minimum})
+    if (reinterpret_cast<std::uintptr_t>(each->data()) % alignof(std::uint16_t) != 0)
+      throw std::invalid_argument("an array of halves is not aligned to them");
+  w.group_scale = group_scale->data();
+  w.group_minimum = minimum->data();
+  return w;
+}
+
 template <class E>
 E named(const std::string& name, std::initializer_list<std::pair<const char*, E>> known) {
   for (const auto& [spelled, value] : known)
@@ -125,6 +151,11 @@ inline Neuron neuron_of(const std::string& type, int levels, float unit, float d
   return neuron;
 }
 
+inline NormKind norm_of(const std::string& name) {
+  return named<NormKind>(
+      name, {{"none", NormKind::none}, {"layer", NormKind::layer}, {"rms", NormKind::rms}});
+}
+
 inline Activation activation_of(const std::string& name) {
   return named<Activation>(name, {{"relu", Activation::relu},
                                   {"silu", Activation::silu},
@@ -138,6 +169,16 @@ inline Rule rule_of(const std::string& name) {
                             {"sparsemax", Rule::sparsemax},
                             {"softmax", Rule::softmax},
                             {"ssa", Rule::ssa}});
+}
+
+// The mean of `repeats` runs, without Python's lock.
+template <class Work>
+double seconds_of(int repeats, const Work& work) {
+  nb::gil_scoped_release free;
+  const auto start = std::chrono::steady_clock::now();
+  for (int i = 0; i < repeats; ++i) work();
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+  return took.count() / repeats;
 }
 
 // Keeps the arrays that its program points into.

@@ -8,8 +8,8 @@
 namespace spikeformers {
 
 void Program::pair(int in, int out, std::int64_t offset, Vector value, int largest, bool sign, bool counts) {
-  const Buffer& from = input(in, false, "pair");
-  Buffer& to = output(out, false, "pair");
+  const Buffer& from = input(in, Holds::reals, "pair");
+  Buffer& to = output(out, Holds::reals, "pair");
   require(offset >= 0 && offset <= from.width - to.width, "pair: it reads past its input");
   require(in != out, "pair: it cannot write what it reads");
   require(value.n == to.width || value.n == 2 * to.width,
@@ -44,7 +44,7 @@ void Program::run(const Pair& step, const Frame&) {
 }
 
 void Program::activate(int to, Activation kind) {
-  input(to, false, "activate");
+  input(to, Holds::reals, "activate");
   at(to, "activate").counts = 0;
   steps_.emplace_back(Activate{to, kind});
 }
@@ -64,7 +64,7 @@ void Program::run(const Activate& step, const Frame&) {
 }
 
 void Program::multiply(int in, int to) {
-  const Buffer &from = input(in, false, "multiply"), &product = input(to, false, "multiply");
+  const Buffer &from = input(in, Holds::reals, "multiply"), &product = input(to, Holds::reals, "multiply");
   require(from.width == product.width, "multiply: widths differ");
   require(from.steps == product.steps && from.selected == product.selected, "multiply: rows differ");
   at(to, "multiply").counts = 0;
@@ -82,7 +82,7 @@ void Program::run(const Multiply& step, const Frame&) {
 }
 
 void Program::scale(int to, Vector by) {
-  const Buffer& scaled = input(to, false, "scale");
+  const Buffer& scaled = input(to, Holds::reals, "scale");
   require(by.n == scaled.width, "scale: it" + sizes(by.n, scaled.width));
   at(to, "scale").counts = 0;
   steps_.emplace_back(Scale{to, by});
@@ -98,7 +98,7 @@ void Program::run(const Scale& step, const Frame&) {
 
 void Program::rotate(int to, std::int64_t offset, int heads, std::int64_t width, Vector frequency,
                      float factor) {
-  const Buffer& turned = input(to, false, "rotate");
+  const Buffer& turned = input(to, Holds::reals, "rotate");
   require(steps == 1 && !turned.selected, "rotate: it comes before select, in one simulation step");
   require(heads >= 1 && width >= 1 && heads <= turned.width && width <= turned.width && offset >= 0 &&
               offset <= turned.width - heads * width,
@@ -136,8 +136,8 @@ void Program::run(const Rotate& step, const Frame& frame) {
 }
 
 void Program::group_norm(int in, int out, Vector gain, float eps) {
-  const Buffer& from = input(in, false, "group_norm");
-  Buffer& to = output(out, false, "group_norm");
+  const Buffer& from = input(in, Holds::reals, "group_norm");
+  Buffer& to = output(out, Holds::reals, "group_norm");
   require(from.width == to.width, "group_norm: widths differ");
   require(gain.n >= 1 && from.width % gain.n == 0, "group_norm: its groups do not divide the width");
   require(between(eps, 0.0f, 1.0f), "group_norm: its eps must be 0 to 1");

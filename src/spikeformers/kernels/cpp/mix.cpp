@@ -58,9 +58,9 @@ void RowCache::put(std::int64_t token, int head, const float* key, const float* 
 
 void Program::mix(int query, int key, int value, int out, int heads, int kv_heads, Rule rule,
                   int winners, float weight, Vector scale, int largest) {
-  const Buffer &q = input(query, false, "mix"), &k = input(key, false, "mix"),
-               &v = input(value, false, "mix");
-  Buffer& to = output(out, false, "mix");
+  const Buffer &q = input(query, Holds::reals, "mix"), &k = input(key, Holds::reals, "mix"),
+               &v = input(value, Holds::reals, "mix");
+  Buffer& to = output(out, Holds::reals, "mix");
   require(steps == 1, "mix: it has one simulation step, of counts");
   require(heads >= 1 && kv_heads >= 1 && heads % kv_heads == 0 && q.width % heads == 0,
           "mix: heads do not divide the width, or each other");

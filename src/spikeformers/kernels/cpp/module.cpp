@@ -1,6 +1,5 @@
 // The Python face of the engine: arrays in, arrays out; nothing here computes.
 #include <algorithm>
-#include <chrono>
 #include <functional>
 
 #include "binding.hpp"
@@ -9,11 +8,6 @@ using namespace nanobind::literals;
 using namespace spikeformers;
 
 namespace {
-
-NormKind norm_of(const std::string& name) {
-  return named<NormKind>(
-      name, {{"none", NormKind::none}, {"layer", NormKind::layer}, {"rms", NormKind::rms}});
-}
 
 // `held` keeps them alive while Python's lock is free, whatever becomes of the list.
 std::vector<Sequence*> sequences_of(const nb::list& given, std::vector<nb::object>& held) {
@@ -77,8 +71,13 @@ nb::object copy_of(const Program& program, const Buffer& buffer, const std::vect
 
 nb::object values_of(const Engine& engine, int id) {
   const Buffer& buffer = alone(engine.program, [&] { return std::cref(engine.program.buffer(id)); });
-  return buffer.spiking ? copy_of(engine.program, buffer, &Buffer::count)
-                        : copy_of(engine.program, buffer, &Buffer::real);
+  if (buffer.holds == Holds::spikes) return copy_of(engine.program, buffer, &Buffer::count);
+  if (buffer.holds == Holds::counts) {
+    std::vector<std::int32_t> whole = alone(engine.program, [&] { return buffer.whole<std::int32_t>(); });
+    const auto width = static_cast<std::size_t>(buffer.width), rows = whole.size() / width;
+    return nb::cast(owned(std::move(whole), {rows, width}));
+  }
+  return copy_of(engine.program, buffer, &Buffer::real);
 }
 
 nb::dict counters_of(const Engine& engine) {
@@ -99,15 +98,6 @@ nb::dict counters_of(const Engine& engine) {
 // One kernel by itself, as a program of one step: what tests and benchmarks call. `repeats` runs it
 // again; the seconds are the mean of a run.
 using Timed = std::tuple<nb::ndarray<nb::numpy, float>, double>;
-
-template <class Work>
-double seconds_of(int repeats, const Work& work) {
-  nb::gil_scoped_release free;
-  const auto start = std::chrono::steady_clock::now();
-  for (int i = 0; i < repeats; ++i) work();
-  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-  return took.count() / repeats;
-}
 
 Timed product(const Counts& counts, const Matrix& matrix, const std::optional<Reals>& scale,
               const std::optional<Reals>& bias, float unit, const std::string& path, int threads,
@@ -227,6 +217,8 @@ NB_MODULE(_native, m) {
              return alone(e.program, [&] { return e.program.spikes(width, neuron); });
            },
            "width"_a, "type"_a, "levels"_a, "unit"_a, "decay"_a, "threshold"_a, "ratio"_a, "reset"_a)
+      .def("counts", [](Engine& e, std::int64_t width) { return alone(e.program, [&] { return e.program.counts(width); }); },
+           "width"_a)
       .def("embed",
            [](Engine& e, int out, const Matrix& table, const std::optional<Reals>& scale,
               bool by_column, const std::optional<Reals>& positions) {
@@ -261,15 +253,19 @@ NB_MODULE(_native, m) {
            "input"_a, "out"_a, "offset"_a, "kind"_a, "gain"_a.none(), "shift"_a.none(), "eps"_a)
       .def("linear",
            [](Engine& e, int in, int out, const Matrix& weights, const std::optional<Reals>& scale,
+              const std::optional<Halves>& group_scale, const std::optional<Halves>& minimum,
               const std::optional<Reals>& bias) {
-             const Weights matrix = weights_of(weights, scale, true);
+             const Weights matrix = linear_weights_of(weights, scale, group_scale, minimum);
              const Vector added = vector_of(bias);
              alone(e.program, [&] { e.program.linear(in, out, matrix, added); });
              e.held.push_back(nb::cast(weights));
              e.hold(scale);
+             e.hold(group_scale);
+             e.hold(minimum);
              e.hold(bias);
            },
-           "input"_a, "out"_a, "weights"_a, "scale"_a.none(), "bias"_a.none())
+           "input"_a, "out"_a, "weights"_a, "scale"_a.none(), "group_scale"_a.none(), "minimum"_a.none(),
+           "bias"_a.none())
       .def("attend",
            [](Engine& e, int query, int key, int value, int out, int heads, const std::string& rule,
               int winners, float weight, const Reals& scale, const std::optional<Reals>& bias) {

@@ -51,6 +51,44 @@ Found pair(const Rows& x, const Reals& value, int largest, bool sign, bool count
   return owned(reals_of(program, out), {x.shape(0), x.shape(1)});
 }
 
+// x [T, in] as counts whose threshold follows their token: whole counts [T, in], units [T].
+std::tuple<nb::ndarray<nb::numpy, std::int32_t>, Found> encode(const Rows& x, int steps, float reach, float dead_zone,
+                                                               bool power_of_two, const std::string& path) {
+  Program program(*choose_path(path).kernels, 1, 1, 1);
+  const auto rows = static_cast<std::int64_t>(x.shape(0)), width = static_cast<std::int64_t>(x.shape(1));
+  const int in = program.real(width), out = program.counts(width);
+  require_aligned(x.data());
+  program.fill(in, x.data(), rows, 0);
+  program.encode(in, out, 0, NormKind::none, {}, {}, 0.0f, steps, reach, dead_zone, power_of_two);
+  Sequence sequence(program);
+  program.run_alone(sequence, rows);
+  const Buffer& found = program.buffer(out);
+  return {owned(found.whole<std::int32_t>(), {x.shape(0), x.shape(1)}),
+          owned(std::vector<float>(found.unit.begin(), found.unit.begin() + rows), {x.shape(0)})};
+}
+
+// The same counts times a matrix [in, out]; `repeats` runs the product again, the seconds are the
+// mean of a run.
+std::tuple<Found, double> count_product(const Rows& x, const Matrix& matrix, const std::optional<Reals>& scale,
+                                        const std::optional<Halves>& group_scale,
+                                        const std::optional<Halves>& minimum,
+                                        const std::optional<Reals>& bias, int steps, float reach, float dead_zone,
+                                        bool power_of_two, const std::string& path, int threads, int repeats) {
+  require(repeats >= 1, "count_product: it runs at least once");
+  Program program(*choose_path(path).kernels, threads, 1, 1);
+  const auto rows = static_cast<std::int64_t>(x.shape(0)), width = static_cast<std::int64_t>(x.shape(1));
+  const int in = program.real(width), counts = program.counts(width);
+  const Weights weights = linear_weights_of(matrix, scale, group_scale, minimum);
+  const int out = program.real(weights.outputs);
+  require_aligned(x.data());
+  program.fill(in, x.data(), rows, 0);
+  program.encode(in, counts, 0, NormKind::none, {}, {}, 0.0f, steps, reach, dead_zone, power_of_two);
+  program.linear(counts, out, weights, vector_of(bias));
+  Sequence sequence(program);
+  const double seconds = seconds_of(repeats, [&] { program.run_alone(sequence, rows); });
+  return {owned(reals_of(program, out), {x.shape(0), static_cast<std::size_t>(weights.outputs)}), seconds};
+}
+
 Found activate(const Rows& x, const std::string& kind, const std::string& path) {
   Program program(*choose_path(path).kernels, 1, 1, 1);
   const int id = program.real(static_cast<std::int64_t>(x.shape(1)));
@@ -96,6 +134,10 @@ void bind_kernels(nb::module_& m) {
   m.def("edges", &edges, "q"_a, "k"_a, "v"_a, "steps"_a, "heads"_a, "decay"_a, "scale"_a, "threshold"_a,
         "bias"_a.none(), "path"_a, "threads"_a);
   m.def("pair", &pair, "x"_a, "value"_a, "largest"_a, "sign"_a, "counts"_a, "path"_a);
+  m.def("encode", &encode, "x"_a, "steps"_a, "reach"_a, "dead_zone"_a, "power_of_two"_a, "path"_a);
+  m.def("count_product", &count_product, "x"_a, "matrix"_a, "scale"_a.none(), "group_scale"_a.none(),
+        "minimum"_a.none(), "bias"_a.none(), "steps"_a, "reach"_a,
+        "dead_zone"_a, "power_of_two"_a, "path"_a, "threads"_a, "repeats"_a);
   m.def("activate", &activate, "x"_a, "kind"_a, "path"_a);
   m.def("mix", &mix, "q"_a, "k"_a, "v"_a, "heads"_a, "kv_heads"_a, "rule"_a, "winners"_a, "weight"_a,
         "scale"_a, "largest"_a, "path"_a, "threads"_a);

@@ -75,6 +75,20 @@ void bind_steps(nb::class_<Engine>& program) {
              e.held.push_back(nb::cast(gain));
            },
            "input"_a, "out"_a, "gain"_a, "eps"_a)
+      .def("encode",
+           [](Engine& e, int in, int out, std::int64_t offset, const std::string& kind,
+              const std::optional<Reals>& gain, const std::optional<Reals>& shift, float eps, int steps,
+              float reach, float dead_zone, bool power_of_two) {
+             const NormKind chosen = norm_of(kind);
+             const Vector by = vector_of(gain), moved = vector_of(shift);
+             alone(e.program, [&] {
+               e.program.encode(in, out, offset, chosen, by, moved, eps, steps, reach, dead_zone, power_of_two);
+             });
+             e.hold(gain);
+             e.hold(shift);
+           },
+           "input"_a, "out"_a, "offset"_a, "kind"_a, "gain"_a.none(), "shift"_a.none(), "eps"_a, "steps"_a,
+           "reach"_a, "dead_zone"_a, "power_of_two"_a)
       .def("mix",
            [](Engine& e, int query, int key, int value, int out, int heads, int kv_heads,
               const std::string& rule, int winners, float weight, const Reals& scale, int largest) {

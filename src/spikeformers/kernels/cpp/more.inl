@@ -208,12 +208,17 @@ void add_rows(Number type, const void* rows, std::int64_t stride, std::int64_t c
 void rows_i8_coef(const std::int8_t* w, std::int64_t stride, Events events, const float* coef,
                   std::int64_t begin, std::int64_t end, float* out) {
   constexpr std::int64_t kStrip = 8 * kFloats;  // its sums stay in registers
+  constexpr std::int64_t kAhead = 16;           // rows whose strip is called for meanwhile
+  constexpr std::int64_t kLine = 64;            // bytes that a processor fetches at once
   std::int64_t o = begin;
   for (; o + kStrip <= end; o += kStrip) {
     Floats sum[8] = {};
     for (std::int64_t e = 0; e < events.n; ++e) {
       const std::int8_t* row = w + events.index[e] * stride + o;
-      __builtin_prefetch(w + events.index[e + 8 < events.n ? e + 8 : e] * stride + o);
+      const std::int8_t* next = w + events.index[e + kAhead < events.n ? e + kAhead : e] * stride + o;
+      // A strip may begin within a line: the line of its last byte is another one then.
+      for (std::int64_t at = 0; at < kStrip; at += kLine) __builtin_prefetch(next + at);
+      __builtin_prefetch(next + kStrip - 1);
       for (int k = 0; k < 8; ++k) sum[k] += floats(row + k * kFloats) * coef[e];
     }
     for (int k = 0; k < 8; ++k) store(out + o + k * kFloats, sum[k]);

@@ -6,10 +6,16 @@ namespace spikeformers {
 namespace {
 
 void require_weights(const Weights& w, const std::string& what) {
-  require((w.f32 != nullptr) != ((w.i8 != nullptr) != (w.i4 != nullptr) && w.scale != nullptr),
-          what + ": weights are either fp32, or int8 or int4 with a scale");
+  const int kinds = (w.f32 != nullptr) + (w.i8 != nullptr) + (w.i4 != nullptr);
+  const bool scaled = w.f32 != nullptr ? w.scale == nullptr : (w.scale != nullptr) != w.grouped();
+  require(kinds == 1 && scaled && (!w.grouped() || (w.i4 != nullptr && w.group_minimum != nullptr)),
+          what + ": weights are fp32, or int8 or int4 with a scale, or int4 with scales and minima of groups");
   // 255 * 64 a product: 32-bit sums hold this many.
   require(w.inputs <= 131072 || w.f32 != nullptr, what + ": more inputs than a whole sum holds");
+}
+
+const char* name_of(Holds holds) {
+  return holds == Holds::reals ? "reals" : holds == Holds::spikes ? "spikes" : "counts with a unit per token";
 }
 
 }  // namespace
@@ -29,12 +35,20 @@ std::vector<BiasLine> bias_lines(Vector bias, int heads, const std::string& what
 
 void Buffer::resize(std::int64_t wanted) {
   const auto size = static_cast<std::size_t>(wanted * width);
-  if (spiking) {
-    if (count.size() < size) count.resize(size);
-    if (index.size() < size) index.resize(size);
-    if (fired.size() < static_cast<std::size_t>(wanted)) fired.resize(static_cast<std::size_t>(wanted));
-  } else if (real.size() < size) {
-    real.resize(size);
+  const auto grow = [](auto& values, std::size_t least) {
+    if (values.size() < least) values.resize(least);
+  };
+  if (holds == Holds::reals) {
+    grow(real, size);
+  } else {
+    grow(count, size);
+    grow(index, size);
+    grow(fired, static_cast<std::size_t>(wanted));
+  }
+  if (holds == Holds::counts) {
+    for (auto* each : {&far_index, &far_count}) grow(*each, static_cast<std::size_t>(wanted * far_width));
+    grow(far, static_cast<std::size_t>(wanted));
+    grow(unit, static_cast<std::size_t>(wanted));
   }
   rows = wanted;  // last: where memory runs out, the old ones are still there
 }
@@ -107,8 +121,15 @@ int Program::real(std::int64_t width) {
 int Program::spikes(std::int64_t width, const Neuron& neuron) {
   check_neuron(neuron);
   const int id = real(width);
-  buffers_.back()->spiking = true;
+  buffers_.back()->holds = Holds::spikes;
   buffers_.back()->neuron = neuron;
+  return id;
+}
+
+int Program::counts(std::int64_t width) {
+  require(width <= kMaxTokenInputs, "counts: more inputs than a whole sum of token counts holds");
+  const int id = real(width);
+  buffers_.back()->holds = Holds::counts;
   return id;
 }
 
@@ -123,21 +144,19 @@ Buffer& Program::at(int id, const char* what) {
   return *buffers_[static_cast<std::size_t>(id)];
 }
 
-Buffer& Program::output(int id, bool spiking, const char* what) {
-  Buffer& found = at(id, what);
+Buffer& Program::output(int id, Holds wanted, const char* what) {
+  Buffer& given = at(id, what);
   require(!finished(), std::string(what) + ": the program is finished");
-  require(found.spiking == spiking,
-          std::string(what) + (spiking ? ": gives spikes, not reals" : ": gives reals, not spikes"));
-  return found;
+  require(given.holds == wanted, std::string(what) + ": gives " + name_of(wanted) + ", not " + name_of(given.holds));
+  return given;
 }
 
-const Buffer& Program::input(int id, bool spiking, const char* what) {
-  const Buffer& found = at(id, what);
+const Buffer& Program::input(int id, Holds wanted, const char* what) {
+  const Buffer& given = at(id, what);
   require(!finished(), std::string(what) + ": the program is finished");
-  require(found.spiking == spiking,
-          std::string(what) + (spiking ? ": takes spikes, not reals" : ": takes reals, not spikes"));
-  require(found.written, std::string(what) + ": reads a buffer that no step has written");
-  return found;
+  require(given.holds == wanted, std::string(what) + ": takes " + name_of(wanted) + ", not " + name_of(given.holds));
+  require(given.written, std::string(what) + ": reads a buffer that no step has written");
+  return given;
 }
 
 void Program::check_norm(const char* what, NormKind kind, Vector gain, Vector shift, float eps,
@@ -154,11 +173,12 @@ void Program::check_norm(const char* what, NormKind kind, Vector gain, Vector sh
 }
 
 void Program::embed(int out, const Weights& table, bool by_column, Vector where) {
-  Buffer& to = output(out, false, "embed");
+  Buffer& to = output(out, Holds::reals, "embed");
   require((by_column ? table.inputs : table.outputs) == to.width &&
               (by_column ? table.outputs : table.inputs) == vocabulary,
           "embed: the table is not vocabulary x width");
   require_weights(table, "embed");
+  require(!table.grouped(), "embed: a table is not of int4 in groups");
   if (where.data != nullptr) {
     require(where.n > 0 && where.n % to.width == 0, "embed: positions are not a whole number of rows");
     const std::int64_t rows = where.n / to.width;
@@ -169,8 +189,8 @@ void Program::embed(int out, const Weights& table, bool by_column, Vector where)
 }
 
 void Program::select(int in, int out) {
-  const Buffer& from = input(in, false, "select");
-  Buffer& to = output(out, false, "select");
+  const Buffer& from = input(in, Holds::reals, "select");
+  Buffer& to = output(out, Holds::reals, "select");
   require(from.width == to.width, "select: widths differ");
   require(in != out && !from.selected, "select: it was selected before");
   wrote(to, 1, true);
@@ -179,8 +199,8 @@ void Program::select(int in, int out) {
 
 void Program::norm(int in, int out, std::int64_t offset, NormKind kind, Vector gain, Vector shift,
                    float eps) {
-  const Buffer& from = input(in, false, "norm");
-  Buffer& to = output(out, false, "norm");
+  const Buffer& from = input(in, Holds::reals, "norm");
+  Buffer& to = output(out, Holds::reals, "norm");
   require(offset >= 0 && offset <= from.width - to.width, "norm: it reads past its input");
   check_norm("norm", kind, gain, shift, eps, to.width);
   wrote(to, from.steps, from.selected);
@@ -189,8 +209,8 @@ void Program::norm(int in, int out, std::int64_t offset, NormKind kind, Vector g
 
 void Program::fire(int in, int out, std::int64_t offset, NormKind kind, Vector gain, Vector shift,
                    float eps) {
-  const Buffer& from = input(in, false, "fire");
-  Buffer& to = output(out, true, "fire");
+  const Buffer& from = input(in, Holds::reals, "fire");
+  Buffer& to = output(out, Holds::spikes, "fire");
   require(offset >= 0 && offset <= from.width - to.width, "fire: it reads past its input");
   check_norm("fire", kind, gain, shift, eps, to.width);
   wrote(to, from.steps, from.selected);
@@ -198,21 +218,25 @@ void Program::fire(int in, int out, std::int64_t offset, NormKind kind, Vector g
 }
 
 void Program::linear(int in, int out, const Weights& weights, Vector bias) {
-  const Buffer& from = input(in, at(in, "linear").spiking, "linear");
-  Buffer& to = output(out, false, "linear");
+  const Buffer& from = input(in, at(in, "linear").holds, "linear");
+  Buffer& to = output(out, Holds::reals, "linear");
   require(in != out, "linear: it cannot write what it reads");
   require(from.width == weights.inputs && to.width == weights.outputs,
           "linear: a matrix of " + std::to_string(weights.inputs) + " x " +
               std::to_string(weights.outputs) + " between widths " + std::to_string(from.width) +
               " and " + std::to_string(to.width));
   require_weights(weights, "linear");
+  require(from.holds != Holds::counts || weights.i4 == nullptr || weights.grouped(),
+          "linear: counts with a unit per token take weights of fp32, int8, or int4 in groups");
+  require(from.holds != Holds::spikes || !weights.grouped(),
+          "linear: spikes of one unit take weights of fp32, int8, or int4 with a scale per output");
   require(bias.data == nullptr || bias.n == to.width, "linear: the bias" + sizes(bias.n, to.width));
   wrote(to, from.steps, from.selected);
   steps_.emplace_back(Linear{in, out, weights, bias});
 }
 
 void Program::add(int in, int to) {
-  const Buffer &from = input(in, false, "add"), &sum = input(to, false, "add");
+  const Buffer &from = input(in, Holds::reals, "add"), &sum = input(to, Holds::reals, "add");
   require(from.width == sum.width, "add: widths differ");
   require(from.steps == sum.steps && from.selected == sum.selected, "add: rows differ");
   at(to, "add").counts = 0;
@@ -220,7 +244,7 @@ void Program::add(int in, int to) {
 }
 
 void Program::finish(int logits) {
-  const Buffer& last = input(logits, false, "logits");
+  const Buffer& last = input(logits, Holds::reals, "logits");
   require(last.width == vocabulary, "logits: their width is not the vocabulary's");
   require(last.selected, "logits: they come after select");
   require(logits_ < 0, "the program is finished");
@@ -228,7 +252,7 @@ void Program::finish(int logits) {
 }
 
 void Program::fill(int id, const std::int8_t* count, std::int64_t rows, int over) {
-  Buffer& to = output(id, true, "fill");
+  Buffer& to = output(id, Holds::spikes, "fill");
   wrote(to, over, false);
   to.resize(rows);
   std::copy_n(count, rows * to.width, to.count.data());
@@ -236,7 +260,7 @@ void Program::fill(int id, const std::int8_t* count, std::int64_t rows, int over
 }
 
 void Program::fill(int id, const float* real, std::int64_t rows, std::int64_t counts) {
-  Buffer& to = output(id, false, "fill");
+  Buffer& to = output(id, Holds::reals, "fill");
   wrote(to, 1, false);
   to.counts = counts;
   to.resize(rows);

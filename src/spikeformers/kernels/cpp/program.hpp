@@ -15,6 +15,7 @@
 
 #include "attention.hpp"
 #include "cache.hpp"
+#include "counts.hpp"
 #include "kernels.hpp"
 #include "mix.hpp"
 #include "more.hpp"
@@ -28,7 +29,14 @@ struct Weights {
   const std::int8_t* i8 = nullptr;
   const std::int8_t* i4 = nullptr;  // blocks of 64 outputs in 32 bytes, see rows_i4
   const float* scale = nullptr;     // of int8 and int4, one an output
+  // Of int4 in groups of inputs (counts.hpp), which has no `scale`: [groups, outputs].
+  const std::uint16_t *group_scale = nullptr, *group_minimum = nullptr;
   std::int64_t inputs = 0, outputs = 0;
+
+  bool grouped() const { return group_scale != nullptr; }
+  GroupedWeights in_groups() const {
+    return {reinterpret_cast<const std::uint8_t*>(i4), row_bytes(), group_scale, group_minimum, outputs};
+  }
 
   std::int64_t row_bytes() const {
     return f32 != nullptr ? 4 * outputs : i8 != nullptr ? outputs : (outputs + 63) / 64 * 32;
@@ -46,10 +54,13 @@ struct Vector {
   std::int64_t n = 0;
 };
 
-// Values between steps: reals [S, rows, width], or spikes with the neuron that emits them.
+// What a buffer holds: reals [S, rows, width], spikes with the neuron that emits them, or counts whose
+// unit follows their token.
+enum class Holds : std::int32_t { reals, spikes, counts };
+
 struct Buffer {
   std::int64_t width = 0;
-  bool spiking = false;
+  Holds holds = Holds::reals;
   Neuron neuron;
   // Known while the program is put together: whether a step has written it, with rows for each
   // simulation step, and for all tokens or for the selected ones.
@@ -61,11 +72,40 @@ struct Buffer {
   std::vector<std::int8_t> count;
   std::vector<std::int32_t> index;    // of the inputs that fired, a row of `width` for each row
   std::vector<std::int64_t> fired;    // how many did
+  // Of counts with a unit for each row: `count`, `index` and `fired` are those of near neurons, the
+  // counts packed as the indices are; far neurons have their own.
+  std::vector<std::int32_t> far_index, far_count;  // room for `far_width` in each row
+  std::int64_t far_width = 0;
+  std::vector<std::int64_t> far;
+  std::vector<float> unit;
 
   void resize(std::int64_t rows);
   Events events(std::int64_t row) const {
     return {index.data() + row * width, fired[static_cast<std::size_t>(row)]};
   }
+  Events far_events(std::int64_t row) const {
+    return {far_index.data() + row * far_width, far[static_cast<std::size_t>(row)]};
+  }
+  const std::int32_t* far_counts(std::int64_t row) const { return far_count.data() + row * far_width; }
+  // Counts with a unit per token, near and far ones together, [rows, width].
+  template <class T>
+  std::vector<T> whole() const {
+    std::vector<T> all(static_cast<std::size_t>(rows * width));
+    for (std::int64_t r = 0; r < rows; ++r) {
+      T* row = all.data() + r * width;
+      const Events near = events(r), beyond = far_events(r);
+      for (std::int64_t e = 0; e < near.n; ++e) row[near.index[e]] = static_cast<T>(count[static_cast<std::size_t>(r * width + e)]);
+      for (std::int64_t e = 0; e < beyond.n; ++e) row[beyond.index[e]] = static_cast<T>(far_counts(r)[e]);
+    }
+    return all;
+  }
+};
+
+// Rows of reals, each in a unit of its own where `unit` is not null.
+struct RealRows {
+  const float* x;
+  std::int64_t rows, width;
+  const float* unit;
 };
 
 struct Program;
@@ -114,6 +154,14 @@ struct Fire {        // norm, then neuron; reads out.width values from `offset` 
   NormKind kind;
   Vector gain, shift;
   float eps;
+};
+struct Encode {      // norm, then neurons whose threshold follows the token (counts.cpp)
+  int in, out;
+  std::int64_t offset;
+  NormKind kind;
+  Vector gain, shift;
+  float eps;
+  TokenCode code;
 };
 struct Linear {
   int in, out;
@@ -200,7 +248,7 @@ struct Mix {         // attention over a cache of rows: counts, or the reals of 
 };
 
 using Step = std::variant<Embed, Select, Norm, Fire, Linear, Attend, Add, Shift, Join, Recount, Rate,
-                          Edges, Pair, Activate, Multiply, Scale, Rotate, GroupNorm, Mix>;
+                          Edges, Pair, Activate, Multiply, Scale, Rotate, GroupNorm, Mix, Encode>;
 
 // Sums over everything that ran, for density and bytes; measured, not estimated.
 struct Counters {
@@ -213,11 +261,14 @@ struct Program {
 
   int real(std::int64_t width);
   int spikes(std::int64_t width, const Neuron& neuron);
+  int counts(std::int64_t width);
   // Each throws std::invalid_argument where shapes or kinds do not fit.
   void embed(int out, const Weights& table, bool by_column, Vector positions);
   void select(int in, int out);
   void norm(int in, int out, std::int64_t offset, NormKind kind, Vector gain, Vector shift, float eps);
   void fire(int in, int out, std::int64_t offset, NormKind kind, Vector gain, Vector shift, float eps);
+  void encode(int in, int out, std::int64_t offset, NormKind kind, Vector gain, Vector shift, float eps,
+              int token_steps, float reach, float dead_zone, bool power_of_two);
   void linear(int in, int out, const Weights& weights, Vector bias);
   void attend(int query, int key, int value, int out, int heads, Rule rule, int winners,
               float weight, Vector scale, Vector bias);
@@ -272,8 +323,8 @@ struct Program {
     std::vector<std::int64_t> position;
   };
   Buffer& at(int id, const char* what);
-  Buffer& output(int id, bool spiking, const char* what);
-  const Buffer& input(int id, bool spiking, const char* what);
+  Buffer& output(int id, Holds wanted, const char* what);
+  const Buffer& input(int id, Holds wanted, const char* what);
   void check_norm(const char* what, NormKind kind, Vector gain, Vector shift, float eps,
                   std::int64_t width) const;
   void run_steps(const Frame& frame);
@@ -300,7 +351,13 @@ struct Program {
   void run(const Rotate& step, const Frame& frame);
   void run(const GroupNorm& step, const Frame& frame);
   void run(const Mix& step, const Frame& frame);
-  void product_real(const Linear& step, const Buffer& in, Buffer& out);
+  void run(const Encode& step, const Frame& frame);
+  void product_real(const Linear& step, const RealRows& in, Buffer& out);
+  void product_counts(const Linear& step, const Buffer& in, Buffer& out);
+  void product_counts_batch(const Linear& step, const Buffer& in, Buffer& out);
+  void product_grouped(const Linear& step, const Buffer& in, Buffer& out);
+  void product_grouped_batch(const Linear& step, const Buffer& in, Buffer& out);
+  void product_grouped_real(const Linear& step, const RealRows& in, Buffer& out);
   // Finds the inputs that fired; they count as events where they are a neuron's of this step.
   void collect(Buffer& out, bool fired_here);
   void product_whole(const Linear& step, const Buffer& in, Buffer& out);

@@ -4,7 +4,11 @@
 
 namespace spikeformers {
 
-void Program::product_real(const Linear& step, const Buffer& in, Buffer& out) {
+void Program::product_real(const Linear& step, const RealRows& in, Buffer& out) {
+  if (step.weights.grouped()) {
+    product_grouped_real(step, in, out);
+    return;
+  }
   const Weights& w = step.weights;
   const MoreKernels& more = more_kernels(kernels);
   // A zero adds nothing, so its row is not read: sums of spikes, and pairs of neurons, have many.
@@ -18,7 +22,7 @@ void Program::product_real(const Linear& step, const Buffer& in, Buffer& out) {
   coef.clear();
   starts.assign(1, 0);
   for (std::int64_t r = 0; r < in.rows; ++r) {
-    const float* x = in.real.data() + r * in.width;
+    const float* x = in.x + r * in.width;
     for (std::int64_t i = 0; i < in.width; ++i)
       if (x[i] != 0.0f) {
         index.push_back(static_cast<std::int32_t>(i));
@@ -37,6 +41,8 @@ void Program::product_real(const Linear& step, const Buffer& in, Buffer& out) {
     float* to = out.real.data() + r * w.outputs;
     if (w.f32 == nullptr)
       for (std::int64_t o = begin; o < end; ++o) to[o] *= w.scale[o];
+    if (in.unit != nullptr)
+      for (std::int64_t o = begin; o < end; ++o) to[o] *= in.unit[r];
     if (step.bias.data != nullptr)
       for (std::int64_t o = begin; o < end; ++o) to[o] += step.bias.data[o];
   };
@@ -47,7 +53,7 @@ void Program::product_real(const Linear& step, const Buffer& in, Buffer& out) {
       if (dense(r)) {
         const void* matrix = w.f32 != nullptr ? static_cast<const void*>(w.f32) : w.i8;
         more.block(w.f32 != nullptr ? Number::f32 : Number::i8, matrix, w.outputs, in.width,
-                   in.real.data() + r * in.width, in.width, begin, end,
+                   in.x + r * in.width, in.width, begin, end,
                    out.real.data() + r * w.outputs, w.outputs);
         for (int k = 0; k < 4; ++k) finish(r + k, begin, end);
         r += 3;

@@ -182,8 +182,11 @@ void Program::run(const Linear& step, const Frame&) {
   Buffer &in = at(step.in, "linear"), &out = at(step.out, "linear");
   out.resize(in.rows);
   const Weights& w = step.weights;
-  if (!in.spiking) {
-    product_real(step, in, out);
+  if (in.holds != Holds::spikes) {
+    if (in.holds == Holds::reals)
+      product_real(step, {in.real.data(), in.rows, in.width, nullptr}, out);
+    else
+      product_counts(step, in, out);
     return;
   }
   for (std::int64_t r = 0; r < in.rows; ++r)

@@ -5,7 +5,7 @@
 namespace spikeformers {
 
 void Program::shift(int to, std::int64_t moved) {
-  const Buffer& spikes = input(to, true, "shift");
+  const Buffer& spikes = input(to, Holds::spikes, "shift");
   require(!spikes.selected && spikes.steps == steps, "shift: it comes before select");
   require(moved >= 1 && moved <= spikes.width, "shift: no such number of features");
   steps_.emplace_back(Shift{to, moved, shifts_++});
