@@ -17,7 +17,7 @@ from spikeformers.neurons import Neuron
 ATTENTION = "attention scores and values"
 CLOSED = (
     *("linear", "conv", "embedding", "norm", "neuron", "core", "sdpa", "expanded"),
-    *("says", "part of a product"),
+    *("says", "part of a product", "part of a neuron"),
 )
 """Kinds whose elementwise operations are counted with the module, or belong to a product."""
 ACCOUNTS = ("linear", "conv", "core", "sdpa", "expanded")
@@ -36,6 +36,8 @@ class Frame:
     softmaxes: list[Tensor] = field(default_factory=list)
     edges: tuple[str, Neuron, Tensor] | None = None
     """Of an attention core: name and module of the neuron that fires its weights, and spikes."""
+    decoded: Tensor | None = None
+    """Decoded values of the spikes that the module's own neurons fired last."""
     listed: Counter[str] = field(default_factory=Counter)
     """How many operations of each name an audit has recorded here."""
 
@@ -50,8 +52,8 @@ def kind_of(module: nn.Module) -> str:
     """linear, conv, embedding, neuron, core, expanded, norm, activation or open.
 
     A module may state its kind itself (``counted_as``): one that "says" decodes the spikes that it
-    reads into the values that they stand for, and the additions of one that is "part of a product"
-    are counted with that product.
+    reads into the values that they stand for, the additions of one that is "part of a product" are
+    counted with that product, and what is "part of a neuron" is counted with the neuron.
     """
     own: str | None = getattr(module, "counted_as", None)
     if own is not None:

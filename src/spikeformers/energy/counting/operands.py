@@ -26,11 +26,15 @@ class Spikes(NamedTuple):
     """The values of a tensor are multiples of ``unit``.
 
     ``weighted``: the multiples are encoded in binary, with one spike per digit that is 1.
+    ``planes``: bits per value, as the neuron states them; 0 if the largest count decides.
+    ``per_token``: the value of a spike differs per token, and the neuron hands it on separately.
     """
 
     kind: Kind
     unit: float
     weighted: bool = False
+    planes: int = 0
+    per_token: bool = False
 
 
 def spikes_of(x: Tensor, stated: Spikes | None = None) -> Spikes | None:
@@ -81,6 +85,8 @@ def planes_of(x: Tensor, spikes: Spikes) -> int:
     """Bits per value of ``x``: those of the largest count, and one for a sign."""
     if x.numel() == 0 or x.dtype == torch.bool:
         return 1
+    if spikes.planes:
+        return spikes.planes
     least, most = (float(value) for value in x.float().aminmax())
     largest = round(max(-least, most) / spikes.unit)
     return max(1, largest.bit_length()) + (1 if least < 0 or spikes.kind == "ternary" else 0)
