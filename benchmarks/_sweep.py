@@ -253,12 +253,6 @@ def fill_pages(name: str, text: str) -> None:
             page.write_text(f"{before}{mark}\n{text}\n{end}{after}", encoding="utf-8")
 
 
-def markdown_table(columns: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
 def mean(values: list[float], digits: int) -> str:
     """Mean, and the sample deviation where it shows at so many digits."""
     text = f"{statistics.mean(values):,.{digits}f}"

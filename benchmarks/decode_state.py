@@ -18,7 +18,8 @@ import statistics
 import time
 from typing import Any
 
-from _sweep import RESULTS, commit, fill_pages, markdown_table
+from _sweep import RESULTS, commit, fill_pages
+from spikeformers.reporting.tables import markdown
 
 ORDERS = ("scores", "state")
 KEPT = RESULTS / "decode_state.json"
@@ -66,7 +67,7 @@ def table(record: dict[str, Any]) -> str:
         f"{record['commit']}; torch {record['torch']}, {record['machine']}. Measured."
     )
     columns = ["order", "context", "ms/token", "cache, bytes"]
-    return f"{head}\n\n{markdown_table(columns, rows)}"
+    return f"{head}\n\n{markdown(columns, rows)}"
 
 
 def main() -> None:

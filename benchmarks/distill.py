@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from _sweep import Sweep, cpu_seconds, markdown_table, mean
+from _sweep import Sweep, cpu_seconds, mean
+from spikeformers.reporting.tables import markdown
 
 SETTING = ("steps", "batch", "context", "learning_rate")
 ONLY_HTA: dict[str, Any] = {"ea": 0.0, "saa": 0.0, "sfa": 0.0, "sta": 0.0, "hta": 1.0}
@@ -195,7 +196,7 @@ def table(name: str, found: list[dict[str, Any]]) -> str:
         *("row", "seeds", "nats/token", "bits/byte", "agreement with teacher", "density"),
         *("density of edges", "nJ/token", "tokens for the control's loss, share", "train CPU s"),
     ]
-    return f"{head}\n\n{markdown_table(columns, rows)}"
+    return f"{head}\n\n{markdown(columns, rows)}"
 
 
 def _density(run: dict[str, Any], *, edges: bool) -> float:

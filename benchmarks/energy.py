@@ -16,7 +16,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from _sweep import RESULTS, commit, fill_pages, markdown_table
+from _sweep import RESULTS, commit, fill_pages
+from spikeformers.reporting.tables import markdown
 
 PRICES = ("horowitz45", "tpu7")
 PAIRS = (("int8", "fp16"), ("int8", "int8"), ("fp32", "fp32"))
@@ -84,7 +85,7 @@ def table(found: dict[str, Any], name: str) -> str:
             mine = sides["model"]["int8"][phase] / 1e6
             rows.append([price, f"{phase[0]} {phase[1]:,}", f"{mine:,.2f}", *shares])
     columns = ["prices", "phase", "int8", *(f"{a} of {b} twin" for a, b in PAIRS)]
-    return f"{head}\n\n{markdown_table(columns, rows)}"
+    return f"{head}\n\n{markdown(columns, rows)}"
 
 
 def tables() -> None:

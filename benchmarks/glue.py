@@ -19,7 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from _sweep import Sweep, markdown_table, mean
+from _sweep import Sweep, mean
+from spikeformers.reporting.tables import markdown
 
 TASKS = ("sst2", "mrpc", "rte", "cola", "stsb")
 MODELS = ("dense twin", "spiking")
@@ -138,7 +139,7 @@ def table(name: str, found: list[dict[str, Any]]) -> str:
     rows.sort(key=lambda row: (TASKS.index(row[0]), row[1], MODELS.index(row[2])))
     columns = ["task", "metric", "model", "seeds", "score", "majority"]
     columns += ["steps", "rate", "train CPU s"]
-    return f"{head}\n\n{markdown_table(columns, rows)}\n" + "\n\n".join(lines) + "\n"
+    return f"{head}\n\n{markdown(columns, rows)}\n" + "\n\n".join(lines) + "\n"
 
 
 def options(parser: argparse.ArgumentParser) -> None:

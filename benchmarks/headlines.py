@@ -13,7 +13,8 @@ import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from _sweep import RESULTS, fill_pages, markdown_table
+from _sweep import RESULTS, fill_pages
+from spikeformers.reporting.tables import markdown
 
 Line = tuple[str, str, str]
 TUNED = "original, tuned"  # the control of a tuned conversion
@@ -362,7 +363,7 @@ PARTS: tuple[Callable[[], Iterator[Line]], ...] = (
 def table() -> str:
     """All lines, as Markdown."""
     rows = [list(line) for part in PARTS for line in part()]
-    return markdown_table(["", "figure", "beside"], rows)
+    return markdown(["", "figure", "beside"], rows)
 
 
 def main() -> None:

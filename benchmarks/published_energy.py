@@ -20,6 +20,7 @@ from typing import Any, get_args
 
 from spikeformers.energy.counting.closed_form import Macs, Pairs, TransformerShape
 from spikeformers.energy.pricing.prices import ADD_FP32, MAC_FP32
+from spikeformers.reporting.tables import markdown
 
 RESULTS = Path(__file__).parent / "results"
 MAC, AC = MAC_FP32.picojoules, ADD_FP32.picojoules
@@ -245,13 +246,8 @@ def recompute() -> dict[str, Any]:
     }
 
 
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
 def dense_table(rows: list[dict[str, Any]]) -> str:
-    return table(
+    return markdown(
         ("shape", "attention", "head", *(f"mJ at {n}" for n in LENGTHS[:-1]), "tokens needed"),
         [
             (
@@ -271,7 +267,7 @@ def page(found: dict[str, Any]) -> str:
     parts += ["**OPT-125M, 126 mJ** (estimated)\n", dense_table(found["opt"]["rows"])]
     parts += [
         "**WD-Spikingformer**: accumulates per MAC that the published energy needs\n",
-        table(
+        markdown(
             ("tokens", "head", *(f"{name}, {PUBLISHED_MJ[name]} mJ" for name in wd)),
             [
                 (
@@ -285,7 +281,7 @@ def page(found: dict[str, Any]) -> str:
             ],
         ),
         "The same, from the ratio to Qwen-1.5B's energy, whatever the number of tokens\n",
-        table(
+        markdown(
             ("head", *wd),
             [
                 (head, *(f"{one['count_by_ratio_to_qwen'][head]:.2f}" for one in wd.values()))
@@ -293,7 +289,7 @@ def page(found: dict[str, Any]) -> str:
             ],
         ),
         "Where both would fire alike, were the head real, by the unknown shape of WD-1.0B\n",
-        table(
+        markdown(
             ("WD-1.0B", "tokens", "accumulates per MAC of the blocks"),
             [
                 (name, str(one["tokens"]), f"{one['count_needed']:.2f}")
@@ -301,7 +297,7 @@ def page(found: dict[str, Any]) -> str:
             ],
         ),
         "**BiSpikCLM**\n",
-        table(
+        markdown(
             (
                 "row",
                 "of the dense energy",
@@ -319,7 +315,7 @@ def page(found: dict[str, Any]) -> str:
             ],
         ),
         "**SSA block of NeurTransformer**\n",
-        table(
+        markdown(
             ("saved", "accumulates per MAC", "per step at T = 2", "T = 4", "T = 8", "T = 16"),
             [
                 (
@@ -330,7 +326,7 @@ def page(found: dict[str, Any]) -> str:
             ],
         ),
         "**Accumulates per MAC of our own small models** (counted)\n",
-        table(
+        markdown(
             ("model", "blocks", "with head"),
             [
                 (name, f"{one['blocks']:.3f}", f"{one['with_head']:.3f}")

@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from _sweep import Sweep, at_best_rate, cpu_seconds, markdown_table, mean
+from _sweep import Sweep, at_best_rate, cpu_seconds, mean
+from spikeformers.reporting.tables import markdown
 
 SETTING = ("tokenizer", "preset", "steps", "batch", "context")
 THREE = (0, 1, 2)
@@ -198,7 +199,7 @@ def table(name: str, found: list[dict[str, Any]]) -> str:
         *("row", "seeds", "rate", "nats/token", "bits/byte", "density", "nJ/token, papers'"),
         *("nJ/token, with elementwise", "train CPU s", "parameters"),
     ]
-    text = f"{head}\n\n{markdown_table(columns, rows)}"
+    text = f"{head}\n\n{markdown(columns, rows)}"
     return f"{text}\n{search_table(found)}" if searched else text
 
 
@@ -211,7 +212,7 @@ def search_table(found: list[dict[str, Any]]) -> str:
         losses = {r["learning_rate"]: f"{r['validation_loss']:.3f}" for r in runs}
         if losses:
             rows.append([row.label or key, *(losses.get(rate, "-") for rate in tried)])
-    return markdown_table(["validation nats/token at a rate of", *map("{:g}".format, tried)], rows)
+    return markdown(["validation nats/token at a rate of", *map("{:g}".format, tried)], rows)
 
 
 def density_table(found: list[dict[str, Any]]) -> str:
@@ -237,7 +238,7 @@ def density_table(found: list[dict[str, Any]]) -> str:
         *("target", "seeds", "bits/byte", "density", "attention", "MLP, in", "MLP, hidden", "head"),
         "nJ/token, papers'",
     ]
-    return markdown_table(columns, rows) if len(rows) > 1 else ""
+    return markdown(columns, rows) if len(rows) > 1 else ""
 
 
 def _density(run: dict[str, Any], part: str) -> float:

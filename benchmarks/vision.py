@@ -25,7 +25,8 @@ from typing import Any
 
 import yaml
 
-from _sweep import Sweep, markdown_table, mean
+from _sweep import Sweep, mean
+from spikeformers.reporting.tables import markdown
 
 SETTING = ("preset", "steps", "batch", "augment")
 THREE = (0, 1, 2)
@@ -203,7 +204,7 @@ def table(name: str, found: list[dict[str, Any]]) -> str:
         *("row", "seeds", "accuracy, %", "density", "bits of Q / K / V", "uJ/image, papers'"),
         *("uJ/image, with elementwise", "train CPU s", "parameters"),
     ]
-    text = f"{head}\n\n{markdown_table(columns, rows)}"
+    text = f"{head}\n\n{markdown(columns, rows)}"
     return "\n".join([text, *(f"{line}\n" for line in _curves(found))])
 
 

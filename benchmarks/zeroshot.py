@@ -24,8 +24,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from _sweep import RESULTS, commit, fill_pages, markdown_table
+from _sweep import RESULTS, commit, fill_pages
 from spikeformers.models.reference import DTYPES
+from spikeformers.reporting.tables import markdown
 
 if TYPE_CHECKING:
     from spikeformers.evaluation.zeroshot import TaskReport
@@ -167,7 +168,7 @@ def check_table(name: str) -> None:
         f"commits {commits}. Measured."
     )
     columns = ["model", "task", "documents", "log-likelihoods", "acc, here", "acc, harness"]
-    text = f"{head}\n\n{markdown_table([*columns, 'largest difference'], rows)}"
+    text = f"{head}\n\n{markdown([*columns, 'largest difference'], rows)}"
     (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
     fill_pages(name, text)
     print(text)
@@ -254,7 +255,7 @@ def tabulate(found: list[dict[str, Any]]) -> str:
     if any(one["means"] for one in found):
         head += " Means of acc_norm use acc for tasks without it."
     titles = [f"{task} {metric}" for task, metric in columns]
-    return f"{head}\n\n{markdown_table(['model', 'parameters', *titles], rows)}"
+    return f"{head}\n\n{markdown(['model', 'parameters', *titles], rows)}"
 
 
 def _cell(told: dict[str, Any] | None) -> str:

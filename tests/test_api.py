@@ -99,6 +99,23 @@ def test_images_are_classified(tmp_path: Path) -> None:
     assert sf.control_of(model.config).model_type == "vit"
 
 
+def test_a_run_is_measured_from_its_folder(text: tuple[Any, Any], tmp_path: Path) -> None:
+    model, folder = model_of("wd-spikingformer-tiny", text), tmp_path / "run"
+    sf.train(model, *text, folder, config_of(), progress=False)
+    words = tmp_path / "words.txt"
+    words.write_text("the quick brown fox jumps over the lazy dog.\n\n" * 60)
+    source = sf.read_input(folder, str(words), tokens=32)
+    study = sf.measure_energy(folder, str(words), tokens=32, contexts=(16,))
+    assert study.paper.as_dict() == sf.energy_of(source.model, source.batches).as_dict()
+    audited = sf.audit_folder(folder, str(words), tokens=32, require=["softmax-free"])
+    assert audited.met
+    figures = sf.evaluate_perplexity(folder, str(words), tokens=32).report
+    assert figures.bits_per_byte is not None
+    written = sf.generate_text(source.model, "the ", tokenizer=source.tokenizer, max_new_tokens=3)
+    assert written.tokens <= 3
+    assert sf.describe(folder)["parameters"] == source.model.num_parameters()
+
+
 def test_zeroshot_asks_for_known_tasks() -> None:
     pytest.importorskip("lm_eval")
     with pytest.raises(ConfigError, match="Did you mean 'arc_easy'"):

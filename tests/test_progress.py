@@ -52,6 +52,18 @@ def test_a_line_every_few_seconds_where_standard_error_is_no_terminal(clock, cap
     ]
 
 
+def test_stages_have_the_units_that_were_given(clock, capsys):
+    units = {"scoring": "tokens", "timing": "turns"}
+    with Progress(clock=clock, every=5.0, units=units) as progress:
+        for stage in ("scoring, spiking", "drawing"):
+            progress(stage, 0, 9)
+            clock.now += 6
+            progress(stage, 3, 9)
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith("scoring, spiking: 3 of 9 tokens (33 %)")
+    assert told[1].startswith("drawing: 3 of 9 (33 %)")
+
+
 def test_short_work_says_nothing(clock, capsys):
     def work(progress: Progress) -> None:
         for done in range(4):

@@ -20,7 +20,7 @@ from spikeformers.runs.pretraining import reopen
 from spikeformers.runs.recipe import Recipe
 from spikeformers.runs.tuning import reopen as reopen_tuning
 from spikeformers.runs.vision import reopen as reopen_vision
-from spikeformers.studies.compare import read_run
+from spikeformers.studies.comparison import read_run
 from spikeformers.studies.gather import loss_curve
 from spikeformers.training import TrainConfig
 from spikeformers.training.checkpoint import checkpoints, read_record

@@ -87,15 +87,15 @@ def energy(
     start(verbose=False)
     if report is not None:
         check_folder(report, "--report")
+    studies = []
     with Progress(units=UNITS) as progress:
-        studies = [
-            measure_energy(
+        for model in models:
+            study = measure_energy(
                 model, data, split=split, tokens=tokens, control=control, prices=table,
                 contexts=lengths, text_field=text_field, images=images, root=root,
                 spikes=report is not None, measure=measure, pack=pack, progress=progress,
-            )
-            for model in models
-        ]  # fmt: skip
+            )  # fmt: skip
+            studies.append(study)
     if report is not None:
         page = energy_page.write_energy_report(report, studies)
         if not as_json:

@@ -11,6 +11,7 @@ from spikeformers.energy.auditing.audit import (
 )
 from spikeformers.energy.auditing.operand_history import OperandHistory
 from spikeformers.energy.auditing.recorder import Row
+from spikeformers.energy.counting.forward_pass import trace
 from spikeformers.energy.counting.neurobench import neurobench_metrics
 from spikeformers.energy.counting.spike_statistics import (
     density_by_position,
@@ -20,7 +21,6 @@ from spikeformers.energy.counting.spike_statistics import (
     winners_of_sentence,
 )
 from spikeformers.energy.counting.trace import COMPONENTS, Operand, Product, Trace
-from spikeformers.energy.counting.tracer import trace
 from spikeformers.energy.pricing.break_even import BreakEven, break_even
 from spikeformers.energy.pricing.estimate import FullReport, estimate
 from spikeformers.energy.pricing.ledger import Ledger, ledger_of

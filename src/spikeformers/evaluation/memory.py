@@ -58,8 +58,8 @@ def resident_of(program: Program, threads: int) -> Resident:
         with Child(program.opener.rpartition(":")[2], program, threads) as child:
             child.ask({"do": "begin", "ids": PROMPT})
             child.ask({"do": "steps", "ids": list(range(NEW_TOKENS))})
-            told: dict[str, Any] = child.ask({"do": "memory"})
+            memory: dict[str, Any] = child.ask({"do": "memory"})
     except SpikeformersError as error:
         raise SpikeformersError(f"a measuring process failed: {error}") from error
-    total = max(told["peak_bytes"], told["peak_bytes_opening"])
-    return Resident(total, told["libraries_bytes"])
+    total = max(memory["peak_bytes"], memory["peak_bytes_opening"])
+    return Resident(total, memory["libraries_bytes"])

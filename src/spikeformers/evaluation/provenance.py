@@ -49,15 +49,20 @@ def model_record(
     }
 
 
-def software_record() -> dict[str, Any]:
-    """Versions of what computes, and the commit where the package runs from a checkout."""
-    versions = {"python": platform.python_version(), "spikeformers": spikeformers.__version__}
+def versions() -> dict[str, str]:
+    """Versions of Python, of this package and of what it computes with, where installed."""
+    installed = {"python": platform.python_version(), "spikeformers": spikeformers.__version__}
     for name in PACKAGES:
         try:
-            versions[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return {"versions": versions, "commit": _commit()}
+    return installed
+
+
+def software_record() -> dict[str, Any]:
+    """Versions of what computes, and the commit where the package runs from a checkout."""
+    return {"versions": versions(), "commit": _commit()}
 
 
 def _commit() -> str | None:

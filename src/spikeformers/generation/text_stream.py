@@ -52,9 +52,9 @@ class TextStream:
 
     def _emit(self, piece: str, *, last: bool) -> str:
         held = self._held + piece
-        found = [place for text in self.stop if (place := held.find(text)) >= 0]
-        if found:
-            self.stopped, shown, self._held = True, held[: min(found)], ""
+        stops = [place for text in self.stop if (place := held.find(text)) >= 0]
+        if stops:
+            self.stopped, shown, self._held = True, held[: min(stops)], ""
         else:
             keep = 0 if last else _possible_start(held, self.stop)
             shown, self._held = held[: len(held) - keep], held[len(held) - keep :]

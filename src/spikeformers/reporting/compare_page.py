@@ -11,7 +11,7 @@ from spikeformers.reporting._style import CYCLE, GREY, drawing
 from spikeformers.reporting.html import Page, Section, pairs, write_page
 from spikeformers.reporting.tables import Table, as_csv, markdown
 from spikeformers.storage import write_text
-from spikeformers.studies.compare import Compared, Comparison, RunFigures
+from spikeformers.studies.comparison import Compared, Comparison, RunFigures
 
 FORMS = {
     "parameters": "{:,.0f}",
@@ -153,19 +153,19 @@ def _zeroshot_bars(path: Path, runs: Sequence[RunFigures], tasks: Sequence[str])
     with drawing(path, max(6.0, 1.1 * len(tasks) + 2), 4.0) as figure:
         axes = figure.subplots()
         for place, run in enumerate(runs):
-            known = [(n, run.zeroshot[t]["metrics"]["acc"]) for n, t in enumerate(tasks)
+            scores = [(n, run.zeroshot[t]["metrics"]["acc"]) for n, t in enumerate(tasks)
                      if "acc" in run.zeroshot.get(t, {}).get("metrics", {})]  # fmt: skip
             axes.bar(
-                [n + (place - (len(runs) - 1) / 2) * thick for n, _ in known],
-                [found["value"] for _, found in known],
+                [n + (place - (len(runs) - 1) / 2) * thick for n, _ in scores],
+                [score["value"] for _, score in scores],
                 thick * 0.9,
-                yerr=[2 * found["stderr"] for _, found in known],
+                yerr=[2 * score["stderr"] for _, score in scores],
                 color=CYCLE[place % len(CYCLE)],
                 label=run.name,
             )
-            for n, found in known:
-                if found["chance"] is not None:
-                    axes.hlines(found["chance"], n - 0.45, n + 0.45, color=GREY, linewidth=1)
+            for n, score in scores:
+                if score["chance"] is not None:
+                    axes.hlines(score["chance"], n - 0.45, n + 0.45, color=GREY, linewidth=1)
         axes.set_xticks(range(len(tasks)), tasks, rotation=30, ha="right")
         axes.set_ylabel("accuracy, two standard errors")
         axes.grid(axis="x", visible=False)

@@ -22,41 +22,46 @@ TITLES = {"query": "Q", "key": "K", "value": "V"}
 
 def entropy_picture(path: Path, entropies: Sequence[Entropy]) -> None:
     """Bars of measured bits a value by layer and role, each under its ceiling."""
-    layers = sorted({one.layer for one in entropies})
-    roles = [role for role in TITLES if any(one.role == role for one in entropies)]
+    layers = sorted({entropy.layer for entropy in entropies})
+    roles = [role for role in TITLES if any(entropy.role == role for entropy in entropies)]
     width = 0.8 / max(1, len(roles))
     with drawing(path, max(7.2, 1.1 * len(layers) + 3), 4.2) as figure:
         axes = figure.subplots()
         for place, role in enumerate(roles):
-            mine = {one.layer: one for one in entropies if one.role == role}
+            mine = {entropy.layer: entropy for entropy in entropies if entropy.role == role}
             at = [i + (place - (len(roles) - 1) / 2) * width for i, _ in enumerate(layers)]
-            found = [mine[layer] for layer in layers]
-            label = f"{TITLES[role]}, {found[0].kind}"
-            bits = [one.bits for one in found]
+            ordered = [mine[layer] for layer in layers]
+            label = f"{TITLES[role]}, {ordered[0].kind}"
+            bits = [entropy.bits for entropy in ordered]
             axes.bar(at, bits, width * 0.9, color=CYCLE[place], label=label)
-            for x, one in zip(at, found, strict=True):
+            for x, entropy in zip(at, ordered, strict=True):
                 axes.plot(
-                    [x - width / 2, x + width / 2], [one.ceiling] * 2, color=GREY, linewidth=2
+                    [x - width / 2, x + width / 2], [entropy.ceiling] * 2, color=GREY, linewidth=2
                 )
                 axes.text(
-                    x, one.ceiling, f"{one.ceiling:.2f}", ha="center", va="bottom", fontsize=7
+                    x,
+                    entropy.ceiling,
+                    f"{entropy.ceiling:.2f}",
+                    ha="center",
+                    va="bottom",
+                    fontsize=7,
                 )
         axes.set_xticks(range(len(layers)), [str(layer + 1) for layer in layers])
         axes.set_xlabel("block")
         axes.set_ylabel("bits a value")
         axes.set_title("Entropy of Q, K and V, measured; lines are the ceilings")
         axes.grid(axis="x", visible=False)
-        axes.set_ylim(0, max(one.ceiling for one in entropies) * 1.12)
+        axes.set_ylim(0, max(entropy.ceiling for entropy in entropies) * 1.12)
         figure.legend(loc="outside right upper")
 
 
 def accuracy_curve(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     """Validation accuracy over the images seen in training."""
-    found = [line for line in lines if line["kind"] == "validation" and "accuracy" in line]
+    validations = [line for line in lines if line["kind"] == "validation" and "accuracy" in line]
     with drawing(path, 7.2, 3.8) as figure:
         axes = figure.subplots()
-        seen = [line["images_seen"] for line in found]
-        axes.plot(seen, [line["accuracy"] for line in found], color=SPIKING, marker="o")
+        seen = [line["images_seen"] for line in validations]
+        axes.plot(seen, [line["accuracy"] for line in validations], color=SPIKING, marker="o")
         axes.set_xlabel("training images seen")
         axes.set_ylabel("share of validation images found")
         axes.set_title("Validation accuracy while training")
@@ -66,15 +71,15 @@ def accuracy_curve(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
 
 def gradient_norms(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     """Norm of the gradient of the Q, K and V projections, a panel a role, a line a block."""
-    found = [line for line in lines if line.get("grad_norm_by_projection")]
-    names = [name for name in found[0]["grad_norm_by_projection"] if ".attention." in name]
+    logged = [line for line in lines if line.get("grad_norm_by_projection")]
+    names = [name for name in logged[0]["grad_norm_by_projection"] if ".attention." in name]
     with drawing(path, 9.0, 3.4) as figure:
         grid = figure.subplots(1, len(TITLES), sharey=True)
         for axes, (role, title) in zip(grid, TITLES.items(), strict=True):
             for place, name in enumerate(n for n in names if n.endswith(f".{role}")):
-                values = [line["grad_norm_by_projection"][name] for line in found]
+                values = [line["grad_norm_by_projection"][name] for line in logged]
                 colour = CYCLE[place % len(CYCLE)]
-                axes.plot([line["step"] for line in found], values, color=colour, linewidth=1)
+                axes.plot([line["step"] for line in logged], values, color=colour, linewidth=1)
             axes.set_yscale("log")
             axes.set_title(f"projection of {title}")
             axes.set_xlabel("step")

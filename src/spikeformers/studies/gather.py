@@ -132,16 +132,16 @@ def rasters(
 
     Counts are summed over simulation steps; of wider layers, ``units`` evenly spaced ones show.
     """
-    found: dict[str, NDArray[Any]] = {}
+    counts_of: dict[str, NDArray[Any]] = {}
     for name in neuron_names(model):
         at, point = point_of(name)
         if at == block and point != EDGES:  # their axes are keys; the winners' map shows them
             counts = raster_of(model, ids, name).T
             width = counts.shape[1]
-            found[point] = counts[:, np.linspace(0, width - 1, min(units, width)).astype(int)]
-    levels = max((int(np.abs(counts).max()) for counts in found.values()), default=1)
-    order = [*(point for point in POINTS.values() if point in found), *found]
-    return {point: found[point] for point in dict.fromkeys(order)}, max(1, levels)
+            counts_of[point] = counts[:, np.linspace(0, width - 1, min(units, width)).astype(int)]
+    levels = max((int(np.abs(counts).max()) for counts in counts_of.values()), default=1)
+    order = [*(point for point in POINTS.values() if point in counts_of), *counts_of]
+    return {point: counts_of[point] for point in dict.fromkeys(order)}, max(1, levels)
 
 
 def raster_of_sentence(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any
 
 import torch
 
-import spikeformers
+from spikeformers.evaluation.provenance import versions
 
-PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
+__all__ = ["machine", "versions"]
 
 
 def machine() -> dict[str, Any]:
@@ -20,7 +19,7 @@ def machine() -> dict[str, Any]:
 
     ``waiting`` is OpenMP's ``OMP_WAIT_POLICY``, "default" where nobody set it.
     """
-    told: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "system": f"{platform.system()} {platform.release()}",
         "processor": _processor(),
         "cores": _cores(),
@@ -29,16 +28,10 @@ def machine() -> dict[str, Any]:
     }
     memory = _memory()
     if memory is not None:
-        told["memory_gib"] = round(memory / 2**30, 1)
+        facts["memory_gib"] = round(memory / 2**30, 1)
     if torch.cuda.is_available():
-        told["accelerator"] = torch.cuda.get_device_name()
-    return told
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, of this package and of what it computes with."""
-    found = {"python": platform.python_version(), "spikeformers": spikeformers.__version__}
-    return found | {name: importlib.metadata.version(name) for name in PACKAGES}
+        facts["accelerator"] = torch.cuda.get_device_name()
+    return facts
 
 
 def _processor() -> str:

@@ -32,12 +32,12 @@ def read_zeroshot(path: Path, *, for_card: bool = False) -> dict[str, dict[str, 
     needed = TASK | (ON_A_CARD if for_card else {})
     advice = "`spikeformers evaluate zeroshot` writes it anew."
     tasks = read_json(path, advice=advice, needed={"tasks": dict[str, dict[str, Any]]})["tasks"]
-    for name, found in tasks.items():
-        check_object(found, needed, f"{name} in {path}", advice=advice)
+    for name, result in tasks.items():
+        check_object(result, needed, f"{name} in {path}", advice=advice)
         for metric in ACCURACIES:
-            if metric in found["metrics"]:
+            if metric in result["metrics"]:
                 where = f"{name} {metric} in {path}"
-                check_object(found["metrics"][metric], METRIC, where, advice=advice)
+                check_object(result["metrics"][metric], METRIC, where, advice=advice)
     return dict(tasks)
 
 
@@ -48,8 +48,8 @@ def read_sentences(path: Path, *, predicted: bool = False) -> dict[str, Any] | N
     CheckpointError names a damaged file.
     """
     advice = "`spikeformers evaluate glue --again` measures the run anew."
-    found = read_json(path, advice=advice)
-    if found.get("kind") != "sentences":
+    result = read_json(path, advice=advice)
+    if result.get("kind") != "sentences":
         return None
     needed = SENTENCES | (PREDICTED if predicted else SETTINGS)
-    return check_object(found, needed, path, advice=advice)
+    return check_object(result, needed, path, advice=advice)

@@ -37,9 +37,9 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from spikeformers.energy.auditing.recorder import OperationRecorder, Row
+from spikeformers.energy.counting.forward_pass import trace_into
 from spikeformers.energy.counting.rows import Batch
 from spikeformers.energy.counting.trace import Operand, Trace
-from spikeformers.energy.counting.tracer import trace_into
 from spikeformers.errors import ConfigError, DataError, nearest
 
 Requirement = Literal["binary", "addition-only", "softmax-free"]

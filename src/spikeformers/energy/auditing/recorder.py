@@ -191,7 +191,7 @@ class OperationRecorder:
     def _scaled_history(
         self, operands: tuple[Any, ...], histories: tuple[OperandHistory, ...]
     ) -> OperandHistory | None:
-        """History of a neuron's spikes times a unit per channel or token; None for other products."""
+        """History of a neuron's spikes times a unit per channel or token; None for others."""
         for place, history in enumerate(histories):
             if history.source == "neuron" and history.is_spikes and not history.constant:
                 spikes, factor = operands[place], operands[1 - place]

@@ -27,9 +27,9 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from spikeformers.energy.counting.forward_pass import trace
 from spikeformers.energy.counting.rows import Batch
 from spikeformers.energy.counting.trace import Operand, Product, Synapses
-from spikeformers.energy.counting.tracer import trace
 from spikeformers.errors import DataError
 
 _CONNECTIONS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv1D)

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 from transformers.pytorch_utils import Conv1D
@@ -32,59 +31,20 @@ from spikeformers.energy.counting.module_stack import (
     attention_written_out,
     complaint,
     elementwise_component,
-    key_heads_of,
     kind_of,
     layer_of,
     linear_component,
     product_in_words,
 )
 from spikeformers.energy.counting.operands import Spikes
-from spikeformers.energy.counting.rows import Batch, Place, Rows, inputs_of
+from spikeformers.energy.counting.rows import Place, Rows
 from spikeformers.energy.counting.trace import Trace
 from spikeformers.errors import SpikeformersError
 from spikeformers.neurons import Neuron
 
 
-def trace(model: nn.Module, batch: Batch) -> Trace:
-    """Count one forward pass over ids ``[B, T]``, or ``{"input_ids", "attention_mask"}``.
-
-    ``{"pixel_values"}`` ``[B, C, H, W]`` are images; then an image takes the place of a token.
-
-    The model runs in eval mode, without cache or gradients, and its mode is restored. Raises
-    SpikeformersError if a matrix product belongs to no counted module.
-    """
-    tracer = _run(model, batch, None)
-    tracer.complain()
-    return tracer.trace
-
-
-def trace_into(recorder: Recorder, model: nn.Module, batch: Batch) -> Trace:
-    """Pass every operation of one forward pass to ``recorder``, whether it is counted or not.
-
-    Returns what was counted. The model runs as in ``trace``.
-    """
-    return _run(model, batch, recorder).trace
-
-
-def _run(model: nn.Module, batch: Batch, recorder: Recorder | None) -> _Tracer:
-    inputs, rows = inputs_of(batch)
-    rows.key_heads = key_heads_of(model)
-    parameters = inspect.signature(model.forward).parameters
-    if "use_cache" in parameters:
-        inputs["use_cache"] = False
-    tracer = _Tracer(model, rows, recorder)
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), tracer:
-            model(**inputs)
-    finally:
-        model.train(training)
-    return tracer
-
-
-class _Tracer:
-    """The running modules, and the counts of their hooks."""
+class Tracer:
+    """A context in which ``model`` runs: the running modules, and the counts of their hooks."""
 
     def __init__(self, model: nn.Module, rows: Rows, recorder: Recorder | None) -> None:
         self.model, self.rows, self.recorder = model, rows, recorder
@@ -113,7 +73,7 @@ class _Tracer:
         if recorder is not None:
             recorder.begin(self.stated)
 
-    def __enter__(self) -> _Tracer:
+    def __enter__(self) -> Tracer:
         for name, module in self.model.named_modules():
             for handle in (
                 module.register_forward_pre_hook(self._enter(name), with_kwargs=True),
@@ -398,13 +358,13 @@ class _Tracer:
             )
 
 
-_COUNTERS: dict[str, Callable[[_Tracer, Frame, dict[str, Any], Any], None]] = {
-    "linear": _Tracer._linear,
-    "conv": _Tracer._conv,
-    "embedding": _Tracer._embedding,
-    "norm": _Tracer._norm,
-    "neuron": _Tracer._neuron,
-    "core": _Tracer._core,
-    "says": _Tracer._says,
-    "expanded": _Tracer._expanded,
+_COUNTERS: dict[str, Callable[[Tracer, Frame, dict[str, Any], Any], None]] = {
+    "linear": Tracer._linear,
+    "conv": Tracer._conv,
+    "embedding": Tracer._embedding,
+    "norm": Tracer._norm,
+    "neuron": Tracer._neuron,
+    "core": Tracer._core,
+    "says": Tracer._says,
+    "expanded": Tracer._expanded,
 }

@@ -17,9 +17,9 @@ from typing import Any
 
 from torch import nn
 
+from spikeformers.energy.counting.forward_pass import trace
 from spikeformers.energy.counting.rows import Batch
 from spikeformers.energy.counting.trace import COMPONENTS, Operand, Product, Trace
-from spikeformers.energy.counting.tracer import trace
 from spikeformers.energy.pricing.prices import PAPER, Prices
 from spikeformers.errors import DataError
 

@@ -75,7 +75,7 @@ def describe(model: PreTrainedModel | str | Path) -> dict[str, Any]:
 
 def open_described(name: str) -> PreTrainedModel:
     """The model of a folder; a preset on the meta device. CheckpointError for neither."""
-    known = [*PRESETS, *VISION_PRESETS]
+    presets = [*PRESETS, *VISION_PRESETS]
     with torch.device("meta"):
         if name in PRESETS:
             return build_model(build_config(name, WDSpikingformerConfig().vocab_size))
@@ -83,8 +83,8 @@ def open_described(name: str) -> PreTrainedModel:
             return build_model(build_vision_config(name))
     if not Path(name).exists():
         raise CheckpointError(
-            f"{name} is neither a model folder nor a preset ({', '.join(known)})."
-            f"{nearest(name, known)}"
+            f"{name} is neither a model folder nor a preset ({', '.join(presets)})."
+            f"{nearest(name, presets)}"
         )
     return load_weights(Path(name))
 

@@ -17,12 +17,11 @@ from spikeformers.data import load_corpus
 from spikeformers.errors import UsageError
 from spikeformers.evaluation import context_of, decoding_speeds
 from spikeformers.evaluation.bootstrap import Difference, paired_means, paired_metric
-from spikeformers.evaluation.provenance import software_record
 from spikeformers.foreign import read_json
 from spikeformers.models import load_model
 from spikeformers.progress import Move, Tell
 from spikeformers.studies.gather import Curve, loss_curve
-from spikeformers.studies.machine import machine
+from spikeformers.studies.machine import machine, versions
 from spikeformers.studies.model_input import read_split
 from spikeformers.studies.quality import ModelFigures, measure_model
 from spikeformers.studies.results import read_sentences, read_zeroshot
@@ -93,7 +92,7 @@ def compare(
     read = [
         read_run(folder, name) for folder, name in zip(folders, _names(folders, names), strict=True)
     ]
-    where: dict[str, object] = {**machine(), **software_record()["versions"]}
+    where: dict[str, object] = {**machine(), **versions()}
     if data:
         where |= measure_runs(
             read, data, split=split, tokens=tokens, text_field=text_field, progress=progress
@@ -267,18 +266,18 @@ def differences(runs: Sequence[RunFigures], seed: int = 0) -> list[Compared]:
     return rows
 
 
-def _zeroshot(task: str, one: dict[str, Any], other: RunFigures, seed: int) -> list[Compared]:
-    two = other.zeroshot[task]
-    if one["docs_sha256"] != two["docs_sha256"]:
+def _zeroshot(task: str, first: dict[str, Any], other: RunFigures, seed: int) -> list[Compared]:
+    second = other.zeroshot[task]
+    if first["docs_sha256"] != second["docs_sha256"]:
         return [Compared(task, other.name, None, "scored on other rows")]
     return [
         Compared(
             f"{task}, {metric}",
             other.name,
-            paired_means(one["samples"][metric], two["samples"][metric], seed=seed),
+            paired_means(first["samples"][metric], second["samples"][metric], seed=seed),
         )
         for metric in ("acc", "acc_norm")
-        if metric in one["samples"] and metric in two["samples"]
+        if metric in first["samples"] and metric in second["samples"]
     ]
 
 
