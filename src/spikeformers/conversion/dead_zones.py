@@ -119,7 +119,7 @@ def allocate(
     return [
         {
             "name": place.name,
-            "dead_zone": float(place.neuron.dead_zone),
+            "dead_zone": float(place.neuron.dead_zone.detach()),
             "density": shares[place.name],
             "weights": place.weights,
         }

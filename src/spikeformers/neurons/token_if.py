@@ -208,7 +208,7 @@ class TokenIF(Neuron):
             "far": float((far != 0).float().mean()),
             "rate": float(events.mean()) / self.simulated,
             "density": float((events > 0).float().mean()),
-            "dead_zone": float(self.dead_zone),
+            "dead_zone": float(self.dead_zone.detach()),
             "threshold_mean": float(theta.mean()),
             "threshold_min": float(theta.min()),
             "threshold_max": float(theta.max()),
@@ -220,7 +220,7 @@ class TokenIF(Neuron):
             "type": "token",
             "steps": self.steps,
             "reach": self.reach,
-            "dead_zone": float(self.dead_zone),
+            "dead_zone": float(self.dead_zone.detach()),
             "power_of_two": self.power_of_two,
         }
 
