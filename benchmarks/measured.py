@@ -1,20 +1,19 @@
-"""What a model takes on this machine: time, memory, bytes counted, joules where there is a meter.
+"""Measurements of a model on this machine: time, memory, counted bytes, joules if there is a meter.
 
     python benchmarks/measured.py MODEL [--data builtin] [--name measured-tiny]
 
-The model in PyTorch, a fresh dense twin of its shape, and the engine, in turns, each in a process
-of its own (`spikeformers.evaluation.measured`). Writes results/NAME.json and .md.
+The model in PyTorch, a new dense twin of its shape, and the engine take turns, each in a separate
+process (`spikeformers.evaluation.measured`). Writes results/NAME.json and .md.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 from pathlib import Path
 
 import torch
 
+from _sweep import markdown_table, save_table
 from spikeformers.cli._counting import read_material
 from spikeformers.cli._measured import measure_folder
 from spikeformers.evaluation.measured import Table, tables
@@ -22,18 +21,9 @@ from spikeformers.evaluation.measured.tables import notes
 from spikeformers.models import build_model, control_of
 from spikeformers.reporting.machine import machine, versions
 
-RESULTS = Path(__file__).parent / "results"
-
 
 def markdown(table: Table) -> str:
-    lines = [table.columns, tuple("---" for _ in table.columns), *table.rows]
-    return f"**{table.title}**\n\n" + "\n".join(f"| {' | '.join(x)} |" for x in lines) + "\n"
-
-
-def write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    return f"**{table.title}**\n\n" + markdown_table(table.columns, table.rows)
 
 
 def main() -> None:
@@ -61,12 +51,8 @@ def main() -> None:
         "machine": machine(),
         "versions": versions(),
     }
-    said = "\n".join(
-        [*(markdown(table) for table in tables(found)), *(f"- {x}" for x in notes(found))]
-    )
-    write(RESULTS / f"{args.name}.json", json.dumps(kept, indent=1) + "\n")
-    write(RESULTS / f"{args.name}.md", said + "\n")
-    print(said)
+    lines = [*(markdown(table) for table in tables(found)), *(f"- {x}" for x in notes(found))]
+    save_table(args.name, "\n".join(lines) + "\n", kept)
 
 
 if __name__ == "__main__":

@@ -3,25 +3,23 @@
     python benchmarks/published_energy.py
 
 Writes results/published-energy.json and .md. Everything here is arithmetic on shapes and published
-figures: 4.6 pJ a multiply-accumulate, 0.9 pJ an accumulate, MACs of `energy.counting.closed_form`
-(which is
-held to the tracer). What no paper of the four states (tokens, which products, firing rates) is
-solved for, and set beside what our own small models fire in a counted run (quality-wikitext-2.json,
-distill-wikitext-2.json). docs/published-energy.md says what it means.
+figures: 4.6 pJ per multiply-accumulate, 0.9 pJ per accumulate, MACs of
+`energy.counting.closed_form` (which a test compares with the tracer). Values that none of the four
+papers states (tokens, which products, firing rates) are solved for, and compared with the firing of
+our own small models in a counted run (quality-wikitext-2.json, distill-wikitext-2.json).
+docs/published-energy.md discusses the results.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
-from pathlib import Path
 from typing import Any, get_args
 
+from _sweep import RESULTS, markdown_table, save_table
 from spikeformers.energy.counting.closed_form import Macs, Pairs, TransformerShape
 from spikeformers.energy.pricing.prices import ADD_FP32, MAC_FP32
 
-RESULTS = Path(__file__).parent / "results"
 MAC, AC = MAC_FP32.picojoules, ADD_FP32.picojoules
 LENGTHS = (128, 256, 512, 1024, 2048)
 HEADS = ("left out", "counted")
@@ -245,13 +243,8 @@ def recompute() -> dict[str, Any]:
     }
 
 
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
 def dense_table(rows: list[dict[str, Any]]) -> str:
-    return table(
+    return markdown_table(
         ("shape", "attention", "head", *(f"mJ at {n}" for n in LENGTHS[:-1]), "tokens needed"),
         [
             (
@@ -271,7 +264,7 @@ def page(found: dict[str, Any]) -> str:
     parts += ["**OPT-125M, 126 mJ** (estimated)\n", dense_table(found["opt"]["rows"])]
     parts += [
         "**WD-Spikingformer**: accumulates per MAC that the published energy needs\n",
-        table(
+        markdown_table(
             ("tokens", "head", *(f"{name}, {PUBLISHED_MJ[name]} mJ" for name in wd)),
             [
                 (
@@ -285,7 +278,7 @@ def page(found: dict[str, Any]) -> str:
             ],
         ),
         "The same, from the ratio to Qwen-1.5B's energy, whatever the number of tokens\n",
-        table(
+        markdown_table(
             ("head", *wd),
             [
                 (head, *(f"{one['count_by_ratio_to_qwen'][head]:.2f}" for one in wd.values()))
@@ -293,7 +286,7 @@ def page(found: dict[str, Any]) -> str:
             ],
         ),
         "Where both would fire alike, were the head real, by the unknown shape of WD-1.0B\n",
-        table(
+        markdown_table(
             ("WD-1.0B", "tokens", "accumulates per MAC of the blocks"),
             [
                 (name, str(one["tokens"]), f"{one['count_needed']:.2f}")
@@ -301,7 +294,7 @@ def page(found: dict[str, Any]) -> str:
             ],
         ),
         "**BiSpikCLM**\n",
-        table(
+        markdown_table(
             (
                 "row",
                 "of the dense energy",
@@ -319,7 +312,7 @@ def page(found: dict[str, Any]) -> str:
             ],
         ),
         "**SSA block of NeurTransformer**\n",
-        table(
+        markdown_table(
             ("saved", "accumulates per MAC", "per step at T = 2", "T = 4", "T = 8", "T = 16"),
             [
                 (
@@ -330,7 +323,7 @@ def page(found: dict[str, Any]) -> str:
             ],
         ),
         "**Accumulates per MAC of our own small models** (counted)\n",
-        table(
+        markdown_table(
             ("model", "blocks", "with head"),
             [
                 (name, f"{one['blocks']:.3f}", f"{one['with_head']:.3f}")
@@ -341,18 +334,9 @@ def page(found: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def write(name: str, text: str) -> None:
-    path = RESULTS / name
-    temporary = path.with_name(f".{name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def main() -> None:
     found = recompute()
-    write("published-energy.json", json.dumps(found, indent=1) + "\n")
-    write("published-energy.md", page(found))
-    print(page(found))
+    save_table("published-energy", page(found), found)
     for name in ("qwen", "opt"):
         print(name, "nearest round length:", found[name]["nearest"])
     print("WD-1.0B to WD-0.4B:", found["wd_ratio"])
