@@ -36,7 +36,7 @@ def lines(clock: Clock, capsys: pytest.CaptureFixture[str], work: Callable[[Prog
     return captured.err.splitlines()
 
 
-def test_a_line_every_few_seconds_where_standard_error_is_no_terminal(clock, capsys):
+def test_a_line_every_few_seconds_if_standard_error_is_not_a_terminal(clock, capsys):
     def work(progress: Progress) -> None:
         move = progress.stage("scoring", "tokens")
         for done in range(0, 2001, 100):
@@ -52,7 +52,7 @@ def test_a_line_every_few_seconds_where_standard_error_is_no_terminal(clock, cap
     ]
 
 
-def test_short_work_says_nothing(clock, capsys):
+def test_short_work_prints_nothing(clock, capsys):
     def work(progress: Progress) -> None:
         for done in range(4):
             clock.now += 1
@@ -61,7 +61,7 @@ def test_short_work_says_nothing(clock, capsys):
     assert lines(clock, capsys, work) == []
 
 
-def test_long_work_says_a_line_per_hundredth_and_at_least_every_minute(clock, capsys):
+def test_long_work_prints_a_line_per_hundredth_and_at_least_every_minute(clock, capsys):
     def work(progress: Progress) -> None:
         for done in range(1001):  # 0.1 % every two seconds
             progress("training", done, 1000, unit="steps")
@@ -79,7 +79,7 @@ def test_long_work_says_a_line_per_hundredth_and_at_least_every_minute(clock, ca
     assert len(lines(clock, capsys, slower)) == 1 + 3 + 1  # after 6 s, each minute, the last
 
 
-def test_a_resumed_stage_tells_the_time_that_is_left_from_where_it_began(clock, capsys):
+def test_a_resumed_stage_estimates_the_time_left_from_its_own_start(clock, capsys):
     def work(progress: Progress) -> None:
         progress("training", 500, 1000)
         clock.now += 10

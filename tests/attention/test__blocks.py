@@ -147,7 +147,9 @@ def test_blocks_equal_the_definition(
 
 @pytest.mark.usefixtures("rows")
 @given(seed=st.integers(0, 2**31 - 1), winners=st.integers(1, 5), levels=st.sampled_from([3, 4]))
-def test_blocks_name_the_winners_of_the_whole(seed: int, winners: int, levels: int) -> None:
+def test_blocks_have_the_winners_of_the_complete_scores(
+    seed: int, winners: int, levels: int
+) -> None:
     """Any mask and many ties: v numbers the keys, so that y tells who won."""
     generator = torch.Generator().manual_seed(seed)
     queries, keys = (int(torch.randint(1, 12, (), generator=generator)) for _ in range(2))
@@ -200,7 +202,7 @@ def test_heads_as_a_model_lays_them_out(
 
 @pytest.mark.usefixtures("rows")
 @pytest.mark.parametrize("wta", ["hard", "top_k"])
-def test_cache_and_padding_give_the_logits_of_the_whole(wta: str) -> None:
+def test_cache_and_padding_give_the_logits_of_the_complete_sequence(wta: str) -> None:
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "wta": wta}
     model = build_model(build_config("wd-spikingformer-tiny", 50, sizes)).eval()

@@ -59,7 +59,7 @@ def test_the_orders_are_equal(tokens: int) -> None:
         torch.testing.assert_close(state[:, real], scores[:, real], rtol=0, atol=1e-10)
 
 
-def test_a_stream_in_pieces_is_the_whole() -> None:
+def test_a_stream_in_pieces_equals_one_pass() -> None:
     tokens = BLOCK + 9
     q, k, v = spikes(tokens, seed=1)
     core = A2OS2A("state")

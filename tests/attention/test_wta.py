@@ -326,7 +326,7 @@ def test_gradient_reaches_q_and_k(kind: str) -> None:
 
 
 @every_wta
-def test_what_a_core_says_of_itself(kind: str) -> None:
+def test_facts_that_a_core_states(kind: str) -> None:
     core = WTA(0.4, **FAMILY[kind])
     q, k, _ = qkv(51)
     with torch.no_grad():

@@ -40,7 +40,7 @@ def test_docstrings_in_source_order():
     assert found == ["Module.", "Class.", "Method, in a branch.", "Inner.", "Second.", "Handler."]
 
 
-def test_modules_are_parsed_sorted_and_told_once(tmp_path):
+def test_modules_are_parsed_and_sorted_without_repeats(tmp_path):
     (tmp_path / "b.py").write_text('"""B."""\ndef f():\n    """Shared."""\n')
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "__init__.py").write_text('"""A."""\ndef f():\n    """Shared."""\n')

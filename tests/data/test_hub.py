@@ -71,7 +71,7 @@ def test_no_train_split(published):
         (ValueError("Config name is missing"), DataError),
     ],
 )
-def test_what_the_library_says(monkeypatch, error, kind):
+def test_errors_of_the_library(monkeypatch, error, kind):
     def fail(name, config_name):
         raise error
 

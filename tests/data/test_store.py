@@ -234,7 +234,7 @@ def test_cache_that_is_a_file(tokenizer, tmp_path):
         tokenize_corpus(corpus_of(), tokenizer, tmp_path / "cache")
 
 
-def test_unreadable_text_is_no_storage_error(tokenizer, tmp_path):
+def test_unreadable_text_is_not_a_storage_error(tokenizer, tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text('{"text": "a"}\n{"text": "b"}\n{"nothing": 1}\n')
     corpus = load_corpus(path, validation_fraction=0)

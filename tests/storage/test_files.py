@@ -17,7 +17,7 @@ def test_folders_are_made_and_files_replaced(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["b.txt"]
 
 
-def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "b.txt"
     path.write_text("old")
 

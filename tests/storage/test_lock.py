@@ -68,7 +68,7 @@ def leave(folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def test_another_process_is_refused_and_told_who_holds_the_folder(tmp_path: Path) -> None:
+def test_another_process_is_refused_with_the_name_of_the_holder(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with another_process(folder) as process:
         with pytest.raises(UsageError) as raised, run_lock(folder):

@@ -101,7 +101,9 @@ def test_all_of_validation_is_used_on_request(fresh: Any, config: Any) -> None:
     assert sum(len(p.input_ids) for p in seen) == split.num_tokens // 16
 
 
-def test_what_does_not_fit_together_is_refused(fresh: Any, config: Any, causal: Any) -> None:
+def test_models_and_tokenizers_that_do_not_fit_are_refused(
+    fresh: Any, config: Any, causal: Any
+) -> None:
     model, store, tokenizer = fresh("gpt2")
     with pytest.raises(ConfigError, match=r"context is 33; this model takes at most 32"):
         make_objective(model, tokenizer, config(context=33))

@@ -243,7 +243,9 @@ def test_a_number_that_is_not_finite_stops_before_the_weights_change(
     assert not (tmp_path / "model.safetensors").exists()
 
 
-def test_divergence_before_any_checkpoint_says_so(tmp_path: Path, fresh: Any, config: Any) -> None:
+def test_divergence_before_any_checkpoint_is_reported(
+    tmp_path: Path, fresh: Any, config: Any
+) -> None:
     model, store, tokenizer = fresh("gpt2")
     poison(model, at=1, what="loss")
     with pytest.raises(TrainingDiverged, match=r"at step 1;.*None was saved before"):
@@ -327,7 +329,7 @@ def _train_on_a_disk_that_fills_up(out: Path, fresh: Any, config: Any, full_disk
         disk.__exit__(None, None, None)
 
 
-def test_gradient_accumulation_gives_the_losses_of_the_whole_batch(
+def test_gradient_accumulation_gives_the_losses_of_the_undivided_batch(
     tmp_path: Path, fresh: Any, config: Any
 ) -> None:
     for kind in KINDS:

@@ -133,13 +133,13 @@ def test_attention_that_is_not_fused_fails_too() -> None:
     assert [one.what for one in report.failures("softmax-free")] == ["softmax"]
 
 
-def test_a_gain_before_a_mean_is_no_product() -> None:
+def test_a_gain_before_a_mean_is_not_a_product() -> None:
     report = audited(lambda x, s, w: (x.expand(4, 2, 12, 16) * w[0]).mean(0))
     assert report.failures("addition-only") == []
     assert row(report, "multiplication").verdict == "scale"
 
 
-def test_a_neuron_that_lies_is_found() -> None:
+def test_a_neuron_with_a_wrong_statement_is_found() -> None:
     class Liar(Neuron):
         spike_type = "binary"
 
@@ -200,7 +200,7 @@ def test_a_hidden_softmax_fails(name: str) -> None:
         lambda x, s, w: x.sigmoid(),
     ],
 )
-def test_what_is_no_softmax(call: Call) -> None:
+def test_operations_that_are_not_a_softmax(call: Call) -> None:
     assert audited(call).failures("softmax-free") == []
 
 
@@ -346,7 +346,7 @@ def test_operations_of_other_libraries_are_unknown() -> None:
     assert row(report, "unknown").op == "spikeformers_tests.relu"
 
 
-def test_a_unit_that_changes_from_call_to_call_is_no_spike() -> None:
+def test_values_with_a_unit_that_changes_between_calls_are_not_spikes() -> None:
     torch.manual_seed(1)
 
     def scaled(x: Tensor, s: Tensor, w: Tensor) -> Tensor:

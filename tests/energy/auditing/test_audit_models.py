@@ -176,7 +176,7 @@ def test_a_linear_layer_that_spoils_its_spikes_is_found(spiking: Make, ids: Tens
     assert trace(model, ids).products["model.layers.0.mlp.up"].spiking  # a hook sees its input
 
 
-def test_a_scope_without_products_says_nothing() -> None:
+def test_a_scope_without_products_is_an_error() -> None:
     report = audit(Plain(), [IDS])
     with pytest.raises(ConfigError, match="no matrix product ran in the blocks of Plain"):
         report.failures("binary")

@@ -128,7 +128,7 @@ RECORDED = {  # neurobench 2.3.0 on ``waving``, batches of 2
 }
 
 
-def test_what_the_package_said_of_a_convolutional_network():
+def test_recorded_results_of_the_package_for_a_convolutional_network():
     net, x = waving()
     found = neurobench_metrics(net, [{"pixel_values": part} for part in x.split(2)])
     agrees(found, RECORDED)
@@ -168,14 +168,14 @@ def agrees(found: dict[str, Any], other: dict[str, Any]) -> None:
     assert found["activation_sparsity"] == pytest.approx(other["activation_sparsity"])
 
 
-def test_the_package_says_the_same_of_the_small_networks():
+def test_the_package_agrees_on_the_small_networks():
     net, x = small()
     agrees(neurobench_metrics(net, [{"pixel_values": x}]), by_the_package(net, x, batch=2))
     agrees(RECORDED, by_the_package(*waving(), batch=2))
 
 
 @pytest.mark.parametrize("make", [lambda: Net((20, 30, 7), steps=4), ConvNet])
-def test_the_package_says_the_same_of_random_networks(make: Callable[[], nn.Module]):
+def test_the_package_agrees_on_random_networks(make: Callable[[], nn.Module]):
     torch.manual_seed(1)
     net = make()
     with torch.no_grad():
@@ -189,7 +189,7 @@ def test_the_package_says_the_same_of_random_networks(make: Callable[[], nn.Modu
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-def test_the_package_says_the_same_of_a_language_model(spiking, ids, steps):
+def test_the_package_agrees_on_a_language_model(spiking, ids, steps):
     model = Logits(spiking(neuron="lif", steps=steps, spiking_head=True))
     found = neurobench_metrics(model, [ids])
     agrees(found, by_the_package(model, ids, batch=2))

@@ -71,7 +71,7 @@ def test_a_missing_price_is_named() -> None:
 
 @pytest.mark.parametrize("kind", ["wd", "we"])
 @pytest.mark.parametrize("phase", [Phase("decode", 7, 1), Phase("prefill", 20, 4)])
-def test_the_parts_are_the_whole(spiking: Make, ids: Tensor, kind: str, phase: Phase) -> None:
+def test_the_parts_add_up_to_the_total(spiking: Make, ids: Tensor, kind: str, phase: Phase) -> None:
     for overrides in ({}, {"neuron": "lif", "steps": 3, "attention": "ssa"}):
         found = trace(spiking(kind, **overrides), ids)
         for precision in (FP32, INT8):

@@ -22,7 +22,7 @@ MODELS = [
 
 
 @pytest.mark.parametrize("overrides", MODELS)
-def test_the_whole_is_the_sum_of_its_parts(
+def test_the_total_is_the_sum_of_its_parts(
     spiking: Make, ids: Tensor, overrides: dict[str, Any]
 ) -> None:
     report = energy_of(spiking("wd", **overrides), [ids, ids[:1]])
@@ -77,7 +77,7 @@ def test_only_the_head_of_a_spiking_model_is_dense(spiking: Make, ids: Tensor) -
         {"spiking_head": True},
     ],
 )
-def test_binary_sub_steps_cost_what_their_counts_cost(
+def test_binary_sub_steps_cost_as_much_as_their_counts(
     spiking: Make, ids: Tensor, overrides: dict[str, Any]
 ) -> None:
     model = spiking("wd", **overrides)

@@ -140,7 +140,7 @@ def test_ternary_spikes_take_two_planes() -> None:
     assert amount(lines, "read", "activations") == pytest.approx(3 * (3 * 2 + 5 * 32))
 
 
-def test_without_spikes_only_what_is_always_paid() -> None:
+def test_without_spikes_only_fixed_costs_remain() -> None:
     silent = work_of(toy(NILIF(levels=4), -torch.ones(1, 4)), FP32, DECODE)
     assert amount(silent, "add", "fp32") == 0
     assert amount(silent, "read", "weights") == amount(silent, "read", "register") == 0
@@ -218,7 +218,7 @@ def test_top_k_and_prefill() -> None:
 
 
 @torch.no_grad()
-def test_the_window_itself_gives_back_what_was_counted() -> None:
+def test_the_measured_window_gives_the_counts_themselves() -> None:
     for core in (WTA(1.0), WTA(1.0, "top_k", 2), SSA(1.0)):
         found = attend(core)
         lines = work_of(found, FP32, Phase("prefill", 2, 1))

@@ -54,13 +54,13 @@ def test_every_kind_of_file(
     assert ("acc_norm" in report.metrics) == norm
 
 
-def test_a_split_that_is_not_the_official_one_is_said(small: Any, sets: Path) -> None:
+def test_a_split_that_is_not_the_official_one_is_reported(small: Any, sets: Path) -> None:
     report = runner(small("twin")).run("sciq", data_dir=sets)
     assert (report.split, report.official_split) == ("validation", "test")
     assert report.metrics["acc"]["majority"] is None  # the answer is always the last option
 
 
-def test_what_is_no_accuracy_has_no_chance(small: Any, sets: Path) -> None:
+def test_a_score_that_is_not_an_accuracy_has_no_chance(small: Any, sets: Path) -> None:
     acc = runner(small("twin")).run("truthfulqa_mc2", data_dir=sets).metrics["acc"]
     assert 0 < acc["value"] < 1
     assert acc["chance"] is acc["majority"] is acc["at_chance"] is None
@@ -123,7 +123,7 @@ def test_baselines_by_hand() -> None:
     assert at_chance(0.3, 0.02, None) is None
 
 
-def test_means_of_whole_groups() -> None:
+def test_means_of_complete_groups() -> None:
     def score(value: float, error: float, chance: float) -> dict[str, Any]:
         return {"value": value, "stderr": error, "chance": chance, "majority": chance + 0.01}
 
@@ -151,7 +151,7 @@ def test_names() -> None:
         resolve("pica")
 
 
-def test_what_is_not_there(small: Any, sets: Path, tmp_path: Path) -> None:
+def test_missing_files_and_columns(small: Any, sets: Path, tmp_path: Path) -> None:
     one = runner(small("twin"))
     with pytest.raises(DataError, match="no rows for openbookqa: looked for the hub's allenai"):
         one.run("openbookqa", data_dir=sets)

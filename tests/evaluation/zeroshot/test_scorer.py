@@ -96,7 +96,7 @@ def test_membranes_do_not_leak_between_neighbours(small: Any, overrides: Any) ->
     assert scores(setup, one)[0][0] == pytest.approx(beside[0][0], abs=1e-4)
 
 
-def test_options_longer_than_the_context_are_scored_whole(small: Any) -> None:
+def test_options_longer_than_the_context_are_scored_completely(small: Any) -> None:
     model, tokenizer = small("wd")
     lm = SpikeformersLM(model, tokenizer, max_length=4)
     ((value, _),) = lm.loglikelihood(requests(("ab", "cdefghijk")))  # nine tokens, windows of four
@@ -137,7 +137,7 @@ def test_tokens_that_join_context_and_option_are_counted(small: Any, tmp_path: P
     assert alone == pytest.approx(logs[tokenizer.encode("b")[0]].item(), abs=1e-5)
 
 
-def test_rolling_is_the_whole_text(small: Any) -> None:
+def test_rolling_scores_the_complete_text(small: Any) -> None:
     setup = small("twin")
     whole = scores(setup, ("", "the spike wins"))[0][0]
     lm = SpikeformersLM(*setup)
@@ -146,7 +146,7 @@ def test_rolling_is_the_whole_text(small: Any) -> None:
     )  # type: ignore[arg-type]
 
 
-def test_an_interrupted_run_goes_on(small: Any, tmp_path: Path) -> None:
+def test_an_interrupted_run_continues(small: Any, tmp_path: Path) -> None:
     model, tokenizer = small("wd")
     whole = scores((model, tokenizer), batch_size=2)
     calls = 0
@@ -178,7 +178,7 @@ def test_an_interrupted_run_goes_on(small: Any, tmp_path: Path) -> None:
     assert LikelihoodCache({"model": "another"}, tmp_path).values == {}
 
 
-def test_values_that_were_altered_or_cut_off_are_computed_anew(
+def test_values_that_were_altered_or_cut_off_are_computed_again(
     small: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model, tokenizer = small("wd")

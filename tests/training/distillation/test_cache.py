@@ -56,7 +56,7 @@ def deaf(teacher: Teacher) -> None:
     teacher.model.transformer.h[0].register_forward_pre_hook(refuse)
 
 
-def test_what_is_read_is_what_was_computed(opened: Any, teacher: Teacher) -> None:
+def test_cached_rows_equal_computed_ones(opened: Any, teacher: Teacher) -> None:
     wanted = teacher(IDS, ALL)
     first = opened()
     assert same(first(IDS, STARTS), wanted)
@@ -96,7 +96,7 @@ def test_a_run_that_needs_less_uses_the_cache_of_one_that_needs_more(
     assert torch.equal(less(IDS, STARTS).logits, wanted.logits)
 
 
-def test_what_was_not_committed_is_computed_again(
+def test_rows_that_were_not_committed_are_computed_again(
     opened: Any, teacher: Teacher, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     one = opened()
@@ -152,7 +152,7 @@ def test_a_folder_with_other_things_is_refused(teacher: Teacher, tmp_path: Path)
         TeacherCache(str(tmp_path), teacher, ALL, {}, 16)
 
 
-def test_auto_names_a_folder_by_what_it_holds(
+def test_auto_names_a_folder_by_its_identity(
     teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SPIKEFORMERS_CACHE", str(tmp_path))
@@ -161,7 +161,7 @@ def test_auto_names_a_folder_by_what_it_holds(
     assert names[0].startswith("teacher-")
 
 
-def test_it_says_what_it_will_take_and_refuses_a_disk_without_room(
+def test_it_reports_the_size_and_refuses_a_disk_without_room(
     opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = opened(FEW)
@@ -219,7 +219,7 @@ def test_training_has_the_same_losses_with_and_without(
 
 
 @pytest.mark.parametrize("cut", [False, True])
-def test_a_row_that_was_altered_or_cut_off_is_named_and_computed_anew(
+def test_a_row_that_was_altered_or_cut_off_is_named_and_computed_again(
     cut: bool, opened: Any, teacher: Teacher, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     wanted = teacher(IDS, ALL)

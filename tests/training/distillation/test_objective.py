@@ -109,7 +109,7 @@ def test_the_terms_are_those_of_the_equations(task: Any, causal: Any) -> None:
         assert found[term].item() == pytest.approx(value.item(), rel=1e-5), term
 
 
-def test_teacher_features_are_normalised_unless_told_otherwise(task: Any, causal: Any) -> None:
+def test_teacher_features_are_normalised_by_default(task: Any, causal: Any) -> None:
     plain = {"shape": {}, "sfa_project_always": False, "sfa_rate": 0}
     raw = output_of(task(sfa_normalise_teacher=False, **plain), causal.store).terms["sfa"]
     found = output_of(task(**plain), causal.store).terms["sfa"]
@@ -280,7 +280,7 @@ def test_a_resumed_run_must_be_the_same_distillation(
         train(*fresh("wd"), whole, config(), resume=True, progress=False)
 
 
-def test_accumulation_changes_nothing_but_rounding(
+def test_accumulation_changes_only_rounding(
     task: Any, causal: Any, config: Any, tmp_path: Path
 ) -> None:
     for parts in (1, 4):

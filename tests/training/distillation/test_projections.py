@@ -16,7 +16,7 @@ def names(student: ModelSizes, teacher: ModelSizes, spad: SpADConfig) -> set[str
     return {name.partition(".")[0] for name, _ in found}
 
 
-def test_only_what_is_asked_for_exists() -> None:
+def test_only_needed_projections_exist() -> None:
     assert names(SMALL, LARGE, SpADConfig()) == {"embedding", "heads", "features"}
     assert names(SMALL, SMALL, SpADConfig()) == {"features"}  # also where the shapes agree
     assert names(SMALL, SMALL, SpADConfig(sfa_project_always=False)) == set()

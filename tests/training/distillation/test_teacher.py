@@ -55,7 +55,7 @@ def test_it_keeps_its_own_precision_under_autocast(teacher: Teacher) -> None:
     assert half.dtype == torch.bfloat16
 
 
-def test_logits_come_again_from_what_went_into_the_head(teacher: Teacher) -> None:
+def test_logits_are_computed_again_from_the_input_of_the_head(teacher: Teacher) -> None:
     out, head = teacher.with_head_input(IDS, ALL)
     assert out.logits is not None
     assert torch.equal(teacher.logits(head), out.logits)

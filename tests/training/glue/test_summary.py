@@ -37,7 +37,7 @@ def test_mean_and_spread_over_seeds() -> None:
     assert summarise([one])["tasks"]["mrpc"]["paper"]["deviation"] is None
 
 
-def test_the_whole_suite_leaves_wnli_out() -> None:
+def test_the_complete_suite_leaves_out_wnli() -> None:
     by_task = {"mnli": MNLI, "mrpc": MRPC, "qqp": MRPC, "cola": {"matthews": 0.2},
                "stsb": {"pearson": 0.4, "spearman": 0.2}}  # fmt: skip
     runs = [
@@ -61,6 +61,6 @@ def test_the_whole_suite_leaves_wnli_out() -> None:
     assert summarise(runs[-1:])["means"] == {"standard": None, "paper": None}
 
 
-def test_a_result_without_majority_says_what_to_do() -> None:
+def test_a_result_without_majority_is_an_error_with_advice() -> None:
     with pytest.raises(CheckpointError, match=r"a result of mrpc .*evaluate glue RUN --again"):
         summarise([{"task": "mrpc", "seed": 0, "dev": MRPC}])

@@ -73,7 +73,7 @@ def test_a_flip_is_a_flip() -> None:
     assert set(kinds) <= {1, 2}
 
 
-def test_without_kornia_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_kornia_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("kornia", "kornia.augmentation", "kornia.augmentation.auto"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigError, match=r"flip, erasing come from kornia.*--set flip=false"):
