@@ -208,15 +208,15 @@ def test_cache_and_padding_give_the_logits_of_the_complete_sequence(wta: str) ->
     model = build_model(build_config("wd-spikingformer-tiny", 50, sizes)).eval()
     ids = torch.randint(0, 50, (2, 17))
     with torch.no_grad():
-        whole = model(ids).logits
+        complete = model(ids).logits
         first = model(ids[:, :8], use_cache=True)
         second = model(ids[:, 8:], past_key_values=first.past_key_values, use_cache=True)
         padded = model(
             torch.cat([torch.zeros(2, 5, dtype=torch.long), ids], 1),
             attention_mask=torch.cat([torch.zeros(2, 5), torch.ones(2, 17)], 1).long(),
         )
-    torch.testing.assert_close(torch.cat([first.logits, second.logits], 1), whole)
-    torch.testing.assert_close(padded.logits[:, 5:], whole)
+    torch.testing.assert_close(torch.cat([first.logits, second.logits], 1), complete)
+    torch.testing.assert_close(padded.logits[:, 5:], complete)
 
 
 def test_blocks_and_one_piece_train_alike(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,8 +36,8 @@ f = lambda: "no docstring"
 
 
 def test_docstrings_in_source_order():
-    found = list(builtin.docstrings(ast.parse(SOURCE)))
-    assert found == ["Module.", "Class.", "Method, in a branch.", "Inner.", "Second.", "Handler."]
+    texts = list(builtin.docstrings(ast.parse(SOURCE)))
+    assert texts == ["Module.", "Class.", "Method, in a branch.", "Inner.", "Second.", "Handler."]
 
 
 def test_modules_are_parsed_and_sorted_without_repeats(tmp_path):

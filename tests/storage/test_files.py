@@ -29,3 +29,18 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
         files.write_text(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["b.txt"]
+
+
+def test_an_error_while_writing_leaves_the_old_file_and_is_raised(tmp_path):
+    path = tmp_path / "b.txt"
+    path.write_text("old")
+
+    def write_half() -> None:
+        with files.replacing(path) as temporary:
+            temporary.write_text("ne")
+            raise ValueError("half-way")
+
+    with pytest.raises(ValueError, match="half-way"):
+        write_half()
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["b.txt"]

@@ -83,10 +83,12 @@ def test_validation_windows_span_the_split_and_are_shared_out(fresh: Any, config
     model, store, tokenizer = fresh("gpt2")
     objective, split = make_objective(model, tokenizer, config()), store.split("validation")
     chosen = config(eval_batches=2, batch_size=3)
-    whole = torch.cat([p.input_ids for p in validation_batches(split, objective, chosen, world())])
-    assert whole.shape == (6, 16)
-    assert whole[0].tolist() == split.tokens[:16].tolist()
-    assert whole[-1].tolist() == split.tokens[-16:].tolist()
+    complete = torch.cat(
+        [p.input_ids for p in validation_batches(split, objective, chosen, world())]
+    )
+    assert complete.shape == (6, 16)
+    assert complete[0].tolist() == split.tokens[:16].tolist()
+    assert complete[-1].tolist() == split.tokens[-16:].tolist()
     shares = [
         list(validation_batches(split, objective, chosen, world(rank, 4))) for rank in range(4)
     ]

@@ -84,15 +84,15 @@ def test_scores_of_a_task_are_the_harness_own(small: Any, sets: Path) -> None:
     from lm_eval.models.huggingface import HFLM
 
     model, tokenizer = small("twin")
-    found = runner((model, tokenizer), batch_size=4).run("hellaswag", data_dir=sets)
+    report = runner((model, tokenizer), batch_size=4).run("hellaswag", data_dir=sets)
     task = load_task("hellaswag", sets).task
     task.set_config("num_fewshot", 0)
     backend = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4)
-    theirs = evaluate(backend, {"tasks": {"hellaswag": task}}, bootstrap_iters=1)
+    expected = evaluate(backend, {"tasks": {"hellaswag": task}}, bootstrap_iters=1)
     for metric in ("acc", "acc_norm"):
-        assert found.metrics[metric]["value"] == theirs["results"]["hellaswag"][f"{metric},none"]
-        error = theirs["results"]["hellaswag"][f"{metric}_stderr,none"]
-        assert found.metrics[metric]["stderr"] == pytest.approx(error, rel=1e-12)
+        assert report.metrics[metric]["value"] == expected["results"]["hellaswag"][f"{metric},none"]
+        error = expected["results"]["hellaswag"][f"{metric}_stderr,none"]
+        assert report.metrics[metric]["stderr"] == pytest.approx(error, rel=1e-12)
 
 
 def test_limit_and_result(small: Any, sets: Path) -> None:
@@ -129,9 +129,9 @@ def test_means_of_complete_groups() -> None:
 
     norm = {"acc": score(0.2, 0.03, 0.25), "acc_norm": score(0.3, 0.03, 0.25)}
     plain = {"acc": score(0.5, 0.06, 0.5)}
-    found = means({"hellaswag": norm, "piqa": norm, "winogrande": plain, "boolq": plain})
-    assert list(found) == ["commonsense"]
-    acc, normed = found["commonsense"]["acc"], found["commonsense"]["acc_norm"]
+    group_means = means({"hellaswag": norm, "piqa": norm, "winogrande": plain, "boolq": plain})
+    assert list(group_means) == ["commonsense"]
+    acc, normed = group_means["commonsense"]["acc"], group_means["commonsense"]["acc_norm"]
     assert (acc["value"], normed["value"]) == (pytest.approx(0.3), pytest.approx(1.1 / 3))
     assert acc["stderr"] == pytest.approx((2 * 0.03**2 + 0.06**2) ** 0.5 / 3)
     assert (acc["chance"], acc["majority"]) == (pytest.approx(1 / 3), pytest.approx(1 / 3 + 0.01))
@@ -151,7 +151,7 @@ def test_names() -> None:
         resolve("pica")
 
 
-def test_missing_files_and_columns(small: Any, sets: Path, tmp_path: Path) -> None:
+def test_missing_rows_and_damaged_files(small: Any, sets: Path, tmp_path: Path) -> None:
     one = runner(small("twin"))
     with pytest.raises(DataError, match="no rows for openbookqa: looked for the hub's allenai"):
         one.run("openbookqa", data_dir=sets)

@@ -166,8 +166,8 @@ def test_it_reports_the_size_and_refuses_a_disk_without_room(
 ) -> None:
     one = opened(FEW)
     one(IDS, STARTS)
-    told = one.plan([5, 21, 33, 44, 55, 55])
-    assert "3 of 5 windows are there; the others take 2.05 kB (1.02 kB each)" in told
+    summary = one.plan([5, 21, 33, 44, 55, 55])
+    assert "3 of 5 windows are there; the others take 2.05 kB (1.02 kB each)" in summary
     small = SimpleNamespace(free=2000)
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: small)
     with pytest.raises(StorageError, match=r"2 kB are free. Leave cache_teacher out"):
@@ -203,9 +203,9 @@ def test_training_has_the_same_losses_with_and_without(
         model, store, tokenizer = fresh("wd")
         task = Distillation(model, dense(tokenizer, n_embd=24), SpADConfig(), 0, where)
         train(model, store, tokenizer, tmp_path / name, config(), task=task, progress=False)
-        found = read_metrics(tmp_path / name / "metrics.jsonl")
+        lines = read_metrics(tmp_path / name / "metrics.jsonl")
         times = ("seconds", "tokens_per_second")
-        return [{k: v for k, v in line.items() if k not in times} for line in found]
+        return [{k: v for k, v in line.items() if k not in times} for line in lines]
 
     folder = tmp_path / "cache"
     plain = losses("plain", "")

@@ -12,8 +12,8 @@ SMALL, LARGE = ModelSizes(2, 2, 8, 99), ModelSizes(3, 3, 12, 99)
 
 
 def names(student: ModelSizes, teacher: ModelSizes, spad: SpADConfig) -> set[str]:
-    found = Projections(align(student, teacher, spad), spad, 0).named_parameters()
-    return {name.partition(".")[0] for name, _ in found}
+    parameters = Projections(align(student, teacher, spad), spad, 0).named_parameters()
+    return {name.partition(".")[0] for name, _ in parameters}
 
 
 def test_only_needed_projections_exist() -> None:
