@@ -1,13 +1,14 @@
-"""Rows of a table, each a training run of its own process: run, resume, collect, fill pages.
+"""Rows of a table, each a training run in a separate process: run, resume, collect, fill pages.
 
-A script gives its rows and two functions, one that trains a row and one that writes the table.
-Rows that are done are kept, unfinished ones resume (a resumed run has no CPU time of its own).
-Rows that stand in ``benchmarks/results/`` already, from whatever machine, count as done: a table
-grows over several sittings. ``one`` trains a row all the same, and its result then replaces that.
+A script defines its rows and two functions, one that trains a row and one that writes the table.
+Finished rows are kept, unfinished ones resume (a resumed run has no CPU time). Rows that are
+already in ``benchmarks/results/``, from any machine, count as finished, so that a table can grow
+over several sessions. ``one`` trains a row in any case, and its result replaces the old one.
 
-With ``--search`` each row looks for a learning rate of its own: seed 0 at each of its rates, and at
-half or double of the best one while that lies at an end, judged by ``validation_loss`` of the
-results; then its other seeds at the best. Nothing is chosen by the test split.
+With ``--search`` each row gets its own learning rate: seed 0 runs at each of the row's rates, and
+at half or double the best rate while that is the lowest or highest one, compared by
+``validation_loss`` of the results; then the other seeds run at the best rate. The test split is not
+used for this choice.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from spikeformers.storage import write_text
+
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
@@ -33,12 +36,12 @@ Setup = Callable[[argparse.ArgumentParser], None]
 
 @dataclass(frozen=True)
 class Sweep:
-    """``name`` of the folder under ``runs/``; ``seeds`` of each row; what trains, what tabulates.
+    """The rows of a table: ``name`` of the folder under ``runs/``, ``seeds`` of each row.
 
     ``train(args, out)`` trains ``args.row`` with ``args.seed`` into ``out`` and returns the result,
-    or None where it was interrupted; ``table(name, results)`` is Markdown. ``more`` are tables of
-    the same results under other marks, empty where there is nothing to say. ``rates``: where each
-    row's search for a learning rate begins, of a sweep that offers one.
+    or None if it was interrupted; ``table(name, results)`` is Markdown. ``more`` are tables of the
+    same results under other marks, empty if there is nothing to show. ``rates``: the first learning
+    rates of each row's search, for a sweep that offers one.
     """
 
     script: str
@@ -88,7 +91,7 @@ class Sweep:
     def folder(
         self, args: argparse.Namespace, row: str, seed: int, rate: float | None = None
     ) -> Path:
-        """Run folder of one row and seed, and of its learning rate where that is searched."""
+        """Run folder of one row and seed, and of the learning rate if it is searched."""
         name = "".join(c if c.isalnum() or c in "-." else "_" for c in row)
         name += f"-s{seed}" if rate is None else f"-s{seed}-lr{rate:g}"
         return self.runs / (args.name or Path(args.data).name) / name
@@ -100,7 +103,7 @@ class Sweep:
         shared = _options_of(sys.argv[sys.argv.index("run") + 1 :])
 
         def one(seed: int, row: str, rate: float | None = None) -> bool:
-            """Train one row, unless it is done; whether it has a result now."""
+            """Train one row unless it is finished; returns whether it has a result now."""
             if _result_of(self._results(name), row, seed, rate):
                 return True
             command = [sys.executable, self.script, "one", "--row", row, "--seed", str(seed)]
@@ -122,7 +125,7 @@ class Sweep:
             """Find the row's learning rate with its first seed, then run its other seeds."""
             first, *others = [seed for seed in seeds if seed in self.seeds[row]]
             rates = list(self.rates[row])
-            for rate in rates:  # grows while the best lies at an end
+            for rate in rates:  # grows while the best is the lowest or highest
                 if not one(first, row, rate):
                     return
                 if len(rates) < MOST_RATES and rate == rates[-1]:
@@ -162,29 +165,23 @@ class Sweep:
 
     def _results(self, name: str) -> list[dict[str, Any]]:
         paths = sorted((self.runs / name).glob("*/result.json"))
-        found = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-        found = with_kept(f"{self.name}-{name}", found)
-        return sorted(found, key=lambda result: (result["row"], result["seed"], _rate(result)))
+        results = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+        results = with_kept(f"{self.name}-{name}", results)
+        return sorted(results, key=lambda result: (result["row"], result["seed"], _rate(result)))
 
     def _tables(self) -> None:
-        RESULTS.mkdir(exist_ok=True)
         for folder in sorted(p for p in self.runs.iterdir() if p.is_dir()):
-            found = self._results(folder.name)
-            if found:
-                name = f"{self.name}-{folder.name}"
-                text = self.table(folder.name, found)
-                (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
-                (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
-                fill_pages(name, text)
-                print(text)
-                for mark, also in self.more.items():
-                    if text := also(found):
+            results = self._results(folder.name)
+            if results:
+                save_table(f"{self.name}-{folder.name}", self.table(folder.name, results), results)
+                for mark, further_table in self.more.items():
+                    if text := further_table(results):
                         fill_pages(f"{mark}-{folder.name}", text)
                         print(text)
 
 
 def _options_of(arguments: list[str]) -> list[str]:
-    """Of the arguments of ``run``, those that ``one`` takes too."""
+    """The arguments of ``run`` that ``one`` takes too."""
     drop, flags = {"--jobs", "--rows", "--seeds"}, {"--search"}
     return [
         part
@@ -209,31 +206,39 @@ def _result_of(
 
 def best_rate(results: list[dict[str, Any]], row: str) -> float:
     """The learning rate at which the row's first seed has the least validation loss."""
-    mine = [r for r in results if r["row"] == row]
-    first = min(r["seed"] for r in mine)
-    return _rate(min((r for r in mine if r["seed"] == first), key=lambda r: r["validation_loss"]))
+    of_row = [r for r in results if r["row"] == row]
+    first = min(r["seed"] for r in of_row)
+    return _rate(min((r for r in of_row if r["seed"] == first), key=lambda r: r["validation_loss"]))
 
 
 def at_best_rate(results: list[dict[str, Any]], row: str) -> list[dict[str, Any]]:
-    """The row's results at the learning rate that its search chose; all of them without one."""
-    mine = [r for r in results if r["row"] == row]
-    best = best_rate(mine, row) if mine and "validation_loss" in mine[0] else 0.0
-    return [r for r in mine if _rate(r) == best]
+    """The row's results at the learning rate that its search chose; without a search, all."""
+    of_row = [r for r in results if r["row"] == row]
+    best = best_rate(of_row, row) if of_row and "validation_loss" in of_row[0] else 0.0
+    return [r for r in of_row if _rate(r) == best]
 
 
-def with_kept(name: str, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Results of this machine, and those in ``results/NAME.json`` of rows it did not run."""
-    kept = RESULTS / f"{name}.json"
-    if kept.is_file():
-        have = {(result["row"], result.get("seed"), _rate(result)) for result in found}
-        old = json.loads(kept.read_text(encoding="utf-8"))
-        found = found + [r for r in old if (r["row"], r.get("seed"), _rate(r)) not in have]
-    if len({json.dumps(result["setting"], sort_keys=True) for result in found}) > 1:
+def with_kept(name: str, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Results of this machine, and those in ``results/NAME.json`` of rows that it did not run."""
+    path = RESULTS / f"{name}.json"
+    if path.is_file():
+        present = {(result["row"], result.get("seed"), _rate(result)) for result in results}
+        old = json.loads(path.read_text(encoding="utf-8"))
+        results = results + [r for r in old if (r["row"], r.get("seed"), _rate(r)) not in present]
+    if len({json.dumps(result["setting"], sort_keys=True) for result in results}) > 1:
         raise SystemExit(
-            f"{name}: results of different settings, here and in {kept}. Give the new runs a "
-            "--name of their own."
+            f"{name}: results of different settings, here and in {path}. Give the new runs another "
+            "--name."
         )
-    return found
+    return results
+
+
+def save_table(name: str, text: str, results: Any) -> None:
+    """Write ``results/NAME.md`` and ``.json``, fill the pages between the marks, and print."""
+    write_text(RESULTS / f"{name}.md", text)
+    write_text(RESULTS / f"{name}.json", json.dumps(results, indent=1) + "\n")
+    fill_pages(name, text)
+    print(text)
 
 
 def commit() -> str:
@@ -243,7 +248,7 @@ def commit() -> str:
 
 
 def fill_pages(name: str, text: str) -> None:
-    """Replace what README and docs/results.md have between the marks of ``name``, if they do."""
+    """Replace the text between the marks of ``name`` in README and docs/results.md."""
     for page in PAGES:
         before, mark, rest = page.read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
         if mark:
@@ -254,13 +259,13 @@ def fill_pages(name: str, text: str) -> None:
 
 
 def mean(values: list[float], digits: int) -> str:
-    """Mean, and the sample deviation where it shows at so many digits."""
+    """Mean, and the sample deviation if it is not 0 at this number of digits."""
     text = f"{statistics.mean(values):,.{digits}f}"
     spread = f"{statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{text} ± {spread}" if spread.strip("0.") else text
 
 
 def cpu_seconds(runs: list[dict[str, Any]]) -> str:
-    """Mean CPU time of training, over the runs that went through in one piece."""
-    whole = [run["train_cpu_seconds"] for run in runs if run["train_cpu_seconds"] is not None]
-    return mean(whole, 0) if whole else "-"
+    """Mean CPU time of training, over the runs that were not interrupted."""
+    seconds = [run["train_cpu_seconds"] for run in runs if run["train_cpu_seconds"] is not None]
+    return mean(seconds, 0) if seconds else "-"

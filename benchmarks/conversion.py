@@ -5,9 +5,9 @@
     python benchmarks/conversion.py table
 
 ``run`` measures every row of ``rows()`` below ``runs/conversion/NAME/``, in this process and on one
-thread; rows that are done, here or in ``benchmarks/results/``, are kept. Rows "tuned" train (Ctrl-C
-and a second start go on with them): the spiking attention of a conversion, and, as their control,
-the dense original on the same tokens in the same order. ``table`` writes
+thread; finished rows, here or in ``benchmarks/results/``, are kept. Rows "tuned" train the spiking
+attention of a conversion, and, as their control, the dense original on the same tokens in the same
+order; after Ctrl-C a second start continues them. ``table`` writes
 ``benchmarks/results/conversion-NAME.json`` and ``.md``, pictures in ``docs/assets/``, and fills
 docs/results.md.
 Perplexity, agreement and counts are measured on the first ``--tokens`` of the validation
@@ -24,7 +24,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from _sweep import RESULTS, ROOT, commit, fill_pages, with_kept
+from _sweep import ROOT, commit, save_table, with_kept
+from spikeformers.reporting.tables import markdown
 
 RUNS = Path("runs/conversion")
 STEPS = (1, 2, 4, 8, 16, 32)
@@ -259,19 +260,14 @@ def table(_: argparse.Namespace) -> None:
     """Write table, picture and JSON of every model that has results."""
     from spikeformers.reporting.conversion_pictures import against_steps
 
-    RESULTS.mkdir(exist_ok=True)
     order = list(rows())
     for folder in sorted(path for path in RUNS.iterdir() if path.is_dir()):
         found = [result for result in results(folder.name) if result["row"] in order]
         found.sort(key=lambda result: order.index(result["row"]))
         if not found:
             continue
-        text = markdown(folder.name, found)
-        (RESULTS / f"conversion-{folder.name}.md").write_text(text)
-        fill_pages(f"conversion-{folder.name}", text)
-        kept = [{k: v for k, v in r.items() if k != "layers"} for r in found]
-        target = RESULTS / f"conversion-{folder.name}.json"
-        target.write_text(json.dumps(kept, indent=1) + "\n")
+        without_layers = [{k: v for k, v in r.items() if k != "layers"} for r in found]
+        save_table(f"conversion-{folder.name}", page(folder.name, found), without_layers)
         for key, label, level in (
             ("perplexity", "perplexity", found[0]["original"]["perplexity"]),
             ("agreement", "share of tokens with the same likeliest next", 1.0),
@@ -292,10 +288,9 @@ def table(_: argparse.Namespace) -> None:
                 level=level,
                 level_name="original",
             )
-        print(text)
 
 
-def markdown(name: str, found: list[dict[str, Any]]) -> str:
+def page(name: str, found: list[dict[str, Any]]) -> str:
     """One line per row."""
     setting, original = found[0]["setting"], found[0]["original"]
     commits = ", ".join(sorted({r["commit"] for r in found}))
@@ -309,10 +304,13 @@ def markdown(name: str, found: list[dict[str, Any]]) -> str:
         "estimated, as shares of the original's: attention block and whole model by the papers' "
         "sum, and with elementwise work.",
         "",
-        "| row | perplexity | change | bits/byte | agreement | cosine logits | cosine hidden | "
-        "spikes per value | feed-forward | attention | attention, fuller | whole | whole, fuller |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
+    columns = (
+        *("row", "perplexity", "change", "bits/byte", "agreement", "cosine logits"),
+        *("cosine hidden", "spikes per value", "feed-forward", "attention", "attention, fuller"),
+        *("whole", "whole, fuller"),
+    )
+    cells = []
     for r in found:
         ours, theirs, agree = r["spiking"], r["original"], r["agreement"]
         keys = (
@@ -322,26 +320,28 @@ def markdown(name: str, found: list[dict[str, Any]]) -> str:
         shares = [f"{ours['energy'][key] / theirs['energy'][key]:.3f}" for key in keys]
         spikes, perplexity = ours["energy"]["mean_count"], ours["perplexity"]
         ratio = perplexity / theirs["perplexity"]
-        cells = [
-            r["row"],
-            f"{perplexity:.3f}" if perplexity < 1000 else f"{perplexity:,.0f}",
-            f"{ratio - 1:+.2%}" if ratio < 10 else f"{ratio:,.0f} times",
-            f"{ours['bits_per_byte']:.4f}",
-            *(f"{agree[k]:.4f}" for k in ("agreement", "logit_cosine", "hidden_cosine")),
-            "-" if spikes is None else f"{spikes:.2f}",
-            *shares,
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
+        cells.append(
+            [
+                r["row"],
+                f"{perplexity:.3f}" if perplexity < 1000 else f"{perplexity:,.0f}",
+                f"{ratio - 1:+.2%}" if ratio < 10 else f"{ratio:,.0f} times",
+                f"{ours['bits_per_byte']:.4f}",
+                *(f"{agree[k]:.4f}" for k in ("agreement", "logit_cosine", "hidden_cosine")),
+                "-" if spikes is None else f"{spikes:.2f}",
+                *shares,
+            ]
+        )
+    lines.append(markdown(columns, cells).rstrip("\n"))
     tuned = [r for r in found if r["tuned"]]
     for r in tuned:
         curve = ", ".join(f"{step}: {loss:.3f}" for step, loss in r["tuned"]["validation"])
         rates = r["tuned"]["learning_rate"]
-        told = " then ".join(f"{x:g}" for x in (rates if isinstance(rates, list) else [rates]))
+        rate = " then ".join(f"{x:g}" for x in (rates if isinstance(rates, list) else [rates]))
         stages = r["tuned"].get("steps_of_stages", [])
         parts = f" ({' + '.join(map(str, stages))})" if len(stages) > 1 else ""
         lines.append(
             f"\n{r['row']}: {r['tuned']['steps']} steps{parts}, {r['tuned']['tokens']:,} tokens, "
-            f"lr {told}, {r['tuned']['seconds']:,.0f} s, "
+            f"lr {rate}, {r['tuned']['seconds']:,.0f} s, "
             f"{r['tuned'].get('precision', 'fp32')}. Validation loss by step (nats per token): "
             f"{curve}."
         )

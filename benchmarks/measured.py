@@ -1,26 +1,23 @@
-"""What a model takes on this machine: time, memory, bytes counted, joules where there is a meter.
+"""Measurements of a model on this machine: time, memory, counted bytes, joules if there is a meter.
 
     python benchmarks/measured.py MODEL [--data builtin] [--name measured-tiny]
 
-The model in PyTorch, a fresh dense twin of its shape, and the engine, in turns, each in a process
-of its own (`spikeformers.evaluation.measured`). Writes results/NAME.json and .md.
+The model in PyTorch, a new dense twin of its shape, and the engine take turns, each in a separate
+process (`spikeformers.evaluation.measured`). Writes results/NAME.json and .md.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
+from _sweep import save_table
 from spikeformers.export import pack
 from spikeformers.reporting.measured_tables import notes, tables
 from spikeformers.reporting.tables import markdown
-from spikeformers.storage import write_text
 from spikeformers.studies import measure_folder, read_input
 from spikeformers.studies.machine import machine, versions
 from spikeformers.studies.twin import twin_of
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
@@ -45,15 +42,11 @@ def main() -> None:
         "machine": machine(),
         "versions": versions(),
     }
-    said = "\n".join(
-        [
-            *(f"**{x.title}**\n\n{markdown(x.columns, x.rows)}" for x in tables(found)),
-            *(f"- {x}" for x in notes(found)),
-        ]
-    )
-    write_text(RESULTS / f"{args.name}.json", json.dumps(kept, indent=1) + "\n")
-    write_text(RESULTS / f"{args.name}.md", said + "\n")
-    print(said)
+    lines = [
+        *(f"**{table.title}**\n\n{markdown(table.columns, table.rows)}" for table in tables(found)),
+        *(f"- {note}" for note in notes(found)),
+    ]
+    save_table(args.name, "\n".join(lines) + "\n", kept)
 
 
 if __name__ == "__main__":

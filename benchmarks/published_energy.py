@@ -3,26 +3,24 @@
     python benchmarks/published_energy.py
 
 Writes results/published-energy.json and .md. Everything here is arithmetic on shapes and published
-figures: 4.6 pJ a multiply-accumulate, 0.9 pJ an accumulate, MACs of `energy.counting.closed_form`
-(which is
-held to the tracer). What no paper of the four states (tokens, which products, firing rates) is
-solved for, and set beside what our own small models fire in a counted run (quality-wikitext-2.json,
-distill-wikitext-2.json). docs/published-energy.md says what it means.
+figures: 4.6 pJ per multiply-accumulate, 0.9 pJ per accumulate, MACs of
+`energy.counting.closed_form` (which a test compares with the tracer). Values that none of the four
+papers states (tokens, which products, firing rates) are solved for, and compared with the firing of
+our own small models in a counted run (quality-wikitext-2.json, distill-wikitext-2.json).
+docs/published-energy.md discusses the results.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
-from pathlib import Path
 from typing import Any, get_args
 
+from _sweep import RESULTS, save_table
 from spikeformers.energy.counting.closed_form import Macs, Pairs, TransformerShape
 from spikeformers.energy.pricing.prices import ADD_FP32, MAC_FP32
 from spikeformers.reporting.tables import markdown
 
-RESULTS = Path(__file__).parent / "results"
 MAC, AC = MAC_FP32.picojoules, ADD_FP32.picojoules
 LENGTHS = (128, 256, 512, 1024, 2048)
 HEADS = ("left out", "counted")
@@ -337,18 +335,9 @@ def page(found: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def write(name: str, text: str) -> None:
-    path = RESULTS / name
-    temporary = path.with_name(f".{name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def main() -> None:
     found = recompute()
-    write("published-energy.json", json.dumps(found, indent=1) + "\n")
-    write("published-energy.md", page(found))
-    print(page(found))
+    save_table("published-energy", page(found), found)
     for name in ("qwen", "opt"):
         print(name, "nearest round length:", found[name]["nearest"])
     print("WD-1.0B to WD-0.4B:", found["wd_ratio"])

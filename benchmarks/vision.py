@@ -148,7 +148,7 @@ def _curve(out: Path) -> list[tuple[int, float]]:
 
 
 def _curves(found: list[dict[str, Any]]) -> list[str]:
-    """A line a row that has them: accuracy by images seen, mean over seeds."""
+    """One line per row that has them: accuracy by images seen, mean over seeds."""
     lines = []
     for key, row in ROWS.items():
         curves = [run["curve"] for run in found if run["row"] == key and run.get("curve")]

@@ -24,7 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from _sweep import RESULTS, commit, fill_pages
+from _sweep import RESULTS, commit, fill_pages, save_table
 from spikeformers.models.reference import DTYPES
 from spikeformers.reporting.tables import markdown
 
@@ -196,10 +196,7 @@ def table() -> None:
         found = [one | {"means": means(metrics_of(one))} for one in found]
         stem = f"zeroshot-{name}"
         text = tabulate(found)
-        (RESULTS / f"{stem}.md").write_text(text, encoding="utf-8")
-        (RESULTS / f"{stem}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        fill_pages(stem, text)
-        print(text)
+        save_table(stem, text, found)
     for path in sorted(RESULTS.glob("zeroshot-*-check.json")):
         check_table(path.stem)
 

@@ -28,7 +28,7 @@ class PanicException(BaseException):
     ],
     ids=repr,
 )
-def test_what_a_library_raises_is_one_line(raised: BaseException, said: str) -> None:
+def test_an_exception_of_a_library_becomes_one_line(raised: BaseException, said: str) -> None:
     with pytest.raises(CheckpointError) as caught, foreign("x"):
         raise raised
     assert str(caught.value) == said
@@ -70,9 +70,7 @@ def test_half_a_character_is_printable() -> None:
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_a_file_that_is_not_what_is_needed_is_named(
-    tmp_path: Path, content: bytes, said: str
-) -> None:
+def test_a_file_with_wrong_content_is_named(tmp_path: Path, content: bytes, said: str) -> None:
     path = tmp_path / "run.json"
     path.write_bytes(content)
     with pytest.raises(CheckpointError) as caught:

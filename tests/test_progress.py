@@ -36,7 +36,7 @@ def lines(clock: Clock, capsys: pytest.CaptureFixture[str], work: Callable[[Prog
     return captured.err.splitlines()
 
 
-def test_a_line_every_few_seconds_where_standard_error_is_no_terminal(clock, capsys):
+def test_a_line_every_few_seconds_if_standard_error_is_not_a_terminal(clock, capsys):
     def work(progress: Progress) -> None:
         move = progress.stage("scoring", "tokens")
         for done in range(0, 2001, 100):
@@ -59,12 +59,12 @@ def test_stages_have_the_units_that_were_given(clock, capsys):
             progress(stage, 0, 9)
             clock.now += 6
             progress(stage, 3, 9)
-    told = capsys.readouterr().err.splitlines()
-    assert told[0].startswith("scoring, spiking: 3 of 9 tokens (33 %)")
-    assert told[1].startswith("drawing: 3 of 9 (33 %)")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("scoring, spiking: 3 of 9 tokens (33 %)")
+    assert lines[1].startswith("drawing: 3 of 9 (33 %)")
 
 
-def test_short_work_says_nothing(clock, capsys):
+def test_short_work_prints_nothing(clock, capsys):
     def work(progress: Progress) -> None:
         for done in range(4):
             clock.now += 1
@@ -73,7 +73,7 @@ def test_short_work_says_nothing(clock, capsys):
     assert lines(clock, capsys, work) == []
 
 
-def test_long_work_says_a_line_per_hundredth_and_at_least_every_minute(clock, capsys):
+def test_long_work_prints_a_line_per_hundredth_and_at_least_every_minute(clock, capsys):
     def work(progress: Progress) -> None:
         for done in range(1001):  # 0.1 % every two seconds
             progress("training", done, 1000, unit="steps")
@@ -91,7 +91,7 @@ def test_long_work_says_a_line_per_hundredth_and_at_least_every_minute(clock, ca
     assert len(lines(clock, capsys, slower)) == 1 + 3 + 1  # after 6 s, each minute, the last
 
 
-def test_a_resumed_stage_tells_the_time_that_is_left_from_where_it_began(clock, capsys):
+def test_a_resumed_stage_estimates_the_time_left_from_its_own_start(clock, capsys):
     def work(progress: Progress) -> None:
         progress("training", 500, 1000)
         clock.now += 10

@@ -53,7 +53,7 @@ def test_what_cannot_be_registered(numbers: Registry[int]) -> None:
     assert "two" not in numbers
 
 
-def test_an_unknown_name_is_told_what_is_known(numbers: Registry[int]) -> None:
+def test_an_unknown_name_is_an_error_that_lists_the_known(numbers: Registry[int]) -> None:
     with pytest.raises(KeyError):
         numbers["four"]
     with pytest.raises(ConfigError, match=r"count='thre' is unknown; one of one, three, broken"):

@@ -58,7 +58,7 @@ def test_values_of_a_type(value: Any, kind: Any, wanted: bool) -> None:
 
 
 @pytest.mark.parametrize("value", ["nan", math.nan, "-inf", ".inf"])
-def test_a_number_that_is_none_is_told_so(value: Any) -> None:
+def test_a_value_that_is_not_a_number_is_refused(value: Any) -> None:
     with pytest.raises(ConfigError, match=r"rate is .*; it must be a finite number\.$"):
         require_kind("rate", value, float)
 

@@ -74,7 +74,7 @@ def test_operations_between_the_products_by_hand(
     assert core.operations(causal(3)) == operations
 
 
-def test_what_cores_say_of_themselves() -> None:
+def test_facts_that_cores_state() -> None:
     cores = [
         WTA(1.0), WTA(1.0, "top_k", 3), WTA(1.0, "sparsemax"),
         SSA(1.0), A2OS2A(), A2OS2A("state"), SFSA(LIF()), SoftmaxAttention(1.0),

@@ -147,7 +147,9 @@ def test_blocks_equal_the_definition(
 
 @pytest.mark.usefixtures("rows")
 @given(seed=st.integers(0, 2**31 - 1), winners=st.integers(1, 5), levels=st.sampled_from([3, 4]))
-def test_blocks_name_the_winners_of_the_whole(seed: int, winners: int, levels: int) -> None:
+def test_blocks_have_the_winners_of_the_complete_scores(
+    seed: int, winners: int, levels: int
+) -> None:
     """Any mask and many ties: v numbers the keys, so that y tells who won."""
     generator = torch.Generator().manual_seed(seed)
     queries, keys = (int(torch.randint(1, 12, (), generator=generator)) for _ in range(2))
@@ -200,21 +202,21 @@ def test_heads_as_a_model_lays_them_out(
 
 @pytest.mark.usefixtures("rows")
 @pytest.mark.parametrize("wta", ["hard", "top_k"])
-def test_cache_and_padding_give_the_logits_of_the_whole(wta: str) -> None:
+def test_cache_and_padding_give_the_logits_of_the_complete_sequence(wta: str) -> None:
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "wta": wta}
     model = build_model(build_config("wd-spikingformer-tiny", 50, sizes)).eval()
     ids = torch.randint(0, 50, (2, 17))
     with torch.no_grad():
-        whole = model(ids).logits
+        complete = model(ids).logits
         first = model(ids[:, :8], use_cache=True)
         second = model(ids[:, 8:], past_key_values=first.past_key_values, use_cache=True)
         padded = model(
             torch.cat([torch.zeros(2, 5, dtype=torch.long), ids], 1),
             attention_mask=torch.cat([torch.zeros(2, 5), torch.ones(2, 17)], 1).long(),
         )
-    torch.testing.assert_close(torch.cat([first.logits, second.logits], 1), whole)
-    torch.testing.assert_close(padded.logits[:, 5:], whole)
+    torch.testing.assert_close(torch.cat([first.logits, second.logits], 1), complete)
+    torch.testing.assert_close(padded.logits[:, 5:], complete)
 
 
 def test_blocks_and_one_piece_train_alike(monkeypatch: pytest.MonkeyPatch) -> None:

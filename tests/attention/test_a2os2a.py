@@ -59,18 +59,18 @@ def test_the_orders_are_equal(tokens: int) -> None:
         torch.testing.assert_close(state[:, real], scores[:, real], rtol=0, atol=1e-10)
 
 
-def test_a_stream_in_pieces_is_the_whole() -> None:
+def test_a_stream_in_pieces_equals_one_pass() -> None:
     tokens = BLOCK + 9
     q, k, v = spikes(tokens, seed=1)
     core = A2OS2A("state")
-    whole = core(q, k, v, causal(tokens))
+    complete = core(q, k, v, causal(tokens))
     state, rows = None, []
     for start, stop in [(0, 4), (4, 5), (5, 6), (6, tokens)]:
         piece = (x[..., start:stop, :] for x in (q, k, v))
         y, state = core.stream(*piece, causal(stop - start), state)
         rows.append(y)
         assert state.shape == (2, 3, 2, 4, 4)  # however long the past
-    torch.testing.assert_close(torch.cat(rows, -2), whole, rtol=0, atol=1e-10)
+    torch.testing.assert_close(torch.cat(rows, -2), complete, rtol=0, atol=1e-10)
     torch.testing.assert_close(state, k.transpose(-1, -2) @ v, rtol=0, atol=1e-10)
 
 

@@ -58,7 +58,7 @@ def ids_of(*shape: int) -> Tensor:
     return torch.randint(0, 31, shape, generator=torch.Generator().manual_seed(1))
 
 
-def test_it_stands_in_every_block_and_takes_its_options_and_positions() -> None:
+def test_it_is_used_in_every_block_with_its_options_and_positions() -> None:
     model = model_of(attention_options={"least": 2.0})
     cores = [layer.attention.core for layer in model.model.layers]
     assert [(type(core), core.least) for core in cores] == [(Agreement, 2.0)] * 2
@@ -81,7 +81,7 @@ def test_it_trains_generates_with_a_cache_and_is_saved(tmp_path: Any) -> None:
     assert torch.equal(again(input_ids=ids).logits, model(input_ids=ids).logits)
 
 
-def test_energy_counts_what_it_says_and_the_audit_sees_binary_products(
+def test_energy_counts_its_stated_operations_and_the_audit_sees_binary_products(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, ids = model_of(neuron="lif", steps=2), ids_of(2, 12)
@@ -97,7 +97,7 @@ def test_energy_counts_what_it_says_and_the_audit_sees_binary_products(
     assert {row.verdict for row in sums} == {"binary"}
 
 
-def test_the_engine_says_that_it_does_not_know_it() -> None:
+def test_the_engine_refuses_an_unknown_attention() -> None:
     with pytest.raises(ConfigError, match="the engine does not know the attention Agreement"):
         pack(model_of(), None, "fp32")
 

@@ -61,8 +61,8 @@ def test_lowest_index_wins_ties(seed: int, winners: int, keys: int, spread: int)
     allowed = rng.random((2, 3, keys)) < 0.7
     given_scores = torch.tensor(scores).float().masked_fill(~torch.tensor(allowed), float("-inf"))
     index, exists = winners_of(given_scores, winners)
-    found = one_hot(index, exists, keys).numpy()
-    np.testing.assert_array_equal(found, reference(scores, allowed, winners))
+    weights = one_hot(index, exists, keys).numpy()
+    np.testing.assert_array_equal(weights, reference(scores, allowed, winners))
     best = np.where(allowed, scores, -1)
     for row in np.ndindex(2, 3):  # best first
         order = [best[row][j] for j, e in zip(index[row], exists[row], strict=True) if e]
@@ -326,7 +326,7 @@ def test_gradient_reaches_q_and_k(kind: str) -> None:
 
 
 @every_wta
-def test_what_a_core_says_of_itself(kind: str) -> None:
+def test_facts_that_a_core_states(kind: str) -> None:
     core = WTA(0.4, **FAMILY[kind])
     q, k, _ = qkv(51)
     with torch.no_grad():

@@ -18,14 +18,16 @@ def script() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SCRIPT.parent))  # the script imports its neighbour
+        spec.loader.exec_module(module)
     return module
 
 
 def test_energies_and_lengths_by_hand(script):
     rows = script.dense_row(126.0, {"OPT-125M": script.OPT_125M})
     plain = next(r for r in rows if (r["attention"], r["head"]) == ("none", "left out"))
-    # 12 layers of 12 * 768^2 weights: 84,934,656 MACs a token, 0.39070 mJ
+    # 12 layers of 12 * 768^2 weights: 84,934,656 MACs per token, 0.39070 mJ
     assert plain["millijoules"][512] == pytest.approx(512 * 84_934_656 * 4.6e-9)
     assert plain["tokens_needed"] == pytest.approx(126 / (84_934_656 * 4.6e-9))
     square = next(r for r in rows if (r["attention"], r["head"]) == ("square", "counted"))

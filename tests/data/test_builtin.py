@@ -36,11 +36,11 @@ f = lambda: "no docstring"
 
 
 def test_docstrings_in_source_order():
-    found = list(builtin.docstrings(ast.parse(SOURCE)))
-    assert found == ["Module.", "Class.", "Method, in a branch.", "Inner.", "Second.", "Handler."]
+    texts = list(builtin.docstrings(ast.parse(SOURCE)))
+    assert texts == ["Module.", "Class.", "Method, in a branch.", "Inner.", "Second.", "Handler."]
 
 
-def test_modules_are_parsed_sorted_and_told_once(tmp_path):
+def test_modules_are_parsed_and_sorted_without_repeats(tmp_path):
     (tmp_path / "b.py").write_text('"""B."""\ndef f():\n    """Shared."""\n')
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "__init__.py").write_text('"""A."""\ndef f():\n    """Shared."""\n')

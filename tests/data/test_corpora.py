@@ -35,7 +35,7 @@ def everything(corpus):
     names=st.lists(st.text(min_size=1), unique=True, min_size=2, max_size=60),
     fraction=st.fractions(Fraction(1, 50), Fraction(1, 2), max_denominator=50),
 )
-def test_splits_are_disjoint_and_whole(names, fraction):
+def test_splits_are_disjoint_and_complete(names, fraction):
     documents = [(name, f"text of {name}") for name in names]
     parts = split_by_name(lambda: documents, fraction)
     train, validation = (list(parts[split]()) for split in ("train", "validation"))

@@ -102,10 +102,10 @@ def test_the_layout_of_the_hub_is_the_same_data(tmp_path: Path) -> None:
         parquet(rte / "validation/0000.parquet", pair("e", "f"), [0])
         for name in ("stsb", "rte"):
             wanted = load_sentences(name, tmp_path / "tsv")
-            found = load_sentences(name, tmp_path / home.split("/")[0])
-            assert (found.train, found.dev, found.test) == (wanted.train, wanted.dev, wanted.test)
-            assert found.digest == wanted.digest
-            assert found.origin == f"Parquet files of {name}"
+            data = load_sentences(name, tmp_path / home.split("/")[0])
+            assert (data.train, data.dev, data.test) == (wanted.train, wanted.dev, wanted.test)
+            assert data.digest == wanted.digest
+            assert data.origin == f"Parquet files of {name}"
 
 
 def test_the_layout_of_the_hub_is_checked(tmp_path: Path) -> None:

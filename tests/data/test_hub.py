@@ -17,17 +17,17 @@ from spikeformers.errors import DataError, OfflineError
 @pytest.fixture
 def published(monkeypatch):
     """A data set that ``load_dataset`` returns; the test changes it."""
-    found = datasets.DatasetDict(
+    data = datasets.DatasetDict(
         train=datasets.Dataset.from_dict({"text": ["eins", "", "zwei"], "n": [1, 2, 3]}),
         validation=datasets.Dataset.from_dict({"text": ["drei"], "n": [4]}),
     )
 
     def load(name, config_name):
         assert (name, config_name) == ("some/words", "german")
-        return found
+        return data
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    return found
+    return data
 
 
 def load(**kwargs):
@@ -71,7 +71,7 @@ def test_no_train_split(published):
         (ValueError("Config name is missing"), DataError),
     ],
 )
-def test_what_the_library_says(monkeypatch, error, kind):
+def test_errors_of_the_library(monkeypatch, error, kind):
     def fail(name, config_name):
         raise error
 

@@ -48,19 +48,19 @@ def test_every_window_once_an_epoch(num_tokens, context, batch_size, seed, epoch
 @given(step=st.integers(0, 10_000), world=st.sampled_from([1, 2, 3, 4]))
 def test_ranks_share_the_global_batch(step, world):
     sampler = WindowSampler(5_000, 16, 12, seed=3)
-    whole = sampler.indices(step)
+    complete = sampler.indices(step)
     ranks = [WindowSampler(5_000, 16, 12, seed=3).indices(step)[r::world] for r in range(world)]
-    assert sorted(np.concatenate(ranks)) == sorted(whole)
-    assert whole.dtype == np.int64
-    assert whole.shape == (12,)
+    assert sorted(np.concatenate(ranks)) == sorted(complete)
+    assert complete.dtype == np.int64
+    assert complete.shape == (12,)
 
 
 def test_order_of_asking_does_not_matter():
     forwards = WindowSampler(1_000, 10, 7, seed=1)
-    asked = [forwards.indices(step) for step in range(60)]
+    batches = [forwards.indices(step) for step in range(60)]
     backwards = WindowSampler(1_000, 10, 7, seed=1)
     for step in reversed(range(60)):
-        np.testing.assert_array_equal(backwards.indices(step), asked[step])
+        np.testing.assert_array_equal(backwards.indices(step), batches[step])
 
 
 def test_stays_the_same_for_ever():

@@ -106,15 +106,15 @@ def test_long_documents_in_pieces_are_the_same(spec, tmp_path, monkeypatch, requ
     ]
     corpus = corpus_of(texts)
     tokenizer = make_tokenizer(spec, corpus)
-    whole = tokenize_corpus(corpus, tokenizer, tmp_path / "whole").split("train")
+    complete = tokenize_corpus(corpus, tokenizer, tmp_path / "whole").split("train")
     monkeypatch.setattr(module, "PIECE", 100)
     monkeypatch.setattr(module, "BATCH", 500)
     pieces = tokenize_corpus(corpus, tokenizer, tmp_path / "pieces").split("train")
-    assert (pieces.num_bytes, pieces.num_documents) == (whole.num_bytes, whole.num_documents)
+    assert (pieces.num_bytes, pieces.num_documents) == (complete.num_bytes, complete.num_documents)
     if spec == "byte":  # where there is no space for long, a merge may be cut
-        np.testing.assert_array_equal(pieces.tokens, whole.tokens)
-    end = whole.tokens.tolist().index(tokenizer.eos_token_id)
-    np.testing.assert_array_equal(pieces.tokens[: end + 1], whole.tokens[: end + 1])
+        np.testing.assert_array_equal(pieces.tokens, complete.tokens)
+    end = complete.tokens.tolist().index(tokenizer.eos_token_id)
+    np.testing.assert_array_equal(pieces.tokens[: end + 1], complete.tokens[: end + 1])
 
 
 def test_progress_counts_bytes(tokenizer, tmp_path):
@@ -234,7 +234,7 @@ def test_cache_that_is_a_file(tokenizer, tmp_path):
         tokenize_corpus(corpus_of(), tokenizer, tmp_path / "cache")
 
 
-def test_unreadable_text_is_no_storage_error(tokenizer, tmp_path):
+def test_unreadable_text_is_not_a_storage_error(tokenizer, tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text('{"text": "a"}\n{"text": "b"}\n{"nothing": 1}\n')
     corpus = load_corpus(path, validation_fraction=0)

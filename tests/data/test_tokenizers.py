@@ -66,7 +66,7 @@ def test_bpe_is_deterministic():
     assert tokenizer_digest(first) == tokenizer_digest(second)
 
 
-def test_bpe_says_when_the_corpus_is_too_small(caplog):
+def test_bpe_warns_if_the_corpus_is_too_small(caplog):
     tokenizer = make_tokenizer("bpe:5000", corpus_of(WORDS))
     assert 258 < len(tokenizer) < 400
     assert "the corpus has pairs for" in caplog.text
@@ -234,7 +234,7 @@ def test_a_tokenizer_of_an_unknown_kind_is_one_line(tmp_path):
         make_tokenizer(str(tmp_path))
 
 
-def test_what_fails_only_in_use_is_found_when_it_is_opened(tmp_path):
+def test_damage_that_only_shows_in_use_is_found_on_opening(tmp_path):
     config = saved(tmp_path) / "tokenizer_config.json"
     values = json.loads(config.read_text())
     config.write_text(json.dumps(values | {"model_max_length": {}}))

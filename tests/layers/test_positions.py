@@ -41,9 +41,9 @@ def test_equals_its_definition(keys: int, queries: int, reach: int, causal: bool
 def test_a_cached_query_gets_the_last_row() -> None:
     layer = RelativeBias(2, 4, causal=True)
     torch.nn.init.normal_(layer.bias)
-    whole = layer(6, 6, CPU)
-    assert torch.equal(layer(1, 6, CPU), whole[:, -1:])
-    assert torch.equal(layer(2, 6, CPU), whole[:, -2:])
+    complete = layer(6, 6, CPU)
+    assert torch.equal(layer(1, 6, CPU), complete[:, -1:])
+    assert torch.equal(layer(2, 6, CPU), complete[:, -2:])
 
 
 def test_starts_from_alibi() -> None:

@@ -19,9 +19,9 @@ def test_ternary_is_the_papers_recursion() -> None:
         s = torch.sign(u) * (u.abs() >= 0.5)
         u = u * (1 - s.abs())
         expected.append(s)
-    found = RoleNeurons().make("ternary")(current)
-    assert torch.equal(found, torch.stack(expected))
-    assert set(found.unique().tolist()) == {-1, 0, 1}
+    spikes = RoleNeurons().make("ternary")(current)
+    assert torch.equal(spikes, torch.stack(expected))
+    assert set(spikes.unique().tolist()) == {-1, 0, 1}
 
 
 def test_ternary_passes_gradient_through_the_clamp() -> None:

@@ -33,7 +33,7 @@ def test_nothing_comes_from_padding() -> None:
     ]
 
 
-def test_it_goes_on_from_the_last_token() -> None:
+def test_it_continues_from_the_last_token() -> None:
     shift = TokenShift(5)
     before = torch.tensor([7.0, 8.0]).view(1, 1, 1, 2)
     assert rows(shift(SPIKES[..., :1, :], None, before)) == [[7, 8, 12, 13, 14]]

@@ -11,12 +11,12 @@ from spikeformers.meters.counters import Counters
 
 def test_counters_are_there_or_say_why_not():
     opened = Counters()
-    found = opened.read()
+    counts = opened.read()
     if opened.reason:
-        assert len(found) < len(counters.EVENTS)
+        assert len(counts) < len(counters.EVENTS)
     else:
         later = opened.read()
-        assert later["instructions"] > found["instructions"] > 0
+        assert later["instructions"] > counts["instructions"] > 0
     opened.close()
     assert opened.read() == {}
 

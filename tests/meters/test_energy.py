@@ -74,7 +74,7 @@ def test_no_folder_no_package_no_permission(tmp_path, powercap, monkeypatch):
     assert "may not be read: energy_uj" in why
 
 
-def test_a_counter_that_is_no_number(powercap):
+def test_a_counter_that_is_not_a_number(powercap):
     (powercap / "intel-rapl:1" / "energy_uj").write_text("much")
     assert "cannot be read" in find_meters(powercap=powercap)[1][0]
 
@@ -93,7 +93,7 @@ def test_nvml_counts_millijoules(monkeypatch):
     assert meter.joules(meter.read(), meter.read()) == {"Some GPU": 2.5}
 
 
-def test_what_rest_draws_is_taken_off():
+def test_idle_power_is_subtracted():
     assert net(50.0, 20.0, 2.0) == 10.0
     assert net(30.0, 20.0, 2.0) == -10.0  # noise is told, not cut off
     with pytest.raises(SpikeformersError, match="0 seconds"):

@@ -16,7 +16,7 @@ print(before, with_it, peak_bytes() if began else 0)
 """
 
 
-def test_a_peak_holds_what_was_held_and_can_begin_anew():
+def test_a_peak_includes_freed_memory_and_can_be_reset():
     done = subprocess.run([sys.executable, "-c", GROW], capture_output=True, text=True, check=True)
     before, with_it, after = (int(part) for part in done.stdout.split())
     assert with_it - before > 63 * 2**20

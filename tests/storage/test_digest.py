@@ -19,7 +19,7 @@ def test_nothing_has_the_published_digest(tmp_path: Path) -> None:
 def test_pieces_do_not_matter_and_one_bit_does(tmp_path: Path) -> None:
     content = bytes(range(256)) * (PIECE // 256) + b"end"
     (tmp_path / "file").write_bytes(content)
-    whole = digest_of([content])
-    assert file_digest(tmp_path / "file") == digest_of([content[:7], content[7:]]) == whole
+    complete = digest_of([content])
+    assert file_digest(tmp_path / "file") == digest_of([content[:7], content[7:]]) == complete
     (tmp_path / "file").write_bytes(content[:-1] + b"e")
-    assert file_digest(tmp_path / "file") != whole
+    assert file_digest(tmp_path / "file") != complete

@@ -68,16 +68,17 @@ def leave(folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def test_another_process_is_refused_and_told_who_holds_the_folder(tmp_path: Path) -> None:
+def test_another_process_is_refused_with_the_name_of_the_holder(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with another_process(folder) as process:
         with pytest.raises(UsageError) as raised, run_lock(folder):
             pass
-        said = str(raised.value)
+        message = str(raised.value)
         assert (
-            f"{folder} is being written by process {process.pid} on {os.uname().nodename}" in said
+            f"{folder} is being written by process {process.pid} on {os.uname().nodename}"
+            in message
         )
-        assert f"({folder}/run.lock)" in said
+        assert f"({folder}/run.lock)" in message
         assert json.loads((folder / "run.lock").read_text())["pid"] == process.pid
         with pytest.raises(UsageError, match=f"process {process.pid} on "):
             check_unlocked(folder)
@@ -104,20 +105,20 @@ def test_an_exception_lets_go_and_a_folder_made_for_the_lock_is_gone(tmp_path: P
 
 
 def test_the_same_thread_may_lock_again_and_another_may_not(tmp_path: Path) -> None:
-    said: list[str] = []
+    messages: list[str] = []
 
     def other() -> None:
         try:
             with run_lock(tmp_path):
-                said.append("held twice")
+                messages.append("held twice")
         except UsageError as error:
-            said.append(str(error))
+            messages.append(str(error))
 
     with run_lock(tmp_path), run_lock(tmp_path / "." / "../" / tmp_path.name):
         thread = threading.Thread(target=other)
         thread.start()
         thread.join()
-    assert f"is being written by process {os.getpid()} on" in said[0]
+    assert f"is being written by process {os.getpid()} on" in messages[0]
     with run_lock(tmp_path):
         pass
 
@@ -142,9 +143,9 @@ def test_another_machine_is_refused_until_its_lock_is_removed(tmp_path: Path) ->
     folder = leave(tmp_path / "run", host="elsewhere", boot="another")
     with pytest.raises(UsageError) as raised, run_lock(folder):
         pass
-    said = str(raised.value)
-    assert "on elsewhere, spikeformers pretrain, 2026-01-02 03:04:05" in said
-    assert f"if that process has ended, remove {folder}/run.lock" in said
+    message = str(raised.value)
+    assert "on elsewhere, spikeformers pretrain, 2026-01-02 03:04:05" in message
+    assert f"if that process has ended, remove {folder}/run.lock" in message
     (folder / "run.lock").unlink()
     with run_lock(folder):
         pass

@@ -14,7 +14,7 @@ from spikeformers.errors import StorageError, UsageError
 from spikeformers.storage import check_file, check_folder, write_text
 
 
-def test_what_can_be_written_is_left_as_it_was(tmp_path: Path) -> None:
+def test_a_writable_place_is_left_unchanged(tmp_path: Path) -> None:
     check_folder(tmp_path)
     check_folder(tmp_path / "a" / "b")
     check_file(tmp_path / "a" / "page.html")
@@ -42,7 +42,7 @@ def test_a_file_system_that_takes_no_files_is_refused() -> None:
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
-def test_what_the_system_says_is_passed_on(
+def test_the_reason_of_the_system_is_passed_on(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any, **__: Any) -> str:

@@ -83,10 +83,12 @@ def test_validation_windows_span_the_split_and_are_shared_out(fresh: Any, config
     model, store, tokenizer = fresh("gpt2")
     objective, split = make_objective(model, tokenizer, config()), store.split("validation")
     chosen = config(eval_batches=2, batch_size=3)
-    whole = torch.cat([p.input_ids for p in validation_batches(split, objective, chosen, world())])
-    assert whole.shape == (6, 16)
-    assert whole[0].tolist() == split.tokens[:16].tolist()
-    assert whole[-1].tolist() == split.tokens[-16:].tolist()
+    complete = torch.cat(
+        [p.input_ids for p in validation_batches(split, objective, chosen, world())]
+    )
+    assert complete.shape == (6, 16)
+    assert complete[0].tolist() == split.tokens[:16].tolist()
+    assert complete[-1].tolist() == split.tokens[-16:].tolist()
     shares = [
         list(validation_batches(split, objective, chosen, world(rank, 4))) for rank in range(4)
     ]
@@ -101,7 +103,9 @@ def test_all_of_validation_is_used_on_request(fresh: Any, config: Any) -> None:
     assert sum(len(p.input_ids) for p in seen) == split.num_tokens // 16
 
 
-def test_what_does_not_fit_together_is_refused(fresh: Any, config: Any, causal: Any) -> None:
+def test_models_and_tokenizers_that_do_not_fit_are_refused(
+    fresh: Any, config: Any, causal: Any
+) -> None:
     model, store, tokenizer = fresh("gpt2")
     with pytest.raises(ConfigError, match=r"context is 33; this model takes at most 32"):
         make_objective(model, tokenizer, config(context=33))

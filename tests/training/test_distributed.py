@@ -71,9 +71,9 @@ def alone(fresh: Any, config: Any, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.mark.torchrun
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_ranks_give_the_losses_of_one(kind: str, pair: Path, alone: dict[str, Any]) -> None:
-    found = json.loads((pair / f"{kind}.json").read_text())
-    assert len(found) == 3  # one rank was told to stop, and both did
-    for (loss, norm), (loss_of_one, norm_of_one) in zip(found, alone[kind][:3], strict=True):
+    plain = json.loads((pair / f"{kind}.json").read_text())
+    assert len(plain) == 3  # one rank was told to stop, and both did
+    for (loss, norm), (loss_of_one, norm_of_one) in zip(plain, alone[kind][:3], strict=True):
         assert loss == pytest.approx(loss_of_one, abs=1e-5)
         assert norm == pytest.approx(norm_of_one, rel=1e-4)
 

@@ -42,8 +42,8 @@ def test_dropout_depends_on_seed_and_step_alone(kind: str, fresh: Any, config: A
 
 def test_unequal_parts_of_a_masked_batch_count_by_their_targets(fresh: Any, config: Any) -> None:
     parts = fresh("bert", dropout=0.0)
-    whole = step_of(parts, config())
-    (batch,) = whole.batches.of(0)
+    complete = step_of(parts, config())
+    (batch,) = complete.batches.of(0)
     split = step_of(parts, config(gradient_accumulation=4))
     targets = [part.targets for part in split.batches.of(0)]
     assert len(set(targets)) > 1

@@ -35,7 +35,7 @@ def test_resuming_drops_later_lines_and_half_ones(tmp_path: Path) -> None:
     assert path.read_text() == "".join(lines[:3])
 
 
-def test_a_resumed_journal_goes_on_where_the_checkpoint_was(tmp_path: Path) -> None:
+def test_a_resumed_journal_continues_at_the_checkpoint(tmp_path: Path) -> None:
     for begin in (0, 1):
         with Journal(tmp_path, step=begin, total=3, progress=False) as journal:
             for step in range(begin, 3):
@@ -88,7 +88,7 @@ def test_a_line_that_no_run_wrote_is_named(tmp_path: Path, line: bytes, said: st
     assert "move the file away" in str(raised.value)
 
 
-def test_what_pictures_read_must_be_in_every_line(tmp_path: Path) -> None:
+def test_values_that_pictures_need_must_be_in_every_line(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     line = {"kind": "train", "step": 1, "loss": 0.5, "seconds": 2.0, "tokens_seen": 8}
     path.write_text(json.dumps(line) + "\n")

@@ -77,9 +77,9 @@ def test_an_interrupted_run_ends_bit_for_bit_as_the_uninterrupted_one(
         )  # fmt: skip
         assert (result.steps, result.interrupted) == ((stop, True) if stop else (6, False))
     expected = load_file(whole[kind] / "model.safetensors")
-    found = load_file(out / "model.safetensors")
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    tensors = load_file(out / "model.safetensors")
+    assert expected.keys() == tensors.keys()
+    assert all(torch.equal(tensors[name], value) for name, value in expected.items())
     assert lines(out) == lines(whole[kind])
     moments, exact = last_shard(out), last_shard(whole[kind])
     assert all(torch.equal(moments[name], value) for name, value in exact.items())
@@ -243,7 +243,9 @@ def test_a_number_that_is_not_finite_stops_before_the_weights_change(
     assert not (tmp_path / "model.safetensors").exists()
 
 
-def test_divergence_before_any_checkpoint_says_so(tmp_path: Path, fresh: Any, config: Any) -> None:
+def test_divergence_before_any_checkpoint_is_reported(
+    tmp_path: Path, fresh: Any, config: Any
+) -> None:
     model, store, tokenizer = fresh("gpt2")
     poison(model, at=1, what="loss")
     with pytest.raises(TrainingDiverged, match=r"at step 1;.*None was saved before"):
@@ -298,8 +300,8 @@ def test_a_finished_run_continued_ends_as_one_that_was_begun_so(
     result = train(*fresh("wd", seed=3), later, longer, resume=True, progress=False)
     assert (result.steps, result.interrupted) == (9, False)
     expected = load_file(at_once / "model.safetensors")
-    found = load_file(later / "model.safetensors")
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    tensors = load_file(later / "model.safetensors")
+    assert all(torch.equal(tensors[name], value) for name, value in expected.items())
     trained = [line for line in lines(later) if line["kind"] == "train"]
     assert [line["step"] for line in trained] == list(range(1, 10))
     assert [line["learning_rate"] for line in trained[5:]] == pytest.approx([1e-3] * 4)
@@ -327,17 +329,17 @@ def _train_on_a_disk_that_fills_up(out: Path, fresh: Any, config: Any, full_disk
         disk.__exit__(None, None, None)
 
 
-def test_gradient_accumulation_gives_the_losses_of_the_whole_batch(
+def test_gradient_accumulation_gives_the_losses_of_the_undivided_batch(
     tmp_path: Path, fresh: Any, config: Any
 ) -> None:
     for kind in KINDS:
         losses: dict[int, list[float]] = {}
         for parts in (1, 4):
-            found = losses.setdefault(parts, [])
+            loss = losses.setdefault(parts, [])
             train(
                 *fresh(kind, dropout=0.0), tmp_path / f"{kind}-{parts}",
                 config(gradient_accumulation=parts, steps=3), progress=False,
-                on_step=lambda _, m, found=found: found.append((m["loss"], m["grad_norm"])),
+                on_step=lambda _, m, loss=loss: loss.append((m["loss"], m["grad_norm"])),
             )  # fmt: skip
         for one, four in zip(losses[1], losses[4], strict=True):
             assert four == pytest.approx(one, rel=1e-4), kind

@@ -50,8 +50,8 @@ def test_a_run_whose_last_checkpoint_is_damaged_resumes_exactly_from_the_one_bef
     )  # fmt: skip
     assert steps == [5, 6]  # from step 4
     expected = load_file(whole / "model.safetensors")
-    found = load_file(out / "model.safetensors")
-    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+    tensors = load_file(out / "model.safetensors")
+    assert all(torch.equal(value, tensors[name]) for name, value in expected.items())
     assert lines(out) == lines(whole)
 
 
@@ -101,7 +101,7 @@ def test_tokens_of_another_tokenizer_are_refused_before_a_batch_is_drawn(
     store = tokenize_corpus(corpus, wide, tmp_path / "cache")
     assert store.split("train").largest_id == len(causal.tokenizer)
     model, _, tokenizer = fresh("wd")
-    said = f"the train text holds the token id {len(tokenizer)}, and the model's vocabulary is"
-    with pytest.raises(DataError, match=said):
+    messages = f"the train text holds the token id {len(tokenizer)}, and the model's vocabulary is"
+    with pytest.raises(DataError, match=messages):
         train(model, store, tokenizer, tmp_path / "run", config(), progress=False)
     assert not (tmp_path / "run").exists()

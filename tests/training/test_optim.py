@@ -47,7 +47,7 @@ def test_steps_after_the_schedule_keep_its_last_rate(schedule: str, last: float)
     assert longer[7:] == pytest.approx([last] * 3)
 
 
-def test_a_run_that_stops_within_its_schedule_has_the_rates_of_the_whole() -> None:
+def test_a_run_that_stops_within_its_schedule_has_the_rates_of_the_full_schedule() -> None:
     config = TrainConfig(steps=4, schedule_steps=7, warmup_ratio=2 / 7, learning_rate=1.0)
     assert [learning_rate(step, config) for step in range(4)] == rates(schedule="cosine")[:4]
 

@@ -28,7 +28,7 @@ def begun(out: Path, record: dict[str, Any]) -> Path:
     return out
 
 
-def test_the_record_says_what_was_run(tmp_path: Path, record: dict[str, Any], fresh: Any) -> None:
+def test_the_record_describes_the_run(tmp_path: Path, record: dict[str, Any], fresh: Any) -> None:
     begun(tmp_path / "a" / "b", record)
     saved = json.loads((tmp_path / "a" / "b" / "run.json").read_text())
     assert saved["config"]["learning_rate"] == 1e-2
@@ -82,7 +82,7 @@ def test_a_changed_hyper_parameter_is_named(
         open_run(tmp_path, record | {"config": record["config"] | change}, ALONE, resume=True)
 
 
-def test_harmless_changes_pass_and_rounding_is_told(
+def test_harmless_changes_pass_and_rounding_changes_are_reported(
     tmp_path: Path, record: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     begun(tmp_path, record)
@@ -105,7 +105,7 @@ def test_more_steps_are_kept_in_the_record(tmp_path: Path, record: dict[str, Any
         open_run(tmp_path, record, ALONE, resume=True)
 
 
-def test_more_steps_with_other_rates_are_refused_and_how_to_keep_them_is_told(
+def test_more_steps_with_other_rates_are_refused_with_advice(
     tmp_path: Path, record: dict[str, Any]
 ) -> None:
     begun(tmp_path, record)
@@ -138,7 +138,7 @@ def test_export_replaces_file_by_file(tmp_path: Path, fresh: Any) -> None:
     assert all(torch.equal(model.state_dict()[k], v) for k, v in loaded.state_dict().items())
 
 
-def test_export_on_a_full_disk_keeps_what_was_there(
+def test_export_on_a_full_disk_keeps_existing_files(
     tmp_path: Path, fresh: Any, full_disk: Any
 ) -> None:
     model, _, tokenizer = fresh("wd")

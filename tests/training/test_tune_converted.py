@@ -82,11 +82,11 @@ def test_resumes_to_the_same_weights(causal: Any, tmp_path: Path) -> None:
         )  # fmt: skip
         return model.state_dict()
 
-    whole = run("whole")
+    complete = run("whole")
     run("parts", stop=2)
     assert not (tmp_path / "parts/config.json").exists()
     again = run("parts", resume=True)
-    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    assert all(torch.equal(complete[name], again[name]) for name in complete)
     model = converted(causal)
     with pytest.raises(ConfigError, match="trains was 'norms', now 'attention'"):
         train(

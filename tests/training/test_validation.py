@@ -26,16 +26,16 @@ def test_uniform_logits(kind: str, fresh: Any, config: Any) -> None:
     split = store.split("validation")
     objective = make_objective(model, tokenizer, config())
     model.train()
-    found = validate(model, split, objective, config(), ALONE, FP32)
+    metrics = validate(model, split, objective, config(), ALONE, FP32)
     vocabulary = model.config.vocab_size
     assert model.training
-    assert found["loss"] == pytest.approx(math.log(vocabulary), rel=1e-6)
+    assert metrics["loss"] == pytest.approx(math.log(vocabulary), rel=1e-6)
     if kind in ("bert", "we"):  # a masked loss says nothing about bits of the text
-        assert set(found) == {"loss", "masked_perplexity"}
-        assert found["masked_perplexity"] == pytest.approx(vocabulary, rel=1e-5)
+        assert set(metrics) == {"loss", "masked_perplexity"}
+        assert metrics["masked_perplexity"] == pytest.approx(vocabulary, rel=1e-5)
         return
-    assert found["perplexity"] == pytest.approx(vocabulary, rel=1e-5)
-    assert found["bits_per_byte"] == pytest.approx(
+    assert metrics["perplexity"] == pytest.approx(vocabulary, rel=1e-5)
+    assert metrics["bits_per_byte"] == pytest.approx(
         math.log2(vocabulary) * split.num_tokens / split.num_bytes, rel=1e-6
     )
 
@@ -44,10 +44,10 @@ def test_it_is_the_mean_over_windows_without_dropout(fresh: Any, config: Any) ->
     model, store, tokenizer = fresh("gpt2")
     objective = make_objective(model, tokenizer, config())
     chosen = config(eval_batches=0, batch_size=3)
-    found = validate(model, store.split("validation"), objective, chosen, ALONE, FP32)
+    metrics = validate(model, store.split("validation"), objective, chosen, ALONE, FP32)
     one_by_one = config(eval_batches=0, batch_size=1)
     again = validate(model, store.split("validation"), objective, one_by_one, ALONE, FP32)
-    assert found["loss"] == pytest.approx(again["loss"], rel=1e-6)
+    assert metrics["loss"] == pytest.approx(again["loss"], rel=1e-6)
 
 
 def test_a_penalty_is_left_out(fresh: Any) -> None:

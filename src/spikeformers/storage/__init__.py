@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from spikeformers.storage.digest import digest_of, file_digest, new_digest, row_digest
-from spikeformers.storage.files import write_bytes, write_text
+from spikeformers.storage.files import replacing, write_bytes, write_text
 from spikeformers.storage.lock import check_unlocked, run_lock
 from spikeformers.storage.writable import check_file, check_folder
 
@@ -14,6 +14,7 @@ __all__ = [
     "digest_of",
     "file_digest",
     "new_digest",
+    "replacing",
     "row_digest",
     "run_lock",
     "write_bytes",

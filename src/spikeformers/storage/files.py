@@ -3,32 +3,44 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from spikeformers.errors import StorageError
 from spikeformers.storage.writable import why_not
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``path`` through a temporary file. On ``StorageError`` the old file is unchanged.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write; it becomes ``path`` when the block ends without an error.
 
-    Each process has a temporary name of its own, so two processes may write the same file.
+    Creates the folder if it is missing. Raises ``StorageError`` for an ``OSError`` in the block;
+    after any exception the old file is unchanged and the temporary one removed. Each process has a
+    temporary name of its own, so two processes may write the same file.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
+        yield temporary
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise StorageError(
             f"could not write {path}: {why_not(error)}. An existing file is unchanged; free some "
             "space, or name another folder."
         ) from error
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``path`` atomically; errors as in `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text to ``path`` through a temporary file; errors as in `write_bytes`."""
+    """Write UTF-8 text to ``path`` atomically; errors as in `replacing`."""
     write_bytes(path, text.encode("utf-8"))

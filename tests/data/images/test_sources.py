@@ -144,8 +144,8 @@ def test_folders_of_classes(tmp_path: Path) -> None:
     data = load_images(write_folders(tmp_path / "pets"), validation_fraction=0.25)
     assert data.classes == ("class 0", "class 1", "class 2")
     assert data.name == "pets"
-    whole = ImageReader(data.split("train"), Prep(8, 3))
-    pixels, labels = whole.batch(np.arange(9))
+    complete = ImageReader(data.split("train"), Prep(8, 3))
+    pixels, labels = complete.batch(np.arange(9))
     assert pixels.shape == (9, 3, 8, 8)
     assert len(labels) == 9
     for part in ("train", "val"):

@@ -79,11 +79,11 @@ PRODUCTS: dict[str, Call] = {
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_a_product_of_reals_in_a_functional_call_fails(name: str) -> None:
     report = audited(PRODUCTS[name])
-    found = report.failures("addition-only")
-    assert found[0].module == "layers.0"
-    assert [(one.what, one.verdict) for one in found] == [("product", "multiplier")]
-    assert report.failures("binary") == found
-    assert found[0].operands[0].kind == "real"
+    failures = report.failures("addition-only")
+    assert failures[0].module == "layers.0"
+    assert [(one.what, one.verdict) for one in failures] == [("product", "multiplier")]
+    assert report.failures("binary") == failures
+    assert failures[0].operands[0].kind == "real"
     assert report.failures("softmax-free") == []
 
 
@@ -133,13 +133,13 @@ def test_attention_that_is_not_fused_fails_too() -> None:
     assert [one.what for one in report.failures("softmax-free")] == ["softmax"]
 
 
-def test_a_gain_before_a_mean_is_no_product() -> None:
+def test_a_gain_before_a_mean_is_not_a_product() -> None:
     report = audited(lambda x, s, w: (x.expand(4, 2, 12, 16) * w[0]).mean(0))
     assert report.failures("addition-only") == []
     assert row(report, "multiplication").verdict == "scale"
 
 
-def test_a_neuron_that_lies_is_found() -> None:
+def test_a_neuron_with_a_wrong_statement_is_found() -> None:
     class Liar(Neuron):
         spike_type = "binary"
 
@@ -182,12 +182,12 @@ def _filled(zeros: Tensor, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", SOFTMAXES)
 def test_a_hidden_softmax_fails(name: str) -> None:
     report = audited(SOFTMAXES[name])
-    found = report.failures("softmax-free")
-    assert {one.module for one in found} == {"layers.0"}
-    assert {one.what for one in found} <= {"softmax", "exponential"}
-    assert {one.verdict for one in found} == {"multiplier"}
+    failures = report.failures("softmax-free")
+    assert {one.module for one in failures} == {"layers.0"}
+    assert {one.what for one in failures} <= {"softmax", "exponential"}
+    assert {one.verdict for one in failures} == {"multiplier"}
     assert report.failures("addition-only") == report.failures("binary") == []
-    assert set(map(id, found)) <= set(map(id, report.failures("binary", strict=True)))
+    assert set(map(id, failures)) <= set(map(id, report.failures("binary", strict=True)))
 
 
 @pytest.mark.parametrize(
@@ -200,17 +200,17 @@ def test_a_hidden_softmax_fails(name: str) -> None:
         lambda x, s, w: x.sigmoid(),
     ],
 )
-def test_what_is_no_softmax(call: Call) -> None:
+def test_operations_that_are_not_a_softmax(call: Call) -> None:
     assert audited(call).failures("softmax-free") == []
 
 
 @pytest.mark.parametrize("activation", [F.gelu, F.silu, torch.tanh, torch.sigmoid, torch.erf])
 def test_transcendentals_are_listed_and_fail_strict_only(activation: Any) -> None:
     report = audited(lambda x, s, w: activation(x))
-    found = row(report, "transcendental")
-    assert found.verdict == "multiplier"
+    operation = row(report, "transcendental")
+    assert operation.verdict == "multiplier"
     assert report.failures("binary") == []
-    assert report.failures("binary", strict=True) == [found]
+    assert report.failures("binary", strict=True) == [operation]
 
 
 def test_a_softmax_in_a_norm_is_not_overlooked() -> None:
@@ -248,10 +248,10 @@ def test_a_softmax_in_a_norm_is_not_overlooked() -> None:
 )
 def test_divisions(call: Call, verdict: str) -> None:
     report = audited(call)
-    found = row(report, "division")
-    assert found.verdict == verdict
+    operation = row(report, "division")
+    assert operation.verdict == verdict
     strictly = report.failures("addition-only", strict=True)
-    assert (found in strictly) == (verdict != "adder")
+    assert (operation in strictly) == (verdict != "adder")
     assert report.failures("addition-only") == []
 
 
@@ -288,15 +288,15 @@ def test_factors(call: Call, verdict: str) -> None:
 )
 def test_norms_in_functional_calls(call: Call, ops: set[str]) -> None:
     report = audited(call)
-    found = [one for one in report.within("blocks") if one.what == "normalisation"]
-    assert {one.op for one in found} == ops
-    assert {one.verdict for one in found} == {"multiplier"}
+    norms = [one for one in report.within("blocks") if one.what == "normalisation"]
+    assert {one.op for one in norms} == ops
+    assert {one.verdict for one in norms} == {"multiplier"}
 
 
 def test_batch_norm_with_fixed_statistics_is_a_scale() -> None:
     report = audit(Toy(nn.Sequential(nn.BatchNorm1d(12), nn.Linear(16, 16))), [IDS])
-    found = row(report, "normalisation")
-    assert (found.verdict, found.note) == (
+    operation = row(report, "normalisation")
+    assert (operation.verdict, operation.note) == (
         "scale", "statistics fixed before the run: a scale and a shift",
     )  # fmt: skip
     of_data = audited(lambda x, s, w: F.batch_norm(x, None, None, training=True))
@@ -305,8 +305,12 @@ def test_batch_norm_with_fixed_statistics_is_a_scale() -> None:
 
 def test_a_norm_module_is_one_row() -> None:
     report = audit(Toy(nn.Sequential(nn.RMSNorm(16), nn.Linear(16, 16))), [IDS])
-    found = row(report, "normalisation")
-    assert (found.name, found.op, found.verdict) == ("layers.0.0", "RMSNorm", "multiplier")
+    operation = row(report, "normalisation")
+    assert (operation.name, operation.op, operation.verdict) == (
+        "layers.0.0",
+        "RMSNorm",
+        "multiplier",
+    )
 
 
 # --- what proves nothing -----------------------------------------------------------------------
@@ -346,7 +350,7 @@ def test_operations_of_other_libraries_are_unknown() -> None:
     assert row(report, "unknown").op == "spikeformers_tests.relu"
 
 
-def test_a_unit_that_changes_from_call_to_call_is_no_spike() -> None:
+def test_values_with_a_unit_that_changes_between_calls_are_not_spikes() -> None:
     torch.manual_seed(1)
 
     def scaled(x: Tensor, s: Tensor, w: Tensor) -> Tensor:
@@ -377,15 +381,15 @@ def test_wrong_requests(given: dict[str, Any], said: str) -> None:
 
 
 def test_plain_values() -> None:
-    found = audited(lambda x, s, w: s).as_dict()
-    assert (found["model"], found["tokens"]) == ("Toy", 24)
-    product = next(one for one in found["rows"] if one["what"] == "product")
+    plain = audited(lambda x, s, w: s).as_dict()
+    assert (plain["model"], plain["tokens"]) == ("Toy", 24)
+    product = next(one for one in plain["rows"] if one["what"] == "product")
     assert (product["name"], product["layer"], product["verdict"]) == ("layers.0", 0, "binary")
     left, right = product["operands"]
     assert (left["kind"], left["source"], left["unit"]) == ("binary", "neuron", 1.0)
     assert 0 < left["density"] < 1
     assert (right["kind"], right["constant"], right["shape"]) == ("real", True, [16, 16])
-    assert found["falls_short"] == {
+    assert plain["falls_short"] == {
         "blocks": {"binary": [], "addition-only": [], "softmax-free": []},
         "model": {"binary": ["head"], "addition-only": ["head"], "softmax-free": []},
     }

@@ -100,9 +100,9 @@ def test_the_head_is_dense_unless_it_spikes(spiking: Make, ids: Tensor) -> None:
 
 def test_what_strict_finds_in_a_spiking_block(spiking: Make, ids: Tensor) -> None:
     report = audit(spiking("wd", num_hidden_layers=1), [ids])
-    found = report.failures("addition-only", strict=True)
-    assert {one.what for one in found} == {"normalisation"}
-    assert len(found) == 6  # in front of each neuron
+    failures = report.failures("addition-only", strict=True)
+    assert {one.what for one in failures} == {"normalisation"}
+    assert len(failures) == 6  # in front of each neuron
     three = audit(spiking("wd", num_hidden_layers=1, levels=3), [ids])
     # The value of a spike is 1/3: times counts it is additions, dividing scores by 1/9 is not.
     divided = [
@@ -136,20 +136,20 @@ def test_transformers_of_other_families_fail() -> None:
     opt = OPTForCausalLM(
         OPTConfig(ffn_dim=32, word_embed_proj_dim=16, max_position_embeddings=32, **sizes)  # type: ignore[arg-type]
     )
-    found = audit(llama, [IDS])
-    assert [one.name.removeprefix("model.layers.0.") for one in found.failures("binary")] == [
+    report = audit(llama, [IDS])
+    assert [one.name.removeprefix("model.layers.0.") for one in report.failures("binary")] == [
         "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.scores",
         "self_attn.values", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
     ]  # fmt: skip
-    assert [one.what for one in found.failures("softmax-free")] == ["softmax"]
+    assert [one.what for one in report.failures("softmax-free")] == ["softmax"]
     assert len(audit(opt, [IDS]).failures("addition-only")) == 8
 
 
 def test_real_numbers_sneaked_into_a_block_are_found(spiking: Make, ids: Tensor) -> None:
     model = spiking("wd")
     model.model.layers[1].mlp.fire_hidden.neuron = nn.GELU()
-    found = audit(model, [ids]).failures("addition-only")
-    assert [one.name for one in found] == ["model.layers.1.mlp.down"]
+    failures = audit(model, [ids]).failures("addition-only")
+    assert [one.name for one in failures] == ["model.layers.1.mlp.down"]
 
 
 def test_a_product_that_energy_refuses_is_listed(spiking: Make, ids: Tensor) -> None:
@@ -171,12 +171,12 @@ def test_a_linear_layer_that_spoils_its_spikes_is_found(spiking: Make, ids: Tens
 
     model = spiking("wd")
     model.model.layers[0].mlp.up = Sneaky(16, 32)
-    found = audit(model, [ids]).failures("addition-only")
-    assert [one.name for one in found] == ["model.layers.0.mlp.up"]
+    failures = audit(model, [ids]).failures("addition-only")
+    assert [one.name for one in failures] == ["model.layers.0.mlp.up"]
     assert trace(model, ids).products["model.layers.0.mlp.up"].spiking  # a hook sees its input
 
 
-def test_a_scope_without_products_says_nothing() -> None:
+def test_a_scope_without_products_is_an_error() -> None:
     report = audit(Plain(), [IDS])
     with pytest.raises(ConfigError, match="no matrix product ran in the blocks of Plain"):
         report.failures("binary")

@@ -34,7 +34,7 @@ def test_units_by_hand() -> None:
     assert same(units_of(S, signs, fixed=False), [[0.5, 0.25, 2.0], [NAN, NAN, 4.0]])
 
 
-def test_a_factor_that_depends_on_the_row_is_no_unit() -> None:
+def test_a_factor_that_depends_on_the_row_is_not_a_unit() -> None:
     assert units_of(S, torch.tensor([[0.5], [0.5], [0.7]]), fixed=True) is None
     other = torch.full((3, 3), 0.5)
     other[1, 1] = 0.7  # where no spike is: it changes nothing
@@ -127,7 +127,7 @@ def test_channels_that_were_mixed_have_no_unit() -> None:
     assert row.verdict == "multiplier"
 
 
-def test_what_is_overwritten_through_a_view_has_no_unit() -> None:
+def test_a_tensor_overwritten_through_a_view_has_no_unit() -> None:
     class Overwrites(Block):
         def forward(self, x: Tensor) -> Tensor:
             y = self.fire(x.unsqueeze(0)) * self.scale

@@ -32,7 +32,7 @@ def test_kinds_by_value(values: tuple[float, ...], kind: str) -> None:
     assert side(*values).is_spikes == (kind in ("binary", "ternary", "integer"))
 
 
-def test_what_a_neuron_made_needs_no_evidence() -> None:
+def test_spikes_stated_by_a_neuron_need_no_evidence() -> None:
     silent = side(0.0, 0.0, known=Spikes("ternary", 0.5))
     assert (silent.kind, silent.source, silent.density) == ("ternary", "neuron", 0.0)
     wrong = side(0.0, 0.2, 0.7, known=Spikes("ternary", 0.5))

@@ -89,7 +89,7 @@ IDS = torch.tensor([[0, 1, 2]])
 COMPONENT = "attention scores and values"
 
 
-def test_a_core_from_elsewhere_is_counted_by_what_it_says() -> None:
+def test_a_foreign_core_is_counted_by_its_statements() -> None:
     counted = trace(Model(NearestKey()), IDS)
     values = counted.products["layers.0.core.values"]
     assert (values.left.nonzero, values.left.size) == (3, 6)
@@ -113,7 +113,7 @@ def test_a_neuron_on_the_edges_is_counted_by_its_own_operations() -> None:
     assert values.attending.weights_are_fired
 
 
-def test_a_neuron_on_the_output_is_no_edge() -> None:
+def test_a_neuron_on_the_output_is_not_an_edge() -> None:
     counted = trace(Model(OutputNeuron()), IDS)
     assert ("neurons", 0) not in counted.pair_operations
     assert counted.neurons["layers.0.core.neuron"].size == 3 * 4
@@ -126,7 +126,7 @@ def test_an_audit_gives_a_foreign_core_its_roles() -> None:
 
 @pytest.mark.parametrize("tokens", [1, BLOCK, BLOCK + 3])
 @pytest.mark.parametrize("causal", [True, False])
-def test_the_state_says_how_many_macs_it_takes(tokens: int, causal: bool) -> None:
+def test_the_state_states_its_macs(tokens: int, causal: bool) -> None:
     q = torch.ones(2, 1, 1, tokens, 4)
     core = A2OS2A("state", causal)
     assert core.keeps_state

@@ -28,24 +28,24 @@ GPT2 = GPT2Config(vocab_size=50, n_embd=24, n_layer=2, n_head=4, n_positions=32)
 def test_the_tracer_counts_the_same(config, shape):
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).eval()
-    found = energy_of(model, [torch.randint(0, 50, (2, 7))])
+    report = energy_of(model, [torch.randint(0, 50, (2, 7))])
     expected = shape.macs(7)
-    counted = {name: round(share.macs * 7) for name, share in found.by_component.items()}
+    counted = {name: round(share.macs * 7) for name, share in report.by_component.items()}
     assert counted["attention projections"] == expected.projections
     assert counted["attention scores and values"] == expected.attention
     assert counted["mlp"] == expected.mlp
     assert counted["head"] == expected.head
-    assert round(found.macs_per_token * 7) == expected.total
+    assert round(report.macs_per_token * 7) == expected.total
 
 
 def test_by_hand():
     # width 3, keys 1, hidden 5, 2 layers, vocabulary 7, 4 tokens
-    found = TransformerShape(3, 2, 5, 7, key_width=1, gated=True).macs(4)
-    assert found.projections == 4 * 2 * (9 + 9 + 3 + 3)
-    assert found.attention == (1 + 2 + 3 + 4) * 2 * (3 + 3)
-    assert found.mlp == 4 * 2 * 3 * 15
-    assert found.head == 4 * 21
-    assert found.total == found.blocks + 84
+    macs = TransformerShape(3, 2, 5, 7, key_width=1, gated=True).macs(4)
+    assert macs.projections == 4 * 2 * (9 + 9 + 3 + 3)
+    assert macs.attention == (1 + 2 + 3 + 4) * 2 * (3 + 3)
+    assert macs.mlp == 4 * 2 * 3 * 15
+    assert macs.head == 4 * 21
+    assert macs.total == macs.blocks + 84
     assert TransformerShape(3, 2, 5, 7).macs(4, "square").attention == 16 * 2 * 6
     assert TransformerShape(3, 2, 5, 7).macs(4, "none").attention == 0
     with pytest.raises(ConfigError, match="causal, square, none"):

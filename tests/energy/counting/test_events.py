@@ -119,15 +119,15 @@ def test_every_event_is_counted_once(
     )
     model = build_model(config).eval()
     ids = torch.randint(0, 11, (2, 3))
-    found = trace(model, ids)
+    counted = trace(model, ids)
     seen: dict[str, tuple[nn.Module, dict[str, Any]]] = {}
     with inputs_of(model, seen):
         model(ids)
     units = {m.unit for m in model.modules() if isinstance(m, Neuron)}
     unit = min(units)  # the head's counts are whole, those of NI-LIF multiples of 1 / D
-    lines = work_of(found, FP32, Phase("decode", 3, 1))
+    lines = work_of(counted, FP32, Phase("decode", 3, 1))
     read = {
-        line.name: line.amount / 32 * found.tokens
+        line.name: line.amount / 32 * counted.tokens
         for line in lines
         if (line.kind, line.of) == ("read", "weights")
     }
@@ -138,15 +138,15 @@ def test_every_event_is_counted_once(
                 module, given_["q"], given_["k"], given_["v"], given_["allowed"],
                 given_.get("bias"), unit,
             )  # fmt: skip
-            assert found.products[f"{name}.scores"].sop == met
-            assert found.products[f"{name}.values"].sop == gathered
+            assert counted.products[f"{name}.scores"].sop == met
+            assert counted.products[f"{name}.values"].sop == gathered
             continue
         assert isinstance(module, nn.Linear)
         x = next(iter(given_.values()))
-        product = found.products[name]
+        product = counted.products[name]
         if not product.left.is_spikes:
             assert product.macs == x.numel() * module.out_features
-            assert read[name] == found.tokens * module.weight.numel()
+            assert read[name] == counted.tokens * module.weight.numel()
             continue
         whose = 1.0 if name == "lm_head" and shape["neuron"] != "lif" else unit
         x = x if x.dim() == 4 else x.unsqueeze(0)

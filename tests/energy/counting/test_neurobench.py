@@ -72,20 +72,20 @@ def small() -> tuple[Net, Tensor]:
 
 def test_by_hand():
     net, x = small()
-    found = neurobench_metrics(net, [{"pixel_values": x}])
+    result = neurobench_metrics(net, [{"pixel_values": x}])
     # currents [2.24, 0.45] and [2.26, 0.546]: one neuron fires at both steps, the other never
-    assert found["footprint"] == 4 * (6 + 6 + 3)
-    assert found["connection_sparsity"] == 3 / 12
-    assert found["activation_sparsity"] == 4 / 8
+    assert result["footprint"] == 4 * (6 + 6 + 3)
+    assert result["connection_sparsity"] == 3 / 12
+    assert result["activation_sparsity"] == 4 / 8
     # non-zero inputs 0 and 2 meet 2 + 1 weights, 1 and 2 meet 1 + 1; four spikes meet 2 each
-    assert found["synaptic_operations"] == {
+    assert result["synaptic_operations"] == {
         "Effective_MACs": (3 + 2) / 2,
         "Effective_ACs": 4 * 2 / 2,
         "Dense": 6 + 2 * 6,
     }
-    assert found["attention_operations"]["Dense"] == 0
+    assert result["attention_operations"]["Dense"] == 0
     twice = neurobench_metrics(net, [{"pixel_values": x[:1]}, {"pixel_values": x[1:]}])
-    assert twice == found
+    assert twice == result
 
 
 def test_a_dense_model_and_a_language_model(spiking, dense, ids):
@@ -95,11 +95,11 @@ def test_a_dense_model_and_a_language_model(spiking, dense, ids):
     # 2 layers, 7 tokens: 4 * 16^2 and 2 * 16 * 32 weights a token, and a head of 16 x 50
     assert twin["synaptic_operations"]["Dense"] == 7 * (2 * (4 * 256 + 2 * 16 * 32) + 800)
     assert twin["attention_operations"]["Dense"] == 2 * 28 * 2 * 16  # 28 allowed pairs
-    found = neurobench_metrics(spiking(), [ids])
-    assert found["synaptic_operations"]["Effective_ACs"] > 0
+    result = neurobench_metrics(spiking(), [ids])
+    assert result["synaptic_operations"]["Effective_ACs"] > 0
     # the head alone is not fed with spikes
-    assert found["synaptic_operations"]["Effective_MACs"] == 7 * 800
-    assert 0 < found["activation_sparsity"] < 1
+    assert result["synaptic_operations"]["Effective_MACs"] == 7 * 800
+    assert 0 < result["activation_sparsity"] < 1
 
 
 def waves(*shape: int) -> Tensor:
@@ -128,10 +128,10 @@ RECORDED = {  # neurobench 2.3.0 on ``waving``, batches of 2
 }
 
 
-def test_what_the_package_said_of_a_convolutional_network():
+def test_recorded_results_of_the_package_for_a_convolutional_network():
     net, x = waving()
-    found = neurobench_metrics(net, [{"pixel_values": part} for part in x.split(2)])
-    agrees(found, RECORDED)
+    result = neurobench_metrics(net, [{"pixel_values": part} for part in x.split(2)])
+    agrees(result, RECORDED)
 
 
 def test_nothing_to_measure(spiking):
@@ -153,12 +153,12 @@ def by_the_package(net: nn.Module, x: Tensor, batch: int) -> dict[str, Any]:
     data = DataLoader(TensorDataset(x, torch.zeros(len(x))), batch_size=batch)
     metrics = [[Footprint, ConnectionSparsity], [ActivationSparsity, SynapticOperations]]
     with torch.no_grad():
-        found = Benchmark(model, data, [], [], metrics).run(quiet=True)
+        result = Benchmark(model, data, [], [], metrics).run(quiet=True)
     return {
-        "footprint": found["Footprint"],
-        "connection_sparsity": found["ConnectionSparsity"],
-        "activation_sparsity": found["ActivationSparsity"],
-        "synaptic_operations": found["SynapticOperations"],
+        "footprint": result["Footprint"],
+        "connection_sparsity": result["ConnectionSparsity"],
+        "activation_sparsity": result["ActivationSparsity"],
+        "synaptic_operations": result["SynapticOperations"],
     }
 
 
@@ -168,14 +168,14 @@ def agrees(found: dict[str, Any], other: dict[str, Any]) -> None:
     assert found["activation_sparsity"] == pytest.approx(other["activation_sparsity"])
 
 
-def test_the_package_says_the_same_of_the_small_networks():
+def test_the_package_agrees_on_the_small_networks():
     net, x = small()
     agrees(neurobench_metrics(net, [{"pixel_values": x}]), by_the_package(net, x, batch=2))
     agrees(RECORDED, by_the_package(*waving(), batch=2))
 
 
 @pytest.mark.parametrize("make", [lambda: Net((20, 30, 7), steps=4), ConvNet])
-def test_the_package_says_the_same_of_random_networks(make: Callable[[], nn.Module]):
+def test_the_package_agrees_on_random_networks(make: Callable[[], nn.Module]):
     torch.manual_seed(1)
     net = make()
     with torch.no_grad():
@@ -183,14 +183,14 @@ def test_the_package_says_the_same_of_random_networks(make: Callable[[], nn.Modu
             weight.mul_(3).masked_fill_(torch.rand_like(weight) < 0.2, 0)
     x = torch.rand(6, 2, 4, 4) if isinstance(net, ConvNet) else torch.randn(6, 20)
     x[torch.rand_like(x) < 0.3] = 0
-    found = neurobench_metrics(net, [{"pixel_values": part} for part in x.split(2)])
-    agrees(found, by_the_package(net, x, batch=2))
-    assert 0 < found["activation_sparsity"] < 1
+    result = neurobench_metrics(net, [{"pixel_values": part} for part in x.split(2)])
+    agrees(result, by_the_package(net, x, batch=2))
+    assert 0 < result["activation_sparsity"] < 1
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-def test_the_package_says_the_same_of_a_language_model(spiking, ids, steps):
+def test_the_package_agrees_on_a_language_model(spiking, ids, steps):
     model = Logits(spiking(neuron="lif", steps=steps, spiking_head=True))
-    found = neurobench_metrics(model, [ids])
-    agrees(found, by_the_package(model, ids, batch=2))
-    assert found["synaptic_operations"]["Effective_ACs"] > 0
+    result = neurobench_metrics(model, [ids])
+    agrees(result, by_the_package(model, ids, batch=2))
+    assert result["synaptic_operations"]["Effective_ACs"] > 0

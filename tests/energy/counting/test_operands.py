@@ -19,10 +19,10 @@ from spikeformers.energy.counting.operands import Spikes, counts, operand, spike
     ],
 )
 def test_values_tell_the_kind(values: list[float], expected: tuple[str, float]) -> None:
-    found = spikes_of(torch.tensor(values))
-    assert found is not None
-    assert found.kind == expected[0]
-    assert found.unit == pytest.approx(expected[1])
+    spikes = spikes_of(torch.tensor(values))
+    assert spikes is not None
+    assert spikes.kind == expected[0]
+    assert spikes.unit == pytest.approx(expected[1])
 
 
 @pytest.mark.parametrize(
@@ -41,9 +41,9 @@ def test_random_numbers_are_real() -> None:
 def test_a_known_unit_wins_over_the_smallest_value() -> None:
     spikes = torch.tensor([0.0, 0.5, 1.0])  # no quarter fell in this batch
     assert spikes_of(spikes) == Spikes("integer", 0.5)
-    known = spikes_of(spikes, Spikes("integer", 0.25))
-    assert known == Spikes("integer", 0.25)
-    assert counts(spikes, known).tolist() == [0, 2, 4]
+    stated = spikes_of(spikes, Spikes("integer", 0.25))
+    assert stated == Spikes("integer", 0.25)
+    assert counts(spikes, stated).tolist() == [0, 2, 4]
 
 
 def test_a_known_unit_that_does_not_fit_is_not_believed() -> None:
@@ -51,14 +51,14 @@ def test_a_known_unit_that_does_not_fit_is_not_believed() -> None:
 
 
 def test_sizes_and_sums() -> None:
-    found = operand(torch.tensor([0.0, 0.25, 0.0, 1.0]), Spikes("integer", 0.25))
-    assert (found.size, found.nonzero, found.total) == (4, 2, 5)
-    assert (found.density, found.mean_count) == (0.5, 1.25)
+    measured = operand(torch.tensor([0.0, 0.25, 0.0, 1.0]), Spikes("integer", 0.25))
+    assert (measured.size, measured.nonzero, measured.total) == (4, 2, 5)
+    assert (measured.density, measured.mean_count) == (0.5, 1.25)
 
 
 def test_a_ternary_spike_counts_one_whatever_its_sign() -> None:
-    found = operand(torch.tensor([-0.5, 0.0, 0.5]), Spikes("ternary", 0.5))
-    assert (found.nonzero, found.total) == (2, 2)
+    measured = operand(torch.tensor([-0.5, 0.0, 0.5]), Spikes("ternary", 0.5))
+    assert (measured.nonzero, measured.total) == (2, 2)
 
 
 def test_a_real_operand_counts_one_for_every_value() -> None:

@@ -189,7 +189,7 @@ def test_norms() -> None:
     assert rules.norm_kind(nn.Identity()) is None
 
 
-def test_rows_keep_what_is_no_padding() -> None:
+def test_rows_keep_everything_but_padding() -> None:
     rows = Rows(2, 2, torch.tensor([[0, 1], [1, 1]]))
     x = torch.arange(4.0).view(1, 2, 2, 1)
     assert (rows.tokens, rows.share) == (3, 0.75)

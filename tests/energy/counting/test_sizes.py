@@ -10,17 +10,17 @@ TOKENS[0, 0, 0, 0] = TOKENS[1, 0, 0, 1] = TOKENS[0, 0, 2, 0] = TOKENS[1, 0, 4, 2
 
 
 def test_tiles_of_tokens_and_their_steps() -> None:
-    found = weights_of(TOKENS, (1, 5), None, stored=12, outputs=40, rows=10)
+    weights = weights_of(TOKENS, (1, 5), None, stored=12, outputs=40, rows=10)
     # Token 0 needs inputs 0 and 1, token 2 input 0, token 4 input 2. Whole tiles only.
-    assert found.touched == {1: 4, 2: 3, 4: 2}
-    assert found.tiles == {1: 5, 2: 2, 4: 1}
-    assert (found.steps, found.inputs, found.rows, found.outputs) == (2, 3, 10, 40)
+    assert weights.touched == {1: 4, 2: 3, 4: 2}
+    assert weights.tiles == {1: 5, 2: 2, 4: 1}
+    assert (weights.steps, weights.inputs, weights.rows, weights.outputs) == (2, 3, 10, 40)
 
 
 def test_padding_needs_nothing() -> None:
     keep = torch.tensor([[False, True, True, True, True]])
-    found = weights_of(TOKENS, (1, 5), keep, stored=12, outputs=32, rows=8)
-    assert (found.touched, found.tiles) == ({1: 2}, {1: 4})
+    weights = weights_of(TOKENS, (1, 5), keep, stored=12, outputs=32, rows=8)
+    assert (weights.touched, weights.tiles) == ({1: 2}, {1: 4})
 
 
 def test_a_flat_batch_is_taken_apart() -> None:
@@ -31,13 +31,13 @@ def test_a_flat_batch_is_taken_apart() -> None:
 def test_patches_of_an_image_share_its_weights() -> None:
     x = torch.zeros(2, 3, 5, 4)  # two steps, three images, five patches, four inputs
     x[0, 0, 1, 2] = x[1, 0, 4, 2] = x[1, 2, 0, 0] = 1.0
-    found = weights_of(x, (3, 1), None, stored=16, outputs=120, rows=30)
-    assert (found.touched, found.tiles) == ({1: 2}, {1: 3})
+    weights = weights_of(x, (3, 1), None, stored=16, outputs=120, rows=30)
+    assert (weights.touched, weights.tiles) == ({1: 2}, {1: 3})
 
 
 def test_channels_of_a_convolution() -> None:
     x = torch.zeros(2 * 3, 4, 2, 2)  # two steps of three images, four channels
     x[0, 1, 0, 0] = x[3, 1, 1, 1] = x[5, 3, 0, 1] = 1.0
-    found = weights_of_convolution(x, 3, nn.Conv2d(4, 8, 1), outputs=6 * 8 * 4)
-    assert (found.touched, found.tiles) == ({1: 2}, {1: 3})
-    assert (found.stored, found.inputs, found.rows) == (32, 4, 24)
+    weights = weights_of_convolution(x, 3, nn.Conv2d(4, 8, 1), outputs=6 * 8 * 4)
+    assert (weights.touched, weights.tiles) == ({1: 2}, {1: 3})
+    assert (weights.stored, weights.inputs, weights.rows) == (32, 4, 24)

@@ -23,9 +23,9 @@ Make = Callable[..., Any]
 
 def test_density_is_that_of_the_energy_report(spiking: Make, ids: Tensor) -> None:
     model = spiking("wd", spiking_head=True)
-    found = density_of(model, [ids, ids[:1]])
-    assert found == energy_of(model, [ids, ids[:1]]).neurons
-    assert list(found) == neuron_names(model) or set(found) == set(neuron_names(model))
+    densities = density_of(model, [ids, ids[:1]])
+    assert densities == energy_of(model, [ids, ids[:1]]).neurons
+    assert list(densities) == neuron_names(model) or set(densities) == set(neuron_names(model))
 
 
 @pytest.mark.parametrize("overrides", [{}, {"neuron": "lif", "steps": 3}, {"neuron": "t-lif"}])
@@ -48,12 +48,12 @@ def test_a_raster_of_the_expanded_model_is_the_same(spiking: Make, ids: Tensor) 
 
 def test_density_by_position(spiking: Make, dense: Make, ids: Tensor) -> None:
     model = spiking("wd", neuron="lif", steps=2)
-    found = density_by_position(model, [ids, ids[:1]])
-    assert found.shape == (7,)
+    by_position = density_by_position(model, [ids, ids[:1]])
+    assert by_position.shape == (7,)
     layers = density_of(model, [ids, ids[:1]]).values()
-    assert found.mean() == pytest.approx(sum(one.density for one in layers) / len(layers))
+    assert by_position.mean() == pytest.approx(sum(one.density for one in layers) / len(layers))
     # Of a causal model what comes later changes nothing; padding weighs nothing.
-    assert density_by_position(model, [ids[:, :3], ids[:1, :3]]) == pytest.approx(found[:3])
+    assert density_by_position(model, [ids[:, :3], ids[:1, :3]]) == pytest.approx(by_position[:3])
     mask = torch.ones_like(ids)
     mask[1] = 0
     one = density_by_position(model, [{"input_ids": ids, "attention_mask": mask}])

@@ -34,14 +34,14 @@ class Toy(nn.Module):
 
 def test_a_toy_by_hand() -> None:
     currents = torch.tensor([[0.0, 1.0, 2.0, 9.0], [0.4, 0.0, 0.0, 2.2]])
-    found = trace(Toy(NILIF(levels=4), currents, outputs=3), torch.tensor([[0, 1, 1]]))
-    up = found.products["up"]  # counts 0 1 2 4, then twice 0 0 0 2
-    assert found.tokens == 3
+    counted = trace(Toy(NILIF(levels=4), currents, outputs=3), torch.tensor([[0, 1, 1]]))
+    up = counted.products["up"]  # counts 0 1 2 4, then twice 0 0 0 2
+    assert counted.tokens == 3
     assert (up.left.kind, up.left.nonzero, up.left.total) == ("integer", 5, 11)
     assert (up.macs, up.sop) == (3 * 4 * 3, 11 * 3)
-    assert found.neurons["layers.0"].mean_count == 11 / 12
-    assert found.operations["neurons", 0] == {"compare": 4 * 12}
-    assert found.operations["embedding", None] == {"lookup": 12}
+    assert counted.neurons["layers.0"].mean_count == 11 / 12
+    assert counted.operations["neurons", 0] == {"compare": 4 * 12}
+    assert counted.operations["embedding", None] == {"lookup": 12}
 
 
 def test_every_simulation_step_is_counted() -> None:
@@ -62,8 +62,8 @@ def test_the_unit_of_a_neuron_follows_its_spikes_through_views() -> None:
             return y
 
     currents = torch.tensor([[0.0, 2.0, 4.0, 0.0]])  # spikes 0 .5 1 0: by value a unit of .5
-    found = trace(Split(NILIF(levels=4), currents, outputs=3), torch.tensor([[0]]))
-    assert found.products["up"].left.total == 2 * (2 + 4)
+    counted = trace(Split(NILIF(levels=4), currents, outputs=3), torch.tensor([[0]]))
+    assert counted.products["up"].left.total == 2 * (2 + 4)
 
 
 def test_a_product_in_a_functional_call_is_not_overlooked() -> None:
@@ -113,9 +113,9 @@ def closed_form(tokens: int, pairs: int, extra_head: int = 0) -> int:
 def test_macs_of_causal_twins_are_the_closed_formula(
     dense: Make, ids: Tensor, positions: str
 ) -> None:
-    found = trace(dense("wd", positions), ids)
-    assert macs(found) == closed_form(tokens=14, pairs=2 * 7 * 8 // 2)
-    assert all(product.sop == 0 for product in found.products.values())
+    counted = trace(dense("wd", positions), ids)
+    assert macs(counted) == closed_form(tokens=14, pairs=2 * 7 * 8 // 2)
+    assert all(product.sop == 0 for product in counted.products.values())
 
 
 @pytest.mark.parametrize("positions", ["learned", "rotary"])
@@ -170,45 +170,45 @@ def test_tracing_changes_nothing(spiking: Make, ids: Tensor) -> None:
 
 def test_elementwise_operations_of_a_spiking_block(spiking: Make, ids: Tensor) -> None:
     model = spiking("wd", position="learned", output_norm=True, projection_norm=True)
-    found = trace(model, ids).operations
+    operations = trace(model, ids).operations
     tokens, d, hidden = 14, 16, 32
-    assert found["residual", 0] == {"add": 2 * tokens * d}
-    assert found["embedding", None] == {"add": tokens * d, "lookup": 2 * tokens * d}
+    assert operations["residual", 0] == {"add": 2 * tokens * d}
+    assert operations["embedding", None] == {"add": tokens * d, "lookup": 2 * tokens * d}
     fired = 5 * d + hidden  # input, q, k, v, MLP input; MLP hidden
-    assert found["neurons", 1] == {"compare": 4 * tokens * fired}
+    assert operations["neurons", 1] == {"compare": 4 * tokens * fired}
     normed = fired + 2 * d  # and after either sublayer
-    assert found["norms", 1]["mult"] == 3 * tokens * normed
+    assert operations["norms", 1]["mult"] == 3 * tokens * normed
     rows = range(1, 8)  # row i has i keys, hence i - 1 comparisons; two heads, two sentences
-    assert found["attention scores and values", 0] == {
+    assert operations["attention scores and values", 0] == {
         "winner_compare": 2 * 2 * sum(n - 1 for n in rows)
     }
 
 
 def test_elementwise_operations_of_gpt2(dense: Make, ids: Tensor) -> None:
-    found = trace(dense("wd"), ids).operations
+    operations = trace(dense("wd"), ids).operations
     tokens, d, hidden, pairs = 14, 16, 32, 2 * 56
-    assert found["residual", 0] == {"add": 2 * tokens * d}
-    assert found["attention scores and values", 1] == {
+    assert operations["residual", 0] == {"add": 2 * tokens * d}
+    assert operations["attention scores and values", 1] == {
         "mult": pairs, "compare": pairs, "function": 2 * pairs, "add": pairs,
     }  # fmt: skip
     # gelu_new: x^3 (2), * 0.044715, * sqrt(2/pi), * 0.5, * x; two additions; one tanh
     n = tokens * hidden
-    assert found["activations", 0] == {"mult": 6 * n, "add": 2 * n, "function": n}
+    assert operations["activations", 0] == {"mult": 6 * n, "add": 2 * n, "function": n}
 
 
 def test_neurons_inside_an_attention_core_are_counted_once(binary: Any, ids: Tensor) -> None:
-    found = trace(binary, ids)
-    edges = found.neurons["model.layers.0.attention.core.neuron"]
+    counted = trace(binary, ids)
+    edges = counted.neurons["model.layers.0.attention.core.neuron"]
     assert (edges.kind, edges.size) == ("binary", 4 * 2 * 2 * 28)  # S B H, T (T + 1) / 2 pairs
     # Layer 0: q, k, v, out, MLP in and out of 16 each, MLP hidden of 32; four steps of 14 tokens.
     units = 14 * (6 * 16 + 32) + 2 * 2 * 28
-    assert found.operations["neurons", 0] == {
+    assert counted.operations["neurons", 0] == {
         "compare": 4 * units, "add": 2 * 3 * units, "mult": 3 * units
     }  # fmt: skip
-    assert found.products["model.layers.0.attention.core.values"].left.total == edges.total
+    assert counted.products["model.layers.0.attention.core.values"].left.total == edges.total
     steps, layers, pairs = 4, 2, 56
     linear = 14 * (4 * 16 * 16 + 2 * 16 * 32)
-    assert macs(found) == steps * layers * (linear + 2 * pairs * 16) + 14 * 16 * 50
+    assert macs(counted) == steps * layers * (linear + 2 * pairs * 16) + 14 * 16 * 50
 
 
 def test_attention_in_blocks_counts_as_attention_in_one_piece(
@@ -219,9 +219,9 @@ def test_attention_in_blocks_counts_as_attention_in_one_piece(
 
     model = spiking("wd", max_position_embeddings=80)
     tokens = torch.arange(70).remainder(50).repeat(2, 1)
-    whole = trace(model, tokens)
+    complete = trace(model, tokens)
     monkeypatch.setattr(_blocks, "ONE_BLOCK_SCORES", 0)
     blocks = trace(model, tokens)
-    assert whole.products == blocks.products
-    assert whole.operations == blocks.operations
-    assert "model.layers.0.attention.core.values" in whole.products
+    assert complete.products == blocks.products
+    assert complete.operations == blocks.operations
+    assert "model.layers.0.attention.core.values" in complete.products

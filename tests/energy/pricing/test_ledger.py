@@ -36,26 +36,26 @@ def ledger(lines: list[Work] = LINES, **changed: Any) -> Ledger:
 
 
 def test_prices_by_hand() -> None:
-    found = ledger()
+    costs = ledger()
     # 10 x 0.1; ten 8-KB reads of 10 pJ; two of DRAM; one register; two functions.
-    assert [line.picojoules for line in found.lines] == pytest.approx([1, 100, 2600, 4, 7.4])
-    assert [line.place for line in found.lines] == [
+    assert [line.picojoules for line in costs.lines] == pytest.approx([1, 100, 2600, 4, 7.4])
+    assert [line.place for line in costs.lines] == [
         "add int32", "SRAM 8 KB", "DRAM", "register", "function fp32",
     ]  # fmt: skip
-    assert found.picojoules == pytest.approx(2712.4)
-    assert (found.compute, found.memory) == (pytest.approx(8.4), 2704)
-    assert found.by_component() == pytest.approx({"mlp": 101, "head": 2604, "norms": 7.4})
-    assert found.by_layer() == pytest.approx({"0": 101, "1": 7.4, "outside": 2604})
-    assert found.by_part() == pytest.approx({"arithmetic": 8.4, "weights": 2700, "register": 4})
-    assert found.bits_by_store() == {"weights": 768, "register": 64}
-    assert found.homes() == {"weights": ["SRAM 8 KB", "DRAM"], "register": ["register"]}
-    assert found.operations() == {"add int32": 10, "function fp32": 2}
+    assert costs.picojoules == pytest.approx(2712.4)
+    assert (costs.compute, costs.memory) == (pytest.approx(8.4), 2704)
+    assert costs.by_component() == pytest.approx({"mlp": 101, "head": 2604, "norms": 7.4})
+    assert costs.by_layer() == pytest.approx({"0": 101, "1": 7.4, "outside": 2604})
+    assert costs.by_part() == pytest.approx({"arithmetic": 8.4, "weights": 2700, "register": 4})
+    assert costs.bits_by_store() == {"weights": 768, "register": 64}
+    assert costs.homes() == {"weights": ["SRAM 8 KB", "DRAM"], "register": ["register"]}
+    assert costs.operations() == {"add int32": 10, "function fp32": 2}
 
 
 def test_a_store_by_decree() -> None:
-    found = ledger(placing=Placing(weights="SRAM 1 MB"))
-    assert [line.place for line in found.lines[1:3]] == ["SRAM 1 MB"] * 2
-    assert found.lines[1].picojoules == 1000
+    costs = ledger(placing=Placing(weights="SRAM 1 MB"))
+    assert [line.place for line in costs.lines[1:3]] == ["SRAM 1 MB"] * 2
+    assert costs.lines[1].picojoules == 1000
 
 
 def test_membranes_stay_in_registers_unless_decreed() -> None:
@@ -71,11 +71,11 @@ def test_a_missing_price_is_named() -> None:
 
 @pytest.mark.parametrize("kind", ["wd", "we"])
 @pytest.mark.parametrize("phase", [Phase("decode", 7, 1), Phase("prefill", 20, 4)])
-def test_the_parts_are_the_whole(spiking: Make, ids: Tensor, kind: str, phase: Phase) -> None:
+def test_the_parts_add_up_to_the_total(spiking: Make, ids: Tensor, kind: str, phase: Phase) -> None:
     for overrides in ({}, {"neuron": "lif", "steps": 3, "attention": "ssa"}):
-        found = trace(spiking(kind, **overrides), ids)
+        counted = trace(spiking(kind, **overrides), ids)
         for precision in (FP32, INT8):
-            one = ledger_of(found, precision, phase, TABLE)
+            one = ledger_of(counted, precision, phase, TABLE)
             assert one.compute + one.memory == pytest.approx(one.picojoules)
             for parts in (one.by_component(), one.by_layer(), one.by_part(), one.by_place()):
                 assert sum(parts.values()) == pytest.approx(one.picojoules)
@@ -100,11 +100,11 @@ def test_without_prices_of_memory_and_other_work_it_is_the_papers_sum(
     phase = Phase("pass", 7, 1)
     for model in (spiking("we"), dense("we")):
         paper = energy_of(model, [ids])
-        mine = ledger_of(trace(model, ids), FP32, phase, table)
+        costs = ledger_of(trace(model, ids), FP32, phase, table)
         products = {product.name for product in paper.products}
         summed = sum(
             line.picojoules
-            for line in mine.lines
+            for line in costs.lines
             if line.work.name in products and line.work.kind in ("add", "multiply")
         )
         assert summed == pytest.approx(paper.picojoules_per_token)

@@ -22,7 +22,7 @@ MODELS = [
 
 
 @pytest.mark.parametrize("overrides", MODELS)
-def test_the_whole_is_the_sum_of_its_parts(
+def test_the_total_is_the_sum_of_its_parts(
     spiking: Make, ids: Tensor, overrides: dict[str, Any]
 ) -> None:
     report = energy_of(spiking("wd", **overrides), [ids, ids[:1]])
@@ -33,8 +33,8 @@ def test_the_whole_is_the_sum_of_its_parts(
     assert report.picojoules_per_token == pytest.approx(products / 21)
     for parts in (report.by_component, report.by_layer):
         for what in ("picojoules", "with_elementwise", "macs", "sop"):
-            whole = getattr(report.total, what)
-            assert sum(getattr(share, what) for share in parts.values()) == pytest.approx(whole)
+            complete = getattr(report.total, what)
+            assert sum(getattr(share, what) for share in parts.values()) == pytest.approx(complete)
         for kind, n in report.total.operations.items():
             found = sum(share.operations.get(kind, 0) for share in parts.values())
             assert found == pytest.approx(n)
@@ -77,7 +77,7 @@ def test_only_the_head_of_a_spiking_model_is_dense(spiking: Make, ids: Tensor) -
         {"spiking_head": True},
     ],
 )
-def test_binary_sub_steps_cost_what_their_counts_cost(
+def test_binary_sub_steps_cost_as_much_as_their_counts(
     spiking: Make, ids: Tensor, overrides: dict[str, Any]
 ) -> None:
     model = spiking("wd", **overrides)
@@ -121,11 +121,11 @@ def test_a_silent_network_pays_only_its_head(spiking: Make, ids: Tensor) -> None
 def test_json(spiking: Make, dense: Make, ids: Tensor) -> None:
     for model in (spiking("wd"), dense("we", "rotary")):
         report = energy_of(model, [{"input_ids": ids, "labels": ids}])
-        found = json.loads(json.dumps(report.as_dict(), allow_nan=False))
-        assert found["label"] == "estimated"
-        assert found["picojoules_per_token"] == pytest.approx(report.picojoules_per_token)
-        assert set(found["by_layer"]) == {"0", "1", "outside"}
-        assert len(found["products"]) == len(report.products)
+        plain = json.loads(json.dumps(report.as_dict(), allow_nan=False))
+        assert plain["label"] == "estimated"
+        assert plain["picojoules_per_token"] == pytest.approx(report.picojoules_per_token)
+        assert set(plain["by_layer"]) == {"0", "1", "outside"}
+        assert len(plain["products"]) == len(report.products)
 
 
 def test_other_prices(spiking: Make, ids: Tensor) -> None:

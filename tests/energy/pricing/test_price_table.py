@@ -93,12 +93,12 @@ def test_units() -> None:
         ('source: "Horowitz, ISSCC 2014, fig. 1.1.9, 45 nm"', 'source: " "', "in words, not ' '"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_file_is_said(old: str, new: str, said: str) -> None:
+def test_the_error_names_the_mistake_in_a_file(old: str, new: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         read_table(GOOD.replace(old, new, 1), "mine.yaml")
 
 
-def test_memory_that_is_no_hierarchy() -> None:
+def test_memory_that_is_not_a_hierarchy() -> None:
     with pytest.raises(ConfigError, match="a list of at least two levels"):
         read_table(GOOD.split("memory:")[0] + "memory: {}", "mine.yaml")
 

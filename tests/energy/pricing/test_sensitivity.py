@@ -18,7 +18,7 @@ def pair(spiking: Callable[..., Any], dense: Callable[..., Any], ids: Tensor) ->
     return Pair(trace(spiking("wd"), ids), INT8, trace(dense("wd"), ids), FP16, phase)
 
 
-def test_each_swing_is_the_ratio_priced_anew(pair: Pair) -> None:
+def test_each_swing_is_the_ratio_priced_again(pair: Pair) -> None:
     ratio = pair.ratio(TABLE)
     swings = {swing.name: swing for swing in swings_of(pair, TABLE)}
     assert swings["multiply fp16"].high == pair.ratio(TABLE.scaled("multiply fp16", 2.0))

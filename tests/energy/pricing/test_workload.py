@@ -91,12 +91,12 @@ def test_int8_spikes_add_in_int32_and_scale_their_outputs() -> None:
 
 
 def test_a_dense_map_reads_and_multiplies_everything() -> None:
-    found = toy()
-    lines = work_of(found, FP16, DECODE)
+    counted = toy()
+    lines = work_of(counted, FP16, DECODE)
     assert amount(lines, "multiply", "fp16") == pytest.approx(3 * 20)
     assert amount(lines, "add", "fp32") == pytest.approx(3 * 20)
     assert amount(lines, "read", "weights") == pytest.approx(3 * 20 * 16)
-    quantised = work_of(found, INT8, DECODE)
+    quantised = work_of(counted, INT8, DECODE)
     assert amount(quantised, "multiply", "int8") == pytest.approx(60)
     assert amount(quantised, "multiply", "fp32") == pytest.approx(12 + 15)
     assert amount(quantised, "compare", "fp32") == pytest.approx(12)
@@ -105,12 +105,12 @@ def test_a_dense_map_reads_and_multiplies_everything() -> None:
 
 
 def test_a_tile_reads_what_any_of_its_tokens_needs() -> None:
-    found = toy(NILIF(levels=4))
-    up = found.products["up"].weights
+    counted = toy(NILIF(levels=4))
+    up = counted.products["up"].weights
     assert up is not None
     # Tiles of two: tokens 0 and 1 need inputs 1, 2, 3; the third token is in no whole tile.
     assert (up.touched, up.tiles) == ({1: 5, 2: 3}, {1: 3, 2: 1})
-    lines = work_of(found, FP32, Phase("pass", 2, 2))
+    lines = work_of(counted, FP32, Phase("pass", 2, 2))
     read = 3 / 4 * 20 / 2  # three of four inputs' weights, for two tokens
     assert amount(lines, "read", "weights") == pytest.approx(3 * read * 32)
     assert amount(lines, "read", "register") == pytest.approx((25 - 3 * read) * 32)
@@ -121,8 +121,8 @@ def test_a_tile_reads_what_any_of_its_tokens_needs() -> None:
 
 def test_every_step_of_a_token_shares_its_weights_and_carries_its_membrane() -> None:
     # decay 1, threshold 1: current 0.55 fires at steps 2 and 4 of 5, current 1.2 at every one.
-    found = toy(LIF(decay=1.0), torch.tensor([[0.55, 1.2]]), steps=5)
-    lines = work_of(found, FP32, DECODE)
+    counted = toy(LIF(decay=1.0), torch.tensor([[0.55, 1.2]]), steps=5)
+    lines = work_of(counted, FP32, DECODE)
     assert amount(lines, "add", "fp32") == pytest.approx(3 * (2 + 5) * 5)
     assert amount(lines, "read", "weights") == pytest.approx(3 * 2 * 5 * 32)
     assert amount(lines, "read", "register") == pytest.approx(3 * (7 * 5 - 10) * 32)
@@ -134,13 +134,13 @@ def test_every_step_of_a_token_shares_its_weights_and_carries_its_membrane() -> 
 
 
 def test_ternary_spikes_take_two_planes() -> None:
-    found = toy(TLIF(), torch.tensor([[2.0, -2.0, 0.0]]))
-    lines = work_of(found, FP32, DECODE)
+    counted = toy(TLIF(), torch.tensor([[2.0, -2.0, 0.0]]))
+    lines = work_of(counted, FP32, DECODE)
     assert amount(lines, "add", "fp32") == pytest.approx(3 * 2 * 5)
     assert amount(lines, "read", "activations") == pytest.approx(3 * (3 * 2 + 5 * 32))
 
 
-def test_without_spikes_only_what_is_always_paid() -> None:
+def test_without_spikes_only_fixed_costs_remain() -> None:
     silent = work_of(toy(NILIF(levels=4), -torch.ones(1, 4)), FP32, DECODE)
     assert amount(silent, "add", "fp32") == 0
     assert amount(silent, "read", "weights") == amount(silent, "read", "register") == 0
@@ -154,11 +154,11 @@ def test_without_spikes_only_what_is_always_paid() -> None:
 
 
 def test_events_scale_until_everything_fires() -> None:
-    found = toy(NILIF(levels=4))
-    twice = work_of(found, FP32, DECODE, spikes=2.0)
+    counted = toy(NILIF(levels=4))
+    twice = work_of(counted, FP32, DECODE, spikes=2.0)
     assert amount(twice, "add", "fp32") == pytest.approx(2 * 55)
     assert amount(twice, "read", "weights") == pytest.approx(2 * 25 * 32)
-    full = work_of(found, FP32, DECODE, spikes=100.0)  # density 5 / 12
+    full = work_of(counted, FP32, DECODE, spikes=100.0)  # density 5 / 12
     assert amount(full, "add", "fp32") == pytest.approx(12 / 5 * 55)
     assert amount(full, "read", "weights") == pytest.approx(3 * 20 * 32)
     assert union(0.75, 2, 1.5) == pytest.approx(1 - (1 - 0.75) ** 2)  # p = 0.5, then 0.75
@@ -189,8 +189,8 @@ def of(lines: list[Work], kind: str, type_: str, name: str) -> float:
 
 @torch.no_grad()
 def test_hard_attention_in_a_context() -> None:
-    found = attend(WTA(1.0))
-    lines = work_of(found, FP32, Phase("decode", 10, 1))
+    counted = attend(WTA(1.0))
+    lines = work_of(counted, FP32, Phase("decode", 10, 1))
     # 7 coincidences over 3 pairs; 10 pairs a token. Both planes of q and k (2 bits), whole.
     assert of(lines, "add", "int32", "scores") == pytest.approx(7 / 3 * 10)
     assert of(lines, "logic", "bit", "scores") == pytest.approx(10 * 2 * 2 * 2)
@@ -199,7 +199,7 @@ def test_hard_attention_in_a_context() -> None:
     # One row of V, with 3 events: both queries of the run chose row 0.
     assert of(lines, "add", "int32", "values") == pytest.approx(3)
     assert of(lines, "read", "cache", "values") == pytest.approx(2 * 2)
-    assert cache_bits(found, FP32) == 2 * 2 + 2 * 2
+    assert cache_bits(counted, FP32) == 2 * 2 + 2 * 2
     (held,) = {line.size for line in lines if line.of == "cache"}
     assert held == 10 * (4 + 4)
     compared = [x.amount for x in lines if x.kind == "compare"]
@@ -208,9 +208,9 @@ def test_hard_attention_in_a_context() -> None:
 
 @torch.no_grad()
 def test_top_k_and_prefill() -> None:
-    found = attend(WTA(1.0, "top_k", 2))
+    counted = attend(WTA(1.0, "top_k", 2))
     # Of 10 queries the first reads one row of V, the others two: 1.9 of them.
-    lines = work_of(found, FP32, Phase("prefill", 10, 2))
+    lines = work_of(counted, FP32, Phase("prefill", 10, 2))
     assert of(lines, "add", "int32", "scores") == pytest.approx(7 / 3 * 5.5)
     assert of(lines, "read", "cache", "scores") == pytest.approx(5.5 * 4 / 2)
     assert of(lines, "read", "cache", "values") == pytest.approx(1.9 * 2 * 2)
@@ -218,13 +218,13 @@ def test_top_k_and_prefill() -> None:
 
 
 @torch.no_grad()
-def test_the_window_itself_gives_back_what_was_counted() -> None:
+def test_the_measured_window_gives_the_counts_themselves() -> None:
     for core in (WTA(1.0), WTA(1.0, "top_k", 2), SSA(1.0)):
-        found = attend(core)
-        lines = work_of(found, FP32, Phase("prefill", 2, 1))
+        counted = attend(core)
+        lines = work_of(counted, FP32, Phase("prefill", 2, 1))
         for role in ("scores", "values"):
             adds = of(lines, "add", "int32", role)
-            assert 2 * adds == pytest.approx(found.products[f"here.{role}"].sop)
+            assert 2 * adds == pytest.approx(counted.products[f"here.{role}"].sop)
 
 
 @torch.no_grad()
@@ -246,10 +246,10 @@ def test_softmax_of_spikes_and_dense_attention() -> None:
 def test_grouped_queries_share_their_keys() -> None:
     """Two query heads, one key head: twice the pairs, keys and values read once."""
     q = Q.repeat(1, 1, 2, 1, 1)
-    found = attend(WTA(1.0), q)
-    scores = found.products["here.scores"]
+    counted = attend(WTA(1.0), q)
+    scores = counted.products["here.scores"]
     assert (scores.macs, scores.sop) == (2 * 3 * 2, 2 * 7)
-    lines = work_of(found, FP32, Phase("decode", 10, 1))
+    lines = work_of(counted, FP32, Phase("decode", 10, 1))
     assert of(lines, "add", "int32", "scores") == pytest.approx(2 * 7 / 3 * 10)
     assert of(lines, "read", "cache", "scores") == pytest.approx(10 * 4)
     assert of(lines, "read", "cache", "values") == pytest.approx(2 * 4)  # a winner each
@@ -262,11 +262,11 @@ def test_grouped_queries_share_their_keys() -> None:
 
 @torch.no_grad()
 def test_a_state_is_read_and_written_once_a_token() -> None:
-    found = Trace(tokens=2, window=2)
+    counted = Trace(tokens=2, window=2)
     binary = Spikes("binary", 1.0)
     k = torch.tensor([[1.0, 1.0], [0.0, 1.0]])[None, None, None]
-    attention_rules.state_attention(found, PLACE, Rows(1, 2, None), (k, k, k), (binary,) * 3)
-    lines = work_of(found, FP32, Phase("decode", 1000, 1))
+    attention_rules.state_attention(counted, PLACE, Rows(1, 2, None), (k, k, k), (binary,) * 3)
+    lines = work_of(counted, FP32, Phase("decode", 1000, 1))
     assert 2 * of(lines, "add", "int32", "state") == 2 * 2 + 1 * 1
     assert 2 * of(lines, "add", "int32", "read") == 3 * 2
     assert of(lines, "read", "cache", "state") == of(lines, "write", "cache", "state") == 4 * 32
@@ -281,16 +281,16 @@ def test_a_tied_head_is_stored_once_and_read_for_one_token_of_a_prompt(
 ) -> None:
     model = dense("wd")
     assert model.config.tie_word_embeddings
-    found = trace(model, ids)
-    assert found.parameters == sum({id(p): p.numel() for p in model.parameters()}.values())
+    counted = trace(model, ids)
+    assert counted.parameters == sum({id(p): p.numel() for p in model.parameters()}.values())
     maps = [m for m in model.modules() if hasattr(m, "weight") and m.weight.dim() == 2]
     matrices = {id(m.weight): m.weight.numel() for m in maps}
-    assert found.other_parameters == found.parameters - sum(matrices.values())
-    assert stored_bits(found, FP32) == 32 * found.parameters
-    head = [x for x in work_of(found, FP32, Phase("prefill", 7, 4)) if x.component == "head"]
+    assert counted.other_parameters == counted.parameters - sum(matrices.values())
+    assert stored_bits(counted, FP32) == 32 * counted.parameters
+    head = [x for x in work_of(counted, FP32, Phase("prefill", 7, 4)) if x.component == "head"]
     read = sum(x.amount for x in head if (x.kind, x.of) == ("read", "weights"))
     assert read == pytest.approx(50 * 16 * 32 / 7)
-    each = [x for x in work_of(found, FP32, Phase("decode", 7, 1)) if x.component == "head"]
+    each = [x for x in work_of(counted, FP32, Phase("decode", 7, 1)) if x.component == "head"]
     assert sum(x.amount for x in each if x.of == "weights") == pytest.approx(50 * 16 * 32)
 
 
@@ -305,13 +305,13 @@ def test_copies_of_shared_keys_are_not_cached(implementation: str) -> None:
     )  # fmt: skip
     model = LlamaForCausalLM(config).eval()
     model.set_attn_implementation(implementation)
-    found = trace(model, torch.arange(14).reshape(2, 7))
-    for name, product in found.products.items():
+    counted = trace(model, torch.arange(14).reshape(2, 7))
+    for name, product in counted.products.items():
         if name.endswith((".scores", ".values")):
             assert product.macs == 2 * 28 * 16  # sentences, pairs, width of all query heads
             assert product.right.size == 14 * 8
-    assert cache_bits(found, FP32) == 2 * 2 * 8 * 16
-    lines = work_of(found, FP32, Phase("decode", 10, 1))
+    assert cache_bits(counted, FP32) == 2 * 2 * 8 * 16
+    lines = work_of(counted, FP32, Phase("decode", 10, 1))
     read = sum(x.amount for x in lines if (x.kind, x.of) == ("read", "cache"))
     assert read == pytest.approx(2 * 2 * 10 * 8 * 16)
 
@@ -339,8 +339,8 @@ def test_additions_of_the_window_are_the_synaptic_operations(
 
 
 def test_phases(spiking: Make, ids: Tensor) -> None:
-    found = count_over(spiking("wd"), [ids])
-    assert [(p.name, p.context, p.tile) for p in phases_of(found, True, [2, 100], 64)] == [
+    counted = count_over(spiking("wd"), [ids])
+    assert [(p.name, p.context, p.tile) for p in phases_of(counted, True, [2, 100], 64)] == [
         ("decode", 2, 1), ("decode", 100, 1), ("prefill", 2, 2), ("prefill", 100, 4),
     ]  # fmt: skip
-    assert [p.name for p in phases_of(found, False, [2], 64)] == ["pass"]
+    assert [p.name for p in phases_of(counted, False, [2], 64)] == ["pass"]

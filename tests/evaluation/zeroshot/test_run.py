@@ -54,13 +54,13 @@ def test_every_kind_of_file(
     assert ("acc_norm" in report.metrics) == norm
 
 
-def test_a_split_that_is_not_the_official_one_is_said(small: Any, sets: Path) -> None:
+def test_a_split_that_is_not_the_official_one_is_reported(small: Any, sets: Path) -> None:
     report = runner(small("twin")).run("sciq", data_dir=sets)
     assert (report.split, report.official_split) == ("validation", "test")
     assert report.metrics["acc"]["majority"] is None  # the answer is always the last option
 
 
-def test_what_is_no_accuracy_has_no_chance(small: Any, sets: Path) -> None:
+def test_a_score_that_is_not_an_accuracy_has_no_chance(small: Any, sets: Path) -> None:
     acc = runner(small("twin")).run("truthfulqa_mc2", data_dir=sets).metrics["acc"]
     assert 0 < acc["value"] < 1
     assert acc["chance"] is acc["majority"] is acc["at_chance"] is None
@@ -84,15 +84,15 @@ def test_scores_of_a_task_are_the_harness_own(small: Any, sets: Path) -> None:
     from lm_eval.models.huggingface import HFLM
 
     model, tokenizer = small("twin")
-    found = runner((model, tokenizer), batch_size=4).run("hellaswag", data_dir=sets)
+    report = runner((model, tokenizer), batch_size=4).run("hellaswag", data_dir=sets)
     task = load_task("hellaswag", sets).task
     task.set_config("num_fewshot", 0)
     backend = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4)
-    theirs = evaluate(backend, {"tasks": {"hellaswag": task}}, bootstrap_iters=1)
+    expected = evaluate(backend, {"tasks": {"hellaswag": task}}, bootstrap_iters=1)
     for metric in ("acc", "acc_norm"):
-        assert found.metrics[metric]["value"] == theirs["results"]["hellaswag"][f"{metric},none"]
-        error = theirs["results"]["hellaswag"][f"{metric}_stderr,none"]
-        assert found.metrics[metric]["stderr"] == pytest.approx(error, rel=1e-12)
+        assert report.metrics[metric]["value"] == expected["results"]["hellaswag"][f"{metric},none"]
+        error = expected["results"]["hellaswag"][f"{metric}_stderr,none"]
+        assert report.metrics[metric]["stderr"] == pytest.approx(error, rel=1e-12)
 
 
 def test_limit_and_result(small: Any, sets: Path) -> None:
@@ -123,15 +123,15 @@ def test_baselines_by_hand() -> None:
     assert at_chance(0.3, 0.02, None) is None
 
 
-def test_means_of_whole_groups() -> None:
+def test_means_of_complete_groups() -> None:
     def score(value: float, error: float, chance: float) -> dict[str, Any]:
         return {"value": value, "stderr": error, "chance": chance, "majority": chance + 0.01}
 
     norm = {"acc": score(0.2, 0.03, 0.25), "acc_norm": score(0.3, 0.03, 0.25)}
     plain = {"acc": score(0.5, 0.06, 0.5)}
-    found = means({"hellaswag": norm, "piqa": norm, "winogrande": plain, "boolq": plain})
-    assert list(found) == ["commonsense"]
-    acc, normed = found["commonsense"]["acc"], found["commonsense"]["acc_norm"]
+    group_means = means({"hellaswag": norm, "piqa": norm, "winogrande": plain, "boolq": plain})
+    assert list(group_means) == ["commonsense"]
+    acc, normed = group_means["commonsense"]["acc"], group_means["commonsense"]["acc_norm"]
     assert (acc["value"], normed["value"]) == (pytest.approx(0.3), pytest.approx(1.1 / 3))
     assert acc["stderr"] == pytest.approx((2 * 0.03**2 + 0.06**2) ** 0.5 / 3)
     assert (acc["chance"], acc["majority"]) == (pytest.approx(1 / 3), pytest.approx(1 / 3 + 0.01))
@@ -151,7 +151,7 @@ def test_names() -> None:
         resolve("pica")
 
 
-def test_what_is_not_there(small: Any, sets: Path, tmp_path: Path) -> None:
+def test_missing_rows_and_damaged_files(small: Any, sets: Path, tmp_path: Path) -> None:
     one = runner(small("twin"))
     with pytest.raises(DataError, match="no rows for openbookqa: looked for the hub's allenai"):
         one.run("openbookqa", data_dir=sets)

@@ -42,9 +42,9 @@ def test_the_harness_backend_gives_the_same_numbers(small: Any, kind: str, batch
 
     model, tokenizer = small(kind)
     backend = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
-    theirs = backend.loglikelihood(requests(), disable_tqdm=True)
-    assert scores((model, tokenizer), batch_size=batch_size) == theirs  # to the last digit
-    assert len({value for value, _ in theirs}) == len(TEXTS)
+    expected = backend.loglikelihood(requests(), disable_tqdm=True)
+    assert scores((model, tokenizer), batch_size=batch_size) == expected  # to the last digit
+    assert len({value for value, _ in expected}) == len(TEXTS)
 
 
 def test_by_hand(small: Any) -> None:
@@ -96,7 +96,7 @@ def test_membranes_do_not_leak_between_neighbours(small: Any, overrides: Any) ->
     assert scores(setup, one)[0][0] == pytest.approx(beside[0][0], abs=1e-4)
 
 
-def test_options_longer_than_the_context_are_scored_whole(small: Any) -> None:
+def test_options_longer_than_the_context_are_scored_completely(small: Any) -> None:
     model, tokenizer = small("wd")
     lm = SpikeformersLM(model, tokenizer, max_length=4)
     ((value, _),) = lm.loglikelihood(requests(("ab", "cdefghijk")))  # nine tokens, windows of four
@@ -137,18 +137,18 @@ def test_tokens_that_join_context_and_option_are_counted(small: Any, tmp_path: P
     assert alone == pytest.approx(logs[tokenizer.encode("b")[0]].item(), abs=1e-5)
 
 
-def test_rolling_is_the_whole_text(small: Any) -> None:
+def test_rolling_scores_the_complete_text(small: Any) -> None:
     setup = small("twin")
-    whole = scores(setup, ("", "the spike wins"))[0][0]
+    complete = scores(setup, ("", "the spike wins"))[0][0]
     lm = SpikeformersLM(*setup)
     assert lm.loglikelihood_rolling(requests(("the spike wins",)))[0] == pytest.approx(
-        whole, abs=1e-4
+        complete, abs=1e-4
     )  # type: ignore[arg-type]
 
 
-def test_an_interrupted_run_goes_on(small: Any, tmp_path: Path) -> None:
+def test_an_interrupted_run_continues(small: Any, tmp_path: Path) -> None:
     model, tokenizer = small("wd")
-    whole = scores((model, tokenizer), batch_size=2)
+    complete = scores((model, tokenizer), batch_size=2)
     calls = 0
 
     def stop(done: int, total: int) -> None:
@@ -170,19 +170,19 @@ def test_an_interrupted_run_goes_on(small: Any, tmp_path: Path) -> None:
     ran: list[int] = []
     forward = model.forward
     model.forward = lambda **kw: ran.append(len(kw["input_ids"])) or forward(**kw)
-    assert scores((model, tokenizer), batch_size=2, cache=cache()) == whole
+    assert scores((model, tokenizer), batch_size=2, cache=cache()) == complete
     assert 0 < sum(ran) < len(TEXTS)
     ran.clear()
-    assert scores((model, tokenizer), batch_size=2, cache=cache()) == whole
+    assert scores((model, tokenizer), batch_size=2, cache=cache()) == complete
     assert ran == []
     assert LikelihoodCache({"model": "another"}, tmp_path).values == {}
 
 
-def test_values_that_were_altered_or_cut_off_are_computed_anew(
+def test_values_that_were_altered_or_cut_off_are_computed_again(
     small: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model, tokenizer = small("wd")
-    whole = scores((model, tokenizer), batch_size=2)
+    complete = scores((model, tokenizer), batch_size=2)
     held = LikelihoodCache({"model": "one"}, tmp_path)
     scores((model, tokenizer), batch_size=2, cache=held)
     assert held.path is not None
@@ -193,7 +193,7 @@ def test_values_that_were_altered_or_cut_off_are_computed_anew(
     again = LikelihoodCache({"model": "one"}, tmp_path)
     assert len(again.values) == len(lines) - 4
     assert f"4 of {len(lines)} lines are damaged; their values are computed again" in caplog.text
-    assert scores((model, tokenizer), batch_size=2, cache=again) == whole
+    assert scores((model, tokenizer), batch_size=2, cache=again) == complete
     assert LikelihoodCache({"model": "one"}, tmp_path).values == held.values
 
 
@@ -217,8 +217,8 @@ def test_memory_that_runs_out_halves_the_batch(small: Any) -> None:
         return forward(**given)
 
     model.forward = picky
-    found = scores((model, tokenizer), batch_size="auto")
-    assert [value for value, _ in found] == pytest.approx([value for value, _ in plain], abs=1e-4)
+    scored = scores((model, tokenizer), batch_size="auto")
+    assert [value for value, _ in scored] == pytest.approx([value for value, _ in plain], abs=1e-4)
     assert max(sizes) > 2 >= sizes[-1]
     with pytest.raises(torch.OutOfMemoryError):
         scores((model, tokenizer), batch_size=8)

@@ -56,7 +56,7 @@ def deaf(teacher: Teacher) -> None:
     teacher.model.transformer.h[0].register_forward_pre_hook(refuse)
 
 
-def test_what_is_read_is_what_was_computed(opened: Any, teacher: Teacher) -> None:
+def test_cached_rows_equal_computed_ones(opened: Any, teacher: Teacher) -> None:
     wanted = teacher(IDS, ALL)
     first = opened()
     assert same(first(IDS, STARTS), wanted)
@@ -96,7 +96,7 @@ def test_a_run_that_needs_less_uses_the_cache_of_one_that_needs_more(
     assert torch.equal(less(IDS, STARTS).logits, wanted.logits)
 
 
-def test_what_was_not_committed_is_computed_again(
+def test_rows_that_were_not_committed_are_computed_again(
     opened: Any, teacher: Teacher, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     one = opened()
@@ -152,7 +152,7 @@ def test_a_folder_with_other_things_is_refused(teacher: Teacher, tmp_path: Path)
         TeacherCache(str(tmp_path), teacher, ALL, {}, 16)
 
 
-def test_auto_names_a_folder_by_what_it_holds(
+def test_auto_names_a_folder_by_its_identity(
     teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SPIKEFORMERS_CACHE", str(tmp_path))
@@ -161,13 +161,13 @@ def test_auto_names_a_folder_by_what_it_holds(
     assert names[0].startswith("teacher-")
 
 
-def test_it_says_what_it_will_take_and_refuses_a_disk_without_room(
+def test_it_reports_the_size_and_refuses_a_disk_without_room(
     opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = opened(FEW)
     one(IDS, STARTS)
-    told = one.plan([5, 21, 33, 44, 55, 55])
-    assert "3 of 5 windows are there; the others take 2.05 kB (1.02 kB each)" in told
+    summary = one.plan([5, 21, 33, 44, 55, 55])
+    assert "3 of 5 windows are there; the others take 2.05 kB (1.02 kB each)" in summary
     small = SimpleNamespace(free=2000)
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: small)
     with pytest.raises(StorageError, match=r"2 kB are free. Leave cache_teacher out"):
@@ -203,9 +203,9 @@ def test_training_has_the_same_losses_with_and_without(
         model, store, tokenizer = fresh("wd")
         task = Distillation(model, dense(tokenizer, n_embd=24), SpADConfig(), 0, where)
         train(model, store, tokenizer, tmp_path / name, config(), task=task, progress=False)
-        found = read_metrics(tmp_path / name / "metrics.jsonl")
+        lines = read_metrics(tmp_path / name / "metrics.jsonl")
         times = ("seconds", "tokens_per_second")
-        return [{k: v for k, v in line.items() if k not in times} for line in found]
+        return [{k: v for k, v in line.items() if k not in times} for line in lines]
 
     folder = tmp_path / "cache"
     plain = losses("plain", "")
@@ -219,7 +219,7 @@ def test_training_has_the_same_losses_with_and_without(
 
 
 @pytest.mark.parametrize("cut", [False, True])
-def test_a_row_that_was_altered_or_cut_off_is_named_and_computed_anew(
+def test_a_row_that_was_altered_or_cut_off_is_named_and_computed_again(
     cut: bool, opened: Any, teacher: Teacher, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     wanted = teacher(IDS, ALL)

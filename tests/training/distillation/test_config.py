@@ -10,7 +10,7 @@ from spikeformers.errors import ConfigError
 from spikeformers.training.distillation import SpADConfig, without
 
 
-def test_the_weights_and_what_they_switch_off() -> None:
+def test_weights_of_zero_switch_terms_off() -> None:
     spad = SpADConfig()
     assert spad.weights == {"ea": 0.2, "saa": 0.1, "sfa": 0.1, "sta": 0.3, "hta": 0.3}
     spad = SpADConfig.from_dict({"hta": 1, **without(["saa", "ea"])})

@@ -23,8 +23,8 @@ def silent(current: Tensor) -> Tensor:
 def test_rate_of_a_constant_current() -> None:
     # decay 0.5, threshold 1, current 0.8: U = 0.8, 1.2 (spike, then H = 0.6 - 1 = -0.4),
     # 0.4, 1.0 (spike) -> 2 of 4; 0.4 rises to 0.75 at most; 1 spikes, then U = 0.5, 1.25, 0.625
-    found = RATE(torch.tensor([0.8, 0.4, 1.0, -3.0, 0.0]))
-    torch.testing.assert_close(found, torch.tensor([0.5, 0.0, 0.5, 0.0, 0.0]))
+    rate = RATE(torch.tensor([0.8, 0.4, 1.0, -3.0, 0.0]))
+    torch.testing.assert_close(rate, torch.tensor([0.5, 0.0, 0.5, 0.0, 0.0]))
 
 
 def test_rate_has_the_gradient_of_its_surrogate() -> None:
@@ -45,21 +45,21 @@ def test_attention_alignment() -> None:
     # maps: (0 + 0 + 0.09 + 0.09) / 4; the teacher's rates are 0.5, 0, 0 (0.2 reaches 0.375), 0.5
     direct, rates = 0.18 / 4, (0.25 + 0 + 0.25 + 0) / 4
     for weight in (0.0, 1.0, 2.0):
-        found = losses.attention_alignment([student], [teacher], RATE, weight)
-        assert found.item() == pytest.approx(direct + weight * rates)
+        loss = losses.attention_alignment([student], [teacher], RATE, weight)
+        assert loss.item() == pytest.approx(direct + weight * rates)
 
 
 def test_feature_alignment_drives_both_sides_through_the_neuron() -> None:
     student, teacher = torch.tensor([[[0.8, 0.0]]]), torch.tensor([[[0.4, 0.0]]])
     # (0.16 + 0) / 2, and the rates 0.5, 0 against 0, 0
-    found = losses.feature_alignment([student], [teacher], RATE, 0.5)
-    assert found.item() == pytest.approx(0.08 + 0.5 * 0.125)
+    loss = losses.feature_alignment([student], [teacher], RATE, 0.5)
+    assert loss.item() == pytest.approx(0.08 + 0.5 * 0.125)
 
 
 def test_layers_count_by_their_mean() -> None:
     zero, one, three = (torch.full((1, 2, 2), value) for value in (0.0, 1.0, 3.0))
-    found = losses.feature_alignment([zero, zero], [one, three], silent, 1.0)
-    assert found.item() == (1 + 9) / 2
+    loss = losses.feature_alignment([zero, zero], [one, three], silent, 1.0)
+    assert loss.item() == (1 + 9) / 2
     with pytest.raises(ValueError, match="zip"):
         losses.feature_alignment([zero], [one, three], silent, 1.0)
 
@@ -106,5 +106,5 @@ def test_a_perfect_student_has_no_loss() -> None:
 
 def test_half_precision_is_compared_in_float32() -> None:
     student, teacher = torch.full((1, 1, 2), 300.0), torch.zeros(1, 1, 2)
-    found = losses.embedding_alignment(student.half(), teacher.half())
-    assert (found.dtype, found.item()) == (torch.float32, 90_000)  # beyond float16
+    loss = losses.embedding_alignment(student.half(), teacher.half())
+    assert (loss.dtype, loss.item()) == (torch.float32, 90_000)  # beyond float16

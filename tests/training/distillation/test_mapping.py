@@ -22,7 +22,7 @@ def test_layers_are_spread_evenly() -> None:
     assert pairs(1, 5) == ((1, 5),)
 
 
-def test_layers_as_told() -> None:
+def test_layers_by_a_given_map() -> None:
     assert pairs(3, 12, (0, 7, 12)) == ((2, 7), (3, 12))
     for wrong in ((1, 2), (1, 2, 13), (0, 0, 0)):
         with pytest.raises(ConfigError, match="from 1 to 12, or 0, for each of the student's 3"):
@@ -40,7 +40,7 @@ def test_a_teacher_without_heads() -> None:
     align(ModelSizes(1, 1, 8, 9), ModelSizes(1, 0, 8, 9), SpADConfig(saa=0))
 
 
-def test_it_is_told_what_is_projected() -> None:
+def test_the_description_lists_the_projections() -> None:
     same, other = ModelSizes(2, 4, 8, 99), ModelSizes(4, 6, 24, 99)
     spad = SpADConfig()
     assert align(same, other, spad).describe(spad) == [

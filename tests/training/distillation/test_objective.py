@@ -62,10 +62,10 @@ def test_the_student_shows_what_alignment_needs(fresh: Any, causal: Any) -> None
     assert torch.equal(out.hidden_states[-1], seen[1])  # after the final norm
     assert [tuple(one.shape) for one in out.attentions] == [(2, 2, 16, 16)] * 2
     sum(one.square().sum() for one in (*out.hidden_states, *out.attentions)).backward()
-    found = gradients(model)
+    grads = gradients(model)
     for layer in (0, 1):
         for part in ("query", "key"):
-            assert found[f"model.layers.{layer}.attention.{part}.weight"].abs().sum() > 0
+            assert grads[f"model.layers.{layer}.attention.{part}.weight"].abs().sum() > 0
 
 
 def test_the_loss_is_the_weighted_sum_of_the_terms(task: Any, causal: Any) -> None:
@@ -87,7 +87,7 @@ def test_the_terms_are_those_of_the_equations(task: Any, causal: Any) -> None:
     distilled.model.model.dropout.p = 0.0
     for block in distilled.model.model.layers:
         block.dropout.p = 0.0
-    found = output_of(distilled, causal.store).terms
+    terms = output_of(distilled, causal.store).terms
     ids, rate = ids_of(causal.store), distilled.distilled.rate
     with torch.no_grad():
         student = distilled.model(ids, output_hidden_states=True, output_attentions=True)
@@ -106,10 +106,10 @@ def test_the_terms_are_those_of_the_equations(task: Any, causal: Any) -> None:
         "hta": losses.hard_targets(student.logits, ids),
     }  # fmt: skip
     for term, value in wanted.items():
-        assert found[term].item() == pytest.approx(value.item(), rel=1e-5), term
+        assert terms[term].item() == pytest.approx(value.item(), rel=1e-5), term
 
 
-def test_teacher_features_are_normalised_unless_told_otherwise(task: Any, causal: Any) -> None:
+def test_teacher_features_are_normalised_by_default(task: Any, causal: Any) -> None:
     plain = {"shape": {}, "sfa_project_always": False, "sfa_rate": 0}
     raw = output_of(task(sfa_normalise_teacher=False, **plain), causal.store).terms["sfa"]
     found = output_of(task(**plain), causal.store).terms["sfa"]
@@ -119,19 +119,19 @@ def test_teacher_features_are_normalised_unless_told_otherwise(task: Any, causal
 def test_gradient_reaches_every_projection_and_the_student(task: Any, causal: Any) -> None:
     distilled = task()
     output_of(distilled, causal.store).loss.backward()
-    found = gradients(distilled.module)
-    projections = [name for name in found if name.startswith("projections.")]
+    grads = gradients(distilled.module)
+    projections = [name for name in grads if name.startswith("projections.")]
     assert len(projections) == 1 + 2 + 2 * 6  # embedding, heads, MLP and LayerNorm of two layers
     for name, _ in distilled.module.named_parameters():
-        assert found[name].abs().sum() > 0, name
+        assert grads[name].abs().sum() > 0, name
     assert not gradients(distilled.teacher.model)
 
 
 def test_a_student_like_its_teacher_has_no_loss_left_but_the_text(causal: Any, dense: Any) -> None:
     teacher = dense(causal.tokenizer)
     spad = SpADConfig(saa_rate=0, sfa_project_always=False, sfa_normalise_teacher=False)
-    found = output_of(Distillation(dense(causal.tokenizer), teacher, spad), causal.store).terms
-    alike = [found[term].item() for term in ("ea", "saa", "sfa", "sta")]
+    terms = output_of(Distillation(dense(causal.tokenizer), teacher, spad), causal.store).terms
+    alike = [terms[term].item() for term in ("ea", "saa", "sfa", "sta")]
     assert alike == pytest.approx([0, 0, 0, 0], abs=1e-6)
 
 
@@ -280,7 +280,7 @@ def test_a_resumed_run_must_be_the_same_distillation(
         train(*fresh("wd"), whole, config(), resume=True, progress=False)
 
 
-def test_accumulation_changes_nothing_but_rounding(
+def test_accumulation_changes_only_rounding(
     task: Any, causal: Any, config: Any, tmp_path: Path
 ) -> None:
     for parts in (1, 4):

@@ -12,11 +12,11 @@ SMALL, LARGE = ModelSizes(2, 2, 8, 99), ModelSizes(3, 3, 12, 99)
 
 
 def names(student: ModelSizes, teacher: ModelSizes, spad: SpADConfig) -> set[str]:
-    found = Projections(align(student, teacher, spad), spad, 0).named_parameters()
-    return {name.partition(".")[0] for name, _ in found}
+    parameters = Projections(align(student, teacher, spad), spad, 0).named_parameters()
+    return {name.partition(".")[0] for name, _ in parameters}
 
 
-def test_only_what_is_asked_for_exists() -> None:
+def test_only_needed_projections_exist() -> None:
     assert names(SMALL, LARGE, SpADConfig()) == {"embedding", "heads", "features"}
     assert names(SMALL, SMALL, SpADConfig()) == {"features"}  # also where the shapes agree
     assert names(SMALL, SMALL, SpADConfig(sfa_project_always=False)) == set()

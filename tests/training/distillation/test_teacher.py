@@ -20,42 +20,42 @@ def teacher(dense: Any, causal: Any) -> Teacher:
 
 
 def test_outputs_of_the_mapped_layers(teacher: Teacher) -> None:
-    found = teacher(IDS, ALL)
+    output = teacher(IDS, ALL)
     wanted = teacher.model(IDS, output_hidden_states=True, output_attentions=True)
-    assert found.embedding is not None
-    assert torch.equal(found.embedding, wanted.hidden_states[0])
-    assert found.features is not None
-    assert torch.equal(found.features[0], wanted.hidden_states[1])
-    assert torch.equal(found.features[1], wanted.hidden_states[3])
-    assert found.attentions is not None
-    assert torch.equal(found.attentions[0], wanted.attentions[0])
-    assert torch.equal(found.attentions[1], wanted.attentions[2])
-    assert found.logits is not None
-    assert torch.equal(found.logits, wanted.logits)
-    assert not found.logits.requires_grad
+    assert output.embedding is not None
+    assert torch.equal(output.embedding, wanted.hidden_states[0])
+    assert output.features is not None
+    assert torch.equal(output.features[0], wanted.hidden_states[1])
+    assert torch.equal(output.features[1], wanted.hidden_states[3])
+    assert output.attentions is not None
+    assert torch.equal(output.attentions[0], wanted.attentions[0])
+    assert torch.equal(output.attentions[1], wanted.attentions[2])
+    assert output.logits is not None
+    assert torch.equal(output.logits, wanted.logits)
+    assert not output.logits.requires_grad
 
 
 def test_no_more_than_is_asked_for(teacher: Teacher) -> None:
     assert not Needs((1, 2))
-    found = teacher(IDS, Needs((1, 2), logits=True))
-    assert found.logits is not None
-    assert found[:3] == (None, None, None)
+    output = teacher(IDS, Needs((1, 2), logits=True))
+    assert output.logits is not None
+    assert output[:3] == (None, None, None)
 
 
 def test_it_keeps_its_own_precision_under_autocast(teacher: Teacher) -> None:
     exact = teacher(IDS, ALL).logits
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = teacher(IDS, ALL).logits
+        logits = teacher(IDS, ALL).logits
     assert exact is not None
-    assert found is not None
-    assert torch.equal(found, exact)
+    assert logits is not None
+    assert torch.equal(logits, exact)
     teacher.model.to(torch.bfloat16)
     half = teacher(IDS, ALL).logits
     assert half is not None
     assert half.dtype == torch.bfloat16
 
 
-def test_logits_come_again_from_what_went_into_the_head(teacher: Teacher) -> None:
+def test_logits_are_computed_again_from_the_input_of_the_head(teacher: Teacher) -> None:
     out, head = teacher.with_head_input(IDS, ALL)
     assert out.logits is not None
     assert torch.equal(teacher.logits(head), out.logits)

@@ -27,17 +27,17 @@ def test_mean_and_spread_over_seeds() -> None:
     one, two = ({"task": "mrpc", "seed": seed, "dev": MRPC | {"f1": f},
                  "dev_majority": {"accuracy": 0.6, "f1": 0.8}}
                 for seed, f in ((1, 0.8), (0, 0.9)))  # fmt: skip
-    found = summarise([one, two])
-    f1 = found["tasks"]["mrpc"]["metrics"]["f1"]
+    summary = summarise([one, two])
+    f1 = summary["tasks"]["mrpc"]["metrics"]["f1"]
     assert f1 == {"mean": pytest.approx(85), "deviation": pytest.approx(7.0710678), "seeds": 2}
-    assert found["means"] == {"standard": pytest.approx(72.5), "paper": pytest.approx(85)}
-    majority = found["tasks"]["mrpc"]["majority"]
+    assert summary["means"] == {"standard": pytest.approx(72.5), "paper": pytest.approx(85)}
+    majority = summary["tasks"]["mrpc"]["majority"]
     assert majority == pytest.approx({"accuracy": 60, "f1": 80, "standard": 70, "paper": 80})
-    assert (found["means_over"], found["whole"]) == (["mrpc"], False)
+    assert (summary["means_over"], summary["whole"]) == (["mrpc"], False)
     assert summarise([one])["tasks"]["mrpc"]["paper"]["deviation"] is None
 
 
-def test_the_whole_suite_leaves_wnli_out() -> None:
+def test_the_complete_suite_leaves_out_wnli() -> None:
     by_task = {"mnli": MNLI, "mrpc": MRPC, "qqp": MRPC, "cola": {"matthews": 0.2},
                "stsb": {"pearson": 0.4, "spearman": 0.2}}  # fmt: skip
     runs = [
@@ -51,16 +51,18 @@ def test_the_whole_suite_leaves_wnli_out() -> None:
         }
         for task in (*GLUE, "wnli", "mr")
     ]
-    found = summarise(runs)
-    assert found["whole"]
-    assert found["means"]["standard"] == pytest.approx((75 + 70 + 50 + 50 + 20 + 30 + 70 + 50) / 8)
-    assert found["means"]["paper"] == pytest.approx((70 + 80 + 50 + 50 + 20 + 40 + 80 + 50) / 8)
+    summary = summarise(runs)
+    assert summary["whole"]
+    assert summary["means"]["standard"] == pytest.approx(
+        (75 + 70 + 50 + 50 + 20 + 30 + 70 + 50) / 8
+    )
+    assert summary["means"]["paper"] == pytest.approx((70 + 80 + 50 + 50 + 20 + 40 + 80 + 50) / 8)
     same = {"standard": (50 + 70 + 60 + 60 + 0 + 0 + 70 + 60) / 8,
             "paper": (60 + 80 + 60 + 60 + 0 + 0 + 80 + 60) / 8}  # fmt: skip
-    assert found["majority_means"] == pytest.approx(same)
+    assert summary["majority_means"] == pytest.approx(same)
     assert summarise(runs[-1:])["means"] == {"standard": None, "paper": None}
 
 
-def test_a_result_without_majority_says_what_to_do() -> None:
+def test_a_result_without_majority_is_an_error_with_advice() -> None:
     with pytest.raises(CheckpointError, match=r"a result of mrpc .*evaluate glue RUN --again"):
         summarise([{"task": "mrpc", "seed": 0, "dev": MRPC}])

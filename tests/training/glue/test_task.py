@@ -111,7 +111,7 @@ def test_regression(pretrained: Any, tmp_path: Path) -> None:
 def test_a_resumed_run_is_the_same_run(pretrained: Any, tmp_path: Path) -> None:
     folder, data = pretrained(), toy()
     config = settings(steps=10, save_every=4, eval_every=0)
-    whole = run(folder, tmp_path / "whole", data, config)
+    complete = run(folder, tmp_path / "whole", data, config)
 
     def stop(step: int, _: Any) -> None:
         if step == 5:
@@ -124,7 +124,7 @@ def test_a_resumed_run_is_the_same_run(pretrained: Any, tmp_path: Path) -> None:
     assert stopped.interrupted
     assert stopped.steps < 10
     ended = run(folder, tmp_path / "parted", data, config, resume=True)
-    assert ended.final_validation == whole.final_validation
+    assert ended.final_validation == complete.final_validation
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parted"))
     assert all(torch.equal(one[key], two[key]) for key in one)
     with pytest.raises(ConfigError, match=r"begun with another data: .*sha256"):
@@ -150,16 +150,16 @@ def test_batches_are_a_function_of_seed_and_step(pretrained: Any) -> None:
         chosen = settings(batch_size=10, **changes)
         return ExampleBatches(encoded, chosen, World(rank, size, CPU, "single"))
 
-    whole = batches()
-    seen = np.concatenate([whole.numbers(step) for step in range(12)])
+    complete = batches()
+    seen = np.concatenate([complete.numbers(step) for step in range(12)])
     for epoch in range(5):  # 24 examples each, all of them once
         assert sorted(seen[24 * epoch : 24 * (epoch + 1)]) == list(range(24))
     assert list(seen[:24]) != list(seen[24:48])
     ranks = [batches(rank, 2).of(3)[0].starts for rank in (0, 1)]
-    np.testing.assert_array_equal(np.concatenate(ranks), whole.numbers(3))
+    np.testing.assert_array_equal(np.concatenate(ranks), complete.numbers(3))
     parts = ExampleBatches(encoded, config, World(0, 1, CPU, "single")).of(3)
-    np.testing.assert_array_equal(np.concatenate([p.starts for p in parts]), whole.numbers(3))
-    assert list(batches(seed=1).numbers(0)) != list(whole.numbers(0))
+    np.testing.assert_array_equal(np.concatenate([p.starts for p in parts]), complete.numbers(3))
+    assert list(batches(seed=1).numbers(0)) != list(complete.numbers(0))
 
 
 def test_what_is_refused(pretrained: Any, tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ def stripes(count: int = 60, channels: int = 1) -> ImageData:
     pixels = draw.integers(0, 90, shape).astype(np.uint8)
     labels = np.arange(count) % 3
     pixels[np.arange(count), labels * 3] += 150
-    whole = {"train": make_split(ArrayImages(pixels, "stripes"), labels, 3, "stripes")}
-    splits, said = hold_out(whole, 0.2, "stripes")
+    complete = {"train": make_split(ArrayImages(pixels, "stripes"), labels, 3, "stripes")}
+    splits, said = hold_out(complete, 0.2, "stripes")
     return ImageData("stripes", ("top", "middle", "bottom"), splits, "f" * 64, said)
 
 

@@ -34,8 +34,8 @@ def test_mixup_is_one_share_of_a_batch_and_its_reverse() -> None:
     assert 0 < share < 1
     assert labels[1].tolist() == pytest.approx([0, share, 1 - share])
     assert labels[2].tolist() == pytest.approx([0, 1 - share, share])
-    whole = BYTES / 255
-    torch.testing.assert_close(x, share * whole + (1 - share) * whole.flip(0))
+    complete = BYTES / 255
+    torch.testing.assert_close(x, share * complete + (1 - share) * complete.flip(0))
 
 
 def test_cutmix_counts_the_pixels_it_takes() -> None:
@@ -66,14 +66,15 @@ def test_the_same_place_gives_the_same_images() -> None:
 def test_a_flip_is_a_flip() -> None:
     pytest.importorskip("kornia")
     x, _ = Augment(VisionConfig(flip=True), PREP, 3)(BYTES, LABELS, (1, 1))
-    whole = BYTES / 255
+    complete = BYTES / 255
     kinds = [
-        torch.equal(x[i], whole[i]) + 2 * torch.equal(x[i], whole[i].flip(-1)) for i in range(4)
+        torch.equal(x[i], complete[i]) + 2 * torch.equal(x[i], complete[i].flip(-1))
+        for i in range(4)
     ]
     assert set(kinds) <= {1, 2}
 
 
-def test_without_kornia_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_kornia_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("kornia", "kornia.augmentation", "kornia.augmentation.auto"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigError, match=r"flip, erasing come from kornia.*--set flip=false"):

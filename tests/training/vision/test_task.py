@@ -59,8 +59,8 @@ def test_it_learns_and_what_it_logs(tmp_path: Path, model: Any, store: Any, conf
     net = model()
     result = run(net, store(), tmp_path, config(steps=40, eval_every=20))
     assert result.final_validation["accuracy"] == 1.0
-    found = read_metrics(tmp_path / "metrics.jsonl")
-    first = found[0]
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    first = lines[0]
     assert first["images_seen"] == 8
     assert "lm_loss" not in first
     assert first["images_per_second"] > 0
@@ -69,7 +69,7 @@ def test_it_learns_and_what_it_logs(tmp_path: Path, model: Any, store: Any, conf
     assert {f"{place}.{name}" for name in ("query", "key", "value", "out")} <= norms.keys()
     assert min(norms.values()) > 0
     assert first["density"] > 0
-    assert [line["step"] for line in found if line["kind"] == "validation"] == [20, 40]
+    assert [line["step"] for line in lines if line["kind"] == "validation"] == [20, 40]
     batch = next(store().batches("validation", 12))
     with torch.no_grad():
         loaded = load_vision_model(tmp_path)
@@ -121,10 +121,10 @@ def test_batches_are_a_function_of_seed_and_step(store: Any, config: Any) -> Non
         ImageBatches(store(), config(), VisionConfig(), World(r, 2, ALONE.device, "ddp")).of(1)[0]
         for r in range(2)
     ]
-    whole = plain.of(1)[0]
-    assert torch.equal(torch.cat([half.pixel_values for half in halves]), whole.pixel_values)
-    assert whole.pixel_values.min() >= -1
-    assert whole.pixel_values.max() <= 1
+    complete = plain.of(1)[0]
+    assert torch.equal(torch.cat([half.pixel_values for half in halves]), complete.pixel_values)
+    assert complete.pixel_values.min() >= -1
+    assert complete.pixel_values.max() <= 1
 
 
 def test_what_is_refused(tmp_path: Path, model: Any, store: Any, config: Any) -> None:
