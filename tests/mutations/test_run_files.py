@@ -20,7 +20,7 @@ from spikeformers.cli._run import reopen
 from spikeformers.cli._vision import reopen as reopen_vision
 from spikeformers.evaluation import context_of
 from spikeformers.models import build_config, load_model
-from spikeformers.studies.compare import read_run
+from spikeformers.studies.comparison import read_run
 from spikeformers.studies.gather import loss_curve
 from spikeformers.training import TrainConfig
 from spikeformers.training.checkpoint import checkpoints, read_record

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from spikeformers.reporting.compare_page import rows_of
-from spikeformers.studies.compare import read_run
+from spikeformers.studies.comparison import read_run
 
 
 @pytest.mark.parametrize("unit", ["token", "image"])

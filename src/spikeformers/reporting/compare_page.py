@@ -11,7 +11,7 @@ from spikeformers.reporting._style import CYCLE, GREY, drawing
 from spikeformers.reporting.html import Page, Section, pairs, write_page
 from spikeformers.reporting.tables import Table, as_csv, markdown
 from spikeformers.storage import write_text
-from spikeformers.studies.compare import Compared, Comparison, RunFigures
+from spikeformers.studies.comparison import Compared, Comparison, RunFigures
 
 FORMS = {
     "parameters": "{:,.0f}",

@@ -1,4 +1,4 @@
-"""Tables of what a model is made of, from `spikeformers.studies.describe`."""
+"""Tables of what a model is made of, from `spikeformers.studies.description`."""
 
 from __future__ import annotations
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from spikeformers.studies.audit import AuditStudy, audit_folder
 from spikeformers.studies.bench import BenchStudy, bench_decode, bench_memory, bench_prefill
-from spikeformers.studies.compare import Comparison, compare
+from spikeformers.studies.comparison import Comparison, compare
 from spikeformers.studies.conversion import measure_conversion
-from spikeformers.studies.describe import describe
+from spikeformers.studies.description import describe
 from spikeformers.studies.energy import EnergyStudy, count_and_estimate, measure_energy
 from spikeformers.studies.gather import by_point, outside_blocks, windows_of
 from spikeformers.studies.images import ImageStudy, evaluate_images
