@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spikeformers.reporting.card import add_zeroshot, model_card, training_card
+    from spikeformers.reporting.classifier_card import sentence_card
     from spikeformers.reporting.compare_page import write_comparison
     from spikeformers.reporting.conversion_page import conversion_rows, report_conversion
     from spikeformers.reporting.energy_page import write_energy_report
     from spikeformers.reporting.image_card import vision_card
     from spikeformers.reporting.image_page import write_image_page
     from spikeformers.reporting.pair_page import engine_note, pair_rows, report_pair
-    from spikeformers.reporting.sentence_card import sentence_card
     from spikeformers.reporting.tables import Table, markdown
     from spikeformers.storage import write_text
 
@@ -31,7 +31,7 @@ _FILE_OF = {
     "pair_rows": "reporting.pair_page",
     "report_conversion": "reporting.conversion_page",
     "report_pair": "reporting.pair_page",
-    "sentence_card": "reporting.sentence_card",
+    "sentence_card": "reporting.classifier_card",
     "training_card": "reporting.card",
     "vision_card": "reporting.image_card",
     "write_comparison": "reporting.compare_page",
