@@ -21,7 +21,7 @@ from spikeformers.foreign import foreign
 from spikeformers.models import load_model
 from spikeformers.models.classifier import load_classifier
 from spikeformers.progress import LOG, Listener, Progress, is_main_process
-from spikeformers.reporting.sentence_card import sentence_card
+from spikeformers.reporting import sentence_card
 from spikeformers.runs.recipe import Settings, from_settings
 from spikeformers.runs.reporter import OnMessage, Reporter
 from spikeformers.storage import check_folder, check_unlocked, run_lock, write_text
