@@ -150,7 +150,7 @@ def test_a_cache_of_the_teacher(distil, tmp_path, student, masked, causal):
     assert "12 of 12 windows are there" in ended.err
     assert weights(tmp_path / "one") == weights(tmp_path / "two")
     ended = distil("three", "--cache-teacher", tmp_path / "cache", who=causal)
-    one_message(ended, 2, "another teacher's outputs", "teacher_sha256")
+    one_message(ended, 2, "outputs of another teacher", "teacher_sha256")
     assert not (tmp_path / "three").exists()
 
 
