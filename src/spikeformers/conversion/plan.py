@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from spikeformers.errors import ConfigError
 from spikeformers.models import NeurTransformerConfig
+from spikeformers.models._neurtransformer_config import SPIKING_MAPS
 from spikeformers.models._sources import source_of, unsupported
 from spikeformers.models.neurtransformer import neurtransformer_config
 
@@ -67,12 +69,13 @@ class Plan:
 def make_plan(model: PreTrainedModel, *, allow_dense: bool = False, **choices: Any) -> Plan:
     """The plan for ``model`` with fields of ``NeurTransformerConfig``, steps and methods.
 
-    With ``threshold="token"``, ``steps`` are 8 and ``code`` is "phase" unless given. Raises
-    ConfigError for a module that the methods do not convert, by its name, unless ``allow_dense``,
-    and where nothing would be converted.
+    With ``threshold="token"``, ``steps`` are 8, ``code`` is "phase", ``attention`` "kept" (the
+    softmax) and every linear map spikes, the head included, unless given. Raises ConfigError for a
+    module that the methods do not convert, by its name, unless ``allow_dense``, and where nothing
+    would be converted.
     """
     if choices.get("threshold") == "token":
-        choices = {"steps": 8, "code": "phase"} | choices
+        choices = with_token_defaults(choices)
     described = model.config
     source = source_of(described.model_type)
     probe = neurtransformer_config(**choices)
@@ -108,6 +111,14 @@ def make_plan(model: PreTrainedModel, *, allow_dense: bool = False, **choices: A
         raise ConfigError("nothing would be converted: attention and ffn are both kept.")
     rows.append(Row(stays, None, "", "dense", "dense", "stay real"))
     return Plan(config, rows)
+
+
+def with_token_defaults(choices: Mapping[str, Any]) -> dict[str, Any]:
+    """``choices`` of a conversion with thresholds per token, and what it takes unless given."""
+    completed = {"steps": 8, "code": "phase", "attention": "kept", **choices}
+    if completed["attention"] == "kept" and completed.get("ffn") != "kept":
+        completed.setdefault("spiking_maps", list(SPIKING_MAPS))
+    return completed
 
 
 def _head_name(model: PreTrainedModel) -> str:

@@ -1,8 +1,8 @@
 """Any causal language model as it stands: teacher of a distillation, reference of a comparison.
 
-A folder of this project or of Transformers, a name on the Hugging Face hub, or a GGUF file, whose
-weights are dequantised, so that the model trains and is saved like any other. Only safetensors and
-GGUF are read, never a pickle.
+A folder of this project or of Transformers, a name on the Hugging Face hub, a short name of
+``known.py``, or a GGUF file, whose weights are dequantised, so that the model trains and is saved
+like any other. Only safetensors and GGUF are read, never a pickle.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from spikeformers.errors import CheckpointError, ConfigError, OfflineError, Spik
 from spikeformers.foreign import foreign
 from spikeformers.models._checks import config_errors
 from spikeformers.models._weights import check_finite, check_gguf, check_shapes
+from spikeformers.models.known import locate
 from spikeformers.models.loading import (
     SAFELY,
     architecture_of,
@@ -49,7 +50,8 @@ def load_reference(
     """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}.")
-    source, local = _find(name, gguf_file)
+    place, gguf_file, _ = locate(name, gguf_file)
+    source, local = _find(place, gguf_file)
     more: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
     said = f"{name} cannot be loaded as a causal model"
     refused: type[SpikeformersError] = CheckpointError

@@ -124,6 +124,7 @@ def report_conversion(
     plan: Plan,
     layers: Sequence[Mapping[str, Any]],
     measured: Mapping[str, Any],
+    dead_zones: Sequence[Mapping[str, Any]] = (),
     *,
     source: str,
     calibration: Mapping[str, Any],
@@ -137,6 +138,7 @@ def report_conversion(
             for key in (
                 *("ffn", "attention", "wta", "winners", "steps", "code"),
                 *("attention_neuron", "ssa_norm", "schedule"),
+                *("threshold", "token_reach", "power_of_two_units"),
             )
         },
         "calibration": dict(calibration),
@@ -146,6 +148,7 @@ def report_conversion(
         ],
         "left_dense": [row.module for row in plan.left_dense],
         "layers": [dict(layer) for layer in layers],
+        "dead_zones": [dict(place) for place in dead_zones],
         **measured,
         "machine": machine(),
         "versions": versions(),

@@ -19,9 +19,10 @@ from spikeformers.conversion import (
 )
 from spikeformers.conversion import convert as convert_model
 from spikeformers.data import load_corpus
-from spikeformers.errors import ConfigError, nearest
+from spikeformers.errors import ConfigError, UsageError, nearest
 from spikeformers.evaluation import context_of
 from spikeformers.models import NeurTransformerConfig, NeurTransformerForCausalLM
+from spikeformers.models.known import locate
 from spikeformers.progress import LOG, Listener, Progress
 from spikeformers.reporting import report_conversion
 from spikeformers.runs.recipe import Settings, setting_values
@@ -30,10 +31,12 @@ from spikeformers.storage import check_folder, run_lock
 from spikeformers.studies import measure_conversion
 from spikeformers.values import misfit
 
+BUILTIN = "builtin"
 LONGEST = 512  # tokens of a window, unless asked for more
 CHOICES = (
     *("steps", "ffn", "attention", "wta", "winners"),
     *("code", "attention_neuron", "ssa_norm", "schedule", "unrolled"),
+    *("threshold", "spiking_maps", "token_reach", "power_of_two_units"),
 )
 """Fields of NeurTransformerConfig that a conversion takes."""
 
@@ -49,6 +52,7 @@ class ConvertOptions:
     gguf_file: str
     choices: Mapping[str, Any]
     rule: Rule
+    density: float | None
     calibration_tokens: int
     context: int | None
     tokens: int
@@ -69,9 +73,10 @@ def convert(
     model: str | Path,
     *,
     out: str | Path,
-    calibration: str | Path,
+    calibration: str | Path = "",
     settings: Settings | None = None,
     rule: Rule | None = None,
+    density: float | None = None,
     calibration_tokens: int = 2048,
     context: int | None = None,
     tokens: int = 16384,
@@ -88,22 +93,28 @@ def convert(
         spikeformers.runs.convert("runs/twin", out="runs/spiking", calibration="builtin",
                                   settings={"steps": 16, "attention": "kept"})
 
-    ``model`` is a folder or a name of the hub (``gguf_file``: a GGUF file there). Thresholds are
-    chosen by ``rule`` on ``calibration_tokens`` of the training text that ``calibration`` names, in
-    windows of ``context`` tokens (as trained, at most 512); both models are then measured on
-    ``tokens`` of its validation text. ``settings`` are fields of NeurTransformerConfig.
-    ``allow_dense`` leaves what has no conversion dense. ``plan_only`` stops after the plan and
-    writes nothing. ``resume`` continues an interrupted conversion in ``out``.
+    ``model`` is a folder, a name of the hub (``gguf_file``: a GGUF file there) or a short name of
+    `models.known`. Thresholds are chosen by ``rule`` on ``calibration_tokens`` of the training text
+    that ``calibration`` names, in windows of ``context`` tokens (as trained, at most 512); both
+    models are then measured on ``tokens`` of its validation text. Thresholds per token need no
+    calibration: the text may then be left out, and both are measured on the built-in text.
+    ``density`` in (0, 1) is the share of weights that a token is to read, with thresholds per
+    token. ``settings`` are fields of NeurTransformerConfig. ``allow_dense`` leaves what has no
+    conversion dense. ``plan_only`` stops after the plan and writes nothing. ``resume`` continues an
+    interrupted conversion in ``out``.
 
     Raises ``UsageError`` for a folder that is taken or has nothing to resume, ``ConfigError``,
     ``DataError``, ``CheckpointError`` and ``StorageError``.
     """
     options = ConvertOptions(
-        str(model), Path(out), str(calibration), text_field, gguf_file, setting_values(settings),
-        rule or Rule(), calibration_tokens, context, tokens, allow_dense, resume,
+        str(model), Path(out), str(calibration) or BUILTIN, text_field, gguf_file,
+        setting_values(settings), rule or Rule(), density, calibration_tokens, context, tokens,
+        allow_dense, resume,
     )  # fmt: skip
     reporter = Reporter(progress, on_message)
     check_choices(options.choices)
+    if not str(calibration):
+        _refuse_without_text(options)
     check_folder(options.out)
     refuse_taken(options.out, resume=resume)
     if plan_only:
@@ -114,6 +125,8 @@ def convert(
 
 def _carry_out(options: ConvertOptions, reporter: Reporter, *, plan_only: bool) -> ConversionResult:
     corpus = load_corpus(options.calibration, text_field=options.text_field)
+    if description := locate(options.model, options.gguf_file).description:
+        reporter.say(f"source    {options.model} is {description}")
     model, tokenizer = load_source(options.model, options.gguf_file)
     plan = make_plan(model, allow_dense=options.allow_dense, **options.choices)
     count = f"{model.num_parameters():,} parameters"
@@ -134,7 +147,7 @@ def _carry_out(options: ConvertOptions, reporter: Reporter, *, plan_only: bool) 
     with Progress(show=False, log=options.out / LOG, listener=reporter) as tell:
         converted = convert_model(
             model, tokenizer, windows, plan, options.out,
-            rule=options.rule, resume=options.resume, progress=tell,
+            rule=options.rule, density=options.density, resume=options.resume, progress=tell,
         )  # fmt: skip
         measured = measure_conversion(
             converted.model, model, tokenizer, store.split("validation"),
@@ -146,13 +159,25 @@ def _carry_out(options: ConvertOptions, reporter: Reporter, *, plan_only: bool) 
         "tokens": windows.numel(),
         "context": context,
         **asdict(options.rule),
+        "target_density": options.density,
     }
     report = report_conversion(
-        options.out, plan, converted.layers, measured,
+        options.out, plan, converted.layers, measured, converted.dead_zones,
         source=options.model, calibration=calibration,
     )  # fmt: skip
     finish(options.out)
     return ConversionResult(plan, converted.model, json.loads(json.dumps(report)))
+
+
+def _refuse_without_text(options: ConvertOptions) -> None:
+    choices = options.choices
+    per_token = choices.get("threshold") == "token" and choices.get("attention", "kept") == "kept"
+    if not per_token or options.density is not None:
+        raise UsageError(
+            "this conversion is calibrated on text: name it with --calibration (builtin, a file, a "
+            "folder, a data set). Only --threshold token with the softmax kept and without "
+            "--density needs none."
+        )
 
 
 def plan_lines(plan: Plan) -> list[str]:
@@ -177,5 +202,6 @@ def check_choices(choices: Mapping[str, Any]) -> None:
                 f"--set {key}: unknown key.{nearest(key, CHOICES)} "
                 f"Known: {', '.join(sorted(CHOICES))}."
             )
-        if type(value) is not type(defaults[key]):
-            raise ConfigError(misfit(key, value, type(defaults[key])))
+        default = defaults[key]
+        if default is not None and type(value) is not type(default):
+            raise ConfigError(misfit(key, value, type(default)))
