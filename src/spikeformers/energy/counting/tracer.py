@@ -49,7 +49,6 @@ def trace(model: nn.Module, batch: Batch) -> Trace:
     """Count one forward pass over ids ``[B, T]``, or ``{"input_ids", "attention_mask"}``.
 
     ``{"pixel_values"}`` ``[B, C, H, W]`` are images; then an image takes the place of a token.
-
     The model runs in eval mode, without cache or gradients, and its mode is restored. Raises
     SpikeformersError if a matrix product belongs to no counted module.
     """
