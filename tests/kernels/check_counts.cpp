@@ -1,7 +1,9 @@
 // Products of counts of a path that this machine cannot run, against sums taken one weight at a time:
 // with its instructions emulated, or cross-compiled (test_emulated.py, test_neon.py). Prints how many
 // outputs were compared; returns 1 where one is wrong.
+#include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <random>
 #include <type_traits>
@@ -148,15 +150,24 @@ void check(int trial) {
       checked::table.block(panel.data(), some, dense.data() + first, inputs, sums.data());
     }
     for (int g = 0; g < groups; ++g) {
-      std::vector<RowCounts> far;
-      for (const Row& row : rows) {
+      std::vector<GroupCounts> counts;
+      std::vector<std::int8_t> near(4 * 32);
+      for (int t = 0; t < 4; ++t) {
+        const Row& row = rows[static_cast<std::size_t>(t)];
+        const auto all = static_cast<std::int64_t>(row.far_index.size());
         std::int64_t f = 0, end = 0;
-        while (f < std::int64_t(row.far_index.size()) && row.far_index[static_cast<std::size_t>(f)] / 32 < g) ++f;
-        for (end = f; end < std::int64_t(row.far_index.size()) && row.far_index[static_cast<std::size_t>(end)] / 32 == g;) ++end;
-        far.push_back({{nullptr, 0}, nullptr, {row.far_index.data() + f, end - f}, row.far_count.data() + f});
+        while (f < all && row.far_index[static_cast<std::size_t>(f)] / 32 < g) ++f;
+        for (end = f; end < all && row.far_index[static_cast<std::size_t>(end)] / 32 == g;) ++end;
+        GroupCounts to{near.data() + 32 * t, {row.far_index.data() + f, end - f}, row.far_count.data() + f, 0, 0};
+        for (int i = 32 * g; i < std::min(inputs, 32 * g + 32); ++i) {
+          const int c = near[static_cast<std::size_t>(32 * t + i % 32)] = row.dense[static_cast<std::size_t>(i)];
+          to.total += c;
+          to.size += std::abs(c);
+        }
+        for (; f < end; ++f) to.total += row.far_count[static_cast<std::size_t>(f)];
+        counts.push_back(to);
       }
-      checked::table.grouped_block(grouped, g, std::min(32, inputs - 32 * g), begin, dense.data() + 32 * g, inputs,
-                                   far.data(), 4, reals.data());
+      checked::table.grouped_block(grouped, g, std::min(32, inputs - 32 * g), begin, counts.data(), 4, reals.data());
     }
     for (int t = 0; t < 4; ++t) {
       std::vector<std::int32_t> got(sums.begin() + 64 * t, sums.begin() + 64 * t + columns), wanted(got.size());

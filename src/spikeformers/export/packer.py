@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -24,13 +22,8 @@ MAX_LEVELS = 64  # of the kernels
 class Packer:
     """Collects tensors under names; matrices become whole numbers where that is asked for."""
 
-    def __init__(
-        self,
-        weights: str,
-        grouped: bool = False,
-        moments: Mapping[str, NDArray[np.float32]] | None = None,
-    ) -> None:
-        self.weights, self.grouped, self.moments = weights, grouped, moments or {}
+    def __init__(self, weights: str, grouped: bool = False) -> None:
+        self.weights, self.grouped = weights, grouped
         self.tensors: dict[str, NDArray[Any]] = {}
 
     def vector(self, name: str, tensor: torch.Tensor | None) -> str | None:
@@ -45,14 +38,14 @@ class Packer:
     def matrix(self, name: str, tensor: torch.Tensor, scale_of: int = 0, fine: bool = False) -> str:
         """Keep ``[in, out]``, whole weights with one scale for each column (``scale_of`` 1: row).
 
-        A ``fine`` matrix stays int8 where int4 is asked for. ``grouped`` int4 has a scale and a
-        minimum for 32 inputs, found with the inputs' ``moments`` of that name where there are any.
+        A ``fine`` matrix stays int8 where int4 is asked for; ``grouped`` int4 has a scale and a
+        minimum for each 32 inputs.
         """
         real = tensor.detach().float().cpu().contiguous().numpy()
         if self.weights == "fp32":
             self.tensors[name] = real.copy()
         elif self.weights == "int4" and self.grouped and not fine:
-            packed, scale, minimum = int4_grouped(real, self.moments.get(name))
+            packed, scale, minimum = int4_grouped(real)
             self.tensors |= {name: packed, f"{name}.scale": scale, f"{name}.minimum": minimum}
         elif self.weights == "int4" and not fine:
             self.tensors[name], self.tensors[f"{name}.scale"] = int4(real)
@@ -88,16 +81,9 @@ def neuron_spec(neuron: Neuron) -> NeuronSpec:
 class Writer:
     """A description and its tensors, written together; ``to`` takes the steps."""
 
-    def __init__(
-        self,
-        vocabulary: int,
-        steps: int,
-        weights: str,
-        grouped: bool = False,
-        moments: Mapping[str, NDArray[np.float32]] | None = None,
-    ) -> None:
+    def __init__(self, vocabulary: int, steps: int, weights: str, grouped: bool = False) -> None:
         self.to = Description(vocabulary, steps)
-        self.pack = Packer(weights, grouped, moments)
+        self.pack = Packer(weights, grouped)
 
     def embed(self, table: nn.Module, head: nn.Linear, positions: nn.Module | None) -> str:
         """Tokens into "x"; returns the head's name. A tied head is stored once.

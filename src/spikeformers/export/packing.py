@@ -22,6 +22,8 @@ def pack(
 ) -> Packed:
     """Pack a causal spiking model for the engine; ``weights``: fp32, or int8 or int4 per channel.
 
+    A converted model's int4 has a scale and a minimum for each 32 inputs of an output.
+
     Raises UsageError for a model that the engine does not run, ConfigError for other weights,
     CheckpointError for a tensor with NaN or infinite values.
     """

@@ -65,6 +65,15 @@ struct RowCounts {
   const std::int32_t* far_count;
 };
 
+// Counts of one group of one row: its near ones [kGroup], zeros where nothing fired, and far ones;
+// the sum of all, and of the near ones' sizes.
+struct GroupCounts {
+  const std::int8_t* near;
+  Events far;
+  const std::int32_t* far_count;
+  std::int32_t total, size;
+};
+
 constexpr std::int64_t kCountColumns = 64;  // of a panel
 constexpr std::int64_t kCountRows = 128;    // of it; 16 KiB of two-byte weights stay in L1
 constexpr std::int64_t kCountTokens = 4;    // that a panel meets at a time
@@ -87,12 +96,10 @@ struct CountKernels {
   // sums in brackets whole; `begin` is a multiple of 64.
   void (*grouped)(const GroupedWeights& w, const RowCounts& counts, std::int64_t begin, std::int64_t end,
                   float* out);
-  // The same of one group and 64 outputs, for the tokens after each other: `near` are the group's 32
-  // counts of each, `near_stride` apart. Of `inputs` rows, and of the 64 outputs from `begin` only
-  // those there are. `far` of each token are those of this group.
+  // Adds the same of one group and up to 64 outputs from `begin` on, for tokens after each other:
+  // out[t][64]. Of the group's inputs there are `inputs`.
   void (*grouped_block)(const GroupedWeights& w, std::int64_t group, std::int64_t inputs, std::int64_t begin,
-                        const std::int8_t* near, std::int64_t near_stride, const RowCounts* far,
-                        std::int64_t tokens, float* out);
+                        const GroupCounts* counts, std::int64_t tokens, float* out);
   // weight[kGroup][64] of one group and 64 outputs in reals.
   void (*grouped_reals)(const GroupedWeights& w, std::int64_t group, std::int64_t inputs, std::int64_t begin,
                         float* weight);

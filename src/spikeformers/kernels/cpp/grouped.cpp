@@ -1,6 +1,8 @@
 // Products with weights of 4 bits in groups of 32 inputs (counts.hpp): of counts, whose sums over a
 // group are whole numbers, and of reals. Groups come in ascending order, so that one token and many
 // give the same bits.
+#include <cstdlib>
+
 #include "counts.hpp"
 #include "steps.hpp"
 
@@ -43,16 +45,23 @@ void Program::product_grouped_batch(const Linear& step, const Buffer& in, Buffer
   const Weights& w = step.weights;
   const CountKernels& count = count_kernels(kernels);
   const std::int64_t rows = in.rows, width = in.width, groups = pieces_of(width, kGroup);
-  std::vector<std::int8_t> near(static_cast<std::size_t>(rows * width));
-  std::vector<RowCounts> far(static_cast<std::size_t>(rows * groups));  // [groups, rows]
+  std::vector<std::int8_t> near(static_cast<std::size_t>(rows * groups * kGroup));
+  std::vector<GroupCounts> counts(static_cast<std::size_t>(groups * rows));  // [groups, rows]
   for (std::int64_t r = 0; r < rows; ++r) {
     const RowCounts row = counts_of_row(in, r);
-    for (std::int64_t e = 0; e < row.near.n; ++e) near[static_cast<std::size_t>(r * width + row.near.index[e])] = row.count[e];
-    std::int64_t f = 0;
+    std::int8_t* dense = near.data() + r * groups * kGroup;
+    std::int64_t e = 0, f = 0;
     for (std::int64_t g = 0; g < groups; ++g) {
       const std::int64_t first = f;
-      while (f < row.far.n && row.far.index[f] / kGroup == g) ++f;
-      far[static_cast<std::size_t>(g * rows + r)] = {{nullptr, 0}, nullptr, {row.far.index + first, f - first}, row.far_count + first};
+      GroupCounts to{dense + g * kGroup, {}, row.far_count + first, 0, 0};
+      for (; e < row.near.n && row.near.index[e] / kGroup == g; ++e) {
+        dense[row.near.index[e]] = row.count[e];
+        to.total += row.count[e];
+        to.size += std::abs(row.count[e]);
+      }
+      for (; f < row.far.n && row.far.index[f] / kGroup == g; ++f) to.total += row.far_count[f];
+      to.far = {row.far.index + first, f - first};
+      counts[static_cast<std::size_t>(g * rows + r)] = to;
     }
   }
   const GroupedWeights weights = w.in_groups();
@@ -62,8 +71,7 @@ void Program::product_grouped_batch(const Linear& step, const Buffer& in, Buffer
     float* sum = all.data();
     const std::int64_t begin = piece * kCountColumns, end = std::min(w.outputs, begin + kCountColumns);
     for (std::int64_t g = 0; g < groups; ++g)
-      count.grouped_block(weights, g, std::min(kGroup, width - g * kGroup), begin, near.data() + g * kGroup, width,
-                          far.data() + g * rows, rows, sum);
+      count.grouped_block(weights, g, std::min(kGroup, width - g * kGroup), begin, counts.data() + g * rows, rows, sum);
     for (std::int64_t r = 0; r < rows; ++r, sum += kCountColumns) {
       float* to = out.real.data() + r * w.outputs + begin;
       std::copy_n(sum, end - begin, to);

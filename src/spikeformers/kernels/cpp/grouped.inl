@@ -77,6 +77,40 @@ SPIKEFORMERS_INLINE void add_run(const std::uint8_t* const* row, const std::int8
   add_wide(sum, s[0], s[1]);
   add_wide(sum + 32, s[2], s[3]);
 }
+
+// The 64 weights of each of a group's rows, unpacked once for many tokens: of each pair of rows the
+// four vectors that add_run() makes.
+struct Panel {
+  alignas(32) std::uint8_t q[kGroup * 64];
+};
+
+SPIKEFORMERS_INLINE void fill(Panel& panel, const std::uint8_t* const* row, std::int64_t at) {
+  const __m256i mask = _mm256_set1_epi8(15);
+  for (int k = 0; k < kGroup; k += 2) {
+    const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row[k] + at));
+    const __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row[k + 1] + at));
+    const __m256i low = _mm256_unpacklo_epi8(a, b), high = _mm256_unpackhi_epi8(a, b);
+    auto* to = reinterpret_cast<__m256i*>(panel.q + 64 * k);
+    _mm256_store_si256(to, _mm256_and_si256(low, mask));
+    _mm256_store_si256(to + 1, _mm256_and_si256(high, mask));
+    _mm256_store_si256(to + 2, _mm256_and_si256(_mm256_srli_epi16(low, 4), mask));
+    _mm256_store_si256(to + 3, _mm256_and_si256(_mm256_srli_epi16(high, 4), mask));
+  }
+}
+
+SPIKEFORMERS_INLINE void add_panel(const Panel& panel, const std::int8_t* count, int first, int end, std::int32_t* sum) {
+  __m256i s[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256()};
+  for (int k = first; k < end; k += 2) {
+    std::int16_t pair;
+    __builtin_memcpy(&pair, count + k, sizeof pair);
+    const __m256i counts = _mm256_set1_epi16(pair);
+    const auto* from = reinterpret_cast<const __m256i*>(panel.q + 64 * k);
+    for (int j = 0; j < 4; ++j)
+      s[j] = _mm256_add_epi16(s[j], _mm256_maddubs_epi16(_mm256_load_si256(from + j), counts));
+  }
+  add_wide(sum, s[0], s[1]);
+  add_wide(sum + 32, s[2], s[3]);
+}
 #elif defined(SPIKEFORMERS_NEON)
 SPIKEFORMERS_INLINE void add_run(const std::uint8_t* const* row, const std::int8_t* count, int n, std::int64_t at,
                                  std::int32_t* sum) {
@@ -115,13 +149,30 @@ SPIKEFORMERS_INLINE void add_run(const std::uint8_t* const* row, const std::int8
 }
 #endif
 
+#if !defined(SPIKEFORMERS_AVX512) && !defined(SPIKEFORMERS_AVX2)
+struct Panel {
+  const std::uint8_t* row[kGroup];
+  std::int64_t at;
+};
+
+SPIKEFORMERS_INLINE void fill(Panel& panel, const std::uint8_t* const* row, std::int64_t at) {
+  for (int k = 0; k < kGroup; ++k) panel.row[k] = row[k];
+  panel.at = at;
+}
+
+SPIKEFORMERS_INLINE void add_panel(const Panel& panel, const std::int8_t* count, int first, int end, std::int32_t* sum) {
+  add_run(panel.row + first, count + first, end - first, panel.at, sum);
+}
+#endif
+
 // The rows of one group that fired, and as many runs of them as 16-bit sums need: one, or two of 16.
 struct CountedGroup {
   const std::uint8_t* row[kGroup];
   std::int8_t count[kGroup];
   int n, run;           // even; rows of a run
   std::int32_t total;   // of all counts, far ones too
-  std::int64_t far, far_end;  // where its far counts lie
+  Events far;
+  const std::int32_t* far_count;
 };
 
 // The next group in which anything fired, from near event `e` and far event `f` on; its number, or -1.
@@ -145,20 +196,20 @@ SPIKEFORMERS_INLINE std::int64_t next_group(const GroupedWeights& w, const RowCo
     to.count[to.n++] = 0;
   }
   to.run = size <= kRun ? static_cast<int>(kGroup) : 16;  // 16 * 127 is below kRun
-  to.far = f;
+  const std::int64_t first = f;
   for (; f < from.far.n && from.far.index[f] / kGroup == group; ++f) to.total += from.far_count[f];
-  to.far_end = f;
+  to.far = {from.far.index + first, f - first};
+  to.far_count = from.far_count + first;
   return group;
 }
 
-SPIKEFORMERS_INLINE void add_far(const GroupedWeights& w, const RowCounts& from, std::int64_t begin,
-                                 std::int64_t end, std::int64_t at, std::int32_t* sum) {
-  for (std::int64_t f = begin; f < end; ++f) {
-    const std::uint8_t* row = w.q + from.far.index[f] * w.stride + at;
-    const std::int32_t c = from.far_count[f];
+SPIKEFORMERS_INLINE void add_far(const GroupedWeights& w, Events far, const std::int32_t* count, std::int64_t at,
+                                 std::int32_t* sum) {
+  for (std::int64_t f = 0; f < far.n; ++f) {
+    const std::uint8_t* row = w.q + far.index[f] * w.stride + at;
     for (int j = 0; j < 32; ++j) {
-      sum[j] += (row[j] & 15) * c;
-      sum[j + 32] += (row[j] >> 4) * c;
+      sum[j] += (row[j] & 15) * count[f];
+      sum[j + 32] += (row[j] >> 4) * count[f];
     }
   }
 }
@@ -192,7 +243,7 @@ void grouped(const GroupedWeights& w, const RowCounts& counts, std::int64_t begi
         alignas(64) std::int32_t sum[kStep] = {};
         for (int k = 0; k < here.n; k += here.run)
           add_run(here.row + k, here.count + k, here.n - k < here.run ? here.n - k : here.run, at, sum);
-        add_far(w, counts, here.far, here.far_end, at, sum);
+        add_far(w, here.far, here.far_count, at, sum);
         alignas(64) float scale[kStep], minimum[kStep];
         widen(w.scale + group * w.outputs + tile + o, left, scale);
         widen(w.minimum + group * w.outputs + tile + o, left, minimum);
@@ -205,29 +256,22 @@ void grouped(const GroupedWeights& w, const RowCounts& counts, std::int64_t begi
 }
 
 void grouped_block(const GroupedWeights& w, std::int64_t group, std::int64_t inputs, std::int64_t begin,
-                   const std::int8_t* near, std::int64_t near_stride, const RowCounts* far,
-                   std::int64_t tokens, float* out) {
+                   const GroupCounts* counts, std::int64_t tokens, float* out) {
   const std::int64_t left = w.outputs - begin < kStep ? w.outputs - begin : kStep;
   alignas(64) float scale[kStep], minimum[kStep];
   widen(w.scale + group * w.outputs + begin, left, scale);
   widen(w.minimum + group * w.outputs + begin, left, minimum);
-  const std::uint8_t* row[kGroup];
+  const std::uint8_t* row[kGroup];  // those that are missing count 0
   for (std::int64_t i = 0; i < kGroup; ++i)
     row[i] = w.q + (group * kGroup + (i < inputs ? i : 0)) * w.stride;
-  for (std::int64_t t = 0; t < tokens; ++t, near += near_stride, out += kStep) {
-    alignas(64) std::int8_t count[kGroup];
-    std::int32_t total = 0, size = 0;
-    for (std::int64_t i = 0; i < kGroup; ++i) {
-      count[i] = i < inputs ? near[i] : std::int8_t{0};
-      total += count[i];
-      size += count[i] < 0 ? -count[i] : count[i];
-    }
-    for (std::int64_t f = 0; f < far[t].far.n; ++f) total += far[t].far_count[f];
+  Panel panel;
+  fill(panel, row, begin / 2);
+  for (const GroupCounts* token = counts; token < counts + tokens; ++token, out += kStep) {
     alignas(64) std::int32_t sum[kStep] = {};
-    const int run = size <= kRun ? static_cast<int>(kGroup) : 16;
-    for (int k = 0; k < kGroup; k += run) add_run(row + k, count + k, run, begin / 2, sum);
-    add_far(w, far[t], 0, far[t].far.n, begin / 2, sum);
-    add_scaled(sum, static_cast<float>(total), scale, minimum, left, out);
+    const int run = token->size <= kRun ? static_cast<int>(kGroup) : 16;
+    for (int k = 0; k < kGroup; k += run) add_panel(panel, token->near, k, k + run, sum);
+    add_far(w, token->far, token->far_count, begin / 2, sum);
+    add_scaled(sum, static_cast<float>(token->total), scale, minimum, left, out);
   }
 }
 
