@@ -10,9 +10,10 @@ included. A token reads the rows of what fires, so the density is the share of w
 with g_t the gradient of the text's cross-entropy by what place p says of token t: the second-order
 (Fisher) estimate of what silence costs in nats, all places at once from one backward pass per
 window. Places are then silenced step by step, each time the one that costs least per weight, until
-the density is reached. Steps are those of the convex hull of a place's costs, so that no dear first
-step hides a cheap second one. The density that the model with these dead zones has on the same text
-differs a little (silence changes what comes after), so the aim is corrected by the difference.
+the density is reached, the last step as far as needed. Steps are those of the convex hull of a
+place's costs, so that no dear first step hides a cheap second one. The density that the model with
+these dead zones has on the same text differs a little (silence changes what comes after), so the
+aim is corrected by the difference.
 
 Nothing is drawn at random: the same model, text and density give the same dead zones. Teal
 (https://arxiv.org/abs/2408.14690) allocates thresholds greedily within a block, by the error of its
@@ -247,7 +248,8 @@ def _greedy(places: list[Place], hulls: list[list[Step]], density: float) -> lis
     for step, number in steps:
         if read <= density * total:
             break
-        zones[number], read = step.bins, read - step.saved
+        bins, saved = _part_of(step, places[number], zones[number], read - density * total)
+        zones[number], read = bins, read - saved
     else:
         if read > density * total:
             raise ConfigError(
@@ -255,3 +257,15 @@ def _greedy(places: list[Place], hulls: list[list[Step]], density: float) -> lis
                 f"{BINS // BINS_PER_MEAN} times the mean leave {read / total:.3f}."
             )
     return [bins / BINS_PER_MEAN for bins in zones]
+
+
+def _part_of(step: Step, place: Place, before: int, wanted: float) -> tuple[int, float]:
+    """Bins and weights saved of ``step``, or of as much of it as saves the weights ``wanted``."""
+    if step.saved <= wanted:
+        return step.bins, step.saved
+    silent = place.silent / place.values * place.weights
+    start = float(silent[before - 1]) if before else 0.0
+    for number in range(before, step.bins):
+        if (saved := float(silent[number]) - start) >= wanted:
+            return number + 1, saved
+    return step.bins, step.saved
