@@ -174,3 +174,42 @@ def test_bad_models_and_texts(spikeformers, control, causal, text, tmp_path):
     assert (ended.code, "already holds a model" in ended.err) == (2, True)
     ended = spikeformers("finetune-attention", control, "--data", text, *out)
     assert (ended.code, "gpt_neox is not a converted model" in ended.err) == (2, True)
+
+
+def test_thresholds_per_token_take_no_calibration(spikeformers, control, text, tmp_path):
+    out, sizes = tmp_path / "token", ("--tokens", 256, "--context", 16)
+    ended = spikeformers("convert", control, "--threshold", "token", "--out", out, *sizes)
+    assert ended.code == 0, ended.err
+    said = " ".join(ended.err.split())
+    assert "softmax kept, spikes at the input of q, k and v and the output map" in said
+    assert "SpikingHead: thresholds per token at its input, T = 8" in said
+    assert "next" not in said  # nothing is left to tune
+    report = json.loads((out / "report.json").read_text())
+    method = {key: report["method"][key] for key in ("threshold", "steps", "code", "attention")}
+    assert method == {"threshold": "token", "steps": 8, "code": "phase", "attention": "kept"}
+    assert report["calibration"]["text"] == "builtin"
+    assert report["calibration"]["tokens"] == 0
+    assert [path.name for path in (out / "pictures").iterdir()] == ["energy.png"]
+    page = (out / "report.html").read_text()
+    assert "embedding, norms, residual stay real" in page
+    assert "No module was measured by itself" in page
+    lost = report["spiking"]["nats_per_token"] - report["original"]["nats_per_token"]
+    assert abs(lost) < 0.02
+
+    given = ("--threshold", "token", "--spiking", "ffn,head", "--density", 0.7, *TOKENS)
+    ended = spikeformers("convert", control, "--calibration", text, *given, "--out", out / "x")
+    assert ended.code == 0, ended.err
+    report = json.loads((out / "x" / "report.json").read_text())
+    names = [place["name"].rsplit(".", 1)[-1] for place in report["dead_zones"]]
+    assert names == ["fire_in", "fire_hidden"] * 2 + ["fire"]
+    weights = sum(place["weights"] for place in report["dead_zones"])
+    read = sum(place["weights"] * place["density"] for place in report["dead_zones"])
+    assert read / weights == pytest.approx(0.7, abs=0.02)
+
+
+def test_what_is_calibrated_needs_text(spikeformers, control, tmp_path):
+    for given in ((), ("--threshold", "token", "--density", 0.5)):
+        ended = spikeformers("convert", control, *given, "--out", tmp_path / "out")
+        assert ended.code == 2
+        assert "this conversion is calibrated on text: name it with --calibration" in ended.err
+        assert not (tmp_path / "out").exists()

@@ -50,9 +50,9 @@ def conversion_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str
 
 
 def layer_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """One row for each neuron layer of each converted module."""
+    """One row for each neuron layer of each converted module that was measured."""
     rows = []
-    for layer in summary["layers"]:
+    for layer in _measured(summary["layers"]):
         head = (layer["module"], f"{layer['relative_error']:.4f}", f"{layer['cosine']:.4f}")
         for name, neuron in layer["neurons"].items():
             figures = (
@@ -66,6 +66,11 @@ def layer_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
+def _measured(layers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The modules whose change was measured, which takes calibration text."""
+    return [layer for layer in layers if "relative_error" in layer]
+
+
 def write_conversion_page(
     path: Path, summary: Mapping[str, Any], drawn: Mapping[str, Path]
 ) -> None:
@@ -77,7 +82,7 @@ def write_conversion_page(
         f"{summary['source']} ({summary['source_type']}) made to spike: feed-forward "
         f"{method['ffn']}, attention {method['attention']}, T = {method['steps']}. Perplexity "
         f"{theirs['perplexity']:,.2f} becomes {ours['perplexity']:,.2f} ({lost:+.2%}) on "
-        f"{ours['tokens']:,} tokens; embedding, norms, residual stream and head stay real."
+        f"{ours['tokens']:,} tokens; {summary['plan'][-1]['module']} stay real."
     )
     left = f"Left dense: {', '.join(dense)}." if dense else "Every block is converted."
     varying = [
@@ -96,17 +101,7 @@ def write_conversion_page(
             "Estimated: events of a real run times 45 nm prices; no memory traffic.",
             pictures=[(drawn["energy"], "Energy by component, elementwise work included.")],
         ),
-        Section(
-            "By module",
-            "On the calibration text, each module fed with the original's activations, so that "
-            f"errors of earlier blocks are not in it. {left}{noted}",
-            LAYER_HEADER,
-            layer_rows(summary),
-            pictures=[
-                (drawn["errors"], "Relative error of each module's output."),
-                (drawn["rates"], "Spikes a neuron pair and step."),
-            ],
-        ),
+        _module_section(summary, drawn, f"{left}{noted}"),
         Section(
             "Plan",
             "",
@@ -117,6 +112,23 @@ def write_conversion_page(
         Section("Machine", "", (), pairs({**summary["machine"], **summary["versions"]})),
     ]
     write_page(path, Page("Conversion into a spiking model", lead, sections))
+
+
+def _module_section(summary: Mapping[str, Any], drawn: Mapping[str, Path], note: str) -> Section:
+    if not _measured(summary["layers"]):
+        text = "No module was measured by itself: thresholds per token need no calibration text, "
+        return Section("By module", f"{text}and none was given. {note}")
+    return Section(
+        "By module",
+        "On the calibration text, each module fed with the original's activations, so that "
+        f"errors of earlier blocks are not in it. {note}",
+        LAYER_HEADER,
+        layer_rows(summary),
+        pictures=[
+            (drawn["errors"], "Relative error of each module's output."),
+            (drawn["rates"], "Spikes per neuron pair and step."),
+        ],
+    )
 
 
 def report_conversion(
@@ -156,8 +168,9 @@ def report_conversion(
     }
     folder = out / "pictures"
     drawn = {name: folder / f"{name}.png" for name in ("errors", "rates", "energy")}
-    conversion_pictures.by_block(drawn["errors"], layers, "relative_error")
-    conversion_pictures.rates(drawn["rates"], layers)
+    if measured_layers := _measured(layers):
+        conversion_pictures.by_block(drawn["errors"], measured_layers, "relative_error")
+        conversion_pictures.rates(drawn["rates"], measured_layers)
     parts = {side: measured[side]["energy"]["by_component"] for side in ("spiking", "original")}
     pictures.energy_by_component(drawn["energy"], parts)
     write_conversion_page(out / "report.html", summary, drawn)

@@ -107,13 +107,13 @@ def convert(
     ``DataError``, ``CheckpointError`` and ``StorageError``.
     """
     options = ConvertOptions(
-        str(model), Path(out), str(calibration) or BUILTIN, text_field, gguf_file,
+        str(model), Path(out), str(calibration), text_field, gguf_file,
         setting_values(settings), rule or Rule(), density, calibration_tokens, context, tokens,
         allow_dense, resume,
     )  # fmt: skip
     reporter = Reporter(progress, on_message)
     check_choices(options.choices)
-    if not str(calibration):
+    if not options.calibration:
         _refuse_without_text(options)
     check_folder(options.out)
     refuse_taken(options.out, resume=resume)
@@ -124,7 +124,7 @@ def convert(
 
 
 def _carry_out(options: ConvertOptions, reporter: Reporter, *, plan_only: bool) -> ConversionResult:
-    corpus = load_corpus(options.calibration, text_field=options.text_field)
+    corpus = load_corpus(options.calibration or BUILTIN, text_field=options.text_field)
     if description := locate(options.model, options.gguf_file).description:
         reporter.say(f"source    {options.model} is {description}")
     model, tokenizer = load_source(options.model, options.gguf_file)
@@ -140,10 +140,11 @@ def _carry_out(options: ConvertOptions, reporter: Reporter, *, plan_only: bool) 
     if context > longest:
         raise ConfigError(f"context is {context}; this model takes at most {longest} tokens.")
     store = reporter.tokenize(corpus, tokenizer)
-    windows = calibration_windows(store.split("train"), context, options.calibration_tokens)
-    reporter.say(
-        f"text      {corpus.name}, sha256 {corpus.digest[:12]}: {windows.numel():,} tokens"
-    )
+    windows = None
+    if options.calibration:
+        windows = calibration_windows(store.split("train"), context, options.calibration_tokens)
+    calibrated = "measured on" if windows is None else f"{windows.numel():,} tokens"
+    reporter.say(f"text      {corpus.name}, sha256 {corpus.digest[:12]}: {calibrated}")
     with Progress(show=False, log=options.out / LOG, listener=reporter) as tell:
         converted = convert_model(
             model, tokenizer, windows, plan, options.out,
@@ -156,7 +157,7 @@ def _carry_out(options: ConvertOptions, reporter: Reporter, *, plan_only: bool) 
     calibration = {
         "text": corpus.name,
         "sha256": corpus.digest,
-        "tokens": windows.numel(),
+        "tokens": 0 if windows is None else windows.numel(),
         "context": context,
         **asdict(options.rule),
         "target_density": options.density,
