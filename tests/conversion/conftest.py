@@ -9,11 +9,14 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
+    MistralConfig,
     PreTrainedModel,
     Qwen2Config,
+    Qwen3Config,
 )
 
 SIZES: dict[str, Any] = {
@@ -37,6 +40,15 @@ CONFIGS: dict[str, Any] = {
     ),
     "llama": lambda: LlamaConfig(**GROUPED, tie_word_embeddings=True),
     "qwen2": lambda: Qwen2Config(**GROUPED),
+    "mistral": lambda: MistralConfig(**GROUPED, sliding_window=4),
+    "qwen3": lambda: Qwen3Config(**GROUPED, head_dim=8),
+    "gemma3_text": lambda: Gemma3TextConfig(
+        **GROUPED,
+        head_dim=8,
+        sliding_window=4,
+        layer_types=["sliding_attention", "full_attention"],
+        query_pre_attn_scalar=8,
+    ),
 }
 ARCHITECTURES = tuple(CONFIGS)
 

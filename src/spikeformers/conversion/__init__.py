@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spikeformers.conversion.dead_zones import allocate, density_of
 from spikeformers.conversion.loading import calibration_windows, load_source
 from spikeformers.conversion.plan import Plan, Row, make_plan
 from spikeformers.conversion.stages import (
@@ -10,6 +11,7 @@ from spikeformers.conversion.stages import (
     convert_module,
     finish,
     refuse_taken,
+    uncalibrated,
 )
 from spikeformers.conversion.thresholds import Rule, pair_thresholds, threshold_of
 
@@ -18,13 +20,16 @@ __all__ = [
     "Plan",
     "Row",
     "Rule",
+    "allocate",
     "calibration_windows",
     "convert",
     "convert_module",
+    "density_of",
     "finish",
     "load_source",
     "make_plan",
     "pair_thresholds",
     "refuse_taken",
     "threshold_of",
+    "uncalibrated",
 ]

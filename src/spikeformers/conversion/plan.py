@@ -54,6 +54,11 @@ class Plan:
     rows: list[Row]
 
     @property
+    def needs_calibration(self) -> bool:
+        """Whether a neuron of it has a fixed threshold, which text has to set."""
+        return self.config.threshold == "channel" or self.config.attention != "kept"
+
+    @property
     def left_dense(self) -> list[Row]:
         """Blocks' modules that stay as they are."""
         return [row for row in self.rows if row.layer is not None and not row.converts]

@@ -27,7 +27,7 @@ def calibrate(
     """Set the thresholds of ``block`` from inputs ``[N, D]``; ``activation`` is the source's."""
     steps = block.fire_in.simulated
     set_thresholds(block.fire_in, x, rule)
-    said = said_of(block.fire_in, block.say, x).squeeze(0)
+    said = block.mean(said_of(block.fire_in, block.say, x))
     up = torch.nn.functional.linear(said, block.up.weight, block.up.bias)
     z = up
     if block.gate is not None:

@@ -20,7 +20,8 @@ import json
 import logging
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ from spikeformers.conversion.calibration import (
     read_tensors,
     write_tensors,
 )
+from spikeformers.conversion.dead_zones import allocate, check_density
 from spikeformers.conversion.measure import changed
 from spikeformers.conversion.plan import Plan, Row
 from spikeformers.conversion.thresholds import Rule
@@ -69,59 +71,92 @@ class Converted:
 
     model: NeurTransformerForCausalLM
     layers: list[dict[str, Any]]
+    """What the conversion of a module changed; only its name and method without calibration."""
+    dead_zones: list[dict[str, Any]] = field(default_factory=list)
+    """By layer of neurons: tau, and the share of it that fires (``dead_zones.allocate``)."""
 
 
 def convert(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    windows: Tensor,
+    windows: Tensor | None,
     plan: Plan,
     out: str | Path,
     *,
     rule: Rule | None = None,
+    density: float | None = None,
     resume: bool = False,
     progress: Tell | None = None,
 ) -> Converted:
     """Convert the dense ``model`` by ``plan`` into the folder ``out``, calibrated on ``windows``.
 
-    ``windows`` are token ids ``[W, T]``. Raises ``UsageError`` for a folder that is taken or has
-    nothing to resume, ``ConfigError`` for a resume with another request, ``StorageError``. ``out``
-    is held against other processes; what of it a resume finds damaged is made anew.
+    ``windows`` are token ids ``[W, T]``; None where the plan needs no calibration and nothing is to
+    be measured. ``density`` in (0, 1) is the share of weights that a token is to read, by dead
+    zones (``dead_zones.allocate``), of a plan with thresholds per token. Raises ``UsageError`` for
+    a folder that is taken or has nothing to resume, ``ConfigError`` for a resume with another
+    request, missing windows or a density that does not apply, ``StorageError``. ``out`` is held
+    against other processes; what of it a resume finds damaged is made anew.
     """
     refuse_adapters(model, "a conversion")
+    _check(model, windows, plan, density)
     folder, rule = Path(out), rule or Rule()
     with run_lock(folder):
-        return _convert(model, tokenizer, windows, plan, folder, rule, resume, progress)
+        return _convert(model, tokenizer, windows, plan, folder, rule, density, resume, progress)
 
 
-def _convert(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    windows: Tensor,
-    plan: Plan,
-    out: Path,
-    rule: Rule,
-    resume: bool,
-    progress: Tell | None,
-) -> Converted:
+def _check(
+    model: PreTrainedModel, windows: Tensor | None, plan: Plan, density: float | None
+) -> None:
+    if density is not None:
+        check_density(density)
+        if not plan.config.maps:
+            raise ConfigError(
+                "density needs neurons with a threshold per token: convert with threshold='token'."
+            )
+    if windows is None:
+        if plan.needs_calibration or density is not None:
+            raise ConfigError(
+                "this conversion is calibrated on text: give windows of token ids [W, T]. Only "
+                "threshold='token' with attention='kept' and without density needs none."
+            )
+        return
     vocabulary = int(model.config.vocab_size)
     if int(windows.max()) >= vocabulary:
         raise DataError(
             f"the calibration text holds the token id {int(windows.max())}, and the model's "
             f"vocabulary is {vocabulary}: tokenise it by the model's own tokenizer."
         )
+
+
+def _convert(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    windows: Tensor | None,
+    plan: Plan,
+    out: Path,
+    rule: Rule,
+    density: float | None,
+    resume: bool,
+    progress: Tell | None,
+) -> Converted:
     folder, tell = out / FOLDER, progress or (lambda *_: None)
-    _open(out, _request(model, windows, plan, rule), resume)
-    if not is_collected(folder / "calibration", model.config.num_hidden_layers):
+    _open(out, _request(model, windows, plan, rule, density), resume)
+    if windows is not None and not is_collected(
+        folder / "calibration", model.config.num_hidden_layers
+    ):
         collect(model, windows, folder / "calibration",
                 lambda done, of: tell("calibration", done, of))  # fmt: skip
     work = [row for row in plan.rows if row.converts and row.layer is not None]
     records = []
     for row in watched(work, lambda done, of: tell("conversion", done, of)):
-        records.append(_module(model, plan.config, row, folder, rule))
+        records.append(_module(model, plan.config, row, folder, rule, windows is not None))
     spiking = assemble(model, plan, folder / "converted")
+    zones = []
+    if density is not None:
+        assert windows is not None
+        zones = allocate(spiking, windows, density, lambda done, of: tell("dead zones", done, of))
     _export(spiking, tokenizer, out)
-    return Converted(spiking, records)
+    return Converted(spiking, records, zones)
 
 
 def finish(out: str | Path) -> None:
@@ -140,8 +175,15 @@ def refuse_taken(out: Path, *, resume: bool) -> None:
         raise UsageError(f"{out} already holds a model ({taken[0]}). Name another --out.")
 
 
-def _request(model: PreTrainedModel, windows: Tensor, plan: Plan, rule: Rule) -> dict[str, Any]:
-    digest = hashlib.sha256(windows.to(torch.int64).numpy().tobytes()).hexdigest()
+def _request(
+    model: PreTrainedModel,
+    windows: Tensor | None,
+    plan: Plan,
+    rule: Rule,
+    density: float | None,
+) -> dict[str, Any]:
+    ids = b"" if windows is None else windows.to(torch.int64).numpy().tobytes()
+    digest = hashlib.sha256(ids).hexdigest()
     weights = hashlib.sha256()
     for name, parameter in model.state_dict().items():
         weights.update(f"{name} {float(parameter.double().sum())!r}".encode())
@@ -149,6 +191,7 @@ def _request(model: PreTrainedModel, windows: Tensor, plan: Plan, rule: Rule) ->
     found = {
         "config": config,
         "rule": asdict(rule),
+        "density": density,
         "calibration_sha256": digest,
         "source_weights": weights.hexdigest(),
     }
@@ -170,7 +213,12 @@ def _open(out: Path, request: dict[str, Any], resume: bool) -> None:
 
 
 def _module(
-    model: PreTrainedModel, config: NeurTransformerConfig, row: Row, folder: Path, rule: Rule
+    model: PreTrainedModel,
+    config: NeurTransformerConfig,
+    row: Row,
+    folder: Path,
+    rule: Rule,
+    calibrated: bool,
 ) -> dict[str, Any]:
     """Convert one module unless that is done; returns its record."""
     name = f"{row.layer}.{row.part}"
@@ -178,10 +226,10 @@ def _module(
     if (done := _finished(kept)) is not None:
         return done
     assert row.layer is not None
-    sample = read_sample(folder / "calibration", row.layer)
+    sample = read_sample(folder / "calibration", row.layer) if calibrated else None
     module = convert_module(model, config, row.layer, row.part, sample, rule)
     record = {"module": row.module, "layer": row.layer, "part": row.part, "method": row.method}
-    record |= changed(module, sample)
+    record |= {} if sample is None else changed(module, sample)
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(kept.with_name(f"{name}.safetensors"), module.state_dict())
     write_json(kept, {**record, RECORD_DIGEST: _record_digest(record)})
@@ -211,10 +259,13 @@ def convert_module(
     config: NeurTransformerConfig,
     layer: int,
     part: str,
-    sample: Sample,
+    sample: Sample | None,
     rule: Rule,
 ) -> nn.Module:
-    """The spiking "mlp" or "attention" of one block, with the source's weights, calibrated."""
+    """The spiking "mlp" or "attention" of one block, with the source's weights, calibrated.
+
+    ``sample`` is None where it has nothing to calibrate.
+    """
     source = source_of(model.config.model_type)
     block = source.blocks(model)[layer]
     if part == "attention" and config.attention == "kept":
@@ -224,6 +275,8 @@ def convert_module(
     if isinstance(module, SpikingFeedForward):
         dense: Any = getattr(block, source.mlp)
         _load(module, source.read_mlp(dense))
+        if sample is None:
+            return module
         x = sample.mlp_in.flatten(0, 1)
         if config.ffn == "qcfs":
             qcfs.calibrate(module, x, rule, _activation(dense))
@@ -233,6 +286,7 @@ def convert_module(
     dense = getattr(block, source.attention)
     _load(module, source.read_attention(dense, source.shape(model.config)))
     method = ssa if config.attention == "ssa" else cwssa
+    assert sample is not None
     method.calibrate(module, sample, rule, float(dense.scaling))
     return module
 
@@ -258,6 +312,27 @@ def _load(module: nn.Module, weights: dict[str, Tensor]) -> None:
 
 def assemble(model: PreTrainedModel, plan: Plan, folder: Path) -> NeurTransformerForCausalLM:
     """The spiking model of the source's weights and the converted modules in ``folder``."""
+    return _built(
+        model, plan, lambda row: read_tensors(folder / f"{row.layer}.{row.part}.safetensors")
+    )
+
+
+def uncalibrated(model: PreTrainedModel, plan: Plan) -> NeurTransformerForCausalLM:
+    """The spiking model of a plan that needs no calibration, in memory; ConfigError for another."""
+    refuse_adapters(model, "a conversion")
+    _check(model, None, plan, None)
+
+    def weights(row: Row) -> dict[str, Tensor]:
+        assert row.layer is not None
+        module = convert_module(model, plan.config, row.layer, row.part, None, Rule())
+        return dict(module.state_dict())
+
+    return _built(model, plan, weights)
+
+
+def _built(
+    model: PreTrainedModel, plan: Plan, weights_of: Callable[[Row], dict[str, Tensor]]
+) -> NeurTransformerForCausalLM:
     spiking = NeurTransformerForCausalLM(plan.config)
     weights = {f"model.{name}": one for name, one in model.state_dict().items()}
     for row in plan.rows:
@@ -267,8 +342,7 @@ def assemble(model: PreTrainedModel, plan: Plan, folder: Path) -> NeurTransforme
             weights[path + zone] = spiking.get_output_embeddings().get_parameter(zone).detach()
         elif row.converts:
             weights = {k: v for k, v in weights.items() if not k.startswith(path)}
-            own = read_tensors(folder / f"{row.layer}.{row.part}.safetensors")
-            weights |= {path + name: one for name, one in own.items()}
+            weights |= {path + name: one for name, one in weights_of(row).items()}
     spiking.load_state_dict(weights)
     spiking.tie_weights()
     spiking.generation_config = model.generation_config

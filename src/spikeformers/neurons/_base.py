@@ -58,6 +58,10 @@ class Neuron(nn.Module):
     """The density that a firing-rate term wants of this layer."""
     weighted: bool = False
     """Whether a count is a sum of binary digits, one spike each, and costs as many accumulates."""
+    value_per_token: bool = False
+    """Whether a spike's value belongs to its token, so that no weight can hold it."""
+    planes: int = 0
+    """Bits that hold a value on its way to the next layer; 0 where its largest count says."""
     expanded: bool = False
     """Emit binary sub-steps ``[levels, S, ...]`` instead of counts (see ``expand``)."""
 
@@ -113,8 +117,8 @@ class Neuron(nn.Module):
         return spikes, self.keep(u, spikes)
 
     def populations(self, spikes: Tensor) -> dict[str, Tensor]:
-        """Counts by kind of neuron where a layer has several: ``{"": of its first, name: ...}``."""
-        return {"": spikes}
+        """Counts of a second kind of neurons in the layer, by name; none unless overridden."""
+        return {}
 
     def report(self, current: Tensor, spikes: Tensor) -> dict[str, float]:
         """What the layer did with ``current``, as numbers by name, for records of a run."""

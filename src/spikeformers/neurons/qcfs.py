@@ -89,8 +89,6 @@ class IF(Neuron):
     """Non-negative spikes; ``threshold`` ``[1, *shape]`` broadcasts against the current."""
 
     signed: bool = False
-    value_per_token: bool = False
-    """Whether a spike's value belongs to a token, so that no weight can hold it."""
     power_of_two: bool = False
     """Whether every value is a power of two."""
 

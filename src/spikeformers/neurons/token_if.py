@@ -106,6 +106,7 @@ class TokenIF(Neuron):
             )
         self.width, self.steps, self.unrolled = width, steps, unrolled
         self.levels = self.largest = 2 ** (steps - 1) - 1
+        self.planes = steps + 1  # the near count, its sign, and a bit that marks far values
         self.unit_of = TokenUnit(reach, self.largest, power_of_two)
         self.dead_zone = nn.Parameter(torch.zeros(1))
 
@@ -160,12 +161,15 @@ class TokenIF(Neuron):
         return torch.stack(steps)
 
     def populations(self, spikes: Tensor) -> dict[str, Tensor]:
-        """The near neurons' counts and the far ones', each in its own unit."""
-        size = spikes.detach().abs()
-        far = torch.floor(size / 2 ** (self.steps - 1))
-        near = size - far * 2 ** (self.steps - 1)
-        sign = spikes.detach().sign()
-        return {"": near * sign, "far": far * sign}
+        """The far neurons' counts, each worth 2^(T-1) of the near ones'."""
+        return {"far": self.parts(spikes)[1]}
+
+    def parts(self, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Near and far counts: ``counts = near + 2^(T-1) far``, all with one sign."""
+        one_far = 2 ** (self.steps - 1)
+        size, sign = counts.detach().abs(), counts.detach().sign()
+        far = torch.floor(size / one_far)
+        return (size - far * one_far) * sign, far * sign
 
     def events(self, spikes: Tensor) -> Tensor:
         """Spikes that each count stands for: its binary digits, of both neurons."""
@@ -197,14 +201,14 @@ class TokenIF(Neuron):
 
         Thresholds are those of the run's tokens: what L spikes say. Nothing is clipped.
         """
-        events, far = self.events(spikes).sum(0), self.populations(spikes.sum(0))["far"]
+        events, far = self.events(spikes).sum(0), self.parts(spikes.sum(0))[1]
         theta = self.value_of(current) * self.largest
         return {
             "clipped": 0.0,
             "far": float((far != 0).float().mean()),
             "rate": float(events.mean()) / self.simulated,
             "density": float((events > 0).float().mean()),
-            "dead_zone": float(self.dead_zone),
+            "dead_zone": float(self.dead_zone.detach()),
             "threshold_mean": float(theta.mean()),
             "threshold_min": float(theta.min()),
             "threshold_max": float(theta.max()),
@@ -216,7 +220,7 @@ class TokenIF(Neuron):
             "type": "token",
             "steps": self.steps,
             "reach": self.reach,
-            "dead_zone": float(self.dead_zone),
+            "dead_zone": float(self.dead_zone.detach()),
             "power_of_two": self.power_of_two,
         }
 

@@ -31,13 +31,14 @@ All of it is evidence from one run over some tokens, not a proof for others.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from torch import nn
 
 from spikeformers.energy.auditing.recorder import OperationRecorder, Row
 from spikeformers.energy.counting.rows import Batch
+from spikeformers.energy.counting.trace import Operand, Trace
 from spikeformers.energy.counting.tracer import trace_into
 from spikeformers.errors import ConfigError, DataError, nearest
 
@@ -54,6 +55,9 @@ class AuditReport:
     model: str
     tokens: int
     rows: list[Row]
+    populations: dict[str, Operand] = field(default_factory=dict)
+    """Second kinds of neurons in a layer, by layer and kind, such as ``0.mlp.fire_in.far``: how
+    many there are, and how many fired. Their products are those of the layer."""
 
     def products(self, scope: Scope = "blocks") -> dict[str, Row]:
         """Matrix products by name; where a name has several, the later ones are ``name#2`` ..."""
@@ -91,6 +95,10 @@ class AuditReport:
             "model": self.model,
             "tokens": self.tokens,
             "rows": [row.as_dict() for row in self.rows],
+            "populations": {
+                name: {"size": spikes.size, "fired": spikes.nonzero, **spikes.as_dict()}
+                for name, spikes in self.populations.items()
+            },
             "falls_short": {
                 scope: {
                     requirement: [row.name for row in self.failures(requirement, scope=scope)]
@@ -110,10 +118,13 @@ def audit(model: nn.Module, batches: Iterable[Batch]) -> AuditReport:
     DataError for no tokens.
     """
     recorder = OperationRecorder(model)
-    tokens = sum(trace_into(recorder, model, batch) for batch in batches)
-    if tokens == 0:
+    total = Trace()
+    for batch in batches:
+        total.merge(trace_into(recorder, model, batch))
+    if total.tokens == 0:
         raise DataError("there is no token to audit on: give at least one batch of ids.")
-    return AuditReport(type(model).__name__, tokens, list(recorder.rows.values()))
+    rows = list(recorder.rows.values())
+    return AuditReport(type(model).__name__, total.tokens, rows, total.populations)
 
 
 def check_request(requirements: Sequence[str], scope: str, strict: bool) -> None:

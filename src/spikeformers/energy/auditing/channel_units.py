@@ -7,6 +7,10 @@ A converted model multiplies spikes with a threshold per channel before its line
 so the map adds rows of weights that were scaled once. Neurons in pairs encode positive and negative
 values in two units, and then a channel has two scaled rows, one for each sign. That is sound only
 where the factor depends on nothing else, which is checked on every value of the run.
+
+A threshold per token is one factor for all channels of a row, which comes out of the sum:
+
+    y = sum_d (s_d u) W[d]  =  u * sum_d s_d W[d]
 """
 
 from __future__ import annotations
@@ -53,6 +57,14 @@ def units_of(spikes: Tensor, factor: Tensor, *, fixed: bool) -> Tensor | None:
     if groups == 0 or (not fixed and events < 2 * groups):
         return None
     return units
+
+
+def is_unit_per_token(spikes: Tensor, factor: Tensor) -> bool:
+    """Whether ``factor`` is one number for each row of ``spikes`` ``[..., D]``."""
+    if not (spikes.is_floating_point() and factor.is_floating_point()):
+        return False
+    same_rows = factor.dim() > 1 and factor.shape[:-1] == spikes.shape[-factor.dim() : -1]
+    return same_rows and factor.shape[-1] == 1
 
 
 def joined(earlier: Tensor, later: Tensor) -> Tensor | None:

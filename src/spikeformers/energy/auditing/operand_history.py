@@ -41,6 +41,16 @@ class OperandHistory:
     units: Tensor | None = field(default=None, compare=False)
     """``[2, D]``: of spikes with a unit per channel and sign, which folds into the weights."""
 
+    unit_per_token: bool = False
+    """Of spikes times one factor per token, which comes out of a sum over channels."""
+
+    @property
+    def unit_per(self) -> str | None:
+        """What has a unit of its own, a "channel" or a "token"; None where one is for all."""
+        if self.units is not None:
+            return "channel"
+        return "token" if self.unit_per_token else None
+
     @property
     def kind(self) -> Literal[Kind, "silent"]:
         """binary, ternary, integer, real, or silent: all zeros, which prove nothing."""
@@ -76,6 +86,8 @@ class OperandHistory:
         self.shift &= other.shift
 
     def _merge_units(self, other: OperandHistory) -> None:
+        if self.unit_per_token != other.unit_per_token and self.nonzero and other.nonzero:
+            self.seen, self.source = "real", "values"
         both = self.units is not None or other.units is not None
         if self.units is not None and other.units is not None:
             self.units = joined(self.units, other.units)
@@ -88,10 +100,10 @@ class OperandHistory:
         """Plain values for JSON."""
         return {
             "kind": self.kind,
-            "unit_per": None if self.units is None else "channel",
+            "unit_per": self.unit_per,
             "source": self.source,
             "density": self.density,
-            "unit": self.unit if self.is_spikes and self.units is None else None,
+            "unit": self.unit if self.is_spikes and self.unit_per is None else None,
             "constant": self.constant,
             "shape": list(self.shape),
         }
@@ -115,6 +127,11 @@ def history_of(x: Tensor, stated: Spikes | None, constant: bool) -> OperandHisto
 def with_units(spikes: OperandHistory, units: Tensor) -> OperandHistory:
     """The history of ``spikes * factor`` where the factor is a unit per channel."""
     return replace(spikes, units=units)
+
+
+def with_unit_per_token(spikes: OperandHistory) -> OperandHistory:
+    """The history of ``spikes * factor`` where the factor is a unit per token."""
+    return replace(spikes, unit_per_token=True)
 
 
 def history_of_number(x: float) -> OperandHistory:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from spikeformers.energy.auditing import op_classes
-from spikeformers.energy.auditing.channel_units import KEEP_CHANNELS, units_of
+from spikeformers.energy.auditing.channel_units import KEEP_CHANNELS, is_unit_per_token, units_of
 from spikeformers.energy.auditing.constants import Constants, tensors_in
 from spikeformers.energy.auditing.op_classes import What
 from spikeformers.energy.auditing.operand_history import (
@@ -23,6 +23,7 @@ from spikeformers.energy.auditing.operand_history import (
     history_of,
     history_of_number,
     history_of_reals,
+    with_unit_per_token,
     with_units,
 )
 from spikeformers.energy.counting import operations as ops
@@ -71,7 +72,7 @@ class Row:
         return "scale" if self.note == FIXED_NORM else "multiplier"
 
     def _of_product(self) -> Verdict:
-        kinds = {operand.kind for operand in self.operands if operand.units is None}
+        kinds = {operand.kind for operand in self.operands if operand.unit_per is None}
         if "binary" in kinds:
             return "binary"
         if any(operand.is_spikes for operand in self.operands):
@@ -121,7 +122,7 @@ class OperationRecorder:
         """Results of ``a * b``: operands and shapes of both (None once moved)."""
         self._factors: tuple[tuple[OperandHistory, ...], Any] | None = None
         self._scaled: Any = WeakTensorKeyDictionary()
-        """Results of spikes times a unit per channel, as operands."""
+        """Results of spikes times a unit per channel or token, as operands."""
         self._making: OperandHistory | None = None
 
     def begin(self, stated: Any) -> None:
@@ -187,13 +188,15 @@ class OperationRecorder:
     def _scaled_history(
         self, operands: tuple[Any, ...], histories: tuple[OperandHistory, ...]
     ) -> OperandHistory | None:
-        """Of a neuron's spikes times a unit per channel; None for any other product."""
+        """Of a neuron's spikes times a unit per channel or token; None for any other product."""
         for place, history in enumerate(histories):
             if history.source == "neuron" and history.is_spikes and not history.constant:
                 spikes, factor = operands[place], operands[1 - place]
                 units = units_of(spikes, factor, fixed=histories[1 - place].constant)
                 if units is not None:
                     return with_units(history, units)
+                if self._stated[spikes].per_token and is_unit_per_token(spikes, factor):
+                    return with_unit_per_token(history)
         return None
 
     def _forget(self, written: Any) -> None:

@@ -17,7 +17,7 @@ from spikeformers.neurons import Neuron
 ATTENTION = "attention scores and values"
 CLOSED = (
     *("linear", "conv", "embedding", "norm", "neuron", "core", "sdpa", "expanded"),
-    *("says", "part of a product"),
+    *("says", "part of a product", "part of a neuron"),
 )
 """Kinds whose elementwise operations are counted with the whole, or belong to a product."""
 ACCOUNTS = ("linear", "conv", "core", "sdpa", "expanded")
@@ -36,6 +36,8 @@ class Frame:
     softmaxes: list[Tensor] = field(default_factory=list)
     edges: tuple[str, Neuron, Tensor] | None = None
     """Of an attention core: the neuron that fired its weights, and what it fired."""
+    said: Tensor | None = None
+    """What the spikes say that the module's own neurons fired last."""
     listed: Counter[str] = field(default_factory=Counter)
     """How many operations of each name an audit has recorded here."""
 
@@ -50,7 +52,8 @@ def kind_of(module: nn.Module) -> str:
     """linear, conv, embedding, neuron, core, expanded, norm, activation or open.
 
     A module may say so itself (``counted_as``): one that "says" hands on what the spikes that it
-    read mean, and one that is "part of a product" does additions that belong to it.
+    read mean, one that is "part of a product" does additions that belong to it, and what is "part
+    of a neuron" is counted with it.
     """
     own: str | None = getattr(module, "counted_as", None)
     if own is not None:

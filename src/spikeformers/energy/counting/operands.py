@@ -25,12 +25,16 @@ _PROBE = 64
 class Spikes(NamedTuple):
     """What the values of a tensor are multiples of.
 
-    ``weighted``: the multiples are written in binary, a spike for each digit that is 1.
+    ``weighted``: the multiples are written in binary, a spike for each digit that is 1. ``planes``:
+    bits that hold a value, as the neuron states them; 0 where the largest count says.
+    ``per_token``: a spike's value is a number per token, which the neuron hands on beside it.
     """
 
     kind: Kind
     unit: float
     weighted: bool = False
+    planes: int = 0
+    per_token: bool = False
 
 
 def spikes_of(x: Tensor, stated: Spikes | None = None) -> Spikes | None:
@@ -81,6 +85,8 @@ def planes_of(x: Tensor, spikes: Spikes) -> int:
     """Bits that hold a value of ``x``: of the largest count, and one for a sign."""
     if x.numel() == 0 or x.dtype == torch.bool:
         return 1
+    if spikes.planes:
+        return spikes.planes
     least, most = (float(value) for value in x.float().aminmax())
     largest = round(max(-least, most) / spikes.unit)
     return max(1, largest.bit_length()) + (1 if least < 0 or spikes.kind == "ternary" else 0)

@@ -102,6 +102,8 @@ def neuron(
     trace.add_state(place.name, State(place.layer, n // steps * (steps - 1), steps))
     kind = spikes_by(module)
     trace.add_neuron(place.name, operand(rows.select(spikes), kind))
+    for population, own in module.populations(spikes).items():
+        trace.add_population(f"{place.name}.{population}", operand(rows.select(own), kind))
     return kind
 
 
@@ -109,7 +111,9 @@ def spikes_by(module: Neuron) -> Spikes:
     """Kind and unit of the spikes that a neuron emits, as it states them."""
     if module.expanded:
         return Spikes("binary", 1.0)
-    return Spikes(module.spike_type, module.unit, module.weighted)
+    return Spikes(
+        module.spike_type, module.unit, module.weighted, module.planes, module.value_per_token
+    )
 
 
 def norm_kind(module: nn.Module) -> str | None:

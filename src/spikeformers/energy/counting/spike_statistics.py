@@ -19,17 +19,25 @@ from spikeformers.neurons import Neuron, observe
 
 
 def density_of(model: nn.Module, batches: Iterable[Batch]) -> dict[str, Operand]:
-    """Kind, density and mean count of every neuron layer, padding left out."""
+    """Kind, density and mean count of every neuron layer, padding left out.
+
+    A second kind of neurons in a layer, such as far ones, has a row of its own, ``layer.far``; the
+    layer's row counts both.
+    """
     by_layer: dict[str, Operand] = {}
     for batch in batches:
         inputs, rows = inputs_of(batch)
 
         def record(name: str, neuron: Neuron, spikes: Tensor, rows: Rows = rows) -> None:
-            counted = operand(_without_padding(spikes, neuron, rows), spikes_by(neuron))
-            if name in by_layer:
-                by_layer[name].merge(counted)
-            else:
-                by_layer[name] = counted
+            kinds = {name: spikes}
+            for population, own in neuron.populations(spikes).items():
+                kinds[f"{name}.{population}"] = own
+            for layer, own in kinds.items():
+                counted = operand(_without_padding(own, neuron, rows), spikes_by(neuron))
+                if layer in by_layer:
+                    by_layer[layer].merge(counted)
+                else:
+                    by_layer[layer] = counted
 
         with observe(model, record):
             _run(model, inputs)

@@ -199,6 +199,8 @@ class Trace:
     operations: dict[Where, Counter[str]] = field(default_factory=dict)
     """Elementwise operations by (component, layer)."""
     neurons: dict[str, Operand] = field(default_factory=dict)
+    populations: dict[str, Operand] = field(default_factory=dict)
+    """Of layers with a second kind of neurons, such as far ones; within those of ``neurons``."""
     pair_operations: dict[Where, Counter[str]] = field(default_factory=dict)
     """Those of ``operations`` that are done for each allowed pair of a query and a key."""
     states: dict[str, State] = field(default_factory=dict)
@@ -222,10 +224,11 @@ class Trace:
 
     def add_neuron(self, name: str, spikes: Operand) -> None:
         """Count the spikes of the neuron layer ``name``."""
-        if name in self.neurons:
-            self.neurons[name].merge(spikes)
-        else:
-            self.neurons[name] = spikes
+        _add(self.neurons, name, spikes)
+
+    def add_population(self, name: str, spikes: Operand) -> None:
+        """Count the spikes of one kind of neurons of a layer, which ``add_neuron`` has too."""
+        _add(self.populations, name, spikes)
 
     def add_operations(self, component: str, layer: int | None, **counts: int) -> None:
         """Count elementwise operations by kind: add, mult, compare, function, lookup ..."""
@@ -255,6 +258,8 @@ class Trace:
             self.add_product(product)
         for name, spikes in other.neurons.items():
             self.add_neuron(name, spikes)
+        for name, spikes in other.populations.items():
+            self.add_population(name, spikes)
         for name, state in other.states.items():
             self.add_state(name, state)
         for mine, theirs in (
@@ -265,6 +270,13 @@ class Trace:
                 mine.setdefault(where, Counter()).update(counts)
         self.unit, self.window = other.unit, max(self.window, other.window)
         self.parameters, self.other_parameters = other.parameters, other.other_parameters
+
+
+def _add(counted: dict[str, Operand], name: str, spikes: Operand) -> None:
+    if name in counted:
+        counted[name].merge(spikes)
+    else:
+        counted[name] = spikes
 
 
 @dataclass

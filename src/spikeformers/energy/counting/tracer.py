@@ -58,12 +58,12 @@ def trace(model: nn.Module, batch: Batch) -> Trace:
     return tracer.trace
 
 
-def trace_into(recorder: Recorder, model: nn.Module, batch: Batch) -> int:
+def trace_into(recorder: Recorder, model: nn.Module, batch: Batch) -> Trace:
     """Hand every operation of one forward pass to ``recorder``, countable or not.
 
-    Returns the number of tokens, padding left out. The model runs as in ``trace``.
+    Returns what was counted. The model runs as in ``trace``.
     """
-    return _run(model, batch, recorder).trace.tokens
+    return _run(model, batch, recorder).trace
 
 
 def _run(model: nn.Module, batch: Batch, recorder: Recorder | None) -> _Tracer:
@@ -102,6 +102,8 @@ class _Tracer:
         """Tensors that carry a neuron's spikes, and what the neuron says these are."""
         self.spikes_said: Any = WeakTensorKeyDictionary()
         """Tensors that say what spikes mean, and the spikes that they were made of."""
+        self.scales_sums: Any = WeakTensorKeyDictionary()
+        """Those of them whose spikes have a value per token, a factor of each sum."""
         self.last_spikes: dict[nn.Module, Tensor] = {}
         self.paused = False
         self.width = 0
@@ -166,7 +168,7 @@ class _Tracer:
 
     def _linear(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
         module: Any = frame.module
-        entered = next(iter(inputs.values()))
+        entered = next(iter(inputs.values())) if frame.said is None else frame.said
         x: Tensor = self.spikes_said.get(entered, entered)
         self._hold(module.weight)
         weight = module.weight if isinstance(module, Conv1D) else module.weight.t()
@@ -176,10 +178,14 @@ class _Tracer:
         self.trace.synapses.append(
             rules.synapses_of_linear(self.rows, x, self.stated.get(x), weight)
         )
-        if module.bias is not None:
-            steps = output.shape[0] if getattr(module, "adds_bias_once", False) else 1
-            added = self.rows.select(output).numel() // steps
-            self.trace.add_operations(place.component, place.layer, add=added)
+        steps = output.shape[0] if getattr(module, "adds_bias_once", False) else 1
+        sums = self.rows.select(output).numel() // steps
+        self.trace.add_operations(
+            place.component,
+            place.layer,
+            add=0 if module.bias is None else sums,
+            mult=sums if entered in self.scales_sums else 0,
+        )
 
     def _conv(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
         module = frame.module
@@ -226,6 +232,10 @@ class _Tracer:
 
     def _says(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
         self.spikes_said[output] = inputs["spikes"]
+        if getattr(frame.module, "scales_sums", False):
+            self.scales_sums[output] = True
+        if self.stack:
+            self.stack[-1].said = output
 
     def _core(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
         module = frame.module

@@ -1,0 +1,247 @@
+"""Perplexity of trained models whose spikes have a threshold per token, without any tuning.
+
+    python benchmarks/token_threshold.py run --name smollm2-135m --model FOLDER --gguf-file FILE \
+        --text wikitext-2=wiki.test.raw --text books=validation.txt --calibration train.txt
+    python benchmarks/token_threshold.py table --name smollm2-135m
+
+``run`` reads every row of ``rows()`` on the same windows of each text as the dense model, spread
+evenly over it, and keeps the loss of every window below ``--folder``: an interrupted run continues.
+A row's change is ``exp(mean difference of losses) - 1``; its standard error is that of the mean
+over windows, in the same unit. ``table`` writes ``benchmarks/results/token-threshold-NAME.json``
+and ``.md``. Everything runs in float32 on one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from _sweep import RESULTS, commit
+
+ALL = ["ffn", "qkv", "out", "head"]
+DENSE = "dense"
+
+
+def rows() -> dict[str, dict[str, Any]]:
+    """Name of a row -> fields of NeurTransformerConfig, and ``density`` where it is asked for."""
+    kept = {"threshold": "token", "code": "phase", "attention": "kept"}
+    ffn, whole = kept | {"spiking_maps": ["ffn"]}, kept | {"spiking_maps": ALL}
+    table: dict[str, dict[str, Any]] = {DENSE: {}}
+    for steps in (8, 6):
+        table[f"ffn, T={steps}"] = {**ffn, "steps": steps}
+        table[f"all maps and head, T={steps}"] = {**whole, "steps": steps}
+    table["all maps and head, T=6, w=4"] = {**whole, "steps": 6, "token_reach": 4.0}
+    table["all maps and head, T=8, density 0.8"] = {**whole, "steps": 8, "density": 0.8}
+    table["all maps and head, T=8, units 2^n"] = {**whole, "steps": 8, "power_of_two_units": True}
+    table["ffn, T=6, w=4"] = {**ffn, "steps": 6, "token_reach": 4.0}
+    table["ffn, T=5"] = {**ffn, "steps": 5}
+    table["ffn, T=5, w=3"] = {**ffn, "steps": 5, "token_reach": 3.0}
+    table["ffn, T=7"] = {**ffn, "steps": 7}
+    table["all maps and head, T=7"] = {**whole, "steps": 7}
+    table["all maps and head, T=5"] = {**whole, "steps": 5}
+    table["all maps and head, T=5, w=3"] = {**whole, "steps": 5, "token_reach": 3.0}
+    table["ffn, T=6, units 2^n"] = {**ffn, "steps": 6, "power_of_two_units": True}
+    for density in (0.9, 0.7):
+        name = f"all maps and head, T=8, density {density}"
+        table[name] = {**whole, "steps": 8, "density": density}
+    table["all maps, head real, T=8"] = {**kept, "spiking_maps": ALL[:3], "steps": 8}
+    return table
+
+
+def windows_of(path: str, tokenizer: Any, args: argparse.Namespace, number: int) -> Any:
+    """``number`` windows of ``--context`` ids, spread evenly over the text, ``[W, T]``."""
+    import torch
+
+    ids = tokenizer(Path(path).read_text("utf-8"), add_special_tokens=False)["input_ids"]
+    first = [tokenizer.bos_token_id] if args.bos else []
+    size = args.context - len(first)
+    if len(ids) < size * number:
+        raise SystemExit(f"{path} has {len(ids):,} tokens; {size * number:,} are needed.")
+    starts = [round(i * (len(ids) - size) / max(number - 1, 1)) for i in range(number)]
+    return torch.tensor([first + ids[start : start + size] for start in starts])
+
+
+class Reads:
+    """How many values of each layer of neurons fired, and how many of them far ones."""
+
+    def __init__(self, model: Any) -> None:
+        from spikeformers.conversion.dead_zones import places_of
+
+        self.places = {place.name: place for place in places_of(model)}
+        self.fired = dict.fromkeys(self.places, 0)
+        self.far = dict.fromkeys(self.places, 0)
+        self.values = dict.fromkeys(self.places, 0)
+
+    def __call__(self, name: str, neuron: Any, spikes: Any) -> None:
+        if name in self.places:
+            self.fired[name] += int((spikes != 0).sum())
+            self.far[name] += int((spikes.abs() > neuron.largest).sum())
+            self.values[name] += spikes.numel()
+
+    def shares(self) -> dict[str, float]:
+        weights = {name: place.weights for name, place in self.places.items()}
+        total = sum(weights.values()) or 1
+        return {
+            "density": sum(
+                weights[name] * self.fired[name] / max(self.values[name], 1) for name in weights
+            )
+            / total,
+            "far": sum(self.far.values()) / max(sum(self.values.values()), 1),
+        }
+
+
+def losses_of(model: Any, windows: Any, kept: list[float], save: Any) -> dict[str, float]:
+    """Append the mean loss of every window that ``kept`` has not; shares of the last ones."""
+    import torch
+
+    from spikeformers.neurons import observe
+
+    reads = Reads(model)
+    with torch.no_grad(), observe(model, reads):
+        for window in windows[len(kept) :].split(1):
+            logits = model(input_ids=window, use_cache=False).logits[0, :-1].float()
+            kept.append(float(torch.nn.functional.cross_entropy(logits, window[0, 1:])))
+            save()
+    return reads.shares()
+
+
+def build(dense: Any, choices: dict[str, Any], calibration: Any) -> tuple[Any, list[Any]]:
+    """The model of a row, and its dead zones."""
+    from spikeformers.conversion import allocate, make_plan, uncalibrated
+
+    if not choices:
+        return dense, []
+    fields = {key: value for key, value in choices.items() if key != "density"}
+    ffn = "signed-if" if "ffn" in fields["spiking_maps"] else "kept"
+    model = uncalibrated(dense, make_plan(dense, ffn=ffn, **fields))
+    if "density" not in choices:
+        return model, []
+    return model, allocate(model, calibration, choices["density"])
+
+
+def run(args: argparse.Namespace) -> None:
+    import torch
+
+    from spikeformers.conversion import load_source
+
+    torch.set_num_threads(1)
+    dense, tokenizer = load_source(args.model, args.gguf_file)
+    texts = dict(text.split("=", 1) for text in args.text)
+    windows = {
+        name: windows_of(path, tokenizer, args, args.windows) for name, path in texts.items()
+    }
+    calibration = None
+    folder = Path(args.folder) / args.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, choices in rows().items():
+        if args.rows and not any(part in name for part in args.rows.split("|")):
+            continue
+        path = folder / ("".join(c if c.isalnum() else "_" for c in name) + ".json")
+        done = json.loads(path.read_text()) if path.is_file() else {}
+        if all(len(done.get("losses", {}).get(text, ())) == args.windows for text in windows):
+            continue
+        if "density" in choices and calibration is None:
+            calibration = windows_of(args.calibration, tokenizer, args, args.calibration_windows)
+        began = time.process_time()
+        model, zones = build(dense, choices, calibration)
+        record = {
+            "row": name, "choices": choices, "losses": {}, "shares": {}, "dead_zones": zones,
+            "commit": commit(), "torch": torch.__version__,
+            "machine": f"{platform.machine()}, {platform.system()}, one thread",
+            "model": args.name, "parameters": dense.num_parameters(),
+            "setting": {"context": args.context, "windows": args.windows, "bos": args.bos,
+                        "calibration_windows": args.calibration_windows, "seed": None},
+        } | done  # fmt: skip
+
+        def save(record: dict[str, Any] = record, path: Path = path) -> None:
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps(record, indent=1))
+            partial.replace(path)
+
+        for text, ids in windows.items():
+            kept = record["losses"].setdefault(text, [])
+            if len(kept) < len(ids):
+                record["shares"][text] = losses_of(model, ids, kept, save)
+        record["cpu_seconds"] = time.process_time() - began
+        save()
+        print(f"{name}: {json.dumps(record['shares'])}", flush=True)
+        del model
+
+
+def changes(record: dict[str, Any], dense: dict[str, Any], text: str) -> dict[str, float]:
+    """Perplexity, its change beside the dense model's, and the standard error of that."""
+    ours, theirs = record["losses"][text], dense["losses"][text]
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    ratio = math.exp(statistics.fmean(differences))
+    spread = statistics.stdev(differences) / math.sqrt(len(differences))
+    return {
+        "perplexity": math.exp(statistics.fmean(ours)),
+        "change": ratio - 1,
+        "standard_error": ratio * spread,
+    }
+
+
+def table(args: argparse.Namespace) -> None:
+    folder = Path(args.folder) / args.name
+    records = {}
+    for path in folder.glob("*.json"):
+        record = json.loads(path.read_text())
+        records[record["row"]] = record
+    dense = records[DENSE]
+    texts = list(dense["losses"])
+    whole = {
+        name: records[name]
+        for name in rows()
+        if name in records
+        and all(len(records[name]["losses"].get(t, ())) == len(dense["losses"][t]) for t in texts)
+    }
+    header = ["row", *(f"{text}, perplexity | change" for text in texts), "weights read", "far"]
+    lines = [f"| {' | '.join(header)} |", "|" + "---|" * (2 + 2 * len(texts) + 1)]
+    for name, record in whole.items():
+        record["results"] = {text: changes(record, dense, text) for text in texts}
+        cells = [name]
+        for text in texts:
+            one = record["results"][text]
+            change = f"{one['change']:+.2%} ± {one['standard_error']:.2%}"
+            cells += [f"{one['perplexity']:.3f}", "" if name == DENSE else change]
+        shares = record["shares"].get(texts[0], {})
+        spiking = name != DENSE and shares
+        cells += [f"{shares['density']:.3f}", f"{shares['far']:.2%}"] if spiking else ["1", ""]
+        lines.append(f"| {' | '.join(cells)} |")
+    target = RESULTS / f"token-threshold-{args.name}"
+    target.with_suffix(".json").write_text(json.dumps(list(whole.values()), indent=1) + "\n")
+    target.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, action in (("run", run), ("table", table)):
+        command = commands.add_parser(name)
+        command.set_defaults(action=action)
+        command.add_argument("--name", required=True)
+        command.add_argument("--folder", default="runs/token_threshold")
+        if name == "table":
+            continue
+        command.add_argument("--model", required=True)
+        command.add_argument("--gguf-file", default="")
+        command.add_argument("--text", action="append", required=True, help="NAME=FILE; repeatable")
+        command.add_argument("--calibration", default="", help="text for rows with a density")
+        command.add_argument("--calibration-windows", type=int, default=4)
+        command.add_argument("--windows", type=int, default=16)
+        command.add_argument("--context", type=int, default=512)
+        command.add_argument("--bos", action="store_true", help="begin each window with BOS")
+        command.add_argument("--rows", default="", help="parts of row names, separated by |")
+    args = parser.parse_args()
+    args.action(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""What thresholds per token cost, and what an audit sees of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import LlamaConfig
+
+from spikeformers.energy import audit, density_of, trace
+from spikeformers.models import NeurTransformerConfig, NeurTransformerForCausalLM
+from spikeformers.neurons import TokenIF, observe
+
+IDS = torch.randint(0, 50, (2, 9), generator=torch.Generator().manual_seed(1))
+ALL = ["ffn", "qkv", "out", "head"]
+
+
+def make(**choices: Any) -> NeurTransformerForCausalLM:
+    source = LlamaConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, intermediate_size=24, max_position_embeddings=32,
+    )  # fmt: skip
+    torch.manual_seed(5)
+    fields: dict[str, Any] = {
+        **{"threshold": "token", "code": "phase", "attention": "kept", "spiking_maps": ALL},
+        **{"steps": 5, "token_reach": 2.0},
+    }
+    config = NeurTransformerConfig(source=source.to_dict(), **(fields | choices))
+    model = NeurTransformerForCausalLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.normal_(0, 0.3)
+    return model.eval()
+
+
+def counts(model: NeurTransformerForCausalLM) -> dict[str, Tensor]:
+    """What every layer of neurons fires, by name."""
+    fired: dict[str, Tensor] = {}
+    with torch.no_grad(), observe(model, lambda name, _, spikes: fired.__setitem__(name, spikes)):
+        model(IDS)
+    return fired
+
+
+def ones(x: Tensor) -> int:
+    """Binary digits that are 1."""
+    return sum(bin(int(n)).count("1") for n in x.abs().flatten().tolist())
+
+
+def test_a_product_costs_the_digits_of_both_neurons_times_its_outputs() -> None:
+    model = make()
+    fired, products = counts(model), trace(model, IDS).products
+    layer = "model.model.layers.0"
+    for neuron, readers in {
+        f"{layer}.self_attn.fire": {"self_attn.inner.q_proj": 16, "self_attn.inner.v_proj": 8},
+        f"{layer}.self_attn.inner.o_proj.fire": {"self_attn.inner.o_proj.inner": 16},
+        f"{layer}.mlp.fire_in": {"mlp.up": 24, "mlp.gate": 24},
+        f"{layer}.mlp.fire_hidden": {"mlp.down": 16},
+    }.items():
+        assert int((fired[neuron].abs() > 15).sum()) > 0  # far neurons have a part in it
+        for name, outputs in readers.items():
+            assert products[f"{layer}.{name}"].sop == ones(fired[neuron]) * outputs, name
+    assert products["model.lm_head"].sop == ones(fired["model.lm_head.fire"]) * 50
+
+
+def test_all_linear_maps_have_spikes_and_softmax_has_not() -> None:
+    products = trace(make(), IDS).products
+    real = {name.rsplit(".", 1)[-1] for name, one in products.items() if not one.spiking}
+    assert real == {"scores", "values"}
+
+
+def test_each_sum_is_multiplied_by_its_tokens_unit_unless_that_is_a_shift() -> None:
+    tokens = 2 * 9
+    for power_of_two, factors in ((False, tokens * 50), (True, 0)):
+        counted = trace(make(power_of_two_units=power_of_two), IDS).operations
+        assert counted.get(("head", None), {}).get("mult", 0) == factors
+    sums = {("mlp", 0): 24 + 24 + 16, ("attention projections", 0): 16 + 8 + 8 + 16}
+    counted = trace(make(), IDS).operations
+    for where, outputs in sums.items():
+        assert counted[where]["mult"] == tokens * outputs
+
+
+def test_far_neurons_are_counted_apart_and_within_their_layer() -> None:
+    model = make()
+    fired, traced = counts(model), trace(model, IDS)
+    name = "model.model.layers.1.mlp.fire_hidden"
+    far = fired[name].abs() // 16
+    own = traced.populations[f"{name}.far"]
+    assert (own.nonzero, own.total) == (int((far > 0).sum()), ones(far))
+    assert own.nonzero > 0
+    assert traced.neurons[name].total == ones(fired[name])
+    assert f"{name}.far" not in traced.neurons
+    densities = density_of(model, [IDS])
+    assert densities[f"{name}.far"].nonzero == own.nonzero
+    assert densities[name].nonzero == int((fired[name] != 0).sum())
+
+
+def test_bits_of_a_value_are_the_near_neurons_and_a_mark() -> None:
+    left = trace(make(), IDS).products["model.lm_head"].left
+    assert (left.kind, left.planes) == ("integer", 6)
+
+
+def test_a_neuron_counts_its_own_operations() -> None:
+    counted = trace(make(spiking_maps=["head"], ffn="kept"), IDS).operations[("neurons", None)]
+    assert counted == TokenIF(16, 5).operations(2 * 9 * 16, 1)
+
+
+@pytest.fixture(scope="module")
+def report() -> Any:
+    return audit(make(), [IDS, IDS.flip(1)])
+
+
+def test_an_audit_sees_a_unit_per_token_at_every_map(report: Any) -> None:
+    products = report.products("model")
+    maps = {name: row for name, row in products.items() if not name.endswith(("scores", "values"))}
+    assert len(maps) == 2 * 7 + 1
+    for name, row in maps.items():
+        assert row.verdict == "adder", name
+        assert row.operands[0].as_dict()["unit_per"] == "token", name
+        assert (row.operands[0].kind, row.operands[0].source) == ("integer", "neuron"), name
+    assert {row.name.rsplit(".", 1)[-1] for row in report.failures("addition-only", scope="model")
+            } == {"scores", "values"}  # fmt: skip
+
+
+def test_an_audit_shows_how_many_far_neurons_fired(report: Any) -> None:
+    shown = report.as_dict()["populations"]
+    assert len(shown) == 2 * 4 + 1
+    head = shown["model.lm_head.fire.far"]
+    assert head["size"] == 2 * IDS.numel() * 16
+    assert 0 < head["fired"] < head["size"] / 5
+    assert head["kind"] == "integer"
+
+
+def test_a_factor_per_token_that_no_neuron_states_is_no_unit() -> None:
+    """The same arithmetic on the counts of a neuron whose spikes have one value."""
+
+    class Factor(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = torch.nn.Embedding(50, 16)
+            self.fire = TokenIF(16, 5)
+            self.fire.value_per_token = False
+            self.up = torch.nn.Linear(16, 8, bias=False)
+
+        def forward(self, input_ids: Tensor) -> Tensor:
+            x = self.embed(input_ids).unsqueeze(0)
+            y: Tensor = self.up(self.fire(x) * x.abs().amax(-1, keepdim=True))
+            return y
+
+    torch.manual_seed(3)
+    row = audit(Factor(), [IDS]).products("model")["up"]
+    assert (row.verdict, row.operands[0].kind) == ("multiplier", "real")
