@@ -1,5 +1,5 @@
-// Products of counts of a path that this machine cannot run, against sums taken one weight at a time:
-// with its instructions emulated, or cross-compiled (test_emulated.py, test_neon.py). Prints how many
+// Products of counts of a path, against sums taken one weight at a time: also of one that this machine
+// cannot run, with its instructions emulated, or cross-compiled (test_emulated.py, test_neon.py). Prints how many
 // outputs were compared; returns 1 where one is wrong.
 #include <algorithm>
 #include <cstdio>
@@ -19,6 +19,10 @@
 #elif defined(EMULATE_NEON)
 #include "emulated.hpp"
 #define SPIKEFORMERS_NEON
+#elif defined(CHECK_AVX2)
+#include <immintrin.h>
+#define SPIKEFORMERS_AVX2
+#elif defined(CHECK_PORTABLE)
 #else
 #include <arm_neon.h>
 #define SPIKEFORMERS_NEON

@@ -1,4 +1,4 @@
-"""Products of counts on AVX-512 and NEON, with their instructions emulated: the sums are exact.
+"""Products of counts under the sanitizers, on AVX-512 and NEON with their instructions emulated.
 
 What no processor here can run is at least compiled, and its logic held to sums taken one weight at
 a time. `spikeformers.kernels.choose` runs the real instructions where there are any.
@@ -16,6 +16,8 @@ import pytest
 HERE = Path(__file__).parent
 SOURCES = HERE.parents[1] / "src" / "spikeformers" / "kernels" / "cpp"
 PATHS = {
+    "portable": ["-DCHECK_PORTABLE"],
+    "AVX2": ["-DCHECK_AVX2", "-mavx2"],
     "AVX-512 with VNNI": ["-DEMULATE_AVX512", "-mavx2"],
     "NEON": ["-DEMULATE_NEON"],
     "NEON with its dot product": ["-DEMULATE_NEON", "-D__ARM_FEATURE_DOTPROD"],

@@ -16,6 +16,7 @@ import pytest
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+KERNELS = ("kernels", "architectures", "contracts", "token_counts", "grouped")
 SOURCES = ROOT / "src" / "spikeformers" / "kernels" / "cpp"
 RUN = """
 import sys
@@ -68,7 +69,7 @@ def watched(kind: str, library: str, tests: list[str], folder: Path, **options: 
 
 @pytest.mark.slow
 def test_under_address_and_undefined_behaviour_sanitizers(tmp_path: Path) -> None:
-    tests = [f"tests/kernels/test_{name}.py" for name in ("kernels", "architectures", "contracts")]
+    tests = [f"tests/kernels/test_{name}.py" for name in KERNELS]
     tests += [f"tests/engine/test_{name}.py" for name in ("file", "build", "threads", "fuzz")]
     tests += ["tests/engine/test_runtime.py::test_spikes_and_logits_are_pytorchs"]
     tests += ["tests/engine/test_runtime.py::test_what_is_not_there_is_refused"]
