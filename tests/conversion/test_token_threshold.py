@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -208,6 +209,23 @@ def test_a_resized_head_still_spikes(dense: Dense, windows: Tensor) -> None:
     torch.testing.assert_close(after[..., :60], before)
 
 
+@torch.no_grad()
+def test_adapters_beside_a_map_read_its_spikes_and_the_heads_are_refused(
+    dense: Dense, windows: Tensor
+) -> None:
+    def adapted(target: str) -> Any:
+        model = spiking(dense("mistral"), ALL, steps=3)
+        settings = LoraConfig(r=2, target_modules=[target], init_lora_weights=False)
+        torch.manual_seed(1)
+        return get_peft_model(model, settings).eval()
+
+    model = adapted("inner.o_proj.inner")
+    apart = model(windows).logits
+    torch.testing.assert_close(model.merge_and_unload()(windows).logits, apart)
+    with pytest.raises(ConfigError, match="the head has an adapter and neurons"):
+        adapted("lm_head")(windows)
+
+
 def test_a_plan_names_the_maps(dense: Dense) -> None:
     plan = make_plan(dense("llama"), threshold="token", attention="kept", spiking_maps=ALL)
     assert (plan.config.steps, plan.config.code) == (8, "phase")
@@ -236,6 +254,7 @@ def test_thresholds_per_channel_are_the_default(dense: Dense) -> None:
     [
         ({"threshold": "row"}, "threshold='row' is unknown"),
         ({"spiking_maps": ["ffn"], "threshold": "channel"}, "is for threshold='token'"),
+        ({"power_of_two_units": True, "threshold": "channel"}, "power_of_two_units is for"),
         ({"steps": 13}, "takes 2 to 12 steps, not 13"),
         ({"steps": 1}, "takes 2 to 12 steps, not 1"),
         ({"code": "rate"}, "is for code='phase'"),

@@ -2,7 +2,7 @@
 
 peft puts a module in the place of each map that it adapts and keeps the map as its ``base_layer``.
 Every linear map of these models reads one operand and gives one result, so an adapter beside it,
-merged or not, is right, but for two cases, which are refused by name.
+merged or not, is right, but for three cases, which are refused by name.
 """
 
 from __future__ import annotations
@@ -55,3 +55,12 @@ def refuse_tied_adapter(model: PreTrainedModel) -> None:
                 "(tie_word_embeddings): merging it would change both. Adapt other modules, or give "
                 f"the head a weight of its own: {UNTIE}."
             )
+
+
+def refuse_adapter_of_spiking_head(head: nn.Module | None) -> None:
+    """ConfigError for an adapter of a head that fires: it would read reals, the head spikes."""
+    if head is not None and is_adapter(head) and hasattr(head.base_layer, "fire"):
+        raise ConfigError(
+            "the head has an adapter and neurons at its input, which the adapter does not read. "
+            "Adapt other modules, or adapt the source model and convert it again."
+        )

@@ -218,6 +218,9 @@ def check_token_threshold(config: NeurTransformerConfig) -> None:
                 f"spiking_maps={asked} is for threshold='token'; with thresholds per channel the "
                 "fields ffn and attention say what spikes."
             )
+        if config.power_of_two_units:
+            raise ConfigError("power_of_two_units is for threshold='token'; thresholds per channel "
+                              "fold into the weights.")  # fmt: skip
         return
     if not FEWEST_STEPS <= config.steps <= MOST_TOKEN_STEPS:
         raise ConfigError(

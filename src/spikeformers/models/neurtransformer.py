@@ -22,7 +22,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
 from spikeformers.errors import ConfigError
-from spikeformers.models._adapters import refuse_tied_adapter
+from spikeformers.models._adapters import refuse_adapter_of_spiking_head, refuse_tied_adapter
 from spikeformers.models._cache import admit
 from spikeformers.models._converted import SpikingFeedForward, SpikingSelfAttention
 from spikeformers.models._generation import CachedGenerationMixin
@@ -131,6 +131,7 @@ class NeurTransformerForCausalLM(NeurTransformerPreTrainedModel, CachedGeneratio
     ) -> CausalLMOutputWithPast:
         """Logits ``[B, T, V]``; ``labels`` ``[B, T]`` are shifted inside, -100 is ignored."""
         refuse_tied_adapter(self)
+        refuse_adapter_of_spiking_head(self.get_output_embeddings())
         x = input_ids if inputs_embeds is None else inputs_embeds
         if x is not None:
             tokens, past = x.shape[1], 0
