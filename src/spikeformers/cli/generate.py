@@ -47,7 +47,8 @@ def generate(
     Only what is new goes to standard output, as it is written. A text ends at the model's end
     token, at a stop string, after --max-new-tokens, or where the model's positions end. --engine
     runs the same model by additions for what fires (in fp32 from a model folder; `export engine`
-    writes a file that opens at once): the same options and seed give the same text.
+    writes a file that opens at once). The same options and seed give the same text again; at
+    temperature 0 PyTorch and the engine write the same, else each draws with its own generator.
 
     JSON: prompt, text, tokens, prompt_tokens, seconds, tokens_per_second, finish_reason (end,
     stop, length, context), seed.

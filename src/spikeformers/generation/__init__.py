@@ -4,7 +4,7 @@
     print(spikeformers.generate_text(model, "Return the", tokenizer=tokenizer).text)
     print(spikeformers.generate_text(spikeformers.load_engine("model.engine"), "Return the").text)
 
-Neither torch nor Transformers is imported for an engine at temperature 0.
+Neither torch nor Transformers is imported for an engine.
 """
 
 from __future__ import annotations
