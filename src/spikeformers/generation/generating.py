@@ -85,9 +85,10 @@ def generate_text(
 
     ``model`` is a causal Transformers model, whose ``tokenizer`` is given with it, or an `Engine`,
     which has its own. A seed repeats its text; both write the same at temperature 0 (in fp32), and
-    draw with generators of their own otherwise. The text ends at the end token, before one of the ``stop`` strings, after ``max_new_tokens``, or where
-    the context does. Raises UsageError for a model that does not write text, without a tokenizer,
-    and for a prompt that fills the context; DataError for a prompt that has no UTF-8.
+    draw with generators of their own otherwise. The text ends at the end token, before one of the
+    ``stop`` strings, after ``max_new_tokens``, or where the context does. Raises UsageError for a
+    model that does not write text, without a tokenizer, and for a prompt that fills the context;
+    DataError for a prompt that has no UTF-8.
     """
     writer = EngineWriter(model) if isinstance(model, Engine) else TorchWriter(model, tokenizer)
     end = writer.tokenizer.eos_token_id
