@@ -220,6 +220,7 @@ def test_values_at_the_seams_of_what_is_read_are_checked(tmp_path: Path) -> None
         ({"tokenizer": "null"}, "tokenizer in its header holds null where an object"),
         ({"tokenizer": '{"rules": 3}'}, "its tokenizer is malformed"),
         ({"tokenizer": '{"eos": "x"}'}, "its tokenizer is malformed"),
+        ({"tokenizer": '{"chat_template": ["x"]}'}, "its tokenizer is malformed"),
         ({"weights": 3}, "its header lacks one of"),
     ],
 )

@@ -34,6 +34,10 @@ def generate(
     stop: Annotated[
         list[str] | None, typer.Option(help="Stop string; repeatable.", show_default=False)
     ] = None,
+    chat: Annotated[
+        bool,
+        typer.Option("--chat", help="Take the prompt as a message and write the answer to it."),
+    ] = False,
     stream: Annotated[bool, typer.Option(help="Show the text while it is written.")] = True,
     engine: Annotated[
         bool,
@@ -49,6 +53,7 @@ def generate(
     runs the same model by additions for what fires (in fp32 from a model folder; `export engine`
     writes a file that opens at once). The same options and seed give the same text again; at
     temperature 0 PyTorch and the engine write the same, else each draws with its own generator.
+    --chat needs a model whose tokenizer has a chat template.
 
     JSON: prompt, text, tokens, prompt_tokens, seconds, tokens_per_second, finish_reason (end,
     stop, length, context), seed.
@@ -72,7 +77,8 @@ def generate(
     writer, tokenizer = _open(model, threads, engine or packed)
     generation = generate_text(
         writer, text, tokenizer=tokenizer, max_new_tokens=max_new_tokens, stop=stop or [],
-        temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, show=show,
+        temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, chat=chat,
+        show=show,
     )  # fmt: skip
     if as_json:
         print_json(generation.as_dict())

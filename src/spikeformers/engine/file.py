@@ -216,11 +216,14 @@ def _dictionary(path: Path, key: str, text: str) -> dict[str, Any]:
 
 
 def _check_tokenizer(path: Path, tokenizer: Mapping[str, Any]) -> None:
-    rules, ids = tokenizer.get("rules"), [tokenizer.get(key) for key in ("bos", "eos")]
-    if not (rules is None or isinstance(rules, str)) or not all(
+    texts = [tokenizer.get(key) for key in ("rules", "chat_template")]
+    ids = [tokenizer.get(key) for key in ("bos", "eos")]
+    if not all(text is None or isinstance(text, str) for text in texts) or not all(
         id is None or type(id) is int for id in ids
     ):
-        raise CheckpointError(f"{path}: its tokenizer is malformed: rules are text, ids numbers.")
+        raise CheckpointError(
+            f"{path}: its tokenizer is malformed: rules and chat template are text, ids numbers."
+        )
 
 
 def _parse(path: Path, header: bytes) -> tuple[dict[str, str], dict[str, Any]]:

@@ -52,6 +52,9 @@ def pack(
             "bos": tokenizer.bos_token_id,
             "eos": tokenizer.eos_token_id,
         }
+        template = getattr(tokenizer, "chat_template", None)
+        if isinstance(template, str):
+            roles["chat_template"] = template
     values = model.config.to_diff_dict()
     values.pop("auto_map", None)  # of the model folder
     config = {k: v for k, v in values.items() if _plain(v)}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from spikeformers.engine import Engine
 from spikeformers.errors import UsageError
+from spikeformers.foreign import foreign
 from spikeformers.generation.text_stream import TextStream
 
 if TYPE_CHECKING:
@@ -79,20 +80,25 @@ def generate_text(
     top_p: float = 1.0,
     seed: int = 0,
     stop: Sequence[str] = (),
+    chat: bool = False,
     show: Callable[[str], None] = lambda piece: None,
 ) -> Generation:
     """Continue ``prompt``; ``show`` gets each piece of text as it becomes certain.
+
+    With ``chat`` the prompt is a user's message, which the tokenizer's chat template puts into
+    words, and the text is the answer.
 
     ``model`` is a causal Transformers model, whose ``tokenizer`` is given with it, or an `Engine`,
     which has its own. A seed repeats its text; both write the same at temperature 0 (in fp32), and
     draw with generators of their own otherwise. The text ends at the end token, before one of the
     ``stop`` strings, after ``max_new_tokens``, or where the context does. Raises UsageError for a
-    model that does not write text, without a tokenizer, and for a prompt that fills the context;
-    DataError for a prompt that has no UTF-8.
+    model that does not write text, without a tokenizer, without a chat template where ``chat``
+    needs one, and for a prompt that fills the context; DataError for a prompt that has no UTF-8.
     """
     writer = EngineWriter(model) if isinstance(model, Engine) else TorchWriter(model, tokenizer)
     end = writer.tokenizer.eos_token_id
-    ids = _prompt_ids(writer.tokenizer, prompt, writer.vocabulary)
+    text = _as_chat(writer.tokenizer, prompt) if chat else prompt
+    ids = _prompt_ids(writer.tokenizer, text, writer.vocabulary, special=not chat)
     room = _room(ids, writer.context, max_new_tokens)
     stream = TextStream(writer.tokenizer, ids, stop)
     new: list[int] = []
@@ -208,14 +214,35 @@ def _why_ended(stream: TextStream, new: Sequence[int], end: int | None, max_new_
     return "length" if len(new) == max_new_tokens else "context"
 
 
+def _as_chat(tokenizer: PreTrainedTokenizerBase | EngineTokenizer, message: str) -> str:
+    """The text of a user's first message, up to where the answer begins."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise UsageError(
+            "this tokenizer has no chat template, so the model only continues a text: leave out "
+            "--chat. An engine file of an earlier version holds none; export it again."
+        )
+    with foreign("the chat template cannot be used"):
+        text: str = tokenizer.apply_chat_template(
+            [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True
+        )
+    return text
+
+
 def _prompt_ids(
-    tokenizer: PreTrainedTokenizerBase | EngineTokenizer, prompt: str, rows: int
+    tokenizer: PreTrainedTokenizerBase | EngineTokenizer,
+    prompt: str,
+    rows: int,
+    *,
+    special: bool = True,
 ) -> list[int]:
-    """Token ids of the prompt, for a model of ``rows`` tokens; an empty one begins a document."""
+    """Token ids of the prompt, for a model of ``rows`` tokens; an empty one begins a document.
+
+    ``special``: whether the tokenizer adds its own tokens, which a chat template has written.
+    """
     from spikeformers.data.tokenizers import encoding
 
     with encoding("the prompt"):
-        ids: list[int] = tokenizer(prompt)["input_ids"]
+        ids: list[int] = tokenizer(prompt, add_special_tokens=special)["input_ids"]
     if not ids:
         begins = tokenizer.bos_token_id
         begins = tokenizer.eos_token_id if begins is None else begins
