@@ -8,9 +8,7 @@ with the rotary ``cos`` and ``sin`` ``[1, T, K]`` where the model has them.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from spikeformers.errors import CheckpointError, DataError, StorageError
+from spikeformers.errors import CheckpointError, DataError
 from spikeformers.foreign import foreign
 from spikeformers.models._sources import watching
 from spikeformers.progress import Move, watched
-from spikeformers.storage import digest_of
+from spikeformers.storage import digest_of, replacing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -135,19 +133,13 @@ def _file(layer: int) -> str:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write a safetensors file through a temporary name; StorageError where the disk refuses."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        plain = {key: one.contiguous() for key, one in tensors.items()}
-        save_file(plain, temporary, {DIGEST: _digest(plain)})
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise StorageError(
-            f"could not write {path}: {error}. What was there is unchanged; free some space, or "
-            "calibrate on fewer tokens."
-        ) from error
+    """Write a safetensors file atomically, with its digest; errors as in `storage.replacing`."""
+    contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
+    with replacing(path) as temporary:
+        try:
+            save_file(contiguous, temporary, {DIGEST: _digest(contiguous)})
+        except SafetensorError as error:  # a full disk, among others
+            raise OSError(str(error)) from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

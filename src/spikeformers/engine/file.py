@@ -21,7 +21,6 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,8 +28,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from spikeformers.errors import CheckpointError, StorageError
+from spikeformers.errors import CheckpointError
 from spikeformers.foreign import check_object, foreign
+from spikeformers.storage import replacing
 
 FORMAT, VERSION = "spikeformers-engine", "1"
 TYPES: dict[str, np.dtype[Any]] = {
@@ -60,9 +60,10 @@ class Packed:
 
 
 def write(packed: Packed, path: str | Path) -> int:
-    """Write an engine file through a temporary name; returns its bytes.
+    """Write an engine file atomically; returns its size in bytes.
 
-    Raises StorageError, and CheckpointError for a tensor that holds NaN or infinity.
+    Raises StorageError if it cannot be written, and CheckpointError for a tensor that holds NaN or
+    infinity.
     """
     path = Path(path)
     for name, tensor in packed.tensors.items():
@@ -95,22 +96,11 @@ def write(packed: Packed, path: str | Path) -> int:
     for _, tensor in ordered:
         digest.update(np.ascontiguousarray(tensor).data)
     header = header.replace(BLANK.encode(), digest.hexdigest().encode(), 1)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(len(header).to_bytes(8, "little"))
-            file.write(header)
-            for _, tensor in ordered:
-                file.write(np.ascontiguousarray(tensor).data)
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise StorageError(
-            f"could not write {path}: {error.strerror or error}. What was there is unchanged; "
-            "free some space, or name another file."
-        ) from error
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little"))
+        file.write(header)
+        for _, tensor in ordered:
+            file.write(np.ascontiguousarray(tensor).data)
     return 8 + len(header) + at
 
 

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from spikeformers.storage import write_text
+
 STUB = "modeling_spikeformers"
 _TEXT = '''"""Imports the classes of this model from the installed package spikeformers.
 
@@ -52,9 +54,6 @@ def state_classes(config: Any, heads: Mapping[str, type]) -> None:
 
 
 def write_stub(folder: Path, names: list[str]) -> None:
-    """Write the file that imports ``names``, through a temporary name."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{STUB}.py.tmp"
-    listed = "\n".join(f"    {name}," for name in names)
-    temporary.write_text(_TEXT.format(names=listed), encoding="utf-8")
-    os.replace(temporary, folder / f"{STUB}.py")
+    """Write the file that imports ``names``; StorageError if it cannot be written."""
+    lines = "\n".join(f"    {name}," for name in names)
+    write_text(folder / f"{STUB}.py", _TEXT.format(names=lines))

@@ -1,4 +1,4 @@
-"""Any causal language model as it stands: teacher of a distillation, reference of a comparison.
+"""Load any causal language model: the teacher of a distillation, the reference of a comparison.
 
 A folder of this project or of Transformers, a name on the Hugging Face hub, a short name of
 ``known.py``, or a GGUF file, whose weights are dequantised, so that the model trains and is saved
@@ -21,7 +21,7 @@ from spikeformers.data.tokenizers import check_vocabulary, load_tokenizer
 from spikeformers.errors import CheckpointError, ConfigError, OfflineError, SpikeformersError
 from spikeformers.foreign import foreign
 from spikeformers.models._checks import config_errors
-from spikeformers.models._weights import check_finite, check_gguf, check_shapes
+from spikeformers.models._weights import check_finite, check_shapes, read_gguf_config
 from spikeformers.models.known import locate
 from spikeformers.models.loading import (
     SAFELY,
@@ -43,37 +43,35 @@ def load_reference(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """The model, in eval mode and without gradients, and its tokenizer.
 
-    ``dtype`` "auto" keeps the weights' own; a GGUF file's become float32. ``attentions`` chooses
-    the attention that can return its maps. Raises CheckpointError for what cannot be read, or is
-    not finite,
-    ConfigError for a model that is not causal, OfflineError for a hub that does not answer.
+    ``dtype`` "auto" keeps the dtype of the weights; those of a GGUF file become float32.
+    ``attentions`` selects an attention implementation that can return its maps. Raises
+    CheckpointError for weights that cannot be read or are not finite, ConfigError for a model that
+    is not causal, OfflineError for a hub that does not answer.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}.")
     place, gguf_file, _ = locate(name, gguf_file)
     source, local = _find(place, gguf_file)
-    more: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
-    said = f"{name} cannot be loaded as a causal model"
-    refused: type[SpikeformersError] = CheckpointError
+    gguf: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
+    failure = f"{name} cannot be loaded as a causal model"
+    error: type[SpikeformersError] = CheckpointError
     if not local:
-        said = f"{name!r} is not a folder here and did not come from the Hugging Face hub"
-        refused = OfflineError
-    with config_errors(said, refused):
+        failure = f"{name!r} is not a folder here and did not come from the Hugging Face hub"
+        error = OfflineError
+    with config_errors(failure, error):
         config = _config(source, gguf_file, local)
     _refuse_masked(name, config)
-    wanted = more | {"use_safetensors": True} if not gguf_file else more
+    options = gguf or {"use_safetensors": True}
     if attentions:
-        wanted = wanted | {"attn_implementation": "eager"}
+        options = options | {"attn_implementation": "eager"}
     chosen = torch.float32 if gguf_file and dtype == "auto" else DTYPES[dtype]
     if local and not gguf_file:
         check_shapes(Path(source), AutoModelForCausalLM, config)
-    if gguf_file:
-        _refuse_larger(config, Path(source) / gguf_file)
-    with foreign(said, refused):
+    with foreign(failure, error):
         model, info = AutoModelForCausalLM.from_pretrained(
-            source, dtype=chosen, output_loading_info=True, **SAFELY, **wanted
+            source, dtype=chosen, output_loading_info=True, **SAFELY, **options
         )
-    tokenizer = load_tokenizer(source, refused, padding_side="left", **more)
+    tokenizer = load_tokenizer(source, error, padding_side="left", **gguf)
     if info["missing_keys"]:
         raise CheckpointError(
             f"{name}: {len(info['missing_keys'])} weights are missing (first: "
@@ -86,7 +84,7 @@ def load_reference(
         raise ConfigError(f"{name}: its tokenizer names no eos token to put between documents.")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if gguf_file:  # its numbers are real now, and the file's format no longer the model's
+    if gguf_file:  # its weights are dequantised, so it is saved as an ordinary model
         quantizer = getattr(model, "hf_quantizer", None)
         if quantizer is not None:
             quantizer.remove_quantization_config(model)
@@ -97,31 +95,30 @@ def load_reference(
 
 
 def _config(source: str, gguf_file: str, local: bool) -> Any:
-    """The config; of a folder here, once its numbers fit the weights beside it."""
+    """The config; for a local folder, its numbers are checked against the weights beside it."""
     if not local:
-        more = {"gguf_file": gguf_file} if gguf_file else {}
-        return AutoConfig.from_pretrained(source, **SAFELY, **more)
+        gguf = {"gguf_file": gguf_file} if gguf_file else {}
+        return AutoConfig.from_pretrained(source, **SAFELY, **gguf)
     if not gguf_file:
         return read_config(Path(source))
-    check_gguf(Path(source) / gguf_file)
-    return AutoConfig.from_pretrained(source, gguf_file=gguf_file, **SAFELY)
+    return read_gguf_config(Path(source) / gguf_file)
 
 
 def _find(name: str, gguf_file: str) -> tuple[str, bool]:
-    """Where to load from, and whether that is a folder here."""
+    """Where to load from, and whether that is a local folder."""
     folder = Path(name).expanduser()
     if gguf_file:
         if importlib.util.find_spec("gguf") is None:
             raise ConfigError("GGUF files need the gguf package: pip install 'spikeformers[gguf]'.")
         if folder.is_dir() and not (folder / gguf_file).is_file():
-            held = sorted(path.name for path in folder.glob("*.gguf"))
+            files = sorted(path.name for path in folder.glob("*.gguf"))
             raise CheckpointError(
-                f"{folder} has no {gguf_file}; it holds {', '.join(held) or 'no GGUF file'}."
+                f"{folder} has no {gguf_file}; it holds {', '.join(files) or 'no GGUF file'}."
             )
     elif folder.is_dir():
         if not (folder / "config.json").is_file() and any(folder.glob("*.gguf")):
-            found = shlex.quote(min(path.name for path in folder.glob("*.gguf")))
-            raise CheckpointError(f"{folder} holds GGUF; name the file: --gguf-file {found}.")
+            file = shlex.quote(min(path.name for path in folder.glob("*.gguf")))
+            raise CheckpointError(f"{folder} holds GGUF; name the file: --gguf-file {file}.")
         check_folder(folder)
     if folder.is_dir():
         return str(folder), True
@@ -139,21 +136,6 @@ def _find(name: str, gguf_file: str) -> tuple[str, bool]:
     return name, False
 
 
-def _refuse_larger(config: Any, file: Path) -> None:
-    """CheckpointError for a config that a GGUF file cannot hold: it would be built first."""
-    if not file.is_file():  # of the hub
-        return
-    with file.open("rb") as raw:
-        tensors = int.from_bytes(raw.read(16)[8:], "little")
-    blocks, width = config.num_hidden_layers, getattr(config, "hidden_size", 1)
-    rows, size = getattr(config, "vocab_size", 0), file.stat().st_size
-    if blocks > tensors or rows * width > 8 * size:  # a value takes a bit at least
-        raise CheckpointError(
-            f"{file} describes {blocks:,} blocks and {rows:,} tokens of width {width:,}, "
-            f"and holds {tensors:,} tensors in {size:,} bytes. It is damaged: copy it again."
-        )
-
-
 def _refuse_masked(name: str, config: Any) -> None:
     architecture = architecture_of(config)
     if is_masked(config) or "MaskedLM" in architecture:
@@ -169,8 +151,10 @@ def refuse_acausal(name: str, model: Any) -> None:
     first = torch.arange(4, device=model.device)[None] % model.config.vocab_size
     second = first.clone()
     second[0, -1] = (first[0, -1] + 1) % model.config.vocab_size
-    one, two = (model(input_ids=ids, use_cache=False).logits[0, :-1] for ids in (first, second))
-    if not torch.allclose(one, two, atol=1e-3, rtol=1e-3):
+    before, after = (
+        model(input_ids=ids, use_cache=False).logits[0, :-1] for ids in (first, second)
+    )
+    if not torch.allclose(before, after, atol=1e-3, rtol=1e-3):
         raise ConfigError(
             f"{name} ({type(model).__name__}) lets a token see later ones; a causal language model "
             "is needed."
