@@ -35,7 +35,7 @@ def test_version(spikeformers):
 
 
 @pytest.mark.parametrize(
-    ("raised", "code", "said"),
+    ("raised", "code", "message"),
     [
         (UsageError("what is wrong [sic]"), 2, "error: what is wrong [sic]\n"),
         (CheckpointError("it is broken"), 1, "error: it is broken\n"),
@@ -43,14 +43,14 @@ def test_version(spikeformers):
         (
             OSError(errno.ENOSPC, "No space left on device", "/full/disk"),
             1,
-            "error: No space left on device: /full/disk. What was there before is unchanged; free "
-            "some space.\n",
+            "error: No space left on device: /full/disk. Existing files are unchanged; free some "
+            "space.\n",
         ),
         (
             PermissionError(errno.EACCES, "Permission denied", "/their/file"),
             1,
-            "error: Permission denied: /their/file. Name another place, or get the right to use "
-            "this one.\n",
+            "error: Permission denied: /their/file. Choose another location, or get write "
+            "permission for this one.\n",
         ),
         (
             ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
@@ -59,7 +59,7 @@ def test_version(spikeformers):
         ),
     ],
 )
-def test_errors_become_one_message_and_a_code(spikeformers, monkeypatch, raised, code, said):
+def test_errors_become_one_message_and_a_code(spikeformers, monkeypatch, raised, code, message):
     def fail(*_: object, **__: object) -> None:
         raise raised
 
@@ -68,8 +68,8 @@ def test_errors_become_one_message_and_a_code(spikeformers, monkeypatch, raised,
     assert ended.code == code
     assert ended.out == ""
     assert "Traceback" not in ended.err
-    if said:
-        assert ended.err == said
+    if message:
+        assert ended.err == message
 
 
 def test_debug_shows_the_traceback(monkeypatch):

@@ -89,4 +89,4 @@ def test_a_stopped_run_says_how_to_resume_it_with_its_path_quoted(
     given = ("pretrain", "--preset", "wd-spikingformer-tiny", "--tokenizer", "byte")
     ended = spikeformers(*given, "--data", text, "--out", out, *tiny())
     assert ended.code == 130
-    assert f"spikeformers pretrain --out '{out}' --resume continues." in ended.err
+    assert f"continue with: spikeformers pretrain --out '{out}' --resume" in ended.err

@@ -1,11 +1,11 @@
-"""The command line: one verb a file, each its arguments, one call, one print.
+"""The command line: one file per verb, with its arguments, one call and one print.
 
     spikeformers demo | pretrain | distill | train-vision | convert | finetune-attention | finetune
     spikeformers generate | energy | audit | info | compare
     spikeformers evaluate perplexity | agreement | zeroshot | glue | vision
     spikeformers export engine | bench decode | bench prefill | bench memory
 
-Exit codes: 0 done, 1 something failed or falls short of a requirement, 2 the request is wrong, 130
+Exit codes: 0 done, 1 something failed or a requirement is not met, 2 the request is wrong, 130
 interrupted. Results go to standard output, progress and messages to standard error. Nothing heavy
 is imported before a verb runs.
 """
@@ -43,12 +43,12 @@ from spikeformers.cli._waiting import wait_passively
 from spikeformers.errors import SpikeformersError, UsageError
 
 RENAMED = {"max-tokens": "tokens", "max-images": "images"}
-"""Names of options that were, and what they are called now; the old ones work and are not shown."""
+"""Former option names and the present ones; the former still work, but are not shown."""
 
 app = typer.Typer(
     name="spikeformers",
-    help="Spiking transformers for language: train them, measure them beside a dense twin, "
-    "let them write.",
+    help="Spiking transformers for language: train them, convert trained models, compare them "
+    "with a dense twin, generate text.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -60,10 +60,14 @@ app = typer.Typer(
 )
 evaluation = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 benching = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
-app.add_typer(benching, name="bench", help="Time the engine beside PyTorch and other programs.")
+app.add_typer(benching, name="bench", help="Time the engine against PyTorch and other programs.")
 exporting = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
-app.add_typer(exporting, name="export", help="Write a model for another program to run.")
-app.add_typer(evaluation, name="evaluate", help="Measure a model on text, tasks or images.")
+app.add_typer(
+    exporting, name="export", help="Write a model to a file that another program can run."
+)
+app.add_typer(
+    evaluation, name="evaluate", help="Measure how good a model is, on text, tasks or images."
+)
 
 
 def _help(verb: Callable[..., None]) -> str:
@@ -112,10 +116,10 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error, at any place.")
+        bool, typer.Option("--debug", help="Show the full traceback of an error.")
     ] = False,
 ) -> None:
-    """What stands before a verb; `main` reads --debug itself."""
+    """Options before the verb; `main` reads --debug itself, wherever it stands."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -123,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     wait_passively()  # before any verb imports torch
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
-    if hasattr(sys.stdout, "reconfigure"):  # a name that is not UTF-8 is shown, not a traceback
+    if hasattr(sys.stdout, "reconfigure"):  # print a name that is not UTF-8 instead of failing
         sys.stdout.reconfigure(errors="backslashreplace")
     given = [argument for argument in given if argument != "--debug"]
     try:
@@ -142,19 +146,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 REMEDIES = {
-    **dict.fromkeys(
-        (errno.ENOSPC, errno.EDQUOT), "What was there before is unchanged; free some space."
-    ),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Existing files are unchanged; free some space."),
     **dict.fromkeys(
         (errno.EROFS, errno.EACCES, errno.EPERM),
-        "Name another place, or get the right to use this one.",
+        "Choose another location, or get write permission for this one.",
     ),
 }
-"""What to do where the system says no; any other error is a surprise, which --debug explains."""
+"""Advice for errors of the operating system; any other is unexpected, and --debug explains it."""
 
 
 def _refuse_bytes(arguments: Sequence[str]) -> None:
-    """UsageError for an argument of bytes that are not UTF-8: nothing below can encode it."""
+    """Raise UsageError for an argument that is not UTF-8, which no later code could encode."""
     for argument in arguments:
         try:
             argument.encode("utf-8")
@@ -162,14 +164,14 @@ def _refuse_bytes(arguments: Sequence[str]) -> None:
             shown = repr(os.fsencode(argument))[1:]
             wrong = f"0x{ord(argument[error.start]) - 0xDC00:02x}"
             raise UsageError(
-                f"the argument {shown} is not UTF-8 text (the byte {wrong}). Give text, and names "
-                "of files, in UTF-8."
+                f"the argument {shown} is not UTF-8 text (the byte {wrong}). Write text and file "
+                "names in UTF-8."
             ) from error
 
 
 def _what_failed(error: OSError) -> str:
-    said = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}."
-    return f"{said} {REMEDIES.get(error.errno or 0, '--debug shows where.')}"
+    reason = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}."
+    return f"{reason} {REMEDIES.get(error.errno or 0, '--debug shows where.')}"
 
 
 def _fail(message: str, code: int) -> None:

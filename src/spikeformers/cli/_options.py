@@ -14,7 +14,7 @@ Data = Annotated[
     str,
     typer.Option(
         "--data",
-        help="builtin, a text, JSONL or Parquet file, a folder, or a data set of the hub.",
+        help="Text: builtin, a text, JSONL or Parquet file, a folder, or a data set on the hub.",
         metavar="SOURCE",
         show_default=False,
     ),
@@ -23,33 +23,40 @@ AnyData = Annotated[
     str,
     typer.Option(
         "--data",
-        help="A text (builtin, a file, a folder, a data set of the hub), or of a vision model "
-        "images (digits, cifar10, ..., a folder).",
+        help="For a language model, text: builtin, a file, a folder, or a data set on the hub. "
+        "For a vision model, images: digits, cifar10, ..., or a folder.",
         metavar="SOURCE",
         show_default=False,
     ),
 ]
-Images = Annotated[int, typer.Option("--images", min=1, help="Of a vision model: images.")]
-Root = Annotated[
-    str, typer.Option("--root", help="Folder that holds images named by --data, such as cifar10.")
+Images = Annotated[
+    int, typer.Option("--images", min=1, help="Images to run on (vision models only).")
 ]
-Split = Annotated[str, typer.Option(help="Part of the text: train, validation or test.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+Root = Annotated[
+    str,
+    typer.Option(
+        "--root", help="Folder that holds the image set named by --data, such as cifar10."
+    ),
+]
+Split = Annotated[str, typer.Option(help="Part of the data: train, validation or test.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
 TextField = Annotated[
-    str, typer.Option("--text-field", help="Field or column with the text, of JSONL or Parquet.")
+    str,
+    typer.Option("--text-field", help="Field of JSONL or column of Parquet that holds the text."),
 ]
 Threads = Annotated[
     int | None,
-    typer.Option(min=1, max=MOST_THREADS, help="Threads to compute with.", show_default="all"),
+    typer.Option(min=1, max=MOST_THREADS, help="Number of CPU threads.", show_default="all"),
 ]
 
-# --- of the verbs that train ---------------------------------------------------------------------
+# --- shared by the verbs that train --------------------------------------------------------------
 
-Out = Annotated[Path, typer.Option("--out", help="Run folder; the model ends up in it.")]
+Out = Annotated[Path, typer.Option("--out", help="Run folder: checkpoints, log and trained model.")]
 RunData = Annotated[
     str,
     typer.Option(
-        "--data", help="builtin, a text, JSONL or Parquet file, a folder, or a data set of the hub."
+        "--data",
+        help="Text: builtin, a text, JSONL or Parquet file, a folder, or a data set on the hub.",
     ),
 ]
 Set = Annotated[
@@ -60,20 +67,25 @@ RecipeFile = Annotated[
     Path | None,
     typer.Option(
         "--recipe",
-        help="YAML file with preset, model, train and data keys (distill: and distill keys; "
-        "train-vision: and vision keys).",
+        help="YAML recipe: preset, and model, train and data keys (also distill keys for distill, "
+        "vision keys for train-vision).",
     ),
 ]
 Control = Annotated[
-    bool, typer.Option("--control", help="Train the dense twin of the preset instead.")
+    bool,
+    typer.Option("--control", help="Train the preset's dense twin instead of the spiking model."),
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Continue what was interrupted in --out, exactly.")
+    bool,
+    typer.Option("--resume", help="Continue the interrupted run in --out, with the same result."),
 ]
 GGUFFile = Annotated[
-    str, typer.Option("--gguf-file", help="GGUF file in the model's folder or repository.")
+    str,
+    typer.Option("--gguf-file", help="Name of a GGUF file in the model's folder or repository."),
 ]
 TeacherDtype = Annotated[
     str,
-    typer.Option("--teacher-dtype", help="Of the teacher: auto (its own), fp32, bf16 or fp16."),
+    typer.Option(
+        "--teacher-dtype", help="Number format of the teacher: auto (as stored), fp32, bf16, fp16."
+    ),
 ]

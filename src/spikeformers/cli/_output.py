@@ -1,4 +1,4 @@
-"""What every verb prints with: results on standard output, the rest on standard error."""
+"""Printing, shared by all verbs: results to standard output, all else to standard error."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ __all__ = [
 
 
 def start(*, verbose: bool = True, transformers: bool = True) -> None:
-    """Bars, warnings and log lines to standard error; libraries keep their own to themselves.
+    """Send bars, warnings and log lines to standard error, and silence those of Transformers.
 
-    ``transformers`` false: the verb does without it, and its import is saved.
+    ``transformers=False`` is for a verb that does not need the library: it is not imported.
     """
     import rich
     from rich.logging import RichHandler
@@ -55,7 +55,10 @@ def start(*, verbose: bool = True, transformers: bool = True) -> None:
 
 
 def say(message: str, style: str = "") -> None:
-    """One line to standard error, as it is: a path may hold brackets. ``style`` is Rich's."""
+    """Print one line to standard error without markup, since a path may hold brackets.
+
+    ``style`` is a style of Rich.
+    """
     import rich
 
     console = rich.get_console()
@@ -63,14 +66,14 @@ def say(message: str, style: str = "") -> None:
 
 
 def print_json(value: Any) -> None:
-    """The result as JSON, alone on standard output."""
+    """Print the result as JSON, alone on standard output."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    # Half a character, which a damaged text may hold, has no UTF-8; its escape is JSON, too.
+    # A lone surrogate from a damaged text has no UTF-8 encoding; its escape is valid JSON.
     print(text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def tokenize(corpus: Corpus, tokenizer: Any) -> TokenStore:
-    """The token store of a corpus; while it is made, how far it is."""
+    """Tokenize a corpus with a progress bar; returns its token store."""
     from spikeformers.data import tokenize_corpus
 
     with Progress() as progress:
@@ -80,9 +83,9 @@ def tokenize(corpus: Corpus, tokenizer: Any) -> TokenStore:
 
 
 class Terminal:
-    """Shows a run on standard error: its messages, and how far each stage is.
+    """Shows a run on standard error: its messages, and the progress of each stage.
 
-    A stage lasts until the next one or a message; the bar of training stays when it has ended.
+    A stage ends with the next stage or message; the bar of training stays visible afterwards.
     """
 
     def __init__(self) -> None:
@@ -99,12 +102,12 @@ class Terminal:
         self._progress(stage, done, total, unit=unit, shown=shown)
 
     def say(self, message: str) -> None:
-        """One line."""
+        """Print one line below the bar."""
         self.close()
         say(message)
 
     def close(self) -> None:
-        """The stage is over."""
+        """End the current stage and its bar."""
         progress, self._progress = self._progress, None
         if progress is not None:
             progress.__exit__()
@@ -112,7 +115,7 @@ class Terminal:
 
 @contextmanager
 def on_terminal(*, verbose: bool = True) -> Iterator[dict[str, Any]]:
-    """The callbacks that show a run of the library on the terminal."""
+    """Callbacks for a run of the library that show it on the terminal."""
     start(verbose=verbose and is_main_process())
     terminal = Terminal()
     try:
@@ -122,7 +125,7 @@ def on_terminal(*, verbose: bool = True) -> Iterator[dict[str, Any]]:
 
 
 def print_run(result: RunResult, *, as_json: bool) -> None:
-    """How a run ended; exit code 130 when it was interrupted."""
+    """Print how a run ended; exits with code 130 if it was interrupted."""
     if not is_main_process():
         return
     training, unit = result.training, result.unit
@@ -142,13 +145,13 @@ def print_run(result: RunResult, *, as_json: bool) -> None:
         ]
         print_table(make_table("", ("trained", f"{training.steps:,} steps"), rows))
     if result.interrupted:
-        again = f"spikeformers {result.verb} --out {shlex.quote(str(result.out))} --resume"
-        say(f"Stopped after step {training.steps}; {again} continues.")
+        resume = f"spikeformers {result.verb} --out {shlex.quote(str(result.out))} --resume"
+        say(f"Stopped after step {training.steps}; continue with: {resume}")
         raise typer.Exit(130)
 
 
 def _figures(validation: Mapping[str, float], unit: str) -> dict[str, tuple[str, str]]:
-    """Key of a validation result -> its title and how it is written."""
+    """Key of a validation result -> its title and number format."""
     of = "masked token" if "masked_perplexity" in validation else unit
     return {
         "loss": ("validation loss", f"{{:.4f}} nats per {of}"),
@@ -156,6 +159,6 @@ def _figures(validation: Mapping[str, float], unit: str) -> dict[str, tuple[str,
         "accuracy": ("accuracy", "{:.4f}"),
         "perplexity": ("perplexity", "{:,.2f} per token"),
         "bits_per_byte": ("bits per byte", "{:.4f}"),
-        "teacher_agreement": ("same likeliest token as the teacher", "{:.4f} of tokens"),
+        "teacher_agreement": ("same most likely token as the teacher", "{:.4f} of tokens"),
         "teacher_kl": ("KL from the teacher", "{:.4f} nats per token"),
     }

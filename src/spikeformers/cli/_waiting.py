@@ -1,7 +1,7 @@
-"""How OpenMP's threads wait for one another: asleep, unless the user has chosen otherwise.
+"""Make waiting OpenMP threads sleep, unless the user has chosen otherwise.
 
-A thread of OpenMP that waits spins by default, which on a machine that does other work takes the
-processor from the very thread it waits for: two threads can then be many times slower than one.
+By default a waiting OpenMP thread spins. On a machine with other work it then takes the processor
+from the very thread it waits for, and two threads can be many times slower than one.
 OpenMP reads the environment once, when torch loads it; child processes inherit it.
 """
 
@@ -12,13 +12,13 @@ from collections.abc import MutableMapping
 
 POLICY = "OMP_WAIT_POLICY"
 CHOSEN_BY = (POLICY, "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
-"""Any of these says how threads wait: of OpenMP, of GNU's libgomp, of LLVM's and Intel's libomp."""
+"""Variables that set how threads wait, of OpenMP, GNU's libgomp, and LLVM's and Intel's libomp."""
 
 
 def wait_passively(environment: MutableMapping[str, str] | None = None) -> None:
-    """Let waiting threads sleep, unless ``environment`` (this process's) says how they wait.
+    """Let waiting threads sleep, unless ``environment`` (default: this process's) sets another way.
 
-    It has an effect on this process only before torch is imported.
+    It affects this process only if called before torch is imported.
     """
     environment = os.environ if environment is None else environment
     if not any(name in environment for name in CHOSEN_BY):

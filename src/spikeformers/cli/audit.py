@@ -1,4 +1,4 @@
-"""``spikeformers audit``: what arithmetic a model really does."""
+"""``spikeformers audit``: which arithmetic a model really does."""
 
 from __future__ import annotations
 
@@ -15,48 +15,49 @@ def audit(
     require: Annotated[
         list[str] | None,
         typer.Option(
-            help="binary, addition-only or softmax-free; may be given again. Exit code 1 where "
-            "the model falls short.",
-            metavar="WHAT",
+            help="Requirement to check: binary, addition-only or softmax-free; repeatable. Exit "
+            "code 1 if the model does not meet it.",
+            metavar="REQUIREMENT",
             show_default=False,
         ),
     ] = None,
     scope: Annotated[
-        str, typer.Option(help="What --require judges: blocks, or the whole model.")
+        str, typer.Option(help="What --require checks: blocks, or model (all of it).")
     ] = "blocks",
     strict: Annotated[
         bool,
         typer.Option(
             "--strict",
-            help="Judge norms, exponentials, divisions and factors too, not only products.",
+            help="Check norms, exponentials, divisions and scale factors too, not only products.",
         ),
     ] = False,
     split: Split = "validation",
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens of the text to run over.")] = 2048,
+    tokens: Annotated[int, typer.Option(min=1, help="Number of tokens to run on.")] = 2048,
     text_field: TextField = "text",
     images: Images = 8,
     root: Root = "",
     unfold: Annotated[
-        bool, typer.Option("--all", help="Every operation of every layer, on a line of its own.")
+        bool, typer.Option("--all", help="List every operation of every layer on its own line.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Operands of every matrix product, and every softmax, exponential, division and norm.
+    """Check which arithmetic a model does: every matrix product, softmax, exponential and norm.
 
     A real forward pass is traced at torch's dispatcher, so functional calls and fused kernels are
-    seen. Verdicts: binary (an operand of zeros and ones), adder (ternary or integer counts, powers
-    of two, comparisons), scale (a factor fixed before the run), multiplier, silent (all zeros
-    proves nothing), unknown (an operation that the audit has no class for).
+    included. Each operation gets a verdict: binary (an operand of zeros and ones), adder (ternary
+    or integer counts, powers of two, comparisons), scale (a factor fixed before the run),
+    multiplier, silent (only zeros, which prove nothing), unknown (an operation that the audit
+    cannot classify).
 
     --require binary: every product is binary. addition-only: every product is binary or adder.
-    softmax-free: no softmax, no exponential of data. An unknown operation meets none of them. With
-    --strict the first two also want every elementwise operation to be adder. The blocks are
-    judged, or with --scope model everything; what is outside the blocks is listed always. It is
-    evidence from one run, not a proof.
+    softmax-free: no softmax and no exponential of data. An unknown operation fails all three. With
+    --strict, binary and addition-only also require every elementwise operation to be adder. Only
+    the blocks are checked, unless --scope model is given; operations outside the blocks are always
+    listed. The result is evidence from one run, not a proof.
 
     JSON: model, tokens, rows (name, module, layer, what, op, operands, verdict, note),
     falls_short (by scope and requirement); required (scope, strict, and by requirement the names
-    of the rows that fall short), context (of text), data, split, sha256 of the data.
+    of the rows that do not meet it), context (of text), data, split, sha256 of the data.
     """
     from spikeformers.cli._output import print_json, print_tables, start
     from spikeformers.errors import RequirementNotMet

@@ -1,4 +1,4 @@
-"""``spikeformers bench``: the engine beside PyTorch, the dense twin and other programs."""
+"""``spikeformers bench``: the engine against PyTorch, the dense twin and other programs."""
 
 from __future__ import annotations
 
@@ -14,28 +14,31 @@ if TYPE_CHECKING:
 
     from spikeformers.studies import BenchStudy
 
-Threads = Annotated[int, typer.Option(min=1, max=MOST_THREADS, help="Threads of every system.")]
-Prompt = Annotated[int, typer.Option(min=1, help="Tokens of the prompt.")]
+Threads = Annotated[int, typer.Option(min=1, max=MOST_THREADS, help="CPU threads per system.")]
+Prompt = Annotated[int, typer.Option(min=1, help="Length of the prompt in tokens.")]
 Repeats = Annotated[int, typer.Option(min=1, help="Timed repetitions after one warm-up.")]
-Peers = Annotated[bool, typer.Option(help="Time other installed programs too.")]
+Peers = Annotated[
+    bool, typer.Option(help="Time other installed programs too (llama.cpp, CTranslate2).")
+]
 
 
 def decode(
     model: Model,
     threads: Threads = 1,
     prompt_tokens: Prompt = 32,
-    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens appended one by one.")] = 64,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate one by one.")] = 64,
     repeats: Repeats = 5,
     peers: Peers = True,
     as_json: Json = False,
 ) -> None:
-    """Tokens per second one by one, batch 1.
+    """Time token-by-token generation, batch 1, in tokens per second.
 
-    The engine in int8, int4 and fp32, the same model in PyTorch, its dense twin in Transformers,
-    and a dense GPT-2 of its shape in llama.cpp (Q8_0 and Q4_0, each with and without flash
-    attention) where llama-cpp-python and gguf are installed, and in CTranslate2 (int8) where
-    ctranslate2 is. The twins have random weights, which speed does not depend on. The text is what
-    the model itself writes, so that its density is that of a text. Systems take turns; medians.
+    Compared are the engine in int8, int4 and fp32, the same model in PyTorch, its dense twin in
+    Transformers, a dense GPT-2 of its shape in llama.cpp (Q8_0 and Q4_0, each with and without
+    flash attention) if llama-cpp-python and gguf are installed, and in CTranslate2 (int8) if
+    ctranslate2 is. The twins have random weights, on which speed does not depend. The spiking model
+    reads text that it wrote itself, so its spike density is realistic. The systems take turns, and
+    figures are medians.
 
     JSON: results (by system: tokens_per_second, slowest, fastest, cpu_tokens_per_second,
     milliseconds p50 p90 p99; the engine too: density, weight_bytes_per_token,
@@ -59,7 +62,7 @@ def prefill(
     peers: Peers = True,
     as_json: Json = False,
 ) -> None:
-    """Tokens per second of reading a prompt; systems and JSON as for decode."""
+    """Time the reading of a prompt in tokens per second; systems and JSON as for decode."""
     from spikeformers.studies import bench_prefill
 
     _bench(
@@ -69,11 +72,11 @@ def prefill(
 
 
 def memory(model: Model, threads: Threads = 1, as_json: Json = False) -> None:
-    """Resident memory of a process that opened a model and ran a text of 32 tokens.
+    """Measure the resident memory of a process that opened a model and ran 32 tokens.
 
-    Each system in a process of its own: the engine from its file, PyTorch and the dense twin from a
-    model folder, llama.cpp (Q8_0) where it is installed. Interpreter and libraries are included,
-    because a user pays for them, and given apart.
+    Each system runs in its own process: the engine from its file, PyTorch and the dense twin from
+    a model folder, llama.cpp (Q8_0) if it is installed. Interpreter and libraries are included,
+    because a user pays for them too, and also listed separately.
 
     JSON: results (by system: resident_bytes, library_bytes, weight_bytes), ratios (engine-int8 to
     each), what, model, threads, kernels, machine, peers.

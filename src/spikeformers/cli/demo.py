@@ -1,4 +1,4 @@
-"""``spikeformers demo``: the whole path in about five minutes."""
+"""``spikeformers demo``: train, measure, generate and report in about five minutes."""
 
 from __future__ import annotations
 
@@ -13,28 +13,32 @@ from spikeformers.values import LARGEST_SEED
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for models, numbers and report.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder for models, results and report.")] = Path(
         "runs/demo"
     ),
     minutes: Annotated[
         float,
-        typer.Option(min=0.05, help="About how long on two cores: scales the number of steps."),
+        typer.Option(
+            min=0.05, help="Approximate duration on two cores; scales the number of steps."
+        ),
     ] = 5.0,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of weights and batches.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Random seed of weights and batches.")
+    ] = 0,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Resume an interrupted demo only.")
+        bool, typer.Option("--resume", help="Continue an interrupted demo; never start a new one.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Remove what a demo left in --out first.")
+        bool, typer.Option("--overwrite", help="First remove an earlier demo from --out.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a tiny spiking model and its dense twin on text at hand, and report on both.
+    """Train a tiny spiking model and its dense twin on built-in text, and report on both.
 
-    Both see the same tokens of the built-in corpus in the same order; nothing is downloaded. The
-    number of steps is fixed by --minutes, so a result does not depend on how fast the machine
-    is. The engine then runs the spiking model beside PyTorch. Ctrl-C leaves checkpoints; the same
-    command continues from there. See report.html in the folder.
+    Both see the same tokens in the same order; nothing is downloaded. The number of steps follows
+    from --minutes alone, so results do not depend on the machine's speed. The engine then runs the
+    spiking model, timed against PyTorch. After Ctrl-C, the same command continues from the last
+    checkpoint. OUT/report.html shows the results.
 
     JSON (and summary.json): spiking and control, each with bits_per_byte, perplexity, parameters,
     tokens_seen, train_seconds, energy_pj_per_token (estimated), tokens_per_second (training),

@@ -1,4 +1,4 @@
-"""``spikeformers distill``: a spiking student from a trained teacher (SpAD)."""
+"""``spikeformers distill``: train a spiking student from a trained teacher (SpAD)."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ def distill(
     out: Out,
     teacher: Annotated[
         str,
-        typer.Option(help="Causal model: a folder of this project or of Transformers, a hub name."),
+        typer.Option(help="Causal model: a folder (ours or Transformers'), or a name on the hub."),
     ] = "",
     gguf_file: GGUFFile = "",
     teacher_dtype: TeacherDtype = "",
     cache_teacher: Annotated[
         str,
-        typer.Option(help="Keep the teacher's outputs: a folder, or auto.", metavar="DIR|auto"),
+        typer.Option(
+            help="Store the teacher's outputs for reuse, in this folder or one chosen by auto.",
+            metavar="DIR|auto",
+        ),
     ] = "",
     student: Annotated[
         str, typer.Option(help="Preset of the student, such as wd-spikingformer-tiny.")
@@ -38,7 +41,7 @@ def distill(
     without: Annotated[
         list[str] | None,
         typer.Option(
-            help="Leave out a term: ea, saa, sfa, sta or hta; repeatable.", metavar="TERM"
+            help="Leave out a loss term: ea, saa, sfa, sta or hta; repeatable.", metavar="TERM"
         ),
     ] = None,
     assign: Set = None,
@@ -47,7 +50,7 @@ def distill(
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
-    """Distil a spiking student from a causal teacher, by spike-aware alignment (SpAD).
+    """Train a spiking student from a causal teacher, by spike-aware alignment distillation (SpAD).
 
     Examples:
     spikeformers distill --teacher runs/twin --student wd-spikingformer-tiny --data my_texts/
@@ -58,13 +61,13 @@ def distill(
     spikeformers distill --out runs/student --resume
 
     The loss is 0.2 ea (embeddings) + 0.1 saa (attention maps) + 0.1 sfa (features) + 0.3 sta (soft
-    targets) + 0.3 hta (next token) and the student's firing-rate term. Keys: fields of SpADConfig
-    (a term's weight, tau, layer_map, rate_steps ...) and those of pretrain. The student takes the
-    teacher's tokenizer. --without ea --without saa --without sfa --without sta is the control:
-    cross-entropy alone, on the same tokens in the same order. Ctrl-C, --resume and torchrun work
-    as in pretrain.
+    targets) + 0.3 hta (next token), plus the student's firing-rate term. Keys of --set: fields of
+    SpADConfig (a term's weight, tau, layer_map, rate_steps ...) and those of pretrain. The student
+    uses the teacher's tokenizer. As a control, --without ea --without saa --without sfa --without
+    sta trains by cross-entropy alone, on the same tokens in the same order. Ctrl-C, --resume and
+    torchrun work as in pretrain.
 
-    JSON: as pretrain; validation has teacher_agreement and teacher_kl as well.
+    JSON: as pretrain; validation also has teacher_agreement and teacher_kl.
     """
     from spikeformers.cli._output import on_terminal, print_run
 

@@ -1,4 +1,4 @@
-"""``spikeformers energy``: events that were counted, joules that are estimated."""
+"""``spikeformers energy``: counted events and the energy estimated from them."""
 
 from __future__ import annotations
 
@@ -9,42 +9,45 @@ import typer
 
 from spikeformers.cli._options import AnyData, Images, Json, Root, Split, TextField
 
-SWINGS = 8  # lines of the sensitivity table
+SWINGS = 8  # rows of the sensitivity table
 
 
 def energy(
     models: Annotated[
         list[Path],
-        typer.Argument(help="Model folder, or several.", metavar="MODEL...", show_default=False),
+        typer.Argument(help="One or more model folders.", metavar="MODEL...", show_default=False),
     ],
     data: AnyData,
     split: Split = "validation",
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens of the text to run over.")] = 4096,
+    tokens: Annotated[int, typer.Option(min=1, help="Number of tokens to run on.")] = 4096,
     control: Annotated[
         Path | None,
-        typer.Option(help="Dense model to compare with.", show_default="a fresh dense twin"),
+        typer.Option(help="Dense model to compare with.", show_default="a new dense twin"),
     ] = None,
     price: Annotated[
         str,
         typer.Option(
-            help="Prices of the full estimate: horowitz45 (45 nm), tpu7 (7 nm), or a YAML file.",
+            help="Energy prices for the full estimate: horowitz45 (45 nm), tpu7 (7 nm), or a YAML "
+            "file.",
             metavar="TABLE",
         ),
     ] = "horowitz45",
     contexts: Annotated[
-        str, typer.Option(help="Context lengths that decode and prefill are estimated at.")
+        str,
+        typer.Option(help="Context lengths at which to estimate decode and prefill, in tokens."),
     ] = "128,1024,8192",
     report: Annotated[
         Path | None,
         typer.Option(
-            help="Folder to write energy.json, energy.html and pictures into.", show_default=False
+            help="Folder to write energy.json, energy.html and pictures to.", show_default=False
         ),
     ] = None,
     measure: Annotated[
         bool,
         typer.Option(
             "--measure/--no-measure",
-            help="Also run both and the engine on this machine: time, memory, joules of a meter.",
+            help="Also run model, twin and engine on this machine, and measure time, memory and "
+            "(if there is a meter) energy.",
         ),
     ] = True,
     text_field: TextField = "text",
@@ -52,18 +55,18 @@ def energy(
     root: Root = "",
     as_json: Json = False,
 ) -> None:
-    """Energy per token (of a vision model: per image), beside that of the dense twin.
+    """Estimate a model's energy per token (vision: per image), compared with its dense twin's.
 
-    Events are counted in a real run over the text: multiply-accumulates, synaptic operations,
-    coincidences in attention, comparisons, neurons, norms. The joules are estimates, in two parts.
-    paper is the papers' sum, 4.6 pJ per multiply-accumulate and 0.9 pJ per accumulate at 45 nm.
-    full prices every operation by type and width and all that is read and written (weights,
-    activations, membranes, keys and values) by --price, for decode and prefill at several context
-    lengths, beside fp32, fp16 and int8 twins; with the density at which the spiking model stops
-    taking less, and with what the ratio depends on. measured is no estimate: the model, its twin
-    and the engine run on this machine in turns, each in a process of its own. What a dense model
-    costs does not depend on its weights, so without --control a fresh twin of the same shape is
-    taken.
+    Events are counted in a real run on --data: multiply-accumulates, synaptic operations,
+    coincidences in attention, comparisons, neuron updates, norms. The energies are estimates, in
+    two parts. paper is the sum used in the papers: 4.6 pJ per multiply-accumulate and 0.9 pJ per
+    accumulate, at 45 nm. full prices every operation by type and width, and all memory traffic
+    (weights, activations, membranes, keys and values), from the table --price, for decode and
+    prefill at several context lengths, next to fp32, fp16 and int8 twins. It includes the
+    break-even density, above which the spiking model takes more energy than its twin, and what the
+    ratio of the two depends on. measured is not an estimate: model, twin and engine take turns on
+    this machine, each in its own process. A dense model's cost does not depend on its weights, so
+    without --control a new twin of the same shape is used.
 
     JSON: paper (model, control: label, unit, tokens, picojoules_per_token,
     with_elementwise_per_token, macs_per_token, sop_per_token, winner_comparisons_per_token,
@@ -71,7 +74,7 @@ def energy(
     full (model, control: by format a list of phases; break_even, sensitivity, formats, prices,
     assumptions), measured (model, control, engine-int8, engine-fp32, setting, meters, absent;
     not with --no-measure), control_weights (fresh, or its folder; control is null for a dense
-    model), context, data, split, sha256 of the text. Of several models: models, a list of these,
+    model), context, data, split, sha256 of the text. For several models: models, a list of these,
     each with its folder as model.
     """
     from spikeformers.cli._output import print_json, print_tables, say, start

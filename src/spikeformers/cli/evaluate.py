@@ -1,4 +1,4 @@
-"""``spikeformers evaluate``: how well a model predicts a text, agrees with another, or sees."""
+"""``spikeformers evaluate``: perplexity, agreement with another model, accuracy on images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spikeformers.errors import ConfigError
 
 Tokens = Annotated[
     int | None,
-    typer.Option("--tokens", min=1, help="Tokens of the text.", show_default="all of it"),
+    typer.Option("--tokens", min=1, help="Number of tokens to run on.", show_default="all"),
 ]
 
 
@@ -22,24 +22,24 @@ def perplexity(
     split: Split = "validation",
     context: Annotated[
         int | None,
-        typer.Option(min=2, help="Tokens in a window.", show_default="as trained"),
+        typer.Option(min=2, help="Length of a window in tokens.", show_default="as trained"),
     ] = None,
     stride: Annotated[
         int | None,
-        typer.Option(min=1, help="Tokens a window advances by.", show_default="half a window"),
+        typer.Option(min=1, help="Tokens to advance per window.", show_default="half a window"),
     ] = None,
     tokens: Tokens = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Windows at once.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Windows per batch.")] = 8,
     text_field: TextField = "text",
     as_json: Json = False,
 ) -> None:
-    """Perplexity per token and per word, and bits per byte, by a sliding window.
+    """Measure perplexity per token and per word, and bits per byte, with a sliding window.
 
-    Every token is scored once, after at least context - stride tokens (fewer only at the
-    beginning). Bits per byte compare across tokenizers, perplexity per token does not. A masked
-    model gets the loss, accuracy and perplexity of masked tokens instead. A perplexity per word of
-    100,000 and more is left out of the table: it says that words are spelled from tokens that the
-    model hardly knows.
+    Every token is scored once, after at least context - stride earlier tokens (fewer only at the
+    beginning). Bits per byte can be compared across tokenizers, perplexity per token cannot. A
+    masked model gets loss, accuracy and perplexity of masked tokens instead. The table leaves out a
+    perplexity per word of 100,000 or more, which carries no information: the model hardly knows
+    the tokens that spell the words.
 
     JSON: kind (causal, masked), context, stride, tokens, bytes, words, nats_per_token,
     perplexity, word_perplexity, bits_per_byte, masked_loss, masked_accuracy, masked_perplexity,
@@ -69,25 +69,27 @@ def agreement(
     reference: Annotated[
         str,
         typer.Option(
-            help="Model to agree with: a folder, or a name on the hub.", show_default=False
+            help="Model to compare with: a folder, or a name on the hub.", show_default=False
         ),
     ],
-    gguf_file: Annotated[str, typer.Option(help="GGUF file of the reference.")] = "",
+    gguf_file: Annotated[
+        str, typer.Option(help="Name of a GGUF file in the reference's folder or repository.")
+    ] = "",
     split: Split = "validation",
     context: Annotated[
         int | None,
-        typer.Option(min=2, help="Tokens in a window.", show_default="as trained"),
+        typer.Option(min=2, help="Length of a window in tokens.", show_default="as trained"),
     ] = None,
     tokens: Tokens = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Windows at once.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Windows per batch.")] = 8,
     text_field: TextField = "text",
     as_json: Json = False,
 ) -> None:
-    """Agreement of a causal model with another of the same tokenizer, such as its teacher.
+    """Measure how far a causal model agrees with another of the same tokenizer, e.g. its teacher.
 
-    The share of positions where both find the same next token likeliest, the KL divergence from
-    the reference in nats per token, and mean cosines: of the logits, less their mean and as they
-    are, and of the last hidden states where their widths are the same.
+    Reported are the share of positions where both predict the same most likely next token, the KL
+    divergence from the reference in nats per token, and mean cosine similarities: of the logits,
+    with and without their mean subtracted, and of the last hidden states if their widths match.
 
     JSON: tokens, context, agreement, kl, cosine, logit_cosine, hidden_cosine; model, reference,
     data, split, sha256 of the text.
@@ -114,36 +116,42 @@ def vision(
     data: Annotated[
         str,
         typer.Option(
-            help="digits, cifar10, cifar100, fashion-mnist, imagenet-folder, or a folder.",
+            help="Images: digits, cifar10, cifar100, fashion-mnist, imagenet-folder, or a folder.",
             show_default=False,
         ),
     ],
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="Part of the images: train, validation or test.")
+    ] = "test",
     root: Root = "",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 64,
     images: Annotated[
-        int, typer.Option(min=0, help="Images, evenly spread; 0: all.", show_default="all")
+        int,
+        typer.Option(
+            min=0, help="Number of images, spread evenly over the set; 0: all.", show_default="all"
+        ),
     ] = 0,
     fit: Annotated[
         bool, typer.Option("--fit", help="Convert, resize and crop images of another size or mode.")
     ] = False,
     broken: Annotated[
-        str, typer.Option(help="refuse, or skip images that cannot be read (they are listed).")
+        str,
+        typer.Option(help="Images that cannot be read: refuse (stop), or skip (and list them)."),
     ] = "refuse",
     report: Annotated[
         Path | None,
-        typer.Option(help="Write an HTML page with pictures here.", show_default=False),
+        typer.Option(help="HTML page to write, with pictures beside it.", show_default=False),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Accuracy of an image classifier, by class, and which classes it takes for which.
+    """Measure an image classifier's accuracy, overall and per class, and which classes it confuses.
 
-    Entropy of Q, K and V is measured on up to 256 of the images, beside what binary, ternary and
-    real values can carry at most.
+    The entropy of Q, K and V is measured on up to 256 of the images, and compared with the most
+    that binary, ternary and real values can carry.
 
-    JSON: images, accuracy (a share), loss (nats per image), per_class, confusion (true class, found
-    class), entropy (layer, role, kind, bits, ceiling), skipped (name, why), model, data, split,
-    sha256 of the data.
+    JSON: images, accuracy (a share), loss (nats per image), per_class, confusion (true class,
+    predicted class), entropy (layer, role, kind, bits, ceiling), skipped (name, why), model, data,
+    split, sha256 of the data.
     """
     from spikeformers.cli._output import print_json, print_tables, start
     from spikeformers.progress import Progress

@@ -1,4 +1,4 @@
-"""``spikeformers export``: a model in a form that other programs run."""
+"""``spikeformers export``: write a model to a file that other programs run."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ def engine(
     model: Model,
     out: Annotated[Path, typer.Option(help="File to write.", show_default=False)],
     weights: Annotated[
-        str, typer.Option(help="int8 or int4 (a scale for each channel), or fp32.")
+        str,
+        typer.Option(
+            help="Number format of the weights: int8 or int4 (one scale per channel), or fp32."
+        ),
     ] = "int8",
     as_json: Json = False,
 ) -> None:
     """Pack a causal spiking model into one file for the event-driven engine.
 
-    The file holds weights, config and tokenizer, and is mapped, not read, when it is opened.
-    int8 is a quarter of the size and faster; int4 takes half of that but for the head, which stays
-    int8; fp32 writes PyTorch's text.
+    The file holds weights, config and tokenizer, and is memory-mapped, so that it opens at once.
+    Compared with fp32, int8 is a quarter of the size and faster. int4 halves the size again, except
+    for the output head, which stays int8. fp32 generates the same text as PyTorch.
 
     JSON: out, bytes, weights, parameters, model.
     """

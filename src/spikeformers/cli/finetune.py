@@ -1,4 +1,4 @@
-"""``spikeformers finetune`` and ``spikeformers evaluate glue``: tasks of sentences."""
+"""``spikeformers finetune`` and ``spikeformers evaluate glue``: sentence classification tasks."""
 
 from __future__ import annotations
 
@@ -14,17 +14,24 @@ DataDir = Annotated[
     Path | None,
     typer.Option(
         "--data-dir",
-        help="Folder with the sets; nothing is fetched then.",
+        help="Folder with the data sets; nothing is downloaded then.",
         show_default="the hub",
     ),
 ]
 
 
 def finetune(
-    model: Annotated[Path, typer.Argument(help="Pretrained masked model.", metavar="MODEL")],
-    task: Annotated[str, typer.Option(help="sst2, cola, ..., glue, sentiment; several by commas.")],
-    out: Annotated[Path, typer.Option(help="Folder for all runs: TASK/seed-N.")],
-    seeds: Annotated[int, typer.Option(min=1, help="Runs per task, with seeds from 0.")] = 1,
+    model: Annotated[
+        Path, typer.Argument(help="Folder of a pretrained masked model.", metavar="MODEL")
+    ],
+    task: Annotated[
+        str,
+        typer.Option(
+            help="Tasks, comma-separated: sst2, cola, ..., or the groups glue and sentiment."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for all runs, as OUT/TASK/seed-N.")],
+    seeds: Annotated[int, typer.Option(min=1, help="Runs per task, with seeds 0, 1, ...")] = 1,
     data_dir: DataDir = None,
     epochs: Annotated[
         float | None,
@@ -34,14 +41,14 @@ def finetune(
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
-    """Fine-tune a pretrained WE-Spikingformer, its dense twin or BERT on tasks of sentences.
+    """Fine-tune a pretrained WE-Spikingformer, its dense twin or BERT on sentence tasks.
 
-    GLUE: cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte (glue means these), wnli. Sentiment: mr,
-    subj, cr, sst5. Every run starts from MODEL with a fresh head. Nothing is selected on the dev
-    set: scores are those of the last step. --set reaches TrainConfig (learning_rate, batch_size,
-    context, steps ...); epochs are those of SpikeLM's recipe. Test predictions are written in
-    GLUE's submission format. Ctrl-C leaves a checkpoint; --resume continues; torchrun works as in
-    pretrain.
+    GLUE: cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte (the group glue), and wnli. Sentiment: mr,
+    subj, cr, sst5. Every run starts from MODEL with a new head. Nothing is selected on the dev set:
+    scores are those of the last step. --set sets fields of TrainConfig (learning_rate, batch_size,
+    context, steps ...); the default epochs are those of SpikeLM's recipe. Test predictions are
+    written in GLUE's submission format. Ctrl-C leaves a checkpoint; --resume continues; torchrun
+    works as in pretrain.
 
     JSON: as evaluate glue.
     """
@@ -57,29 +64,30 @@ def finetune(
         )  # fmt: skip
     if result.interrupted:
         arguments = ["finetune", str(model), "--task", task, "--out", str(out), "--resume"]
-        again = f"spikeformers {shlex.join(arguments)}"
+        resumed = f"spikeformers {shlex.join(arguments)}"
         if is_main_process():
-            say(f"Stopped in {result.interrupted_in}; {again} and the other options continue.")
+            say(f"Stopped in {result.interrupted_in}; continue with: {resumed} (and other options)")
         raise typer.Exit(130)
     if result.summary is not None:
         _print(result.summary, as_json)
 
 
 def glue(
-    run: Annotated[Path, typer.Argument(help="Folder of `finetune`.", metavar="RUN")],
+    run: Annotated[Path, typer.Argument(help="Folder written by finetune.", metavar="RUN")],
     data_dir: DataDir = None,
     again: Annotated[
-        bool, typer.Option("--again", help="Score the models anew instead of reading results.")
+        bool,
+        typer.Option("--again", help="Score the models again instead of reading stored results."),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Dev scores of fine-tuned runs: mean and spread over seeds, and the mean of the suite.
+    """Show dev scores of fine-tuned runs: mean and spread over seeds, and the mean of the suite.
 
-    RUN is the --out of finetune, or one run in it. Scores are in hundredths. Two means, over the
-    eight tasks of GLUE (WNLI left out) or those that are there: standard, of each task's mean
-    metric; and paper, of one number a task (MNLI matched, F1 of QQP and MRPC, Pearson of STS-B).
-    Majority is what one and the same answer to all examples would score: class 1 for F1, 0 for a
-    correlation.
+    RUN is the --out of finetune, or one run in it. Scores are in percent. There are two means, over
+    the eight tasks of GLUE (without WNLI) or those that were run: standard averages each task's
+    mean metric; paper averages one number per task (MNLI matched, F1 of QQP and MRPC, Pearson of
+    STS-B). Majority is the score of giving the same answer to every example: class 1 for F1, 0 for
+    a correlation.
 
     JSON: tasks (by name: metrics, standard, paper, each mean, deviation, seeds; majority), means
     (standard, paper), majority_means, means_over, whole, selection, runs.

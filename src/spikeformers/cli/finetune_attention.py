@@ -21,7 +21,9 @@ from spikeformers.cli._options import (
 def finetune_attention(
     model: Annotated[
         str,
-        typer.Argument(help="Folder of a converted model.", metavar="MODEL", show_default=False),
+        typer.Argument(
+            help="Folder of a model written by convert.", metavar="MODEL", show_default=False
+        ),
     ],
     data: RunData = "",
     out: Annotated[
@@ -29,11 +31,13 @@ def finetune_attention(
     ] = None,
     train: Annotated[
         str,
-        typer.Option(help="attention (as in the paper), norms (attention + norms), or everything."),
+        typer.Option(
+            help="Part to train: attention (as in the paper), norms (and attention), or everything."
+        ),
     ] = "attention",
     teacher: Annotated[
         str,
-        typer.Option(help="Learn from the dense original too: a folder or a hub name."),
+        typer.Option(help="Dense original to learn from as well: a folder, or a name on the hub."),
     ] = "",
     gguf_file: GGUFFile = "",
     teacher_dtype: TeacherDtype = "auto",
@@ -44,8 +48,10 @@ def finetune_attention(
             help="Match each block's attention output to the teacher's (stage 1 of 2).",
         ),
     ] = False,
-    kd: Annotated[float, typer.Option(help="Weight of the teacher, in (0, 1].")] = 0.5,
-    tau: Annotated[float, typer.Option(help="Temperature of the teacher.")] = 2.0,
+    kd: Annotated[
+        float, typer.Option(help="Weight of the teacher's term in the loss, in (0, 1].")
+    ] = 0.5,
+    tau: Annotated[float, typer.Option(help="Temperature of the teacher's soft targets.")] = 2.0,
     assign: Set = None,
     resume: Resume = False,
     text_field: TextField = "text",
@@ -60,13 +66,13 @@ def finetune_attention(
 
     spikeformers finetune-attention runs/spiking --data my_texts/ --teacher runs/twin --transfer
 
-    Everything else is frozen. The loss is the language model's, or with --teacher
-    (1 - kd) times it plus kd tau^2 KL from the dense original, or with --transfer the squared error
-    of each attention's output; continue from there with a second run on MODEL/tuned. Ctrl-C leaves
-    a checkpoint; --resume then ends at the same weights, bit for bit.
+    All other weights are frozen. The loss is the language model's. With --teacher it is (1 - kd)
+    times that plus kd tau^2 times the KL divergence from the dense original; with --transfer it is
+    the squared error of each attention's output, and a second run on MODEL/tuned continues from
+    there. Ctrl-C leaves a checkpoint; --resume then ends at the same weights, bit for bit.
 
-    JSON: as pretrain; with a teacher and without --transfer, validation has teacher_agreement and
-    teacher_kl as well.
+    JSON: as pretrain; with a teacher and without --transfer, validation also has teacher_agreement
+    and teacher_kl.
     """
     from spikeformers.cli._output import on_terminal, print_run
 

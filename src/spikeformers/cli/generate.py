@@ -1,4 +1,4 @@
-"""``spikeformers generate``: text from a prompt, shown as it is written."""
+"""``spikeformers generate``: continue a prompt, printing text as it is generated."""
 
 from __future__ import annotations
 
@@ -15,21 +15,32 @@ from spikeformers.values import LARGEST_SEED
 def generate(
     model: Annotated[
         Path,
-        typer.Argument(help="Model folder, or engine file.", metavar="MODEL", show_default=False),
+        typer.Argument(help="Model folder or engine file.", metavar="MODEL", show_default=False),
     ],
     prompt: Annotated[str, typer.Option(help="Text to continue; - reads standard input.")],
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write at most.")] = 128,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Maximum number of tokens to generate.")
+    ] = 128,
     temperature: Annotated[
-        float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")
+        float,
+        typer.Option(min=0.0, help="Sampling temperature; 0 always takes the most likely token."),
     ] = 0.8,
     top_k: Annotated[
-        int, typer.Option(min=0, help="Draw from the K likeliest tokens; 0: from all.")
+        int, typer.Option(min=0, help="Sample from the K most likely tokens; 0: from all.")
     ] = 50,
     top_p: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest that sum to this.")
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Sample from the most likely tokens up to this total probability.",
+        ),
     ] = 1.0,
     seed: Annotated[
-        int, typer.Option(min=0, max=LARGEST_SEED, help="The same seed writes the same text.")
+        int,
+        typer.Option(
+            min=0, max=LARGEST_SEED, help="Random seed; the same seed gives the same text."
+        ),
     ] = 0,
     stop: Annotated[
         list[str] | None, typer.Option(help="Stop string; repeatable.", show_default=False)
@@ -38,22 +49,24 @@ def generate(
         bool,
         typer.Option("--chat", help="Take the prompt as a message and write the answer to it."),
     ] = False,
-    stream: Annotated[bool, typer.Option(help="Show the text while it is written.")] = True,
+    stream: Annotated[bool, typer.Option(help="Print the text while it is generated.")] = True,
     engine: Annotated[
         bool,
-        typer.Option("--engine", help="Run it by the event-driven engine; an engine file always."),
+        typer.Option(
+            "--engine", help="Run on the event-driven engine (an engine file always does)."
+        ),
     ] = False,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Write text that continues a prompt.
+    """Generate text that continues a prompt.
 
-    Only what is new goes to standard output, as it is written. A text ends at the model's end
-    token, at a stop string, after --max-new-tokens, or where the model's positions end. --engine
-    runs the same model by additions for what fires (in fp32 from a model folder; `export engine`
-    writes a file that opens at once). The same options and seed give the same text again; at
-    temperature 0 PyTorch and the engine write the same, else each draws with its own generator.
-    --chat needs a model whose tokenizer has a chat template.
+    Only the new text goes to standard output, as it is generated. It ends at the model's end token,
+    at a stop string, after --max-new-tokens, or at the model's longest context. --engine runs the
+    same model by additions for what fires (in fp32 from a model folder; `export engine` writes a
+    file that opens at once). The same options and seed give the same text again; at temperature 0
+    PyTorch and the engine write the same, otherwise each draws with a generator of its own. --chat
+    needs a model whose tokenizer has a chat template.
 
     JSON: prompt, text, tokens, prompt_tokens, seconds, tokens_per_second, finish_reason (end,
     stop, length, context), seed.
@@ -90,10 +103,10 @@ def generate(
 
 
 def _standard_input() -> str:
-    """All of standard input. DataError names the byte that is not UTF-8."""
+    """Read all of standard input. DataError names the byte that is not UTF-8."""
     from spikeformers.errors import DataError
 
-    if not hasattr(sys.stdin, "buffer"):  # a caller from Python has put text there
+    if not hasattr(sys.stdin, "buffer"):  # a Python caller replaced it with a text stream
         return sys.stdin.read()
     raw = sys.stdin.buffer.read()
     try:
@@ -106,7 +119,7 @@ def _standard_input() -> str:
 
 
 def _open(model: Path, threads: int | None, engine: bool) -> tuple[Any, Any]:
-    """What writes, and its tokenizer, which an engine has itself."""
+    """Open the model or engine, and its tokenizer (None for an engine, which contains one)."""
     if engine:
         from spikeformers.export import open_engine
 

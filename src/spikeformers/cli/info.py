@@ -1,4 +1,4 @@
-"""``spikeformers info``: what a model is made of."""
+"""``spikeformers info``: a model's architecture."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from spikeformers.cli._options import Json
 
 
 def info(
-    model: Annotated[str, typer.Argument(help="Model folder, or a preset.", show_default=False)],
+    model: Annotated[
+        str, typer.Argument(help="Model folder, or the name of a preset.", show_default=False)
+    ],
     as_json: Json = False,
     tensors: Annotated[
-        bool, typer.Option("--tensors", help="List the weights with their shapes too.")
+        bool, typer.Option("--tensors", help="Also list all weights with their shapes.")
     ] = False,
 ) -> None:
-    """Shapes, parameters, neuron, attention, and the spike type at each point of a model.
+    """Show a model's shape, parameters, neuron, attention, and spike type at each point.
 
-    A preset is described at the vocabulary of its default config.
+    A preset is described with the vocabulary size of its default config.
 
     JSON: model_type, class, parameters, shape, neuron (kind, spike_type, steps, levels, values,
     layers, detail), attention (kind, competition, winners, binary_weights, softmax_free, causal,

@@ -1,4 +1,4 @@
-"""``spikeformers pretrain``: a model from scratch, from text."""
+"""``spikeformers pretrain``: train a language model from scratch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ def pretrain(
     preset: Annotated[
         str,
         typer.Option(
-            help="Model and size, such as wd-spikingformer-tiny (causal) or "
+            help="Preset: model and size, such as wd-spikingformer-tiny (causal) or "
             "we-spikingformer-tiny (masked)."
         ),
     ] = "",
     data: RunData = "",
     tokenizer: Annotated[
-        str, typer.Option(help="byte, bpe:SIZE (trained on the text), a folder, or a hub name.")
+        str,
+        typer.Option(help="byte, bpe:SIZE (trained on the text), a folder, or a name on the hub."),
     ] = "",
     assign: Set = None,
     recipe: RecipeFile = None,
@@ -36,15 +37,15 @@ def pretrain(
 
     spikeformers pretrain --out runs/x --resume
 
-    Keys: fields of TrainConfig (steps, batch_size, context, learning_rate, seed ...), of the
-    model's config (hidden_size, attention, wta, levels, firing_rate_target ...) and of the data
-    (text_field, validation_fraction, config_name). steps alone are training steps; a model's
-    simulation steps are model.steps. context and max_position_embeddings follow each other
-    unless both are set. Ctrl-C leaves a checkpoint; runs in several processes under
-    torchrun -m spikeformers pretrain ...
+    Keys of --set: fields of TrainConfig (steps, batch_size, context, learning_rate, seed ...), of
+    the model's config (hidden_size, attention, wta, levels, firing_rate_target ...) and of the data
+    (text_field, validation_fraction, config_name). steps means training steps; a model's simulation
+    steps are model.steps. Setting one of context and max_position_embeddings sets the other too.
+    Ctrl-C leaves a checkpoint; --resume continues. For several processes: torchrun -m spikeformers
+    pretrain ...
 
     JSON: steps, tokens_seen, seconds, tokens_per_second, parameters, interrupted, validation
-    (loss, perplexity, bits_per_byte; of a masked model loss, masked_perplexity), out.
+    (loss, perplexity, bits_per_byte; for a masked model loss, masked_perplexity), out.
     """
     from spikeformers.cli._output import on_terminal, print_run
 

@@ -1,4 +1,4 @@
-"""``spikeformers train-vision``: an image classifier from scratch."""
+"""``spikeformers train-vision``: train an image classifier from scratch."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from spikeformers.cli._options import Control, Json, Out, RecipeFile, Resume, Ro
 def train_vision(
     out: Out,
     preset: Annotated[
-        str, typer.Option(help="Model and its training, such as a2os2a-digits.")
+        str, typer.Option(help="Preset: model and training settings, such as a2os2a-digits.")
     ] = "",
     data: Annotated[
         str,
         typer.Option(
-            help="digits, cifar10, cifar100, fashion-mnist, imagenet-folder (in --root), or a "
-            "folder of images, npz, IDX or CIFAR's binary files."
+            help="Images: digits; cifar10, cifar100, fashion-mnist or imagenet-folder (in --root); "
+            "or a folder of images, npz, IDX or CIFAR binary files."
         ),
     ] = "",
     root: Root = "",
@@ -36,13 +36,13 @@ def train_vision(
     spikeformers train-vision --preset a2os2a-cifar-2-256 --data my_images/ --out runs/cifar
     --set epochs=20 --set attention=ssa
 
-    A preset brings its own training; --set reaches each key of it: fields of TrainConfig (steps,
+    A preset includes its training settings. Keys of --set: fields of TrainConfig (steps,
     batch_size, learning_rate ...), of VisionConfig (epochs, randaugment, mixup, cutmix, erasing,
     label_smoothing, ema_decay ...), of the model's config (attention, key_neuron, value_neuron,
     hidden_size ...) and of the data (validation_fraction; fit=true converts, resizes and crops
-    images of another size or mode; broken=skip leaves out images that cannot be read). steps alone
-    are training steps and win over epochs; a model's simulation steps are model.steps. Ctrl-C
-    leaves a checkpoint; runs in several processes under torchrun -m spikeformers train-vision ...
+    images of another size or mode; broken=skip leaves out images that cannot be read). steps means
+    training steps and overrides epochs; a model's simulation steps are model.steps. Ctrl-C leaves a
+    checkpoint; --resume continues. For several processes: torchrun -m spikeformers train-vision ...
 
     JSON: steps, images_seen, seconds, images_per_second, parameters, interrupted, validation
     (loss, accuracy), out.

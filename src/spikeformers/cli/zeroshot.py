@@ -1,4 +1,4 @@
-"""``spikeformers evaluate zeroshot``: multiple choice without training, with its controls."""
+"""``spikeformers evaluate zeroshot``: multiple-choice tasks without training, beside baselines."""
 
 from __future__ import annotations
 
@@ -15,66 +15,73 @@ from spikeformers.cli._options import Json, Threads
 def zeroshot(
     model: Annotated[
         str,
-        typer.Argument(help="Model folder, a name on the hub, or engine file.", metavar="MODEL"),
+        typer.Argument(help="Model folder, name on the hub, or engine file.", metavar="MODEL"),
     ],
     tasks: Annotated[
-        str, typer.Option(help="paper, or names of tasks, separated by commas.", metavar="NAMES")
+        str,
+        typer.Option(
+            help="Tasks, comma-separated, or paper (the eight tasks listed below).", metavar="NAMES"
+        ),
     ] = "paper",
     data_dir: Annotated[
         Path | None,
-        typer.Option(help="Folder with the sets; nothing is fetched then.", show_default="the hub"),
+        typer.Option(
+            help="Folder with the data sets; nothing is downloaded then.", show_default="the hub"
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Documents per task.", show_default="all")
     ] = None,
     batch_size: Annotated[
-        str, typer.Option(help="Inputs at once, or auto: as many as a budget of tokens holds.")
+        str,
+        typer.Option(help="Inputs per batch, or auto (as many as fit a fixed number of tokens)."),
     ] = "auto",
     max_length: Annotated[
         int | None,
-        typer.Option(min=2, help="Tokens of an input.", show_default="the model's positions"),
+        typer.Option(
+            min=2, help="Longest input in tokens.", show_default="the model's longest context"
+        ),
     ] = None,
     cached: Annotated[
         bool,
         typer.Option(
             "--cached",
-            help="Run a context once, its options from the key-value cache: for long contexts.",
+            help="Run each context once and its options from the key-value cache; faster for long "
+            "contexts.",
         ),
     ] = False,
-    gguf_file: Annotated[str, typer.Option(help="GGUF file in the folder.")] = "",
+    gguf_file: Annotated[str, typer.Option(help="Name of a GGUF file in the folder.")] = "",
     dtype: Annotated[
-        str, typer.Option(help="auto (the weights' own), fp32, bf16 or fp16.")
+        str, typer.Option(help="Number format: auto (as stored), fp32, bf16 or fp16.")
     ] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: Annotated[str, typer.Option(help="Device to run on: auto, cpu, cuda or mps.")] = "auto",
     engine: Annotated[
         bool,
         typer.Option(
-            "--engine", help="Score by the event-driven engine; an engine file always is."
+            "--engine", help="Score with the event-driven engine (an engine file always does)."
         ),
     ] = False,
     threads: Threads = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder for zeroshot-TASK.json.", show_default="evaluations in a model folder"
-        ),
+        typer.Option(help="Folder for zeroshot-TASK.json.", show_default="MODEL/evaluations"),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Zero-shot accuracy by log-likelihood, beside chance, majority and standard errors.
+    """Measure zero-shot accuracy by log-likelihood, with chance, majority and standard errors.
 
     paper stands for arc_easy, arc_challenge, boolq, headqa_en, openbookqa, hellaswag, piqa and
     winogrande. Others: lambada_openai, sciq, blimp, wsc, wsc273, copa, social_iqa, truthfulqa
-    (mc1 and mc2). The definitions are lm-evaluation-harness's own (pip install
-    'spikeformers[eval]'); --data-dir changes where rows come from and nothing else. A score
-    within two standard errors of chance is marked: it cannot be told from guessing. After Ctrl-C
-    the same command continues: what was computed is kept. A model folder's card, README.md, gets
-    the scores of whole tasks. --engine reads one text at a time on the CPU (in fp32 from a model
-    folder; int8 is what an engine file holds) and writes only where --out says.
+    (mc1 and mc2). Tasks are defined by lm-evaluation-harness (pip install 'spikeformers[eval]');
+    --data-dir changes only where their data is read from. A score within two standard errors of
+    chance is marked, because it cannot be distinguished from guessing. After Ctrl-C the same
+    command continues with all results computed so far. Scores of complete tasks (without --limit)
+    are added to the model card, README.md. --engine reads one text at a time on the CPU (in fp32
+    from a model folder, with its own weights from an engine file) and writes no file without --out.
 
     JSON: model (name, weights_sha256, config ...), settings, versions, commit, tasks (by name:
     metrics with value, stderr, chance, majority, at_chance; documents, split, docs_sha256, rules,
-    samples ...), means of the paper's two groups, where whole (value, stderr, chance ...).
+    samples ...), means of the paper's two groups, if complete (value, stderr, chance ...).
     """
     from spikeformers.cli._output import print_json, print_tables, say, start
     from spikeformers.engine import is_engine_file
