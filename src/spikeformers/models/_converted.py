@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from spikeformers.attention import SSA, WTA, ScaledAttention
+from spikeformers.layers import merge_heads, split_heads
 from spikeformers.models._cache import append_rows
 from spikeformers.models._masks import visible
 from spikeformers.models._sources import Shape
@@ -240,16 +241,13 @@ class SpikingSelfAttention(nn.Module):
         first = sum(one.weight.numel() for one in (self.query, self.key, self.value))
         return {"fire_in": first, "fire_out": self.out.weight.numel()}
 
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.shape.head_width)).transpose(-3, -2)
-
     def currents(
         self, x: Tensor, rotary: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What drives the neurons of q, k and v, ``[B, H or H', T, K]``."""
         said = said_of(self.fire_in, self.say, x)
         maps = (self.query, self.key, self.value)
-        q, k, v = (self._heads(self.mean(one(said))) for one in maps)
+        q, k, v = (split_heads(self.mean(one(said)), self.shape.head_width) for one in maps)
         if rotary is not None:
             q, k = rotate(q, *rotary), rotate(k, *rotary)
         return q, k, v
@@ -266,7 +264,7 @@ class SpikingSelfAttention(nn.Module):
         if groups > 1:
             k, v = (x.repeat_interleave(groups, -3) for x in (k, v))
         y: Tensor = self.core(q, k, v, allowed)
-        return y.transpose(-3, -2).flatten(-2)
+        return merge_heads(y)
 
     def value_of_v(self) -> Tensor:
         """What one spike of v says, a channel of the output each, ``[1, H * K]``."""
