@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeformers.errors import ConfigError
-from spikeformers.neurons import TokenIF, observe
+from spikeformers.neurons import Neuron, observe
 from spikeformers.neurons.token_if import mean_size
 from spikeformers.progress import Move, watched
 
@@ -51,7 +51,7 @@ class Place:
     """One layer of neurons: what reads it, and its costs and silence by bins of |x| / mean."""
 
     name: str
-    neuron: TokenIF
+    neuron: Neuron
     weights: int
     costs: Tensor = field(default_factory=lambda: torch.zeros(BINS, dtype=torch.float64))
     """Sum over tokens of the squared change, everything up to and with this bin silenced."""
@@ -81,13 +81,13 @@ def check_density(density: float) -> None:
 
 
 def places_of(model: nn.Module) -> list[Place]:
-    """The layers of neurons with a threshold per token, in the order of the model."""
+    """The layers of neurons with a dead zone, in the order of the model."""
     places = []
     for name, module in model.named_modules():
         readers = module.readers() if hasattr(module, "readers") else {}
         for layer, weights in readers.items():
             neuron = getattr(module, layer)
-            if isinstance(neuron, TokenIF):
+            if neuron is not None and neuron.has_dead_zone:
                 places.append(Place(f"{name}.{layer}", neuron, weights))
     return places
 

@@ -15,13 +15,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from spikeformers.errors import ConfigError
-from spikeformers.neurons import IF, TokenIF
 
 RuleName = Literal["mse", "percentile"]
 GRID = [2 ** (-i / 4) for i in range(33)]
@@ -85,7 +84,7 @@ def pair_thresholds(x: Tensor, levels: int, rule: Rule) -> Tensor:
 
 
 @torch.no_grad()
-def set_thresholds(fire: IF | TokenIF, x: Tensor, rule: Rule, margin: float = 1.0) -> None:
-    """Thresholds of ``fire`` for values ``[N, C]``; one per token needs none."""
-    if not isinstance(fire, TokenIF):
-        fire.threshold.copy_(pair_thresholds(x, fire.largest, rule) * margin)
+def set_thresholds(neuron: Any, x: Tensor, rule: Rule, margin: float = 1.0) -> None:
+    """Set the thresholds of a `Neuron` for values ``[N, C]``, unless they follow its token."""
+    if not neuron.value_per_token:
+        neuron.threshold.copy_(pair_thresholds(x, neuron.largest, rule) * margin)

@@ -59,7 +59,12 @@ class Neuron(nn.Module):
     weighted: bool = False
     """Whether a count is a sum of binary digits, one spike each, and costs as many accumulates."""
     value_per_token: bool = False
-    """Whether a spike's value belongs to its token, so that no weight can hold it."""
+    """Whether a spike's value is computed from its token, so that it cannot be part of a weight and
+    no threshold is calibrated."""
+    has_dead_zone: bool = False
+    """Whether ``dead_zone`` (tau, a Parameter ``[1]``) silences currents that are small compared
+    with their token's mean, so that it can be chosen for a share of the weights that is read."""
+    dead_zone: Tensor
     planes: int = 0
     """Bits that hold a value on its way to the next layer; 0 where its largest count says."""
     expanded: bool = False

@@ -85,6 +85,7 @@ class TokenIF(Neuron):
     spike_type = "integer"
     weighted = True
     value_per_token = True
+    has_dead_zone = True
 
     def __init__(
         self,
