@@ -26,7 +26,7 @@ from spikeformers.neurons import IF
 class Read:
     """What the heads make of the calibration text."""
 
-    wanted: Tensor
+    target: Tensor
     """The source's attention output before W_o, from the same currents, ``[B, T, H * K]``."""
     sums: Tensor
     """The core's, in counts of v, ``[1, B, T, H * K]``."""
@@ -63,9 +63,9 @@ def read(block: SpikingSelfAttention, sample: Sample, scaling: float) -> Read:
     groups = block.shape.groups
     softmax = SoftmaxAttention(scaling)
     every = (x.repeat_interleave(groups, 1) for x in (k, v))
-    wanted = softmax(q, *every, allowed).transpose(1, 2).flatten(2)
+    target = softmax(q, *every, allowed).transpose(1, 2).flatten(2)
     sums = block.sums(*block.spikes(q, k, v), allowed)
-    return Read(wanted, sums, thetas(block))
+    return Read(target, sums, thetas(block))
 
 
 def thetas(block: SpikingSelfAttention) -> Tensor:
@@ -74,7 +74,7 @@ def thetas(block: SpikingSelfAttention) -> Tensor:
     return block.fire_query.value[0] * key
 
 
-def gains(x: Tensor, wanted: Tensor) -> Tensor:
-    """Least-squares factor of each channel that takes ``x`` to ``wanted``, both ``[..., C]``."""
+def gains(x: Tensor, target: Tensor) -> Tensor:
+    """Least-squares factor of each channel that takes ``x`` to ``target``, both ``[..., C]``."""
     over = tuple(range(x.dim() - 1))
-    return (x * wanted).sum(over) / x.square().sum(over).clamp_min(1e-12)
+    return (x * target).sum(over) / x.square().sum(over).clamp_min(1e-12)

@@ -32,5 +32,5 @@ def fire_out(block: SpikingSelfAttention, sample: Sample, rule: Rule, scaling: f
     y = block.reals(seen.sums)
     assert block.gain is not None
     assert block.fire_out is not None
-    block.gain.copy_(gains(y, seen.wanted))
+    block.gain.copy_(gains(y, seen.target))
     set_thresholds(block.fire_out, (y * block.gain).flatten(0, 1), rule)
