@@ -1,4 +1,4 @@
-"""What the conversion of one module changed, on its calibration input.
+"""Measure the error of one module's conversion on its calibration input.
 
     relative error   |y~ - y| / |y| over all values        cosine   mean over tokens
     clipped          share of currents beyond theta (1 + 1/(2L)), L the largest count of T steps
@@ -6,7 +6,7 @@
     density          share of neurons, or pairs, with any spike in the T steps
     far              with a threshold per token, share of values for which the far neurons fire
 
-The input is the dense model's, and so is the output that it is compared with.
+Input and reference output are those of the dense model.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from spikeformers.neurons import Neuron
 
 @torch.no_grad()
 def changed(module: nn.Module, sample: Sample) -> dict[str, Any]:
-    """Plain values: relative_error, cosine, neurons by name; for QCFS also that of a pipeline."""
+    """Plain values: relative_error, cosine, neurons by name; for QCFS also time_varying_error."""
     neurons: dict[str, dict[str, float]] = {}
     with _watching(module, neurons):
         if isinstance(module, SpikingFeedForward):

@@ -3,11 +3,11 @@
     act(z)  ->  h(z) = theta * clip(floor(z T / theta + 1/2) / T, 0, 1)  ->  IF from theta / 2
 
 Bu et al. 2022, https://arxiv.org/abs/2303.04347. h has no negative part, so GELU and SiLU are
-changed, not approximated: the loss is made good by training, with theta learned a channel. Before
+changed, not approximated: training recovers the loss, with one theta learned per channel. Before
 it, theta minimises the squared distance of h to the activation it replaces, and, where the map
 after it has a bias, that bias takes up the mean of what h leaves out (this project's addition).
 
-A gated block multiplies h with E(x) W_up, which has a sign, and a pair says the product.
+A gated block multiplies h with E(x) W_up, which has a sign, so a pair encodes the product.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ def calibrate(
     z = up
     if block.gate is not None:
         z = torch.nn.functional.linear(values, block.gate.weight, block.gate.bias)
-    wanted = activation(z)
+    target = activation(z)
     assert block.fire_act is not None
-    theta = threshold_of(z, steps, rule, wanted)
-    # A channel that is never positive says nothing; any threshold that it never reaches does.
+    theta = threshold_of(z, steps, rule, target)
+    # A channel that is never positive never fires; any threshold that it does not reach will do.
     theta = torch.where(theta > 0, theta, z.abs().amax(0).clamp_min(1e-6))
     block.fire_act.threshold.copy_(theta)
     h = _decoded(block.fire_act(z.unsqueeze(0)), block.fire_act.value)
     if block.fire_hidden is not None:
         set_thresholds(block.fire_hidden, h * up, rule, rule.margin)
     elif block.down.bias is not None:
-        block.down.bias.add_(block.down.weight @ (wanted - h).mean(0))
+        block.down.bias.add_(block.down.weight @ (target - h).mean(0))
 
 
 def _decoded(spikes: Tensor, value: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""BiSpikCLM for the engine: a stream of whole numbers between neurons, edges that fire.
+"""BiSpikCLM for the engine: a stream of integers between neurons, edges that fire.
 
     embed -> SN(Norm) -> R
     [ SN(Norm(R)) W_qkv -> SN(Norm(.)) -> edges -> W_o -> SN(Norm) joins R
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from spikeformers.models import BiSpikCLMForCausalLM
 
-BINARY = NeuronSpec("binary")  # what a stream of zeros and ones is; nothing fires
+BINARY = NeuronSpec("binary")  # of a stream of zeros and ones; nothing fires
 
 
 def describe(

@@ -1,4 +1,4 @@
-"""Norm, then neuron: ``SN(Norm(x))``, which stands in front of every map of spikes."""
+"""Norm, then neuron: ``SN(Norm(x))``, in front of every map of spikes."""
 
 from __future__ import annotations
 

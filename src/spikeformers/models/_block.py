@@ -7,7 +7,7 @@
 With ``token_shift`` half of each X', and of what W_1 reads, is the token's before.
 Attention that sums rows (top-K, SSA, softmax, sparsemax) fires again, SN(Norm(A_w V)), before W_o.
 Winner-Take-All Spiking Transformer for Language Modeling, https://arxiv.org/abs/2604.11321; the
-norms stand where the config says.
+the config says where norms are.
 
 Shapes: S simulation steps, B batch, T tokens, D width, H heads, K per head, J keys.
 """
@@ -148,7 +148,7 @@ class SpikingAttention(nn.Module):
         return self._current(y), weights if want_weights else None
 
     def _current(self, y: Tensor) -> Tensor:
-        """From the core's output, by heads, to what joins the stream."""
+        """The current that joins the stream, from the core's output by heads."""
         y = merge_heads(y)
         if self.fire_out is not None:
             y = self.fire_out(y)

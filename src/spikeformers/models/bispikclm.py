@@ -102,7 +102,7 @@ class BiSpikCLMConfig(SpikingConfig):
     decay: float = 0.9
     """beta."""
     learn_threshold: bool = False
-    """Learn V_th, one number a neuron layer."""
+    """Learn V_th, one number per neuron layer."""
 
     residual: str = "add"
     """"add" (a sum of spike trains, integers 0..2L+1) or "or" (stays in {0, 1})."""
@@ -110,18 +110,18 @@ class BiSpikCLMConfig(SpikingConfig):
     attention_threshold: float = 1.0
     """V_th of the edges of the attention graph, in coincidences times the scale."""
     learn_attention_threshold: bool = False
-    """Learn it, one number a head."""
+    """Learn it, one number per head."""
     attention_scale: float = 1.0
     """s on the coincidences; none was seen in the paper."""
     learn_attention_scale: bool = False
-    """Learn s, one number a head."""
+    """Learn s, one number per head."""
 
     spiking_head: bool = False
     """The paper's head reads the normed mean over steps, real numbers; true puts SN before it."""
     firing_rate_weight: float = 0.0
 
     def validate_architecture(self) -> None:
-        """Refuse what no model can be built from (ConfigError)."""
+        """Raise ConfigError for fields from which no model can be built."""
         super().validate_architecture()
         one_of(self, "residual", RESIDUALS)
         between(self, "attention_threshold", 0.0, math.inf)

@@ -183,7 +183,7 @@ class Presets(Mapping[str, Mapping[str, Any]]):
         self.tasks = tasks
 
     def entry(self, preset: str) -> ModelEntry:
-        """The model that a preset is a size of; KeyError where there is none."""
+        """The model that a preset is a size of; KeyError if there is none."""
         for entry in MODELS.values():
             if entry.task in self.tasks and preset in entry.presets:
                 return entry

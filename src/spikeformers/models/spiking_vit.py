@@ -188,11 +188,11 @@ class SpikingViTModel(SpikingViTPreTrainedModel):
         **_: Any,
     ) -> SpikingViTOutput:
         """``pixel_values`` ``[B, C, H, W]``; ConfigError for another size or number of channels."""
-        wanted = (self.config.num_channels, self.config.image_size, self.config.image_size)
-        if tuple(pixel_values.shape[1:]) != wanted:
+        expected = (self.config.num_channels, self.config.image_size, self.config.image_size)
+        if tuple(pixel_values.shape[1:]) != expected:
             raise ConfigError(
                 f"images of {' x '.join(map(str, pixel_values.shape[1:]))} came, and this model "
-                f"takes {' x '.join(map(str, wanted))} (channels, height, width)."
+                f"takes {' x '.join(map(str, expected))} (channels, height, width)."
             )
         u = self.embeddings(pixel_values)
         if self.embed_positions is not None:
