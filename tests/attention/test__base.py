@@ -93,7 +93,7 @@ def test_points_of_a_core() -> None:
     hard, mean, a2os2a = WTA(1.0), WTA(1.0, "top_k", 2, winner_weight="mean"), A2OS2A("state")
     assert hard.points("integer", "0, 1, ... 4", fired=False) == [
         ("attention scores q k", "integer", "counts of coincidences, scaled"),
-        ("attention weights", "binary", "0, 1; ones a row: 1"),
+        ("attention weights", "binary", "0, 1; ones per row: 1"),
         ("attention output", "integer", "the winner's value: 0, 1, ... 4"),
     ]
     assert mean.points("binary", "0, 1", fired=True)[1:] == [

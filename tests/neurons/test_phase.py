@@ -54,5 +54,5 @@ def test_digits_counts_ones() -> None:
 def test_it_takes_one_value_and_few_steps() -> None:
     with pytest.raises(ConfigError, match="at most 16 steps"):
         PhaseIF((1,), 17)
-    with pytest.raises(ConfigError, match="no current a step"):
+    with pytest.raises(ConfigError, match="no current per step"):
         PhaseIF((1,), 2, unrolled=True)(torch.zeros(2, 1))

@@ -31,8 +31,8 @@ class Attention(nn.Module):
     weights_are_binary: bool = False
     """Every weight is 0 or 1, so that the output is a sum of V's spikes."""
     weights_are_real: bool = False
-    """The weights are real numbers even where they happen to be 0 and 1, as a softmax's may be.
-    Where this is false, the counter classifies the weights by their values."""
+    """The weights are real numbers even if they happen to be 0 and 1, as a softmax's may be.
+    If this is false, the counter classifies the weights by their values."""
     weights_are_fired: bool = False
     """A neuron inside fires the weights ``[S, B, H, T, J]``, so they follow its firing rate."""
     softmax_free: bool = True
@@ -46,14 +46,14 @@ class Attention(nn.Module):
     competition: str | None = None
     """Name of the rule by which keys compete; None without a competition."""
     takes_bias: bool = True
-    """A bias may be added to the scores. Where it may not (the scores are multiplied with V as they
+    """A bias may be added to the scores. If not (the scores are multiplied with V as they
     are), a model has learned positions instead of relative ones."""
     scores_are_counts: bool = True
     """Both q and k are spikes, so that scores are multiples of the product of their units."""
     default_neurons: tuple[str, str, str] = ("binary", "binary", "binary")
     """Neurons behind q, k and v, for a config that has one field for each and leaves it empty."""
     score_unit: float | None = None
-    """Product of q's and k's spike units where floats do not hold it exactly (D = 3, say).
+    """Product of q's and k's spike units if floats do not hold it exactly (such as D = 3).
     Scores are then rounded to its multiples, so that equal counts tie whatever the order of sums.
     """
 
@@ -83,7 +83,7 @@ class Attention(nn.Module):
         return scores if bias is None else scores + bias
 
     def coincidences(self, q: Tensor, k: Tensor) -> Tensor:
-        """``q k^T``, rounded to ``score_unit`` where one is set."""
+        """``q k^T``, rounded to ``score_unit`` if one is set."""
         scores = torch.matmul(q, k.transpose(-1, -2))
         if self.score_unit is not None:
             exact = torch.round(scores / self.score_unit) * self.score_unit
@@ -127,7 +127,7 @@ class Attention(nn.Module):
         binary = self.weights_are_binary
         weights = "0, 1" if binary else "real numbers"
         if binary and self.reads_per_query:
-            weights += f"; ones a row: {self.reads_per_query}"
+            weights += f"; ones per row: {self.reads_per_query}"
         output = ("attention output", value_type, f"the winner's value: {values}")
         if fired:
             output = ("weights times value", "integer" if binary else "real", "a sum of values")
@@ -176,7 +176,7 @@ def masked_softmax(scores: Tensor, allowed: Tensor) -> Tensor:
 
 
 def scale_of(config: Any) -> float:
-    """The config's ``attention_scale``; ``levels / sqrt(head width)`` where it is None."""
+    """The config's ``attention_scale``; ``levels / sqrt(head width)`` if it is None."""
     if config.attention_scale is not None:
         return float(config.attention_scale)
     return float(config.levels / math.sqrt(config.head_width))

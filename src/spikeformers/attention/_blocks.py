@@ -19,7 +19,7 @@ from torch import Tensor
 ROWS = 32
 """Queries per block."""
 ONE_BLOCK_SCORES = 2**18
-"""Up to so many scores fit in the cache anyway, and blocks would only add calls."""
+"""Up to this many scores fit in the cache, so blocks would only add calls."""
 ARGMAX_SCORES = 2**14
 """With fewer scores, one slow argmax is faster than several fast calls."""
 

@@ -53,15 +53,8 @@ class A2OS2A(Attention):
 
     @classmethod
     def role_neuron(cls, config: Any, role: str) -> nn.Module:
-        kinds = RoleNeurons(
-            config.decay,
-            config.threshold,
-            config.ternary_decay,
-            config.threshold_ratio,
-            config.surrogate,
-            config.surrogate_sharpness,
-        )
-        return kinds.make(getattr(config, f"{role}_neuron"))
+        kind = getattr(config, f"{role}_neuron")
+        return RoleNeurons.from_config(config).make(kind)
 
     def weights(self, q: Tensor, k: Tensor, allowed: Tensor, bias: Tensor | None) -> Tensor:
         return self.scores(q, k, bias) * allowed

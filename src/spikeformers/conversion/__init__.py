@@ -1,4 +1,4 @@
-"""Conversion: a trained dense language model becomes a spiking one, one method a file."""
+"""Conversion: a trained dense language model becomes a spiking one, one file per method."""
 
 from __future__ import annotations
 

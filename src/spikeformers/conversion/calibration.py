@@ -1,4 +1,4 @@
-"""What flows into and out of each block's attention and feed-forward block, on real text.
+"""Record the inputs and outputs of each block's attention and feed-forward block on real text.
 
 One pass of the dense model over the calibration windows; per layer one safetensors file with
 ``attention.in``, ``attention.out``, ``mlp.in``, ``mlp.out`` ``[W, T, D]``, and one for all layers
@@ -35,8 +35,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sample:
-    """One layer's activations; ``rotary`` is (cos, sin) or None, ``mask`` what its attention was
-    given, None where it was causal by itself.
+    """One layer's activations; ``rotary`` is (cos, sin) or None, ``mask`` the mask that its
+    attention got, None if it is causal by itself.
     """
 
     attention_in: Tensor
@@ -52,38 +52,38 @@ def collect(
 ) -> None:
     """Run the dense ``model`` over ``windows`` ``[W, T]`` and write its activations, once.
 
-    Raises ``DataError`` where they are not finite.
+    Raises ``DataError`` if they are not finite.
     """
-    found: dict[str, list[Tensor]] = {}
+    recorded: dict[str, list[Tensor]] = {}
 
     def keep(layer: int, part: str, x: Tensor, y: Tensor, given: Mapping[str, Any]) -> None:
-        found.setdefault(f"{layer}.{part}.in", []).append(x.float().cpu())
-        found.setdefault(f"{layer}.{part}.out", []).append(y.float().cpu())
-        if part == "attention" and len(found[f"{layer}.attention.in"]) == 1:
+        recorded.setdefault(f"{layer}.{part}.in", []).append(x.float().cpu())
+        recorded.setdefault(f"{layer}.{part}.out", []).append(y.float().cpu())
+        if part == "attention" and len(recorded[f"{layer}.attention.in"]) == 1:
             keep_shared(layer, given)
 
     def keep_shared(layer: int, given: Mapping[str, Any]) -> None:
-        """What is the same for each window: positions, once unless a layer has its own; masks."""
+        """Keep what all windows share: positions, once unless a layer has its own, and masks."""
         if given.get("attention_mask") is not None:
-            found[f"{layer}.mask"] = [given["attention_mask"].cpu()]
-        turned = given.get("position_embeddings")
-        if turned is None:
+            recorded[f"{layer}.mask"] = [given["attention_mask"].cpu()]
+        positions = given.get("position_embeddings")
+        if positions is None:
             return
-        cos, sin = (one.float().cpu() for one in turned)
-        if "cos" not in found:
-            found["cos"], found["sin"] = [cos], [sin]
-        elif not torch.equal(cos, found["cos"][0]):
-            found[f"{layer}.cos"], found[f"{layer}.sin"] = [cos], [sin]
+        cos, sin = (tensor.float().cpu() for tensor in positions)
+        if "cos" not in recorded:
+            recorded["cos"], recorded["sin"] = [cos], [sin]
+        elif not torch.equal(cos, recorded["cos"][0]):
+            recorded[f"{layer}.cos"], recorded[f"{layer}.sin"] = [cos], [sin]
 
     with torch.no_grad(), watching(model, ("attention", "mlp"), keep):
         for window in watched(windows.split(1), progress):
             model(input_ids=window.to(model.device), use_cache=False)
     folder.mkdir(parents=True, exist_ok=True)
-    rotary: dict[str, Tensor] = {k: found.pop(k)[0] for k in ("cos", "sin") if k in found}
+    rotary: dict[str, Tensor] = {k: recorded.pop(k)[0] for k in ("cos", "sin") if k in recorded}
     write_tensors(folder / ROTARY, rotary)
     for layer in range(model.config.num_hidden_layers):
         prefix = f"{layer}."
-        tensors = {k.removeprefix(prefix): torch.cat(v) for k, v in found.items()
+        tensors = {k.removeprefix(prefix): torch.cat(v) for k, v in recorded.items()
                    if k.startswith(prefix)}  # fmt: skip
         for name, tensor in tensors.items():
             if not bool(tensor.isfinite().all()):
@@ -97,14 +97,14 @@ def collect(
 def read_sample(folder: Path, layer: int) -> Sample:
     """The activations of one layer."""
     shared, own = read_tensors(folder / ROTARY), read_tensors(folder / _file(layer))
-    turned = own if "cos" in own else shared
+    positions = own if "cos" in own else shared
     try:
         return Sample(
             own["attention.in"],
             own["attention.out"],
             own["mlp.in"],
             own["mlp.out"],
-            (turned["cos"], turned["sin"]) if turned else None,
+            (positions["cos"], positions["sin"]) if positions else None,
             own.get("mask"),
         )
     except KeyError as error:
@@ -112,7 +112,7 @@ def read_sample(folder: Path, layer: int) -> Sample:
 
 
 def is_collected(folder: Path, layers: int) -> bool:
-    """Whether every file is there and whole; a damaged one is named in a warning."""
+    """Whether every file exists and is undamaged; a warning names a damaged one."""
     return all(is_whole(folder / name) for name in (ROTARY, *map(_file, range(layers))))
 
 
@@ -123,7 +123,7 @@ def is_whole(path: Path) -> bool:
     try:
         read_tensors(path)
     except CheckpointError as error:
-        logger.warning("%s It is made anew.", error)
+        logger.warning("%s It is recorded again.", error)
         return False
     return True
 
@@ -143,8 +143,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file; CheckpointError where it is damaged."""
-    advice = "Delete it, and --resume makes it anew."
+    """All tensors of a safetensors file; CheckpointError if it is damaged."""
+    advice = "Delete it; --resume then writes it again."
     with (
         foreign(f"{path} is damaged", advice=advice),
         safe_open(path, framework="pt") as file,

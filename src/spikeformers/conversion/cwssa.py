@@ -1,12 +1,12 @@
 """Winner-take-all attention, CWSSA, from the trained softmax attention.
 
     hard     the value of the one key that softmax would weigh most
-    top-K    the mean of the K values that it would weigh most, then a gain a channel
+    top-K    the mean of the K values that it would weigh most, then a gain per channel
 
 https://arxiv.org/abs/2604.11321 trains it from scratch; here its scores start as the source's. The
 factor on the counts is ``theta_q theta_k / T^2`` times the source's: no winner depends on it, and
-it makes the backward pass, a softmax's, the source's own. One row says more than a mean of many,
-so a channel of W_o is scaled by the least-squares gain where no neuron follows (hard).
+it makes the backward pass, a softmax's, the source's own. One row has larger values than a mean of
+many, so a channel of W_o is scaled by the least-squares gain where no neuron follows (hard).
 """
 
 from __future__ import annotations
@@ -29,5 +29,5 @@ def calibrate(block: SpikingSelfAttention, sample: Sample, rule: Rule, scaling: 
         fire_out(block, sample, rule, scaling)
         return
     seen = read(block, sample, scaling)
-    said = (seen.sums * block.value_of_v()).squeeze(0)
-    block.out.weight.mul_(gains(said, seen.wanted))
+    rows = (seen.sums * block.value_of_v()).squeeze(0)
+    block.out.weight.mul_(gains(rows, seen.target))

@@ -2,18 +2,18 @@
 
     density   sum_p weights_p * (share of spikes at p that are not zero) / sum_p weights_p
 
-A place is a layer of neurons; its weights are those of the linear maps that read it, the head's
-included. A token reads the rows of what fires, so the density is the share of weights it reads.
+A place is a layer of neurons; its weights are those of the linear maps that read it, including the
+head's. A token reads the rows of what fires, so the density is the share of weights it reads.
 
     cost_p(tau) = 1/2 E_t [ (g_t . d_t)^2 ],   d_t = -x_t where |x_t| < tau mean |x_t|, else 0
 
-with g_t the gradient of the text's cross-entropy by what place p says of token t: the second-order
-(Fisher) estimate of what silence costs in nats, all places at once from one backward pass per
-window. Places are then silenced step by step, each time the one that costs least per weight, until
-the density is reached, the last step as far as needed. Steps are those of the convex hull of a
-place's costs, so that no dear first step hides a cheap second one. The density that the model with
-these dead zones has on the same text differs a little (silence changes what comes after), so the
-aim is corrected by the difference.
+with g_t the gradient of the text's cross-entropy by the values of place p at token t: the
+second-order (Fisher) estimate of what silence costs in nats, all places at once from one backward
+pass per window. Places are then silenced step by step, each time the one that costs least per
+weight, until the density is reached, the last step as far as needed. Steps are those of the convex
+hull of a place's costs, so that an expensive first step does not hide a cheap second one. The
+density that the model with these dead zones has on the same text differs a little (silence changes
+what comes after), so the aim is corrected by the difference.
 
 Nothing is drawn at random: the same model, text and density give the same dead zones. Teal
 (https://arxiv.org/abs/2408.14690) allocates thresholds greedily within a block, by the error of its
@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeformers.errors import ConfigError
-from spikeformers.neurons import TokenIF, observe
+from spikeformers.neurons import Neuron, observe
 from spikeformers.neurons.token_if import mean_size
 from spikeformers.progress import Move, watched
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 BINS_PER_MEAN = 64
 BINS = 3 * BINS_PER_MEAN  # dead zones are searched up to three times the mean
 CORRECTIONS = 3
-CLOSE = 0.0025  # of the density asked for
+CLOSE = 0.0025  # how far from the requested density is close enough
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Place:
     """One layer of neurons: what reads it, and its costs and silence by bins of |x| / mean."""
 
     name: str
-    neuron: TokenIF
+    neuron: Neuron
     weights: int
     costs: Tensor = field(default_factory=lambda: torch.zeros(BINS, dtype=torch.float64))
     """Sum over tokens of the squared change, everything up to and with this bin silenced."""
@@ -81,13 +81,13 @@ def check_density(density: float) -> None:
 
 
 def places_of(model: nn.Module) -> list[Place]:
-    """The layers of neurons with a threshold per token, in the order of the model."""
+    """The layers of neurons with a dead zone, in the order of the model."""
     places = []
     for name, module in model.named_modules():
         readers = module.readers() if hasattr(module, "readers") else {}
         for layer, weights in readers.items():
             neuron = getattr(module, layer)
-            if isinstance(neuron, TokenIF):
+            if neuron is not None and neuron.has_dead_zone:
                 places.append(Place(f"{name}.{layer}", neuron, weights))
     return places
 
@@ -175,7 +175,7 @@ def _collect(model: PreTrainedModel, places: list[Place], window: Tensor) -> Non
 
 def _add(place: Place, x: Tensor, gradient: Tensor, counts: Tensor) -> None:
     """Add tokens ``[1, T, D]``."""
-    x, gradient, counts = (one.flatten(0, -2).double() for one in (x, gradient, counts))
+    x, gradient, counts = (tensor.flatten(0, -2).double() for tensor in (x, gradient, counts))
     relative = x.abs() / mean_size(x.abs().float()).double().clamp_min(1e-30)
     bins = (relative * BINS_PER_MEAN).long().clamp(max=BINS)  # the last is beyond any dead zone
     change = torch.zeros(len(x), BINS + 1, dtype=torch.float64, device=x.device)
@@ -201,8 +201,8 @@ def _frozen(model: PreTrainedModel) -> Iterator[None]:
             yield
     finally:
         handle.remove()
-        for parameter, wanted in before:
-            parameter.requires_grad_(wanted)
+        for parameter, required in before:
+            parameter.requires_grad_(required)
 
 
 @contextmanager
@@ -259,13 +259,13 @@ def _greedy(places: list[Place], hulls: list[list[Step]], density: float) -> lis
     return [bins / BINS_PER_MEAN for bins in zones]
 
 
-def _part_of(step: Step, place: Place, before: int, wanted: float) -> tuple[int, float]:
-    """Bins and weights saved of ``step``, or of as much of it as saves the weights ``wanted``."""
-    if step.saved <= wanted:
+def _part_of(step: Step, place: Place, before: int, needed: float) -> tuple[int, float]:
+    """Bins and weights saved of ``step``, or of as much of it as saves the weights ``needed``."""
+    if step.saved <= needed:
         return step.bins, step.saved
     silent = place.silent / place.values * place.weights
     start = float(silent[before - 1]) if before else 0.0
     for number in range(before, step.bins):
-        if (saved := float(silent[number]) - start) >= wanted:
+        if (saved := float(silent[number]) - start) >= needed:
             return number + 1, saved
     return step.bins, step.saved

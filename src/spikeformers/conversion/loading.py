@@ -1,4 +1,4 @@
-"""The dense model to convert, and the text it is calibrated on."""
+"""Load the dense model to convert, and the text it is calibrated on."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 def load_source(name: str, gguf_file: str = "") -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """The causal model called ``name`` (a folder or a hub name) in float32, and its tokenizer.
 
-    A GGUF file's numbers are taken as they are. Raises ConfigError for an architecture that has no
-    conversion, a quantised model, or one that spikes already; else as ``load_reference``.
+    The weights of a GGUF file are dequantised. Raises ConfigError for an architecture that has no
+    conversion, a quantised model, or a spiking model; otherwise as ``load_reference``.
     """
     folder = Path(name).expanduser()
     if (folder / "config.json").is_file() and not gguf_file:

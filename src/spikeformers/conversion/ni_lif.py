@@ -3,7 +3,8 @@
     S = clip(round(U), 0, D) / D,  U = x D / theta,  D = T levels            neurons/nilif.py
 
 At equal thresholds the numbers are those of ``signed_if``: T ternary steps and one step with counts
-up to T say the same. What differs is time and hardware: nothing recurs, and the spikes are graded.
+up to T encode the same values. What differs is time and hardware: nothing recurs, and the spikes
+are graded.
 """
 
 from __future__ import annotations

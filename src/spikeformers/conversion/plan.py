@@ -1,4 +1,4 @@
-"""What becomes what: one row for every module of the source, before anything is written."""
+"""The plan of a conversion: one row per module of the source, before anything is written."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MAPS = {"qkv": "q, k and v", "out": "the output map"}
 
 @dataclass(frozen=True)
 class Row:
-    """One module: where, what it is, what it becomes, and by which method (or why not)."""
+    """One module: its place, what it is, what it becomes, and by which method (or why not)."""
 
     module: str
     layer: int | None
@@ -57,7 +57,7 @@ class Plan:
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether a neuron of it has a fixed threshold, which text has to set."""
+        """Whether any neuron has a fixed threshold, which is calibrated on text."""
         return self.config.threshold == "channel" or self.config.attention != "kept"
 
     @property
@@ -81,10 +81,10 @@ def make_plan(model: PreTrainedModel, *, allow_dense: bool = False, **choices: A
     probe = neurtransformer_config(**choices)
     refused = unsupported(described, attention=probe.attention, ffn=probe.ffn)
     if refused and not allow_dense:
-        listed = "; ".join(f"{name}: {why}" for name, why in list(refused.items())[:4])
+        examples = "; ".join(f"{name}: {why}" for name, why in list(refused.items())[:4])
         more = f"; and {len(refused) - 4} more" if len(refused) > 4 else ""
         raise ConfigError(
-            f"{len(refused)} modules have no conversion ({listed}{more}). --allow-dense leaves "
+            f"{len(refused)} modules have no conversion ({examples}{more}). --allow-dense leaves "
             "them as they are and lists them."
         )
     config = neurtransformer_config(
@@ -114,7 +114,7 @@ def make_plan(model: PreTrainedModel, *, allow_dense: bool = False, **choices: A
 
 
 def with_token_defaults(choices: Mapping[str, Any]) -> dict[str, Any]:
-    """``choices`` of a conversion with thresholds per token, and what it takes unless given."""
+    """``choices`` of a conversion with thresholds per token, completed by its defaults."""
     completed = {"steps": 8, "code": "phase", "attention": "kept", **choices}
     if completed["attention"] == "kept" and completed.get("ffn") != "kept":
         completed.setdefault("spiking_maps", list(SPIKING_MAPS))
@@ -127,7 +127,7 @@ def _head_name(model: PreTrainedModel) -> str:
 
 
 def source_values(config: Any) -> dict[str, Any]:
-    """The source's config as plain values, without what belongs to a file."""
+    """The source's config as plain values, without those that belong to a file."""
     values = config.to_dict()
     file = ("_name_or_path", "transformers_version", "architectures", "dtype", "use_cache")
     for key in (*file, "quantization_config"):
@@ -145,5 +145,5 @@ def _method(config: NeurTransformerConfig, part: str, activation: str) -> tuple[
         maps = " and ".join(MAPS[name] for name in config.maps_of_attention)
         return "SpikingInput", f"softmax kept, spikes at the input of {maps}{steps}"
     kind = "ssa" if config.attention == "ssa" else config.wta
-    told = ATTENTION[kind].format(neuron=config.attention_neuron, winners=config.winners)
-    return "SpikingSelfAttention", told + steps
+    method = ATTENTION[kind].format(neuron=config.attention_neuron, winners=config.winners)
+    return "SpikingSelfAttention", method + steps

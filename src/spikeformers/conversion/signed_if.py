@@ -5,7 +5,7 @@
 
 The activation keeps its shape, negative part included; only the values that travel are spikes.
 The OFF neurons take GELU's and SiLU's negative values, with thresholds of their own, so that their
-small range is said as finely as the positive one.
+small range is represented as finely as the positive one.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import torch
 from torch import Tensor
 
 from spikeformers.conversion.thresholds import Rule, set_thresholds
-from spikeformers.models._converted import SpikingFeedForward, said_of
+from spikeformers.models._converted import SpikingFeedForward, encoded
 
 
 @torch.no_grad()
 def calibrate(block: SpikingFeedForward, x: Tensor, rule: Rule) -> None:
     """Set the thresholds of ``block``, whose weights are the source's, from inputs ``[N, D]``."""
     set_thresholds(block.fire_in, x, rule)
-    said = said_of(block.fire_in, block.say, x)
-    z = block.mean(block.up(said))
+    values = encoded(block.fire_in, block.decode, x)
+    z = block.mean(block.up(values))
     assert block.act is not None
     assert block.fire_hidden is not None
     h = block.act(z)
     if block.gate is not None:
-        h = block.act(block.mean(block.gate(said))) * z
+        h = block.act(block.mean(block.gate(values))) * z
     set_thresholds(block.fire_hidden, h, rule, rule.margin)

@@ -1,15 +1,15 @@
-"""Convert a dense model, stage by stage; each stage leaves whole files and is never done twice.
+"""Convert a dense model, stage by stage; each stage leaves complete files and runs only once.
 
-    OUT/conversion/request.json                  what was asked for
+    OUT/conversion/request.json                  the request
     OUT/conversion/calibration/layer-000...      1. activations of the dense model
     OUT/conversion/converted/0.mlp.safetensors   2. a spiking module's weights and thresholds
     OUT/conversion/converted/0.mlp.json             and what its conversion changed
     OUT/config.json, model.safetensors ...       3. the model
-    OUT/report.json ...                          4. the report, by others; `finish` then removes
+    OUT/report.json ...                          4. the caller's report; `finish` then removes
                                                     OUT/conversion
 
 What the conversion of a module changed is measured on the calibration text, with the dense model's
-own activations at its input, so errors of earlier blocks are not in it.
+own activations at its input, so it does not include errors of earlier blocks.
 """
 
 from __future__ import annotations
@@ -90,12 +90,12 @@ def convert(
 ) -> Converted:
     """Convert the dense ``model`` by ``plan`` into the folder ``out``, calibrated on ``windows``.
 
-    ``windows`` are token ids ``[W, T]``; None where the plan needs no calibration and nothing is to
-    be measured. ``density`` in (0, 1) is the share of weights that a token is to read, by dead
+    ``windows`` are token ids ``[W, T]``; None if the plan needs no calibration and nothing is
+    measured. ``density`` in (0, 1) is the share of weights that a token reads, set by dead
     zones (``dead_zones.allocate``), of a plan with thresholds per token. Raises ``UsageError`` for
     a folder that is taken or has nothing to resume, ``ConfigError`` for a resume with another
-    request, missing windows or a density that does not apply, ``StorageError``. ``out`` is held
-    against other processes; what of it a resume finds damaged is made anew.
+    request, missing windows or a density that does not apply, ``StorageError``. ``out`` is locked
+    against other processes; a resume repeats what it finds damaged.
     """
     refuse_adapters(model, "a conversion")
     _check(model, windows, plan, density)
@@ -160,7 +160,7 @@ def _convert(
 
 
 def finish(out: str | Path) -> None:
-    """Remove what only a resume needs, once nothing is left to do."""
+    """Remove the files that only a resume needs, after everything is done."""
     shutil.rmtree(Path(out) / FOLDER, ignore_errors=True)
 
 
@@ -188,14 +188,14 @@ def _request(
     for name, parameter in model.state_dict().items():
         weights.update(f"{name} {float(parameter.double().sum())!r}".encode())
     config = {k: v for k, v in plan.config.to_dict().items() if k not in OF_NO_MATTER}
-    found = {
+    request = {
         "config": config,
         "rule": asdict(rule),
         "density": density,
         "calibration_sha256": digest,
         "source_weights": weights.hexdigest(),
     }
-    return dict(json.loads(json.dumps(found)))
+    return dict(json.loads(json.dumps(request)))
 
 
 def _open(out: Path, request: dict[str, Any], resume: bool) -> None:
@@ -237,7 +237,7 @@ def _module(
 
 
 def _finished(kept: Path) -> dict[str, Any] | None:
-    """The record of a module that is converted; None where it is not, or its files are damaged."""
+    """The record of a module that is converted; None if it is not, or if its files are damaged."""
     if not kept.is_file() or not is_whole(kept.with_suffix(".safetensors")):
         return None
     try:
@@ -245,7 +245,7 @@ def _finished(kept: Path) -> dict[str, Any] | None:
         if record.pop(RECORD_DIGEST, None) != _record_digest(record):
             raise ValueError("its content is not what was written")
     except (OSError, ValueError, TypeError) as error:
-        logger.warning("%s is damaged (%s). It is made anew.", kept, error)
+        logger.warning("%s is damaged (%s). It is converted again.", kept, error)
         return None
     return record
 
@@ -293,13 +293,13 @@ def convert_module(
 
 def _activation(mlp: Any) -> nn.Module:
     """The activation of a source's feed-forward block."""
-    found: nn.Module = mlp.act if hasattr(mlp, "act") else mlp.act_fn
-    return found
+    activation: nn.Module = mlp.act if hasattr(mlp, "act") else mlp.act_fn
+    return activation
 
 
 def _load(module: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Copy the source's weights; a weight that has no place, or a place without one, is a bug."""
-    places = {name: one for name, one in module.named_parameters()
+    """Copy the source's weights; a name that only one of them has is a bug."""
+    places = {name: parameter for name, parameter in module.named_parameters()
               if name.endswith((".weight", ".bias")) and not name.startswith("norm")}  # fmt: skip
     if places.keys() != weights.keys():
         raise CheckpointError(
@@ -318,7 +318,7 @@ def assemble(model: PreTrainedModel, plan: Plan, folder: Path) -> NeurTransforme
 
 
 def uncalibrated(model: PreTrainedModel, plan: Plan) -> NeurTransformerForCausalLM:
-    """The spiking model of a plan that needs no calibration, in memory; ConfigError for another."""
+    """The spiking model, in memory, of a plan without calibration; ConfigError for other plans."""
     refuse_adapters(model, "a conversion")
     _check(model, None, plan, None)
 
@@ -334,7 +334,7 @@ def _built(
     model: PreTrainedModel, plan: Plan, weights_of: Callable[[Row], dict[str, Tensor]]
 ) -> NeurTransformerForCausalLM:
     spiking = NeurTransformerForCausalLM(plan.config)
-    weights = {f"model.{name}": one for name, one in model.state_dict().items()}
+    weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for row in plan.rows:
         path = f"model.{row.module}."
         if row.part == "head":
@@ -342,7 +342,7 @@ def _built(
             weights[path + zone] = spiking.get_output_embeddings().get_parameter(zone).detach()
         elif row.converts:
             weights = {k: v for k, v in weights.items() if not k.startswith(path)}
-            weights |= {path + name: one for name, one in weights_of(row).items()}
+            weights |= {path + name: tensor for name, tensor in weights_of(row).items()}
     spiking.load_state_dict(weights)
     spiking.tie_weights()
     spiking.generation_config = model.generation_config
@@ -370,5 +370,5 @@ def _export(
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON through a temporary name."""
+    """Write JSON atomically."""
     write_text(path, json.dumps(value, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Thresholds from real activations, one a channel and sign.
+"""Thresholds from real activations, one per channel and sign.
 
     percentile    theta = the p-th percentile of the values of that sign, p = 100 the largest
     mse           theta = argmin over a grid of  sum (x - s * clip(round(x / s), 0, L))^2,
@@ -15,13 +15,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from spikeformers.errors import ConfigError
-from spikeformers.neurons import IF, TokenIF
 
 RuleName = Literal["mse", "percentile"]
 GRID = [2 ** (-i / 4) for i in range(33)]
@@ -35,8 +34,8 @@ class Rule:
     name: RuleName = "mse"
     percentile: float = 99.9
     margin: float = 1.0
-    """Factor on the thresholds of a feed-forward block's hidden values. Phase coding, whose sizes
-    are many, wants 8 on LLaMA; rate coding has none to spare."""
+    """Factor on the thresholds of a feed-forward block's hidden values. Phase coding, with
+    its many sizes, needs 8 on LLaMA; rate coding has no sizes to spare."""
 
     def __post_init__(self) -> None:
         if self.name not in get_args(RuleName):
@@ -48,7 +47,7 @@ class Rule:
 
 
 def threshold_of(x: Tensor, levels: int, rule: Rule, target: Tensor | None = None) -> Tensor:
-    """Theta ``[C]`` for the positive values of ``x`` ``[N, C]``; 0 where a channel has none.
+    """Theta ``[C]`` for the positive values of ``x`` ``[N, C]``; 0 if a channel has none.
 
     With ``target`` ``[N, C]``, mse compares the quantised ``x`` with that, over all rows.
     """
@@ -59,11 +58,11 @@ def threshold_of(x: Tensor, levels: int, rule: Rule, target: Tensor | None = Non
         kept = torch.linspace(0, len(x) - 1, MOST_ROWS, device=x.device).long()
         x, target = x[kept], None if target is None else target[kept]
     best, lowest = largest.clone(), torch.full_like(largest, math.inf)
-    wanted = x.clamp_min(0) if target is None else target
+    goal = x.clamp_min(0) if target is None else target
     for factor in GRID:
         s = (largest * factor / levels).clamp_min(1e-12)
-        said = torch.floor(x / s + 0.5).clamp_(0, levels).mul_(s)
-        error = said.sub_(wanted).square_().sum(0)
+        quantised = torch.floor(x / s + 0.5).clamp_(0, levels).mul_(s)
+        error = quantised.sub_(goal).square_().sum(0)
         better = error < lowest
         best = torch.where(better, largest * factor, best)
         lowest = torch.where(better, error, lowest)
@@ -71,7 +70,7 @@ def threshold_of(x: Tensor, levels: int, rule: Rule, target: Tensor | None = Non
 
 
 def _percentile(x: Tensor, share: float) -> Tensor:
-    """Of the positive values of each column alone."""
+    """The percentile of the positive values of each column."""
     ordered = x.clamp_min(0).sort(0).values
     positive = (ordered > 0).sum(0)
     rank = len(x) - positive + (positive * share).ceil().long() - 1
@@ -85,7 +84,7 @@ def pair_thresholds(x: Tensor, levels: int, rule: Rule) -> Tensor:
 
 
 @torch.no_grad()
-def set_thresholds(fire: IF | TokenIF, x: Tensor, rule: Rule, margin: float = 1.0) -> None:
-    """Thresholds of ``fire`` for values ``[N, C]``; one per token needs none."""
-    if not isinstance(fire, TokenIF):
-        fire.threshold.copy_(pair_thresholds(x, fire.largest, rule) * margin)
+def set_thresholds(neuron: Any, x: Tensor, rule: Rule, margin: float = 1.0) -> None:
+    """Set the thresholds of a `Neuron` for values ``[N, C]``, unless they follow its token."""
+    if not neuron.value_per_token:
+        neuron.threshold.copy_(pair_thresholds(x, neuron.largest, rule) * margin)

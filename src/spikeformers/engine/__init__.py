@@ -1,4 +1,4 @@
-"""Event-driven inference: a model packed into one file, run by touching only what fires.
+"""Event-driven inference: a model packed into one file, which reads only the weights of what fires.
 
     engine = spikeformers.engine.load("model.engine")
     text = engine.sequence()                       # a cache of bit planes, in pages

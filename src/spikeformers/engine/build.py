@@ -24,7 +24,7 @@ STEPS = (
 )
 BUFFERS = ("input", "out", "to", "query", "key", "value", "logits")
 MATRICES = {"table": "table", "weight": "weights"}
-"""Fields that name a matrix, and what the native step calls it; whole ones come with a scale."""
+"""Fields that name a matrix, and the native step's name for it; integer ones have a scale."""
 VECTORS = ("bias", "positions", "scale", "threshold", "spike", "frequency", "gain")
 
 
@@ -83,27 +83,27 @@ def _arguments(
     ids: Mapping[str, int],
     tensors: Mapping[str, NDArray[Any]],
 ) -> dict[str, Any]:
-    """What the native step of that name takes: ids for buffers, arrays for tensors."""
-    found: dict[str, Any] = {}
+    """The arguments of the native step of that name: ids for buffers, arrays for tensors."""
+    arguments: dict[str, Any] = {}
     for key, value in given.items():
         if key in BUFFERS:
-            found[key] = ids[value]
+            arguments[key] = ids[value]
         elif key in MATRICES and name in ("embed", "linear"):
             matrix, grouped = tensors[value], f"{value}.minimum" in tensors
-            found[MATRICES[key]] = matrix
+            arguments[MATRICES[key]] = matrix
             whole = matrix.dtype != np.float32 and not grouped
-            found["scale"] = tensors[f"{value}.scale"] if whole else None
+            arguments["scale"] = tensors[f"{value}.scale"] if whole else None
             if name == "linear":
-                found["group_scale"] = tensors[f"{value}.scale"] if grouped else None
-                found["minimum"] = tensors[f"{value}.minimum"] if grouped else None
+                arguments["group_scale"] = tensors[f"{value}.scale"] if grouped else None
+                arguments["minimum"] = tensors[f"{value}.minimum"] if grouped else None
         elif key in VECTORS:
-            found[key] = None if value is None else tensors[value]
+            arguments[key] = None if value is None else tensors[value]
         elif key == "norm":
-            found |= {"kind": value["kind"], "eps": value["eps"]}
+            arguments |= {"kind": value["kind"], "eps": value["eps"]}
             for own, argument in (("weight", "gain"), ("bias", "shift")):
-                found[argument] = None if value[own] is None else tensors[value[own]]
+                arguments[argument] = None if value[own] is None else tensors[value[own]]
         elif key == "neuron":
-            found |= value
+            arguments |= value
         else:
-            found[key] = value
-    return found
+            arguments[key] = value
+    return arguments

@@ -1,4 +1,4 @@
-"""An architecture as the engine knows it: buffers, and steps over shared kernels between them.
+"""An architecture in the engine's terms: buffers, and steps of shared kernels between them.
 
     x = Description(vocabulary=50257)
     x.real("x", 768); x.spikes("s", 768, NeuronSpec("integer", levels=16, unit=1 / 16))
@@ -63,11 +63,11 @@ class Description:
         self.buffers.append({"name": name, "width": width, "counts": True})
 
     def embed(self, out: str, table: str, by_column: bool, positions: str | None = None) -> None:
-        """Rows of ``table``, or columns where it is the head's matrix, plus learned positions."""
+        """Rows of ``table``, or columns if it is the head's matrix, plus learned positions."""
         self._add("embed", out=out, table=table, by_column=by_column, positions=positions)
 
     def fire(self, input: str, out: str, norm: NormSpec, offset: int = 0) -> None:
-        """Norm, then the neuron of ``out``; reads from ``offset`` of each row."""
+        """Norm, then the neuron of ``out``; reads each row from ``offset`` on."""
         self._add("fire", input=input, out=out, offset=offset, norm=asdict(norm))
 
     def norm(self, input: str, out: str, norm: NormSpec, offset: int = 0) -> None:
@@ -119,7 +119,7 @@ class Description:
         )
 
     def add(self, input: str, to: str) -> None:
-        """A residual."""
+        """Add a residual to ``to``."""
         self._add("add", input=input, to=to)
 
     def shift(self, to: str, moved: int) -> None:
@@ -127,15 +127,15 @@ class Description:
         self._add("shift", to=to, moved=moved)
 
     def join(self, input: str, to: str, how: str) -> None:
-        """Spikes into a stream of whole numbers: "set", "add", or "or" of zeros and ones."""
+        """Spikes into a stream of integers: "set", "add", or "or" of zeros and ones."""
         self._add("join", input=input, to=to, how=how)
 
     def recount(self, input: str, out: str) -> None:
-        """Such a stream as spikes, without a neuron."""
+        """Copy such a stream to a buffer of spikes, without a neuron."""
         self._add("recount", input=input, out=out)
 
     def rate(self, input: str, out: str, neuron: NeuronSpec, steps: int) -> None:
-        """Counts of a binary neuron's spikes, which hears a constant current for ``steps``."""
+        """Counts of the spikes of a binary neuron that gets a constant current for ``steps``."""
         self._add("rate", input=input, out=out, steps=steps, neuron=asdict(neuron))
 
     def edges(
@@ -169,9 +169,9 @@ class Description:
         counts: bool = False,
         offset: int = 0,
     ) -> None:
-        """A pair of neurons for each value, and what their spikes say, or their counts.
+        """A pair of neurons per value; writes the decoded values, or the counts.
 
-        ``spike`` names what one spike says, ``[width]``, or ``[2, width]`` by sign.
+        ``spike`` names the value of one spike, ``[width]``, or ``[2, width]`` by sign.
         """
         self._add(
             "pair",
@@ -184,11 +184,11 @@ class Description:
         self._add("activate", to=to, kind=kind)
 
     def multiply(self, input: str, to: str) -> None:
-        """A gate."""
+        """Multiply ``to`` by a gate, in place."""
         self._add("multiply", input=input, to=to)
 
     def scale(self, to: str, scale: str) -> None:
-        """A factor of each channel, in place."""
+        """A factor per channel, in place."""
         self._add("scale", to=to, scale=scale)
 
     def rotate(
@@ -202,7 +202,7 @@ class Description:
         )
 
     def group_norm(self, input: str, out: str, gain: str, eps: float) -> None:
-        """RMS of each group of as many neighbours as ``gain`` has."""
+        """RMS norm of each group of neighbours; a group is as wide as ``gain``."""
         self._add("group_norm", input=input, out=out, gain=gain, eps=eps)
 
     def mix(
@@ -232,7 +232,7 @@ class Description:
         )
 
     def select(self, input: str, out: str) -> None:
-        """Rows whose logits are wanted, averaged over simulation steps."""
+        """Select the rows whose logits are computed, averaged over simulation steps."""
         self._add("select", input=input, out=out)
 
     def finish(self, logits: str) -> None:

@@ -1,4 +1,4 @@
-"""The engine file: one safetensors file that is read where it lies.
+"""The engine file: one safetensors file that is mapped into memory.
 
     8 bytes     length of the header
     header      JSON: tensors by name, and __metadata__ with format, version, sha256, description,
@@ -10,7 +10,7 @@
 
 The checksum covers header and data. The file is read through once on opening, by ordinary reads,
 for the checksum and for values that are not finite; the tensors are a mapping of it, of which only
-what fires is ever resident.
+the rows that fire become resident.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def write(packed: Packed, path: str | Path) -> int:
 
 
 def is_engine_file(path: str | Path) -> bool:
-    """Whether this is a file that `read` would take for an engine file, whole or not."""
+    """Whether `read` would recognise this file as an engine file, damaged or not."""
     path = Path(path)
     if not path.is_file():
         return False
@@ -159,7 +159,7 @@ def _read_through(
 ) -> str | None:
     """Check the digest, and name the first tensor that is not finite, a piece at a time.
 
-    What is read stays in the system's cache, not in this process: no page of a mapping is touched.
+    The data stay in the system's cache, not in this process: no page of a mapping is touched.
     """
     reals = sorted(
         (*entry["data_offsets"], name, TYPES[entry["dtype"]])
@@ -178,7 +178,7 @@ def _read_through(
 
 
 def _finite(values: NDArray[Any]) -> bool:
-    """Whether floats, or halves as the file keeps them, are finite; whole numbers are."""
+    """Whether floats, or halves as the file keeps them, are finite; integers always are."""
     if values.dtype == TYPES["BF16"]:
         return not (values & 0x7F80 == 0x7F80).any()
     return bool(np.isfinite(values).all())
@@ -261,11 +261,11 @@ def _check(path: Path, entries: Mapping[str, Any], size: int) -> None:
     at = 0
     for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
         begin, end = entry["data_offsets"]
-        wanted = TYPES[entry["dtype"]].itemsize
+        length = TYPES[entry["dtype"]].itemsize
         for n in entry["shape"]:
-            wanted *= n
+            length *= n
         aligned = begin % TYPES[entry["dtype"]].itemsize == 0
-        if begin != at or end - begin != wanted or not aligned:
+        if begin != at or end - begin != length or not aligned:
             raise CheckpointError(f"{path}: tensor {name!r} does not lie where its header says.")
         at = end
     if at != size:

@@ -1,4 +1,4 @@
-"""A packed model at work: feed tokens, get logits or text, several sequences over one program."""
+"""Run a packed model: feed tokens, get logits or text, several sequences over one program."""
 
 from __future__ import annotations
 
@@ -26,42 +26,42 @@ CHUNK = 256  # tokens of a prompt that go through the layers together
 
 
 class Engine:
-    """A model ready to run. Calls may come from several threads; they take turns."""
+    """A model ready to run. Several threads may call it; their calls run one after another."""
 
     def __init__(
         self, packed: Packed, *, threads: int | None = None, kernels: str | None = None
     ) -> None:
         self.choice = choose(kernels)
         self.packed = packed
-        wanted = native().processors() if threads is None else threads
-        if not 1 <= wanted <= MOST_THREADS:
-            raise UsageError(f"the engine takes 1 to {MOST_THREADS} threads, not {wanted}.")
-        wanted = min(wanted, native().processors())
-        built = build(packed.description, packed.tensors, self.choice.name, wanted)
+        count = native().processors() if threads is None else threads
+        if not 1 <= count <= MOST_THREADS:
+            raise UsageError(f"the engine takes 1 to {MOST_THREADS} threads, not {count}.")
+        count = min(count, native().processors())
+        built = build(packed.description, packed.tensors, self.choice.name, count)
         self._program, self._buffers = built.program, built.buffers
         self.vocabulary = _count("vocabulary", packed.description)
         self.context = _count("max_position_embeddings", packed.config)
 
     @property
     def threads(self) -> int:
-        """Threads at work: those asked for, but no more than there are processors."""
+        """The number of threads: as requested, but at most the number of processors."""
         return self._program.threads
 
     @cached_property
     def tokenizer(self) -> EngineTokenizer:
-        """The model's tokenizer; CheckpointError where the file has none."""
+        """The model's tokenizer; CheckpointError if the file has none."""
         if not self.packed.tokenizer.get("rules"):
             raise CheckpointError("this engine file was exported without a tokenizer.")
         return EngineTokenizer(self.packed.tokenizer)
 
     def sequence(self) -> NativeSequence:
-        """An empty text; ``tokens`` and ``bytes`` tell its length and its cache's size."""
+        """An empty sequence; ``tokens`` and ``bytes`` are its length and its cache's size."""
         return self._program.sequence()
 
     def feed(self, sequence: NativeSequence, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Append ``tokens`` to a sequence; logits ``[V]`` of what follows the last.
+        """Append ``tokens`` to a sequence; logits ``[V]`` of the token after the last.
 
-        Raises UsageError for a token or a length that the model does not know.
+        Raises UsageError for a token outside the vocabulary, or more tokens than the context.
         """
         return self.feed_all(sequence, tokens, last=True)[0]
 
@@ -82,19 +82,19 @@ class Engine:
     ) -> NDArray[np.float32]:
         if not len(tokens):
             raise UsageError("no tokens: a sequence is continued with at least one.")
-        found, first = [], len(tokens) - count
+        logits, first = [], len(tokens) - count
         for start in range(0, len(tokens), CHUNK):
             piece = self._ids(tokens[start : start + CHUNK])
-            wanted = list(range(max(0, first - start), len(piece)))
-            found.append(self._forward([sequence] * len(piece), piece, wanted))
-        return np.concatenate(found)
+            rows = list(range(max(0, first - start), len(piece)))
+            logits.append(self._forward([sequence] * len(piece), piece, rows))
+        return np.concatenate(logits)
 
     def step(
         self, sequences: Sequence[NativeSequence], tokens: Sequence[int]
     ) -> NDArray[np.float32]:
         """One token for each of several sequences at once; logits ``[len(sequences), V]``.
 
-        Raises UsageError for a sequence that comes twice, or that this engine did not make.
+        Raises UsageError for a repeated sequence, or one of another engine.
         """
         texts, ids = list(sequences), self._ids(tokens)
         if len({id(text) for text in texts}) < len(texts):
@@ -120,9 +120,9 @@ class Engine:
         top_p: float = 1.0,
         seed: int = 0,
     ) -> Iterator[int]:
-        """Tokens that follow ``prompt``, one at a time, drawn as `engine.sampling` says.
+        """Tokens that follow ``prompt``, one at a time, drawn as in `engine.sampling`.
 
-        Without an end token: the caller stops.
+        It does not stop at an end token; the caller does.
         """
         choose_token = make_sampler(temperature, top_k, top_p, seed)
         sequence = self.sequence()
@@ -137,17 +137,17 @@ class Engine:
                 token = choose_token(self.feed(sequence, [token]))
 
     def counters(self) -> dict[str, int]:
-        """What was counted since loading: tokens, neurons, events, bytes of weights and cache."""
+        """Counts since loading: tokens, neurons, events, bytes of weights and cache."""
         return self._program.counters()
 
     def values(self, buffer: str) -> NDArray[Any]:
-        """What a buffer of the description holds after the last call, ``[S * T, width]``."""
+        """The content of a buffer of the description after the last call, ``[S * T, width]``."""
         if buffer not in self._buffers:
             raise UsageError(f"no buffer {buffer!r}; there are {', '.join(self._buffers)}.")
         return self._program.values(self._buffers[buffer])
 
     def _ids(self, tokens: Sequence[int]) -> list[int]:
-        """Tokens as plain numbers. Raises UsageError for what is not one of the vocabulary."""
+        """Tokens as plain numbers. Raises UsageError for tokens outside the vocabulary."""
         ids = []
         for token in tokens:
             try:
@@ -161,10 +161,10 @@ class Engine:
         return ids
 
     def _forward(
-        self, sequences: list[NativeSequence], tokens: list[int], wanted: list[int]
+        self, sequences: list[NativeSequence], tokens: list[int], rows: list[int]
     ) -> NDArray[np.float32]:
         try:
-            return self._program.forward(sequences, tokens, wanted)
+            return self._program.forward(sequences, tokens, rows)
         except (ValueError, TypeError) as error:
             raise UsageError(f"{error}.") from error
         except OverflowError as error:
@@ -209,7 +209,7 @@ class EngineSystem:
         return sum(tensor.nbytes for tensor in self.engine.packed.tensors.values())
 
     def counters(self) -> dict[str, int]:
-        """What the engine counted since it was loaded."""
+        """The engine's counts since it was loaded."""
         return self.engine.counters()
 
 
@@ -223,7 +223,7 @@ def load_engine(
 ) -> Engine:
     """Open an engine file; ``threads`` are all processors unless given.
 
-    Raises CheckpointError for a file that is no whole engine file, EngineUnavailable where the
+    Raises CheckpointError for a file that is not a complete engine file, EngineUnavailable if the
     native kernels are missing or cannot run.
     """
     choose(kernels)

@@ -9,13 +9,13 @@ from spikeformers.errors import ConfigError, DataError
 from spikeformers.foreign import check_object, foreign, without_panic_messages
 
 TOKENIZER: dict[str, Any] = {"rules": str, "bos": int | None, "eos": int | None}
-"""What an engine file says of its tokenizer."""
+"""The tokenizer of an engine file."""
 CHAT: dict[str, Any] = {"chat_template": str | None}
-"""What it may say besides; files of earlier versions do not."""
+"""What it may also hold; files of earlier versions do not."""
 
 
 class EngineTokenizer:
-    """What generation needs of a tokenizer, from the rules in an engine file."""
+    """The parts of a tokenizer that generation needs, from the rules in an engine file."""
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         from tokenizers import Tokenizer

@@ -1,4 +1,4 @@
-"""BiSpikCLM for the engine: a stream of whole numbers between neurons, edges that fire.
+"""BiSpikCLM for the engine: a stream of integers between neurons, edges that fire.
 
     embed -> SN(Norm) -> R
     [ SN(Norm(R)) W_qkv -> SN(Norm(.)) -> edges -> W_o -> SN(Norm) joins R
@@ -19,8 +19,8 @@ import torch
 from spikeformers.engine import Description, NeuronSpec
 from spikeformers.errors import ConfigError
 from spikeformers.export.packer import MAX_LEVELS, Writer, neuron_spec
-from spikeformers.layers import RelativeBias
-from spikeformers.models.bispikclm import SN, BinaryBlock
+from spikeformers.layers import Fire, RelativeBias
+from spikeformers.models.bispikclm import BinaryBlock
 from spikeformers.neurons import LIF
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from spikeformers.models import BiSpikCLMForCausalLM
 
-BINARY = NeuronSpec("binary")  # what a stream of zeros and ones is; nothing fires
+BINARY = NeuronSpec("binary")  # of a stream of zeros and ones; nothing fires
 
 
 def describe(
@@ -38,7 +38,7 @@ def describe(
     config, body = model.config, model.model
     width, hidden = config.hidden_size, config.intermediate_size
     assert hidden is not None
-    assert isinstance(body.encoder, SN)
+    assert isinstance(body.encoder, Fire)
     if model.head_neuron is not None and config.steps > MAX_LEVELS:
         raise ConfigError(
             f"the engine sums the head's spikes of at most {MAX_LEVELS} steps, and this model has "
@@ -51,7 +51,7 @@ def describe(
     to.real("hidden", hidden)
     head = writer.embed(body.embed_tokens, model.lm_head, body.embed_positions)
 
-    def fire(source: str, out: str, layer: SN, offset: int = 0, size: int = width) -> str:
+    def fire(source: str, out: str, layer: Fire, offset: int = 0, size: int = width) -> str:
         return writer.fire(source, out, size, layer.norm, layer.neuron, offset)
 
     to.join(fire("x", "encoder", body.encoder), "stream", "set")
@@ -59,7 +59,7 @@ def describe(
     for number, block in enumerate(body.layers):
         assert isinstance(block, BinaryBlock)
         at, mlp, on = block.attention, block.mlp, f"layers.{number}"
-        if isinstance(at.fire_in, SN):
+        if isinstance(at.fire_in, Fire):
             source = fire("stream", f"{on}.attention.in", at.fire_in)
         elif number == 0:
             source = "encoder"

@@ -4,11 +4,11 @@
     attention      E(Norm(x)) W_qkv -> (rotate) -> counts -> SSA or winners -> E(.) W_o + x
     kept           the same maps on reals, softmax over a cache of reals, no E
 
-E is a pair of neurons a channel (`spikeformers.models._converted` has the equations): a step of
-the engine that writes what its spikes say, zero where none fired, so that the product after it
+E is a pair of neurons per channel (`spikeformers.models._converted` has the equations): a step of
+the engine that writes the decoded spikes, zero where none fired, so that the product after it
 reads the rows of what fired. Their values stay apart from the weights, which int8 would round twice
-otherwise. With a threshold per token (`spikeformers.neurons.token_if`) E hands on counts, at the
-inputs of a kept attention's maps and of the head too, and a product multiplies whole numbers.
+otherwise. With a threshold per token (`spikeformers.neurons.token_if`) E emits counts, at the
+inputs of a kept attention's maps and of the head too, and a product multiplies integers.
 Sources: GPT-2, GPT-NeoX, LLaMA, Mistral and Qwen2.
 """
 
@@ -44,7 +44,7 @@ ACTIVATIONS = {
     "gelu_python_tanh": "gelu_tanh",
     "quick_gelu": "quick_gelu",
 }
-"""Names of Transformers, and of the engine."""
+"""The names of activations in Transformers, and those in the engine."""
 ROTARY = ("default", "linear", "llama3", "yarn")
 """Kinds of rotary positions whose frequencies do not depend on the length of a text."""
 MOST_COUNTS = 2**15 - 1  # of a cache, two bytes each
@@ -55,7 +55,7 @@ MOST_TOKEN_STEPS, MOST_REACH = 8, 1024  # of thresholds per token: their near co
 def describe(
     model: NeurTransformerForCausalLM, weights: str
 ) -> tuple[Description, dict[str, NDArray[Any]]]:
-    """Description and tensors of a converted model; ConfigError names what the engine lacks."""
+    """Description and tensors of a converted model; ConfigError names what is not supported."""
     return _Converted(model, weights).written()
 
 
@@ -75,7 +75,7 @@ class _Converted:
         config, kind = self.config, self.described.model_type
         if config.unrolled:
             raise ConfigError(
-                "the engine hands on each neuron's sum over its steps: unrolled=True does not run "
+                "the engine emits each neuron's sum over its steps: unrolled=True does not run "
                 "there. unrolled=False computes the same sums."
             )
         if config.ffn == "qcfs" and config.schedule == "pipelined" and not self.shape.gated:
@@ -87,8 +87,8 @@ class _Converted:
                 f"the engine does not know the activation {self.shape.activation!r}; it knows "
                 f"{', '.join(ACTIVATIONS)}."
             )
-        if found := unsupported(self.described, attention="ssa", ffn="kept"):
-            name, why = next(iter(found.items()))
+        if refused := unsupported(self.described, attention="ssa", ffn="kept"):
+            name, why = next(iter(refused.items()))
             raise ConfigError(f"the engine does not run this {kind}: {name}: {why}.")
         rotary = getattr(self._body(), "rotary_emb", None)
         if rotary is not None and rotary.rope_type not in ROTARY:
@@ -102,7 +102,7 @@ class _Converted:
         return self.dense.get_submodule(self.source.layers.rpartition(".")[0])
 
     def written(self) -> tuple[Description, dict[str, NDArray[Any]]]:
-        """The whole model."""
+        """The description and tensors of the whole model."""
         to, shape, body = self.to, self.shape, self._body()
         wide = (shape.heads + 2 * shape.kv_heads) * shape.head_width
         for name, size in (
@@ -143,7 +143,7 @@ class _Converted:
         to.select("x", "last")
         norm = self.pack.norm("norm", _last_norm(body))
         fire = getattr(output, "fire", None)
-        source = self._heard("head.in", "last", "last", norm, fire, shape.width)
+        source = self._input_of("head.in", "last", "last", norm, fire, shape.width)
         to.linear(source, "logits", head)
         to.finish("logits")
         return to, self.pack.tensors
@@ -153,7 +153,7 @@ class _Converted:
         to, shape, spiking = self.to, self.shape, isinstance(mlp, SpikingFeedForward)
         maps = _modules(mlp) if spiking else self.source.read_mlp(mlp)
         fire = mlp.fire_in if spiking else None
-        source = self._heard(f"{on}.mlp.in", "x", "n", norm, fire, shape.width)
+        source = self._input_of(f"{on}.mlp.in", "x", "n", norm, fire, shape.width)
         self._linear(source, "hidden", f"{on}.{'gate' if shape.gated else 'up'}", maps)
         hidden = "hidden"
         if spiking and mlp.fire_act is not None:
@@ -179,7 +179,7 @@ class _Converted:
             fire, module = getattr(module, "fire", None), getattr(module, "inner", module)
             fire_out = getattr(getattr(module, self.source.out), "fire", None)
             maps = self.source.read_attention(_plain(module), shape)
-        source = self._heard(f"{on}.attention.in", "x", "n", norm, fire, shape.width)
+        source = self._input_of(f"{on}.attention.in", "x", "n", norm, fire, shape.width)
         self._linear(source, "qkv", f"{on}.qkv", maps, ("query", "key", "value"))
         parts = (("query", shape.heads), ("key", shape.kv_heads), ("value", shape.kv_heads))
         offset, names = 0, []
@@ -250,17 +250,17 @@ class _Converted:
             **rule,
         )
 
-    def _heard(
+    def _input_of(
         self, out: str, source: str, normed: str, norm: NormSpec, neuron: Any, size: int
     ) -> str:
-        """What maps after a norm read: reals in ``normed``, or spikes in a buffer ``out``."""
+        """The input of maps after a norm: reals in ``normed``, or spikes in a buffer ``out``."""
         if neuron is not None and neuron.value_per_token:
             return self._spikes(out, source, neuron, size, norm)
         self.to.norm(source, normed, norm)
         return normed if neuron is None else self._spikes(out, normed, neuron, size)
 
     def _spikes(self, out: str, source: str, neuron: Any, size: int, norm: NormSpec = PLAIN) -> str:
-        """Neurons into a buffer of their own; a threshold per token takes the norm along."""
+        """Neurons into a buffer of their own; a threshold per token includes the norm."""
         if not neuron.value_per_token:
             return self._pair(out, source, neuron, size)
         spec = neuron.engine_spec()
@@ -277,7 +277,7 @@ class _Converted:
     def _pair(
         self, out: str, source: str, neuron: IF, size: int, offset: int = 0, counts: bool = False
     ) -> str:
-        """A pair of neurons a channel into a buffer of its own."""
+        """A pair of neurons per channel into a buffer of its own."""
         value = neuron.value.detach()
         if value.dim() > 2:  # thresholds of a head, [1 or 2, H, 1, 1 or K]
             width = self.shape.head_width
@@ -326,8 +326,8 @@ def _last_norm(body: Any) -> nn.Module:
     """The norm behind the last block."""
     for name in ("ln_f", "final_layer_norm", "norm"):
         if hasattr(body, name):
-            found: nn.Module = getattr(body, name)
-            return found
+            norm: nn.Module = getattr(body, name)
+            return norm
     raise ConfigError(f"the engine finds no last norm in {type(body).__name__}.")
 
 

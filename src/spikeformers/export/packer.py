@@ -1,4 +1,4 @@
-"""What descriptions share: tensors under names, neurons in the engine's words, common steps."""
+"""Shared by descriptions: tensors under names, neurons in the engine's terms, common steps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_LEVELS = 64  # of the kernels
 
 
 class Packer:
-    """Collects tensors under names; matrices become whole numbers where that is asked for."""
+    """Collects tensors under names; matrices become integers if requested."""
 
     def __init__(self, weights: str, grouped: bool = False) -> None:
         self.weights, self.grouped = weights, grouped
@@ -36,9 +36,9 @@ class Packer:
         return name
 
     def matrix(self, name: str, tensor: torch.Tensor, scale_of: int = 0, fine: bool = False) -> str:
-        """Keep ``[in, out]``, whole weights with one scale for each column (``scale_of`` 1: row).
+        """Keep ``[in, out]``, integer weights with one scale per column (``scale_of`` 1: row).
 
-        A ``fine`` matrix stays int8 where int4 is asked for; ``grouped`` int4 has a scale and a
+        A ``fine`` matrix stays int8 if int4 is requested; ``grouped`` int4 has a scale and a
         minimum for each 32 inputs.
         """
         real = tensor.detach().float().cpu().contiguous().numpy()
@@ -88,7 +88,7 @@ class Writer:
     def embed(self, table: nn.Module, head: nn.Linear, positions: nn.Module | None) -> str:
         """Tokens into "x"; returns the head's name. A tied head is stored once.
 
-        Both stay int8 where int4 is asked for: it costs quality there, and only there.
+        Both stay int8 if int4 is requested: only there does int4 cost quality.
         """
         name = self.pack.matrix("head", head.weight.T, fine=True)
         tied, weight = head.weight is table.weight, table.weight
@@ -107,7 +107,7 @@ class Writer:
 
     def linear(self, source: str, out: str, name: str, *maps: nn.Linear) -> None:
         """Maps of the same input side by side."""
-        weight = self.pack.matrix(name, torch.cat(tuple(one.weight for one in maps)).T)
-        biases = tuple(one.bias for one in maps if one.bias is not None)
+        weight = self.pack.matrix(name, torch.cat(tuple(linear.weight for linear in maps)).T)
+        biases = tuple(linear.bias for linear in maps if linear.bias is not None)
         bias = self.pack.vector(f"{name}.bias", torch.cat(biases)) if biases else None
         self.to.linear(source, out, weight, bias)

@@ -1,4 +1,4 @@
-"""Matrices in whole numbers, with a scale per channel, or a scale and a minimum per group.
+"""Matrices of integers, with a scale per channel, or a scale and a minimum per group.
 
     int8, int4    w = scale[o] * q                   symmetric, rounded to the nearest
     grouped       w = scale[g, o] * q + minimum[g, o], q from 0 to 15, g of 32 inputs each
@@ -34,7 +34,7 @@ def int8(real: NDArray[np.float32], axis: int = 0) -> tuple[NDArray[np.int8], ND
 def int4(real: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Packed weights -7 to 7 of ``[in, out]``, and scales ``[out]``.
 
-    Of eleven scales for a column, from half of what its largest weight asks for up to all of it,
+    Of eleven scales for a column, from half of what its largest weight needs up to all of it,
     the one of least squared error: clipping a few large weights is worth finer steps for the rest.
     """
     most = np.abs(real).max(0)
@@ -59,7 +59,7 @@ def pack_int4(whole: NDArray[np.int8]) -> NDArray[np.uint8]:
 
 
 def pack_nibbles(whole: NDArray[np.uint8], filler: int = 0) -> NDArray[np.uint8]:
-    """The same of numbers from 0 to 15; ``filler`` stands where a block has no output."""
+    """The same for numbers from 0 to 15; ``filler`` pads a block with too few outputs."""
     inputs, outputs = whole.shape
     blocks = -(-outputs // BLOCK)
     padded = np.full((inputs, blocks * BLOCK), filler, np.uint8)
@@ -89,14 +89,14 @@ def int4_grouped(real: NDArray[np.float32], moments: NDArray[np.float32] | None 
     padded[:inputs, 0] = np.maximum(weigh, 1e-6 * weigh.max(initial=0)) if weigh.any() else 1
     weight = padded.reshape(groups, GROUP, 1)
     weight = weight / np.maximum(weight.max(1, keepdims=True), np.float32(1e-30))
-    found = []
+    fits = []
     for first in range(0, outputs, COLUMNS):
         part = np.zeros((groups * GROUP, min(COLUMNS, outputs - first)), np.float32)
         part[:inputs] = real[:, first : first + COLUMNS]
-        # Rows that are filled up weigh nothing; they take a value of their group, for its range.
+        # Padding rows have no weight; they take a value of their group, to keep its range.
         part[inputs:] = part[(groups - 1) * GROUP]
-        found.append(_fitted(part.reshape(groups, GROUP, -1), weight))
-    whole, scale, minimum = (np.concatenate(arrays, -1) for arrays in zip(*found, strict=True))
+        fits.append(_fitted(part.reshape(groups, GROUP, -1), weight))
+    whole, scale, minimum = (np.concatenate(arrays, -1) for arrays in zip(*fits, strict=True))
     whole = whole.reshape(groups * GROUP, outputs)[:inputs]
     return pack_nibbles(whole), upper_half(scale), upper_half(minimum)
 
@@ -104,7 +104,7 @@ def int4_grouped(real: NDArray[np.float32], moments: NDArray[np.float32] | None 
 def _fitted(
     real: NDArray[np.float32], weight: NDArray[np.float32]
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
-    """Whole numbers ``[groups, 32, out]``, scale and minimum ``[groups, out]`` of least error."""
+    """Integers ``[groups, 32, out]``, scale and minimum ``[groups, out]`` of least error."""
     low, high = real.min(1), real.max(1)
     total, mean = weight.sum(1), (weight * real).sum(1)
     best: Any = None

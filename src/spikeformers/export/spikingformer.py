@@ -16,8 +16,8 @@ from torch import nn
 from spikeformers.attention import ScaledAttention
 from spikeformers.engine import Description
 from spikeformers.export.packer import Writer, neuron_spec
-from spikeformers.layers import RelativeBias
-from spikeformers.models._block import Fire, SpikingBlock
+from spikeformers.layers import Fire, RelativeBias
+from spikeformers.models._block import SpikingBlock
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -4,14 +4,14 @@
     product, attend, fire, norm   one kernel by itself: what tests and benchmarks call
     edges, pair, activate, mix    the same, of BiSpikCLM and of converted models
     token_counts, count_product   the same, of neurons whose threshold follows their token
-    reference                     the same in plain NumPy: what they are held to
+    reference                     the same in plain NumPy, which they are tested against
 
 All paths give the same bits: they add in the same order, and none fuses a product into a sum. The
 engine runs whole models over these kernels in one call (`spikeformers.engine`).
 
-What a kernel is given is checked before it runs: shapes, types, and that every value lies within
-what its arithmetic holds (cpp/limits.hpp). ValueError says what does not; OverflowError, that a
-value in between is not finite.
+Arguments are checked before a kernel runs: shapes, types, and that every value is within the range
+of its arithmetic (cpp/limits.hpp). ValueError names the argument that is not; OverflowError means
+that an intermediate value is not finite.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ VARIABLE = "SPIKEFORMERS_KERNELS"
 
 @dataclass(frozen=True)
 class Choice:
-    """A path that runs here, why it was taken, and why those before it were not."""
+    """A path that runs here, why it was chosen, and why those before it were not."""
 
     name: str
     reason: str
     refused: dict[str, str]
 
     def __str__(self) -> str:
-        told = f"{self.name} ({self.reason})"
-        return told + "".join(f"; not {name}: {why}" for name, why in self.refused.items())
+        text = f"{self.name} ({self.reason})"
+        return text + "".join(f"; not {name}: {why}" for name, why in self.refused.items())
 
 
 def native() -> ModuleType:
-    """The extension module; EngineUnavailable says how to get it where it was not built."""
+    """The extension module; EngineUnavailable explains how to get it if it was not built."""
     if _native is None:
         raise EngineUnavailable(
             f"the engine's kernels are not part of this installation ({_missing}). They need a "
@@ -64,13 +64,13 @@ def native() -> ModuleType:
     return _native
 
 
-def choose(wanted: str | None = None) -> Choice:
-    """The path that runs: ``wanted``, else that of SPIKEFORMERS_KERNELS, else the best there is.
+def choose(path: str | None = None) -> Choice:
+    """The path that runs: ``path``, else that of SPIKEFORMERS_KERNELS, else the fastest one here.
 
     Raises EngineUnavailable for a path that this processor cannot run or that does not exist.
     """
     paths = native().paths()
-    forced = wanted or os.environ.get(VARIABLE) or "auto"
+    forced = path or os.environ.get(VARIABLE) or "auto"
     refused: dict[str, str] = {}
     for name, runs, reason in paths:
         if forced == "auto" and runs:
@@ -83,8 +83,8 @@ def choose(wanted: str | None = None) -> Choice:
         raise EngineUnavailable(
             f"kernels[{forced}]: {refused[forced]}. 'auto' takes the best that runs here."
         )
-    known = ", ".join(["auto", *(name for name, _, _ in paths)])
-    raise EngineUnavailable(f"kernels[{forced}]: no such path; there are {known}.")
+    names = ", ".join(["auto", *(name for name, _, _ in paths)])
+    raise EngineUnavailable(f"kernels[{forced}]: no such path; there are {names}.")
 
 
 def product(
@@ -102,10 +102,10 @@ def product(
     ``counts`` ``[T, in]``, int8 within -64 to 64; ``matrix`` ``[in, out]``, float32, or int8 with a
     ``scale`` ``[out]``.
     """
-    found, _ = native().product(
+    result, _ = native().product(
         counts, matrix, scale, bias, unit, choose(path).name, threads, repeats=1
     )
-    return found
+    return result
 
 
 def attend(
@@ -129,12 +129,12 @@ def attend(
 
     ``rule`` is winners (hard and top-K), sparsemax, softmax or ssa.
     """
-    found, _ = native().attend(
+    result, _ = native().attend(
         *(q, k, v, spike_type, levels, unit, heads, rule, winners, weight, scale, bias),
         choose(path).name,
         threads,
     )
-    return found
+    return result
 
 
 def edges(
@@ -152,11 +152,11 @@ def edges(
 ) -> NDArray[np.float32]:
     """SFSA ``[S, T, width]`` over binary spikes ``[S, T, width]``; sums of V's spikes."""
     steps, tokens, width = q.shape
-    q, k, v = (one.reshape(-1, width) for one in (q, k, v))
-    found = native().edges(
+    q, k, v = (operand.reshape(-1, width) for operand in (q, k, v))
+    result = native().edges(
         *(q, k, v, steps, heads, decay, scale, threshold, bias), choose(path).name, threads
     )
-    return found.reshape(steps, tokens, width)
+    return result.reshape(steps, tokens, width)
 
 
 def pair(
@@ -168,7 +168,7 @@ def pair(
     counts: bool = False,
     path: str | None = None,
 ) -> NDArray[np.float32]:
-    """What pairs of neurons say of ``x`` ``[T, n]``; ``value`` of a spike ``[1 or 2, n]``."""
+    """``x`` ``[T, n]`` as encoded by pairs of neurons; ``value`` of a spike ``[1 or 2, n]``."""
     return native().pair(x, value, largest, sign, counts, choose(path).name)
 
 
@@ -192,7 +192,7 @@ def mix(
     path: str | None = None,
     threads: int = 1,
 ) -> NDArray[np.float32]:
-    """Causal attention over reals ``[T, heads * K]``, or whole numbers up to ``largest``.
+    """Causal attention over reals ``[T, heads * K]``, or integers up to ``largest``.
 
     ``k`` and ``v`` ``[T, kv_heads * K]``; ``rule`` is softmax, winners or ssa.
     """

@@ -101,25 +101,25 @@ def scores(
 ) -> NDArray[np.float32]:
     """Causal scores of one head, ``[T, T]``, each operation rounded to float as PyTorch does.
 
-    ``(q k^T as a whole number * unit) * scale + bias``; -inf where a query may not look.
+    ``(q k^T as an integer * unit) * scale + bias``; -inf where a query may not see the key.
     """
     whole = q.astype(np.int64) @ k.astype(np.int64).T
-    found = whole.astype(np.float32) * np.float32(unit * unit) * scale
+    scored = whole.astype(np.float32) * np.float32(unit * unit) * scale
     tokens = len(q)
     distance = np.arange(tokens)[:, None] - np.arange(tokens)[None]
     if bias is not None:
-        found = found + bias[np.clip(distance, 0, len(bias) - 1)]
-    return np.where(distance >= 0, found, np.float32(-np.inf))
+        scored = scored + bias[np.clip(distance, 0, len(bias) - 1)]
+    return np.where(distance >= 0, scored, np.float32(-np.inf))
 
 
 def weights(
-    found: NDArray[np.float32], rule: str, winners: int = 1, weight: float = 1.0
+    scored: NDArray[np.float32], rule: str, winners: int = 1, weight: float = 1.0
 ) -> NDArray[np.float64]:
     """Weights of the keys, ``[T, T]``, from masked scores."""
-    rows = np.zeros(found.shape)
+    rows = np.zeros(scored.shape)
     if rule == "ssa":
-        return np.where(np.isfinite(found), found, 0).astype(np.float64)
-    for row, score in zip(rows, found.astype(np.float64), strict=True):
+        return np.where(np.isfinite(scored), scored, 0).astype(np.float64)
+    for row, score in zip(rows, scored.astype(np.float64), strict=True):
         if rule == "winners":  # a stable sort: the lowest index wins a tie
             best = np.argsort(-score, kind="stable")[:winners]
             row[best[np.isfinite(score[best])]] = weight
@@ -153,8 +153,8 @@ def attend(
     out = np.zeros(q.shape)
     for head, part in enumerate(parts):
         line = None if bias is None else bias[head]
-        found = scores(q[:, part], k[:, part], unit, scale[head], line)
-        out[:, part] = weights(found, rule, winners, weight) @ (v[:, part] * unit)
+        scored = scores(q[:, part], k[:, part], unit, scale[head], line)
+        out[:, part] = weights(scored, rule, winners, weight) @ (v[:, part] * unit)
     return out
 
 
@@ -312,12 +312,12 @@ def mix(
     weight: float = 1.0,
 ) -> NDArray[np.float64]:
     """Causal attention of reals; query heads share key-value heads in groups."""
-    k, v = (one.reshape(len(one), kv_heads, -1) for one in (k, v))
+    k, v = (operand.reshape(len(operand), kv_heads, -1) for operand in (k, v))
     out = np.zeros(q.shape)
     seen = np.tril(np.ones((len(q), len(q)), bool))
     for head, part in enumerate(np.split(np.arange(q.shape[1]), heads)):
         group = head * kv_heads // heads
         exact = q[:, part].astype(np.float64) @ k[:, group].T.astype(np.float64)
-        found = np.where(seen, exact.astype(np.float32) * scale[head], np.float32(-np.inf))
-        out[:, part] = weights(found.astype(np.float32), rule, winners, weight) @ v[:, group]
+        scored = np.where(seen, exact.astype(np.float32) * scale[head], np.float32(-np.inf))
+        out[:, part] = weights(scored.astype(np.float32), rule, winners, weight) @ v[:, group]
     return out

@@ -1,10 +1,12 @@
-"""Layers that models share: norms, linear maps of spikes, dropout, positions, image patches, and
-the neurons of Q, K and V.
+"""Layers that models share: norms, norm-then-neuron, linear maps of spikes, dropout, positions,
+heads, image patches, and the neurons of Q, K and V.
 """
 
 from __future__ import annotations
 
 from spikeformers.layers.dropout import SpikeDropout
+from spikeformers.layers.fire import Fire
+from spikeformers.layers.heads import merge_heads, split_heads
 from spikeformers.layers.linear import SpikeLinear
 from spikeformers.layers.norm import NORMS, BatchNorm, make_norm
 from spikeformers.layers.patches import SpikingPatches
@@ -16,6 +18,7 @@ __all__ = [
     "NORMS",
     "ROLE_NEURONS",
     "BatchNorm",
+    "Fire",
     "RelativeBias",
     "RoleNeurons",
     "SpikeDropout",
@@ -23,4 +26,6 @@ __all__ = [
     "SpikingPatches",
     "TokenShift",
     "make_norm",
+    "merge_heads",
+    "split_heads",
 ]

@@ -1,4 +1,4 @@
-"""Norms, by name. ``gain`` is the initial scale: 1/threshold where a neuron follows."""
+"""Norms, by name. ``gain`` is the initial scale: 1/threshold if a neuron follows."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 class RelativeBias(nn.Module):
-    """Learned bias ``[H, T, J]`` from distances; both directions where ``causal`` is false."""
+    """Learned bias ``[H, T, J]`` from distances; both directions if ``causal`` is false."""
 
     def __init__(self, heads: int, max_distance: int, causal: bool, slope: float = 1.0) -> None:
         super().__init__()

@@ -13,6 +13,7 @@ gradient passes through the ternary reset.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -32,6 +33,18 @@ class RoleNeurons:
     threshold_ratio: float = 0.5
     surrogate: str = "arctan"
     sharpness: float = 2.0
+
+    @classmethod
+    def from_config(cls, config: Any) -> RoleNeurons:
+        """As a model's config describes them."""
+        return cls(
+            config.decay,
+            config.threshold,
+            config.ternary_decay,
+            config.threshold_ratio,
+            config.surrogate,
+            config.surrogate_sharpness,
+        )
 
     def make(self, kind: str) -> nn.Module:
         """A new neuron of this kind; ConfigError for an unknown kind."""

@@ -1,4 +1,4 @@
-"""Models, one paper a file, registered with the Transformers Auto classes on import."""
+"""Models, one file per paper, registered with the Transformers Auto classes on import."""
 
 from __future__ import annotations
 

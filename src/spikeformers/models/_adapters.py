@@ -1,4 +1,4 @@
-"""Adapters, such as peft's, that stand where a map of a model stood.
+"""Adapters, such as peft's, that replace a linear map of a model.
 
 peft puts a module in the place of each map that it adapts and keeps the map as its ``base_layer``.
 Every linear map of these models reads one operand and gives one result, so an adapter beside it,

@@ -7,7 +7,7 @@
 With ``token_shift`` half of each X', and of what W_1 reads, is the token's before.
 Attention that sums rows (top-K, SSA, softmax, sparsemax) fires again, SN(Norm(A_w V)), before W_o.
 Winner-Take-All Spiking Transformer for Language Modeling, https://arxiv.org/abs/2604.11321; the
-norms stand where the config says.
+the config says where norms are.
 
 Shapes: S simulation steps, B batch, T tokens, D width, H heads, K per head, J keys.
 """
@@ -24,7 +24,14 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from spikeformers.attention import ATTENTIONS, Attention
 from spikeformers.errors import ConfigError
-from spikeformers.layers import SpikeLinear, TokenShift, make_norm
+from spikeformers.layers import (
+    Fire,
+    SpikeLinear,
+    TokenShift,
+    make_norm,
+    merge_heads,
+    split_heads,
+)
 from spikeformers.models._cache import RunningState, append, shifted
 from spikeformers.models._config import SpikingformerConfig
 from spikeformers.neurons import NEURONS, Neuron, mark_padding
@@ -47,26 +54,21 @@ def make_attention(config: SpikingformerConfig) -> Attention:
     return ATTENTIONS.get_or_refuse(config.attention, "attention").from_config(config)
 
 
-def make_role(config: SpikingformerConfig, role: str) -> Neuron:
+def make_role(config: SpikingformerConfig, role: str) -> nn.Module:
     """The neuron of Q, K or V: the attention's own for ``role``, or else the configured kind."""
     own = ATTENTIONS.get_or_refuse(config.attention, "attention").role_neuron(config, role)
-    return make_neuron(config) if own is None else own  # type: ignore[return-value]
+    return make_neuron(config) if own is None else own
 
 
-class Fire(nn.Module):
-    """Norm, then neuron: ``SN(Norm(x))``; without the norm where ``norm`` is false."""
-
-    def __init__(
-        self, config: SpikingformerConfig, width: int, norm: bool, neuron: Neuron | None = None
-    ) -> None:
-        super().__init__()
-        name = config.norm if norm else "none"
-        self.norm = make_norm(name, width, config.norm_eps, config.neuron_gain)
-        self.neuron = make_neuron(config) if neuron is None else neuron
-
-    def forward(self, x: Tensor) -> Tensor:
-        spikes: Tensor = self.neuron(self.norm(x))
-        return spikes
+def make_fire(
+    config: SpikingformerConfig, width: int, norm: bool, neuron: nn.Module | None = None
+) -> Fire:
+    """Norm, if ``norm``, then ``neuron``; a new one of the configured kind by default."""
+    name = config.norm if norm else "none"
+    return Fire(
+        make_neuron(config) if neuron is None else neuron,
+        make_norm(name, width, config.norm_eps, config.neuron_gain),
+    )
 
 
 class SpikingAttention(nn.Module):
@@ -76,19 +78,21 @@ class SpikingAttention(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.layer, self.heads = layer, config.num_attention_heads
-        self.fire_in = Fire(config, width, config.pre_norm)
+        self.head_width = config.head_width
+        self.fire_in = make_fire(config, width, config.pre_norm)
         self.shift = TokenShift(width) if config.token_shift else None
         self.slot = config.num_hidden_layers + layer  # of the cache: the last token's spikes
         self.query = SpikeLinear(width, width, config.bias)
         self.key = SpikeLinear(width, width, config.bias)
         self.value = SpikeLinear(width, width, config.bias)
-        self.fire_query = Fire(config, width, config.projection_norm, make_role(config, "query"))
-        self.fire_key = Fire(config, width, config.projection_norm, make_role(config, "key"))
-        self.fire_value = Fire(config, width, config.projection_norm, make_role(config, "value"))
+        self.fire_query, self.fire_key, self.fire_value = (
+            make_fire(config, width, config.projection_norm, make_role(config, role))
+            for role in ("query", "key", "value")
+        )
         self.core = make_attention(config)
         # One winner's V row already is spikes; sums of rows have to fire again.
         one_row = self.core.weights_are_binary and self.core.reads_per_query == 1
-        self.fire_out = None if one_row else Fire(config, width, norm=True)
+        self.fire_out = None if one_row else make_fire(config, width, norm=True)
         self.out = SpikeLinear(width, width, config.bias)
         self.out.ends_residual = True
         self.out_norm = make_norm(
@@ -108,12 +112,9 @@ class SpikingAttention(nn.Module):
         """
         neurons = [fire.neuron for fire in (self.fire_query, self.fire_key, self.fire_value)]
         return [
-            (self._heads(fired_by(neuron).sum(0)) * neuron.unit, neuron.unit) for neuron in neurons
+            (split_heads(fired_by(neuron).sum(0), self.head_width) * neuron.unit, neuron.unit)
+            for neuron in neurons
         ]
-
-    def _heads(self, x: Tensor) -> Tensor:
-        """``[..., B, T, D]`` to ``[..., B, H, T, K]``."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
 
     def forward(
         self,
@@ -127,9 +128,9 @@ class SpikingAttention(nn.Module):
         spikes = self.fire_in(x)
         if self.shift is not None:
             spikes = shifted(self.shift, spikes, present, cache, self.slot)
-        q = self._heads(self.fire_query(self.query(spikes)))
-        k = self._heads(self.fire_key(self.key(spikes)))
-        v = self._heads(self.fire_value(self.value(spikes)))
+        q = split_heads(self.fire_query(self.query(spikes)), self.head_width)
+        k = split_heads(self.fire_key(self.key(spikes)), self.head_width)
+        v = split_heads(self.fire_value(self.value(spikes)), self.head_width)
         if self.core.keeps_state:
             y, weights = self._running(q, k, v, allowed, cache, want_weights)
             return self._current(y), weights
@@ -147,8 +148,8 @@ class SpikingAttention(nn.Module):
         return self._current(y), weights if want_weights else None
 
     def _current(self, y: Tensor) -> Tensor:
-        """From the core's output, by heads, to what joins the stream."""
-        y = y.transpose(-3, -2).flatten(-2)
+        """The current that joins the stream, from the core's output by heads."""
+        y = merge_heads(y)
         if self.fire_out is not None:
             y = self.fire_out(y)
         current: Tensor = self.out_norm(self.out(y))
@@ -200,11 +201,11 @@ class SpikingMLP(nn.Module):
         super().__init__()
         width, hidden = config.hidden_size, config.intermediate_size
         assert hidden is not None
-        self.fire_in = Fire(config, width, config.pre_norm)
+        self.fire_in = make_fire(config, width, config.pre_norm)
         self.shift = TokenShift(width) if config.token_shift else None
         self.slot = 2 * config.num_hidden_layers + layer
         self.up = SpikeLinear(width, hidden, config.bias)
-        self.fire_hidden = Fire(config, hidden, config.projection_norm)
+        self.fire_hidden = make_fire(config, hidden, config.projection_norm)
         self.down = SpikeLinear(hidden, width, config.bias)
         self.down.ends_residual = True
         self.out_norm = make_norm(

@@ -1,13 +1,13 @@
-"""Which caches of Transformers attention takes, and what it keeps in them.
+"""The caches of Transformers that attention accepts, and what it keeps in them.
 
-Every cache that a model is handed goes through ``admit``. Taken are layers that give back each key
-and value as it was put in: dynamic ones, static ones (``FixedRows`` shows what was seen of them and
-no more), sliding ones until their window is full. Anything else would compute other tokens without
-a word, and is refused by name.
+Every cache that is passed to a model goes through ``admit``. It accepts layers that return each key
+and value unchanged: dynamic ones, static ones (``FixedRows`` shows only their filled rows), sliding
+ones until their window is full. Anything else would silently compute other tokens, and is refused
+by name.
 
-A cache knows no simulation steps: spikes of keys and values are one row per token; or, of A2OS2A in
-order "state", one matrix per head. A token shift keeps the last token's spikes in layers of their
-own, behind those of attention.
+A cache has no dimension of simulation steps: spikes of keys and values are one row per token; or,
+of A2OS2A in order "state", one matrix per head. A token shift keeps the last token's spikes in
+layers of their own, behind those of attention.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ INSTEAD = (
     "max_cache_len=...)."
 )
 READ_HERE = ("update", "get_seq_length", "get_mask_sizes", "get_query_offset")
-"""Methods of a cache that a class of its own would have to leave alone."""
+"""Methods that a subclass of Cache must not override."""
 
 
 def refused(cache: Any, why: str, instead: str = INSTEAD) -> ConfigError:
-    """The error for a cache, or a part of one, that is not taken."""
+    """The error for a cache, or a part of one, that is not accepted."""
     name = cache if isinstance(cache, str) else type(cache).__name__
     return ConfigError(f"{name} is not taken as a cache: {why}. {instead}")
 
@@ -50,7 +50,7 @@ def admit(
     device: torch.device,
     windows: Mapping[int, int] | None = None,
 ) -> int:
-    """Positions that ``cache`` holds; made ready for ``tokens`` more in each of ``layers`` layers.
+    """Prepare ``cache`` for ``tokens`` more in ``layers`` layers; returns its number of positions.
 
     Layers of fixed size are replaced in place, by layers with the same rows. ``windows`` has the
     sliding window of each layer whose attention has one. ConfigError for a cache that would not
@@ -69,10 +69,10 @@ def admit(
     windows = windows or {}
     for index in range(layers):
         cache.layers[index] = _taken(cache.layers[index], windows.get(index))
-    held = {int(layer.get_seq_length()) for layer in cache.layers[:layers]}
-    if len(held) != 1:
-        raise refused(cache, f"its layers hold different numbers of positions ({held})")
-    [past] = held
+    lengths = {int(layer.get_seq_length()) for layer in cache.layers[:layers]}
+    if len(lengths) != 1:
+        raise refused(cache, f"its layers hold different numbers of positions ({lengths})")
+    [past] = lengths
     for index, layer in enumerate(cache.layers[:layers]):
         most = layer.get_max_length()
         if 0 <= most < past + tokens and most != windows.get(index):
@@ -84,7 +84,7 @@ def admit(
 
 
 def _complete(cache: Cache, layers: int) -> None:
-    """Make the layers that a cache without a config makes when it comes to them."""
+    """Create the layers that a cache without a config creates on demand."""
     while cache.layer_class_to_replicate is not None and len(cache.layers) < layers:
         cache.layers.append(cache.layer_class_to_replicate())
     if len(cache.layers) < layers:
@@ -92,9 +92,9 @@ def _complete(cache: Cache, layers: int) -> None:
 
 
 def _taken(layer: Any, window: int | None) -> Any:
-    """``layer`` or what stands for it; ``window`` is that of the model's own attention there.
+    """``layer`` or its replacement; ``window`` is that of the model's own attention there.
 
-    By exact class: what inherits from these may compress, forget or quantise.
+    By exact class: a subclass may compress, forget or quantise.
     """
     kind = type(layer)
     if kind in (DynamicLayer, DynamicSlidingWindowLayer, FixedRows, RunningState):
@@ -125,10 +125,10 @@ def append_rows(cache: Cache, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor,
     """Append ``[B, H, T, W]`` and return all rows so far, ``[B, H, J, W]``."""
     before = int(cache.get_seq_length(layer))
     if before:
-        held = cache.layers[layer]
+        stored = cache.layers[layer]
         if cache.offloading:  # states of a token shift disturb the order of the cache's own
-            held.prefetch()
-        _same_shape(held.keys, k)
+            stored.prefetch()
+        _same_shape(stored.keys, k)
     k_all, v_all = cache.update(k, v, layer)
     if k_all.shape[-2] != before + k.shape[-2]:
         raise refused(
@@ -138,22 +138,22 @@ def append_rows(cache: Cache, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor,
     return k_all, v_all
 
 
-def _same_shape(held: Tensor, new: Tensor) -> None:
-    """ConfigError unless both ``[B, H, _, W]`` are alike but for their rows."""
-    a, b = ([*x.shape[:2], x.shape[3]] for x in (held, new))
+def _same_shape(stored: Tensor, new: Tensor) -> None:
+    """ConfigError unless both ``[B, H, _, W]`` are equal except for their rows."""
+    a, b = ([*x.shape[:2], x.shape[3]] for x in (stored, new))
     if a != b:
         raise _foreign("keys of batch, heads, width", a, b)
 
 
-def _foreign(what: str, held: list[int], new: list[int]) -> ConfigError:
+def _foreign(what: str, stored: list[int], new: list[int]) -> ConfigError:
     return ConfigError(
-        f"this cache holds {what} {held}, and {new} come: it was filled by another model or "
+        f"this cache holds {what} {stored}, and {new} come: it was filled by another model or "
         "another batch; begin with an empty cache."
     )
 
 
 class FixedRows(CacheLayerMixin):
-    """The rows of a static layer, of which attention is shown those that were seen.
+    """The rows of a static layer, of which attention gets those that are filled.
 
     Not compilable: how many rows it shows changes from token to token.
     """
@@ -168,12 +168,12 @@ class FixedRows(CacheLayerMixin):
     @classmethod
     def of(cls, layer: StaticLayer) -> FixedRows:
         """The same rows, not copied."""
-        made = cls(layer.max_cache_len)
+        rows = cls(layer.max_cache_len)
         if layer.is_initialized:
-            made.keys, made.values = layer.keys, layer.values
-            made.dtype, made.device = layer.dtype, layer.device
-            made.is_initialized, made.seen = True, int(layer.get_seq_length())
-        return made
+            rows.keys, rows.values = layer.keys, layer.values
+            rows.dtype, rows.device = layer.dtype, layer.device
+            rows.is_initialized, rows.seen = True, int(layer.get_seq_length())
+        return rows
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
@@ -195,17 +195,17 @@ class FixedRows(CacheLayerMixin):
         self.keys[..., self.seen : stop, :] = key_states
         self.values[..., self.seen : stop, :] = value_states
         self.seen = stop
-        # In one piece, as a dynamic layer's: products of other strides may round in another way.
+        # Contiguous, as in a dynamic layer: products of other strides may round differently.
         return self.keys[..., :stop, :].contiguous(), self.values[..., :stop, :].contiguous()
 
     def _make_room(self, k: Tensor, v: Tensor) -> None:
         new = (k, v)
         if self.is_initialized:
-            held = (self.keys, self.values)
+            stored = (self.keys, self.values)
             if all(
                 a[..., :1, :].shape == b[..., :1, :].shape
                 and (a.dtype, a.device) == (b.dtype, b.device)
-                for a, b in zip(held, new, strict=True)
+                for a, b in zip(stored, new, strict=True)
             ):
                 return
         self.lazy_initialization(k, v)
@@ -239,8 +239,8 @@ class FixedRows(CacheLayerMixin):
 
 
 class RunningState(CacheLayerMixin):
-    """What all tokens so far come to, ``[B, S, ...]``, whatever their number: Z = K^T V of A2OS2A
-    ``[B, S, H, K, K]``, or the last token's spikes.
+    """A summary ``[B, S, ...]`` of all tokens so far, of a size that does not depend on their
+    number: Z = K^T V of A2OS2A ``[B, S, H, K, K]``, or the last token's spikes.
     """
 
     is_sliding = False
@@ -258,7 +258,7 @@ class RunningState(CacheLayerMixin):
         raise refused(self, "it keeps a state (attention_order='state') instead of keys and values")
 
     def state(self, like: Sequence[int]) -> Tensor | None:
-        """``[S, B, ...]``; None before the first token. ConfigError where its shape is another."""
+        """``[S, B, ...]``; None before the first token. ConfigError if its shape differs."""
         if not self.is_initialized:
             return None
         state = self.keys.transpose(0, 1)
@@ -303,7 +303,7 @@ class RunningState(CacheLayerMixin):
 
 
 def keep_states(cache: Cache, layers: int) -> None:
-    """Running states for ``layers`` layers, in place of what an empty cache has."""
+    """Put running states into ``layers`` layers of an empty cache."""
     first = cache.layers[:layers]
     if not all(isinstance(layer, RunningState) for layer in first):
         if cache.get_seq_length() > 0:
@@ -332,7 +332,7 @@ def keep_last_spikes(cache: Cache, layers: int, past: int) -> None:
 def shifted(
     shift: TokenShift, spikes: Tensor, present: Tensor | None, cache: Cache | None, slot: int
 ) -> Tensor:
-    """``shift(spikes)``, going on from the state ``slot`` of ``cache`` and leaving it there."""
+    """``shift(spikes)``, continued from the state ``slot`` of ``cache``, which is updated."""
     if cache is None:
         moved: Tensor = shift(spikes, present)
         return moved

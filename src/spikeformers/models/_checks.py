@@ -1,4 +1,4 @@
-"""Checks of a config's fields that name the field, what came, and what is taken."""
+"""Checks of a config's fields; each error names the field, its value, and what is allowed."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _BY_TRANSFORMERS = frozenset(
         *("per_layer_config", "tokenizer_class", "task_specific_params", "is_decoder"),
     }
 )
-"""Keys of a config.json that are no fields of a config class, and that Transformers writes or
-takes. It takes those of generation as well, and keeps what begins with an underscore."""
+"""Keys of a config.json that are not fields of a config class, but that Transformers writes or
+accepts. It accepts those of generation as well, and keeps keys that begin with an underscore."""
 _ONE_TYPE = re.compile(
     r"Field '(?P<key>[^']+)' expected (?P<kind>\w+), got \w+ \(value: (?P<value>.*)\)"
 )
@@ -50,21 +50,22 @@ def check_labels(values: Mapping[str, Any]) -> None:
 def check_fields(config: Any, others: Mapping[str, Any]) -> None:
     """ConfigError for a field of another type than declared, or a key that is not a field.
 
-    ``others`` are keys and values that came beside the fields: Transformers would keep them unread.
+    ``others`` are keys and values beside the fields: Transformers would keep them without using
+    them.
     """
     check_labels(others)
     kind: Any = type(config)
-    known = {field.name for field in fields(kind)}
+    own_fields = {field.name for field in fields(kind)}
     for key in others:
-        if key not in known and not _is_of_transformers(key, kind):
-            own = sorted(known - _inherited())
+        if key not in own_fields and not _is_of_transformers(key, kind):
+            own = sorted(own_fields - _inherited())
             hint = nearest(key, own) or f" Its keys are {', '.join(own)}."
             raise ConfigError(f"{key!r} is not a key of a {kind.model_type} config.{hint}")
     for key, hint in _hints(kind).items():
         require_kind(key, getattr(config, key), hint)
-    named = config.dtype
-    if isinstance(named, str) and not isinstance(getattr(torch, named, None), torch.dtype):
-        raise ConfigError(f"dtype is {shortened(named)}; it must name a type of PyTorch: float32.")
+    dtype = config.dtype
+    if isinstance(dtype, str) and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise ConfigError(f"dtype is {shortened(dtype)}; it must name a type of PyTorch: float32.")
 
 
 def _is_of_transformers(key: str, kind: Any) -> bool:
@@ -95,8 +96,8 @@ def _hints(kind: type) -> Mapping[str, Any]:
 def config_errors(what: object, error: type[SpikeformersError] = ConfigError) -> Iterator[None]:
     """Raise ``error``, which begins with ``what``, for a config that cannot be made.
 
-    Transformers and huggingface_hub wrap what is wrong in names of their validators; it is said
-    here without them.
+    Transformers and huggingface_hub wrap errors in names of their validators; they are removed
+    here.
     """
     try:
         with foreign(what, error):
@@ -117,10 +118,10 @@ def plainly(error: BaseException) -> str:
     inner = error.__cause__
     if type(error).__name__.startswith("StrictDataclass") and inner is not None:
         return plainly(inner)
-    said = " ".join(str(error).split())
-    if match := _ONE_TYPE.match(said):
+    message = " ".join(str(error).split())
+    if match := _ONE_TYPE.match(message):
         return f"{match['key']} is {match['value']}; it must be {_words(match['kind'])}"
-    if match := _SEVERAL_TYPES.match(said):
+    if match := _SEVERAL_TYPES.match(message):
         kinds = dict.fromkeys(map(_words, _TYPE_NAME.findall(match["kinds"])))
         return f"{match['key']} is {match['value']}; it must be {' or '.join(kinds)}"
     return one_line(error)
@@ -141,12 +142,12 @@ def few_steps(config: Any) -> None:
         raise ConfigError(f"steps must be at most {_MOST_STEPS}, not {config.steps}.")
 
 
-def one_of(config: Any, key: str, known: tuple[str, ...]) -> None:
-    """ConfigError unless the field is one of ``known``."""
+def one_of(config: Any, key: str, choices: tuple[str, ...]) -> None:
+    """ConfigError unless the field is one of ``choices``."""
     value = getattr(config, key)
-    if value not in known:
+    if value not in choices:
         raise ConfigError(
-            f"{key}={value!r} is unknown; one of {', '.join(known)}.{nearest(value, known)}"
+            f"{key}={value!r} is unknown; one of {', '.join(choices)}.{nearest(value, choices)}"
         )
 
 

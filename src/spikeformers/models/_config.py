@@ -1,10 +1,10 @@
-"""What the configs of all spiking language models share, and the WTA spiking transformer's own.
+"""The config that all spiking language models share, and that of the WTA spiking transformer.
 
 Winner-Take-All Spiking Transformer for Language Modeling, https://arxiv.org/abs/2604.11321.
 Unspecified by the paper, a field each: where norms stand (``pre_norm``, ``projection_norm``,
 ``output_norm``), which norm, positions, the surrogates, initialisation, and what the head reads.
-``pre_norm=False, output_norm=True`` is the block as rebuilt from Spikingformer; docs/log.md says
-why the defaults differ.
+``pre_norm=False, output_norm=True`` is the block as rebuilt from Spikingformer; docs/log.md
+explains why the defaults differ.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ POSITIONS = ("learned", "relative", "both", "none")
 
 @strict(accept_kwargs=True)
 class SpikingConfig(InstalledCode, PreTrainedConfig):
-    """Shape, norms, positions and firing-rate term: what every spiking language model has."""
+    """Shape, norms, positions and firing-rate term, which every spiking language model has."""
 
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "lm_loss", "rate_loss"]
     causal: ClassVar[bool] = True
@@ -58,7 +58,7 @@ class SpikingConfig(InstalledCode, PreTrainedConfig):
     """"learned" (absolute), "relative" (a bias on the scores), "both" or "none"; "relative" unless
     given."""
     relative_slope: float = 1.0
-    """Where the relative bias starts: ALiBi's slopes times this."""
+    """Initial relative bias: ALiBi's slopes times this."""
     spiking_head: bool = True
     """A neuron in front of the language-model head, so that the head is spike-driven too."""
     dropout: float = 0.0
@@ -70,10 +70,10 @@ class SpikingConfig(InstalledCode, PreTrainedConfig):
     firing_rate_weight: float = 0.05
     """Weight of the firing-rate term of the loss; 0, the papers' silence, switches it off."""
     firing_rate_target: float = 0.1
-    """Density (non-zero fraction) above which spikes of a neuron layer in the blocks cost."""
+    """Density (share of non-zeros) above which a neuron layer in the blocks is penalised."""
     firing_rate_targets: dict[str, float] | None = None
-    """Targets of some components' own, by a part of their layers' names: {"mlp.fire_hidden": 0.05,
-    "attention": 0.2, "layers.0": 0.3, "head": 0.1}. The head's neuron pays only where named."""
+    """Targets of single components, by a part of their layers' names: {"mlp.fire_hidden": 0.05,
+    "attention": 0.2, "layers.0": 0.3, "head": 0.1}. The head's neuron only counts if named."""
 
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
@@ -88,7 +88,7 @@ class SpikingConfig(InstalledCode, PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
-        """Refuse what no model can be built from (ConfigError)."""
+        """Raise ConfigError for fields from which no model can be built."""
         one_of(self, "norm", NORMS)
         one_of(self, "position", POSITIONS)
         one_of(self, "surrogate", tuple(SURROGATES))
@@ -122,7 +122,7 @@ class SpikingConfig(InstalledCode, PreTrainedConfig):
         return text_twin(self, positions)
 
     def card_rows(self) -> dict[str, str]:
-        """What spikes, for model cards; ``neuron`` and ``attention`` are every subclass's own."""
+        """The rows of a model card; each subclass defines ``neuron`` and ``attention``."""
         config: Any = self
         return {"attention": config.attention, "neuron": f"{config.neuron}, T = {self.steps}"}
 
@@ -147,24 +147,24 @@ class SpikingformerConfig(SpikingConfig):
     """One of `spikeformers.attention.ATTENTIONS`: "cwssa" (of a masked model "wssa"), "ssa",
     "a2os2a", "softmax", or one of your own (`register_attention`)."""
     attention_options: dict[str, Any] | None = None
-    """Options of an attention that was registered from outside; ours have fields of their own."""
+    """Options of an attention registered from outside; built-in ones have fields of their own."""
     wta: str = "hard"
     winners: int = 3
     """K of wta="top_k"."""
     winner_weight: str = "one"
-    """"one" (the paper's K ones a row) or "mean" (1/K)."""
+    """"one" (the paper's K ones per row) or "mean" (1/K)."""
     attention_scale: float | None = None
     """s; levels/sqrt(head width) unless given, 0.125 for SSA. Unspecified by the paper. A2OS2A has
     none."""
     learn_attention_scale: bool = True
-    """Learn s, one number a head. It is the surrogate's inverse temperature as well."""
+    """Learn s, one number per head. It is the surrogate's inverse temperature as well."""
     surrogate_temperature: float = 1.0
     """tau of the softmax in the backward pass of hard and top-K. Unspecified by the paper."""
 
     attention_order: str = "scores"
     """A2OS2A: "scores", (Q K^T) V, or "state", Q (K^T V), whose cache does not grow."""
     query_neuron: str = "binary"
-    """A2OS2A: what the projection of Q emits, "binary", "relu" or "ternary"; with hard reset."""
+    """A2OS2A: the values of the projection of Q: "binary", "relu" or "ternary"; with hard reset."""
     key_neuron: str = "relu"
     value_neuron: str = "ternary"
     ternary_decay: float = 0.25
@@ -174,7 +174,7 @@ class SpikingformerConfig(SpikingConfig):
     """One of `spikeformers.neurons.NEURONS`: "ni-lif", "i-lif", "lif", "t-lif", or one of your own
     (`register_neuron`)."""
     neuron_options: dict[str, Any] | None = None
-    """Options of a neuron that was registered from outside; ours have fields of their own."""
+    """Options of a neuron registered from outside; built-in neurons have fields of their own."""
     levels: int = 16
     """D of "T x D": the largest count an integer neuron emits in one step; the paper's is 4.
     T is ``steps``."""
@@ -193,7 +193,7 @@ class SpikingformerConfig(SpikingConfig):
     output_norm: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
-        # Scores that are multiplied with V are no competition that a bias could sway.
+        # Scores that are multiplied with V are not a competition that a bias could influence.
         kind = ATTENTIONS.get(self.attention)
         if self.position is None and kind is not None and not kind.takes_bias:
             self.position = "learned"
@@ -207,7 +207,7 @@ class SpikingformerConfig(SpikingConfig):
         }
 
     def validate_architecture(self) -> None:
-        """Refuse what no model can be built from (ConfigError)."""
+        """Raise ConfigError for fields from which no model can be built."""
         known = tuple(name for name in ATTENTIONS if name not in self.attentions_of_others)
         one_of(self, "attention", known)
         one_of(self, "wta", COMPETITIONS)

@@ -6,15 +6,15 @@ with a threshold per token (`spikeformers.neurons.token_if`):
     signed-if, ni-lif    y = E(act(E(x) W_up)) W_down          gated: act(E(x) W_gate) * E(x) W_up
     qcfs                 y = IF(E(x) W_up) W_down              gated: E(IF(E(x) W_gate) * E(x) W_up)
 
-Attention; one number of T steps a head for the thresholds of q and of k, so that products of counts
-are the source's scores up to a factor a head:
+Attention; q and k have one threshold per head, so that products of counts are the source's scores
+up to a factor per head:
 
     q, k, v = E(rotate(E(x) W_q)), E(rotate(E(x) W_k)), E(E(x) W_v)
     hard    y = core(q, k, v) W_o                              one row of v's spikes
-    else    y = E(gain * Norm(core(q, k, v))) W_o              a sum of rows fires again
+    other   y = E(gain * Norm(core(q, k, v))) W_o              a sum of rows fires again
 
-NeurTransformer, https://arxiv.org/abs/2510.00133, which gives no equation: the neurons, where they
-stand, T and the norm are this project's. Every linear map has spikes at its input; the sum over
+NeurTransformer, https://arxiv.org/abs/2510.00133, which gives no equation: the neurons, their
+places, T and the norm are this project's. Every linear map has spikes at its input; the sum over
 steps, the activation and the rotation are elementwise on reals. Products of q, k and v run over
 all pairs of their T steps' spikes, that is over counts, before the one competition.
 Shapes: S steps (1 where counts are handed on), B batch, T tokens, D width, H heads, K per head.
@@ -30,68 +30,73 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from spikeformers.attention import SSA, WTA, ScaledAttention
+from spikeformers.layers import merge_heads, split_heads
 from spikeformers.models._cache import append_rows
 from spikeformers.models._masks import visible
 from spikeformers.models._sources import Shape
 from spikeformers.neurons import IF, PhaseIF, SignedIF, SignedNILIF, TokenIF, by_sign
 
 CODES: dict[str, type[SignedIF]] = {"rate": SignedIF, "phase": PhaseIF}
-"""How a pair says a value in T steps."""
+"""The code in which a pair of neurons transmits a value over T steps."""
 TokenNeurons = Callable[[int], TokenIF]
-"""Neurons of so many values with a threshold per token."""
+"""Creates neurons with a threshold per token for the given number of values."""
 SCORE_SCALE = 0.125  # s of SSA, as in Spikformer
 
 
 class SpikeMap(nn.Linear):
-    """``y = x W^T + b`` of what spikes say, step by step, ``[S, B, T, D]`` to ``[S, B, T, D']``.
+    """``y = x W^T + b`` of decoded spikes, step by step, ``[S, B, T, D]`` to ``[S, B, T, D']``.
 
-    A plain linear map of one operand (``Say``), so that whatever stands in its place or beside it,
-    such as a low-rank adapter, reads that operand too. In hardware the value of a spike is folded
-    into the weights, a column for each sign; here it scales the input, which costs nothing in the
-    count.
+    A plain linear map of one operand (``Decode``), so that a module that replaces it or runs beside
+    it, such as a low-rank adapter, reads that operand too. In hardware the value of a spike is
+    folded into the weights, one column per sign; here it scales the input, which is not counted.
     """
 
     adds_bias_once: bool = True
-    """Whether the steps' currents are one sum, which needs the bias once; false: each is used."""
+    """Whether the steps' currents are summed, so that the bias is added once; false: each current
+    is used by itself."""
 
 
-class Say(nn.Module):
-    """What spikes ``[S, ...]`` say: ``value`` (``IF.value``) each, times S.
+class Decode(nn.Module):
+    """Spikes ``[S, ...]`` times S and the ``value`` of each (``IF.value``).
 
-    So the mean over steps (``Mean``) of the currents of a ``SpikeMap``, bias and all, is the map of
-    the sum that the spikes say, and each step's current is one for a neuron that does not wait.
+    So the mean over steps (``Mean``) of the currents of a ``SpikeMap``, bias included, is the map
+    of the sum that the spikes stand for, and each step's current can drive a neuron that does not
+    wait for the others.
     """
 
-    counted_as: ClassVar[str] = "says"
+    counted_as: ClassVar[str] = "decodes"
     """Its output stands for the spikes that it read; the arithmetic folds into the map after it."""
 
     def __init__(self, scales_sums: bool = False, keeps_step: bool = True) -> None:
         super().__init__()
         self.keeps_step = keeps_step
-        """Whether its output has the steps in front; counts, of one step, may do without."""
+        """Whether its output has a dimension of steps; counts, of one step, may drop it."""
         self.scales_sums = scales_sums
-        """Whether ``value`` belongs to a token: no weight can hold it, so in hardware each sum of
-        the map is multiplied by it once."""
+        """Whether ``value`` differs between tokens: it cannot be part of a weight, so in hardware
+        each sum of the map is multiplied by it once."""
 
     def forward(self, spikes: Tensor, value: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         steps, each = spikes.shape[0], by_sign(spikes, value)
-        said = spikes * (each if steps == 1 else each * steps)
+        values = spikes * (each if steps == 1 else each * steps)
         if not self.keeps_step:
-            said = said.squeeze(0)
-        return said if dtype is None else said.to(dtype)
+            values = values.squeeze(0)
+        return values if dtype is None else values.to(dtype)
 
 
-def say_of(fire: IF | TokenIF, *, keeps_step: bool = True) -> Say:
-    """How the spikes of ``fire`` are said: a unit per token is a factor of each sum, or a shift."""
-    return Say(fire.value_per_token and not fire.power_of_two, keeps_step)
+def decoder_of(fire: IF | TokenIF, *, keeps_step: bool = True) -> Decode:
+    """The decoder of ``fire``: a unit per token is a factor on each sum, or a shift."""
+    return Decode(fire.value_per_token and not fire.power_of_two, keeps_step)
 
 
-def said_of(fire: IF | TokenIF, say: Say, x: Tensor) -> Tensor:
-    """What the spikes of ``x`` ``[B, T, D]`` say, ``[S, B, T, D]``, or ``[B, T, D]`` (`Say`)."""
+def encoded(fire: IF | TokenIF, decode: Decode, x: Tensor) -> Tensor:
+    """``x`` ``[B, T, D]`` as spikes of ``fire`` stand for it.
+
+    ``[S, B, T, D]``, or ``[B, T, D]`` without ``decode.keeps_step``.
+    """
     current = x.unsqueeze(0)
     value = fire.value_of(current)
-    said: Tensor = say(fire(current, value), value, x.dtype)
-    return said
+    values: Tensor = decode(fire(current, value), value, x.dtype)
+    return values
 
 
 class Mean(nn.Module):
@@ -119,7 +124,9 @@ class SpikingFeedForward(nn.Module):
     ) -> None:
         super().__init__()
         self.method, self.gated = method, shape.gated
-        self.pipelined = pipelined and method == "qcfs" and not shape.gated
+        self.can_be_pipelined = method == "qcfs" and not shape.gated
+        """Whether its IF neurons may get their input step by step, without a wait for its sum."""
+        self.pipelined = pipelined and self.can_be_pipelined
         unrolled = unrolled or self.pipelined
 
         def pair(channels: int) -> SignedIF | TokenIF:
@@ -130,7 +137,7 @@ class SpikingFeedForward(nn.Module):
             return CODES[code]((channels,), steps, unrolled)
 
         self.fire_in = pair(shape.width)
-        self.say, self.mean = say_of(self.fire_in), Mean()
+        self.decode, self.mean = decoder_of(self.fire_in), Mean()
         self.up = SpikeMap(shape.width, shape.hidden, shape.ffn_bias)
         self.up.adds_bias_once = not self.pipelined
         self.gate = SpikeMap(shape.width, shape.hidden, shape.ffn_bias) if shape.gated else None
@@ -141,14 +148,14 @@ class SpikingFeedForward(nn.Module):
         self.dropout = nn.Dropout(shape.dropout)
 
     def readers(self) -> dict[str, int]:
-        """How many weights read the spikes of each of its neuron layers."""
+        """The number of weights that read the spikes of each of its neuron layers."""
         first = self.up.weight.numel() * (2 if self.gated else 1)
         return {"fire_in": first, "fire_hidden": self.down.weight.numel()}
 
     def hidden(self, x: Tensor) -> Tensor:
-        """What the spikes into ``down`` say, ``[S, B, T, D']``."""
-        said = said_of(self.fire_in, self.say, x)
-        z = (self.up if self.gate is None else self.gate)(said)
+        """The decoded spikes into ``down``, ``[S, B, T, D']``."""
+        values = encoded(self.fire_in, self.decode, x)
+        z = (self.up if self.gate is None else self.gate)(values)
         if not self.pipelined:
             z = self.mean(z)
         if self.fire_act is None:
@@ -156,12 +163,12 @@ class SpikingFeedForward(nn.Module):
         else:
             fired = self.fire_act(z if self.pipelined else z.unsqueeze(0))
             if self.gate is None:
-                return self.say(fired, self.fire_act.value)
+                return self.decode(fired, self.fire_act.value)
             h = (fired * self.fire_act.value).sum(0)
         if self.gate is not None:
-            h = h * self.mean(self.up(said))
+            h = h * self.mean(self.up(values))
         assert self.fire_hidden is not None
-        return said_of(self.fire_hidden, self.say, h)
+        return encoded(self.fire_hidden, self.decode, h)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         y: Tensor = self.dropout(self.mean(self.down(self.hidden(hidden_states))))
@@ -178,7 +185,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class SpikingSelfAttention(nn.Module):
-    """Stands where the source's attention stood, and takes what that took."""
+    """Replaces the source's attention, with the same arguments."""
 
     def __init__(
         self,
@@ -204,7 +211,7 @@ class SpikingSelfAttention(nn.Module):
             return pair((channels,), steps, unrolled) if token is None else token(channels)
 
         self.fire_in = encode(shape.width)
-        self.say, self.mean = say_of(self.fire_in), Mean()
+        self.decode, self.mean = decoder_of(self.fire_in), Mean()
         self.query = SpikeMap(shape.width, heads * width, shape.qkv_bias)
         self.key = SpikeMap(shape.width, kv_heads * width, shape.qkv_bias)
         self.value = SpikeMap(shape.width, kv_heads * width, shape.qkv_bias)
@@ -236,20 +243,17 @@ class SpikingSelfAttention(nn.Module):
         self.dropout = nn.Dropout(shape.dropout)
 
     def readers(self) -> dict[str, int]:
-        """How many weights read the spikes of its input and output neurons."""
-        first = sum(one.weight.numel() for one in (self.query, self.key, self.value))
+        """The number of weights that read the spikes of its input and output neurons."""
+        first = sum(linear.weight.numel() for linear in (self.query, self.key, self.value))
         return {"fire_in": first, "fire_out": self.out.weight.numel()}
-
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.shape.head_width)).transpose(-3, -2)
 
     def currents(
         self, x: Tensor, rotary: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What drives the neurons of q, k and v, ``[B, H or H', T, K]``."""
-        said = said_of(self.fire_in, self.say, x)
+        """The currents of the neurons of q, k and v, ``[B, H or H', T, K]``."""
+        values = encoded(self.fire_in, self.decode, x)
         maps = (self.query, self.key, self.value)
-        q, k, v = (self._heads(self.mean(one(said))) for one in maps)
+        q, k, v = (split_heads(self.mean(linear(values)), self.shape.head_width) for linear in maps)
         if rotary is not None:
             q, k = rotate(q, *rotary), rotate(k, *rotary)
         return q, k, v
@@ -261,19 +265,19 @@ class SpikingSelfAttention(nn.Module):
         return q, k, v
 
     def sums(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tensor:
-        """What the core makes of the counts, in spikes of v, ``[1, B, T, H * K]``."""
+        """The core's output for these counts, in spikes of v, ``[1, B, T, H * K]``."""
         groups = self.shape.groups
         if groups > 1:
             k, v = (x.repeat_interleave(groups, -3) for x in (k, v))
         y: Tensor = self.core(q, k, v, allowed)
-        return y.transpose(-3, -2).flatten(-2)
+        return merge_heads(y)
 
     def value_of_v(self) -> Tensor:
-        """What one spike of v says, a channel of the output each, ``[1, H * K]``."""
+        """The value of one spike of v, per channel of the output, ``[1, H * K]``."""
         return self.fire_value.value.repeat_interleave(self.shape.groups, 1).flatten(1)
 
     def reals(self, y: Tensor) -> Tensor:
-        """The current of the output neuron but for its gain, ``[B, T, H * K]``."""
+        """The current of the output neuron before its gain, ``[B, T, H * K]``."""
         y = (y * self.value_of_v()).squeeze(0)
         if self.norm is None:
             return y
@@ -303,11 +307,11 @@ class SpikingSelfAttention(nn.Module):
         allowed = allowed_keys(attention_mask, q.shape[-2], k.shape[-2], q.device)
         y = self.sums(q, k, v, allowed)
         if self.fire_out is None:
-            said = self.say(y, self.value_of_v())
+            values = self.decode(y, self.value_of_v())
         else:
             assert self.gain is not None
-            said = said_of(self.fire_out, self.say, self.reals(y) * self.gain)
-        return self.dropout(self.mean(self.out(said))), None
+            values = encoded(self.fire_out, self.decode, self.reals(y) * self.gain)
+        return self.dropout(self.mean(self.out(values))), None
 
 
 def append(cache: Any, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
@@ -317,7 +321,7 @@ def append(cache: Any, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor
 
 
 def allowed_keys(mask: Tensor | None, queries: int, keys: int, device: torch.device) -> Tensor:
-    """Bool ``[B or 1, 1, T, J]``: what the source's mask allows; causal where there is none."""
+    """Bool ``[B or 1, 1, T, J]``: what the source's mask allows; causal if it is None."""
     if mask is None:
         ones = torch.ones(queries, keys, dtype=torch.bool, device=device)
         return ones.tril(keys - queries)[None, None]

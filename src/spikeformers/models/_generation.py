@@ -1,4 +1,4 @@
-"""``generate`` with caches that give the tokens of a dynamic one; others are refused at once."""
+"""``generate`` with caches that give the tokens of a dynamic one; others are refused."""
 
 from __future__ import annotations
 
@@ -34,17 +34,19 @@ class CachedGenerationMixin(GenerationMixin):
         self._refuse(generation_config, given, mode)
         if given is not None:
             self._admit(given)
-        made = super()._prepare_cache_for_generation(generation_config, model_kwargs, *rest)
+        cache_arguments = super()._prepare_cache_for_generation(
+            generation_config, model_kwargs, *rest
+        )
         cache = model_kwargs.get("past_key_values")
         if cache is not None and cache is not given:
             self._admit(cache)
-        return made
+        return cache_arguments
 
     def _admit(self, cache: Any) -> None:
         admit(cache, self.config.num_hidden_layers, 0, self.device, self.windows)
 
     def _refuse(self, settings: GenerationConfig, given: Any, mode: GenerationMode) -> None:
-        """ConfigError for what Transformers would make a cache of, or could not."""
+        """ConfigError for options from which Transformers would create an unfit cache, or none."""
         kind = settings.cache_implementation or ""
         name = f"cache_implementation={kind!r}"
         if kind == "quantized":
@@ -72,7 +74,7 @@ class CachedGenerationMixin(GenerationMixin):
             )
 
     def _get_static_cache_init_shape(self) -> None:
-        """Nothing is made ahead of time: the config does not say how wide a row is."""
+        """Nothing is allocated ahead of time: the config does not have the width of a row."""
 
     def init_continuous_batching(self, *_: Any, **__: Any) -> Any:
         raise refused(

@@ -1,4 +1,4 @@
-"""How much of a loss one forward pass has to give, where a trainer parts its batch.
+"""The share of the loss that one forward pass contributes when a trainer splits its batch.
 
 ``transformers.Trainer`` hands ``num_items_in_batch``, the targets of all forward passes of one
 optimiser step (and, with ``average_tokens_across_devices``, of all devices), to each of them and
@@ -24,7 +24,7 @@ def share_of(
     shift_labels: Tensor | None = None,
     **_: Any,
 ) -> Tensor | None:
-    """Share of this forward pass in the targets of the whole batch; None where it is all of it.
+    """Share of this forward pass in the targets of the whole batch; None if it is all of them.
 
     Targets are counted as Trainer does: labels other than -100, the first token's left out where
     the loss shifts them, unless they come as ``shift_labels``, shifted before.

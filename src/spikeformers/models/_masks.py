@@ -1,4 +1,4 @@
-"""What each query may see: causality, padding, and masks that somebody else has made.
+"""The keys that each query may see: causality, padding, and masks given by the caller.
 
 A mask is ``[B, J]``, 1 for each token and 0 for padding, or ``[B or 1, 1, T, J]``, for each query
 the keys that it may see (bool, or 0 and -inf to be added), as Transformers makes it for caches of
@@ -19,7 +19,7 @@ from spikeformers.errors import ConfigError
 
 
 class Sight:
-    """What ``tokens`` new tokens may see of the ``past`` ones before, and of each other."""
+    """The keys that ``tokens`` new tokens may see among ``past`` earlier ones and themselves."""
 
     def __init__(
         self, mask: Any, past: int, tokens: int, causal: bool, device: torch.device
@@ -42,7 +42,7 @@ class Sight:
         return self._allowed(self.past) if self.pairs is None else self.pairs
 
     def allowed_among_new(self) -> Tensor:
-        """The same among the new tokens alone, for attention that has summed up what was before."""
+        """The same among the new tokens only, for attention that keeps a sum of earlier ones."""
         if self.pairs is not None:
             raise ConfigError(
                 "attention_order='state' keeps sums of earlier tokens, out of which a mask "

@@ -1,4 +1,4 @@
-"""What a NeurTransformer's source was, and how each part of it was converted.
+"""The config of a NeurTransformer: its source, and how each part of it was converted.
 
 https://arxiv.org/abs/2510.00133 gives no equation, T, data or learning rate: every choice is a
 field here.
@@ -31,7 +31,7 @@ SHARED = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id", "tie_wor
 
 @strict(accept_kwargs=True)
 class NeurTransformerConfig(InstalledCode, PreTrainedConfig):
-    """What the source was, and how each part of it was converted."""
+    """The dense source of the model, and how each part of it was converted."""
 
     model_type = "neurtransformer"
     spiking: ClassVar[bool] = True
@@ -49,39 +49,39 @@ class NeurTransformerConfig(InstalledCode, PreTrainedConfig):
     winners: int = 3
     """K of wta="top_k"; each winner weighs 1/K."""
     steps: int = 16
-    """T: simulation steps a value is said in. Unspecified by the paper."""
+    """T: the simulation steps that encode a value. Unspecified by the paper."""
     threshold: str = "channel"
-    """Whose threshold a neuron of a linear map's input has: its "channel"'s, calibrated and fixed,
-    or its "token"'s, from that token's own values (`spikeformers.neurons.token_if`, after
+    """The threshold of neurons at a linear map's input: one per "channel", calibrated and fixed,
+    or one per "token", from that token's own values (`spikeformers.neurons.token_if`, after
     SpikingBrain; code="phase", ffn="signed-if" or "kept"). Not in the paper."""
     spiking_maps: list[str] | None = None
     """With threshold="token", the linear maps whose input spikes: "ffn", "qkv" (inputs of q, k, v),
-    "out" (of the attention's output map), "head". None: those of the converted parts. "ffn" goes
-    with a converted ffn, "qkv" and "out" with a converted attention; a kept (softmax) attention and
-    the head take them as asked."""
+    "out" (of the attention's output map), "head". None: those of the converted parts. "ffn" is
+    required with a converted ffn, "qkv" and "out" with a converted attention; they are optional
+    for a kept (softmax) attention, as "head" always is."""
     token_reach: float = 8.0
-    """With threshold="token": how many times the token's mean |x| the largest count says; what is
-    beyond goes to a second, coarser neuron."""
+    """With threshold="token": the largest count stands for this many times the token's mean |x|; a
+    second, coarser neuron takes larger values."""
     power_of_two_units: bool = False
     """With threshold="token": round each token's unit up to a power of two, which is a shift."""
     code: str = "rate"
-    """How a pair of neurons says a value: "rate" (equal spikes, T sizes) or "phase" (a spike at
+    """How a pair of neurons encodes a value: "rate" (equal spikes, T sizes) or "phase" (a spike at
     step t weighs 2^-t, 2^T - 1 sizes; signed-if only, at most 16 steps, 8 where attention spikes).
     Not in the paper."""
     attention_neuron: str = "signed-if"
     """Neurons of q, k and v: "signed-if", or "if" (no negative spikes). Unspecified by the paper,
     whose name for them is LIF-like (tau = 2); these do not leak."""
     ssa_norm: str = "rms"
-    """Norm of SSA's sums, a head each, before they fire: "rms" or "none". Unspecified."""
+    """Norm of SSA's sums, per head, before they fire: "rms" or "none". Unspecified."""
     schedule: str = "layerwise"
-    """When QCFS's IF neurons (ungated feed-forward) hear of their input: "layerwise", after all T
+    """When QCFS's IF neurons (ungated feed-forward) get their input: "layerwise", after all T
     steps of the map before, so that the conversion is exact, or "pipelined", step by step, where
     it is not. Unspecified by the paper."""
     unrolled: bool = False
-    """Run the T steps of signed-if and IF neurons one by one, instead of handing on each neuron's
-    sum over them. The same sums, spikes and energy, T times slower; forward only."""
+    """Run the T steps of signed-if and IF neurons one by one, instead of passing on each
+    neuron's sum over them. The same sums, spikes and energy, T times slower; forward only."""
     dense: list[str] | None = None
-    """Modules left as the source had them, such as "3.attention" or "0.mlp"."""
+    """Modules left as they are in the source, such as "3.attention" or "0.mlp"."""
     use_cache: bool = True
 
     vocab_size: int | None = None
@@ -123,8 +123,8 @@ class NeurTransformerConfig(InstalledCode, PreTrainedConfig):
         return values
 
     def validate_architecture(self) -> None:
-        """Refuse what no model can be built from (ConfigError)."""
-        for key, known in (
+        """Raise ConfigError for fields from which no model can be built."""
+        for key, choices in (
             ("ffn", FFN_METHODS),
             ("attention", ATTENTIONS),
             ("wta", ("hard", "top_k")),
@@ -135,9 +135,10 @@ class NeurTransformerConfig(InstalledCode, PreTrainedConfig):
             ("schedule", ("layerwise", "pipelined")),
         ):
             value = getattr(self, key)
-            if value not in known:
+            if value not in choices:
                 raise ConfigError(
-                    f"{key}={value!r} is unknown; one of {', '.join(known)}.{nearest(value, known)}"
+                    f"{key}={value!r} is unknown; one of {', '.join(choices)}."
+                    f"{nearest(value, choices)}"
                 )
         few_steps(self)
         at_least_one(self, "winners")
@@ -168,7 +169,7 @@ class NeurTransformerConfig(InstalledCode, PreTrainedConfig):
         return source_config(self.source)
 
     def card_rows(self) -> dict[str, str]:
-        """What spikes, for model cards."""
+        """The rows of a model card: what spikes."""
         rows = {"attention": self.attention, "feed-forward": f"{self.ffn}, T = {self.steps}"}
         if self.threshold == "token":
             rows["threshold"] = f"per token, maps: {', '.join(self.maps)}"
@@ -201,7 +202,7 @@ class NeurTransformerConfig(InstalledCode, PreTrainedConfig):
         return tuple(name for name in self.maps if name in ("qkv", "out"))
 
     def is_dense(self, layer: int, part: str) -> bool:
-        """Whether ``part`` ("attention" or "mlp") of a block stayed as the source had it."""
+        """Whether ``part`` ("attention" or "mlp") of a block is the source's own."""
         if f"{layer}.{part}" in (self.dense or ()):
             return True
         if part == "mlp":
@@ -210,13 +211,13 @@ class NeurTransformerConfig(InstalledCode, PreTrainedConfig):
 
 
 def check_token_threshold(config: NeurTransformerConfig) -> None:
-    """Refuse what goes with another threshold than ``config.threshold`` (ConfigError)."""
-    asked = config.spiking_maps
+    """Raise ConfigError for fields that need another ``threshold``."""
+    maps = config.spiking_maps
     if config.threshold == "channel":
-        if asked is not None:
+        if maps is not None:
             raise ConfigError(
-                f"spiking_maps={asked} is for threshold='token'; with thresholds per channel the "
-                "fields ffn and attention say what spikes."
+                f"spiking_maps={maps} is for threshold='token'; with thresholds per channel the "
+                "fields ffn and attention decide what spikes."
             )
         if config.power_of_two_units:
             raise ConfigError("power_of_two_units is for threshold='token'; thresholds per channel "
@@ -234,17 +235,17 @@ def check_token_threshold(config: NeurTransformerConfig) -> None:
         )
     if not (math.isfinite(config.token_reach) and config.token_reach > 0):
         raise ConfigError(f"token_reach must be a number above 0, not {config.token_reach}.")
-    _check_maps(config, asked)
+    _check_maps(config, maps)
     if config.unrolled and (config.maps_of_attention or "head" in config.maps):
         raise ConfigError(
             "unrolled=True runs the steps of feed-forward blocks and spiking attention; the maps "
-            "of a kept attention and the head hand on counts. Use unrolled=False, whose sums are "
+            "of a kept attention and the head emit counts. Use unrolled=False, whose sums are "
             "the same."
         )
 
 
-def _check_maps(config: NeurTransformerConfig, asked: list[str] | None) -> None:
-    for name in asked or ():
+def _check_maps(config: NeurTransformerConfig, maps: list[str] | None) -> None:
+    for name in maps or ():
         if name not in SPIKING_MAPS:
             raise ConfigError(
                 f"spiking_maps names {name!r}; known: {', '.join(SPIKING_MAPS)}."
@@ -254,16 +255,16 @@ def _check_maps(config: NeurTransformerConfig, asked: list[str] | None) -> None:
         ("ffn", "ffn", config.ffn == "kept"),
         *((name, "attention", config.attention == "kept") for name in ("qkv", "out")),
     ):
-        if asked is not None and not kept and name not in asked:
+        if maps is not None and not kept and name not in maps:
             raise ConfigError(
-                f"spiking_maps={asked} leaves out {name!r}, which {field}="
+                f"spiking_maps={maps} leaves out {name!r}, which {field}="
                 f"{getattr(config, field)!r} needs. Add it, or set {field}='kept'."
             )
-    if config.ffn == "kept" and "ffn" in (asked or ()):
+    if config.ffn == "kept" and "ffn" in (maps or ()):
         raise ConfigError("spiking_maps names 'ffn', but ffn='kept'; set ffn='signed-if'.")
 
 
 def neurtransformer_config(**values: Any) -> NeurTransformerConfig:
-    """A checked config; ConfigError for what describes no model."""
+    """A checked config; ConfigError for values that do not describe a model."""
     with config_errors("this is not the config of a NeurTransformer"):
         return NeurTransformerConfig(**values)

@@ -1,14 +1,14 @@
-"""The firing-rate term of the loss, ours and not a paper's: layers above their target pay.
+"""The firing-rate term of the loss, this project's own: it penalises layers above their target.
 
     rate_loss = weight * sum_l mean_count_l * [density_l > target_l]     l: neuron layers
 
-``firing_rate_target`` is every layer's; ``firing_rate_targets`` gives components their own. A key
+``firing_rate_target`` applies to every layer; ``firing_rate_targets`` sets it for components. A key
 is a part of a layer's dotted name ("mlp", "attention.fire_value", "layers.0"), or "head" for the
-neuron before the head, which costs only where it is named: its spikes are what all logits are made
-of. Of several keys that fit, the one with most parts holds, of as many the last.
+neuron before the head, which is penalised only if it is named, since all logits come from its
+spikes. Of several keys that fit, the one with the most parts applies; among those, the last.
 
-Means and densities leave padding out. Where a trainer parts its batch, each forward pass has a term
-of its own, which counts by its share of the targets (``_loss``).
+Means and densities exclude padding. If a trainer splits its batch, each forward pass has a term of
+its own, weighted by its share of the targets (``_loss``).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from spikeformers.errors import ConfigError
 from spikeformers.models._config import SpikingConfig
 from spikeformers.neurons import Activity, Neuron
 
-Rates = list[Activity]  # of each layer that may have to pay
+Rates = list[Activity]  # of each layer that may be penalised
 
 
 def track_rates(model: Any) -> Rates | None:
-    """Have the neurons report their activity in the coming forward, where it costs.
+    """Make the penalised neurons report their activity in the next forward pass.
 
     Raises ConfigError for a key of ``firing_rate_targets`` that fits no neuron layer.
     """
@@ -48,22 +48,22 @@ def rate_loss(
     config: SpikingConfig, rates: Rates | None, share: Tensor | None = None
 ) -> Tensor | None:
     """The term, times ``share`` if given; None without a penalty. A layer at or under its target
-    costs nothing, so that it switches itself off.
+    is not penalised, so the term switches itself off.
 
-    Raises ConfigError where gradient checkpointing keeps the term out of all gradients.
+    Raises ConfigError if gradient checkpointing keeps the term out of all gradients.
     """
     if not rates:
         return None
-    if torch.is_grad_enabled() and not all(one.recorded for one in rates):
+    if torch.is_grad_enabled() and not all(activity.recorded for activity in rates):
         rates.clear()
         raise ConfigError(
             "reentrant gradient checkpointing computes the blocks without a graph, so that the "
             "firing-rate term would be in the loss and in no gradient. Use "
             "gradient_checkpointing_kwargs={'use_reentrant': False}, or firing_rate_weight=0."
         )
-    counts = torch.stack([one.mean for one in rates])
-    densities = torch.stack([one.density for one in rates])
-    over = densities > densities.new_tensor([one.target for one in rates])
+    counts = torch.stack([activity.mean for activity in rates])
+    densities = torch.stack([activity.density for activity in rates])
+    over = densities > densities.new_tensor([activity.target for activity in rates])
     rates.clear()  # or the neurons would keep this graph until the next forward
     term = config.firing_rate_weight * (counts * over).sum()
     return term if share is None else term * share
@@ -75,33 +75,33 @@ def total(lm_loss: Tensor | None, rate: Tensor | None) -> Tensor | None:
 
 
 def _targets(config: SpikingConfig, layers: list[str]) -> dict[str, float | None]:
-    """The target of each neuron layer, None of one that does not pay."""
+    """The target of each neuron layer; None for a layer that is not penalised."""
     own = {key: tuple(key.split(".")) for key in config.firing_rate_targets or {}}
     used: set[str] = set()
-    found: dict[str, float | None] = {}
+    targets: dict[str, float | None] = {}
     for name in layers:
         parts = ("head",) if name == "head_neuron" else tuple(name.split("."))
-        fitting = [key for key, wanted in own.items() if _holds(parts, wanted)]
+        fitting = [key for key, key_parts in own.items() if _holds(parts, key_parts)]
         used.update(fitting)
         best = max(reversed(fitting), key=lambda key: len(own[key]), default=None)
         if best is not None:
-            found[name] = (config.firing_rate_targets or {})[best]
+            targets[name] = (config.firing_rate_targets or {})[best]
         else:
-            found[name] = None if parts == ("head",) else config.firing_rate_target
+            targets[name] = None if parts == ("head",) else config.firing_rate_target
     used.add("head")  # checked by the config; a classifier has none of the head that it began with
     if unknown := [key for key in own if key not in used]:
         known = dict.fromkeys(_component(name) for name in layers)
         raise ConfigError(
-            f"firing_rate_targets names {unknown[0]!r}, which is no part of a neuron layer's name; "
-            f"layers here: {', '.join(known)}, each also by 'layers.N'."
+            f"firing_rate_targets names {unknown[0]!r}, which is not part of a neuron layer's "
+            f"name; layers here: {', '.join(known)}, each also by 'layers.N'."
         )
-    return found
+    return targets
 
 
-def _holds(parts: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
-    """Whether ``wanted`` stands in ``parts``, one after the other."""
-    starts = range(len(parts) - len(wanted) + 1)
-    return any(parts[i : i + len(wanted)] == wanted for i in starts)
+def _holds(parts: tuple[str, ...], key: tuple[str, ...]) -> bool:
+    """Whether ``parts`` contains ``key`` as consecutive parts."""
+    starts = range(len(parts) - len(key) + 1)
+    return any(parts[i : i + len(key)] == key for i in starts)
 
 
 def _component(name: str) -> str:

@@ -30,7 +30,7 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Shape:
-    """What a converted module has to know of its source."""
+    """The facts about a source that a converted module needs."""
 
     width: int
     hidden: int
@@ -46,7 +46,7 @@ class Shape:
 
     @property
     def groups(self) -> int:
-        """Query heads to a key-value head."""
+        """Query heads per key-value head."""
         return self.heads // self.kv_heads
 
 
@@ -72,8 +72,8 @@ class Source:
 
 
 def _linear(prefix: str, weight: Tensor, bias: Tensor | None) -> Weights:
-    found = {f"{prefix}.weight": weight.detach()}
-    return found if bias is None else found | {f"{prefix}.bias": bias.detach()}
+    weights = {f"{prefix}.weight": weight.detach()}
+    return weights if bias is None else weights | {f"{prefix}.bias": bias.detach()}
 
 
 def _gpt2_shape(config: Any) -> Shape:
@@ -102,10 +102,10 @@ def _gpt2_mlp(mlp: Any) -> Weights:
 def _gpt2_attention(attention: Any, shape: Shape) -> Weights:
     weights = attention.c_attn.weight.t().chunk(3)
     biases = attention.c_attn.bias.chunk(3)
-    found = _linear("out", attention.c_proj.weight.t(), attention.c_proj.bias)
+    tensors = _linear("out", attention.c_proj.weight.t(), attention.c_proj.bias)
     for name, weight, bias in zip(("query", "key", "value"), weights, biases, strict=True):
-        found |= _linear(name, weight, bias)
-    return found
+        tensors |= _linear(name, weight, bias)
+    return tensors
 
 
 def _neox_shape(config: Any) -> Shape:
@@ -131,15 +131,15 @@ def _neox_mlp(mlp: Any) -> Weights:
 
 def _neox_attention(attention: Any, shape: Shape) -> Weights:
     fused = attention.query_key_value
-    found = _linear("out", attention.dense.weight, attention.dense.bias)
+    tensors = _linear("out", attention.dense.weight, attention.dense.bias)
     # Rows are [head, (q, k, v), head width].
     weights = fused.weight.unflatten(0, (shape.heads, 3, -1)).unbind(1)
     biases = [None] * 3
     if fused.bias is not None:
         biases = [b.flatten() for b in fused.bias.unflatten(0, (shape.heads, 3, -1)).unbind(1)]
     for name, weight, bias in zip(("query", "key", "value"), weights, biases, strict=True):
-        found |= _linear(name, weight.flatten(0, 1), bias)
-    return found
+        tensors |= _linear(name, weight.flatten(0, 1), bias)
+    return tensors
 
 
 def _llama_shape(config: Any) -> Shape:
@@ -161,19 +161,19 @@ def _llama_shape(config: Any) -> Shape:
 
 
 def _llama_mlp(mlp: Any) -> Weights:
-    found: Weights = {}
+    tensors: Weights = {}
     for name in ("up", "gate", "down"):
         linear = getattr(mlp, f"{name}_proj")
-        found |= _linear(name, linear.weight, linear.bias)
-    return found
+        tensors |= _linear(name, linear.weight, linear.bias)
+    return tensors
 
 
 def _llama_attention(attention: Any, shape: Shape) -> Weights:
-    found: Weights = {}
+    tensors: Weights = {}
     for name in ("query", "key", "value", "out"):
         linear = getattr(attention, f"{name[0]}_proj")
-        found |= _linear(name, linear.weight, linear.bias)
-    return found
+        tensors |= _linear(name, linear.weight, linear.bias)
+    return tensors
 
 
 _TWO_NORMS = ("input_layernorm", "post_attention_layernorm")
@@ -269,7 +269,7 @@ def windows(config: Any) -> dict[int, int]:
 
 
 NORMED_HEADS = ("qwen3", "gemma3_text")
-"""Sources whose queries and keys have a norm per head, which spiking attention has not."""
+"""Sources whose queries and keys have a norm per head, which spiking attention does not."""
 RECTIFIERS = ("relu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "silu", "swish")
 """Activations that are near zero left of zero, and near the identity right of it."""
 
@@ -277,17 +277,17 @@ RECTIFIERS = ("relu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "sil
 def unsupported(config: Any, *, attention: str, ffn: str) -> dict[str, str]:
     """Modules of the source that these methods do not convert, ``{"3.attention": why}``."""
     activation = source_of(config.model_type).shape(config).activation
-    found: dict[str, str] = {}
+    refused: dict[str, str] = {}
     seen = windows(config)
     for layer in range(config.num_hidden_layers):
         if ffn == "qcfs" and activation not in RECTIFIERS:
-            found[f"{layer}.mlp"] = f"QCFS stands in for a rectifier, not for {activation!r}"
+            refused[f"{layer}.mlp"] = f"QCFS stands in for a rectifier, not for {activation!r}"
         if attention == "kept":
             continue
         if getattr(config, "add_cross_attention", False):
-            found[f"{layer}.attention"] = "a block with cross-attention reads a second text"
+            refused[f"{layer}.attention"] = "a block with cross-attention reads a second text"
         if layer in seen:
-            found[f"{layer}.attention"] = "sliding_attention sees a window of the keys only"
+            refused[f"{layer}.attention"] = "sliding_attention sees a window of the keys only"
         elif config.model_type in NORMED_HEADS:
-            found[f"{layer}.attention"] = "q and k have a norm per head"
-    return found
+            refused[f"{layer}.attention"] = "q and k have a norm per head"
+    return refused

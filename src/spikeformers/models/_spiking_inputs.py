@@ -1,10 +1,10 @@
-"""Modules of the source whose input spikes, while they themselves stay as they were.
+"""Modules of the source whose input becomes spikes, while they themselves do not change.
 
     SpikingInput    inner(E(x))     an attention, whose q, k and v read one E; an output map
     SpikingHead     E(x) W + b      the head of a language model
 
-E is a layer of neurons with a threshold per token, `spikeformers.neurons.token_if`: what its spikes
-say, ``unit * s``, goes into the source's own linear maps, and softmax, rotation, norms of q and k
+E is a layer of neurons with a threshold per token, `spikeformers.neurons.token_if`: the decoded
+spikes, ``unit * s``, go into the source's own linear maps, and softmax, rotation, norms of q and k
 and the cache are the source's. Shapes: B batch, T tokens, D width.
 """
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from spikeformers.models._converted import said_of, say_of
+from spikeformers.models._converted import decoder_of, encoded
 from spikeformers.models._sources import Source
 from spikeformers.neurons import TokenIF
 
@@ -23,35 +23,35 @@ if TYPE_CHECKING:
 
 
 class SpikingInput(nn.Module):
-    """``inner`` of what the spikes of its first argument say; ``weights`` of its maps read them."""
+    """``inner`` of its first argument in spikes, which ``weights`` weights of its maps read."""
 
     def __init__(self, inner: nn.Module, fire: TokenIF, weights: int) -> None:
         super().__init__()
         self.fire, self.inner, self.weights = fire, inner, weights
-        self.say = say_of(fire, keeps_step=False)
+        self.decode = decoder_of(fire, keeps_step=False)
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return self.inner(said_of(self.fire, self.say, hidden_states), *args, **kwargs)
+        return self.inner(encoded(self.fire, self.decode, hidden_states), *args, **kwargs)
 
     def readers(self) -> dict[str, int]:
-        """How many weights read the spikes of each of its neuron layers."""
+        """The number of weights that read the spikes of each of its neuron layers."""
         return {"fire": self.weights}
 
 
 class SpikingHead(nn.Linear):
-    """A head with the weight that it took over, tied or not, of what spikes say."""
+    """A language model's head that reads spikes; it keeps the weight of ``dense``, tied or not."""
 
     def __init__(self, dense: nn.Linear, fire: TokenIF) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = dense.in_features, dense.out_features
         self.weight, self.bias = dense.weight, dense.bias
-        self.fire, self.say = fire, say_of(fire, keeps_step=False)
+        self.fire, self.decode = fire, decoder_of(fire, keeps_step=False)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        return super().forward(said_of(self.fire, self.say, hidden_states))
+        return super().forward(encoded(self.fire, self.decode, hidden_states))
 
     def readers(self) -> dict[str, int]:
-        """How many weights read the spikes of its neuron layer."""
+        """The number of weights that read the spikes of its neuron layer."""
         return {"fire": self.weight.numel()}
 
 
@@ -76,12 +76,12 @@ def spiking_attention(
         setattr(attention, source.out, SpikingInput(out, fire, heads * shape.width))
     if "qkv" not in maps:
         return attention
-    made = shape.width * (heads + 2 * shape.kv_heads * shape.head_width)
-    return SpikingInput(attention, neuron_of(config, shape.width), made)
+    weights = shape.width * (heads + 2 * shape.kv_heads * shape.head_width)
+    return SpikingInput(attention, neuron_of(config, shape.width), weights)
 
 
 def spike_head(model: Any, config: NeurTransformerConfig, fire: TokenIF | None = None) -> None:
-    """Have the head of a source model read spikes, of ``fire`` where there are neurons already."""
+    """Make the head of a source model read spikes: of ``fire``, or of new neurons."""
     head = model.get_output_embeddings()
     if fire is None:
         fire = neuron_of(config, head.in_features).to(head.weight.device)

@@ -18,7 +18,7 @@ from spikeformers.neurons import SURROGATES
 
 POSITIONS = ("conv", "learned", "none")
 NOT_FOR_IMAGES = ("cwssa", "softmax")
-"""Attention that the config does not offer: the causal one, and the one without spikes."""
+"""Attentions that this config does not allow: the causal one, and the one without spikes."""
 
 _CIFAR: dict[str, Any] = {"image_size": 32, "num_channels": 3, "num_hidden_layers": 2}
 PRESETS: dict[str, dict[str, Any]] = {
@@ -78,8 +78,8 @@ class SpikingViTConfig(InstalledCode, PreTrainedConfig):
 
     attention: str = "a2os2a"
     query_neuron: str | None = None
-    """What the projection of Q emits, "binary", "relu" or "ternary"; of K and V likewise. Binary,
-    relu and ternary for A2OS2A unless given, binary all for the others."""
+    """The values that the projection of Q emits: "binary", "relu" or "ternary"; likewise for K and
+    V. The defaults are binary, relu and ternary for A2OS2A, and binary for the others."""
     key_neuron: str | None = None
     value_neuron: str | None = None
     ternary_decay: float = 0.25
@@ -101,7 +101,7 @@ class SpikingViTConfig(InstalledCode, PreTrainedConfig):
     initializer_range: float = 0.02
 
     def card_rows(self) -> dict[str, str]:
-        """What spikes, for model cards."""
+        """The rows of a model card: what spikes."""
         return {
             "attention": self.attention,
             "Q, K, V": f"{self.query_neuron}, {self.key_neuron}, {self.value_neuron}",
@@ -119,7 +119,7 @@ class SpikingViTConfig(InstalledCode, PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
-        """Refuse what no model can be built from (ConfigError)."""
+        """Raise ConfigError for fields from which no model can be built."""
         one_of(self, "attention", tuple(a for a in ATTENTIONS if a not in NOT_FOR_IMAGES))
         one_of(self, "attention_order", ORDERS)
         one_of(self, "position", POSITIONS)

@@ -1,4 +1,4 @@
-"""What spiking language models share: backbone and language-model head.
+"""The backbone and language-model head that spiking language models share.
 
     embedding (+ positions), repeated S times -> blocks -> mean over S -> norm -> SN -> head
 
@@ -91,7 +91,7 @@ class SpikingformerPreTrainedModel(PreTrainedModel):
 class SpikingformerModel(SpikingformerPreTrainedModel):
     """Embedding, blocks, mean over simulation steps, final norm.
 
-    A method of its own kind says what a block is and what the stream starts from.
+    A subclass's own methods create its blocks and the start of its stream.
     """
 
     @staticmethod
@@ -106,7 +106,7 @@ class SpikingformerModel(SpikingformerPreTrainedModel):
 
     @property
     def keeps_states(self) -> bool:
-        """Whether the cache is one matrix a head instead of a row a token."""
+        """Whether the cache is one matrix per head instead of a row per token."""
         cores = (m for m in self.layers.modules() if isinstance(m, Attention))
         return any(core.keeps_state for core in cores)
 
@@ -117,7 +117,7 @@ class SpikingformerModel(SpikingformerPreTrainedModel):
 
     @property
     def stream(self) -> tuple[str, str]:
-        """Spike type of what flows from block to block, and its values."""
+        """Spike type of the stream between blocks, and its values."""
         return "real", "real numbers"
 
     def __init__(self, config: SpikingConfig) -> None:
@@ -213,11 +213,11 @@ class SpikingformerModel(SpikingformerPreTrainedModel):
         )
 
     def _cache(
-        self, given: Cache | None, wanted: bool | None, tokens: int, device: torch.device
+        self, given: Cache | None, use_cache: bool | None, tokens: int, device: torch.device
     ) -> tuple[Cache | None, int]:
-        """The cache to read and fill, ready for ``tokens`` more, and how many it holds.
+        """The cache to read and fill, ready for ``tokens`` more, and the number of tokens in it.
 
-        As in Transformers, one that is given is used whatever ``use_cache`` says.
+        As in Transformers, a given one is used whatever the value of ``use_cache``.
         """
         if self.training or not self.config.causal:
             if given is not None and admit(given, len(self.layers), 0, device) > 0:
@@ -228,7 +228,7 @@ class SpikingformerModel(SpikingformerPreTrainedModel):
                 )
             return None, 0
         if given is None:
-            if not (self.config.use_cache if wanted is None else wanted):
+            if not (self.config.use_cache if use_cache is None else use_cache):
                 return None, 0
             given = DynamicCache(config=self.config)
         past = admit(given, len(self.layers), tokens, device)
@@ -261,7 +261,7 @@ class SpikingLM(SpikingformerPreTrainedModel):
         return self.lm_head
 
     def set_output_embeddings(self, value: nn.Module) -> None:
-        """Take a head; a plain linear one (of a resize) becomes what the head was."""
+        """Set the head; a plain linear one (from a resize) is converted to the old head's class."""
         kind = type(self.lm_head)
         if type(value) is nn.Linear and issubclass(kind, SpikeLinear):
             value = kind.of(value)
@@ -284,7 +284,7 @@ class SpikingLM(SpikingformerPreTrainedModel):
         counted: Tensor | None = None,
         **kwargs: Any,
     ) -> SpikingLMOutput:
-        """Logits ``[B, T, V]`` of ``hidden`` ``[B, T, D]``, and the loss where there are labels.
+        """Logits ``[B, T, V]`` of ``hidden`` ``[B, T, D]``, and the loss if there are labels.
 
         ``counted`` ``[B, T]`` masks padding.
         """
@@ -325,7 +325,7 @@ class SpikingCausalLM(SpikingLM, CachedGenerationMixin):
 
     @property
     def can_step_back(self) -> bool:
-        """A state does not say what it was a token ago."""
+        """A state cannot be restored to an earlier token."""
         return not (self.model.keeps_states or self.model.shifts)
 
     @can_return_tuple

@@ -66,14 +66,14 @@ def check_numbers(source: Path, values: Mapping[str, Any], shapes: Shapes) -> No
     tensors, largest = len(shapes), max((n for shape in shapes.values() for n in shape), default=0)
     for key, number in _numbers(values):
         if LAYERS.search(key) and number > max(tensors, FEW_LAYERS):
-            held = f"{tensors:,} tensors"
+            contents = f"{tensors:,} tensors"
         elif SIZES.search(key) and number > max(largest, SMALL):
-            held = f"no tensor with more than {largest:,} values in a row"
+            contents = f"no tensor with more than {largest:,} values in a row"
         else:
             continue
         raise CheckpointError(
-            f"{source}: {key} is {number:,}, and the weights beside it hold {held}, so they do not "
-            "belong together. Put the matching file back."
+            f"{source}: {key} is {number:,}, and the weights beside it hold {contents}, so they do "
+            "not belong together. Put the matching file back."
         )
 
 

@@ -43,7 +43,14 @@ from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from spikeformers.attention import SFSA
-from spikeformers.layers import SpikeDropout, SpikeLinear, make_norm
+from spikeformers.layers import (
+    Fire,
+    SpikeDropout,
+    SpikeLinear,
+    make_norm,
+    merge_heads,
+    split_heads,
+)
 from spikeformers.models._cache import append
 from spikeformers.models._checks import between, one_of
 from spikeformers.models._config import SpikingConfig
@@ -95,7 +102,7 @@ class BiSpikCLMConfig(SpikingConfig):
     decay: float = 0.9
     """beta."""
     learn_threshold: bool = False
-    """Learn V_th, one number a neuron layer."""
+    """Learn V_th, one number per neuron layer."""
 
     residual: str = "add"
     """"add" (a sum of spike trains, integers 0..2L+1) or "or" (stays in {0, 1})."""
@@ -103,18 +110,18 @@ class BiSpikCLMConfig(SpikingConfig):
     attention_threshold: float = 1.0
     """V_th of the edges of the attention graph, in coincidences times the scale."""
     learn_attention_threshold: bool = False
-    """Learn it, one number a head."""
+    """Learn it, one number per head."""
     attention_scale: float = 1.0
     """s on the coincidences; none was seen in the paper."""
     learn_attention_scale: bool = False
-    """Learn s, one number a head."""
+    """Learn s, one number per head."""
 
     spiking_head: bool = False
     """The paper's head reads the normed mean over steps, real numbers; true puts SN before it."""
     firing_rate_weight: float = 0.0
 
     def validate_architecture(self) -> None:
-        """Refuse what no model can be built from (ConfigError)."""
+        """Raise ConfigError for fields from which no model can be built."""
         super().validate_architecture()
         one_of(self, "residual", RESIDUALS)
         between(self, "attention_threshold", 0.0, math.inf)
@@ -132,17 +139,12 @@ def _lif(config: BiSpikCLMConfig, threshold: float, learned: tuple[int, ...] | N
     )
 
 
-class SN(nn.Module):
-    """Norm, then LIF: binary spikes ``[S, ..., D]``."""
-
-    def __init__(self, config: BiSpikCLMConfig, width: int) -> None:
-        super().__init__()
-        self.norm = make_norm(config.norm, width, config.norm_eps, config.neuron_gain)
-        self.neuron = _lif(config, config.threshold, (1,) if config.learn_threshold else None)
-
-    def forward(self, x: Tensor) -> Tensor:
-        spikes: Tensor = self.neuron(self.norm(x))
-        return spikes
+def make_fire(config: BiSpikCLMConfig, width: int) -> Fire:
+    """SN: norm, then LIF with binary spikes."""
+    return Fire(
+        _lif(config, config.threshold, (1,) if config.learn_threshold else None),
+        make_norm(config.norm, width, config.norm_eps, config.neuron_gain),
+    )
 
 
 class BinaryAttention(nn.Module):
@@ -151,16 +153,16 @@ class BinaryAttention(nn.Module):
     def __init__(self, config: BiSpikCLMConfig, layer: int) -> None:
         super().__init__()
         width, heads = config.hidden_size, config.num_attention_heads
-        self.layer, self.heads = layer, heads
+        self.layer, self.heads, self.head_width = layer, heads, config.head_width
         # The stream is binary where it enters the first block, and with "or" everywhere.
         reads_counts = config.residual == "add" and layer > 0
-        self.fire_in = SN(config, width) if reads_counts else nn.Identity()
+        self.fire_in = make_fire(config, width) if reads_counts else nn.Identity()
         self.query = SpikeLinear(width, width, config.bias)
         self.key = SpikeLinear(width, width, config.bias)
         self.value = SpikeLinear(width, width, config.bias)
-        self.fire_query = SN(config, width)
-        self.fire_key = SN(config, width)
-        self.fire_value = SN(config, width)
+        self.fire_query = make_fire(config, width)
+        self.fire_key = make_fire(config, width)
+        self.fire_value = make_fire(config, width)
         learned = (heads, 1, 1) if config.learn_attention_threshold else None
         self.core = SFSA(
             _lif(config, config.attention_threshold, learned),
@@ -169,11 +171,7 @@ class BinaryAttention(nn.Module):
             config.learn_attention_scale,
         )
         self.out = SpikeLinear(width, width, config.bias)
-        self.fire_out = SN(config, width)
-
-    def _heads(self, x: Tensor) -> Tensor:
-        """``[S, B, T, D]`` to ``[S, B, H, T, K]``."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+        self.fire_out = make_fire(config, width)
 
     def forward(
         self,
@@ -184,14 +182,14 @@ class BinaryAttention(nn.Module):
         want_weights: bool,
     ) -> tuple[Tensor, Tensor | None]:
         spikes = self.fire_in(x)
-        q = self._heads(self.fire_query(self.query(spikes)))
-        k = self._heads(self.fire_key(self.key(spikes)))
-        v = self._heads(self.fire_value(self.value(spikes)))
+        q = split_heads(self.fire_query(self.query(spikes)), self.head_width)
+        k = split_heads(self.fire_key(self.key(spikes)), self.head_width)
+        v = split_heads(self.fire_value(self.value(spikes)), self.head_width)
         if cache is not None:
             k, v = append(cache, k, v, self.layer)
         edges = self.core.weights(q, k, allowed, bias) if want_weights else None
         o = self.core(q, k, v, allowed, bias) if edges is None else edges @ v
-        return self.fire_out(self.out(o.transpose(-3, -2).flatten(-2))), edges
+        return self.fire_out(self.out(merge_heads(o))), edges
 
 
 class BinaryMLP(nn.Module):
@@ -201,11 +199,11 @@ class BinaryMLP(nn.Module):
         super().__init__()
         width, hidden = config.hidden_size, config.intermediate_size
         assert hidden is not None
-        self.fire_in = SN(config, width)
+        self.fire_in = make_fire(config, width)
         self.up = SpikeLinear(width, hidden, config.bias)
-        self.fire_hidden = SN(config, hidden)
+        self.fire_hidden = make_fire(config, hidden)
         self.down = SpikeLinear(hidden, width, config.bias)
-        self.fire_out = SN(config, width)
+        self.fire_out = make_fire(config, width)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.fire_out(self.down(self.fire_hidden(self.up(self.fire_in(x)))))
@@ -259,7 +257,7 @@ class BiSpikCLMModel(SpikingformerModel):
 
     @staticmethod
     def make_encoder(config: BiSpikCLMConfig) -> nn.Module:
-        return SN(config, config.hidden_size)
+        return make_fire(config, config.hidden_size)
 
     @property
     def stream(self) -> tuple[str, str]:

@@ -75,7 +75,7 @@ def vision_twin(config: Any, positions: TwinPositions | None) -> ViTConfig:
 
 
 def text_twin(config: Any, positions: TwinPositions | None) -> PreTrainedConfig:
-    """A dense language model of the shape of a spiking one, masked where that is not causal."""
+    """A dense language model of the shape of a spiking one, masked if that is not causal."""
     if positions is None:
         positions = "rotary" if config.position in ("relative", "both") else "learned"
     if positions not in ("learned", "rotary"):

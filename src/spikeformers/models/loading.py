@@ -1,4 +1,4 @@
-"""Open a model folder: config.json, model.safetensors, tokenizer; say clearly what is wrong."""
+"""Open a model folder: config.json, model.safetensors, tokenizer; explain clearly what is wrong."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SAFELY: dict[str, Any] = {"trust_remote_code": False}
-"""Of each ``from_pretrained`` here: code in a folder is not run, and nobody is asked about it."""
+"""Of each ``from_pretrained`` here: code in a folder is never run, and no prompt asks about it."""
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".pickle")
 
 
@@ -64,7 +64,7 @@ def load_vision_model(folder: str | Path) -> PreTrainedModel:
 
 
 def load_weights(path: Path) -> PreTrainedModel:
-    """The model of a folder, whatever it reads, in eval mode."""
+    """The model of a folder, in eval mode, of text or images."""
     check_folder(path)
     config = read_config(path)
     architecture = architecture_of(config)
@@ -90,10 +90,10 @@ def load_weights(path: Path) -> PreTrainedModel:
         "of another shape": sorted(str(key) for key in info["mismatched_keys"]),
     }
     if any(wrong.values()):
-        said = "; ".join(f"{len(v)} {k} (first: {v[0]})" for k, v in wrong.items() if v)
+        problems = "; ".join(f"{len(v)} {k} (first: {v[0]})" for k, v in wrong.items() if v)
         raise CheckpointError(
             f"{path}: model.safetensors does not belong to its config.json "
-            f"({config.model_type}): {said}. Put the matching file back."
+            f"({config.model_type}): {problems}. Put the matching file back."
         )
     check_finite(model, path)
     loaded: PreTrainedModel = model.eval()
@@ -101,7 +101,7 @@ def load_weights(path: Path) -> PreTrainedModel:
 
 
 def read_config(path: Path) -> Any:
-    """The config of a model folder; CheckpointError whatever is wrong with it."""
+    """The config of a model folder; CheckpointError if anything is wrong with it."""
     file = path / "config.json"
     values = read_json(file)
     if not isinstance(values.get("model_type"), str) or not values["model_type"]:
@@ -120,7 +120,7 @@ def read_config(path: Path) -> Any:
 
 
 def architecture_of(config: Any) -> str:
-    """The first class that a config names, "" where it names none. CheckpointError for others."""
+    """The first class that a config names, or ""; CheckpointError for malformed names."""
     named = getattr(config, "architectures", None) or [""]
     if not fits(named, list[str]):
         raise CheckpointError(
@@ -130,7 +130,7 @@ def architecture_of(config: Any) -> str:
 
 
 def check_folder(path: Path) -> None:
-    """Raise CheckpointError unless ``path`` looks like a whole, safe model folder."""
+    """Raise CheckpointError unless ``path`` looks like a complete, safe model folder."""
     if path.suffix in PICKLES and path.is_file():
         raise CheckpointError(
             f"{path} is a pickle, which can run code when it is opened; it is not loaded. "

@@ -1,4 +1,4 @@
-"""NeurTransformer: a trained dense language model whose blocks were made to spike.
+"""NeurTransformer: a trained dense language model, converted to spiking blocks.
 
     source's embedding -> blocks (source's norms and residual stream;
         attention and feed-forward spiking, dense, or one of each) -> source's norm -> source's head
@@ -71,7 +71,7 @@ class NeurTransformerForCausalLM(NeurTransformerPreTrainedModel, CachedGeneratio
 
     @property
     def source(self) -> Source:
-        """Where the parts of the source's architecture are."""
+        """The paths of the parts of the source's architecture."""
         return source_of(self.model.config.model_type)
 
     @property
@@ -156,7 +156,7 @@ class NeurTransformerForCausalLM(NeurTransformerPreTrainedModel, CachedGeneratio
 
 
 def install(model: nn.Module, config: NeurTransformerConfig) -> None:
-    """Put spiking modules, yet without weights, where ``config`` wants them in a source model."""
+    """Put spiking modules, still without weights, into a source model as ``config`` describes."""
     source = source_of(model.config.model_type)  # type: ignore[union-attr,arg-type]
     for layer, block in enumerate(source.blocks(model)):
         for part in ("attention", "mlp"):

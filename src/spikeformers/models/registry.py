@@ -1,7 +1,7 @@
-"""Models, one row each: everything that other rooms ask of a kind of model.
+"""Models, one row each: everything that other rooms ask about a kind of model.
 
-A new model of ours is its file and a row here; one of yours a ``register_model(...)`` call, or an
-entry point of the group ``spikeformers.models``, whose value is a `ModelEntry`.
+A new model of the package is its file and a row here; one of yours is a ``register_model(...)``
+call, or an entry point of the group ``spikeformers.models`` whose value is a `ModelEntry`.
 """
 
 from __future__ import annotations
@@ -15,31 +15,10 @@ import transformers
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from spikeformers.errors import ConfigError
-from spikeformers.models import (
-    _spiking_vit_config,
-    bispikclm,
-    wd_spikingformer,
-    we_spikingformer,
-)
+from spikeformers.models import _spiking_vit_config, bispikclm, neurtransformer, spiking_vit
+from spikeformers.models import wd_spikingformer as wd
+from spikeformers.models import we_spikingformer as we
 from spikeformers.models._auto_map import state_classes
-from spikeformers.models._spiking_vit_config import SpikingViTConfig
-from spikeformers.models.bispikclm import BiSpikCLMConfig, BiSpikCLMForCausalLM, BiSpikCLMModel
-from spikeformers.models.neurtransformer import NeurTransformerConfig, NeurTransformerForCausalLM
-from spikeformers.models.spiking_vit import (
-    SpikingViTForImageClassification,
-    SpikingViTModel,
-)
-from spikeformers.models.wd_spikingformer import (
-    WDSpikingformerConfig,
-    WDSpikingformerForCausalLM,
-    WDSpikingformerModel,
-)
-from spikeformers.models.we_spikingformer import (
-    WESpikingformerConfig,
-    WESpikingformerForMaskedLM,
-    WESpikingformerForSequenceClassification,
-    WESpikingformerModel,
-)
 from spikeformers.registry import Registry
 
 Task = Literal["causal", "masked", "images"]
@@ -53,7 +32,7 @@ AUTO_CLASS: dict[Task, str] = {
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """What is to be known of a kind of model; it is found by its config's ``model_type``."""
+    """The facts about a kind of model, looked up by its config's ``model_type``."""
 
     title: str
     """Its name in sentences: "BiSpikCLM"."""
@@ -63,17 +42,17 @@ class ModelEntry:
     """What it is trained on: the next token, masked tokens, or images."""
     config: type[PreTrainedConfig]
     heads: Mapping[str, type[PreTrainedModel]] = field(default_factory=dict)
-    """Its classes by the Auto class of Transformers that makes them; "AutoModel" is the backbone.
-    Empty where Transformers knows the model already."""
+    """Its classes, by the Auto class of Transformers that creates each ("AutoModel": the backbone).
+    Empty if Transformers knows the model already."""
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Sizes by name: fields of the config."""
     engine: str = ""
     """"module:function" that describes it to the engine, ``(model, weights) -> (description,
-    tensors)``; empty where the engine does not run it."""
+    tensors)``; empty if the engine does not run it."""
 
     @property
     def describe(self) -> Callable[..., Any]:
-        """The function that ``engine`` names. Raises ConfigError for one that is not there."""
+        """The function that ``engine`` names. Raises ConfigError if it cannot be imported."""
         module, _, name = self.engine.partition(":")
         try:
             function: Callable[..., Any] = getattr(importlib.import_module(module), name)
@@ -95,29 +74,35 @@ _OWN = (
         "WD-Spikingformer",
         _WTA,
         "causal",
-        WDSpikingformerConfig,
-        {"AutoModel": WDSpikingformerModel, "AutoModelForCausalLM": WDSpikingformerForCausalLM},
-        wd_spikingformer.PRESETS,
+        wd.WDSpikingformerConfig,
+        {
+            "AutoModel": wd.WDSpikingformerModel,
+            "AutoModelForCausalLM": wd.WDSpikingformerForCausalLM,
+        },
+        wd.PRESETS,
         "spikeformers.export.spikingformer:describe",
     ),
     ModelEntry(
         "WE-Spikingformer",
         _WTA,
         "masked",
-        WESpikingformerConfig,
+        we.WESpikingformerConfig,
         {
-            "AutoModel": WESpikingformerModel,
-            "AutoModelForMaskedLM": WESpikingformerForMaskedLM,
-            "AutoModelForSequenceClassification": WESpikingformerForSequenceClassification,
+            "AutoModel": we.WESpikingformerModel,
+            "AutoModelForMaskedLM": we.WESpikingformerForMaskedLM,
+            "AutoModelForSequenceClassification": we.WESpikingformerForSequenceClassification,
         },
-        we_spikingformer.PRESETS,
+        we.PRESETS,
     ),
     ModelEntry(
         "BiSpikCLM",
         "https://arxiv.org/abs/2605.13859",
         "causal",
-        BiSpikCLMConfig,
-        {"AutoModel": BiSpikCLMModel, "AutoModelForCausalLM": BiSpikCLMForCausalLM},
+        bispikclm.BiSpikCLMConfig,
+        {
+            "AutoModel": bispikclm.BiSpikCLMModel,
+            "AutoModelForCausalLM": bispikclm.BiSpikCLMForCausalLM,
+        },
         bispikclm.PRESETS,
         "spikeformers.export.bispikclm:describe",
     ),
@@ -125,18 +110,18 @@ _OWN = (
         "NeurTransformer",
         "https://arxiv.org/abs/2510.00133",
         "causal",
-        NeurTransformerConfig,
-        {"AutoModelForCausalLM": NeurTransformerForCausalLM},
+        neurtransformer.NeurTransformerConfig,
+        {"AutoModelForCausalLM": neurtransformer.NeurTransformerForCausalLM},
         engine="spikeformers.export.neurtransformer:describe",
     ),
     ModelEntry(
         "Spiking vision transformer, A2OS2A",
         "https://arxiv.org/abs/2503.00226",
         "images",
-        SpikingViTConfig,
+        _spiking_vit_config.SpikingViTConfig,
         {
-            "AutoModel": SpikingViTModel,
-            "AutoModelForImageClassification": SpikingViTForImageClassification,
+            "AutoModel": spiking_vit.SpikingViTModel,
+            "AutoModelForImageClassification": spiking_vit.SpikingViTForImageClassification,
         },
         _spiking_vit_config.PRESETS,
     ),
@@ -149,7 +134,7 @@ _OWN = (
 
 
 def _join(model_type: str, entry: ModelEntry) -> None:
-    """Refuse an unfit row, and make Transformers know the others."""
+    """Check a row, then register its classes with Transformers."""
     if not isinstance(entry, ModelEntry):
         raise ConfigError(f"model {model_type!r} must be a ModelEntry, not {entry!r}.")
     if entry.config.model_type != model_type:
@@ -167,7 +152,7 @@ def _join(model_type: str, entry: ModelEntry) -> None:
         )
     others = [other for other in MODELS.values() if other.config.model_type != model_type]
     if taken := [name for name in entry.presets if any(name in o.presets for o in others)]:
-        raise ConfigError(f"preset {taken[0]!r} is another model's already; name yours otherwise.")
+        raise ConfigError(f"preset {taken[0]!r} is another model's already; rename yours.")
     _make_known(entry)
 
 
@@ -184,22 +169,21 @@ MODELS: Registry[ModelEntry] = Registry(
 
 
 def register_model(entry: ModelEntry) -> ModelEntry:
-    """Let presets, Auto classes, training, energy, audit and reports know a model of your own.
+    """Register a model of your own with presets, Auto classes, training, energy, audit and reports.
 
-    Raises ConfigError for a ``model_type`` or a preset of another model, or a row that does not
-    fit together.
+    Raises ConfigError for a ``model_type`` or a preset of another model, or an inconsistent row.
     """
     return MODELS.register(entry.config.model_type, entry)
 
 
 class Presets(Mapping[str, Mapping[str, Any]]):
-    """Sizes by name of all models of some tasks, those that join later included."""
+    """Sizes by name of all models of some tasks, including models that are registered later."""
 
     def __init__(self, *tasks: Task) -> None:
         self.tasks = tasks
 
     def entry(self, preset: str) -> ModelEntry:
-        """The model that a preset is a size of; KeyError where there is none."""
+        """The model that a preset is a size of; KeyError if there is none."""
         for entry in MODELS.values():
             if entry.task in self.tasks and preset in entry.presets:
                 return entry
@@ -227,7 +211,7 @@ for _entry in _OWN:
 
 
 def task_of(config: PreTrainedConfig) -> Task:
-    """What the model of ``config`` is trained on; the next token, for one that is not known."""
+    """What the model of ``config`` is trained on; "causal" for an unknown model."""
     entry = MODELS.get(config.model_type)
     return "causal" if entry is None else entry.task
 

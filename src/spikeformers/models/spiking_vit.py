@@ -35,9 +35,12 @@ from spikeformers.attention import ATTENTIONS, Attention
 from spikeformers.errors import ConfigError
 from spikeformers.layers import (
     BatchNorm,
+    Fire,
     RoleNeurons,
     SpikeLinear,
     SpikingPatches,
+    merge_heads,
+    split_heads,
 )
 from spikeformers.models._loss import share_of
 from spikeformers.models._spiking_vit_config import SpikingViTConfig
@@ -49,60 +52,36 @@ def _lif(config: SpikingViTConfig, threshold: float | None = None) -> LIF:
     return LIF(config.decay, v_th, "hard", config.surrogate, config.surrogate_sharpness)
 
 
-class Fire(nn.Module):
-    """Batch norm where there is one, then a neuron (or a rectifier)."""
-
-    def __init__(self, neuron: nn.Module, width: int | None = None, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.norm = nn.Identity() if width is None else BatchNorm(width, eps=eps)
-        self.neuron = neuron
-
-    def forward(self, x: Tensor) -> Tensor:
-        spikes: Tensor = self.neuron(self.norm(x))
-        return spikes
-
-
 class VisionAttention(nn.Module):
     """Membranes in, a current for them out."""
 
     def __init__(self, config: SpikingViTConfig) -> None:
         super().__init__()
         width, eps = config.hidden_size, config.norm_eps
-        kinds = RoleNeurons(
-            config.decay,
-            config.threshold,
-            config.ternary_decay,
-            config.threshold_ratio,
-            config.surrogate,
-            config.surrogate_sharpness,
-        )
-        self.heads = config.num_attention_heads
+        roles = RoleNeurons.from_config(config)
+        self.head_width = config.head_width
         self.fire_in = Fire(_lif(config))
         self.query, self.key, self.value = (SpikeLinear(width, width, bias=False) for _ in range(3))
         self.fire_query, self.fire_key, self.fire_value = (
-            Fire(kinds.make(str(kind)), width, eps)
+            Fire(roles.make(str(kind)), BatchNorm(width, eps=eps))
             for kind in (config.query_neuron, config.key_neuron, config.value_neuron)
         )
         self.core: Attention = ATTENTIONS[config.attention].from_config(config)
-        norm = width if config.attention_norm else None
-        self.fire_out = Fire(_lif(config, config.attention_threshold), norm, eps)
+        norm = BatchNorm(width, eps=eps) if config.attention_norm else None
+        self.fire_out = Fire(_lif(config, config.attention_threshold), norm)
         self.out = SpikeLinear(width, width, bias=False) if config.output_projection else None
         self.out_norm = BatchNorm(width, eps=eps) if config.output_projection else None
 
-    def _heads(self, x: Tensor) -> Tensor:
-        """``[S, B, T, D]`` to ``[S, B, H, T, K]``."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
-
     def forward(self, u: Tensor, want_weights: bool) -> tuple[Tensor, Tensor | None]:
         spikes = self.fire_in(u)
-        q = self._heads(self.fire_query(self.query(spikes)))
-        k = self._heads(self.fire_key(self.key(spikes)))
-        v = self._heads(self.fire_value(self.value(spikes)))
+        q = split_heads(self.fire_query(self.query(spikes)), self.head_width)
+        k = split_heads(self.fire_key(self.key(spikes)), self.head_width)
+        v = split_heads(self.fire_value(self.value(spikes)), self.head_width)
         patches = q.shape[-2]
         allowed = torch.ones(1, 1, patches, patches, dtype=torch.bool, device=q.device)
         y = self.core(q, k, v, allowed)
         weights = self.core.weights(q, k, allowed, None) if want_weights else None
-        y = self.fire_out(y.transpose(-3, -2).flatten(-2))
+        y = self.fire_out(merge_heads(y))
         if self.out is not None and self.out_norm is not None:
             y = self.out_norm(self.out(y))
         return y, weights
@@ -117,7 +96,7 @@ class VisionMLP(nn.Module):
         assert hidden is not None
         self.fire_in = Fire(_lif(config))
         self.up = SpikeLinear(width, hidden, bias=False)
-        self.fire_hidden = Fire(_lif(config), hidden, eps)
+        self.fire_hidden = Fire(_lif(config), BatchNorm(hidden, eps=eps))
         self.down = SpikeLinear(hidden, width, bias=False)
         self.out_norm = BatchNorm(width, eps=eps)
 
@@ -209,11 +188,11 @@ class SpikingViTModel(SpikingViTPreTrainedModel):
         **_: Any,
     ) -> SpikingViTOutput:
         """``pixel_values`` ``[B, C, H, W]``; ConfigError for another size or number of channels."""
-        wanted = (self.config.num_channels, self.config.image_size, self.config.image_size)
-        if tuple(pixel_values.shape[1:]) != wanted:
+        expected = (self.config.num_channels, self.config.image_size, self.config.image_size)
+        if tuple(pixel_values.shape[1:]) != expected:
             raise ConfigError(
                 f"images of {' x '.join(map(str, pixel_values.shape[1:]))} came, and this model "
-                f"takes {' x '.join(map(str, wanted))} (channels, height, width)."
+                f"takes {' x '.join(map(str, expected))} (channels, height, width)."
             )
         u = self.embeddings(pixel_values)
         if self.embed_positions is not None:

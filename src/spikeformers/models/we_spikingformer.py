@@ -50,7 +50,7 @@ class WESpikingformerConfig(SpikingformerConfig):
     max_position_embeddings: int = 512
     use_cache: bool = False
     pooling: str = "mean"
-    """What a classifier reads: "mean" over tokens that are not padding, or the "first" token."""
+    """The input of a classifier: "mean" over tokens that are not padding, or the "first" token."""
 
     def validate_architecture(self) -> None:
         super().validate_architecture()
@@ -84,7 +84,7 @@ class WESpikingformerForMaskedLM(SpikingLM):
         output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> SpikingLMOutput:
-        """Logits ``[B, T, V]``; ``labels`` ``[B, T]`` hold -100 where nothing was masked."""
+        """Logits ``[B, T, V]``; ``labels`` ``[B, T]`` are -100 at tokens that are not masked."""
         rates = track_rates(self)
         out = self.model(
             input_ids,

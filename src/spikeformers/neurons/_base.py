@@ -1,4 +1,4 @@
-"""What a neuron is: ``step(current, carry) -> (spikes, carry)``, run over simulation steps.
+"""The base of neurons: ``step(current, carry) -> (spikes, carry)``, run over simulation steps.
 
     U[t] = H[t-1] + current[t];   S[t] = fire(U[t]);   H[t] = keep(U[t], S[t])
 
@@ -29,7 +29,7 @@ Kind = TypeVar("Kind", bound="Neuron")
 
 
 class Activity(NamedTuple):
-    """What one neuron layer did in one forward pass; padding is left out."""
+    """Activity of one neuron layer in one forward pass, without padding."""
 
     mean: Tensor
     """Mean count, differentiable."""
@@ -50,18 +50,23 @@ class Neuron(nn.Module):
     activity: list[Activity] | None = None
     """When a list, every forward appends to it."""
     present: Tensor | None = None
-    """``[B, T]``, 0 or false for padding, which no statistic counts; None where all tokens count.
+    """``[B, T]``, 0 or false for padding, which statistics exclude; None if all tokens count.
     Set by ``mark_padding``."""
     token_axes: tuple[int, ...] = (-2,)
     """The axes of the currents that go over tokens."""
     rate_target: float = 0.0
-    """The density that a firing-rate term wants of this layer."""
+    """The density above which a firing-rate term penalises this layer."""
     weighted: bool = False
-    """Whether a count is a sum of binary digits, one spike each, and costs as many accumulates."""
+    """Whether a count is a sum of binary digits, one spike (and one accumulate) per digit 1."""
     value_per_token: bool = False
-    """Whether a spike's value belongs to its token, so that no weight can hold it."""
+    """Whether a spike's value is computed from its token, so that it cannot be part of a weight and
+    no threshold is calibrated."""
+    has_dead_zone: bool = False
+    """Whether ``dead_zone`` (tau, a Parameter ``[1]``) silences currents that are small compared
+    with their token's mean, so that it can be chosen for a share of the weights that is read."""
+    dead_zone: Tensor
     planes: int = 0
-    """Bits that hold a value on its way to the next layer; 0 where its largest count says."""
+    """Bits of a value on its way to the next layer; 0: as many as its largest count needs."""
     expanded: bool = False
     """Emit binary sub-steps ``[levels, S, ...]`` instead of counts (see ``expand``)."""
 
@@ -76,11 +81,11 @@ class Neuron(nn.Module):
         return cls.from_config(config)
 
     def engine_spec(self) -> dict[str, Any]:
-        """Fields of the engine's `NeuronSpec`; ConfigError where the engine does not know it."""
+        """Fields of the engine's `NeuronSpec`; ConfigError if the engine does not know it."""
         raise ConfigError(f"the engine does not know the neuron {type(self).__name__}.")
 
     def reset_parameters(self) -> None:
-        """Set what is learned back to where it starts; nothing unless overridden."""
+        """Set learned parameters back to their initial values; by default there are none."""
 
     @property
     def unit(self) -> float:
@@ -93,7 +98,7 @@ class Neuron(nn.Module):
         return self.levels
 
     def values(self) -> str:
-        """What a step emits, in words, such as ``0, 1/4, ... 4/4``."""
+        """The values that a step emits, in words, such as ``0, 1/4, ... 4/4``."""
         if self.spike_type == "binary":
             return "0, 1"
         if self.spike_type == "ternary":
@@ -107,7 +112,7 @@ class Neuron(nn.Module):
         raise TypeError(f"{type(self).__name__} does not define fire()")
 
     def keep(self, u: Tensor, spikes: Tensor) -> Tensor:
-        """What the membrane hands to the next step."""
+        """The membrane that the next step starts from."""
         raise TypeError(f"{type(self).__name__} does not define keep()")
 
     def step(self, current: Tensor, carry: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -117,11 +122,11 @@ class Neuron(nn.Module):
         return spikes, self.keep(u, spikes)
 
     def populations(self, spikes: Tensor) -> dict[str, Tensor]:
-        """Counts of a second kind of neurons in the layer, by name; none unless overridden."""
+        """Counts of a second kind of neurons in the layer, by name; by default there is none."""
         return {}
 
     def report(self, current: Tensor, spikes: Tensor) -> dict[str, float]:
-        """What the layer did with ``current``, as numbers by name, for records of a run."""
+        """Statistics of the layer for ``current``, by name, for records of a run."""
         fired = float((spikes != 0).float().mean())
         return {"rate": float(spikes.abs().mean()) / self.unit, "density": fired}
 
@@ -132,7 +137,7 @@ class Neuron(nn.Module):
         return {"compare": thresholds * values, "add": 2 * carried, "mult": carried}
 
     def run(self, current: Tensor) -> Tensor:
-        """``step`` after ``step`` over currents ``[S, ...]``; a faster equal may override it."""
+        """``step`` by ``step`` over currents ``[S, ...]``; a subclass may have a faster way."""
         carry: Tensor | None = None
         steps = []
         for now in current.unbind(0):
@@ -149,12 +154,12 @@ class Neuron(nn.Module):
         return expand(spikes_S, self.levels, self.unit) if self.expanded else spikes_S
 
     def total(self, values: Tensor) -> tuple[Tensor, int | Tensor]:
-        """Sum of ``[S, B, ...]``, one value per unit, and how many there are, padding left out."""
+        """Sum of ``[S, B, ...]``, one value per unit, and how many there are, without padding."""
         exact = torch.float32 if values.is_floating_point() else torch.int64
         dtype = torch.promote_types(values.dtype, exact)
         if self.present is None:
             return values.sum(dtype=dtype), values.numel()
-        # Padding is left out of the sums by token: no second tensor of this size.
+        # Padding is excluded from the sums per token, which needs no second tensor of this size.
         axes = (1, *(axis % values.dim() for axis in self.token_axes))
         others = [axis for axis in range(values.dim()) if axis not in axes]
         keep = self.present.bool()
@@ -176,10 +181,10 @@ class Neuron(nn.Module):
 
 
 def mark_padding(module: nn.Module, present: Tensor | None) -> None:
-    """Have the neurons in ``module`` leave padding out of their statistics, see ``present``."""
-    for one in module.modules():
-        if isinstance(one, Neuron):
-            one.present = present
+    """Make the neurons in ``module`` exclude padding from their statistics, see ``present``."""
+    for part in module.modules():
+        if isinstance(part, Neuron):
+            part.present = present
 
 
 def expand(spikes: Tensor, levels: int, unit: float = 1.0) -> Tensor:

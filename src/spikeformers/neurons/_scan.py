@@ -8,7 +8,7 @@
     hard         beta U (1 - S)       -beta U         beta (1 - S)    0
     delayed      beta U - V_th S      -V_th           beta            -S
 
-The loop over ``step`` builds a graph of ten nodes a step; this saves U and runs in place.
+The loop over ``step`` builds a graph of ten nodes per step; this saves U and runs in place.
 """
 
 from __future__ import annotations

@@ -77,13 +77,13 @@ class LIF(Neuron):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Set a learned threshold back to where it starts."""
+        """Set a learned threshold back to its initial value."""
         if self.log_threshold is not None:
             self.log_threshold.fill_(math.log(self.threshold))
 
     @property
     def v_th(self) -> float | Tensor:
-        """The threshold as it is now."""
+        """The current threshold."""
         return self.threshold if self.log_threshold is None else self.log_threshold.exp()
 
     def fire(self, u: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A pair of IF neurons that say a value in binary digits: phase coding.
+"""A pair of IF neurons that encode a value in binary digits: phase coding.
 
     u(0) = |x| / s + 1/2, at most 2^T - 1/2;     s = theta / (2^T - 1)
     step t:  w_t = 2^(T-t);  fires if u >= w_t;  u -= w_t          t = 1 ... T
@@ -6,14 +6,14 @@
 
     sum_t w_t n_t = clip(round(x / s), -(2^T - 1), 2^T - 1)        halves away from zero
 
-A spike at step t weighs ``2^-t``, so T steps tell 2^T - 1 sizes apart where equal spikes tell T,
-with at most T spikes and T/2 on average. Kim et al. 2018, Deep neural networks with weighted
-spikes, https://doi.org/10.1016/j.neucom.2018.05.087.
-Differs: two neurons, for the sign; the input is there at once, as a membrane, not as a current.
-Not in the NeurTransformer paper: an option of this project.
+A spike at step t weighs ``2^-t``, so T steps distinguish 2^T - 1 sizes where equal spikes
+distinguish T, with at most T spikes and T/2 on average. Kim et al. 2018, Deep neural networks with
+weighted spikes, https://doi.org/10.1016/j.neucom.2018.05.087. Differs: two neurons, for the sign;
+the whole input is the initial membrane, not a current per step. Not in the NeurTransformer paper:
+an option of this project.
 
-Counts handed on are the sums of ``w_t n_t``. They cost one accumulate a digit that is 1, not one a
-unit (``weighted``), by a shifter in front of the adder.
+The counts that it emits are the sums of ``w_t n_t``. With a shifter in front of the adder they cost
+one accumulate per digit that is 1, not one per unit (``weighted``).
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from spikeformers.neurons.qcfs import SignedIF, by_sign
 
 MOST_STEPS = 16
 MOST_STEPS_OF_PRODUCTS = 8
-"""Of q and k: so that products of two counts add up exactly in float32, over 256 channels."""
+"""Of q and k, so that products of two counts add up exactly in float32, over 256 channels."""
 
 
 def digits(count: Tensor) -> Tensor:
-    """How many binary digits of each whole number are 1."""
+    """The number of binary digits of each integer that are 1."""
     left, ones = count.to(torch.int64), torch.zeros_like(count)
     while bool(left.any()):
         ones += (left & 1).to(ones.dtype)
@@ -53,8 +53,8 @@ class PhaseIF(SignedIF):
     ) -> None:
         if steps > MOST_STEPS:
             raise ConfigError(
-                f"phase coding takes at most {MOST_STEPS} steps, which say {2**MOST_STEPS - 1} "
-                f"sizes; not {steps}."
+                f"phase coding takes at most {MOST_STEPS} steps, which distinguish "
+                f"{2**MOST_STEPS - 1} sizes; not {steps}."
             )
         super().__init__(shape, steps, unrolled, symmetric)
 
@@ -70,7 +70,9 @@ class PhaseIF(SignedIF):
 
     def _run(self, current: Tensor) -> Tensor:
         if current.shape[0] != 1:
-            raise ConfigError("phase coding says one constant value; it takes no current a step.")
+            raise ConfigError(
+                "phase coding encodes one constant value; it takes no current per step."
+            )
         self._refuse_training(current)
         u = (current[0].abs() / by_sign(current, self.value)[0] + 0.5).clamp(max=self.largest + 0.5)
         steps = []

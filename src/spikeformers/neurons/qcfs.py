@@ -9,12 +9,12 @@
 Bu et al. 2022 (https://arxiv.org/abs/2303.04347); the pair after spiking neurons with negative
 spikes, as https://arxiv.org/abs/2510.00133 needs them for GELU (it gives no equation).
 
-``theta`` is the largest value that T steps can say; one spike is worth ``theta / T``. Constant
+``theta`` is the largest value that T steps can encode; one spike is worth ``theta / T``. Constant
 input over T = L steps gives ``sum_t s_t theta / T = h(x)`` exactly: Tx + theta/2 crosses multiples
-of theta ``floor(x T / theta + 1/2)`` times. An input that changes from step to step may not: spikes
-that should be taken back when a late step turns negative are out already.
+of theta ``floor(x T / theta + 1/2)`` times. An input that changes from step to step may not: when a
+late step turns negative, spikes that should be undone have already been sent.
 
-So ``forward`` of a constant input hands on the sum over its T steps, ``[1, ...]`` counts, unless
+So ``forward`` of a constant input returns the sum over its T steps, ``[1, ...]`` counts, unless
 ``unrolled``; ``[T, ...]`` currents are always run step by step.
 
 Gradient: straight through, ``d h / d z = 1`` where the count is within its limits, and, with
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from spikeformers.errors import ConfigError
 from spikeformers.neurons._base import Neuron, SpikeType
 
-SMALLEST = 1e-8  # thresholds are positive, whatever training does
+SMALLEST = 1e-8  # keeps thresholds positive during training
 
 
 class _Count(torch.autograd.Function):
@@ -57,18 +57,18 @@ def count_of(u: Tensor, low: int, high: int) -> Tensor:
 def by_sign(x: Tensor, values: Tensor) -> Tensor:
     """``values`` ``[2, ...]`` of the ON and of the OFF neuron, chosen by the sign of ``x``.
 
-    One row, ``[1, ...]``, is for both.
+    A single row, ``[1, ...]``, serves both.
     """
     if len(values) == 1:
         return values[0]
-    # Not `torch.where`: on a CPU its branch a value takes five times these passes. Exact: one
+    # Not `torch.where`: on a CPU its branch per value takes five times as long. Exact: one
     # of the two products is zero.
     negative = x.detach().sign().clamp_(max=0).to(values.dtype)
     return torch.addcmul((negative + 1) * values[0], negative, values[1], value=-1)
 
 
 class QCFS(nn.Module):
-    """The quantised activation ``h``; ``threshold`` has one learnable theta a channel."""
+    """The quantised activation ``h``; ``threshold`` has one learnable theta per channel."""
 
     def __init__(self, channels: int, levels: int, threshold: float = 1.0) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class IF(Neuron):
 
     @property
     def value(self) -> Tensor:
-        """What one spike says, ``theta / T``, of the shape of ``threshold``."""
+        """The value of one spike, ``theta / T``, in the shape of ``threshold``."""
         return self.threshold.clamp_min(SMALLEST) / self.largest
 
     @property
@@ -115,14 +115,14 @@ class IF(Neuron):
         return self.simulated
 
     def value_of(self, current: Tensor) -> Tensor:
-        """What one spike says; the same whatever the current is."""
+        """The value of one spike, which does not depend on the current."""
         return self.value
 
     def forward(self, current: Tensor, value: Tensor | None = None) -> Tensor:
-        """Spikes of a constant current ``[1, ...]`` or of one a step, ``[T, ...]``.
+        """Spikes of a constant current ``[1, ...]`` or of one per step, ``[T, ...]``.
 
-        A constant one gives counts ``[1, ...]``, or ``[T, ...]`` spikes where unrolled; ``value``
-        is ``value_of(current)`` where it is at hand.
+        A constant one gives counts ``[1, ...]``, or ``[T, ...]`` spikes if unrolled; ``value``
+        is ``value_of(current)`` if the caller has it.
         """
         if current.shape[0] == 1 and not self.unrolled:
             low = -self.largest if self.signed else 0
@@ -143,7 +143,7 @@ class IF(Neuron):
         return torch.stack(steps)
 
     def _refuse_training(self, current: Tensor) -> None:
-        """ConfigError where a gradient is wanted, which spikes of single steps do not pass."""
+        """ConfigError if a gradient is needed: spikes of single steps pass none."""
         if self.training and torch.is_grad_enabled() and current.requires_grad:
             raise ConfigError(
                 "neurons that run step by step (unrolled, pipelined) pass no gradient; train the "
@@ -172,18 +172,18 @@ class IF(Neuron):
         return 1
 
     def values(self) -> str:
-        """Unless unrolled, a neuron hands on the sum of its T steps."""
+        """Its values, in words: unless unrolled, the sum of its T steps."""
         if self.spike_type == "integer":
             least = -self.largest if self.signed else 0
             return f"{least}, ... {self.largest}, the sum of {self.simulated} steps"
         return "-1, 0, 1" if self.spike_type == "ternary" else super().values()
 
     def events(self, spikes: Tensor) -> Tensor:
-        """How many spikes each value of ``forward``'s output stands for."""
+        """The number of spikes that each value of ``forward``'s output stands for."""
         return spikes.detach().abs()
 
     def report(self, current: Tensor, spikes: Tensor) -> dict[str, float]:
-        """What a layer did with ``current``; ``conversion.measure`` has the names."""
+        """Statistics of the layer for ``current``; ``conversion.measure`` explains the names."""
         current = current.mean(0, keepdim=True)
         limit = by_sign(current, self.threshold) * (1 + 0.5 / self.largest)
         beyond = current.abs() > limit if self.signed else current > limit
@@ -198,7 +198,7 @@ class IF(Neuron):
         }
 
     def operations(self, values: int, steps: int) -> dict[str, int]:
-        """Of ``values`` neurons, or pairs: an addition and a comparison a step, and the reset."""
+        """Of ``values`` neurons, or pairs: an addition and a comparison per step, and the reset."""
         neurons = values // steps * self.simulated * (2 if self.signed else 1)
         return {"add": 2 * neurons, "compare": neurons}
 
@@ -228,7 +228,7 @@ class SignedIF(IF):
 
 
 class SignedNILIF(SignedIF):
-    """ON and OFF NI-LIF neurons with D = T levels: the whole count in one step.
+    """ON and OFF NI-LIF neurons with D = T levels: the entire count in one step.
 
     ``S = clip(round(U), 0, D) / D`` with ``U = x D / theta`` (``neurons/nilif.py``), so the numbers
     are those of ``SignedIF``; what differs is time, one step of counts instead of T of spikes.
@@ -238,5 +238,5 @@ class SignedNILIF(SignedIF):
         super().__init__(shape, steps, unrolled=False, symmetric=symmetric)
 
     def operations(self, values: int, steps: int) -> dict[str, int]:
-        """A comparison a level and neuron; nothing recurs."""
+        """A comparison per level and neuron; nothing recurs."""
         return {"compare": 2 * values * self.levels}

@@ -1,8 +1,8 @@
-"""Rectifier: not a spiking neuron, but what stands where A2OS2A has none.
+"""Rectifier: not a spiking neuron, but its replacement where A2OS2A has none.
 
     y = max(x, 0)          real, no membrane, no threshold, no simulation steps
 
-K of A2OS2A, https://arxiv.org/abs/2503.00226. It emits real numbers, so it is no ``Neuron``: no
+K of A2OS2A, https://arxiv.org/abs/2503.00226. It emits real numbers, so it is not a ``Neuron``: no
 firing rate, no density and no synaptic operation is ever counted of it.
 """
 
@@ -18,7 +18,7 @@ class Rectifier(nn.Module):
     spike_type = "real"
 
     def values(self) -> str:
-        """What it emits, in words."""
+        """Its values, in words."""
         return "real numbers, 0 or greater"
 
     def forward(self, current: Tensor) -> Tensor:

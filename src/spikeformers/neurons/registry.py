@@ -28,10 +28,10 @@ NEURONS: Registry[type[Neuron]] = Registry(
 
 
 def register_neuron(name: str, kind: type[Neuron]) -> type[Neuron]:
-    """Let configs name a neuron of your own: ``neuron="mine"``.
+    """Register a neuron of your own, which configs then name: ``neuron="mine"``.
 
-    ``kind`` derives from `Neuron`, whose docstring says what it has to define; ``from_config`` may
-    read options of its own from ``config.neuron_options``. Raises ConfigError for a name of ours
+    ``kind`` derives from `Neuron`, whose docstring lists what it has to define; ``from_config`` may
+    read options of its own from ``config.neuron_options``. Raises ConfigError for a built-in name
     or a class that is not a neuron.
     """
     return NEURONS.register(name, kind)

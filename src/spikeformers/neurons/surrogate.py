@@ -1,4 +1,4 @@
-"""Surrogate gradients: what stands in for the derivative of the step function.
+"""Surrogate gradients: they replace the derivative of the step function.
 
 A spike is ``s = [x >= 0]`` with x the distance to the threshold. Its derivative is zero almost
 everywhere; the backward pass uses one of these instead (x in units of the membrane potential):

@@ -88,7 +88,7 @@ class TLIF(Neuron):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Set the amplitude back to where it starts, to be calibrated anew where it is measured."""
+        """Set the amplitude back to its initial value; a measured one is calibrated again."""
         self.amplitude.fill_(self.initial_amplitude)
         self.calibrated.fill_(self.mode != "first-batch")
 
@@ -101,7 +101,7 @@ class TLIF(Neuron):
             with torch.no_grad():
                 total, size = self.total(current.abs())
                 amplitude = 2 * total / size
-                if amplitude > 0:  # a silent batch says nothing
+                if amplitude > 0:  # a silent batch has no information
                     self.amplitude.copy_(amplitude)
                     self.calibrated.fill_(True)
         return super().forward(current)

@@ -14,14 +14,14 @@ Of one row x, the D values of one token, with T steps, L = 2^(T-1) - 1 and a rea
 
 So a far neuron is a second, coarser one: one of its spikes is worth 2^(T-1) of the near neuron's,
 and both share the product W s. It takes the few values beyond w times the mean, which clipping
-would lose and which would make every other value's unit coarse. A row of zeros has the unit 0 and
-no spikes. ``power_of_two`` rounds the unit up to a power of two, so that it is a shift. ``tau``,
-the dead zone, silences what is small beside the token's mean.
+would lose and which would make the unit of all other values coarse. A row of zeros has the unit 0
+and no spikes. ``power_of_two`` rounds the unit up to a power of two, so that it is a shift.
+``tau``, the dead zone, silences what is small beside the token's mean.
 
 SpikingBrain, https://arxiv.org/abs/2509.05276 and https://arxiv.org/abs/2604.22575: a threshold of
 mean |x| / k per token, counts sent in binary or ternary digits.
 Differs: there every value has one neuron, whose count has no largest; here the largest value bounds
-the unit from above (a token without large values is said more finely), what exceeds L is a neuron
+the unit from above (a token without large values gets a finer unit), what exceeds L is a neuron
 of its own, and a dead zone is apart from the unit. k is L / w.
 Unspecified: how halves round, whether the mean covers a token or a part of it, the digits of the
 largest counts.
@@ -76,7 +76,7 @@ def rounded_up_to_a_power_of_two(unit: Tensor) -> Tensor:
 
 
 class TokenIF(Neuron):
-    """Whole counts of currents ``[1, ..., D]``, float32; ``value_of`` has what one spike says.
+    """Integer counts of currents ``[1, ..., D]``, float32; ``value_of`` is the value of one spike.
 
     ``steps`` is T, ``reach`` w; ``dead_zone`` holds tau. ``unrolled`` emits single phases,
     ``[phases, ..., D]`` in {-2^p, 0, 2^p}: the far neuron's first. They sum to the counts.
@@ -85,6 +85,7 @@ class TokenIF(Neuron):
     spike_type = "integer"
     weighted = True
     value_per_token = True
+    has_dead_zone = True
 
     def __init__(
         self,
@@ -112,7 +113,7 @@ class TokenIF(Neuron):
 
     @property
     def reach(self) -> float:
-        """w: how many times the mean the near neuron's largest count says."""
+        """w: the near neuron's largest count stands for this many times the mean."""
         return self.unit_of.reach
 
     @property
@@ -131,12 +132,12 @@ class TokenIF(Neuron):
         return self.steps - 1
 
     def value_of(self, current: Tensor) -> Tensor:
-        """What one spike says: the unit of each row, ``[..., D]`` to ``[..., 1]``, float32."""
+        """The value of one spike: the unit of each row, ``[..., D]`` to ``[..., 1]``, float32."""
         unit: Tensor = self.unit_of(current)
         return unit
 
     def forward(self, current: Tensor, value: Tensor | None = None) -> Tensor:
-        """Counts of currents ``[1, ..., D]``; ``value`` is ``value_of(current)`` where known."""
+        """Counts of currents ``[1, ..., D]``; ``value`` is ``value_of(current)``, if known."""
         unit = self.value_of(current) if value is None else value
         x = current.float()
         count = count_of(x / torch.where(unit > 0, unit, 1.0), -UNBOUNDED, UNBOUNDED)
@@ -176,7 +177,7 @@ class TokenIF(Neuron):
         return digits(spikes.detach().abs())
 
     def values(self) -> str:
-        """What a neuron hands on, in words."""
+        """Its values, in words."""
         return (
             f"{-self.largest}, ... {self.largest}, the sum of {self.simulated} phases; beyond that "
             f"a far neuron, whose spikes are worth {2 ** (self.steps - 1)} each"
@@ -199,7 +200,7 @@ class TokenIF(Neuron):
     def report(self, current: Tensor, spikes: Tensor) -> dict[str, float]:
         """As `IF.report`, with the share of far neurons that fired and the dead zone.
 
-        Thresholds are those of the run's tokens: what L spikes say. Nothing is clipped.
+        Thresholds are those of the run's tokens: the value of L spikes. Nothing is clipped.
         """
         events, far = self.events(spikes).sum(0), self.parts(spikes.sum(0))[1]
         theta = self.value_of(current) * self.largest

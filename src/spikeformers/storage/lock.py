@@ -42,7 +42,7 @@ class Writer:
     pid: int
     host: str
     boot: str = ""
-    """The identifier of the machine's last start; empty where the system has none."""
+    """The identifier of the machine's last start; empty if the system has none."""
     began: str = ""
     """When the process began, in the system's own format."""
     started: str = ""

@@ -1,7 +1,7 @@
 """Check that a place can be written by writing there, before the computation and not after it.
 
 Permission bits are not enough: they do not stop root, and a read-only file system, a quota or a
-folder of the kernel refuses writes whatever they say.
+folder of the kernel refuses writes regardless of them.
 """
 
 from __future__ import annotations

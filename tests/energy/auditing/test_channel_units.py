@@ -14,7 +14,7 @@ from transformers import GPT2Config, LlamaConfig
 from spikeformers.energy import audit, trace
 from spikeformers.energy.auditing.channel_units import folded, joined, units_of
 from spikeformers.models import NeurTransformerConfig, NeurTransformerForCausalLM
-from spikeformers.models._converted import Say, SpikeMap
+from spikeformers.models._converted import Decode, SpikeMap
 from spikeformers.neurons import NILIF
 
 NAN = float("nan")
@@ -177,7 +177,7 @@ def test_a_converted_model_folds(source: str, choices: dict[str, Any]) -> None:
     entered: dict[str, Any] = {}
     spikes_of: dict[torch.Tensor, torch.Tensor] = {}
     for name, module in model.named_modules():
-        if isinstance(module, Say):
+        if isinstance(module, Decode):
             module.register_forward_hook(lambda _, args, out: spikes_of.__setitem__(out, args[0]))
         if isinstance(module, SpikeMap):
             module.register_forward_hook(

@@ -17,7 +17,7 @@ from spikeformers.neurons import Neuron
 ATTENTION = "attention scores and values"
 CLOSED = (
     *("linear", "conv", "embedding", "norm", "neuron", "core", "sdpa", "expanded"),
-    *("says", "part of a product", "part of a neuron"),
+    *("decodes", "part of a product", "part of a neuron"),
 )
 """Kinds whose elementwise operations are counted with the module, or belong to a product."""
 ACCOUNTS = ("linear", "conv", "core", "sdpa", "expanded")
@@ -51,7 +51,7 @@ def layer_of(name: str) -> int | None:
 def kind_of(module: nn.Module) -> str:
     """linear, conv, embedding, neuron, core, expanded, norm, activation or open.
 
-    A module may state its kind itself (``counted_as``): one that "says" decodes the spikes that it
+    A module may state its kind itself (``counted_as``): one that "decodes" turns the spikes that it
     reads into the values that they stand for, the additions of one that is "part of a product" are
     counted with that product, and what is "part of a neuron" is counted with the neuron.
     """

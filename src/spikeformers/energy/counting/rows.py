@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from spikeformers.layers import merge_heads
+
 Batch = Tensor | Mapping[str, Tensor]
 """Ids ``[B, T]``, or the inputs by name: input_ids and attention_mask, or pixel_values."""
 
@@ -53,7 +55,7 @@ class Rows:
         """Rows of ``[..., B, H, T, K]`` that count."""
         if x.dim() < 4:
             return x
-        return self.select(x.transpose(-3, -2).flatten(-2))
+        return self.select(merge_heads(x))
 
     def own_heads(self, x: Tensor) -> Tensor:
         """Keys or values ``[..., H, J, K]`` without the copies that query heads share."""

@@ -190,7 +190,7 @@ class Tracer:
         if module.expanded:
             self.last_spikes[module] = output
 
-    def _says(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
+    def _decodes(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
         self.decoded_from[output] = inputs["spikes"]
         if getattr(frame.module, "scales_sums", False):
             self.scales_sums[output] = True
@@ -365,6 +365,6 @@ _COUNTERS: dict[str, Callable[[Tracer, Frame, dict[str, Any], Any], None]] = {
     "norm": Tracer._norm,
     "neuron": Tracer._neuron,
     "core": Tracer._core,
-    "says": Tracer._says,
+    "decodes": Tracer._decodes,
     "expanded": Tracer._expanded,
 }

@@ -73,7 +73,7 @@ def _scores(
 ) -> Iterator[WorkItem]:
     attending, q, k = product.attending, product.left, product.right
     assert attending is not None
-    at = (product.component, product.layer, product.name)
+    at = _place(product)
     each = 1 / trace.tokens
     grow = _growth(attending, phase) * each
     event_factor = _event_factor(spikes, q, k)
@@ -84,15 +84,10 @@ def _scores(
     elif product.spiking:
         yield compute(*at, "add", "fp32", product.sop * event_factor * grow)
     else:
-        yield compute(*at, "multiply", precision.attention, product.macs * grow)
-        yield compute(*at, "add", "fp32", product.macs * grow)
+        yield from _dense(product, precision, grow)
     entering = q.size * each * (q.planes if q.is_spikes else BITS[precision.stream])
     yield from traffic(*at, "activations", read=entering, write=entering, of=entering * phase.tile)
-    width = cached_bits(k, precision)
-    rows = _all_rows(attending, phase)
-    yield from traffic(
-        *at, "cache", read=rows * attending.width * width, write=k.size * width * each, of=held
-    )
+    yield from _cache_traffic(product, k, trace, precision, held, _all_rows(attending, phase))
 
 
 def _values(
@@ -105,7 +100,7 @@ def _values(
 ) -> Iterator[WorkItem]:
     attending, weights, v = product.attending, product.left, product.right
     assert attending is not None
-    at = (product.component, product.layer, product.name)
+    at = _place(product)
     each = 1 / trace.tokens
     read = _attended(product, trace, phase, spikes)
     grow = read * attending.queries / max(1, weights.nonzero) * each
@@ -114,17 +109,42 @@ def _values(
         sum_type = COUNT if v.is_spikes and weights.is_spikes else "fp32"
         yield compute(*at, "add", sum_type, product.sop * events * grow)
     else:
-        dense = _growth(attending, phase) * each
-        yield compute(*at, "multiply", precision.attention, product.macs * dense)
-        yield compute(*at, "add", "fp32", product.macs * dense)
-    width = cached_bits(v, precision)
-    rows_read = read * attending.queries * each
-    rows = min(rows_read, _all_rows(attending, phase))
-    yield from traffic(
-        *at, "cache", read=rows * attending.width * width, write=v.size * width * each, of=held
-    )
+        yield from _dense(product, precision, _growth(attending, phase) * each)
+    rows = min(read * attending.queries * each, _all_rows(attending, phase))
+    yield from _cache_traffic(product, v, trace, precision, held, rows)
     leaving = attending.queries * attending.width * each * BITS[precision.stream]
     yield from traffic(*at, "activations", read=leaving, write=leaving, of=leaving * phase.tile)
+
+
+def _cache_traffic(
+    product: Product,
+    cached: Operand,
+    trace: Trace,
+    precision: Precision,
+    held: float,
+    rows: float,
+) -> Iterator[WorkItem]:
+    """Reads of ``rows`` rows per token of keys or values, and the write of the token's own."""
+    assert product.attending is not None
+    width = cached_bits(cached, precision)
+    yield from traffic(
+        *_place(product),
+        "cache",
+        read=rows * product.attending.width * width,
+        write=cached.size * width * (1 / trace.tokens),
+        of=held,
+    )
+
+
+def _place(product: Product) -> tuple[str, int | None, str]:
+    return product.component, product.layer, product.name
+
+
+def _dense(product: Product, precision: Precision, factor: float) -> Iterator[WorkItem]:
+    """Multiply-accumulates of a product without spikes, times ``factor``."""
+    at = _place(product)
+    yield compute(*at, "multiply", precision.attention, product.macs * factor)
+    yield compute(*at, "add", "fp32", product.macs * factor)
 
 
 def _attended(product: Product, trace: Trace, phase: Phase, spikes: float) -> float:
@@ -162,7 +182,7 @@ def _state(
     """Attention that keeps a state: Z ``[K, K]`` per head, read and written once per tile."""
     attending, left, right = product.attending, product.left, product.right
     assert attending is not None
-    at = (product.component, product.layer, product.name)
+    at = _place(product)
     each = 1 / trace.tokens
     if product.role == "state":
         kind = COUNT if left.is_spikes and right.is_spikes else "fp32"
@@ -181,8 +201,7 @@ def _state(
     if product.spiking:
         yield compute(*at, "add", kind, product.sop * event_factor * each)
     else:
-        yield compute(*at, "multiply", precision.attention, product.macs * each)
-        yield compute(*at, "add", "fp32", product.macs * each)
+        yield from _dense(product, precision, each)
     for operand in entering_operands:
         width = operand.planes if operand.is_spikes else BITS[precision.stream]
         entering = operand.size * each * width

@@ -1,0 +1,21 @@
+"""Norm, then neuron: ``SN(Norm(x))``, in front of every map of spikes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Fire(nn.Module):
+    """Spikes ``[S, ..., D]`` of currents ``[S, ..., D]``, which ``norm`` (if any) scales first."""
+
+    def __init__(self, neuron: nn.Module, norm: nn.Module | None = None) -> None:
+        super().__init__()
+        self.norm = nn.Identity() if norm is None else norm
+        self.neuron: Any = neuron
+        """A `Neuron`, or the rectifier that takes its place behind a projection."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        spikes: Tensor = self.neuron(self.norm(x))
+        return spikes
