@@ -74,7 +74,7 @@ def test_page_table_and_differences(spikeformers: Any, runs: Any, tmp_path: Path
     )
     page = out.read_text()
     assert page.count("<img ") == 2
-    assert "within two of it from chance" in page
+    assert "within two standard errors of chance" in page
 
 
 def test_measured_on_a_text(spikeformers: Any, runs: Any, text: Path, tmp_path: Path) -> None:
@@ -103,8 +103,8 @@ def test_refusals(spikeformers: Any, runs: Any, tmp_path: Path) -> None:
         ("at least two runs", (runs[0],)),
         ("must end in .html", (*runs, "--out", tmp_path / "r.pdf")),
         ("1 names for 2 runs", (*runs, "--names", "A")),
-        ("tell them apart", (runs[0], runs[0])),
-        ("holds no run", (runs[0], tmp_path / "empty")),
+        ("give different ones", (runs[0], runs[0])),
+        ("contains no run", (runs[0], tmp_path / "empty")),
         ("is not a folder", (runs[0], tmp_path / "none")),
     ):
         ended = spikeformers("compare", *arguments)

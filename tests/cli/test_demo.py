@@ -74,7 +74,7 @@ def test_the_whole_demo(demo, spikeformers, tmp_path):
     assert written.json["tokens"] > 0
 
     page = (out / "report.html").read_text()
-    assert "The engine reads only what fires" in page
+    assert "The engine reads only weights" in page
     assert page.count("data:image/png;base64,") == 5
     assert "http://" not in page
     assert "https://" not in page
@@ -89,7 +89,7 @@ def test_the_whole_demo(demo, spikeformers, tmp_path):
     assert "--overwrite" in again.err
     for said in (
         *("validation bits per byte", "firing density", "estimated", "continues 'the '"),
-        *("writing speed by the engine (int8), tokens/s", "The engine reads only what fires"),
+        *("generation speed, engine (int8), tokens/s", "The engine reads only weights"),
     ):
         assert said in again.out
     assert "per word" not in again.out

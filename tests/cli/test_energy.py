@@ -64,7 +64,7 @@ def test_tables_say_estimated(spikeformers, request, text, kind):
     folder = request.getfixturevalue(kind)
     ended = spikeformers("energy", "--no-measure", folder, "--data", text, "--tokens", 32)
     assert ended.code == 0
-    assert "nJ a token, estimated" in ended.out
+    assert "nJ per token, estimated" in ended.out
     assert "matrix products alone" in ended.out
     assert "measured" in ended.out
 
@@ -111,7 +111,7 @@ def test_wrong_requests(spikeformers, causal, text, given, said):
 def test_a_control_that_spikes_is_refused(spikeformers, causal, text):
     ended = spikeformers("energy", "--no-measure", causal, "--data", text, "--control", causal)
     assert ended.code == 2
-    assert "spikes" in ended.err
+    assert "must be a dense model" in ended.err
     assert "side by side" in ended.err
 
 

@@ -70,7 +70,7 @@ def test_refusals(
         ),
         (
             2,
-            "--seeds says how many",
+            "--seeds sets how many",
             ("finetune", masked, "--task", "sst2", *given, "--set", "seed=4"),
         ),
         (2, "does not predict masked tokens", ("finetune", causal, "--task", "sst2", *given)),

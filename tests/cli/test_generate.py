@@ -92,7 +92,7 @@ def test_the_dense_twin_writes_too(spikeformers, control):
 def test_a_masked_model_does_not_write(spikeformers, masked):
     ended = spikeformers("generate", masked, "--prompt", PROMPT)
     assert ended.code == 2
-    assert "does not write text" in ended.err
+    assert "does not generate text" in ended.err
 
 
 @pytest.mark.parametrize(

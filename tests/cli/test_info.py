@@ -20,8 +20,12 @@ def test_json_of_a_model(spikeformers, causal):
 def test_the_tables(spikeformers, causal):
     ended = spikeformers("info", causal, "--tensors")
     assert ended.code == 0
-    for said in ("ni-lif, 1x4 (T x D)", "cwssa, hard, 1 winner a query, causal", "0, 1/4, ... 4/4"):
-        assert said in ended.out
+    for text in (
+        "ni-lif, 1x4 (T x D)",
+        "cwssa, hard, 1 winner per query, causal",
+        "0, 1/4, ... 4/4",
+    ):
+        assert text in ended.out
     assert "model.layers.*.mlp.up.weight" in ended.out
 
 

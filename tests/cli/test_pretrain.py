@@ -147,7 +147,7 @@ def test_a_finished_run_is_continued_for_more_steps(spikeformers, tiny, text, tm
     ended = spikeformers(*again, "--set", "steps=9", "--json")
     assert ended.code == 0, ended.err
     assert ended.json["steps"] == 9
-    assert "9 steps of 128 tokens; the last 3 at the schedule's last learning rate" in ended.err
+    assert "9 steps of 128 tokens; the last 3 at the schedule's final learning rate" in ended.err
     nine = weights(out)
     assert nine != six
     said = record(out)["config"]

@@ -104,7 +104,7 @@ def test_the_engine_scores_as_pytorch_does(
     assert (tmp_path / "two/zeroshot-piqa.json").is_file()
     for more, told in (
         (("--device", "cuda"), "on the CPU"),
-        (("--dtype", "bf16"), "--dtype bf16 is not for it"),
+        (("--dtype", "bf16"), "--dtype bf16 does not apply to it"),
         (("--cached",), "--cached is for"),
     ):
         ended = spikeformers("evaluate", "zeroshot", file, *asked, *more)

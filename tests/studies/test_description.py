@@ -37,7 +37,7 @@ def test_points_of_hard_winners(build):
 def test_a_token_shift_is_told_where_it_is_read(build):
     told = {
         row["point"] for row in describe(build(token_shift=True))["points"]
-        if row["values"].endswith("; half of them the token's before")
+        if row["values"].endswith("; half of them from the token before")
     }  # fmt: skip
     assert told == {"attention input", "MLP input"}
 

@@ -56,7 +56,8 @@ def test_both_sides_of_a_conversion(build: Any, tokens: Any) -> None:
     assert {"perplexity, spiking", "energy, original", "agreement"} <= set(stages)
     stages.clear()
     again = measure_conversion(
-        spiking, dense, tokens.tokenizer, split, context=16, tokens=64, known=found["original"],
+        spiking, dense, tokens.tokenizer, split, context=16, tokens=64,
+        original_figures=found["original"],
         progress=lambda stage, done, of: stages.append(stage),
     )  # fmt: skip
     assert again == found
@@ -73,5 +74,5 @@ def test_the_twin_of_a_config(build: Any, tmp_path: Any) -> None:
     assert weights == str(tmp_path / "dense")
     assert trained.lm_head.weight.equal(dense.lm_head.weight)
     spiking.config.vocab_size = 999
-    with pytest.raises(UsageError, match="takes 258 words, fewer than the 999 of the model"):
+    with pytest.raises(UsageError, match="takes 258 words, fewer than the model's 999"):
         twin_of(spiking.config, tmp_path / "dense")

@@ -53,7 +53,7 @@ def audited(call: Call, neuron: Neuron | None = None) -> AuditReport:
 
 def row(report: AuditReport, what: str) -> Any:
     """The only row of that class in the block."""
-    (found,) = [one for one in report.within("blocks") if one.what == what]
+    (found,) = [one for one in report.within("blocks") if one.title == what]
     return found
 
 
@@ -81,7 +81,7 @@ def test_a_product_of_reals_in_a_functional_call_fails(name: str) -> None:
     report = audited(PRODUCTS[name])
     failures = report.failures("addition-only")
     assert failures[0].module == "layers.0"
-    assert [(one.what, one.verdict) for one in failures] == [("product", "multiplier")]
+    assert [(one.title, one.verdict) for one in failures] == [("product", "multiplier")]
     assert report.failures("binary") == failures
     assert failures[0].operands[0].kind == "real"
     assert report.failures("softmax-free") == []
@@ -105,7 +105,7 @@ def test_fused_attention_in_a_functional_call_fails() -> None:
         return F.scaled_dot_product_attention(s, s, x).squeeze(1)
 
     report = audited(attend)
-    assert [(one.name, one.what, one.verdict) for one in report.rows if one.layer == 0] == [
+    assert [(one.name, one.title, one.verdict) for one in report.rows if one.layer == 0] == [
         ("layers.0.scores", "product", "binary"),
         ("layers.0", "softmax", "multiplier"),
         ("layers.0.values", "product", "multiplier"),
@@ -123,14 +123,14 @@ def test_attention_of_torch_itself_fails() -> None:
     report = audit(Toy(Attends(16, 2)), [IDS])
     products = report.failures("addition-only")  # in_proj in one, scores, values, out_proj
     assert [one.role for one in products] == ["", "scores", "values", ""]
-    assert [one.what for one in report.failures("softmax-free")] == ["softmax"]
+    assert [one.title for one in report.failures("softmax-free")] == ["softmax"]
 
 
 def test_attention_that_is_not_fused_fails_too() -> None:
     report = audited(lambda x, s, w: F.scaled_dot_product_attention(x, s, x))  # no heads
     assert {one.op for one in report.within("blocks")} >= {"aten.bmm", "aten._safe_softmax"}
     assert [one.op for one in report.failures("addition-only")] == ["aten.bmm"]
-    assert [one.what for one in report.failures("softmax-free")] == ["softmax"]
+    assert [one.title for one in report.failures("softmax-free")] == ["softmax"]
 
 
 def test_a_gain_before_a_mean_is_not_a_product() -> None:
@@ -184,7 +184,7 @@ def test_a_hidden_softmax_fails(name: str) -> None:
     report = audited(SOFTMAXES[name])
     failures = report.failures("softmax-free")
     assert {one.module for one in failures} == {"layers.0"}
-    assert {one.what for one in failures} <= {"softmax", "exponential"}
+    assert {one.title for one in failures} <= {"softmax", "exponential"}
     assert {one.verdict for one in failures} == {"multiplier"}
     assert report.failures("addition-only") == report.failures("binary") == []
     assert set(map(id, failures)) <= set(map(id, report.failures("binary", strict=True)))
@@ -219,7 +219,7 @@ def test_a_softmax_in_a_norm_is_not_overlooked() -> None:
             return x.softmax(-1) / x.std(-1, keepdim=True)
 
     report = audit(Toy(nn.Sequential(HonestLayerNorm(), nn.Linear(16, 16))), [IDS])
-    inside = [(one.what, one.op) for one in report.within("blocks")]
+    inside = [(one.title, one.op) for one in report.within("blocks")]
     assert inside == [
         ("softmax", "aten._softmax"),
         ("normalisation", "HonestLayerNorm"),
@@ -288,7 +288,7 @@ def test_factors(call: Call, verdict: str) -> None:
 )
 def test_norms_in_functional_calls(call: Call, ops: set[str]) -> None:
     report = audited(call)
-    norms = [one for one in report.within("blocks") if one.what == "normalisation"]
+    norms = [one for one in report.within("blocks") if one.title == "normalisation"]
     assert {one.op for one in norms} == ops
     assert {one.verdict for one in norms} == {"multiplier"}
 

@@ -72,8 +72,8 @@ def test_bispikclm(binary: Any, ids: Tensor) -> None:
     edges, values = report.products()["model.layers.0.attention.core.values"].operands
     assert (edges.kind, edges.source) == (values.kind, values.source) == ("binary", "neuron")
     strictly = report.failures("addition-only", strict=True)
-    assert {one.what for one in strictly} == {"normalisation", "multiplication"}
-    leaks = [one for one in strictly if one.what == "multiplication"]
+    assert {one.title for one in strictly} == {"normalisation", "multiplication"}
+    leaks = [one for one in strictly if one.title == "multiplication"]
     assert {one.module.rsplit(".", 1)[1] for one in leaks} == {"neuron"}  # beta = 0.9
     assert {one.verdict for one in leaks} == {"scale"}
 
@@ -101,12 +101,12 @@ def test_the_head_is_dense_unless_it_spikes(spiking: Make, ids: Tensor) -> None:
 def test_what_strict_finds_in_a_spiking_block(spiking: Make, ids: Tensor) -> None:
     report = audit(spiking("wd", num_hidden_layers=1), [ids])
     failures = report.failures("addition-only", strict=True)
-    assert {one.what for one in failures} == {"normalisation"}
+    assert {one.title for one in failures} == {"normalisation"}
     assert len(failures) == 6  # in front of each neuron
     three = audit(spiking("wd", num_hidden_layers=1, levels=3), [ids])
     # The value of a spike is 1/3: times counts it is additions, dividing scores by 1/9 is not.
     divided = [
-        one for one in three.failures("addition-only", strict=True) if one.what == "division"
+        one for one in three.failures("addition-only", strict=True) if one.title == "division"
     ]
     assert [(one.name, one.verdict) for one in divided] == [
         ("model.layers.0.attention.core", "scale")
@@ -125,7 +125,7 @@ def test_dense_twins_fail(
     report = audit(model, [ids])
     assert len(report.products()) >= 2 * 6
     assert report.failures("addition-only") == list(report.products().values())
-    assert [one.what for one in report.failures("softmax-free")] == ["softmax"] * 2
+    assert [one.title for one in report.failures("softmax-free")] == ["softmax"] * 2
 
 
 def test_transformers_of_other_families_fail() -> None:
@@ -141,7 +141,7 @@ def test_transformers_of_other_families_fail() -> None:
         "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.scores",
         "self_attn.values", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
     ]  # fmt: skip
-    assert [one.what for one in report.failures("softmax-free")] == ["softmax"]
+    assert [one.title for one in report.failures("softmax-free")] == ["softmax"]
     assert len(audit(opt, [IDS]).failures("addition-only")) == 8
 
 

@@ -60,5 +60,5 @@ def test_a_masked_model_and_one_of_images_read_a_batch(setup, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is an accelerator")
 def test_an_accelerator_that_is_not_there(tmp_path):
-    with pytest.raises(ConfigError, match="torch sees no accelerator"):
+    with pytest.raises(ConfigError, match="torch finds no accelerator"):
         opened(text_program(tmp_path, device="cuda:0"))

@@ -143,7 +143,7 @@ def test_joules_of_the_work_alone(systems):
     assert "at rest: package-0 0.0 W before" in " ".join(notes(found))
     rows = {row[0]: row[1] for row in tables(found)[0].rows}
     assert rows["joules above rest"] == "0.00125 (0.00125 to 0.00125)"
-    assert "images a second" in rows
+    assert "images per second" in rows
 
 
 @pytest.mark.parametrize(
