@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> None:
             spiking = load_model(f"{out}-tuned")[0]
         measured = measure_conversion(
             spiking, model, tokenizer, held_out,
-            context=args.context, tokens=args.tokens, known=known,
+            context=args.context, tokens=args.tokens, original_figures=known,
         )  # fmt: skip
         known = measured["original"]
         keys = (
@@ -199,7 +199,7 @@ def _stage(
     from spikeformers.training import TrainConfig, train
     from spikeformers.training.task import Task
     from spikeformers.training.transfer import AttentionTransfer
-    from spikeformers.training.tune_converted import DistilledTuning, FineTuning
+    from spikeformers.training.tune_converted import ConvertedTuning, DistilledTuning
 
     rate = args.learning_rate
     if how == "transfer" and args.transfer_learning_rate is not None:
@@ -221,7 +221,7 @@ def _stage(
     )
     task: Task = Task(model)
     if model.config.model_type == "neurtransformer":
-        task = FineTuning(model, "attention")
+        task = ConvertedTuning(model, "attention")
         if how != "lm":
             dtype = "bf16" if args.precision == "bf16" else "auto"
             teacher = load_reference(args.model, gguf_file=args.gguf_file, dtype=dtype)[0]
@@ -270,7 +270,7 @@ def table(_: argparse.Namespace) -> None:
         save_table(f"conversion-{folder.name}", page(folder.name, found), without_layers)
         for key, label, level in (
             ("perplexity", "perplexity", found[0]["original"]["perplexity"]),
-            ("agreement", "share of tokens with the same likeliest next", 1.0),
+            ("agreement", "share of tokens with the same most likely next token", 1.0),
         ):
             curves: dict[str, dict[int, float]] = {}
             for r in found:

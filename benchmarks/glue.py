@@ -34,7 +34,7 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
     from spikeformers.models import load_model
     from spikeformers.models.classifier import load_classifier
     from spikeformers.training import TrainConfig, train
-    from spikeformers.training.glue import Finetuning, SentenceStore, measure_run
+    from spikeformers.training.glue import SentenceFinetuning, SentenceStore, measure_run
 
     who, name = ROWS[args.row]
     data = load_sentences(name, Path(args.data))
@@ -65,7 +65,7 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
         tokenizer,
         out,
         config,
-        task=Finetuning(model, {"started_from": folder}),
+        task=SentenceFinetuning(model, {"started_from": folder}),
         resume=(out / "run.json").is_file(),
         progress=False,
     )

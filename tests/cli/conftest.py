@@ -103,8 +103,18 @@ def tiny() -> Callable[..., list[str]]:
 
 
 def pretrained(folder: Path, text: Path, preset: str, *more: object) -> Path:
-    given = ("pretrain", "--preset", preset, "--data", text, "--tokenizer", "byte", "--out", folder)
-    assert execute(*given, *sets(), *more) == 0
+    arguments = (
+        "pretrain",
+        "--preset",
+        preset,
+        "--data",
+        text,
+        "--tokenizer",
+        "byte",
+        "--out",
+        folder,
+    )
+    assert execute(*arguments, *sets(), *more) == 0
     return folder
 
 
@@ -137,8 +147,8 @@ def teacher(control: Path) -> Path:
 def student(tmp_path_factory: pytest.TempPathFactory, text: Path, teacher: Path) -> Path:
     """A tiny WD-Spikingformer that `distill` made, without interruption."""
     folder = tmp_path_factory.mktemp("student") / "run"
-    given = ("--teacher", teacher, "--student", "wd-spikingformer-tiny", "--data", text)
-    assert execute("distill", *given, "--out", folder, *sets()) == 0
+    arguments = ("--teacher", teacher, "--student", "wd-spikingformer-tiny", "--data", text)
+    assert execute("distill", *arguments, "--out", folder, *sets()) == 0
     return folder
 
 

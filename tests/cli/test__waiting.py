@@ -27,8 +27,8 @@ def openmp_says(**given: str) -> dict[str, str]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="GOMP_SPINCOUNT is of the library of Linux")
 def test_the_command_line_lets_openmp_wait_asleep():
-    said = openmp_says()
-    assert (said["OMP_WAIT_POLICY"], said["GOMP_SPINCOUNT"]) == ("PASSIVE", "0")
+    environment = openmp_says()
+    assert (environment["OMP_WAIT_POLICY"], environment["GOMP_SPINCOUNT"]) == ("PASSIVE", "0")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="GOMP_SPINCOUNT is of the library of Linux")
@@ -42,9 +42,12 @@ def test_a_child_of_the_command_line_inherits_the_setting():
     show += "child = [sys.executable, '-c', 'import os; print(os.environ[\"OMP_WAIT_POLICY\"])']\n"
     show += "cli.app = lambda *_, **__: subprocess.run(child)\ncli.main([])\n"
     environment = {key: value for key, value in os.environ.items() if key not in CHOSEN_BY}
-    for given, seen in (({}, "passive"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+    for arguments, seen in (({}, "passive"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
         done = subprocess.run(
-            [sys.executable, "-c", show], env=environment | given, capture_output=True, text=True
+            [sys.executable, "-c", show],
+            env=environment | arguments,
+            capture_output=True,
+            text=True,
         )
         assert done.stdout.strip() == seen, done.stderr
 

@@ -37,16 +37,16 @@ def test_json_is_the_report(spikeformers, causal, text):
     model, tokenizer = load_model(causal)
     split = tokenize_corpus(load_corpus(text), tokenizer).split("validation")
     report = audit(model, windows_of(split, 32, 64, batch_size=1))
-    said = run(spikeformers, causal, text, "--json", "--require", "softmax-free").json
+    result = run(spikeformers, causal, text, "--json", "--require", "softmax-free").json
     expected = report.as_dict()
-    assert {key: said[key] for key in expected} == expected
-    assert said["required"] == {"scope": "blocks", "strict": False, "softmax-free": []}
-    assert (said["context"], said["split"]) == (32, "validation")
+    assert {key: result[key] for key in expected} == expected
+    assert result["required"] == {"scope": "blocks", "strict": False, "softmax-free": []}
+    assert (result["context"], result["split"]) == (32, "validation")
 
 
 def test_requirements_that_are_met(spikeformers, causal, text):
-    given = ("--require", "addition-only", "--require", "softmax-free")
-    ended = run(spikeformers, causal, text, *given, "--scope", "model")
+    arguments = ("--require", "addition-only", "--require", "softmax-free")
+    ended = run(spikeformers, causal, text, *arguments, "--scope", "model")
     assert (ended.code, ended.err.strip()) == (0, "")
 
 
@@ -79,7 +79,7 @@ def test_a_masked_model(spikeformers, masked, text):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         (("--require", "binry"), "Did you mean 'binary'?"),
         (("--require", "binary", "--scope", "blocs"), "Did you mean 'blocks'?"),
@@ -87,7 +87,7 @@ def test_a_masked_model(spikeformers, masked, text):
         (("--require", "softmax-free", "--strict"), "strict sharpens"),
     ],
 )
-def test_wrong_requests(spikeformers, causal, text, given, said):
+def test_wrong_requests(spikeformers, causal, text, given, message):
     ended = run(spikeformers, causal, text, *given)
     assert (ended.code, ended.out) == (2, "")
-    assert said in ended.err
+    assert message in ended.err

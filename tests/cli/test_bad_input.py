@@ -16,12 +16,12 @@ PRETRAIN = ("pretrain", "--preset", "wd-spikingformer-tiny", "--tokenizer", "byt
 GENERATE = ("--prompt", "the ", "--max-new-tokens", 2)
 
 
-def one_message(ended: object, code: int, *said: str) -> None:
+def one_message(ended: object, code: int, *message: str) -> None:
     assert ended.code == code, ended.err
     assert ended.out == ""
     assert "Traceback" not in ended.err
     assert ended.err.count("error: ") == 1
-    for part in said:
+    for part in message:
         assert part in ended.err
 
 
@@ -53,12 +53,12 @@ def test_a_corpus_shorter_than_the_context(spikeformers, tiny, tmp_path):
 
 
 def test_an_unknown_preset(spikeformers, text, tmp_path):
-    given = ("--preset", "wd-spikingformer-tinny", "--data", text, "--out", tmp_path / "run")
-    one_message(spikeformers("pretrain", *given), 2, "Did you mean 'wd-spikingformer-tiny'?")
+    arguments = ("--preset", "wd-spikingformer-tinny", "--data", text, "--out", tmp_path / "run")
+    one_message(spikeformers("pretrain", *arguments), 2, "Did you mean 'wd-spikingformer-tiny'?")
 
 
 @pytest.mark.parametrize(
-    ("assignment", "said"),
+    ("assignment", "message"),
     [
         ("learning_rat=1", "Did you mean 'learning_rate'?"),
         ("num_hidden_layer=1", "Did you mean 'num_hidden_layers'?"),
@@ -69,10 +69,10 @@ def test_an_unknown_preset(spikeformers, text, tmp_path):
         ("schedule=cosinus", "Did you mean 'cosine'?"),
     ],
 )
-def test_unknown_keys_and_values(spikeformers, text, tmp_path, assignment, said):
+def test_unknown_keys_and_values(spikeformers, text, tmp_path, assignment, message):
     out = tmp_path / "run"
     ended = spikeformers(*PRETRAIN, "--data", text, "--out", out, "--set", assignment)
-    one_message(ended, 2, said)
+    one_message(ended, 2, message)
     assert not out.exists()
 
 
@@ -136,14 +136,14 @@ def test_a_loss_that_is_not_a_number(spikeformers, tiny, text, tmp_path, monkeyp
 
     measured = gradients.GradientStep.__call__
 
-    def spoilt(self, step, **given):
-        metrics = measured(self, step, **given)
+    def spoilt(self, step, **arguments):
+        metrics = measured(self, step, **arguments)
         return metrics | {"loss": float("nan")} if step == 4 else metrics
 
     monkeypatch.setattr(gradients.GradientStep, "__call__", spoilt)
     out = tmp_path / "run"
-    given = (*PRETRAIN, "--data", text, "--out", out)
-    one_message(spikeformers(*given, *tiny(save_every=2)), 1, "step 5", "step-0000004")
+    arguments = (*PRETRAIN, "--data", text, "--out", out)
+    one_message(spikeformers(*arguments, *tiny(save_every=2)), 1, "step 5", "step-0000004")
     assert (out / "checkpoints" / "step-0000004" / "checkpoint.json").is_file()
 
 
@@ -159,8 +159,8 @@ def test_a_full_disk_while_checkpointing(spikeformers, tiny, text, tmp_path, mon
 
     monkeypatch.setattr(checkpoint.os, "replace", full)
     out = tmp_path / "run"
-    given = (*PRETRAIN, "--data", text, "--out", out)
-    one_message(spikeformers(*given, *tiny(save_every=2)), 1, "No space left", "step-0000002")
+    arguments = (*PRETRAIN, "--data", text, "--out", out)
+    one_message(spikeformers(*arguments, *tiny(save_every=2)), 1, "No space left", "step-0000002")
     assert (out / "checkpoints" / "step-0000002" / "checkpoint.json").is_file()
 
 
@@ -197,14 +197,14 @@ def test_a_seed_beyond_64_bits(spikeformers, causal, text, tmp_path, seed):
     assert (ended.code, ended.out) == (2, "")
     assert "--seed" in ended.err
     out = tmp_path / "run"
-    given = (*PRETRAIN, "--data", text, "--out", out, "--set", f"seed={seed}")
-    one_message(spikeformers(*given), 2, f"seed is {seed}; it must be")
+    arguments = (*PRETRAIN, "--data", text, "--out", out, "--set", f"seed={seed}")
+    one_message(spikeformers(*arguments), 2, f"seed is {seed}; it must be")
     assert not out.exists()
 
 
 def test_the_largest_seed(spikeformers, causal, engine_file):
-    given = ("--prompt", "the", "--seed", (1 << 64) - 1, "--max-new-tokens", 4, "--json")
-    ended = [spikeformers("generate", model, *given) for model in (causal, engine_file)]
+    arguments = ("--prompt", "the", "--seed", (1 << 64) - 1, "--max-new-tokens", 4, "--json")
+    ended = [spikeformers("generate", model, *arguments) for model in (causal, engine_file)]
     assert len({one.json["text"] for one in ended}) == 1
 
 
@@ -219,19 +219,19 @@ def test_threads_that_cannot_be_started(spikeformers, causal, engine_file, threa
 
 
 def test_threads_of_a_recipe(spikeformers, text, tmp_path):
-    given = (*PRETRAIN, "--data", text, "--out", tmp_path / "run", "--set", "threads=100000")
-    one_message(spikeformers(*given), 2, "threads is 100000; it must be at most 1024")
+    arguments = (*PRETRAIN, "--data", text, "--out", tmp_path / "run", "--set", "threads=100000")
+    one_message(spikeformers(*arguments), 2, "threads is 100000; it must be at most 1024")
 
 
 def test_a_number_that_is_none(spikeformers, text, tmp_path):
-    given = (*PRETRAIN, "--data", text, "--out", tmp_path / "run", "--set", "learning_rate=nan")
-    one_message(spikeformers(*given), 2, "learning_rate is 'nan'; it must be a finite number.")
+    arguments = (*PRETRAIN, "--data", text, "--out", tmp_path / "run", "--set", "learning_rate=nan")
+    one_message(spikeformers(*arguments), 2, "learning_rate is 'nan'; it must be a finite number.")
 
 
 def test_data_keys_of_the_wrong_type(spikeformers, text, tmp_path):
-    given = (*PRETRAIN, "--data", text, "--out", tmp_path / "run", "--set")
-    one_message(spikeformers(*given, "validation_fraction=many"), 2, "it must be a number")
-    one_message(spikeformers(*given, "text_field=[1]"), 2, "text_field is [1]; it must be text")
+    arguments = (*PRETRAIN, "--data", text, "--out", tmp_path / "run", "--set")
+    one_message(spikeformers(*arguments, "validation_fraction=many"), 2, "it must be a number")
+    one_message(spikeformers(*arguments, "text_field=[1]"), 2, "text_field is [1]; it must be text")
 
 
 def test_an_unknown_key_of_a_config(spikeformers, broken):

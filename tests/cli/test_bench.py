@@ -9,41 +9,41 @@ OURS = {"engine-int8", "engine-int4", "engine-fp32", "pytorch", "dense-twin"}
 
 @pytest.mark.parametrize("what", ["decode", "prefill"])
 def test_the_engine_beside_pytorch(spikeformers, causal, what):
-    given = ("--prompt-tokens", 8, "--repeats", 1, "--no-peers")
+    arguments = ("--prompt-tokens", 8, "--repeats", 1, "--no-peers")
     if what == "decode":
-        given += ("--new-tokens", 6)
-    found = spikeformers("bench", what, causal, *given, "--json").json
-    assert found["what"] == what
-    assert set(found["results"]) == set(found["ratios"]) == set(found["cpu_ratios"]) == OURS
-    ours = found["results"]["engine-int8"]
+        arguments += ("--new-tokens", 6)
+    result = spikeformers("bench", what, causal, *arguments, "--json").json
+    assert result["what"] == what
+    assert set(result["results"]) == set(result["ratios"]) == set(result["cpu_ratios"]) == OURS
+    ours = result["results"]["engine-int8"]
     assert 0 < ours["density"] < 1
     assert (
-        ours["weight_bytes_per_token"] < found["results"]["engine-fp32"]["weight_bytes_per_token"]
+        ours["weight_bytes_per_token"] < result["results"]["engine-fp32"]["weight_bytes_per_token"]
     )
-    for name, ratio in found["ratios"].items():
-        timed = found["results"][name]
+    for name, ratio in result["ratios"].items():
+        timed = result["results"][name]
         assert ratio == pytest.approx(ours["tokens_per_second"] / timed["tokens_per_second"])
         assert timed["slowest"] <= timed["tokens_per_second"] <= timed["fastest"]
         assert timed["milliseconds"]["p50"] <= timed["milliseconds"]["p99"]
-    ended = spikeformers("bench", what, causal, *given)
+    ended = spikeformers("bench", what, causal, *arguments)
     assert "dense-twin" in ended.out
     assert "bytes of weights" in ended.err
 
 
 def test_memory_of_processes(spikeformers, causal):
-    found = spikeformers("bench", "memory", causal, "--json").json
-    assert set(found["results"]) == OURS
+    result = spikeformers("bench", "memory", causal, "--json").json
+    assert set(result["results"]) == OURS
     # The engine's process has neither torch nor Transformers in it.
-    assert found["ratios"]["pytorch"] < 0.5
-    sizes = {name: one["weight_bytes"] for name, one in found["results"].items()}
+    assert result["ratios"]["pytorch"] < 0.5
+    sizes = {name: one["weight_bytes"] for name, one in result["results"].items()}
     assert sizes["engine-int8"] < sizes["engine-fp32"]
 
 
 def test_bad_requests(spikeformers, causal, masked):
-    for arguments, said in (
+    for arguments, message in (
         ((causal, "--prompt-tokens", 40), "more than the context of 32"),
         ((masked,), "the engine runs WD-Spikingformer"),
     ):
         ended = spikeformers("bench", "decode", *arguments)
         assert ended.code == 2
-        assert said in ended.err
+        assert message in ended.err

@@ -16,10 +16,10 @@ def zeroshot(folder: Path, right: list[int], digest: str = "d", limit: int | Non
     value = sum(right) / n
     acc = {"value": value, "stderr": 0.1, "chance": 0.5, "majority": 0.6,
            "at_chance": abs(value - 0.5) <= 0.2}  # fmt: skip
-    found = {"metrics": {"acc": acc}, "samples": {"acc": right}, "docs_sha256": digest,
+    result = {"metrics": {"acc": acc}, "samples": {"acc": right}, "docs_sha256": digest,
              "limit": limit}  # fmt: skip
     folder.mkdir(exist_ok=True, parents=True)
-    text = json.dumps({"tasks": {"piqa": found}})
+    text = json.dumps({"tasks": {"piqa": result}})
     (folder / f"zeroshot-piqa{'.limit' if limit else ''}.json").write_text(text)
 
 
@@ -74,7 +74,7 @@ def test_page_table_and_differences(spikeformers: Any, runs: Any, tmp_path: Path
     )
     page = out.read_text()
     assert page.count("<img ") == 2
-    assert "within two of it from chance" in page
+    assert "within two standard errors of chance" in page
 
 
 def test_measured_on_a_text(spikeformers: Any, runs: Any, text: Path, tmp_path: Path) -> None:
@@ -99,14 +99,14 @@ def test_other_rows_are_not_compared(spikeformers: Any, runs: Any, tmp_path: Pat
 
 def test_refusals(spikeformers: Any, runs: Any, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for said, arguments in (
+    for message, arguments in (
         ("at least two runs", (runs[0],)),
         ("must end in .html", (*runs, "--out", tmp_path / "r.pdf")),
         ("1 names for 2 runs", (*runs, "--names", "A")),
-        ("tell them apart", (runs[0], runs[0])),
-        ("holds no run", (runs[0], tmp_path / "empty")),
+        ("give different ones", (runs[0], runs[0])),
+        ("contains no run", (runs[0], tmp_path / "empty")),
         ("is not a folder", (runs[0], tmp_path / "none")),
     ):
         ended = spikeformers("compare", *arguments)
         assert (ended.code, ended.out) == (2, "")
-        assert said in ended.err
+        assert message in ended.err

@@ -13,18 +13,18 @@ TOKENS = ("--calibration-tokens", 128, "--tokens", 256, "--context", 16)
 def converted(spikeformers, control, text, tmp_path):
     """A tiny GPT-NeoX twin, converted; the folder."""
     out = tmp_path / "spiking"
-    given = ("--calibration", text, "--steps", 4, "--attention", "cwssa", "--out", out, *TOKENS)
-    ended = spikeformers("convert", control, *given)
+    arguments = ("--calibration", text, "--steps", 4, "--attention", "cwssa", "--out", out, *TOKENS)
+    ended = spikeformers("convert", control, *arguments)
     assert ended.code == 0, ended.err
     return out, ended
 
 
 def test_plan_report_and_model(converted, spikeformers):
     out, ended = converted
-    said = " ".join(ended.err.split())
-    assert "2 x GPTNeoXAttention -> SpikingSelfAttention: CWSSA, one winner" in said
-    assert "2 x GPTNeoXMLP -> SpikingFeedForward: signed IF pairs around gelu, T = 4" in said
-    assert said.index("SpikingFeedForward") < said.index("report")  # the plan comes first
+    message = " ".join(ended.err.split())
+    assert "2 x GPTNeoXAttention -> SpikingSelfAttention: CWSSA, one winner" in message
+    assert "2 x GPTNeoXMLP -> SpikingFeedForward: signed IF pairs around gelu, T = 4" in message
+    assert message.index("SpikingFeedForward") < message.index("report")  # the plan comes first
     assert "perplexity, per token" in ended.out
     report = json.loads((out / "report.json").read_text())
     assert [layer["part"] for layer in report["layers"]] == ["attention", "mlp"] * 2
@@ -54,28 +54,28 @@ def test_plan_report_and_model(converted, spikeformers):
 
 def test_the_original_of_the_report_is_what_evaluate_says(converted, spikeformers, control, text):
     report = json.loads((converted[0] / "report.json").read_text())
-    given = ("--data", text, "--context", 16, "--stride", 15, "--tokens", 256, "--json")
+    arguments = ("--data", text, "--context", 16, "--stride", 15, "--tokens", 256, "--json")
     for side, folder in (("original", control), ("spiking", converted[0])):
-        found = spikeformers("evaluate", "perplexity", folder, *given).json
-        assert found["perplexity"] == pytest.approx(report[side]["perplexity"], rel=1e-5)
+        result = spikeformers("evaluate", "perplexity", folder, *arguments).json
+        assert result["perplexity"] == pytest.approx(report[side]["perplexity"], rel=1e-5)
 
 
 def test_json_and_plan(spikeformers, control, text, tmp_path):
-    given = ("convert", control, "--calibration", text, "--steps", 2, "--ffn", "qcfs", *TOKENS)
-    ended = spikeformers(*given, "--out", tmp_path / "plan", "--plan")
+    arguments = ("convert", control, "--calibration", text, "--steps", 2, "--ffn", "qcfs", *TOKENS)
+    ended = spikeformers(*arguments, "--out", tmp_path / "plan", "--plan")
     assert ended.code == 0
     assert ended.out == ""
     assert "(QCFS)" in ended.err
     assert not (tmp_path / "plan").exists()
-    ended = spikeformers(*given, "--out", tmp_path / "out", "--attention", "kept", "--json")
-    found = ended.json
-    assert found["method"]["ffn"] == "qcfs"
+    ended = spikeformers(*arguments, "--out", tmp_path / "out", "--attention", "kept", "--json")
+    result = ended.json
+    assert result["method"]["ffn"] == "qcfs"
     described = spikeformers("info", tmp_path / "out", "--json").json
     points = {row["point"]: row["spike_type"] for row in described["points"]}
     assert points["attention"] == "real"
     assert points["MLP input"] == points["MLP activation"] == "integer"
-    assert found["left_dense"] == ["gpt_neox.layers.0.attention", "gpt_neox.layers.1.attention"]
-    assert all(layer["time_varying_error"] > 0 for layer in found["layers"])
+    assert result["left_dense"] == ["gpt_neox.layers.0.attention", "gpt_neox.layers.1.attention"]
+    assert all(layer["time_varying_error"] > 0 for layer in result["layers"])
 
 
 def test_finetuning_and_its_resume(converted, spikeformers, control, text, tmp_path):
@@ -85,8 +85,8 @@ def test_finetuning_and_its_resume(converted, spikeformers, control, text, tmp_p
         for part in ("--set", one)
     ]
     folder = converted[0]
-    given = ("finetune-attention", folder, "--data", text, *sets)
-    ended = spikeformers(*given, "--json")
+    arguments = ("finetune-attention", folder, "--data", text, *sets)
+    ended = spikeformers(*arguments, "--json")
     assert ended.code == 0, ended.err
     assert ended.json["out"] == str(folder / "tuned")
     assert ended.json["steps"] == 3
@@ -94,10 +94,12 @@ def test_finetuning_and_its_resume(converted, spikeformers, control, text, tmp_p
     assert record["data"]["request"]["part"] == "attention"
     assert "converted from a trained gpt_neox" in (folder / "tuned/README.md").read_text()
     out = tmp_path / "kd"
-    ended = spikeformers(*given, "--teacher", control, "--train", "norms", "--out", out, "--json")
+    ended = spikeformers(
+        *arguments, "--teacher", control, "--train", "norms", "--out", out, "--json"
+    )
     assert ended.code == 0, ended.err
     assert "teacher_kl" in ended.json["validation"]
-    assert spikeformers(*given, "--out", out).code == 2
+    assert spikeformers(*arguments, "--out", out).code == 2
     again = spikeformers("finetune-attention", folder, "--out", out, "--resume", "--json")
     assert again.code == 0, again.err
     assert again.json["steps"] == 3
@@ -111,14 +113,23 @@ def test_attention_transfer(converted, spikeformers, control, text, tmp_path):
         for part in ("--set", one)
     ]
     out = tmp_path / "transfer"
-    given = ("finetune-attention", converted[0], "--data", text, "--out", out, "--transfer", *sets)
-    ended = spikeformers(*given)
+    arguments = (
+        "finetune-attention",
+        converted[0],
+        "--data",
+        text,
+        "--out",
+        out,
+        "--transfer",
+        *sets,
+    )
+    ended = spikeformers(*arguments)
     assert (ended.code, "name it with --teacher" in ended.err) == (2, True)
-    ended = spikeformers(*given, "--teacher", control, "--train", "norms")
+    ended = spikeformers(*arguments, "--teacher", control, "--train", "norms")
     assert (ended.code, "the attention alone, not norms" in ended.err) == (2, True)
-    ended = spikeformers(*given, "--teacher", control, "--kd", 0.9)
+    ended = spikeformers(*arguments, "--teacher", control, "--kd", 0.9)
     assert (ended.code, "--transfer reads none" in ended.err) == (2, True)
-    ended = spikeformers(*given, "--teacher", control, "--teacher-dtype", "bf16", "--json")
+    ended = spikeformers(*arguments, "--teacher", control, "--teacher-dtype", "bf16", "--json")
     assert ended.code == 0, ended.err
     assert ended.json["steps"] == 2
     record = json.loads((out / "run.json").read_text())
@@ -130,14 +141,14 @@ def test_attention_transfer(converted, spikeformers, control, text, tmp_path):
 
 def test_tune_in_one_command(spikeformers, control, text, tmp_path):
     out = tmp_path / "out"
-    given = ("--calibration", text, "--steps", 2, "--tune", 1, "--out", out, *TOKENS)
-    ended = spikeformers("convert", control, *given)
+    arguments = ("--calibration", text, "--steps", 2, "--tune", 1, "--out", out, *TOKENS)
+    ended = spikeformers("convert", control, *arguments)
     assert ended.code == 0, ended.err
     assert load_model(out / "tuned")[0].config.attention == "ssa"
 
 
 @pytest.mark.parametrize(
-    ("options", "code", "said"),
+    ("options", "code", "message"),
     [
         (("--steps", 0), 2, "steps must be at least 1, not 0"),
         (("--ffn", "gelu"), 2, "ffn='gelu' is unknown"),
@@ -153,11 +164,11 @@ def test_tune_in_one_command(spikeformers, control, text, tmp_path):
         (("--resume",), 2, "Nothing to resume"),
     ],
 )
-def test_bad_options(spikeformers, control, text, tmp_path, options, code, said):
+def test_bad_options(spikeformers, control, text, tmp_path, options, code, message):
     out = tmp_path / "out"
     ended = spikeformers("convert", control, "--calibration", text, "--out", out, *options)
     assert ended.code == code, ended.err
-    assert said in ended.err
+    assert message in ended.err
     assert "Traceback" not in ended.err
     assert not (out / "config.json").exists()
 
@@ -180,10 +191,10 @@ def test_thresholds_per_token_take_no_calibration(spikeformers, control, text, t
     out, sizes = tmp_path / "token", ("--tokens", 256, "--context", 16)
     ended = spikeformers("convert", control, "--threshold", "token", "--out", out, *sizes)
     assert ended.code == 0, ended.err
-    said = " ".join(ended.err.split())
-    assert "softmax kept, spikes at the input of q, k and v and the output map" in said
-    assert "SpikingHead: thresholds per token at its input, T = 8" in said
-    assert "next" not in said  # nothing is left to tune
+    message = " ".join(ended.err.split())
+    assert "softmax kept, spikes at the input of q, k and v and the output map" in message
+    assert "SpikingHead: thresholds per token at its input, T = 8" in message
+    assert "next" not in message  # nothing is left to tune
     report = json.loads((out / "report.json").read_text())
     method = {key: report["method"][key] for key in ("threshold", "steps", "code", "attention")}
     assert method == {"threshold": "token", "steps": 8, "code": "phase", "attention": "kept"}
@@ -196,8 +207,8 @@ def test_thresholds_per_token_take_no_calibration(spikeformers, control, text, t
     lost = report["spiking"]["nats_per_token"] - report["original"]["nats_per_token"]
     assert abs(lost) < 0.02
 
-    given = ("--threshold", "token", "--spiking", "ffn,head", "--density", 0.7, *TOKENS)
-    ended = spikeformers("convert", control, "--calibration", text, *given, "--out", out / "x")
+    arguments = ("--threshold", "token", "--spiking", "ffn,head", "--density", 0.7, *TOKENS)
+    ended = spikeformers("convert", control, "--calibration", text, *arguments, "--out", out / "x")
     assert ended.code == 0, ended.err
     report = json.loads((out / "x" / "report.json").read_text())
     names = [place["name"].rsplit(".", 1)[-1] for place in report["dead_zones"]]
@@ -208,8 +219,8 @@ def test_thresholds_per_token_take_no_calibration(spikeformers, control, text, t
 
 
 def test_what_is_calibrated_needs_text(spikeformers, control, tmp_path):
-    for given in ((), ("--threshold", "token", "--density", 0.5)):
-        ended = spikeformers("convert", control, *given, "--out", tmp_path / "out")
+    for arguments in ((), ("--threshold", "token", "--density", 0.5)):
+        ended = spikeformers("convert", control, *arguments, "--out", tmp_path / "out")
         assert ended.code == 2
         assert "this conversion is calibrated on text: name it with --calibration" in ended.err
         assert not (tmp_path / "out").exists()

@@ -74,7 +74,7 @@ def test_the_whole_demo(demo, spikeformers, tmp_path):
     assert written.json["tokens"] > 0
 
     page = (out / "report.html").read_text()
-    assert "The engine reads only what fires" in page
+    assert "The engine reads only weights" in page
     assert page.count("data:image/png;base64,") == 5
     assert "http://" not in page
     assert "https://" not in page
@@ -82,26 +82,26 @@ def test_the_whole_demo(demo, spikeformers, tmp_path):
     assert ">measured</span>" in page
     assert len(list((out / "pictures").glob("*.png"))) == 5
 
-    # Again: nothing is trained, and the same is told.
+    # Again: nothing is trained, and the same is printed.
     before = (out / "spiking" / "model.safetensors").stat().st_mtime_ns
     again = demo(out)
     assert again.code == 0
     assert "--overwrite" in again.err
-    for said in (
+    for message in (
         *("validation bits per byte", "firing density", "estimated", "continues 'the '"),
-        *("writing speed by the engine (int8), tokens/s", "The engine reads only what fires"),
+        *("generation speed, engine (int8), tokens/s", "The engine reads only weights"),
     ):
-        assert said in again.out
+        assert message in again.out
     assert "per word" not in again.out
     assert (out / "spiking" / "model.safetensors").stat().st_mtime_ns == before
 
     other = demo(out, "--seed", 5)
     assert other.code == 2
     assert "seed was 0, now 5" in other.err
-    anew = demo(out, "--seed", 5, "--overwrite", "--json")
-    assert anew.code == 0
-    assert anew.json["seed"] == 5
-    assert anew.json["spiking"]["bits_per_byte"] != summary["spiking"]["bits_per_byte"]
+    overwritten = demo(out, "--seed", 5, "--overwrite", "--json")
+    assert overwritten.code == 0
+    assert overwritten.json["seed"] == 5
+    assert overwritten.json["spiking"]["bits_per_byte"] != summary["spiking"]["bits_per_byte"]
 
 
 def test_without_kernels_the_demo_says_why_the_engine_did_not_run(demo, tmp_path, monkeypatch):

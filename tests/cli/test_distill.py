@@ -17,12 +17,12 @@ from spikeformers.training.journal import Journal, read_metrics
 TERMS = ("ea", "saa", "sfa", "sta", "hta")
 
 
-def one_message(ended: Any, code: int, *said: str) -> None:
+def one_message(ended: Any, code: int, *message: str) -> None:
     assert ended.code == code, ended.err
     assert ended.out == ""
     assert "Traceback" not in ended.err
     assert ended.err.count("error: ") == 1
-    for part in said:
+    for part in message:
         assert part in ended.err
 
 
@@ -39,9 +39,9 @@ def distil(spikeformers, tiny, text, teacher, tmp_path):
     """``distil("out", "--without", "saa", steps=2)`` runs the verb; ``.out`` holds its folder."""
 
     def run(name: str, *more: object, who: Any = teacher, data: Any = text, **changes: Any) -> Any:
-        given = ("--teacher", who, "--student", "wd-spikingformer-tiny", "--data", data)
+        arguments = ("--teacher", who, "--student", "wd-spikingformer-tiny", "--data", data)
         out = tmp_path / name
-        return spikeformers("distill", *given, "--out", out, *tiny(**changes), *more)
+        return spikeformers("distill", *arguments, "--out", out, *tiny(**changes), *more)
 
     return run
 
@@ -65,16 +65,16 @@ def test_it_says_what_is_mapped_and_logs_each_term(distil, tmp_path):
     ended = distil("run", "--json", steps=2, hidden_size=24, num_attention_heads=3)
     assert ended.code == 0, ended.err
     assert {"teacher_agreement", "teacher_kl", "loss"} <= set(ended.json["validation"])
-    for said in (
+    for message in (
         "ea: width 24 -> 16 (linear)",
         "layers, student->teacher: 1->1, 2->2",
         "saa: heads 3 -> 2 (learned)",
         "sfa: width 24 -> 16 -> 16 (MLP, LayerNorm)",
         "gpt_neox",
     ):
-        assert said in ended.err
-    found = first_line(tmp_path / "run")
-    assert all(found[f"loss/{term}"] > 0 and found[f"grad_norm/{term}"] > 0 for term in TERMS)
+        assert message in ended.err
+    result = first_line(tmp_path / "run")
+    assert all(result[f"loss/{term}"] > 0 and result[f"grad_norm/{term}"] > 0 for term in TERMS)
 
 
 def test_terms_left_out(distil, tmp_path):
@@ -101,14 +101,14 @@ def test_a_recipe_and_a_dense_student(spikeformers, tiny, text, teacher, tmp_pat
         "distill": {"teacher": str(teacher), "sta": 1, "saa": 0, "layer_map": [0, 2]},
     }
     recipe.write_text(yaml.safe_dump(content))
-    given = ("--recipe", recipe, "--out", tmp_path / "run", *tiny(steps=1), "--control")
-    ended = spikeformers("distill", *given, "--set", "tau=3")
+    arguments = ("--recipe", recipe, "--out", tmp_path / "run", *tiny(steps=1), "--control")
+    ended = spikeformers("distill", *arguments, "--set", "tau=3")
     assert ended.code == 0, ended.err
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (record["task"]["sta"], record["task"]["tau"]) == (1.0, 3.0)
     assert record["task"]["layer_map"] == [0, 2]
     assert load_model(tmp_path / "run")[0].config.model_type == "gpt_neox"
-    ended = spikeformers("pretrain", *given[:-1], "--out", tmp_path / "other")
+    ended = spikeformers("pretrain", *arguments[:-1], "--out", tmp_path / "other")
     one_message(ended, 2, "use spikeformers distill")
 
 
@@ -133,12 +133,12 @@ def test_ctrl_c_and_resume_end_as_if_nothing_had_happened(
 
 
 def test_resume_takes_what_may_change_and_refuses_the_rest(spikeformers, student, causal, tmp_path):
-    given = ("distill", "--out", student, "--resume")
-    ended = spikeformers(*given, "--set", "log_every=2", "--cache-teacher", tmp_path / "cache")
+    arguments = ("distill", "--out", student, "--resume")
+    ended = spikeformers(*arguments, "--set", "log_every=2", "--cache-teacher", tmp_path / "cache")
     assert ended.code == 0, ended.err
-    one_message(spikeformers(*given, "--set", "hta=1"), 2, "hta was 0.3, now 1.0")
-    one_message(spikeformers(*given, "--teacher", causal), 2, "teacher_sha256 was")
-    one_message(spikeformers("pretrain", *given[1:]), 2, "`spikeformers distill`")
+    one_message(spikeformers(*arguments, "--set", "hta=1"), 2, "hta was 0.3, now 1.0")
+    one_message(spikeformers(*arguments, "--teacher", causal), 2, "teacher_sha256 was")
+    one_message(spikeformers("pretrain", *arguments[1:]), 2, "`spikeformers distill`")
     one_message(spikeformers("distill", "--out", causal, "--resume"), 2, "`spikeformers pretrain`")
 
 
@@ -155,7 +155,7 @@ def test_a_cache_of_the_teacher(distil, tmp_path, student, masked, causal):
 
 
 @pytest.mark.parametrize(
-    ("more", "code", "said"),
+    ("more", "code", "message"),
     [
         (("--without", "sas"), 2, "Unknown term 'sas'"),
         (("--set", "sta=-1"), 2, "sta is -1.0; it must be 0 or greater"),
@@ -171,8 +171,8 @@ def test_a_cache_of_the_teacher(distil, tmp_path, student, masked, causal):
         (("--gguf-file", "none.gguf"), 1, "has no none.gguf"),
     ],
 )
-def test_bad_requests(distil, tmp_path, more, code, said):
-    one_message(distil("run", *more), code, said)
+def test_bad_requests(distil, tmp_path, more, code, message):
+    one_message(distil("run", *more), code, message)
     assert not (tmp_path / "run").exists()
 
 
@@ -200,8 +200,8 @@ def test_a_teacher_of_another_vocabulary_than_its_tokenizer(distil, teacher, tmp
 
 
 def test_agreement_of_student_and_teacher(spikeformers, student, teacher, causal, text, tmp_path):
-    given = ("evaluate", "agreement", student, "--reference", teacher, "--data", text)
-    ended = spikeformers(*given, "--json")
+    arguments = ("evaluate", "agreement", student, "--reference", teacher, "--data", text)
+    ended = spikeformers(*arguments, "--json")
     assert ended.code == 0, ended.err
     assert set(ended.json) == {
         *("tokens", "context", "agreement", "kl", "cosine", "logit_cosine", "hidden_cosine"),
@@ -210,7 +210,7 @@ def test_agreement_of_student_and_teacher(spikeformers, student, teacher, causal
     assert ended.json["context"] == 32
     assert 0 <= ended.json["agreement"] <= 1
     assert ended.json["kl"] > 0
-    assert "KL from the reference" in spikeformers(*given).out
+    assert "KL from the reference" in spikeformers(*arguments).out
     itself = ("evaluate", "agreement", teacher, "--reference", teacher, "--data", text, "--json")
     assert spikeformers(*itself).json["agreement"] == 1
 

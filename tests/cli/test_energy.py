@@ -7,23 +7,23 @@ from spikeformers.models import load_model
 
 
 def test_json_of_a_model_and_a_fresh_twin(spikeformers, causal, control, text):
-    given = ("energy", "--no-measure", causal, "--data", text, "--tokens", 64, "--json")
-    said = spikeformers(*given).json
-    assert said["control_weights"] == "fresh"
-    assert said["context"] == 32
-    paper = said["paper"]
+    arguments = ("energy", "--no-measure", causal, "--data", text, "--tokens", 64, "--json")
+    result = spikeformers(*arguments).json
+    assert result["control_weights"] == "fresh"
+    assert result["context"] == 32
+    paper = result["paper"]
     assert paper["model"]["label"] == paper["control"]["label"] == "estimated"
     assert paper["model"]["tokens"] == paper["control"]["tokens"] == 64
     assert paper["model"]["density"] > 0
     assert paper["control"]["density"] is None
     assert paper["model"]["sop_per_token"] < paper["control"]["macs_per_token"]
-    full = said["full"]
+    full = result["full"]
     assert list(full["model"]["formats"]) == ["fp32", "int8"]
     assert list(full["control"]["formats"]) == ["fp32", "fp16", "int8"]
     phases = [(one["phase"], one["context"]) for one in full["model"]["formats"]["int8"]]
     assert phases == [(p, c) for p in ("decode", "prefill") for c in (128, 1024, 8192)]
     assert full["prices"]["name"] == "horowitz45"
-    trained = spikeformers(*given, "--control", control).json
+    trained = spikeformers(*arguments, "--control", control).json
     assert trained["control_weights"] == str(control)
     # What a dense model costs does not depend on its weights.
     for part in ("picojoules_per_token", "with_elementwise_per_token"):
@@ -42,21 +42,21 @@ def test_the_sums_are_those_of_energy_of(spikeformers, causal, text):
     windows = windows_of(split, 32, 96)
     assert sum(ids.numel() for ids in windows) == 96
     assert torch.equal(windows[0][0], torch.tensor(split.tokens[:32].astype("int64")))
-    said = spikeformers(
+    result = spikeformers(
         "energy", "--no-measure", causal, "--data", text, "--tokens", 96, "--json"
     ).json
-    assert said["paper"]["model"] == energy_of(model, windows).as_dict()
+    assert result["paper"]["model"] == energy_of(model, windows).as_dict()
 
 
 def test_a_dense_model_has_nothing_beside_it(spikeformers, control, text):
-    said = spikeformers(
+    result = spikeformers(
         "energy", "--no-measure", control, "--data", text, "--tokens", 32, "--json"
     ).json
-    assert said["control_weights"] is None
+    assert result["control_weights"] is None
     for part in ("paper", "full"):
-        assert said[part]["control"] is None
-    assert list(said["full"]["model"]["formats"]) == ["fp32", "fp16", "int8"]
-    assert said["full"]["sensitivity"] is None
+        assert result[part]["control"] is None
+    assert list(result["full"]["model"]["formats"]) == ["fp32", "fp16", "int8"]
+    assert result["full"]["sensitivity"] is None
 
 
 @pytest.mark.parametrize("kind", ["causal", "masked", "control"])
@@ -64,7 +64,7 @@ def test_tables_say_estimated(spikeformers, request, text, kind):
     folder = request.getfixturevalue(kind)
     ended = spikeformers("energy", "--no-measure", folder, "--data", text, "--tokens", 32)
     assert ended.code == 0
-    assert "nJ a token, estimated" in ended.out
+    assert "nJ per token, estimated" in ended.out
     assert "matrix products alone" in ended.out
     assert "measured" in ended.out
 
@@ -75,7 +75,7 @@ def test_prices_of_a_file_and_contexts(spikeformers, causal, text, tmp_path):
     packaged = resources.files("spikeformers.energy.pricing") / "price_tables" / "tpu7.yaml"
     mine = tmp_path / "mine.yaml"
     mine.write_text(packaged.read_text().replace("name: tpu7", "name: mine"))
-    given = (
+    arguments = (
         "energy",
         "--no-measure",
         causal,
@@ -87,31 +87,31 @@ def test_prices_of_a_file_and_contexts(spikeformers, causal, text, tmp_path):
         "16,64",
         "--json",
     )
-    full = spikeformers(*given, "--price", mine).json["full"]
-    same = spikeformers(*given, "--price", "tpu7").json["full"]
+    full = spikeformers(*arguments, "--price", mine).json["full"]
+    same = spikeformers(*arguments, "--price", "tpu7").json["full"]
     assert full["prices"]["name"] == "mine"
     assert full["model"] == same["model"]
     assert [one["context"] for one in full["model"]["formats"]["int8"]] == [16, 64, 16, 64]
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         (("--price", "horowitz54"), "Did you mean 'horowitz45'"),
         (("--contexts", "128;256"), "--contexts is a list"),
         (("--contexts", "0"), "--contexts is a list"),
     ],
 )
-def test_wrong_requests(spikeformers, causal, text, given, said):
+def test_wrong_requests(spikeformers, causal, text, given, message):
     ended = spikeformers("energy", "--no-measure", causal, "--data", text, *given)
     assert ended.code == 2
-    assert said in ended.err
+    assert message in ended.err
 
 
 def test_a_control_that_spikes_is_refused(spikeformers, causal, text):
     ended = spikeformers("energy", "--no-measure", causal, "--data", text, "--control", causal)
     assert ended.code == 2
-    assert "spikes" in ended.err
+    assert "must be a dense model" in ended.err
     assert "side by side" in ended.err
 
 
@@ -133,9 +133,9 @@ def test_a_report_of_several_models(spikeformers, causal, masked, control, text,
         folder,
     )
     assert ended.code == 0
-    said = json.loads((folder / "energy.json").read_text())
-    assert [one["model"] for one in said["models"]] == [str(causal), str(masked), str(control)]
-    assert [one["phase"] for one in said["models"][1]["full"]["model"]["formats"]["int8"]] == [
+    result = json.loads((folder / "energy.json").read_text())
+    assert [one["model"] for one in result["models"]] == [str(causal), str(masked), str(control)]
+    assert [one["phase"] for one in result["models"][1]["full"]["model"]["formats"]["int8"]] == [
         "pass"
     ] * 3
     page = (folder / "energy.html").read_text()
@@ -144,8 +144,8 @@ def test_a_report_of_several_models(spikeformers, causal, masked, control, text,
 
 
 def test_measured_joins_the_other_parts(spikeformers, causal, text):
-    given = ("energy", causal, "--data", text, "--tokens", 32, "--json")
-    said = spikeformers(*given).json
-    assert list(said)[:3] == ["paper", "full", "measured"]
-    assert said["measured"]["label"] == "measured"
-    assert {"model", "control"} <= set(said["measured"])
+    arguments = ("energy", causal, "--data", text, "--tokens", 32, "--json")
+    result = spikeformers(*arguments).json
+    assert list(result)[:3] == ["paper", "full", "measured"]
+    assert result["measured"]["label"] == "measured"
+    assert {"model", "control"} <= set(result["measured"])

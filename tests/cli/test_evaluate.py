@@ -23,43 +23,48 @@ def test_json_is_the_report(spikeformers, causal, text):
 
 
 def test_options_reach_the_measurement(spikeformers, causal, text):
-    given = ("--context", 16, "--stride", 4, "--tokens", 100, "--batch-size", 3)
+    arguments = ("--context", 16, "--stride", 4, "--tokens", 100, "--batch-size", 3)
     ended = spikeformers(
-        "evaluate", "perplexity", causal, "--data", text, "--split", "train", *given, "--json"
+        "evaluate", "perplexity", causal, "--data", text, "--split", "train", *arguments, "--json"
     )
-    said = ended.json
-    assert (said["context"], said["stride"], said["tokens"], said["split"]) == (16, 4, 100, "train")
+    result = ended.json
+    assert (result["context"], result["stride"], result["tokens"], result["split"]) == (
+        16,
+        4,
+        100,
+        "train",
+    )
 
 
 def test_the_table(spikeformers, causal, text):
     ended = spikeformers("evaluate", "perplexity", causal, "--data", text)
     assert ended.code == 0
-    for said in ("bits per byte", "perplexity per token", "32 tokens, stride 16", "validation"):
-        assert said in ended.out
+    for message in ("bits per byte", "perplexity per token", "32 tokens, stride 16", "validation"):
+        assert message in ended.out
 
 
 def test_a_perplexity_per_word_beyond_all_words_is_left_out(
     spikeformers, causal, text, monkeypatch
 ):
-    given = ("evaluate", "perplexity", causal, "--data", text, "--tokens", 200)
-    found = spikeformers(*given, "--json").json["word_perplexity"]
-    assert found > 100_000  # bytes, hardly trained
-    assert "per word" not in spikeformers(*given).out
-    monkeypatch.setattr("spikeformers.reporting.evaluation_tables.SENSIBLE", 2 * found)
-    assert f"{found:,.2f}" in spikeformers(*given).out
+    arguments = ("evaluate", "perplexity", causal, "--data", text, "--tokens", 200)
+    result = spikeformers(*arguments, "--json").json["word_perplexity"]
+    assert result > 100_000  # bytes, hardly trained
+    assert "per word" not in spikeformers(*arguments).out
+    monkeypatch.setattr("spikeformers.reporting.evaluation_tables.SENSIBLE", 2 * result)
+    assert f"{result:,.2f}" in spikeformers(*arguments).out
 
 
 def test_options_have_one_name_and_the_old_ones_still_work(spikeformers, causal, text):
-    given = ("evaluate", "perplexity", causal, "--data", text, "--json")
-    new, old = (spikeformers(*given, name, 100) for name in ("--tokens", "--max-tokens"))
+    arguments = ("evaluate", "perplexity", causal, "--data", text, "--json")
+    new, old = (spikeformers(*arguments, name, 100) for name in ("--tokens", "--max-tokens"))
     assert new.json == old.json
     assert new.json["tokens"] == 100
-    equals = spikeformers(*given, "--max-tokens=100")
+    equals = spikeformers(*arguments, "--max-tokens=100")
     assert equals.json == new.json
     for verb in ("perplexity", "agreement", "vision"):
-        said = spikeformers("evaluate", verb, "--help").out
-        assert "--max-tokens" not in said
-        assert "--max-images" not in said
+        output = spikeformers("evaluate", verb, "--help").out
+        assert "--max-tokens" not in output
+        assert "--max-images" not in output
 
 
 def test_a_masked_model(spikeformers, masked, text):
@@ -70,14 +75,14 @@ def test_a_masked_model(spikeformers, masked, text):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         (("--context", 64), "at most 32 tokens"),
         (("--context", 16, "--stride", 16), "stride must lie between"),
         (("--split", "trian"), "Did you mean 'train'?"),
     ],
 )
-def test_what_does_not_fit_is_a_usage_error(spikeformers, causal, text, given, said):
+def test_what_does_not_fit_is_a_usage_error(spikeformers, causal, text, given, message):
     ended = spikeformers("evaluate", "perplexity", causal, "--data", text, *given)
     assert ended.code == 2
-    assert said in ended.err
+    assert message in ended.err

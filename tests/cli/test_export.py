@@ -14,34 +14,38 @@ PROMPT = ("--prompt", "the spike ", "--max-new-tokens", 20)
 @pytest.mark.parametrize("sampling", [("--temperature", 0), ("--temperature", 1.2, "--top-k", 9)])
 def test_a_seed_writes_one_text_in_the_engine(spikeformers, causal, engine_file, sampling):
     """As PyTorch writes it at temperature 0; drawn tokens are the engine's own."""
-    given = (*PROMPT, *sampling, "--seed", 5, "--json")
+    arguments = (*PROMPT, *sampling, "--seed", 5, "--json")
     first = causal if sampling == ("--temperature", 0) else engine_file
-    wanted = spikeformers("generate", first, *given).json
-    for asked in ((engine_file,), (engine_file, "--engine"), (causal, "--engine", "--threads", 2)):
-        found = spikeformers("generate", *asked, *given).json
+    wanted = spikeformers("generate", first, *arguments).json
+    for request in (
+        (engine_file,),
+        (engine_file, "--engine"),
+        (causal, "--engine", "--threads", 2),
+    ):
+        result = spikeformers("generate", *request, *arguments).json
         for key in ("text", "tokens", "prompt_tokens", "finish_reason", "context"):
-            assert found[key] == wanted[key]
+            assert result[key] == wanted[key]
 
 
 def test_other_architectures(spikeformers, text, control, tiny, tmp_path):
     """BiSpikCLM as `pretrain` makes it, and a converted model as `convert` does."""
     student, converted = tmp_path / "student", tmp_path / "converted"
-    given = ("--preset", "bispikclm-tiny", "--data", text, "--tokenizer", "byte")
+    arguments = ("--preset", "bispikclm-tiny", "--data", text, "--tokenizer", "byte")
     sizes = [one for key in ("hidden_size=16", "num_hidden_layers=2", "num_attention_heads=2")
              for one in ("--set", key)]  # fmt: skip
     short = ("--set", "context=32", "--set", "batch_size=4", "--set", "steps=3")
-    ended = spikeformers("pretrain", *given, "--out", student, *sizes, *short)
+    ended = spikeformers("pretrain", *arguments, "--out", student, *sizes, *short)
     assert ended.code == 0, ended.err
     more = ("--steps", 4, "--attention", "ssa", "--calibration-tokens", 128, "--tokens", 64)
     ended = spikeformers("convert", control, "--calibration", text, "--out", converted, *more)
     assert ended.code == 0, ended.err
     for model in (student, converted):
         file = tmp_path / f"{model.name}.engine"
-        given = ("--prompt", "the spike ", "--max-new-tokens", 12, "--temperature", 0, "--json")
+        arguments = ("--prompt", "the spike ", "--max-new-tokens", 12, "--temperature", 0, "--json")
         ended = spikeformers("export", "engine", model, "--out", file, "--weights", "fp32")
         assert ended.code == 0, ended.err
-        found = spikeformers("generate", file, *given).json
-        assert found["text"] == spikeformers("generate", model, *given).json["text"]
+        result = spikeformers("generate", file, *arguments).json
+        assert result["text"] == spikeformers("generate", model, *arguments).json["text"]
         timed = spikeformers("bench", "decode", model, "--prompt-tokens", 4, "--new-tokens", 3,
                              "--repeats", 1, "--no-peers", "--json").json  # fmt: skip
         engines = {"engine-int8", "engine-int4", "engine-fp32"}
@@ -51,8 +55,10 @@ def test_other_architectures(spikeformers, text, control, tiny, tmp_path):
 
 def test_stop_strings_and_the_end_of_the_context(spikeformers, causal, engine_file):
     for more in (("--stop", "e"), ("--max-new-tokens", 500), ("--no-stream",)):
-        given = ("--prompt", "the spike ", "--temperature", 0, *more)
-        one, other = (spikeformers("generate", model, *given) for model in (causal, engine_file))
+        arguments = ("--prompt", "the spike ", "--temperature", 0, *more)
+        one, other = (
+            spikeformers("generate", model, *arguments) for model in (causal, engine_file)
+        )
         assert (one.code, one.out) == (other.code, other.out)
 
 
@@ -75,7 +81,7 @@ def test_bad_requests(spikeformers, causal, masked, engine_file, tmp_path, monke
     broken = tmp_path / "broken"
     broken.write_bytes(engine_file.read_bytes()[:-1])
     out = ("--out", tmp_path / "x")
-    for arguments, code, said in (
+    for arguments, code, message in (
         (("export", "engine", masked, *out), 2, "the engine runs WD-Spikingformer"),
         (("export", "engine", causal, *out, "--weights", "int3"), 2, "fp32, int8"),
         (("export", "engine", causal, "--out", tmp_path), 2, "is a folder; name a file"),
@@ -85,7 +91,7 @@ def test_bad_requests(spikeformers, causal, masked, engine_file, tmp_path, monke
     ):
         ended = spikeformers(*arguments)
         assert ended.code == code, ended.err
-        assert said in ended.err
+        assert message in ended.err
     monkeypatch.setattr(kernels, "_native", None)
     ended = spikeformers("generate", engine_file, *PROMPT)
     assert ended.code == 1

@@ -28,11 +28,11 @@ def test_runs_summary_and_resume(
     spikeformers: Any, masked: Path, data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "runs"
-    asked = ("finetune", masked, "--task", "sst2", "--data-dir", data, "--out", out, *QUICK)
-    ended = spikeformers(*asked, "--seeds", 2, "--json")
+    request = ("finetune", masked, "--task", "sst2", "--data-dir", data, "--out", out, *QUICK)
+    ended = spikeformers(*request, "--seeds", 2, "--json")
     assert ended.code == 0, ended.err
-    found = ended.json["tasks"]["sst2"]["metrics"]["accuracy"]
-    assert found["seeds"] == 2
+    result = ended.json["tasks"]["sst2"]["metrics"]["accuracy"]
+    assert result["seeds"] == 2
     assert len(ended.json["runs"]) == 2
     assert ended.json["runs"][0]["started_from"] == str(masked)
     assert (out / "sst2/seed-1/SST-2.tsv").read_text().startswith("index\tprediction\n0\t")
@@ -49,9 +49,9 @@ def test_runs_summary_and_resume(
     assert "selection on the dev set: none" in read.out
     again = spikeformers("evaluate", "glue", out, "--again", "--data-dir", data, "--json")
     assert again.json["tasks"] == ended.json["tasks"]
-    more = spikeformers(*asked, "--seeds", 3, "--resume", "--json")
+    more = spikeformers(*request, "--seeds", 3, "--resume", "--json")
     assert more.json["tasks"]["sst2"]["metrics"]["accuracy"]["seeds"] == 3
-    taken = spikeformers(*asked)
+    taken = spikeformers(*request)
     assert taken.code == 2
     assert "already holds a run" in taken.err
 
@@ -61,7 +61,7 @@ def test_refusals(
 ) -> None:
     out = tmp_path / "runs"
     given = ("--data-dir", data, "--out", out)
-    for code, said, arguments in (
+    for code, message, arguments in (
         (2, "unknown task 'sst3'. Did you mean", ("finetune", masked, "--task", "sst3", *given)),
         (
             2,
@@ -70,7 +70,7 @@ def test_refusals(
         ),
         (
             2,
-            "--seeds says how many",
+            "--seeds sets how many",
             ("finetune", masked, "--task", "sst2", *given, "--set", "seed=4"),
         ),
         (2, "does not predict masked tokens", ("finetune", causal, "--task", "sst2", *given)),
@@ -78,5 +78,5 @@ def test_refusals(
     ):
         ended = spikeformers(*arguments)
         assert (ended.code, ended.out) == (code, "")
-        assert said in ended.err
+        assert message in ended.err
     assert not out.exists()

@@ -33,8 +33,8 @@ def stages() -> Any:
 def test_energy(
     spikeformers: Any, causal: Path, text: Path, stages: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = ("--no-measure", "--data", text, "--tokens", 64, "--contexts", "16,64")
-    printed = spikeformers("energy", causal, *given, "--json").json
+    arguments = ("--no-measure", "--data", text, "--tokens", 64, "--contexts", "16,64")
+    printed = spikeformers("energy", causal, *arguments, "--json").json
     study = sf.measure_energy(causal, str(text), tokens=64, contexts=(16, 64), progress=stages)
     assert plain(study.as_dict()) == printed
     assert {"counting events", "counting events of the twin"} <= set(stages.seen)
@@ -51,8 +51,8 @@ def test_energy(
 def test_energy_beside_a_trained_twin(
     spikeformers: Any, causal: Path, control: Path, text: Path
 ) -> None:
-    given = ("--no-measure", "--data", text, "--tokens", 32, "--price", "tpu7")
-    printed = spikeformers("energy", causal, *given, "--control", control, "--json").json
+    arguments = ("--no-measure", "--data", text, "--tokens", 32, "--price", "tpu7")
+    printed = spikeformers("energy", causal, *arguments, "--control", control, "--json").json
     study = sf.measure_energy(causal, str(text), tokens=32, prices="tpu7", control=control)
     assert plain(study.as_dict()) == printed
     assert study.control_weights == str(control)
@@ -73,8 +73,8 @@ def test_audit(
     spikeformers: Any, causal: Path, text: Path, stages: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wanted = ("binary", "softmax-free")
-    given = [part for each in wanted for part in ("--require", each)]
-    ended = spikeformers("audit", causal, "--data", text, "--tokens", 64, *given, "--json")
+    arguments = [part for each in wanted for part in ("--require", each)]
+    ended = spikeformers("audit", causal, "--data", text, "--tokens", 64, *arguments, "--json")
     study = sf.audit_folder(causal, str(text), tokens=64, require=wanted, progress=stages)
     assert plain(study.as_dict()) == ended.json
     assert (ended.code, study.met) == (1, False)
@@ -91,10 +91,10 @@ def test_perplexity_and_agreement(
     printed = spikeformers("evaluate", "perplexity", causal, *data, *short).json
     study = sf.evaluate_perplexity(causal, str(text), tokens=200, progress=stages)
     assert study.as_dict() == printed
-    asked = ("evaluate", "agreement", causal, "--reference", control)
-    printed = spikeformers(*asked, *data, *short).json
-    found = sf.evaluate_agreement(causal, control, str(text), tokens=200, progress=stages)
-    assert found.as_dict() == printed
+    request = ("evaluate", "agreement", causal, "--reference", control)
+    printed = spikeformers(*request, *data, *short).json
+    result = sf.evaluate_agreement(causal, control, str(text), tokens=200, progress=stages)
+    assert result.as_dict() == printed
     assert {"scoring", "comparing"} <= set(stages.seen)
 
 
@@ -109,24 +109,33 @@ def test_describe(spikeformers: Any, causal: Path) -> None:
 def test_compare(
     spikeformers: Any, causal: Path, control: Path, text: Path, tmp_path: Path
 ) -> None:
-    given = ("--data", text, "--tokens", 64, "--names", "A,B", "--out", tmp_path / "r.html")
-    printed = spikeformers("compare", control, causal, *given, "--json").json
-    found = sf.compare([control, causal], names=("A", "B"), data=str(text), tokens=64)
-    ours = plain(found.as_dict())
+    arguments = ("--data", text, "--tokens", 64, "--names", "A,B", "--out", tmp_path / "r.html")
+    printed = spikeformers("compare", control, causal, *arguments, "--json").json
+    result = sf.compare([control, causal], names=("A", "B"), data=str(text), tokens=64)
+    ours = plain(result.as_dict())
     for model, its in zip(ours["models"], printed["models"], strict=True):
         assert model["figures"].pop("writing tokens/s") > 0  # measured twice
         assert its["figures"].pop("writing tokens/s") > 0
         assert model == its
     assert ours["differences"] == printed["differences"]
-    assert [curve.name for curve in found.curves] == ["A", "B"]
+    assert [curve.name for curve in result.curves] == ["A", "B"]
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": 1.2, "top_k": 9}])
 def test_generate(spikeformers: Any, causal: Path, options: dict[str, Any]) -> None:
-    given = [part for key, value in options.items() for part in (f"--{key}", value)]
-    given = [str(part).replace("_", "-") for part in given]
+    arguments = [part for key, value in options.items() for part in (f"--{key}", value)]
+    arguments = [str(part).replace("_", "-") for part in arguments]
     printed = spikeformers(
-        "generate", causal, "--prompt", "the ", "--max-new-tokens", 9, "--seed", 3, *given, "--json"
+        "generate",
+        causal,
+        "--prompt",
+        "the ",
+        "--max-new-tokens",
+        9,
+        "--seed",
+        3,
+        *arguments,
+        "--json",
     ).json
     model, tokenizer = sf.load_model(causal)
     pieces: list[str] = []
@@ -144,15 +153,15 @@ def test_generate(spikeformers: Any, causal: Path, options: dict[str, Any]) -> N
 
 def test_the_engine_writes_and_is_timed(spikeformers: Any, causal: Path) -> None:
     pytest.importorskip("spikeformers.kernels._native")
-    asked = ("--prompt", "the ", "--max-new-tokens", 9, "--temperature", 0)
-    printed = spikeformers("generate", causal, "--engine", *asked, "--json").json
+    request = ("--prompt", "the ", "--max-new-tokens", 9, "--temperature", 0)
+    printed = spikeformers("generate", causal, "--engine", *request, "--json").json
     engine = sf.open_engine(causal, threads=1)
     written = sf.generate_text(engine, "the ", max_new_tokens=9, temperature=0.0)
     assert (written.text, written.finish_reason) == (printed["text"], printed["finish_reason"])
     few = {"prompt_tokens": 4, "new_tokens": 4, "repeats": 1, "peers": False}
-    given = [part for key, value in few.items() if key != "peers"
+    arguments = [part for key, value in few.items() if key != "peers"
              for part in (f"--{key.replace('_', '-')}", value)]  # fmt: skip
-    printed = spikeformers("bench", "decode", causal, *given, "--no-peers", "--json").json
+    printed = spikeformers("bench", "decode", causal, *arguments, "--no-peers", "--json").json
     ours = sf.bench_decode(causal, sf.pack, **few).as_dict()
     assert list(ours) == list(printed)
     counted = ("density", "weight_bytes_per_token", "cache_bytes_per_token")
@@ -169,8 +178,8 @@ def test_images(spikeformers: Any, tmp_path: Path) -> None:
     short = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     short |= {"intermediate_size": 32, "model.steps": 2, "steps": 2, "batch_size": 8}
     sets = [part for key, value in short.items() for part in ("--set", f"{key}={value}")]
-    given = ("--preset", "a2os2a-digits", "--data", "digits", "--out", run)
-    assert spikeformers("train-vision", *given, *sets, "--set", "device=cpu").code == 0
+    arguments = ("--preset", "a2os2a-digits", "--data", "digits", "--out", run)
+    assert spikeformers("train-vision", *arguments, *sets, "--set", "device=cpu").code == 0
     printed = spikeformers("evaluate", "vision", run, "--data", "digits", "--images", 16, "--json")
     study = sf.evaluate_images(run, "digits", images=16, energy=True)
     assert plain(study.as_dict()) == printed.json

@@ -24,28 +24,37 @@ def test_greedy_text_is_that_of_transformers(spikeformers, causal):
 
 
 def test_the_seed_decides_and_streaming_does_not(spikeformers, causal):
-    given = ("generate", causal, "--prompt", PROMPT, "--max-new-tokens", 15, "--temperature", 1.5)
-    one = spikeformers(*given, "--seed", 1)
+    arguments = (
+        "generate",
+        causal,
+        "--prompt",
+        PROMPT,
+        "--max-new-tokens",
+        15,
+        "--temperature",
+        1.5,
+    )
+    one = spikeformers(*arguments, "--seed", 1)
     assert one.code == 0
-    assert one.out == spikeformers(*given, "--seed", 1, "--no-stream").out
-    assert one.out == spikeformers(*given, "--seed", 1, "--json").json["text"] + "\n"
-    assert one.out != spikeformers(*given, "--seed", 2).out
+    assert one.out == spikeformers(*arguments, "--seed", 1, "--no-stream").out
+    assert one.out == spikeformers(*arguments, "--seed", 1, "--json").json["text"] + "\n"
+    assert one.out != spikeformers(*arguments, "--seed", 2).out
     assert "tokens/s" in one.err
 
 
 def test_top_k_of_one_is_greedy(spikeformers, causal):
-    given = ("generate", causal, "--prompt", PROMPT, "--max-new-tokens", 10)
-    greedy = spikeformers(*given, "--temperature", 0).out
-    assert spikeformers(*given, "--temperature", 2, "--top-k", 1).out == greedy
-    nucleus = spikeformers(*given, "--temperature", 2, "--top-k", 0, "--top-p", 1e-6)
+    arguments = ("generate", causal, "--prompt", PROMPT, "--max-new-tokens", 10)
+    greedy = spikeformers(*arguments, "--temperature", 0).out
+    assert spikeformers(*arguments, "--temperature", 2, "--top-k", 1).out == greedy
+    nucleus = spikeformers(*arguments, "--temperature", 2, "--top-k", 0, "--top-p", 1e-6)
     assert nucleus.out == greedy
 
 
 def test_a_stop_string_ends_the_text(spikeformers, causal):
-    given = ("generate", causal, "--prompt", PROMPT, "--max-new-tokens", 20, "--temperature", 2)
-    whole = spikeformers(*given, "--json").json
+    arguments = ("generate", causal, "--prompt", PROMPT, "--max-new-tokens", 20, "--temperature", 2)
+    whole = spikeformers(*arguments, "--json").json
     stop = whole["text"][3:5]
-    cut = spikeformers(*given, "--json", "--stop", stop).json
+    cut = spikeformers(*arguments, "--json", "--stop", stop).json
     assert cut["finish_reason"] == "stop"
     assert cut["text"] == whole["text"][: whole["text"].index(stop)]
     assert cut["tokens"] < whole["tokens"]
@@ -71,11 +80,11 @@ def test_a_prompt_longer_than_the_context(spikeformers, causal):
 
 
 def test_a_prompt_from_standard_input(spikeformers, causal, monkeypatch):
-    given = ("--temperature", 0, "--max-new-tokens", 5, "--json")
-    said = spikeformers("generate", causal, "--prompt", PROMPT, *given).json
+    arguments = ("--temperature", 0, "--max-new-tokens", 5, "--json")
+    result = spikeformers("generate", causal, "--prompt", PROMPT, *arguments).json
     monkeypatch.setattr("sys.stdin", io.StringIO(PROMPT))
-    read = spikeformers("generate", causal, "--prompt", "-", *given).json
-    assert (read["prompt"], read["text"]) == (PROMPT, said["text"])
+    read = spikeformers("generate", causal, "--prompt", "-", *arguments).json
+    assert (read["prompt"], read["text"]) == (PROMPT, result["text"])
 
 
 def test_an_empty_prompt_begins_a_document(spikeformers, causal):
@@ -92,7 +101,7 @@ def test_the_dense_twin_writes_too(spikeformers, control):
 def test_a_masked_model_does_not_write(spikeformers, masked):
     ended = spikeformers("generate", masked, "--prompt", PROMPT)
     assert ended.code == 2
-    assert "does not write text" in ended.err
+    assert "does not generate text" in ended.err
 
 
 @pytest.mark.parametrize(

@@ -6,37 +6,41 @@ from spikeformers.models import PRESETS, load_model
 
 
 def test_json_of_a_model(spikeformers, causal):
-    said = spikeformers("info", causal, "--json").json
+    described = spikeformers("info", causal, "--json").json
     model, _ = load_model(causal)
-    assert said["parameters"] == model.num_parameters()
-    assert said["model"] == str(causal)
-    assert said["shape"] == {
+    assert described["parameters"] == model.num_parameters()
+    assert described["model"] == str(causal)
+    assert described["shape"] == {
         "width": 16, "layers": 2, "heads": 2, "MLP width": 64, "vocabulary": 258, "positions": 32
     }  # fmt: skip
-    assert said["neuron"]["kind"] == "ni-lif"
-    assert sum(row["parameters"] for row in said["tensors"]) == said["parameters"]
+    assert described["neuron"]["kind"] == "ni-lif"
+    assert sum(row["parameters"] for row in described["tensors"]) == described["parameters"]
 
 
 def test_the_tables(spikeformers, causal):
     ended = spikeformers("info", causal, "--tensors")
     assert ended.code == 0
-    for said in ("ni-lif, 1x4 (T x D)", "cwssa, hard, 1 winner a query, causal", "0, 1/4, ... 4/4"):
-        assert said in ended.out
+    for text in (
+        "ni-lif, 1x4 (T x D)",
+        "cwssa, hard, 1 winner per query, causal",
+        "0, 1/4, ... 4/4",
+    ):
+        assert text in ended.out
     assert "model.layers.*.mlp.up.weight" in ended.out
 
 
 def test_a_dense_model(spikeformers, control):
-    said = spikeformers("info", control, "--json").json
-    assert (said["neuron"], said["attention"]) == (None, None)
-    assert {point["spike_type"] for point in said["points"]} == {"real"}
+    described = spikeformers("info", control, "--json").json
+    assert (described["neuron"], described["attention"]) == (None, None)
+    assert {point["spike_type"] for point in described["points"]} == {"real"}
 
 
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name.endswith(("tiny", "1.0b"))])
 def test_a_preset_needs_no_weights(spikeformers, preset):
-    said = spikeformers("info", preset, "--json").json
-    assert said["shape"]["width"] == PRESETS[preset]["hidden_size"]
+    described = spikeformers("info", preset, "--json").json
+    assert described["shape"]["width"] == PRESETS[preset]["hidden_size"]
     if preset.endswith("1.0b"):
-        assert 0.9e9 < said["parameters"] < 1.2e9
+        assert 0.9e9 < described["parameters"] < 1.2e9
 
 
 def test_an_unknown_model_names_the_nearest_preset(spikeformers):

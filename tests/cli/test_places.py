@@ -32,13 +32,13 @@ def place_for(verb: str, folder: Path) -> Path:
     return folder / "page.html" if verb in ("compare", "evaluate vision") else folder
 
 
-def refused(ended: object, code: int, *said: str) -> None:
+def refused(ended: object, code: int, *message: str) -> None:
     assert ended.code == code, ended.err
     assert ended.out == ""
     assert ended.err.count("error: ") == 1
     for part in ("Traceback", "--debug"):
         assert part not in ended.err
-    for part in said:
+    for part in message:
         assert part in " ".join(ended.err.split())
 
 
@@ -88,8 +88,8 @@ def test_a_model_folder_that_cannot_take_the_scores_is_refused_before_scoring(
 def test_a_conversion_that_would_be_tuned_into_a_run_is_refused_first(spikeformers, tmp_path):
     (tmp_path / "tuned").mkdir()
     (tmp_path / "tuned" / "run.json").write_text("{}")
-    given = ("convert", "none", "--calibration", "none", "--tune", 5, "--out", tmp_path)
-    refused(spikeformers(*given), 2, "tuned already holds a run (run.json)")
+    arguments = ("convert", "none", "--calibration", "none", "--tune", 5, "--out", tmp_path)
+    refused(spikeformers(*arguments), 2, "tuned already holds a run (run.json)")
 
 
 def test_runs_leave_no_lock(causal):
@@ -109,10 +109,10 @@ def test_a_resume_says_that_it_passes_over_a_damaged_checkpoint(
     refused(ended, 1, "No checkpoint in", "step-0000006", "step-0000007", "bytes instead of")
     shutil.copytree(max((causal / "checkpoints").iterdir()), last, dirs_exist_ok=True)
     ended = spikeformers("pretrain", "--out", out, "--resume")
-    said = " ".join(ended.err.split())
+    message = " ".join(ended.err.split())
     assert ended.code == 0, ended.err
-    assert "Resuming from step-0000006 instead" in said
-    assert "damaged-step-0000007, and may be deleted" in said
+    assert "Resuming from step-0000006 instead" in message
+    assert "damaged-step-0000007, and may be deleted" in message
 
 
 def test_weights_that_are_not_finite_are_refused_by_every_verb(
@@ -125,8 +125,8 @@ def test_weights_that_are_not_finite_are_refused_by_every_verb(
     tensors = load_file(model / "model.safetensors")
     tensors["model.layers.0.mlp.up.weight"][0, 0] = float("nan")
     save_file(tensors, model / "model.safetensors", {"format": "pt"})
-    said = "values of model.layers.0.mlp.up.weight are NaN or infinite"
-    for given in (
+    message = "values of model.layers.0.mlp.up.weight are NaN or infinite"
+    for arguments in (
         ("info", model),
         ("generate", model, "--prompt", "the "),
         ("generate", model, "--prompt", "the ", "--engine"),
@@ -138,5 +138,5 @@ def test_weights_that_are_not_finite_are_refused_by_every_verb(
         ("bench", "decode", model),
         ("compare", causal, model, "--names", "a,b", "--data", text, "--out", tmp_path / "x.html"),
     ):
-        refused(spikeformers(*given), 1, said)
+        refused(spikeformers(*arguments), 1, message)
     assert not (tmp_path / "model.engine").exists()

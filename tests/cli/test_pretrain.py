@@ -34,11 +34,11 @@ def test_a_run_leaves_a_model_that_loads(causal):
     assert {"README.md", "run.json", "metrics.jsonl"} <= {p.name for p in causal.iterdir()}
 
 
-def test_run_json_says_what_was_asked_and_what_ran(causal, text):
-    said = record(causal)
-    assert said["config"]["steps"] == 6
-    assert said["model"]["hidden_size"] == 16
-    assert said["data"]["request"] == {
+def test_run_json_records_the_request_and_the_run(causal, text):
+    report = record(causal)
+    assert report["config"]["steps"] == 6
+    assert report["model"]["hidden_size"] == 16
+    assert report["data"]["request"] == {
         "preset": "wd-spikingformer-tiny",
         "control": False,
         "source": str(text),
@@ -69,12 +69,12 @@ def test_json_is_all_that_goes_to_standard_output(spikeformers, tiny, text, tmp_
 
 
 def test_context_and_positions_follow_each_other(spikeformers, tiny, text, tmp_path):
-    given = ("pretrain", *WD, "--data", text)
+    arguments = ("pretrain", *WD, "--data", text)
     one, two = tmp_path / "one", tmp_path / "two"
-    assert spikeformers(*given, "--out", one, *tiny(steps=1, context=16)).code == 0
+    assert spikeformers(*arguments, "--out", one, *tiny(steps=1, context=16)).code == 0
     assert record(one)["model"]["max_position_embeddings"] == 16
     both = tiny(steps=1, context=16, max_position_embeddings=24)
-    assert spikeformers(*given, "--out", two, *both).code == 0
+    assert spikeformers(*arguments, "--out", two, *both).code == 0
     assert record(two)["model"]["max_position_embeddings"] == 24
     assert record(two)["config"]["context"] == 16
 
@@ -89,12 +89,12 @@ def test_a_recipe_and_options_on_top(spikeformers, tiny, text, tmp_path):
     }
     recipe.write_text(yaml.safe_dump(content))
     out = tmp_path / "run"
-    given = ("--recipe", recipe, "--data", text, "--out", out)
-    ended = spikeformers("pretrain", *given, *tiny(steps=1))
+    arguments = ("--recipe", recipe, "--data", text, "--out", out)
+    ended = spikeformers("pretrain", *arguments, *tiny(steps=1))
     assert ended.code == 0, ended.err
-    said = record(out)
-    assert (said["config"]["steps"], said["model"]["steps"]) == (1, 2)
-    assert (said["model"]["wta"], said["model"]["winners"]) == ("top_k", 2)
+    report = record(out)
+    assert (report["config"]["steps"], report["model"]["steps"]) == (1, 2)
+    assert (report["model"]["wta"], report["model"]["winners"]) == ("top_k", 2)
 
 
 def test_ctrl_c_and_resume_end_as_if_nothing_had_happened(
@@ -127,16 +127,16 @@ def test_ctrl_c_and_resume_end_as_if_nothing_had_happened(
 
 
 def test_resume_takes_what_may_change_and_refuses_the_rest(spikeformers, causal, text):
-    given = ("pretrain", "--out", causal, "--resume")
-    assert spikeformers(*given, "--set", "log_every=2").code == 0
-    ended = spikeformers(*given, "--set", "learning_rate=0.5")
+    arguments = ("pretrain", "--out", causal, "--resume")
+    assert spikeformers(*arguments, "--set", "log_every=2").code == 0
+    ended = spikeformers(*arguments, "--set", "learning_rate=0.5")
     assert ended.code == 2
     assert "learning_rate was 0.01, now 0.5" in ended.err
-    ended = spikeformers(*given, "--set", "hidden_size=32")
+    ended = spikeformers(*arguments, "--set", "hidden_size=32")
     assert ended.code == 2
     assert "cannot change the model" in ended.err
-    assert spikeformers(*given, "--preset", "we-spikingformer-tiny").code == 2
-    assert spikeformers(*given, "--data", "builtin").code == 2  # another text
+    assert spikeformers(*arguments, "--preset", "we-spikingformer-tiny").code == 2
+    assert spikeformers(*arguments, "--data", "builtin").code == 2  # another text
 
 
 def test_a_finished_run_is_continued_for_more_steps(spikeformers, tiny, text, tmp_path):
@@ -147,11 +147,11 @@ def test_a_finished_run_is_continued_for_more_steps(spikeformers, tiny, text, tm
     ended = spikeformers(*again, "--set", "steps=9", "--json")
     assert ended.code == 0, ended.err
     assert ended.json["steps"] == 9
-    assert "9 steps of 128 tokens; the last 3 at the schedule's last learning rate" in ended.err
+    assert "9 steps of 128 tokens; the last 3 at the schedule's final learning rate" in ended.err
     nine = weights(out)
     assert nine != six
-    said = record(out)["config"]
-    assert (said["steps"], said["schedule_steps"]) == (9, 6)
+    report = record(out)["config"]
+    assert (report["steps"], report["schedule_steps"]) == (9, 6)
     ended = spikeformers(*again, "--json")  # from now on it is a run of nine
     assert (ended.json["steps"], weights(out)) == (9, nine)
     fewer = spikeformers(*again, "--set", "steps=5")

@@ -34,7 +34,7 @@ def change(file: Path, *path: str, to: Any = None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "to", "said"),
+    ("path", "to", "message"),
     [
         (("config",), None, "'config' is missing"),
         (("data",), [], "data is []; it must be a mapping"),
@@ -50,10 +50,10 @@ def change(file: Path, *path: str, to: Any = None) -> None:
     ],
     ids=str,
 )
-def test_a_record_with_foreign_values(spikeformers, run, path, to, said):
+def test_a_record_with_foreign_values(spikeformers, run, path, to, message):
     change(run / "run.json", *path, to=to)
     ended = spikeformers("pretrain", "--out", run, "--resume")
-    one_message(ended, 1, f"{run / 'run.json'}", said)
+    one_message(ended, 1, f"{run / 'run.json'}", message)
 
 
 def test_a_record_of_foreign_bytes(spikeformers, run):
@@ -86,7 +86,7 @@ def test_a_stopped_run_says_how_to_resume_it_with_its_path_quoted(
 
     monkeypatch.setattr(interrupt.Interrupt, "requested", property(lambda self: True))
     out = tmp_path / "my runs"
-    given = ("pretrain", "--preset", "wd-spikingformer-tiny", "--tokenizer", "byte")
-    ended = spikeformers(*given, "--data", text, "--out", out, *tiny())
+    arguments = ("pretrain", "--preset", "wd-spikingformer-tiny", "--tokenizer", "byte")
+    ended = spikeformers(*arguments, "--data", text, "--out", out, *tiny())
     assert ended.code == 130
     assert f"continue with: spikeformers pretrain --out '{out}' --resume" in ended.err

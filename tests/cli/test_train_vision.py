@@ -61,11 +61,11 @@ def trained(spikeformers: Any, stripes: Path, tmp_path: Path) -> Path:
 def test_a_run_leaves_a_model_and_says_what_it_ran(trained: Path) -> None:
     model = load_vision_model(trained)
     assert (model.config.model_type, model.config.num_labels) == ("spiking_vit", 3)
-    said = json.loads((trained / "run.json").read_text())
-    assert said["data"]["request"]["preset"] == "a2os2a-digits"
-    assert said["data"]["images"]["sizes"] == {"train": 48, "validation": 12, "test": 60}
-    assert (said["config"]["steps"], said["model"]["steps"]) == (6, 2)
-    assert said["task"]["mixup"] == 0.0
+    record = json.loads((trained / "run.json").read_text())
+    assert record["data"]["request"]["preset"] == "a2os2a-digits"
+    assert record["data"]["images"]["sizes"] == {"train": 48, "validation": 12, "test": 60}
+    assert (record["config"]["steps"], record["model"]["steps"]) == (6, 2)
+    assert record["task"]["mixup"] == 0.0
     card = (trained / "README.md").read_text()
     assert "image-classification" in card
     assert "binary, relu, ternary" in card
@@ -78,8 +78,8 @@ def test_json_epochs_and_the_dense_twin(spikeformers: Any, stripes: Path, tmp_pa
     at = few.index("steps=6")
     del few[at - 1 : at + 1]
     out = tmp_path / "twin"
-    given = (*PRESET, "--control", "--data", stripes, "--out", out, "--json")
-    ended = spikeformers(*given, *few)
+    arguments = (*PRESET, "--control", "--data", stripes, "--out", out, "--json")
+    ended = spikeformers(*arguments, *few)
     assert ended.code == 0, ended.err
     assert ended.json["steps"] == 2 * 48 // 8
     assert ended.json["images_seen"] == 96
@@ -114,29 +114,29 @@ def test_ctrl_c_and_resume(
 def test_evaluate(spikeformers: Any, stripes: Path, trained: Path, tmp_path: Path) -> None:
     page = tmp_path / "page" / "report.html"
     page.parent.mkdir()
-    given = ("evaluate", "vision", trained, "--data", stripes)
-    ended = spikeformers(*given, "--json", "--report", page)
+    arguments = ("evaluate", "vision", trained, "--data", stripes)
+    ended = spikeformers(*arguments, "--json", "--report", page)
     assert ended.code == 0, ended.err
-    found = ended.json
-    confusion = np.array(found["confusion"])
-    assert found["images"] == confusion.sum() == 60
-    assert found["accuracy"] == confusion.diagonal().sum() / 60
-    assert found["per_class"]["1"] == confusion[1, 1] / 20
-    assert [(e["role"], e["kind"]) for e in found["entropy"]] == [
+    result = ended.json
+    confusion = np.array(result["confusion"])
+    assert result["images"] == confusion.sum() == 60
+    assert result["accuracy"] == confusion.diagonal().sum() / 60
+    assert result["per_class"]["1"] == confusion[1, 1] / 20
+    assert [(e["role"], e["kind"]) for e in result["entropy"]] == [
         ("query", "binary"), ("key", "real"), ("value", "ternary"),
     ]  # fmt: skip
-    assert found["skipped"] == {}
+    assert result["skipped"] == {}
     text = page.read_text()
     assert "Entropy of Q, K and V" in text
     assert "Do Q, K and V learn?" in text
     assert text.count("data:image/png;base64") == 4
-    table = spikeformers(*given, "--images", 6)
+    table = spikeformers(*arguments, "--images", 6)
     assert "6 of stripes, test" in table.out
 
 
 def test_energy_audit_and_info(spikeformers: Any, stripes: Path, trained: Path) -> None:
-    given = ("--data", stripes, "--images", 4, "--json")
-    energy = spikeformers("energy", "--no-measure", trained, *given).json["paper"]
+    arguments = ("--data", stripes, "--images", 4, "--json")
+    energy = spikeformers("energy", "--no-measure", trained, *arguments).json["paper"]
     assert (energy["model"]["unit"], energy["model"]["tokens"]) == ("image", 4)
     assert energy["control"]["density"] is None
     assert energy["control"]["macs_per_token"] > 0
@@ -146,13 +146,15 @@ def test_energy_audit_and_info(spikeformers: Any, stripes: Path, trained: Path) 
     )  # fmt: skip
     assert ended.code == 0, ended.err
     assert "2 images of stripes" in ended.out
-    assert spikeformers("audit", trained, *given, "--require", "binary").code == 1  # V is ternary
-    said = spikeformers("info", trained, "--json").json
-    points = {row["point"]: row["spike_type"] for row in said["points"]}
+    assert (
+        spikeformers("audit", trained, *arguments, "--require", "binary").code == 1
+    )  # V is ternary
+    described = spikeformers("info", trained, "--json").json
+    points = {row["point"]: row["spike_type"] for row in described["points"]}
     assert (points["query"], points["key"], points["value"]) == ("binary", "real", "ternary")
     assert points["patches stage1"] == "binary"
     assert points["Q K^T V"] == "real"
-    assert (said["attention"]["kind"], said["shape"]["image size"]) == ("a2os2a", 8)
+    assert (described["attention"]["kind"], described["shape"]["image size"]) == ("a2os2a", 8)
     assert spikeformers("info", "a2os2a-imagenet-10-512").code == 0
 
 

@@ -29,8 +29,8 @@ def data(tmp_path: Path) -> Path:
 def test_table_file_and_json(spikeformers: Any, causal: Path, data: Path, tmp_path: Path) -> None:
     pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
     model = shutil.copytree(causal, tmp_path / "model")
-    asked = ("evaluate", "zeroshot", model, "--tasks", "piqa", "--data-dir", data)
-    ended = spikeformers(*asked, "--batch-size", 4)
+    request = ("evaluate", "zeroshot", model, "--tasks", "piqa", "--data-dir", data)
+    ended = spikeformers(*request, "--batch-size", 4)
     assert ended.code == 0
     assert "at chance" in ended.out
     assert "0.5000" in ended.out
@@ -40,25 +40,27 @@ def test_table_file_and_json(spikeformers: Any, causal: Path, data: Path, tmp_pa
     assert card.count("## Zero-shot scores") == 1
     assert "| piqa (4, validation) | acc | 50.0 ± 28.9 | 50.0 | 50.0 | at chance |" in card
     assert card.startswith((causal / "README.md").read_text().rstrip())
-    ended = spikeformers(*asked, "--batch-size", 4, "--limit", 3, "--json")
+    ended = spikeformers(*request, "--batch-size", 4, "--limit", 3, "--json")
     assert (
         ended.json["tasks"]["piqa"]["samples"]["acc"]
         == (written["tasks"]["piqa"]["samples"]["acc"][:3])
     )
     assert (model / "evaluations/zeroshot-piqa.limit-3.json").is_file()
-    assert (model / "README.md").read_text() == card  # parts are not told, nor anything twice
+    assert (
+        model / "README.md"
+    ).read_text() == card  # partial results are not shown, and nothing twice
 
 
 def test_the_weights_are_read_in_the_precision_asked_for(
     spikeformers: Any, causal: Path, data: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
-    asked = ("evaluate", "zeroshot", causal, "--tasks", "piqa", "--data-dir", data, "--json")
-    asked += ("--out", tmp_path)
-    plain, half = (spikeformers(*asked, *more).json for more in ((), ("--dtype", "bf16")))
+    request = ("evaluate", "zeroshot", causal, "--tasks", "piqa", "--data-dir", data, "--json")
+    request += ("--out", tmp_path)
+    plain, half = (spikeformers(*request, *more).json for more in ((), ("--dtype", "bf16")))
     assert (plain["model"]["dtype"], half["model"]["dtype"]) == ("float32", "bfloat16")
     assert half["tasks"]["piqa"]["documents"] == 4
-    ended = spikeformers(*asked, "--dtype", "int8")
+    ended = spikeformers(*request, "--dtype", "int8")
     assert ended.code == 2
     assert "it must be one of auto, fp32, bf16, fp16" in ended.err
 
@@ -95,21 +97,21 @@ def test_the_engine_scores_as_pytorch_does(
     pytest.importorskip("spikeformers.kernels._native")
     file = tmp_path / "fp32.engine"
     spikeformers("export", "engine", causal, "--out", file, "--weights", "fp32")
-    asked = ("--tasks", "piqa", "--data-dir", data, "--json")
-    wanted = spikeformers("evaluate", "zeroshot", causal, *asked, "--out", tmp_path / "one").json
-    for given in ((causal, "--engine", "--threads", 1), (file, "--out", tmp_path / "two")):
-        found = spikeformers("evaluate", "zeroshot", *given, *asked).json
-        assert found["tasks"]["piqa"]["samples"] == wanted["tasks"]["piqa"]["samples"]
-        assert (found["model"]["class"], found["settings"]["device"]) == ("Engine", "engine")
+    request = ("--tasks", "piqa", "--data-dir", data, "--json")
+    wanted = spikeformers("evaluate", "zeroshot", causal, *request, "--out", tmp_path / "one").json
+    for arguments in ((causal, "--engine", "--threads", 1), (file, "--out", tmp_path / "two")):
+        result = spikeformers("evaluate", "zeroshot", *arguments, *request).json
+        assert result["tasks"]["piqa"]["samples"] == wanted["tasks"]["piqa"]["samples"]
+        assert (result["model"]["class"], result["settings"]["device"]) == ("Engine", "engine")
     assert (tmp_path / "two/zeroshot-piqa.json").is_file()
-    for more, told in (
+    for more, values in (
         (("--device", "cuda"), "on the CPU"),
-        (("--dtype", "bf16"), "--dtype bf16 is not for it"),
+        (("--dtype", "bf16"), "--dtype bf16 does not apply to it"),
         (("--cached",), "--cached is for"),
     ):
-        ended = spikeformers("evaluate", "zeroshot", file, *asked, *more)
+        ended = spikeformers("evaluate", "zeroshot", file, *request, *more)
         assert ended.code == 2
-        assert told in ended.err
+        assert values in ended.err
 
 
 def test_ctrl_c_and_the_same_command_again(
@@ -128,11 +130,11 @@ def test_ctrl_c_and_the_same_command_again(
         return score(self, batch)
 
     monkeypatch.setattr(SpikeformersLM, "_score", counted)
-    asked = ("evaluate", "zeroshot", causal, "--tasks", "piqa", "--data-dir", data,
+    request = ("evaluate", "zeroshot", causal, "--tasks", "piqa", "--data-dir", data,
              "--batch-size", 1, "--out", tmp_path / "out")  # fmt: skip
-    ended = spikeformers(*asked)
+    ended = spikeformers(*request)
     assert (ended.code, ended.out) == (130, "")
     assert "Stopped in piqa; the same command continues from there." in ended.err
     assert not (tmp_path / "out").exists()
-    assert spikeformers(*asked).code == 0
+    assert spikeformers(*request).code == 0
     assert len(calls) == 3  # two inputs in all: the first was not scored again

@@ -18,9 +18,9 @@ from spikeformers.evaluation import agreement
 
 
 def split_of(*tokens: int) -> TokenSplit:
-    found = TokenSplit("test", Path("none"), "<u2", len(tokens), 1, 1, 1)
-    found.__dict__["tokens"] = np.array(tokens, dtype="<u2")
-    return found
+    result = TokenSplit("test", Path("none"), "<u2", len(tokens), 1, 1, 1)
+    result.__dict__["tokens"] = np.array(tokens, dtype="<u2")
+    return result
 
 
 def model_of(table: Any, rows: list[list[float]], positions: int = 8) -> Any:
@@ -55,13 +55,13 @@ def test_hidden_states_are_what_the_head_reads() -> None:
         return GPT2LMHeadModel(config).eval()
 
     one, two, tokens = model(0), model(1), [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7]
-    found = agreement(one, two, split_of(*tokens), context=7)
+    result = agreement(one, two, split_of(*tokens), context=7)
     ids = torch.tensor(tokens).view(2, 7)
     first, second = one(ids, output_hidden_states=True), two(ids, output_hidden_states=True)
     plain = F.cosine_similarity(first.logits, second.logits, dim=-1).mean()
-    assert found.logit_cosine == pytest.approx(float(plain), abs=1e-6)
+    assert result.logit_cosine == pytest.approx(float(plain), abs=1e-6)
     hidden = F.cosine_similarity(first.hidden_states[-1], second.hidden_states[-1], dim=-1).mean()
-    assert found.hidden_cosine == pytest.approx(float(hidden), abs=1e-6)
+    assert result.hidden_cosine == pytest.approx(float(hidden), abs=1e-6)
     assert agreement(one, model(2, 4), split_of(*tokens), context=7).hidden_cosine is None
 
 

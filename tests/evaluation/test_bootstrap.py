@@ -13,15 +13,15 @@ def test_means() -> None:
     draw = np.random.default_rng(0)
     first = (draw.random(400) < 0.5).astype(float)
     second = np.where(draw.random(400) < 0.2, 1.0, first)  # some wrong ones made right
-    found = paired_means(first, second, draws=4000)
+    result = paired_means(first, second, draws=4000)
     apart = second - first
     error = apart.std(ddof=1) / 20
-    assert found.difference == pytest.approx(apart.mean())
-    assert found.low == pytest.approx(apart.mean() - 1.96 * error, abs=0.004)
-    assert found.high == pytest.approx(apart.mean() + 1.96 * error, abs=0.004)
-    assert found.clear
-    assert (found.examples, found.draws) == (400, 4000)
-    assert paired_means(first, second, draws=4000) == found
+    assert result.difference == pytest.approx(apart.mean())
+    assert result.low == pytest.approx(apart.mean() - 1.96 * error, abs=0.004)
+    assert result.high == pytest.approx(apart.mean() + 1.96 * error, abs=0.004)
+    assert result.clear
+    assert (result.examples, result.draws) == (400, 4000)
+    assert paired_means(first, second, draws=4000) == result
     same = paired_means(first, first)
     assert (same.difference, same.low, same.high, same.clear) == (0, 0, 0, False)
 
@@ -33,8 +33,8 @@ def test_a_metric_over_runs() -> None:
         return float(np.mean(truth == guess))
 
     first, second = [[0] * 40, [0] * 40], [labels, [0] * 40]
-    found = paired_metric(accuracy, labels, first, second, draws=300)
-    assert found.difference == pytest.approx(0.25)  # 1/2 on one of two runs
-    assert 0.15 < found.low < 0.25 < found.high < 0.35
+    result = paired_metric(accuracy, labels, first, second, draws=300)
+    assert result.difference == pytest.approx(0.25)  # 1/2 on one of two runs
+    assert 0.15 < result.low < 0.25 < result.high < 0.35
     with pytest.raises(DataError, match="nothing to draw from"):
         paired_means([], [])

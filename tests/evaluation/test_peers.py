@@ -24,8 +24,8 @@ def test_a_peer_is_used_where_it_is_installed_and_fits(monkeypatch: pytest.Monke
     assert blocks == [peer for peer in PEERS if peer.startswith("llama.cpp")]
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
     assert not any(usable(peer, CONFIG) for peer in PEERS)
-    with running(CONFIG, 1) as found:
-        assert found == {}
+    with running(CONFIG, 1) as result:
+        assert result == {}
 
 
 def test_peers_read_a_prompt_and_go_on() -> None:

@@ -108,14 +108,14 @@ def test_no_membrane_leaks_from_batch_to_batch(
     setup: Make, documents: list[str], options: dict[str, Any]
 ) -> None:
     model, tokenizer = setup("wd", **options)
-    found = {
+    result = {
         size: perplexity(model, tokenizer, documents, stride=5, batch_size=size).nats_per_token
         for size in (1, 3, 64)
     }
-    assert found[3] == pytest.approx(found[1], rel=1e-6)
-    assert found[64] == pytest.approx(found[1], rel=1e-6)
+    assert result[3] == pytest.approx(result[1], rel=1e-6)
+    assert result[64] == pytest.approx(result[1], rel=1e-6)
     again = perplexity(model, tokenizer, documents, stride=5, batch_size=3)
-    assert again.nats_per_token == found[3]
+    assert again.nats_per_token == result[3]
 
 
 def test_longer_context_is_used(setup: Make, documents: list[str]) -> None:
@@ -209,12 +209,12 @@ def test_json(setup: Make, table: Any, documents: list[str]) -> None:
     tokenizer = setup()[1]
     n = len(tokenizer)
     bad = torch.zeros(n, n)
-    bad[:, 0] = 1e4  # every token is impossible: e^10000 is no float
+    bad[:, 0] = 1e4  # every token is impossible: e^10000 is not a float
     report = perplexity(table(bad), tokenizer, documents)
     assert report.perplexity == math.inf
-    found = json.loads(json.dumps(report.as_dict(), allow_nan=False))
-    assert found["perplexity"] is None
-    assert found["nats_per_token"] == pytest.approx(1e4)
+    result = json.loads(json.dumps(report.as_dict(), allow_nan=False))
+    assert result["perplexity"] is None
+    assert result["nats_per_token"] == pytest.approx(1e4)
 
 
 @pytest.mark.parametrize(
@@ -236,6 +236,6 @@ def test_bad_requests(
 def test_a_text_of_another_tokenizer_is_refused(setup: Make) -> None:
     model, tokenizer = setup()
     tokenizer.add_tokens(["<new>"])
-    said = f"holds the token id {len(tokenizer) - 1}, and the model's vocabulary is"
-    with pytest.raises(DataError, match=said):
+    message = f"holds the token id {len(tokenizer) - 1}, and the model's vocabulary is"
+    with pytest.raises(DataError, match=message):
         perplexity(model, tokenizer, ["some <new> words"])

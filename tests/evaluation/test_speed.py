@@ -46,9 +46,9 @@ def test_only_decoding_is_timed() -> None:
 
 def test_models_take_turns() -> None:
     a, b = Slow(0.001), Slow(0.004)
-    found = decoding_speeds({"a": a, "b": b}, [1], new_tokens=5, repeats=3)  # type: ignore[dict-item]
-    assert list(found) == ["a", "b"]
-    assert found["a"].tokens_per_second > found["b"].tokens_per_second
+    result = decoding_speeds({"a": a, "b": b}, [1], new_tokens=5, repeats=3)  # type: ignore[dict-item]
+    assert list(result) == ["a", "b"]
+    assert result["a"].tokens_per_second > result["b"].tokens_per_second
 
 
 @pytest.mark.parametrize("twin", [None, "learned", "rotary"])

@@ -62,7 +62,7 @@ def test_the_pytorch_baseline_reads_one_token_a_step_from_its_cache(dense):
 
     model.register_forward_hook(note, with_kwargs=True)
     system = TorchSystem(model)
-    for _ in range(2):  # a second text starts anew
+    for _ in range(2):  # a second text starts from the beginning
         system.begin(ids[:8])
         for token in ids[8:]:
             system.step(token)

@@ -25,8 +25,8 @@ class Lookup(nn.Module):
         self.classes, self.unused = classes, nn.Parameter(torch.zeros(1))
 
     def forward(self, pixel_values: Tensor) -> Any:
-        found = pixel_values[:, 0, 0, 0].long()
-        return SimpleNamespace(logits=nn.functional.one_hot(found, self.classes).float())
+        result = pixel_values[:, 0, 0, 0].long()
+        return SimpleNamespace(logits=nn.functional.one_hot(result, self.classes).float())
 
 
 def batch(found: list[int], true: list[int]) -> dict[str, Tensor]:
@@ -38,7 +38,7 @@ def batch(found: list[int], true: list[int]) -> dict[str, Tensor]:
 def test_accuracy_by_hand() -> None:
     seen: list[tuple[int, int | None]] = []
     batches = [batch([0, 0, 1], [0, 0, 0]), batch([1, 1], [1, 0])]
-    report = classify(Lookup(), batches, ("a", "b", "c"), lambda *told: seen.append(told))
+    report = classify(Lookup(), batches, ("a", "b", "c"), lambda *values: seen.append(values))
     assert report.images == 5
     assert report.accuracy == 3 / 5
     assert report.per_class == {"a": 2 / 4, "b": 1.0, "c": None}
@@ -51,7 +51,7 @@ def test_accuracy_by_hand() -> None:
 def test_what_is_refused() -> None:
     with pytest.raises(DataError, match="no image"):
         classify(Lookup(), [], ("a", "b", "c"))
-    with pytest.raises(ConfigError, match="3 classes apart; these data have 2"):
+    with pytest.raises(ConfigError, match="3 classes; these data have 2"):
         classify(Lookup(), [batch([0], [0])], ("a", "b"))
 
 
@@ -82,16 +82,16 @@ def test_entropy_by_hand() -> None:
         "key": torch.tensor([-1.0, 0, 0.5, 1.0]),  # 0 twice, and two bins
         "value": torch.tensor([1.0, -1, 0, 0]),
     }
-    found = {
+    result = {
         one.role: one for one in entropy_of(OneLayer(currents), [{"pixel_values": torch.ones(1)}])
     }
     quarter = -(0.25 * math.log2(0.25) + 0.75 * math.log2(0.75))
-    assert found["query"].bits == pytest.approx(quarter)
-    assert (found["query"].kind, found["query"].ceiling) == ("binary", 1.0)
-    assert found["value"].bits == pytest.approx(1.5)
-    assert (found["value"].kind, found["value"].ceiling) == ("ternary", math.log2(3))
-    assert found["key"].bits == pytest.approx(1.5)
-    assert (found["key"].kind, found["key"].ceiling) == ("real", math.log2(BINS + 1))
+    assert result["query"].bits == pytest.approx(quarter)
+    assert (result["query"].kind, result["query"].ceiling) == ("binary", 1.0)
+    assert result["value"].bits == pytest.approx(1.5)
+    assert (result["value"].kind, result["value"].ceiling) == ("ternary", math.log2(3))
+    assert result["key"].bits == pytest.approx(1.5)
+    assert (result["key"].kind, result["key"].ceiling) == ("real", math.log2(BINS + 1))
 
 
 def test_entropy_of_a_model_stays_under_its_ceiling() -> None:
@@ -100,9 +100,9 @@ def test_entropy_of_a_model_stays_under_its_ceiling() -> None:
     model = build_model(config)
     images = [{"pixel_values": torch.randn(8, 1, 8, 8)}]
     model(images[0]["pixel_values"])
-    found = entropy_of(model, images)
-    assert [(one.layer, one.role) for one in found] == [
+    result = entropy_of(model, images)
+    assert [(one.layer, one.role) for one in result] == [
         (layer, role) for layer in (0, 1) for role in ("query", "key", "value")
     ]
-    assert [one.kind for one in found] == ["binary", "real", "ternary"] * 2
-    assert all(0 <= one.bits <= one.ceiling + 1e-9 for one in found)
+    assert [one.kind for one in result] == ["binary", "real", "ternary"] * 2
+    assert all(0 <= one.bits <= one.ceiling + 1e-9 for one in result)

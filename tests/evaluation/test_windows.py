@@ -30,10 +30,10 @@ def test_every_token_is_scored_once_with_the_context_promised(
 
 
 def test_windows_by_hand() -> None:
-    found = [(w.start, w.length, w.scored) for w in windows_of(10, 4, 2)]
-    assert found == [(0, 4, 3), (2, 4, 2), (4, 4, 2), (6, 4, 2)]
-    found = [(w.start, w.length, w.scored) for w in windows_of(9, 4, 2)]
-    assert found == [(0, 4, 3), (2, 4, 2), (4, 4, 2), (5, 4, 1)]
+    result = [(w.start, w.length, w.scored) for w in windows_of(10, 4, 2)]
+    assert result == [(0, 4, 3), (2, 4, 2), (4, 4, 2), (6, 4, 2)]
+    result = [(w.start, w.length, w.scored) for w in windows_of(9, 4, 2)]
+    assert result == [(0, 4, 3), (2, 4, 2), (4, 4, 2), (5, 4, 1)]
     assert [(w.start, w.length, w.scored) for w in windows_of(3, 8, 4)] == [(0, 3, 2)]
 
 
@@ -62,7 +62,7 @@ def test_a_text_cannot_forge_an_end() -> None:
     [(1, 1, 1), (3, 3, 2), (5, 5, 2), (6, 5, 2), (7, 6, 3), (8, 6, 3), (9, 8, 3), (99, 10, 3)],
 )
 def test_a_cut_text_counts_what_is_left(limit: int, size: int, words: int) -> None:
-    documents = ["a bcd", "xöyz"]  # a _ b c d END x o1 o2 y z END; o1 alone is no character
+    documents = ["a bcd", "xöyz"]  # a _ b c d END x o1 o2 y z END; o1 alone is not a character
     text = text_of(make_tokenizer("byte"), documents, max_tokens=limit)
     assert len(text.tokens) == min(limit, 12)
     assert (text.bytes, text.words) == (size, words)

@@ -116,13 +116,13 @@ def test_the_audit_finds_additions_alone(make_model: Make) -> None:
     assert report.failures("addition-only") == []
     assert report.failures("softmax-free") == []
     inside = [row for row in report.rows if ".attention.core" in row.module]
-    assert [(row.role, row.verdict) for row in inside if row.what == "product"] == [
+    assert [(row.role, row.verdict) for row in inside if row.title == "product"] == [
         *((role, verdict) for _ in range(2) for role, verdict in
           (("scores", "binary"), ("values", "adder"))),
     ]  # fmt: skip
     # Nothing but the mask is multiplied: there is no scale.
-    assert {row.what for row in inside} == {"product", "multiplication"}
-    assert {row.verdict for row in inside if row.what == "multiplication"} == {"adder"}
+    assert {row.title for row in inside} == {"product", "multiplication"}
+    assert {row.verdict for row in inside if row.title == "multiplication"} == {"adder"}
 
 
 def test_energy_counts_what_each_order_computes(make_model: Make) -> None:

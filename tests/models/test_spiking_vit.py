@@ -222,11 +222,11 @@ def test_attention_is_addition_only() -> None:
     assert report.failures("addition-only") == []
     assert report.failures("softmax-free", scope="model") == []
     cores = [row for row in report.rows if row.module.endswith(".core")]
-    assert {row.what for row in cores} == {"product", "multiplication"}
-    assert [row.verdict for row in cores if row.what == "product"] == ["binary", "adder"] * 2
-    assert {row.verdict for row in cores if row.what == "multiplication"} == {"adder"}  # the mask
+    assert {row.title for row in cores} == {"product", "multiplication"}
+    assert [row.verdict for row in cores if row.title == "product"] == ["binary", "adder"] * 2
+    assert {row.verdict for row in cores if row.title == "multiplication"} == {"adder"}  # the mask
     assert not [row for row in report.rows if row.verdict == "unknown"]
-    norms = [row for row in report.rows if row.what == "normalisation"]
+    norms = [row for row in report.rows if row.title == "normalisation"]
     assert len(norms) == 2 + 1 + 2 * 6
     assert {row.verdict for row in norms} == {"scale"}  # fixed statistics
 

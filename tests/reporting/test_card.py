@@ -110,10 +110,10 @@ def test_the_way_to_load_it_works(build, tokens, tmp_path):
 
 
 def test_no_result_and_no_number():
-    given = {"masked": False, "parameters": 1, "data": {}, "training": {}}
+    arguments = {"masked": False, "parameters": 1, "data": {}, "training": {}}
     config = {"model_type": "gpt2", "vocab_size": 3}
-    front, text = front_and_text(model_card("x", config, results={}, **given))
+    front, text = front_and_text(model_card("x", config, results={}, **arguments))
     assert front["model-index"][0]["results"][0]["metrics"] == []
     assert "no validation result" in text
-    front, _ = front_and_text(model_card("x", config, results={"loss": math.inf}, **given))
+    front, _ = front_and_text(model_card("x", config, results={"loss": math.inf}, **arguments))
     assert front["model-index"][0]["results"][0]["metrics"] == []

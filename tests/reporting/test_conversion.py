@@ -22,12 +22,12 @@ IDS = torch.randint(0, 50, (2, 9), generator=torch.Generator().manual_seed(0))
 def test_energy_of_the_attention_block() -> None:
     torch.manual_seed(0)
     dense = GPT2LMHeadModel(CONFIG).eval()
-    found = block_energies(energy_of(dense, [IDS]), dense)
+    result = block_energies(energy_of(dense, [IDS]), dense)
     # a token: 2 layers of q, k, v, out (4 x 16 x 16), and scores and values of (i + 1) keys, i < 9
     macs = 2 * (4 * 16 * 16 + 2 * 16 * 5)
-    assert found["attention_papers"] == pytest.approx(4.6 * macs)
-    assert found["attention_with_elementwise"] > found["attention_papers"]
-    assert found["density"] is None
+    assert result["attention_papers"] == pytest.approx(4.6 * macs)
+    assert result["attention_with_elementwise"] > result["attention_papers"]
+    assert result["density"] is None
     spiking = NeurTransformerForCausalLM(
         NeurTransformerConfig(source=CONFIG.to_dict(), attention="ssa", ffn="kept", steps=2)
     ).eval()
@@ -66,8 +66,8 @@ def summary() -> dict[str, Any]:
 def test_rows() -> None:
     rows = {row[0]: row[1:] for row in conversion_rows(summary())}
     assert rows["perplexity, per token"] == ("30.50", "30.00", "measured")
-    assert rows["same likeliest token"] == ("0.9000", "1", "measured")
-    assert rows["attention block, papers' sum, nJ a token (+75.0% saved)"] == (
+    assert rows["same most likely token"] == ("0.9000", "1", "measured")
+    assert rows["attention block, papers' sum, nJ per token (+75.0% saved)"] == (
         *("1.0", "4.0", "estimated"),
     )
 

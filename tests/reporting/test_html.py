@@ -45,8 +45,8 @@ def test_a_page_stands_alone_and_escapes(tmp_path):
     parser.feed(page)
     assert parser.open == []
     text = "".join(parser.text)
-    for said in ("Title <x>", "One <two>", "a & b", "1 < 2", "The <b> & more", 'A "caption"'):
-        assert said in text
+    for message in ("Title <x>", "One <two>", "a & b", "1 < 2", "The <b> & more", 'A "caption"'):
+        assert message in text
     encoded = base64.b64encode(picture.read_bytes()).decode()
     assert parser.references == [f"data:image/png;base64,{encoded}"]
     assert page.count('<span class="kind">') == 2

@@ -87,7 +87,7 @@ def test_the_engine_stands_beside_pytorch(pair, tokens, tmp_path):
     speed = summary["engine"]["generation_tokens_per_second"]
     assert speed > 0
     assert summary["engine"]["weights"] == "int8"
-    row = ("writing speed by the engine (int8), tokens/s", f"{speed:,.0f}", "-", "measured")
+    row = ("generation speed, engine (int8), tokens/s", f"{speed:,.0f}", "-", "measured")
     assert pair_rows(summary)[-1] == row
     ratio = speed / summary["spiking"]["generation_tokens_per_second"]
     assert f"{ratio:,.1f} times the spiking model in PyTorch" in engine_note(summary)
@@ -107,5 +107,5 @@ def test_rows_say_what_a_side_has_not():
     side |= dict.fromkeys(("parameters", "tokens_seen"), 12345)
     rows = {row[0]: row[1:] for row in pair_rows({"spiking": side, "control": side})}
     assert rows["firing density"] == ("-", "-", "measured")
-    assert rows["energy, matrix products, nJ a token"] == ("2.0", "2.0", "estimated")
+    assert rows["energy, matrix products, nJ per token"] == ("2.0", "2.0", "estimated")
     assert rows["parameters"] == ("12,345", "12,345", "")

@@ -26,7 +26,7 @@ def test_no_word_is_broken_however_narrow_the_terminal(width, capsys, monkeypatc
     assert max(len(line.rstrip()) for line in lines) <= max(width, least + 10)
 
 
-def test_a_table_in_a_file_has_a_line_a_row(capsys, monkeypatch):
+def test_a_table_in_a_file_has_one_line_per_row(capsys, monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     lines = [" ".join(line.split()) for line in printed(capsys)]
     assert " ".join(ROWS[0]) in lines
@@ -35,6 +35,6 @@ def test_a_table_in_a_file_has_a_line_a_row(capsys, monkeypatch):
 
 def test_a_long_title_is_wrapped_between_words(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
-    title = "Energy over the twin's, and up to which density it is less " * 3
+    title = "Energy relative to the twin's, and the density below which it is less " * 3
     lines = printed(capsys, title)
     assert " ".join(" ".join(lines).split()).startswith(title.strip())

@@ -81,7 +81,7 @@ def weights(folder: Path) -> dict[str, bytes]:
 
 
 def files_of(folder: Path) -> set[str]:
-    """Relative paths of all files of a run, but for TensorBoard's, whose names hold the time."""
+    """Relative paths of all files of a run, except TensorBoard's, whose names contain the time."""
     paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return {str(path) for path in paths if "tensorboard" not in path.parts}
 

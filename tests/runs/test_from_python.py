@@ -53,8 +53,8 @@ def spiking(twin: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def test_distillation(twin: Path, text: Path, tmp_path: Path, listener: Listener) -> None:
     out, of_verb = tmp_path / "python", tmp_path / "verb"
     short = SMALL | {"steps": 3}
-    given = ("--teacher", twin, "--student", WD, "--data", text, "--without", "saa")
-    verb("distill", *given, "--out", of_verb, *assignments(short))
+    arguments = ("--teacher", twin, "--student", WD, "--data", text, "--without", "saa")
+    verb("distill", *arguments, "--out", of_verb, *assignments(short))
     result = spikeformers.distill(
         WD, twin, out=out, data=text, without=["saa"], settings=short, **listener.callbacks
     )
@@ -93,9 +93,9 @@ def test_conversion(
     spiking: Path, twin: Path, text: Path, tmp_path: Path, listener: Listener
 ) -> None:
     of_verb, again = tmp_path / "verb", tmp_path / "again"
-    given = ("--calibration-tokens", 128, "--tokens", 256, "--context", 16)
+    arguments = ("--calibration-tokens", 128, "--tokens", 256, "--context", 16)
     options = ("--steps", 4, "--attention", "cwssa")
-    verb("convert", twin, "--calibration", text, "--out", of_verb, *options, *given)
+    verb("convert", twin, "--calibration", text, "--out", of_verb, *options, *arguments)
     assert files_of(spiking) == files_of(of_verb)
     assert weights(spiking) == weights(of_verb)
     reports = [json.loads((out / "report.json").read_text()) for out in (spiking, of_verb)]
@@ -140,8 +140,8 @@ def test_conversion_refuses_by_type(twin: Path, text: Path, spiking: Path, tmp_p
 
 def test_tuning(spiking: Path, twin: Path, text: Path, tmp_path: Path, listener: Listener) -> None:
     out, of_verb = tmp_path / "python", tmp_path / "verb"
-    given = ("--data", text, "--teacher", twin, "--train", "norms", "--out", of_verb)
-    verb("finetune-attention", spiking, *given, *assignments(TUNING))
+    arguments = ("--data", text, "--teacher", twin, "--train", "norms", "--out", of_verb)
+    verb("finetune-attention", spiking, *arguments, *assignments(TUNING))
     result = spikeformers.finetune_attention(
         spiking, data=text, out=out, teacher=twin, part="norms", settings=TUNING,
         **listener.callbacks,
@@ -161,8 +161,8 @@ def test_tuning(spiking: Path, twin: Path, text: Path, tmp_path: Path, listener:
 
 def test_images(stripes: Path, tmp_path: Path, listener: Listener) -> None:
     out, of_verb = tmp_path / "python", tmp_path / "verb"
-    given = ("--preset", "a2os2a-digits", "--data", stripes, "--out", of_verb)
-    verb("train-vision", *given, *assignments(IMAGES))
+    arguments = ("--preset", "a2os2a-digits", "--data", stripes, "--out", of_verb)
+    verb("train-vision", *arguments, *assignments(IMAGES))
     with interrupted_at(2):
         stopped = spikeformers.train_vision("a2os2a-digits", out=out, data=stripes, settings=IMAGES)
     assert (stopped.interrupted, stopped.training.steps) == (True, 2)
@@ -186,8 +186,8 @@ def test_sentences(text: Path, sst2: Path, tmp_path: Path, listener: Listener) -
         settings=SMALL | {"steps": 1},
     )  # fmt: skip
     short = {"steps": 2, "batch_size": 4, "context": 24, "device": "cpu", "log_every": 2}
-    given = ("--task", "sst2", "--data-dir", sst2, "--out", of_verb)
-    verb("finetune", masked, *given, *assignments(short))
+    arguments = ("--task", "sst2", "--data-dir", sst2, "--out", of_verb)
+    verb("finetune", masked, *arguments, *assignments(short))
     result = spikeformers.finetune(
         masked, "sst2", out=out, data_dir=sst2, settings=short, **listener.callbacks
     )

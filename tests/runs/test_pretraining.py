@@ -22,8 +22,8 @@ WD = "wd-spikingformer-tiny"
 
 def test_the_run_is_that_of_the_verb(causal: Path, text: Path, tmp_path: Path) -> None:
     out = tmp_path / "verb" / "run"
-    given = ("--preset", WD, "--data", text, "--tokenizer", "byte", "--out", out)
-    verb("pretrain", *given, *assignments(SMALL))
+    arguments = ("--preset", WD, "--data", text, "--tokenizer", "byte", "--out", out)
+    verb("pretrain", *arguments, *assignments(SMALL))
     same_runs(out, causal)
 
 

@@ -42,12 +42,12 @@ def test_sections_and_flat_keys_say_the_same(tmp_path):
 
 
 def test_values_are_yaml_scalars():
-    given = from_assignments(
+    arguments = from_assignments(
         ["steps=5", "compile=true", "betas=[0.8, 0.9]", "wta=hard", "eps=1e-6", "config_name="]
     )
-    assert given.train == {"steps": 5, "compile": True, "betas": [0.8, 0.9], "eps": 1e-6}
-    assert given.model == {"wta": "hard"}
-    assert given.data == {"config_name": None}
+    assert arguments.train == {"steps": 5, "compile": True, "betas": [0.8, 0.9], "eps": 1e-6}
+    assert arguments.model == {"wta": "hard"}
+    assert arguments.data == {"config_name": None}
 
 
 def test_later_settings_win():
@@ -58,7 +58,7 @@ def test_later_settings_win():
 
 
 @pytest.mark.parametrize(
-    ("assignment", "said"),
+    ("assignment", "message"),
     [
         ("lerning_rate=1", "unknown key 'lerning_rate'. Did you mean 'learning_rate'?"),
         ("hiden_size=64", "Did you mean 'hidden_size'?"),
@@ -70,11 +70,11 @@ def test_later_settings_win():
         ("steps={", "not valid YAML"),
     ],
 )
-def test_unknown_assignments_fail_and_name_the_nearest(assignment, said):
+def test_unknown_assignments_fail_and_name_the_nearest(assignment, message):
     with pytest.raises(ConfigError) as failed:
         from_assignments([assignment])
     assert f"--set {assignment}: " in str(failed.value)
-    assert said in str(failed.value)
+    assert message in str(failed.value)
 
 
 def test_an_unknown_key_of_a_recipe_names_the_file(tmp_path):
@@ -85,18 +85,18 @@ def test_an_unknown_key_of_a_recipe_names_the_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
-        ("- a\n- b\n", "a recipe is keys and values"),
+        ("- a\n- b\n", "a recipe consists of keys and values"),
         ("a: [", "not valid YAML"),
         ("!!python/object/apply:os.system ['true']", "not valid YAML"),
         ("preset: 3\n", "preset is 3; it must be text"),
     ],
 )
-def test_what_is_no_recipe_is_refused(tmp_path, content, said):
+def test_what_is_no_recipe_is_refused(tmp_path, content, message):
     path = tmp_path / "bad.yaml"
     path.write_text(content)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         read_recipe(path)
 
 

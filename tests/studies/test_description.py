@@ -34,25 +34,25 @@ def test_points_of_hard_winners(build):
     assert sum(row["parameters"] for row in described["tensors"]) == model.num_parameters()
 
 
-def test_a_token_shift_is_told_where_it_is_read(build):
-    told = {
+def test_a_token_shift_shows_at_the_points_that_read_it(build):
+    values = {
         row["point"] for row in describe(build(token_shift=True))["points"]
-        if row["values"].endswith("; half of them the token's before")
+        if row["values"].endswith("; half of them from the token before")
     }  # fmt: skip
-    assert told == {"attention input", "MLP input"}
+    assert values == {"attention input", "MLP input"}
 
 
 def test_what_it_says_of_operands_is_what_a_trace_sees(build):
     model = build()
     seen = audit(model, [torch.arange(24).reshape(1, 24)]).products()
-    said = types(describe(model))
+    described = types(describe(model))
     first = "model.layers.0"
-    assert seen[f"{first}.attention.query"].operands[0].kind == said["attention input"]
-    assert seen[f"{first}.attention.core.values"].operands[0].kind == said["attention weights"]
-    assert seen[f"{first}.attention.core.values"].operands[1].kind == said["value"]
-    assert seen[f"{first}.attention.out"].operands[0].kind == said["attention output"]
-    assert seen[f"{first}.mlp.up"].operands[0].kind == said["MLP input"]
-    assert seen[f"{first}.mlp.down"].operands[0].kind == said["MLP hidden"]
+    assert seen[f"{first}.attention.query"].operands[0].kind == described["attention input"]
+    assert seen[f"{first}.attention.core.values"].operands[0].kind == described["attention weights"]
+    assert seen[f"{first}.attention.core.values"].operands[1].kind == described["value"]
+    assert seen[f"{first}.attention.out"].operands[0].kind == described["attention output"]
+    assert seen[f"{first}.mlp.up"].operands[0].kind == described["MLP input"]
+    assert seen[f"{first}.mlp.down"].operands[0].kind == described["MLP hidden"]
 
 
 @pytest.mark.parametrize(
@@ -98,8 +98,8 @@ def test_an_attention_without_competition(build):
     assert points["key"]["values"] == "real numbers, 0 or greater"
     assert points["Q K^T V"]["values"] == "sums of entries of K with signs; order scores"
     assert "attention weights" not in points
-    said = described["attention"]
-    assert (said["competition"], said["winners"], said["softmax_free"]) == (None, None, True)
+    report = described["attention"]
+    assert (report["competition"], report["winners"], report["softmax_free"]) == (None, None, True)
     assert describe(build(attention="softmax"))["attention"]["softmax_free"] is False
 
 

@@ -37,8 +37,8 @@ def test_loss_curve_averages_neighbours(tmp_path):
 
 def test_densities_by_point_and_outside(build):
     model = build(spiking_head=True)
-    found = density_of(model, [torch.arange(20).reshape(1, 20)])
-    density = {name: spikes.density for name, spikes in found.items()}
+    result = density_of(model, [torch.arange(20).reshape(1, 20)])
+    density = {name: spikes.density for name, spikes in result.items()}
     points = gather.by_point(density)
     assert list(points) == [
         *("attention input", "query", "key", "value", "MLP input", "MLP hidden"),
@@ -56,20 +56,20 @@ def test_a_point_that_only_some_blocks_have():
 
 def test_rasters_are_those_of_the_block(build):
     model, ids = build(), torch.arange(12).reshape(1, 12)
-    found, levels = gather.rasters(model, ids, block=1, units=8)
-    assert next(iter(found)) == "attention input"
-    assert all(counts.shape == (12, 8) for counts in found.values())
+    result, levels = gather.rasters(model, ids, block=1, units=8)
+    assert next(iter(result)) == "attention input"
+    assert all(counts.shape == (12, 8) for counts in result.values())
     whole = raster_of(model, ids, "model.layers.1.mlp.fire_hidden.neuron")
     chosen = np.linspace(0, 31, 8).astype(int)
-    assert np.array_equal(found["MLP hidden"], whole.T[:, chosen])
-    assert levels == max(int(counts.max()) for counts in found.values())
+    assert np.array_equal(result["MLP hidden"], whole.T[:, chosen])
+    assert levels == max(int(counts.max()) for counts in result.values())
 
 
 def test_winners_of_evenly_spaced_blocks(build):
     model = build(num_hidden_layers=5)
-    found = gather.winners(model, torch.arange(6).reshape(1, 6), most=3)
-    assert list(found) == ["block 1 of 5", "block 3 of 5", "block 5 of 5"]
-    for weights in found.values():
+    result = gather.winners(model, torch.arange(6).reshape(1, 6), most=3)
+    assert list(result) == ["block 1 of 5", "block 3 of 5", "block 5 of 5"]
+    for weights in result.values():
         assert weights.shape == (2, 6, 6)
         assert np.array_equal(weights.sum(-1), np.ones((2, 6)))
         assert np.array_equal(np.triu(weights, 1), np.zeros_like(weights))

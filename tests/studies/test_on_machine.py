@@ -30,19 +30,19 @@ def saved(config, folder):
 def test_a_causal_model_beside_the_engine(tmp_path):
     model, _ = saved(build_config("wd-spikingformer-tiny", 50, SIZES), tmp_path)
     ids = torch.arange(32).view(1, 32)
-    found = measure_folder(
+    result = measure_folder(
         tmp_path, model, None, [ids], pack=pack, prompt_tokens=8, new_tokens=4, repeats=1, warmup=0
     )
-    assert set(found.systems) == {"model", "engine-int8", "engine-fp32"}
-    assert found.absent == {}
-    quantised, whole = (found.systems[f"engine-{kind}"] for kind in ("int8", "fp32"))
+    assert set(result.systems) == {"model", "engine-int8", "engine-fp32"}
+    assert result.absent == {}
+    quantised, whole = (result.systems[f"engine-{kind}"] for kind in ("int8", "fp32"))
     counted = [one.phases["decode"].counted for one in (quantised, whole)]
     assert 0 < counted[0]["weight_bytes"] < counted[1]["weight_bytes"]
     assert counted[0]["events"] < counted[0]["neurons"]
     stored = sum(p.numel() * 4 for p in (*model.parameters(), *model.buffers()))
-    assert found.systems["model"].weight_bytes == stored
+    assert result.systems["model"].weight_bytes == stored
     # The engine's process holds neither torch nor Transformers.
-    assert quantised.memory.peak_bytes < found.systems["model"].memory.peak_bytes / 2
+    assert quantised.memory.peak_bytes < result.systems["model"].memory.peak_bytes / 2
 
 
 @pytest.mark.slow
@@ -53,20 +53,20 @@ def test_images_beside_the_dense_twin(tmp_path):
         "pixel_values": torch.rand(3, model.config.num_channels, size, size),
         "labels": torch.zeros(3, dtype=torch.long),
     }
-    found = measure_folder(tmp_path, model, twin, [images], pack=pack, repeats=1, warmup=0)
-    assert set(found.systems) == {"model", "control"}
-    assert found.systems["control"].phases["forward"].unit == "image"
-    assert found.setting["images"] == found.setting["batch_size"] == 3
-    assert "the engine runs WD-Spikingformer" in found.absent["engine"]
+    result = measure_folder(tmp_path, model, twin, [images], pack=pack, repeats=1, warmup=0)
+    assert set(result.systems) == {"model", "control"}
+    assert result.systems["control"].phases["forward"].unit == "image"
+    assert result.setting["images"] == result.setting["batch_size"] == 3
+    assert "the engine runs WD-Spikingformer" in result.absent["engine"]
 
 
 @pytest.mark.slow
 def test_a_masked_model(tmp_path):
     model, _ = saved(build_config("we-spikingformer-tiny", 50, SIZES), tmp_path)
     ids = torch.arange(24).view(2, 12)
-    found = measure_folder(tmp_path, model, None, [ids], pack=pack, repeats=1, warmup=0)
-    assert list(found.systems["model"].phases) == ["forward"]
-    assert (found.setting["batch_size"], found.setting["tokens"]) == (2, 24)
+    result = measure_folder(tmp_path, model, None, [ids], pack=pack, repeats=1, warmup=0)
+    assert list(result.systems["model"].phases) == ["forward"]
+    assert (result.setting["batch_size"], result.setting["tokens"]) == (2, 24)
 
 
 def test_more_tokens_than_the_text_has(tmp_path):

@@ -44,22 +44,23 @@ def test_events_are_counted_on_a_budget_of_tokens(build: Any, tokens: Any) -> No
 def test_both_sides_of_a_conversion(build: Any, tokens: Any) -> None:
     spiking, dense = build(), build(control=True)
     split, stages = tokens.store.split("validation"), []
-    found = measure_conversion(
+    result = measure_conversion(
         spiking, dense, tokens.tokenizer, split, context=16, tokens=64,
         progress=lambda stage, done, of: stages.append(stage),
     )  # fmt: skip
     agreed = agreement(spiking, dense, split, context=16, max_tokens=64)
-    assert found["agreement"] == agreed.as_dict()
+    assert result["agreement"] == agreed.as_dict()
     figures = measure_model(dense, tokens.tokenizer, split, context=16, stride=15, tokens=64)
-    assert found["original"]["nats_per_token"] == figures.quality.nats_per_token
-    assert found["original"]["energy"]["papers"] == figures.energy.picojoules_per_token
+    assert result["original"]["nats_per_token"] == figures.quality.nats_per_token
+    assert result["original"]["energy"]["papers"] == figures.energy.picojoules_per_token
     assert {"perplexity, spiking", "energy, original", "agreement"} <= set(stages)
     stages.clear()
     again = measure_conversion(
-        spiking, dense, tokens.tokenizer, split, context=16, tokens=64, known=found["original"],
+        spiking, dense, tokens.tokenizer, split, context=16, tokens=64,
+        original_figures=result["original"],
         progress=lambda stage, done, of: stages.append(stage),
     )  # fmt: skip
-    assert again == found
+    assert again == result
     assert "perplexity, original" not in stages
 
 
@@ -73,5 +74,5 @@ def test_the_twin_of_a_config(build: Any, tmp_path: Any) -> None:
     assert weights == str(tmp_path / "dense")
     assert trained.lm_head.weight.equal(dense.lm_head.weight)
     spiking.config.vocab_size = 999
-    with pytest.raises(UsageError, match="takes 258 words, fewer than the 999 of the model"):
+    with pytest.raises(UsageError, match="takes 258 words, fewer than the model's 999"):
         twin_of(spiking.config, tmp_path / "dense")

@@ -33,7 +33,7 @@ def test_a_metric_without_chance_is_no_damage(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "said"),
+    ("task", "message"),
     [
         ({k: v for k, v in TASK.items() if k != "limit"}, "lambada in .*'limit' is missing"),
         (TASK | {"samples": {"acc": ["x"]}}, "samples is .*lists? of numbers"),
@@ -42,9 +42,9 @@ def test_a_metric_without_chance_is_no_damage(tmp_path: Path) -> None:
         ([], "tasks is .*; it must be a mapping"),
     ],
 )
-def test_a_damaged_zeroshot_result(tmp_path: Path, task: Any, said: str) -> None:
+def test_a_damaged_zeroshot_result(tmp_path: Path, task: Any, message: str) -> None:
     path = written(tmp_path, {"tasks": {"lambada": task}})
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         read_zeroshot(path, for_card=True)
 
 

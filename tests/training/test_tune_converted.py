@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from spikeformers.errors import ConfigError
 from spikeformers.models import NeurTransformerConfig, NeurTransformerForCausalLM
 from spikeformers.training import TrainConfig, train
-from spikeformers.training.tune_converted import DistilledTuning, FineTuning, train_only
+from spikeformers.training.tune_converted import ConvertedTuning, DistilledTuning, train_only
 
 CONFIG = TrainConfig(steps=4, batch_size=2, context=16, learning_rate=1e-2, eval_batches=1)
 
@@ -53,7 +53,7 @@ def test_the_parts(causal: Any) -> None:
 def test_only_the_attention_moves(causal: Any, tmp_path: Path, how: str) -> None:
     model = converted(causal)
     before = {name: one.clone() for name, one in model.state_dict().items()}
-    task: Any = FineTuning(model, "attention")
+    task: Any = ConvertedTuning(model, "attention")
     if how == "kd":
         torch.manual_seed(1)
         task = DistilledTuning(model, GPT2LMHeadModel(source(causal)), "attention", 0.5, 2.0)
@@ -78,7 +78,7 @@ def test_resumes_to_the_same_weights(causal: Any, tmp_path: Path) -> None:
 
         train(
             model, causal.store, causal.tokenizer, tmp_path / folder, CONFIG,
-            task=FineTuning(model, "norms"), progress=False, on_step=on_step, **changes,
+            task=ConvertedTuning(model, "norms"), progress=False, on_step=on_step, **changes,
         )  # fmt: skip
         return model.state_dict()
 
@@ -91,7 +91,7 @@ def test_resumes_to_the_same_weights(causal: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="trains was 'norms', now 'attention'"):
         train(
             model, causal.store, causal.tokenizer, tmp_path / "parts", CONFIG,
-            task=FineTuning(model, "attention"), progress=False, resume=True,
+            task=ConvertedTuning(model, "attention"), progress=False, resume=True,
         )  # fmt: skip
 
 

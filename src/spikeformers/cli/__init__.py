@@ -102,8 +102,8 @@ for _app, _verb in (
     _app.command(_verb.__name__.replace("_", "-"), help=_help(_verb))(_verb)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(requested: bool) -> None:
+    if requested:
         from spikeformers import __version__
 
         print(f"spikeformers {__version__}")
@@ -125,14 +125,14 @@ def options(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     wait_passively()  # before any verb imports torch
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in given
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
     if hasattr(sys.stdout, "reconfigure"):  # print a name that is not UTF-8 instead of failing
         sys.stdout.reconfigure(errors="backslashreplace")
-    given = [argument for argument in given if argument != "--debug"]
+    words = [word for word in words if word != "--debug"]
     try:
-        _refuse_bytes(given)
-        app(given, prog_name="spikeformers")
+        _refuse_bytes(words)
+        app(words, prog_name="spikeformers")
     except SpikeformersError as error:
         if debug:
             raise

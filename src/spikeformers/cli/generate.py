@@ -47,7 +47,7 @@ def generate(
     ] = None,
     chat: Annotated[
         bool,
-        typer.Option("--chat", help="Take the prompt as a message and write the answer to it."),
+        typer.Option("--chat", help="Treat the prompt as a message and generate the answer."),
     ] = False,
     stream: Annotated[bool, typer.Option(help="Print the text while it is generated.")] = True,
     engine: Annotated[

@@ -1,7 +1,7 @@
-"""Resident memory of a process of its own that opened a model and ran a text of 32 tokens.
+"""Resident memory of a separate process that opened a model and ran a text of 32 tokens.
 
-Interpreter and libraries are included, because a user pays for them; what they took before the
-model was opened is given apart, because they are the same for a model of any size.
+Interpreter and libraries are included, because a user pays for them too; their share before
+the model was opened is listed separately, because it is the same for a model of any size.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from spikeformers.evaluation.peers import write_gpt2_gguf
 from spikeformers.models import SpikingformerConfig
 
 PROMPT, NEW_TOKENS = [1, 2, 3, 4], 28
-LLAMA_CONTEXT = 64  # tokens, as many as are used
+LLAMA_CONTEXT = 64  # tokens, exactly the number used
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,9 @@ class Resident:
     """Resident bytes of a measuring process."""
 
     total: int
-    """The most it had, model and text included."""
+    """Peak, model and text included."""
     libraries: int | None
-    """What interpreter and libraries had taken before the model was opened; None where the system
-    does not say."""
+    """Interpreter and libraries before the model was opened; None if it is not known."""
 
 
 def resident_of_engine(file: Path, threads: int) -> Resident:
@@ -47,13 +46,13 @@ def resident_of_llama(config: SpikingformerConfig, threads: int, quantization: s
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "twin.gguf"
         write_gpt2_gguf(config, file, quantization)
-        given = {"file": str(file), "context": LLAMA_CONTEXT, "threads": threads}
+        arguments = {"file": str(file), "context": LLAMA_CONTEXT, "threads": threads}
         opener = "spikeformers.evaluation.peers:GgufModel"
-        return resident_of(Program(opener, given, ("llama_cpp",)), threads)
+        return resident_of(Program(opener, arguments, ("llama_cpp",)), threads)
 
 
 def resident_of(program: Program, threads: int) -> Resident:
-    """A program that reads four tokens and appends 28. SpikeformersError where it fails."""
+    """A program that reads four tokens and appends 28. SpikeformersError if it fails."""
     try:
         with Child(program.opener.rpartition(":")[2], program, threads) as child:
             child.ask({"do": "begin", "ids": PROMPT})

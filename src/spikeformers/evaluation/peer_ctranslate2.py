@@ -1,7 +1,7 @@
 """A dense GPT-2 of a model's shape in CTranslate2, weights in int8; they are random.
 
-CTranslate2 has no call that appends a given token: it is let decode greedily, and held back after
-each token until the next is asked for. What it decodes costs what any token costs.
+CTranslate2 has no call that appends a given token, so it decodes greedily and is paused after each
+token until the next is requested. The tokens that it decodes cost as much as any others.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ class CTranslate2:
         self._running: Any = None
 
     def close(self) -> None:
-        """End the text that it is writing."""
+        """Stop the text that it is generating."""
         if self._running is not None:
             self._ended = True
-            self._asked.release()
+            self._requested.release()
             self._running.result()
             self._running = None
 
     def begin(self, ids: Sequence[int]) -> None:
         self.close()
-        self._asked, self._done = threading.Semaphore(0), threading.Semaphore(0)
+        self._requested, self._done = threading.Semaphore(0), threading.Semaphore(0)
         self._ended = False
 
         def after_token(_: Any) -> bool:
             self._done.release()
-            self._asked.acquire()
+            self._requested.acquire()
             return self._ended
 
         [self._running] = self._generator.generate_batch(
@@ -62,7 +62,7 @@ class CTranslate2:
         self._done.acquire()
 
     def step(self, token: int) -> None:
-        self._asked.release()
+        self._requested.release()
         self._done.acquire()
 
 

@@ -1,8 +1,8 @@
-"""Other programs beside which a model is timed: a dense GPT-2 of its shape in each.
+"""Other programs to compare a model's speed with: each runs a dense GPT-2 of its shape.
 
-Their weights are random: speed does not depend on them. A peer is used where it is installed and
-left out where it is not. llama.cpp runs with and without flash attention, because which of the two
-is faster depends on the machine and the length of the text: compare with the better one.
+Their weights are random: speed does not depend on them. A peer is used if it is installed.
+llama.cpp runs with and without flash attention, because which of the two is faster depends on the
+machine and the length of the text: compare with the faster one.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from spikeformers.models import SpikingformerConfig
 
 @dataclass(frozen=True)
 class Peer:
-    """A program to compare with, and what has to be known of it before it is opened."""
+    """A program to compare with, and its properties before it is opened."""
 
     open: Callable[[SpikingformerConfig, Path, int], Any]
-    """``(config, folder for its files, threads)`` to a System that has a ``close()`` as well."""
+    """``(config, folder for its files, threads)`` -> a System that also has ``close()``."""
     modules: tuple[str, ...]
-    """What has to be installed."""
+    """Modules that must be installed."""
     build: Callable[[], str]
-    """How this installation was built, as the program itself says it."""
+    """How this installation was built, as reported by the program."""
     block: int = 1
-    """Rows of its weights come in blocks of so many values."""
+    """Rows of its weights come in blocks of this many values."""
 
 
 def usable(peer: str, config: SpikingformerConfig) -> bool:
@@ -85,7 +85,7 @@ class GgufModel:
         )
 
     def close(self) -> None:
-        """Free the model now; at the interpreter's end its library may be gone before it."""
+        """Free the model now; at the interpreter's exit its library may be unloaded before it."""
         self._llama.close()
 
     def begin(self, ids: Sequence[int]) -> None:
@@ -141,8 +141,8 @@ PEERS: dict[str, Peer] = {
 def write_gpt2_gguf(config: SpikingformerConfig, path: Path, quantization: str = "Q8_0") -> None:
     """A GPT-2 with random weights and a vocabulary of numbered tokens.
 
-    ``quantization`` is that of all matrices but the head, which is Q8_0: llama.cpp's own Q4_0 files
-    have a finer head as well.
+    ``quantization`` applies to all matrices except the head, which is Q8_0: llama.cpp's own Q4_0
+    files have a finer head too.
     """
     import gguf
 
@@ -164,7 +164,7 @@ def write_gpt2_gguf(config: SpikingformerConfig, path: Path, quantization: str =
     out.add_bos_token_id(0)
     out.add_eos_token_id(0)
 
-    def whole(name: str, *shape: int) -> None:
+    def unquantised(name: str, *shape: int) -> None:
         out.add_tensor(name, draw.standard_normal(shape, np.float32) * np.float32(0.02))
 
     def packed(name: str, rows: int, columns: int, quantization: str = quantization) -> None:
@@ -173,7 +173,7 @@ def write_gpt2_gguf(config: SpikingformerConfig, path: Path, quantization: str =
         out.add_tensor(name, gguf.quantize(real, kind), raw_dtype=kind)
 
     packed("token_embd.weight", config.vocab_size, width, "Q8_0")
-    whole("position_embd.weight", config.max_position_embeddings, width)
+    unquantised("position_embd.weight", config.max_position_embeddings, width)
     for layer in range(layers):
         on = f"blk.{layer}"
         for name, rows, columns in (
@@ -183,12 +183,12 @@ def write_gpt2_gguf(config: SpikingformerConfig, path: Path, quantization: str =
             ("ffn_down", width, hidden),
         ):
             packed(f"{on}.{name}.weight", rows, columns)
-            whole(f"{on}.{name}.bias", rows)
+            unquantised(f"{on}.{name}.bias", rows)
         for name in ("attn_norm", "ffn_norm"):
-            whole(f"{on}.{name}.weight", width)
-            whole(f"{on}.{name}.bias", width)
-    whole("output_norm.weight", width)
-    whole("output_norm.bias", width)
+            unquantised(f"{on}.{name}.weight", width)
+            unquantised(f"{on}.{name}.bias", width)
+    unquantised("output_norm.weight", width)
+    unquantised("output_norm.bias", width)
     packed("output.weight", config.vocab_size, width, "Q8_0")
     out.write_header_to_file()
     out.write_kv_data_to_file()

@@ -1,12 +1,12 @@
-"""Perplexity and bits per byte by a sliding window; a masked loss for models of masked tokens.
+"""Perplexity and bits per byte by a sliding window; the masked loss of masked models.
 
     nats per token      H = -1/N sum_i ln p(t_i | its window)
     perplexity          exp(H)            word perplexity   exp(H * N / words)
     bits per byte       H * N / (ln 2 * bytes)
 
-N counts the separator after each document too: that a text ends has to be predicted; bytes and
-words are the text's alone. Masked models have none of these: they give the mean loss, accuracy and
-exp(loss) at masked positions, by a stated seed and probability.
+N includes the separator after each document, because the end of a text has to be predicted too;
+bytes and words are those of the text alone. Masked models have none of these figures: they get the
+mean loss, accuracy and exp(loss) at masked positions, drawn with a given seed and probability.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PerplexityReport:
-    """Figures of one evaluation; those that a kind of model does not have are None."""
+    """Figures of one evaluation; those that do not apply to the kind of model are None."""
 
     kind: Literal["causal", "masked"]
     context: int
@@ -50,7 +50,7 @@ class PerplexityReport:
     word_perplexity: float | None = None
     bits_per_byte: float | None = None
     masked_loss: float | None = None
-    """Nats a masked token."""
+    """Nats per masked token."""
     masked_accuracy: float | None = None
     masked_perplexity: float | None = None
     mask_seed: int | None = None
@@ -79,10 +79,10 @@ def perplexity(
 ) -> PerplexityReport:
     """Score every token of the documents once; see ``windows.py`` for context and stride.
 
-    ``context`` is the length the model was trained with where its run recorded it, else the most
-    positions it has; ``stride`` is ``context // 2``. Masked models ignore stride. Membranes start
-    at zero in every window, so the result does not depend on ``batch_size``. ``progress`` gets
-    tokens scored, and in all.
+    ``context`` defaults to the training length recorded by the run, else to the model's number of
+    positions; ``stride`` to ``context // 2``. Masked models ignore stride. Membranes start
+    at zero in every window, so the result does not depend on ``batch_size``. ``progress`` receives
+    the tokens scored and the total.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, not {batch_size}.")
@@ -111,13 +111,13 @@ def _check_vocabulary(model: PreTrainedModel, text: Text) -> None:
     size, largest = getattr(model.config, "vocab_size", None), int(text.tokens.max())
     if size is not None and largest >= size:
         raise DataError(
-            f"the text holds the token id {largest}, and the model's vocabulary is {size}: it was "
-            "made by another tokenizer. Tokenise the text by the model's own."
+            f"the text holds the token id {largest}, and the model's vocabulary is {size}: it "
+            "was made by another tokenizer. Tokenise the text with the model's own."
         )
 
 
 def context_of(model: PreTrainedModel) -> int:
-    """Tokens a window holds by default: as trained (``run.json``), else all positions."""
+    """Default length of a window: as trained (``run.json``), else all positions."""
     record = Path(str(getattr(model.config, "_name_or_path", "") or "")) / "run.json"
     longest = getattr(model.config, "max_position_embeddings", None)
     if record.is_file():
@@ -125,7 +125,7 @@ def context_of(model: PreTrainedModel) -> int:
         if fits(trained, int) and trained >= 2:
             return trained if longest is None else min(trained, longest)
     if longest is None:
-        raise ConfigError("this model does not say how many positions it has; give a context.")
+        raise ConfigError("this model does not state its number of positions; give a context.")
     return int(longest)
 
 
@@ -168,7 +168,7 @@ def _causal(
 
 
 def _score(model: Any, stream: NDArray[Any], windows: list[Window]) -> float:
-    """Summed nats of what the windows (of one length) score."""
+    """Summed nats of the tokens scored by windows of equal length."""
     ids = np.stack([stream[w.start : w.start + w.length] for w in windows])
     inputs = torch.from_numpy(ids).to(model.device)
     logits = model(input_ids=inputs).logits
@@ -196,11 +196,11 @@ def _masked(
     if tokenizer.mask_token_id is None:
         raise ConfigError("a masked model needs a tokenizer with a mask token; this one has none.")
     count = len(text.tokens)
-    total, right, scored, done = 0.0, 0, 0, 0
+    total, correct, scored, done = 0.0, 0, 0, 0
     starts = np.arange(0, count, context, dtype=np.int64)
-    whole = starts[starts + context <= count]
-    groups = [whole[i : i + batch_size] for i in range(0, len(whole), batch_size)]
-    groups += [starts[len(whole) :]] if len(whole) < len(starts) else []
+    full = starts[starts + context <= count]
+    groups = [full[i : i + batch_size] for i in range(0, len(full), batch_size)]
+    groups += [starts[len(full) :]] if len(full) < len(starts) else []
     for group in groups:
         length = min(context, count - int(group[0]))
         ids = text.tokens[group[:, None] + np.arange(length)]
@@ -217,11 +217,11 @@ def _masked(
         chosen = torch.from_numpy(labels != IGNORED)
         if bool(chosen.any()):
             logits = model(input_ids=torch.from_numpy(inputs).to(model.device)).logits
-            here = logits[chosen.to(logits.device)].float()
-            wanted = torch.from_numpy(labels)[chosen].to(here.device)
-            total += float(F.cross_entropy(here, wanted, reduction="none").double().sum())
-            right += int((here.argmax(-1) == wanted).sum())
-            scored += len(wanted)
+            masked = logits[chosen.to(logits.device)].float()
+            targets = torch.from_numpy(labels)[chosen].to(masked.device)
+            total += float(F.cross_entropy(masked, targets, reduction="none").double().sum())
+            correct += int((masked.argmax(-1) == targets).sum())
+            scored += len(targets)
         done += ids.size
         if progress is not None:
             progress(done, count)
@@ -234,7 +234,7 @@ def _masked(
         bytes=text.bytes,
         words=text.words,
         masked_loss=loss,
-        masked_accuracy=right / scored if scored else math.nan,
+        masked_accuracy=correct / scored if scored else math.nan,
         masked_perplexity=_exp(loss),
         mask_seed=seed,
         mask_probability=probability,

@@ -1,4 +1,4 @@
-"""What a result needs to be repeated: weights, tokenizer, versions, commit."""
+"""What is needed to repeat a result: weights, tokenizer, versions, commit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VOLATILE = ("_name_or_path", "transformers_version", "architectures", "use_cache
 
 
 def weights_digest(model: PreTrainedModel) -> str:
-    """sha256 (hex) over names, shapes, types and bytes of all that the model saves."""
+    """sha256 (hex) over names, shapes, types and bytes of the model's state dict."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
@@ -50,7 +50,7 @@ def model_record(
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, of this package and of what it computes with, where installed."""
+    """Versions of Python, of this package and of the packages that it uses, if installed."""
     installed = {"python": platform.python_version(), "spikeformers": spikeformers.__version__}
     for name in PACKAGES:
         try:
@@ -61,12 +61,12 @@ def versions() -> dict[str, str]:
 
 
 def software_record() -> dict[str, Any]:
-    """Versions of what computes, and the commit where the package runs from a checkout."""
+    """Versions of the software, and the commit if the package runs from a checkout."""
     return {"versions": versions(), "commit": _commit()}
 
 
 def _commit() -> str | None:
-    """The commit of this source tree, "+changes" behind it where it is not clean."""
+    """The commit of this source tree, followed by "+changes" if it is not clean."""
     root = Path(spikeformers.__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

@@ -1,8 +1,7 @@
-"""Programs that run a language model, timed side by side: prompt reading and decoding, batch 1.
+"""Programs that run a language model, timed in turns: prompt reading and decoding, batch 1.
 
-Every system gets the same token ids, the same threads and one turn after the other, so that a busy
-machine slows all alike. Ids of new tokens are given, not chosen, so that none pays for sampling and
-all do the same work.
+Every system gets the same token ids and number of threads, and they take turns, so that a busy
+machine slows all of them equally. New tokens are given, not sampled, so that all do the same work.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from spikeformers.progress import Move, watched
 
 
 class System(Protocol):
-    """A model in a program. ``begin`` starts a text anew; ``step`` appends one token."""
+    """A model in a program. ``begin`` starts a new text; ``step`` appends one token."""
 
     def begin(self, ids: Sequence[int]) -> None:
         """Read a prompt up to the logits that follow it."""
@@ -44,22 +43,22 @@ class TorchSystem:
         import torch
 
         with torch.inference_mode():
-            given = torch.tensor([list(ids)], device=self.model.device)
-            read = self.model(input_ids=given, use_cache=True, logits_to_keep=1)
-        self._cache = read.past_key_values
+            input_ids = torch.tensor([list(ids)], device=self.model.device)
+            output = self.model(input_ids=input_ids, use_cache=True, logits_to_keep=1)
+        self._cache = output.past_key_values
         wait_for(self.model)
 
     def step(self, token: int) -> None:
         import torch
 
         with torch.inference_mode():
-            given = torch.tensor([[token]], device=self.model.device)
-            self.model(input_ids=given, past_key_values=self._cache, use_cache=True)
+            input_ids = torch.tensor([[token]], device=self.model.device)
+            self.model(input_ids=input_ids, past_key_values=self._cache, use_cache=True)
         wait_for(self.model)
 
 
 class GreedySystem:
-    """A Transformers model that decodes by itself: ``step`` appends its likeliest next token."""
+    """A Transformers model that decodes by itself: ``step`` appends its most likely next token."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -72,20 +71,20 @@ class GreedySystem:
         self._forward(torch.tensor([list(ids)], device=self.model.device), None)
 
     def step(self, token: int) -> None:
-        """Append the likeliest token; ``token`` is not looked at."""
+        """Append the most likely token; ``token`` is ignored."""
         self._forward(self._last.logits[:, -1:].argmax(-1), self._last.past_key_values)
 
     def _forward(self, ids: Any, cache: Any) -> None:
         import torch
 
-        given = {} if cache is None else {"past_key_values": cache}
+        options = {} if cache is None else {"past_key_values": cache}
         with torch.no_grad():
-            self._last = self.model(input_ids=ids, use_cache=True, **given)
+            self._last = self.model(input_ids=ids, use_cache=True, **options)
         wait_for(self.model)
 
 
 class ForwardSystem:
-    """A model that reads a whole batch at once (masked text, images): one forward pass a turn."""
+    """A model that reads a whole batch at once (masked text, images): one forward pass per turn."""
 
     def __init__(self, model: Any, batch: Mapping[str, Any]) -> None:
         self.model = model.eval()
@@ -97,7 +96,7 @@ class ForwardSystem:
         return weight_bytes_of(self.model)
 
     def begin(self, ids: Sequence[int]) -> None:
-        """One pass over the batch that was given at opening; ``ids`` are not looked at."""
+        """One pass over the batch of the constructor; ``ids`` are ignored."""
         import torch
 
         with torch.inference_mode():
@@ -105,18 +104,18 @@ class ForwardSystem:
         wait_for(self.model)
 
     def step(self, token: int) -> None:
-        """There are no single tokens: ConfigError."""
+        """Raises ConfigError, because there are no single tokens."""
         raise ConfigError("a model that reads a whole batch at once does not decode.")
 
 
 def weight_bytes_of(model: Any) -> int:
-    """Bytes of a torch model's parameters and buffers, a tied tensor once."""
+    """Bytes of a torch model's parameters and buffers, tied tensors once."""
     stored = (*model.parameters(), *model.buffers())
     return sum(x.numel() * x.element_size() for x in stored)
 
 
 def wait_for(model: Any) -> None:
-    """Return when the accelerator has done all that was asked of it; at once on a processor."""
+    """Wait until the accelerator has finished; returns at once on a CPU."""
     if model.device.type == "cuda":
         import torch
 
@@ -128,14 +127,14 @@ class Timing:
     """Measured times of one system; tokens per second are medians of the repeats."""
 
     tokens_per_second: float
-    """By the clock on the wall."""
+    """By wall-clock time."""
     slowest: float
     fastest: float
     cpu_tokens_per_second: float
-    """By processor time, all threads together: steadier where other programs share the
-    processors. It means something with one thread; more of them spin while they wait."""
+    """By processor time of all threads: steadier if other programs share the processors. Only
+    meaningful with one thread; several spin while they wait."""
     milliseconds: dict[str, float]
-    """Of one token when decoding: p50, p90, p99. Of the whole prompt otherwise."""
+    """p50, p90 and p99 of one token when decoding, of the prompt otherwise."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -153,57 +152,57 @@ def time_systems(
 ) -> tuple[dict[str, Timing], dict[str, Timing]]:
     """Timings of reading the first ``prompt_tokens`` of ``ids``, and of the others one by one.
 
-    ``progress`` gets the turns taken, and in all.
+    ``progress`` receives the turns taken and the total.
     """
     if not 0 < prompt_tokens <= len(ids) or repeats < 1:
         raise ConfigError(
-            f"a prompt of 1 to {len(ids)} tokens and at least one repeat are needed; got "
+            f"timing needs a prompt of 1 to {len(ids)} tokens and at least one repeat; got "
             f"{prompt_tokens} and {repeats}."
         )
-    reading: dict[str, list[Took]] = {name: [] for name in systems}
-    stepping: dict[str, list[list[Took]]] = {name: [] for name in systems}
+    reading: dict[str, list[Seconds]] = {name: [] for name in systems}
+    stepping: dict[str, list[list[Seconds]]] = {name: [] for name in systems}
     for turn in watched(range(warmup + repeats), progress):
         for name, system in systems.items():
-            took = clock(partial(system.begin, ids[:prompt_tokens]))
+            prompt = clock(partial(system.begin, ids[:prompt_tokens]))
             steps = [clock(partial(system.step, token)) for token in ids[prompt_tokens:]]
             if turn >= warmup:
-                reading[name].append(took)
+                reading[name].append(prompt)
                 stepping[name].append(steps)
-    prefill = {name: timing_of(took, took, prompt_tokens) for name, took in reading.items()}
+    prefill = {name: timing_of(times, times, prompt_tokens) for name, times in reading.items()}
     new = len(ids) - prompt_tokens
     if not new:
         return prefill, {}
     decode = {}
     for name, runs in stepping.items():
-        single = [one for steps in runs for one in steps]
-        whole = [(sum(wall for wall, _ in steps), sum(cpu for _, cpu in steps)) for steps in runs]
-        decode[name] = timing_of(whole, single, new)
+        calls = [step for steps in runs for step in steps]
+        sums = [(sum(wall for wall, _ in steps), sum(cpu for _, cpu in steps)) for steps in runs]
+        decode[name] = timing_of(sums, calls, new)
     return prefill, decode
 
 
-Took = tuple[float, float]  # seconds by the clock on the wall, and of processor time
+Seconds = tuple[float, float]  # wall-clock time and processor time
 
 
-def clock(work: Callable[[], None]) -> Took:
-    """Do it, and tell how long it took."""
+def clock(work: Callable[[], None]) -> Seconds:
+    """Call ``work`` and return its duration."""
     wall, cpu = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def timing_of(whole: Sequence[Took], single: Sequence[Took], tokens: int) -> Timing:
-    """What repeats of ``tokens`` tokens each took, ``whole`` by repeat and ``single`` by call."""
-    ordered = sorted(wall for wall, _ in single)
+def timing_of(repeats: Sequence[Seconds], calls: Sequence[Seconds], tokens: int) -> Timing:
+    """The timing of ``repeats`` of ``tokens`` tokens each, and of their single ``calls``."""
+    ordered = sorted(wall for wall, _ in calls)
 
     def at(share: float) -> float:
         return 1e3 * ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
-    walls = [wall for wall, _ in whole]
+    walls = [wall for wall, _ in repeats]
     return Timing(
         tokens / statistics.median(walls),
         tokens / max(walls),
         tokens / min(walls),
-        tokens / max(1e-9, statistics.median(cpu for _, cpu in whole)),
+        tokens / max(1e-9, statistics.median(cpu for _, cpu in repeats)),
         {"p50": at(0.5), "p90": at(0.9), "p99": at(0.99)},
     )
 
@@ -248,23 +247,23 @@ def decoding_speeds(
 ) -> dict[str, Speed]:
     """Speeds of several Transformers models after the same prompt, by `time_systems`.
 
-    Reading the prompt is not in them. An end-of-text token does not stop a model, so that every
-    repeat does the same work. ``progress`` gets the turns taken, and in all. Raises ConfigError
-    for a request that is wrong.
+    Reading the prompt is not included. An end-of-text token does not stop a model, so that every
+    repeat does the same work. ``progress`` receives the turns taken and the total. Raises
+    ConfigError for a wrong request.
     """
     import torch
 
     if not prompt or new_tokens < 1 or repeats < 1:
         raise ConfigError(
-            f"a prompt of at least one token, new_tokens and repeats of at least 1 are needed; "
-            f"got {len(prompt)}, {new_tokens} and {repeats}."
+            "timing needs a prompt of at least one token, and new_tokens and repeats of at least "
+            f"1; got {len(prompt)}, {new_tokens} and {repeats}."
         )
     for name, model in models.items():
         longest = getattr(model.config, "max_position_embeddings", None)
         if longest is not None and len(prompt) + new_tokens > longest:
             raise ConfigError(
                 f"{len(prompt)} prompt tokens and {new_tokens} new ones do not fit the {longest} "
-                f"positions of {name}; ask for fewer."
+                f"positions of {name}; request fewer."
             )
     training = {name: model.training for name, model in models.items()}
     try:

@@ -1,13 +1,13 @@
-"""How often an image classifier finds the class, and what its Q, K and V carry.
+"""Accuracy of an image classifier, and entropy of its Q, K and V.
 
-    accuracy     share of images whose likeliest class is the right one; also of each class
-    confusion    images [true class][found class]
+    accuracy     share of images whose most likely class is the true one; also per class
+    confusion    images [true class][predicted class]
     entropy      H = -sum_v p(v) log2 p(v) over the values v that Q, K or V of a layer take
 
-Proposition 1 of A2OS2A (https://arxiv.org/abs/2503.00226) bounds a value's entropy by what it can
-be: 1 bit if binary, log2 3 = 1.585 bits if ternary, its own width if real. The entropy of reals is
-of ``BINS`` equal bins from 0 to the largest value (0 apart from the rest of its bin), so that its
-ceiling here is log2 (BINS + 1).
+Proposition 1 of A2OS2A (https://arxiv.org/abs/2503.00226) bounds a value's entropy by its
+type: 1 bit if binary, log2 3 = 1.585 bits if ternary, its own width if real. The entropy of reals
+is that of ``BINS`` equal bins from 0 to the largest value and a separate bin for 0, so its ceiling
+here is log2 (BINS + 1).
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class VisionReport:
     images: int
     accuracy: float
     loss: float
-    """Nats an image."""
+    """Nats per image."""
     per_class: dict[str, float | None]
-    """Share found, by class; None of a class without images."""
+    """Accuracy per class; None for a class without images."""
     confusion: list[list[int]]
 
     def as_dict(self) -> dict[str, Any]:
@@ -48,7 +48,7 @@ class VisionReport:
 
 @dataclass(frozen=True)
 class Entropy:
-    """Of one role in one layer: what its values are, and how much they say, in bits a value."""
+    """Entropy of one role in one layer, in bits per value; ``kind`` is the type of its values."""
 
     layer: int
     role: str
@@ -68,9 +68,9 @@ def classify(
     classes: tuple[str, ...],
     progress: Move | None = None,
 ) -> VisionReport:
-    """Run the model over ``{"pixel_values", "labels"}``; ``progress`` gets the images done.
+    """Run the model over ``{"pixel_values", "labels"}``; ``progress`` receives the images done.
 
-    DataError where there is no image.
+    Raises DataError if there are no images.
     """
     training, device = model.training, next(model.parameters()).device
     model.eval()
@@ -81,12 +81,11 @@ def classify(
             logits = model(batch["pixel_values"].to(device)).logits.float().cpu()
             if logits.shape[-1] != len(classes):
                 raise ConfigError(
-                    f"the model tells {logits.shape[-1]} classes apart; these data have "
-                    f"{len(classes)}."
+                    f"the model has {logits.shape[-1]} classes; these data have {len(classes)}."
                 )
-            labels, found = batch["labels"], logits.argmax(-1)
+            labels, predicted = batch["labels"], logits.argmax(-1)
             loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum").double())
-            confusion.index_put_((labels, found), torch.ones_like(labels), accumulate=True)
+            confusion.index_put_((labels, predicted), torch.ones_like(labels), accumulate=True)
             done += len(labels)
             if progress is not None:
                 progress(done, None)
@@ -94,15 +93,15 @@ def classify(
         model.train(training)
     images = int(confusion.sum())
     if images == 0:
-        raise DataError("there is no image to measure on.")
-    right, of_class = confusion.diagonal(), confusion.sum(1)
+        raise DataError("there are no images to measure on.")
+    correct, of_class = confusion.diagonal(), confusion.sum(1)
     shares = [
-        float(hit) / int(count) if count else None
-        for hit, count in zip(right, of_class, strict=True)
+        float(hits) / int(count) if count else None
+        for hits, count in zip(correct, of_class, strict=True)
     ]
     return VisionReport(
         images,
-        float(right.sum()) / images,
+        float(correct.sum()) / images,
         loss / images,
         dict(zip(classes, shares, strict=True)),
         confusion.tolist(),
@@ -111,17 +110,19 @@ def classify(
 
 @torch.no_grad()
 def entropy_of(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> list[Entropy]:
-    """Entropy of Q, K and V of every layer, over all values of the batches; none if dense.
+    """Entropy of Q, K and V of every layer, over all values of the batches; empty if dense.
 
-    A batch is what ``model`` takes, without labels.
+    A batch is the input of ``model``, without labels.
     """
-    watched = _roles(model)
-    seen: dict[tuple[int, str], list[Tensor]] = {key: [] for key in watched}
+    emitters = _roles(model)
+    outputs: dict[tuple[int, str], list[Tensor]] = {key: [] for key in emitters}
 
     def watch(key: tuple[int, str]) -> Callable[..., None]:
-        return lambda _module, _inputs, out: seen[key].append(out.detach().float().flatten().cpu())
+        return lambda _module, _inputs, out: outputs[key].append(
+            out.detach().float().flatten().cpu()
+        )
 
-    handles = [module.register_forward_hook(watch(key)) for key, module in watched.items()]
+    handles = [module.register_forward_hook(watch(key)) for key, module in emitters.items()]
     training, device = model.training, next(model.parameters()).device
     model.eval()
     try:
@@ -132,26 +133,26 @@ def entropy_of(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> lis
         for handle in handles:
             handle.remove()
     return [
-        Entropy(layer, role, *_measure(watched[layer, role], torch.cat(values)))
-        for (layer, role), values in seen.items()
+        Entropy(layer, role, *_measure(emitters[layer, role], torch.cat(values)))
+        for (layer, role), values in outputs.items()
         if values
     ]
 
 
 def _roles(model: nn.Module) -> dict[tuple[int, str], nn.Module]:
-    """(layer, role) -> what emits it, of models whose attention has ``fire_query`` and so on."""
-    found: dict[tuple[int, str], nn.Module] = {}
+    """(layer, role) -> the module that emits it, if the attention has ``fire_query`` and so on."""
+    emitters: dict[tuple[int, str], nn.Module] = {}
     for name, module in model.named_modules():
         parts = name.split(".")
         if hasattr(module, "spike_type") and len(parts) > 3:
             role, layer = parts[-2].removeprefix("fire_"), parts[-4]
             if role in ROLES and layer.isdigit() and parts[-3] == "attention":
-                found[int(layer), role] = module
-    return found
+                emitters[int(layer), role] = module
+    return emitters
 
 
 def _measure(module: nn.Module, values: Tensor) -> tuple[str, float, float]:
-    """Kind, bits a value, ceiling."""
+    """Kind, bits per value, ceiling."""
     if not isinstance(module, Neuron):
         top = float(values.max())
         bins = torch.zeros_like(values) if top == 0 else (values / top * BINS).ceil()

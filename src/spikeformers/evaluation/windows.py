@@ -1,12 +1,12 @@
 """A text as one stream of tokens, and the sliding windows that score it.
 
-    stream   separator, t_1 ... t_N           the separator gives t_1 something to follow
+    stream   separator, t_1 ... t_N           so that t_1 has a context too
     window   C consecutive tokens; the model predicts the last C - 1 of them
     stride   windows advance by s; each scores the s tokens that no window before it scored
 
 So every token is scored once, after at least C - s tokens of context (fewer only at the start of
-the stream); s = 1 gives each its longest context, s = C - 1 is fastest. The last window is moved
-back to be full.
+the stream); s = 1 gives each its longest context, s = C - 1 is fastest. The last window starts
+earlier, so that it is full.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Text:
-    """Tokens, without the leading separator, and the size of the text they spell."""
+    """Tokens, without the leading separator, and the size of their text."""
 
     tokens: NDArray[np.int64]
     bytes: int
@@ -42,8 +42,8 @@ def text_of(
 ) -> Text:
     """Tokens of the documents, a separator after each; bytes and words of the text alone.
 
-    With ``max_tokens`` the text is cut, and its bytes and words with it. A cut through the bytes
-    of one character counts that character as not there.
+    ``max_tokens`` truncates the text, and its bytes and words accordingly. A character whose bytes
+    are cut apart is not counted.
     """
     if isinstance(documents, str):
         raise ConfigError("documents is one string; give a list of texts, or a token split.")
@@ -81,24 +81,24 @@ def _of_documents(tokenizer: Any, documents: Iterable[str], limit: int | None, e
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_padding()
     backend.no_truncation()
-    backend.encode_special_tokens = True  # what looks like an end in the text is text
+    backend.encode_special_tokens = True  # special tokens spelled in the text are text
     pieces: list[NDArray[np.int64]] = []
-    held = size = words = 0
+    total = size = words = 0
     for text in documents:
         with encoding():
             encoded = backend.encode(text, add_special_tokens=False)
         ids = [*encoded.ids, end]
-        if limit is not None and held + len(ids) > limit:
-            kept = limit - held
-            ids = ids[:kept]
-            if kept < len(encoded.ids):
-                at = encoded.offsets
-                text = text[: min(at[kept - 1][1], at[kept][0])] if kept else ""
+        if limit is not None and total + len(ids) > limit:
+            room = limit - total
+            ids = ids[:room]
+            if room < len(encoded.ids):
+                offsets = encoded.offsets
+                text = text[: min(offsets[room - 1][1], offsets[room][0])] if room else ""
         pieces.append(np.array(ids, dtype=np.int64))
-        held += len(ids)
+        total += len(ids)
         size += len(text.encode("utf-8"))
         words += len(text.split())
-        if limit is not None and held >= limit:
+        if limit is not None and total >= limit:
             break
     return Text(np.concatenate(pieces) if pieces else np.empty(0, np.int64), size, words)
 
@@ -113,7 +113,7 @@ class Window:
 
 
 def windows_of(stream: int, context: int, stride: int) -> Iterator[Window]:
-    """Windows over a stream of that many tokens; its first token is given, the others scored."""
+    """Windows over a stream of ``stream`` tokens; all except the first are scored."""
     if context < 2:
         raise ConfigError(f"context must be at least 2 tokens, not {context}.")
     if not 1 <= stride < context:

@@ -1,4 +1,4 @@
-"""Text from a causal model or an engine, token by token, shown as it becomes certain.
+"""Text from a causal model or an engine, token by token, printed as soon as it is certain.
 
     model, tokenizer = spikeformers.load_model("runs/demo/spiking")
     print(spikeformers.generate_text(model, "Return the", tokenizer=tokenizer).text)

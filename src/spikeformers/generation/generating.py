@@ -1,4 +1,4 @@
-"""Sampling a text that continues a prompt: one way for PyTorch models and for the engine."""
+"""Generate a text that continues a prompt, with a PyTorch model or the engine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Generation:
-    """A text and how it came about; ``seconds`` are measured and include the prompt."""
+    """A generated text and its statistics; ``seconds`` are measured and include the prompt."""
 
     prompt: str
     text: str
@@ -34,7 +34,7 @@ class Generation:
 
     @property
     def tokens_per_second(self) -> float:
-        """Of wall-clock time, the prompt's included."""
+        """By wall-clock time, reading the prompt included."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
     def as_dict(self) -> dict[str, Any]:
@@ -44,7 +44,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn; ``temperature`` 0 takes the likeliest."""
+    """How the next token is sampled; ``temperature`` 0 takes the most likely one."""
 
     temperature: float
     top_k: int
@@ -53,20 +53,20 @@ class Sampling:
 
 
 Push = Callable[[int], bool]
-"""Takes each new token; whether the text ends with it."""
+"""Receives each new token; returns whether the text ends with it."""
 
 
 class Writer(Protocol):
-    """A causal model with its tokenizer, for whichever program runs it."""
+    """A causal model with its tokenizer, run by PyTorch or by the engine."""
 
     tokenizer: Any
     context: int
-    """Tokens of the longest text, prompt included."""
+    """Length of the longest text in tokens, prompt included."""
     vocabulary: int
     """Rows of the embedding."""
 
     def write(self, ids: Sequence[int], room: int, sampling: Sampling, push: Push) -> None:
-        """Give up to ``room`` tokens after ``ids`` to ``push``, until it or the model ends."""
+        """Pass up to ``room`` tokens after ``ids`` to ``push``, until either ends the text."""
 
 
 def generate_text(
@@ -83,17 +83,18 @@ def generate_text(
     chat: bool = False,
     show: Callable[[str], None] = lambda piece: None,
 ) -> Generation:
-    """Continue ``prompt``; ``show`` gets each piece of text as it becomes certain.
+    """Continue ``prompt``; ``show`` receives each piece of text as soon as it is certain.
 
-    With ``chat`` the prompt is a user's message, which the tokenizer's chat template puts into
-    words, and the text is the answer.
+    With ``chat`` the prompt is a user's message in the format of the tokenizer's chat template, and
+    the text is the answer.
 
-    ``model`` is a causal Transformers model, whose ``tokenizer`` is given with it, or an `Engine`,
-    which has its own. A seed repeats its text; both write the same at temperature 0 (in fp32), and
-    draw with generators of their own otherwise. The text ends at the end token, before one of the
-    ``stop`` strings, after ``max_new_tokens``, or where the context does. Raises UsageError for a
-    model that does not write text, without a tokenizer, without a chat template where ``chat``
-    needs one, and for a prompt that fills the context; DataError for a prompt that has no UTF-8.
+    ``model`` is a causal Transformers model, which needs its ``tokenizer``, or an `Engine`, which
+    contains one. The same seed gives the same text. At temperature 0 (in fp32) both generate the
+    same text; otherwise each samples with its own random generator. The text ends at the end token,
+    before one of the ``stop`` strings, after ``max_new_tokens``, or at the end of the context.
+    Raises UsageError for a model that does not generate text, without a tokenizer, without a chat
+    template that ``chat`` needs, and for a prompt that fills the context; DataError for a prompt
+    that cannot be encoded in UTF-8.
     """
     writer = EngineWriter(model) if isinstance(model, Engine) else TorchWriter(model, tokenizer)
     end = writer.tokenizer.eos_token_id
@@ -119,36 +120,38 @@ def generate_text(
 
 
 class TorchWriter:
-    """A Transformers model, by its own ``generate``."""
+    """A Transformers model, run by its own ``generate``."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
         if not model.can_generate():
             raise UsageError(
-                f"{type(model).__name__} does not write text: it fills masks. Give a causal model, "
-                "such as a wd-spikingformer."
+                f"{type(model).__name__} does not generate text, but fills masks. Give a causal "
+                "model, such as a wd-spikingformer."
             )
         if tokenizer is None:
-            raise UsageError("a Transformers model writes with its tokenizer: give tokenizer=.")
+            raise UsageError(
+                "a Transformers model needs its tokenizer to generate text: give tokenizer=."
+            )
         self.model, self.tokenizer = model, tokenizer
         self.context = int(model.config.max_position_embeddings)
         self.vocabulary = int(model.get_input_embeddings().weight.shape[0])
 
     def write(self, ids: Sequence[int], room: int, sampling: Sampling, push: Push) -> None:
-        """Give up to ``room`` tokens after ``ids`` to ``push``, until it or the model ends."""
+        """Pass up to ``room`` tokens after ``ids`` to ``push``, until either ends the text."""
         import torch
         from transformers import GenerationConfig, StoppingCriteriaList
 
         streamer, device = _Streamer(push), self.model.device
-        drawn: dict[str, Any] = {"do_sample": False}
+        sampled: dict[str, Any] = {"do_sample": False}
         if sampling.temperature > 0:
-            drawn = {"do_sample": True, "temperature": sampling.temperature}
-            drawn |= {"top_k": sampling.top_k, "top_p": sampling.top_p}
+            sampled = {"do_sample": True, "temperature": sampling.temperature}
+            sampled |= {"top_k": sampling.top_k, "top_p": sampling.top_p}
         end, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
         config = GenerationConfig(
             max_new_tokens=room,
             eos_token_id=end,
             pad_token_id=end if pad is None else pad,
-            **drawn,
+            **sampled,
         )
 
         def stopped(input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
@@ -166,20 +169,20 @@ class TorchWriter:
 
 
 class _Streamer:
-    """What Transformers' ``generate`` calls with the prompt, then with each token."""
+    """A streamer for Transformers' ``generate``, which passes it the prompt, then each token."""
 
     def __init__(self, push: Push) -> None:
         self._push, self._began = push, False
         self.ended = False
 
     def put(self, value: Any) -> None:
-        """The prompt first, then one token at a time."""
+        """Receive the prompt first, then one token at a time."""
         if self._began:
             self.ended = self._push(int(value.reshape(-1)[0]))
         self._began = True
 
     def end(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no token is buffered."""
 
 
 class EngineWriter:
@@ -190,18 +193,18 @@ class EngineWriter:
         self.context, self.vocabulary = engine.context, engine.vocabulary
 
     def write(self, ids: Sequence[int], room: int, sampling: Sampling, push: Push) -> None:
-        """Give up to ``room`` tokens after ``ids`` to ``push``, until it ends the text."""
+        """Pass up to ``room`` tokens after ``ids`` to ``push``, until it ends the text."""
         for token in self.engine.generate(ids, room, **asdict(sampling)):
             if push(token):
                 break
 
 
 def _room(ids: Sequence[int], context: int, max_new_tokens: int) -> int:
-    """Tokens that may follow the prompt; UsageError where it fills the context."""
+    """The number of tokens that may follow the prompt; UsageError if it fills the context."""
     if len(ids) >= context:
         raise UsageError(
             f"the prompt is longer than the context: it has {len(ids)} tokens, and the model "
-            f"takes {context}, of which one must be left to write. Shorten the prompt."
+            f"takes {context}, of which at least one must remain for new text. Shorten the prompt."
         )
     return min(max_new_tokens, context - len(ids))
 
@@ -253,7 +256,7 @@ def _prompt_ids(
         ids = [int(begins)]
     if max(ids) >= rows:
         raise UsageError(
-            f"the prompt holds the token {max(ids)}, and the model knows {rows} (from 0): it was "
-            "added to the tokenizer and not to the model. Leave it out of the prompt."
+            f"the prompt contains the token {max(ids)}, and the model has {rows} (from 0): it "
+            "was added to the tokenizer but not to the model. Leave it out of the prompt."
         )
     return ids

@@ -1,7 +1,7 @@
-"""Text from token ids as they come, no later than needed.
+"""Text from token ids, piece by piece, as early as possible.
 
 A token may end inside a character (bytes) or change how the one before it is spelled, so a piece
-is given out once the text of the last few tokens ends in a whole character. Text that could be
+is returned once the text of the last few tokens ends in a complete character. Text that could be
 the beginning of a stop string is held back until it is clear that it is not.
 """
 
@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-REPLACEMENT = "\ufffd"  # what decoding gives for bytes that are no whole character yet
-LONGEST = 4  # bytes of a character in UTF-8; after as many tokens the bytes are simply invalid
+REPLACEMENT = "\ufffd"  # decoded from bytes that are not a complete character yet
+LONGEST = 4  # bytes of a character in UTF-8; after as many tokens the bytes are invalid
 
 
 class TextStream:
-    """``push(id)`` returns the text that became certain; ``stopped`` after a stop string."""
+    """``push(id)`` returns the text that is certain; ``stopped`` is True after a stop string."""
 
     def __init__(
         self, tokenizer: Any, prompt: Sequence[int] = (), stop: Sequence[str] = ()
@@ -24,12 +24,12 @@ class TextStream:
         self.stop = [text for text in stop if text]
         self.stopped = False
         self.text = ""
-        self._context = list(prompt[-8:])  # spells the first token as it is spelled after these
+        self._context = list(prompt[-8:])  # the first token is decoded after these
         self._waiting: list[int] = []
         self._held = ""
 
     def push(self, token: int) -> str:
-        """Take the next token; return the text to show now, perhaps none."""
+        """Add the next token; returns the text to show now, which may be empty."""
         if self.stopped:
             return ""
         self._waiting.append(token)
@@ -42,7 +42,7 @@ class TextStream:
         return self._emit(piece, last=False)
 
     def finish(self) -> str:
-        """The text still held back, once no token follows."""
+        """Return the text held back so far, as no token follows."""
         if self.stopped:
             return ""
         before = self._decode(self._context)
@@ -69,11 +69,11 @@ class TextStream:
 
 
 def _possible_start(text: str, stop: Sequence[str]) -> int:
-    """Length of the longest end of ``text`` that begins a stop string."""
+    """Length of the longest suffix of ``text`` that begins a stop string."""
     longest = 0
-    for wanted in stop:
-        for length in range(min(len(wanted) - 1, len(text)), longest, -1):
-            if text.endswith(wanted[:length]):
+    for stop_string in stop:
+        for length in range(min(len(stop_string) - 1, len(text)), longest, -1):
+            if text.endswith(stop_string[:length]):
                 longest = length
                 break
     return longest

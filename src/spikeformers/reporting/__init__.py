@@ -1,6 +1,6 @@
-"""Rendering only: pages, pictures, tables, model cards. What they show was measured elsewhere.
+"""Rendering only: pages, pictures, tables, model cards of what was measured elsewhere.
 
-`spikeformers.studies` measures and gives data; these functions make text, pictures and files of it.
+`spikeformers.studies` measures and returns data; these functions turn it into text and pictures.
 Names are loaded when they are first used: a table on a terminal needs neither torch nor matplotlib.
 """
 

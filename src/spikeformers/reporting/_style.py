@@ -1,4 +1,4 @@
-"""How the pictures look: one palette that colour-blind readers can tell apart, one font size."""
+"""Style of the pictures: one palette that colour-blind readers can tell apart, one font size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The audit's rows as tables, what is the same in every layer on one line."""
+"""The audit's rows as tables; rows that are the same in every layer share one line."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from spikeformers.energy.auditing.audit import Requirement, Scope
     from spikeformers.studies.audit import AuditStudy
 
-NAMED = 6  # kinds of rows that a message names
+NAMED = 6  # most kinds of rows that a message lists
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 
 
 def audit_tables(report: AuditReport, unfold: bool = False) -> list[Table]:
-    """Rows of the blocks, rows outside them, requirements; ``unfold``: every row on its own."""
+    """Rows of the blocks, rows outside them, requirements; ``unfold`` lists every row."""
     tables = []
     for title, inside in (("In the blocks", True), ("Outside the blocks", False)):
         rows = [row for row in report.rows if (row.layer is not None) == inside]
@@ -30,14 +30,17 @@ def audit_tables(report: AuditReport, unfold: bool = False) -> list[Table]:
             tables.append(_rows(title, _lines(shown, unfold), unfold, note))
         elif note and tables:
             tables[-1] = tables[-1]._replace(note=note)
-    met = [(each, *(_how_many(report, each, scope) for scope in SCOPES)) for each in REQUIREMENTS]
-    return [*tables, Table("Requirements", ("", *SCOPES), met)]
+    answers = [
+        (requirement, *(_how_many(report, requirement, scope) for scope in SCOPES))
+        for requirement in REQUIREMENTS
+    ]
+    return [*tables, Table("Requirements", ("", *SCOPES), answers)]
 
 
 def _rows(title: str, lines: list[tuple[str, ...]], unfold: bool, note: str) -> Table:
-    """A table that fits a terminal: what all names begin with moves to the title.
+    """A table that fits a terminal: the common beginning of all names moves to the title.
 
-    The operation of the dispatcher shows in the unfolded list alone.
+    Only the unfolded list has a column for the dispatcher's operation.
     """
     heads = ("where", "what", "operation", "operands", "verdict", "times")
     if unfold:
@@ -50,7 +53,7 @@ def _rows(title: str, lines: list[tuple[str, ...]], unfold: bool, note: str) -> 
 
 
 def _is_free(row: Row) -> bool:
-    return row.what == "multiplication" and row.verdict == "adder"
+    return row.title == "multiplication" and row.verdict == "adder"
 
 
 def _how_many(report: AuditReport, requirement: Requirement, scope: Scope) -> str:
@@ -61,13 +64,19 @@ def _how_many(report: AuditReport, requirement: Requirement, scope: Scope) -> st
 
 
 def _lines(rows: Sequence[Row], unfold: bool) -> list[tuple[str, ...]]:
-    """A line for what is the same in every layer, in the order of the forward pass."""
+    """One line per kind of operation, shared by all layers, in the order of the forward pass."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         name = row.name if unfold else _NUMBER.sub("*", row.name)
-        sign = " / " if row.what == "division" else " x "
-        operands = sign.join(_operand(history, row.what) for history in row.operands)
-        key = (name or "(the model)", row.what, row.op.removeprefix("aten."), operands, row.verdict)
+        sign = " / " if row.title == "division" else " x "
+        operands = sign.join(_operand(history, row.title) for history in row.operands)
+        key = (
+            name or "(the model)",
+            row.title,
+            row.op.removeprefix("aten."),
+            operands,
+            row.verdict,
+        )
         groups.setdefault((*key, str(len(groups))) if unfold else key, []).append(row)
     return [
         (*key[:3], _with_density(key[3], group), key[4], str(len(group)))
@@ -75,12 +84,12 @@ def _lines(rows: Sequence[Row], unfold: bool) -> list[tuple[str, ...]]:
     ]
 
 
-def _operand(history: OperandHistory, what: str) -> str:
-    """Kind and where it is known from; ``{}`` stands for the density of spikes."""
+def _operand(history: OperandHistory, title: str) -> str:
+    """Kind, and how it was determined; ``{}`` stands for the density of spikes."""
     if history.constant:
         if history.shift and not history.is_spikes:
             return "powers of two"
-        name = "weights" if what == "product" else "constants"
+        name = "weights" if title == "product" else "constants"
         return name if history.kind == "real" else f"{history.kind} {name}"
     source = " by value" if history.source == "values" else ""
     source += "" if history.units is None else ", unit per channel"
@@ -90,15 +99,16 @@ def _operand(history: OperandHistory, what: str) -> str:
 def _with_density(form: str, rows: Sequence[Row]) -> str:
     """Fill in densities, as a range where the layers differ."""
     ranges = []
-    for group in zip(*(row.operands for row in rows), strict=True):
-        if group[0].is_spikes and not group[0].constant:
-            low, high = (f"{pick(each.density for each in group):.2f}" for pick in (min, max))
+    for histories in zip(*(row.operands for row in rows), strict=True):
+        if histories[0].is_spikes and not histories[0].constant:
+            densities = [history.density for history in histories]
+            low, high = f"{min(densities):.2f}", f"{max(densities):.2f}"
             ranges.append(low if low == high else f"{low}-{high}")
     return form.format(*ranges)
 
 
 def what_falls_short(study: AuditStudy) -> str:
-    """The requirements that are not met, and the rows, in words."""
+    """The requirements that are not met, and the rows that violate them, as a sentence."""
     parts = []
     for requirement, rows in study.short.items():
         if rows:
@@ -110,6 +120,6 @@ def what_falls_short(study: AuditStudy) -> str:
 
 def _in_words(rows: Sequence[Row]) -> str:
     lines = _lines(rows, unfold=False)
-    named = [f"{name} ({what}, {operands}) x{n}" for name, what, _, operands, _, n in lines]
+    named = [f"{name} ({title}, {operands}) x{n}" for name, title, _, operands, _, n in lines]
     more = len(named) - NAMED
     return ", ".join(named[:NAMED]) + (f", and {more} more kinds" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""The table of `spikeformers bench`."""
+"""The table of ``spikeformers bench``."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ MEMORY = ("", "resident", "of which libraries", "engine-int8 is")
 
 
 def bench_table(study: BenchStudy) -> Table:
-    """A row per system; of an engine a note says what it read."""
+    """One row per system: speed, or memory."""
     title = f"{study.what}, {study.setting['threads']} thread(s)"
     if study.cpu_ratios is None:
         rows = [
-            (name, _mib(took["resident_bytes"]), _mib(took["library_bytes"]),
+            (name, _mib(figures["resident_bytes"]), _mib(figures["library_bytes"]),
              f"{study.ratios[name]:.2f}")
-            for name, took in study.results.items()
+            for name, figures in study.results.items()
         ]  # fmt: skip
         return Table(title, MEMORY, rows)
     rows_of_speed = [
         (
             name,
-            f"{took['tokens_per_second']:,.1f}",
-            f"{took['slowest']:,.1f} to {took['fastest']:,.1f}",
-            f"{took['cpu_tokens_per_second']:,.1f}",
+            f"{figures['tokens_per_second']:,.1f}",
+            f"{figures['slowest']:,.1f} to {figures['fastest']:,.1f}",
+            f"{figures['cpu_tokens_per_second']:,.1f}",
             f"{study.ratios[name]:.2f}",
             f"{study.cpu_ratios[name]:.2f}",
         )
-        for name, took in study.results.items()
+        for name, figures in study.results.items()
     ]
     return Table(title, SPEED, rows_of_speed)
 
 
 def engine_reads(study: BenchStudy) -> str:
-    """What the int8 engine read per token; empty where only memory was measured."""
-    own = study.results["engine-int8"]
-    if "density" not in own:
+    """Density and bytes read per token of the int8 engine; empty for a study of memory."""
+    figures = study.results["engine-int8"]
+    if "density" not in figures:
         return ""
     return (
-        f"density {own['density']:.3f}; read per token: "
-        f"{own['weight_bytes_per_token']:,.0f} bytes of weights, "
-        f"{own['cache_bytes_read_per_token']:,.0f} of cache; "
-        f"cache: {own['cache_bytes_per_token']:,.0f} bytes per token"
+        f"density {figures['density']:.3f}; read per token: "
+        f"{figures['weight_bytes_per_token']:,.0f} bytes of weights, "
+        f"{figures['cache_bytes_read_per_token']:,.0f} of cache; "
+        f"cache: {figures['cache_bytes_per_token']:,.0f} bytes per token"
     )
 
 

@@ -31,16 +31,16 @@ ZEROSHOT = "## Zero-shot scores"
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a config says of its model for a card."""
+    """What a model card needs to know from a config."""
 
     title: str
     origin: str
-    """Address of the paper, or what the model is for; may be empty."""
+    """Address of the paper, or the model's purpose; may be empty."""
     spiking: bool
     rows: dict[str, str]
-    """What spikes, for the table of shapes."""
+    """Rows about spikes, for the table of shapes."""
     made: str
-    """How the weights came about."""
+    """How the weights were made: trained from scratch, or converted."""
 
     @property
     def heading(self) -> str:
@@ -53,7 +53,7 @@ class CardFacts:
 
 
 def facts_of(config: Mapping[str, Any]) -> CardFacts:
-    """What the class of ``config``, a plain dictionary with its model_type, says of the model."""
+    """Card facts for ``config``, a plain dictionary with its model_type."""
     kind = str(config["model_type"])
     made = "trained from scratch"
     if config.get("source"):
@@ -75,7 +75,7 @@ def training_card(
     result: TrainResult,
     more: Mapping[str, str] | None = None,
 ) -> str:
-    """The card of a model that `train` has just made; ``more`` are rows about its training."""
+    """The card of a model that `train` has just trained; ``more`` are rows about its training."""
     manifest = store.manifest
     return model_card(
         name,
@@ -131,7 +131,7 @@ def model_card(
         "## Data\n\n" + table(data),
         "## Training\n\n" + table(training),
         "## Results\n\n" + _results(results, masked),
-        "## Limits\n\nA research model, trained on little text: what it writes is neither true "
+        "## Limits\n\nA research model, trained on little text: its text is neither true "
         "nor safe to rely on. Energy figures of spikeformers are estimates from counted events "
         "and 45 nm prices, never a meter's reading; times are measured on the machine of the run.",
     ]
@@ -139,7 +139,7 @@ def model_card(
 
 
 def add_zeroshot(card: str, results: Mapping[str, Mapping[str, Any]]) -> str:
-    """``card`` with a section of zero-shot scores, in place of the one that it may have.
+    """``card`` with a section of zero-shot scores, which replaces an earlier one.
 
     ``results``: task -> its part of a zero-shot result.
     """
@@ -158,31 +158,31 @@ def add_zeroshot(card: str, results: Mapping[str, Mapping[str, Any]]) -> str:
             count = f"{task} ({result['documents']:,}, {result['split']})"
             rows.append((count, metric, score, chance, majority, mark))
     section = (
-        f"{ZEROSHOT}\n\nIn hundredths, ± standard error over the documents (measured); at chance: "
-        "within two of it. How to repeat them is in `evaluations/`.\n\n"
+        f"{ZEROSHOT}\n\nIn percent, ± standard error over the documents (measured); at chance: "
+        "within two standard errors of it. `evaluations/` has all settings.\n\n"
         + markdown(("task", "metric", "score", "chance", "majority", ""), rows)
     )
     before, heading, after = card.partition(f"{ZEROSHOT}\n")
     rest = after.partition("\n## ")
-    kept = f"\n## {rest[2]}" if heading and rest[1] else ""
-    return f"{before.rstrip()}\n\n{section}{kept}"
+    later = f"\n## {rest[2]}" if heading and rest[1] else ""
+    return f"{before.rstrip()}\n\n{section}{later}"
 
 
 def add_evaluations(folder: Path) -> None:
-    """Show the whole evaluations of ``MODEL/evaluations`` in the model's README.md.
+    """Show the complete evaluations of ``MODEL/evaluations`` in the model's README.md.
 
-    Nothing where the folder has another name or the model no card. CheckpointError names a result
-    that is damaged.
+    Does nothing if the folder has another name or the model has no card. CheckpointError names a
+    damaged result.
     """
     card = folder.parent / "README.md"
     if folder.name != "evaluations" or not card.is_file():
         return
-    whole: dict[str, Any] = {}
+    complete: dict[str, Any] = {}
     for file in sorted(folder.glob("zeroshot-*.json")):
         tasks = read_zeroshot(file, for_card=True)
-        whole |= {name: result for name, result in tasks.items() if result["limit"] is None}
-    if whole:
-        write_text(card, add_zeroshot(read_text(card), whole))
+        complete |= {name: result for name, result in tasks.items() if result["limit"] is None}
+    if complete:
+        write_text(card, add_zeroshot(read_text(card), complete))
 
 
 def _index(
@@ -234,12 +234,12 @@ def _results(results: Mapping[str, float], masked: bool) -> str:
     if not results:
         return "The run has no validation result."
     titles = {
-        "loss": ("loss", "nats a token"),
-        "perplexity": ("perplexity", "a token"),
+        "loss": ("loss", "nats per token"),
+        "perplexity": ("perplexity", "per token"),
         "bits_per_byte": ("bits per byte", "of the text"),
-        "masked_perplexity": ("masked perplexity", "a masked token"),
-        "teacher_agreement": ("same likeliest token as the teacher", "share of tokens"),
-        "teacher_kl": ("KL from the teacher", "nats a token"),
+        "masked_perplexity": ("masked perplexity", "per masked token"),
+        "teacher_agreement": ("same most likely token as the teacher", "share of tokens"),
+        "teacher_kl": ("KL from the teacher", "nats per token"),
     }
     rows = {
         f"{titles[key][0]}, {titles[key][1]}" if key in titles else key: f"{value:,.4f}"

@@ -1,4 +1,4 @@
-"""Model cards of fine-tuned classifiers of sentences."""
+"""Model cards of fine-tuned sentence classifiers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from spikeformers.reporting.tables import markdown
 
 def sentence_card(result: Mapping[str, Any]) -> str:
     """The card of one fine-tuned run, from what is in its ``result.json``."""
-    name, config, made = str(result["task"]), result["config"], result["model"]
-    task, kind = TASKS[name], str(made["model_type"])
-    facts = facts_of(made)
+    name, config, model = str(result["task"]), result["config"], result["model"]
+    task, kind = TASKS[name], str(model["model_type"])
+    facts = facts_of(model)
     of_glue = name in (*GLUE, "wnli")
     metrics = [
         {"type": key.split("/")[0], "name": key, "value": round(value, 4)}
@@ -33,24 +33,24 @@ def sentence_card(result: Mapping[str, Any]) -> str:
         "tags": facts.tags(kind),
         "model-index": [{"name": f"{kind}-{name}", "results": [evaluated]}],
     }
-    given = ", ".join(
+    inputs = ", ".join(
         f'"{text} sentence"' for text in ("one", "another")[: len(task.hub_texts) or 1]
     )
-    answer = "the score" if task.is_regression else "one score a class"
+    answer = "the score" if task.is_regression else "one score per class"
     loading = (
         "## Loading it\n\n```python\nimport spikeformers  # registers the models\n"
         "from transformers import AutoModelForSequenceClassification, AutoTokenizer\n\n"
         'folder = "."  # this folder\n'
         "model = AutoModelForSequenceClassification.from_pretrained(folder)\n"
         "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
-        f'inputs = tokenizer({given}, return_tensors="pt")\n'
+        f'inputs = tokenizer({inputs}, return_tensors="pt")\n'
         f"print(model(**inputs).logits)  # {answer}\n```"
     )
     data = {
         "task": f"{name}, {result['origin']}",
         "examples": ", ".join(f"{count:,} {split}" for split, count in result["examples"].items()),
         "sha256": result["data_sha256"],
-        "classes": ", ".join(task.labels) or "none: a score",
+        "classes": ", ".join(task.labels) or "none: the answer is a score",
     }
     training = {
         "started from": f"{result['started_from']} (sha256 {result['started_from_sha256'][:12]})",
@@ -62,8 +62,8 @@ def sentence_card(result: Mapping[str, Any]) -> str:
         "commit": str(result["commit"]),
     }
     scores = [
-        (key, f"{100 * result['dev'][key]:.1f}", f"{100 * same:.1f}")
-        for key, same in result["dev_majority"].items()
+        (key, f"{100 * result['dev'][key]:.1f}", f"{100 * majority:.1f}")
+        for key, majority in result["dev_majority"].items()
     ]
     sections = [
         f"# {kind} on {name}\n\n{facts.heading}, "
@@ -72,8 +72,8 @@ def sentence_card(result: Mapping[str, Any]) -> str:
         loading,
         "## Data\n\n" + table(data),
         "## Training\n\n" + table(training),
-        f"## Results\n\nIn hundredths (measured). Selection on the dev set: {result['selection']}. "
+        f"## Results\n\nIn percent (measured). Selection on the dev set: {result['selection']}. "
         "How to repeat them is in `result.json`.\n\n"
-        + markdown(("metric", "dev set", "one answer to all"), scores).rstrip(),
+        + markdown(("metric", "dev set", "majority"), scores).rstrip(),
     ]
     return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n" + "\n\n".join(sections) + "\n"

@@ -1,4 +1,4 @@
-"""The comparison written down: a page, a Markdown table and a CSV of the same cells."""
+"""The report of a comparison: an HTML page, and Markdown and CSV of the same cells."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def rows_of(runs: Sequence[RunFigures]) -> list[list[str]]:
         summaries = [run.fine_tuned(task) for run in runs]
         first = next(filter(None, summaries))
         for metric in first["metrics"]:
-            cells = [_spread(each.get("metrics", {}).get(metric)) for each in summaries]
+            cells = [_spread(summary.get("metrics", {}).get(metric)) for summary in summaries]
             majority = f" (majority {first['majority'][metric]:.1f})"
             rows.append([f"{task} dev, {metric}{majority}", *cells, "measured"])
     return rows
@@ -73,18 +73,18 @@ def _spread(metric: dict[str, Any] | None) -> str:
 
 
 def difference_rows(differences: Sequence[Compared]) -> list[list[str]]:
-    """Model, score, difference in hundredths, its interval, and what that says."""
+    """Model, score, difference in percentage points, its interval, and a verdict."""
     rows = []
     for compared in differences:
         difference = compared.difference
         if difference is None:
-            why = f"not comparable: {compared.why}"
-            rows.append([compared.model, compared.what, "-", "-", why])
+            verdict = f"not comparable: {compared.why}"
+            rows.append([compared.model, compared.score, "-", "-", verdict])
             continue
         low, high = 100 * difference.low, 100 * difference.high
         verdict = "clear" if difference.clear else "within chance"
         rows.append(
-            [compared.model, compared.what, f"{100 * difference.difference:+.1f}",
+            [compared.model, compared.score, f"{100 * difference.difference:+.1f}",
              f"{low:+.1f} to {high:+.1f}", verdict]
         )  # fmt: skip
     return rows
@@ -96,7 +96,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
     names = [run.name for run in runs]
     tables = [Table("Side by side", ["", *names, ""], rows_of(runs))]
     if comparison.differences:
-        columns = ["model", "score", f"less {names[0]}", "95 %", ""]
+        columns = ["model", "score", f"minus {names[0]}", "95 %", ""]
         rows = difference_rows(comparison.differences)
         tables.append(Table("Differences, paired bootstrap", columns, rows))
     return tables
@@ -105,31 +105,33 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
 def write_comparison(path: Path, comparison: Comparison) -> list[Path]:
     """Write ``path`` and, beside it, the same stem as .md and .csv; returns what was written."""
     tables = comparison_tables(comparison)
-    whole = tables[0]
+    figures = tables[0]
     files = [path, path.with_suffix(".md"), path.with_suffix(".csv")]
     write_text(files[1], "\n".join(markdown(table.columns, table.rows) for table in tables))
-    write_text(files[2], as_csv(whole.columns, whole.rows))
+    write_text(files[2], as_csv(figures.columns, figures.rows))
     drawn = _draw(path.with_name(f"{path.stem}-pictures"), comparison)
     texts = (READING, BOOTSTRAP)[: len(tables)]
-    sections = [Section.of(*each) for each in zip(tables, texts, strict=True)]
+    sections = [Section.of(table, text) for table, text in zip(tables, texts, strict=True)]
     if drawn:
         sections.append(Section("Pictures", pictures=drawn))
-    sections.append(Section("Measured where", rows=pairs(comparison.where)))
+    sections.append(Section("Machine and versions", rows=pairs(comparison.where)))
     names = ", ".join(run.name for run in comparison.runs)
-    lead = f"{names}: what their runs, evaluations and fine-tunings say."
+    lead = f"{names}: results of their training runs, evaluations and fine-tuning."
     write_page(path, Page("Models side by side", lead, sections))
     return files
 
 
 READING = (
-    "Accuracies are in hundredths. Zero-shot scores have the standard error over their documents, "
-    "and a star where they lie within two of it from chance; dev scores the deviation over seeds. "
+    "Accuracies are in percent. Zero-shot scores come with the standard error over their "
+    "documents, and a star if they lie within two standard errors of chance; dev scores come with "
+    "the standard deviation over seeds. "
     "Energies are estimated from counted events and 45 nm prices, never metered."
 )
 BOOTSTRAP = (
-    "Each score less that of the first model on the same examples, in hundredths, with the middle "
-    "95 % of a paired bootstrap over examples. It does not know what another seed of training "
-    "would change: a clear difference of single runs is one of these weights, not of the methods."
+    "Each score minus that of the first model on the same examples, in percentage points, with the "
+    "95 % interval of a paired bootstrap over examples. The interval does not cover variation "
+    "between training seeds: a clear difference of single runs holds for these weights, not for "
+    "the methods."
 )
 
 

@@ -21,26 +21,26 @@ LAYER_HEADER = (
 
 
 def conversion_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """(what, spiking, original, "measured" or "estimated") for every figure of a report."""
-    ours, theirs, agree = summary["spiking"], summary["original"], summary["agreement"]
+    """(title, spiking, original, "measured" or "estimated") for every figure of a report."""
+    spiking, original, agree = summary["spiking"], summary["original"], summary["agreement"]
 
     def row(title: str, key: str, form: str) -> tuple[str, str, str, str]:
-        return (title, form.format(ours[key]), form.format(theirs[key]), "measured")
+        return (title, form.format(spiking[key]), form.format(original[key]), "measured")
 
     def energy(title: str, key: str) -> tuple[str, str, str, str]:
-        cells = [f"{one['energy'][key] / 1000:,.1f}" for one in (ours, theirs)]
-        less = 1 - ours["energy"][key] / theirs["energy"][key]
-        return (f"{title}, nJ a token ({less:+.1%} saved)", *cells, "estimated")  # type: ignore[return-value]
+        cells = [f"{side['energy'][key] / 1000:,.1f}" for side in (spiking, original)]
+        saved = 1 - spiking["energy"][key] / original["energy"][key]
+        return (f"{title}, nJ per token ({saved:+.1%} saved)", *cells, "estimated")  # type: ignore[return-value]
 
-    density = ours["energy"]["density"]
+    density, mean_count = (spiking["energy"][key] for key in ("density", "mean_count"))
     return [
         row("perplexity, per token", "perplexity", "{:,.2f}"),
         row("bits per byte", "bits_per_byte", "{:.4f}"),
-        ("same likeliest token", f"{agree['agreement']:.4f}", "1", "measured"),
+        ("same most likely token", f"{agree['agreement']:.4f}", "1", "measured"),
         ("cosine of logits", f"{agree['logit_cosine']:.4f}", "1", "measured"),
         ("cosine of last hidden states", f"{agree['hidden_cosine']:.4f}", "1", "measured"),
         ("density of neuron layers", f"{density:.3f}", "-", "measured"),
-        ("spikes a neuron layer's output", f"{ours['energy']['mean_count']:.2f}", "-", "measured"),
+        ("spikes per output of a neuron layer", f"{mean_count:.2f}", "-", "measured"),
         energy("attention block, papers' sum", "attention_papers"),
         energy("attention block, with elementwise work", "attention_with_elementwise"),
         energy("feed-forward, papers' sum", "mlp_papers"),
@@ -50,7 +50,7 @@ def conversion_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str
 
 
 def layer_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """One row for each neuron layer of each converted module that was measured."""
+    """One row per neuron layer of each converted module that was measured."""
     rows = []
     for layer in _measured(summary["layers"]):
         head = (layer["module"], f"{layer['relative_error']:.4f}", f"{layer['cosine']:.4f}")
@@ -67,7 +67,7 @@ def layer_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _measured(layers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The modules whose change was measured, which takes calibration text."""
+    """The modules whose change was measured; without calibration text there are none."""
     return [layer for layer in layers if "relative_error" in layer]
 
 
@@ -75,33 +75,35 @@ def write_conversion_page(
     path: Path, summary: Mapping[str, Any], drawn: Mapping[str, Path]
 ) -> None:
     """Write the report; ``drawn`` names the PNG files."""
-    ours, theirs, method = summary["spiking"], summary["original"], summary["method"]
-    lost = ours["perplexity"] / theirs["perplexity"] - 1
+    spiking, original, method = summary["spiking"], summary["original"], summary["method"]
+    change = spiking["perplexity"] / original["perplexity"] - 1
     dense = summary["left_dense"]
     lead = (
-        f"{summary['source']} ({summary['source_type']}) made to spike: feed-forward "
+        f"{summary['source']} ({summary['source_type']}) converted to spikes: feed-forward "
         f"{method['ffn']}, attention {method['attention']}, T = {method['steps']}. Perplexity "
-        f"{theirs['perplexity']:,.2f} becomes {ours['perplexity']:,.2f} ({lost:+.2%}) on "
-        f"{ours['tokens']:,} tokens; {summary['plan'][-1]['module']} stay real."
+        f"{original['perplexity']:,.2f} becomes {spiking['perplexity']:,.2f} ({change:+.2%}) on "
+        f"{spiking['tokens']:,} tokens; {summary['plan'][-1]['module']} stay real."
     )
-    left = f"Left dense: {', '.join(dense)}." if dense else "Every block is converted."
+    coverage = f"Left dense: {', '.join(dense)}." if dense else "Every block is converted."
     varying = [
-        one["time_varying_error"] for one in summary["layers"] if "time_varying_error" in one
+        layer["time_varying_error"] for layer in summary["layers"] if "time_varying_error" in layer
     ]
-    noted = ""
+    pipelined = ""
     if varying:
-        noted = (
-            f" Were the IF neurons to hear their input step by step (schedule pipelined), the "
+        pipelined = (
+            " If the IF neurons received their input step by step (schedule pipelined), the "
             f"feed-forward output would differ by {min(varying):.3f} to {max(varying):.3f}."
         )
     sections = [
-        Section("Whole model", "Both read the same windows.", HEADER, conversion_rows(summary)),
+        Section(
+            "Whole model", "Both models read the same windows.", HEADER, conversion_rows(summary)
+        ),
         Section(
             "Energy",
             "Estimated: events of a real run times 45 nm prices; no memory traffic.",
             pictures=[(drawn["energy"], "Energy by component, elementwise work included.")],
         ),
-        _module_section(summary, drawn, f"{left}{noted}"),
+        _module_section(summary, drawn, f"{coverage}{pipelined}"),
         Section(
             "Plan",
             "",
@@ -116,12 +118,12 @@ def write_conversion_page(
 
 def _module_section(summary: Mapping[str, Any], drawn: Mapping[str, Path], note: str) -> Section:
     if not _measured(summary["layers"]):
-        text = "No module was measured by itself: thresholds per token need no calibration text, "
+        text = "No module was measured on its own: thresholds per token need no calibration text, "
         return Section("By module", f"{text}and none was given. {note}")
     return Section(
         "By module",
-        "On the calibration text, each module fed with the original's activations, so that "
-        f"errors of earlier blocks are not in it. {note}",
+        "On the calibration text. Each module gets the original's activations as input, so that "
+        f"errors of earlier blocks are not included. {note}",
         LAYER_HEADER,
         layer_rows(summary),
         pictures=[

@@ -23,17 +23,17 @@ POINTS = {
 
 
 def by_block(path: Path, layers: Sequence[Mapping[str, Any]], key: str) -> None:
-    """Bars of one figure of each converted module, attention and feed-forward side by side."""
+    """Bars of one figure per converted module, attention and feed-forward side by side."""
     with drawing(path, 7.6, 3.8) as figure:
         axes = figure.subplots()
-        parts = [part for part in NAMED if any(one["part"] == part for one in layers)]
+        parts = [part for part in NAMED if any(layer["part"] == part for layer in layers)]
         for place, part in enumerate(parts):
-            mine = [one for one in layers if one["part"] == part]
+            modules = [layer for layer in layers if layer["part"] == part]
             width = 0.8 / len(parts)
             shift = (place - (len(parts) - 1) / 2) * width
             axes.bar(
-                [one["layer"] + 1 + shift for one in mine],
-                [one[key] for one in mine],
+                [module["layer"] + 1 + shift for module in modules],
+                [module[key] for module in modules],
                 width * 0.92,
                 color=CYCLE[place],
                 label=NAMED[part],
@@ -48,12 +48,12 @@ def by_block(path: Path, layers: Sequence[Mapping[str, Any]], key: str) -> None:
 
 
 def rates(path: Path, layers: Sequence[Mapping[str, Any]]) -> None:
-    """Spikes a neuron and step, a line for each kind of neuron over the blocks."""
+    """Spikes per neuron and step over the blocks, one line per kind of neuron."""
     lines: dict[str, list[tuple[int, float]]] = {}
-    for one in layers:
-        for name, neuron in one["neurons"].items():
-            kind = f"{NAMED[one['part']]}, {POINTS.get(name, name)}"
-            lines.setdefault(kind, []).append((one["layer"] + 1, neuron["rate"]))
+    for layer in layers:
+        for name, neuron in layer["neurons"].items():
+            kind = f"{NAMED[layer['part']]}, {POINTS.get(name, name)}"
+            lines.setdefault(kind, []).append((layer["layer"] + 1, neuron["rate"]))
     with drawing(path, 7.6, 4.0) as figure:
         axes = figure.subplots()
         for place, (kind, points) in enumerate(lines.items()):
@@ -68,7 +68,7 @@ def rates(path: Path, layers: Sequence[Mapping[str, Any]]) -> None:
             )
         axes.set_xlabel("block")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_ylabel("spikes a neuron pair and step")
+        axes.set_ylabel("spikes per neuron pair and step")
         axes.set_title("Firing rates on the calibration text")
         axes.set_ylim(bottom=0)
         figure.legend(loc="outside right upper")
@@ -83,7 +83,7 @@ def against_steps(
     level: float | None = None,
     level_name: str = "",
 ) -> None:
-    """One figure against T, a line a method; ``level`` is the original's.
+    """One figure against T, one line per method; ``level`` is the original's.
 
     The axis of values is logarithmic where they differ by more than a factor of 20.
     """

@@ -1,4 +1,4 @@
-"""The report of ``spikeformers energy``: energy.json, pictures, energy.html."""
+"""The report of ``spikeformers energy``: pictures, energy.html and energy.json."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def write_energy_report(folder: Path, studies: Sequence[EnergyStudy]) -> Path:
     if len(studies) > 1:
         sections.insert(0, Section.of(side_by_side(studies)))
     sections += [
-        Section("What the figures take for granted", rows=[(line,) for line in ASSUMPTIONS]),
+        Section("Assumptions of the full estimate", rows=[(line,) for line in ASSUMPTIONS]),
         Section("Rules of the papers' sum", FORMULA, rows=[(line,) for line in RULES]),
-        Section("Counted where", rows=pairs({**machine(), **versions()})),
+        Section("Machine and versions", rows=pairs({**machine(), **versions()})),
     ]
     page = folder / "energy.html"
     write_page(page, Page("Energy", _lead(studies), sections))
@@ -62,7 +62,7 @@ def write_energy_report(folder: Path, studies: Sequence[EnergyStudy]) -> Path:
 def _lead(studies: Sequence[EnergyStudy]) -> str:
     general = (
         "Every joule on this page is estimated: events were counted in a real run and multiplied "
-        "with published prices. Nothing was metered."
+        "by published prices. Nothing was metered."
     )
     first = studies[0]
     pair = first.full.pair
@@ -71,8 +71,8 @@ def _lead(studies: Sequence[EnergyStudy]) -> str:
     ratio = pair.ratio(first.full.table)
     return (
         f"{first.name} fires at a density of {first.paper.density:.3f}. With weights in int8 it "
-        f"takes {ratio:.3f} of what its dense twin takes in fp16 ({pair.phase.title}), memory "
-        f"included, by the prices of {first.full.table.name}. {general}"
+        f"takes {ratio:.3f} of the energy of its dense twin in fp16 ({pair.phase.title}), memory "
+        f"included, at the prices of {first.full.table.name}. {general}"
     )
 
 
@@ -111,7 +111,7 @@ def _paper(study: EnergyStudy, drawn: Path, head: str) -> list[Section]:
     pictures.energy_by_component(picture, energies)
     first, *others = paper_tables(study)
     caption = "Energy by component, elementwise work included (estimated)."
-    text = f"{FORMULA}. Memory is not in it."
+    text = f"{FORMULA}. Memory traffic is not included."
     return [
         Section.of(first, text, head=head, pictures=[(picture, caption)]),
         *(Section.of(table, head=head) for table in others),
@@ -128,19 +128,19 @@ def _full(study: EnergyStudy, drawn: Path, head: str) -> list[Section]:
             name: {key: value / 1e3 for key, value in side.of(p, phase).by_part().items()}
             for name, side, p in columns
         }
-        drawings.spent_on(picture, bars, f"What energy is spent on: {phase.title}", study.each)
+        drawings.spent_on(picture, bars, f"What energy is spent on: {phase.title}", study.unit)
         figures.append((picture, f"By part, {phase.title}, {full.table.name} (estimated)."))
     where = full.model.of(columns[0][2], full.phases[0]).homes()
     places = "; ".join(f"{store} in {', '.join(levels)}" for store, levels in where.items())
     text = (
-        f"Operations by type and width, and all that is read and written, at the prices of "
-        f"{full.table.name} ({full.table.about}). Columns are nJ {study.each}. "
-        f"{_carried(study)}In {full.phases[0].title} the model's {places}."
+        f"All operations by type and width, and all memory traffic, at the prices of "
+        f"{full.table.name} ({full.table.about}). Figures are in nJ per {study.unit}. "
+        f"{_carried(study)}In {full.phases[0].title}, the model keeps its {places}."
     )
-    whole, spent = full_tables(study)
+    total_table, spent_table = full_tables(study)
     return [
-        Section.of(whole, text, head=head),
-        Section.of(spent, head=head, pictures=figures),
+        Section.of(total_table, text, head=head),
+        Section.of(spent_table, head=head, pictures=figures),
     ]
 
 
@@ -149,12 +149,12 @@ def _carried(study: EnergyStudy) -> str:
         return ""
     return (
         f"Events were counted in windows of {study.full.model.trace.window} tokens; other lengths "
-        "are carried over from them. "
+        "are extrapolated from them. "
     )
 
 
 def _pictured(study: EnergyStudy) -> list[Phase]:
-    """One phase of each name: that of the comparison, and its sisters at the same context."""
+    """The phases at the context length of the comparison, such as decode and prefill."""
     phases = study.full.phases
     context = study.full.pair.phase.context if study.full.pair else phases[0].context
     return [phase for phase in phases if phase.context == context]
@@ -165,29 +165,30 @@ def _beside_the_twin(study: EnergyStudy, drawn: Path, head: str) -> list[Section
     if full.pair is None or not full.break_evens:
         return []
     pair, ratio, curve = full.pair, full.pair.ratio(full.table), study.break_even_curve()
-    even, hang = drawn / "break-even.png", drawn / "sensitivity.png"
+    curve_file, tornado_file = drawn / "break-even.png", drawn / "sensitivity.png"
     drawings.break_even_curve(
-        even, curve.densities, curve.energies, curve.twins, curve.measured,
-        f"Energy over density: {pair.phase.title}", study.each,
+        curve_file, curve.densities, curve.energies, curve.twins, curve.measured,
+        f"Energy over density: {pair.phase.title}", study.unit,
     )  # fmt: skip
-    title = f"What the ratio depends on: {pair.phase.title}, {pair.ours.name} / {pair.theirs.name}"
-    drawings.tornado(hang, full.swings[:SWINGS], ratio, title)
+    formats = f"{pair.spiking_format.name} / {pair.dense_format.name}"
+    title = f"What the ratio depends on: {pair.phase.title}, {formats}"
+    drawings.tornado(tornado_file, full.swings[:SWINGS], ratio, title)
     captions = (
         "Where the curve is below a line, the model takes less (estimated).",
         "The longest bars are what the ratio depends on most (estimated).",
     )
-    evens, swings = twin_tables(study)
+    even_rows, swing_rows = twin_tables(study)
     return [
-        Section.of(evens, BREAK_EVEN, head=head, pictures=[(even, captions[0])]),
-        Section.of(swings, SENSITIVITY, head=head, pictures=[(hang, captions[1])]),
+        Section.of(even_rows, BREAK_EVEN, head=head, pictures=[(curve_file, captions[0])]),
+        Section.of(swing_rows, SENSITIVITY, head=head, pictures=[(tornado_file, captions[1])]),
     ]
 
 
 BREAK_EVEN = (
-    "Every neuron layer is made to fire more or less, all alike and at most always, and the full "
-    "estimate is made again. Quality is not in this: a model that fires elsewhere is another "
-    "model. A cell has the energy over the twin's, and the density below which it is less than "
-    "one: always means even if every neuron fired, never not even without a spike."
+    "The firing rates of all neuron layers are scaled by one factor, up to a density of 1, and the "
+    "full estimate is repeated. Quality is not considered: a model with other spikes is another "
+    "model. A cell has the energy relative to the twin's, and the density below which it is less "
+    "than one: always means even if every neuron fired, never means not even without a spike."
 )
 SENSITIVITY = (
     "Each price was halved and doubled, and each assumption swapped for its other reading, one at "

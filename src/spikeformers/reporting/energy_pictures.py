@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from spikeformers.energy.pricing.sensitivity import Swing
 from spikeformers.reporting._style import BLUE, CONTROL, CYCLE, GREY, ORANGE, SPIKING, drawing
 
-VISIBLE = 1.005  # factor that a bar of the tornado must move the ratio by
+VISIBLE = 1.005  # a bar of the tornado moves the ratio by at least this factor
 PARTS = {
     "arithmetic": "arithmetic",
     "weights": "weights",
@@ -24,24 +24,24 @@ PARTS = {
 
 
 def spent_on(path: Path, bars: Mapping[str, Mapping[str, float]], title: str, unit: str) -> None:
-    """A stacked bar a model and format, of nanojoules by what they are spent on; *estimated*."""
+    """Stacked bars per model and format: nJ per ``unit`` by what they are spent on; *estimated*."""
     names = list(bars)
     joules, scale = joules_of(max(sum(parts.values()) for parts in bars.values()))
     with drawing(path, 8.4, 0.5 * len(bars) + 1.6) as figure:
         axes = figure.subplots()
         longest = max(sum(parts.values()) for parts in bars.values()) * scale
-        done = [0.0] * len(names)
+        totals = [0.0] * len(names)
         for place, (part, label) in enumerate(PARTS.items()):
             values = [bars[name].get(part, 0.0) * scale for name in names]
             if max(values) > 0:
-                axes.barh(names, values, left=done, color=CYCLE[place], label=label, height=0.7)
-            done = [a + b for a, b in zip(done, values, strict=True)]
-        for row, total in enumerate(done):
+                axes.barh(names, values, left=totals, color=CYCLE[place], label=label, height=0.7)
+            totals = [a + b for a, b in zip(totals, values, strict=True)]
+        for row, total in enumerate(totals):
             axes.text(total + longest * 0.01, row, number(total), va="center", fontsize=9)
         axes.invert_yaxis()
         axes.set_xlim(0, longest * 1.14)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
-        axes.set_xlabel(f"{joules} {unit}, estimated")
+        axes.set_xlabel(f"{joules} per {unit}, estimated")
         axes.set_title(title)
         axes.grid(axis="y", visible=False)
         figure.legend(loc="outside right upper")
@@ -56,7 +56,7 @@ def break_even_curve(
     title: str,
     unit: str,
 ) -> None:
-    """Nanojoules over density, the twins as lines, ``measured`` as a dot; *estimated*."""
+    """Nanojoules per ``unit`` over density, twins as lines, ``measured`` as a dot; *estimated*."""
     joules, scale = joules_of(max(*energy, *twins.values()))
     energy, measured = [value * scale for value in energy], (measured[0], measured[1] * scale)
     with drawing(path, 8.0, 4.2) as figure:
@@ -74,7 +74,7 @@ def break_even_curve(
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
         axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
         axes.set_xlabel("mean density of the neuron layers, their events scaled alike")
-        axes.set_ylabel(f"{joules} {unit}, estimated")
+        axes.set_ylabel(f"{joules} per {unit}, estimated")
         axes.set_title(title)
         figure.legend(loc="outside right upper")
 
@@ -82,9 +82,9 @@ def break_even_curve(
 def tornado(path: Path, swings: Sequence[Swing], ratio: float, title: str) -> None:
     """How far each price or assumption moves the ratio of spiking to dense; *estimated*.
 
-    What moves it by less than half a per cent is left out.
+    Changes that move it by less than half a percent are left out.
     """
-    swings = [one for one in swings if one.width(ratio) > VISIBLE] or swings[:1]
+    swings = [swing for swing in swings if swing.width(ratio) > VISIBLE] or swings[:1]
     with drawing(path, 8.4, 0.36 * len(swings) + 1.8) as figure:
         axes = figure.subplots()
         for row, swing in enumerate(swings):
@@ -99,7 +99,7 @@ def tornado(path: Path, swings: Sequence[Swing], ratio: float, title: str) -> No
         axes.invert_yaxis()
         spread = max(ends) - min(ends)
         axes.set_xlim(max(0, min(ends) - 0.08 * spread), max(ends) + 0.08 * spread)
-        axes.set_xlabel(f"energy over the twin's, estimated; {ratio:.3f} as it stands")
+        axes.set_xlabel(f"energy over the twin's, estimated; {ratio:.3f} as priced")
         axes.set_title(title)
         axes.grid(axis="y", visible=False)
         for colour, name in ((BLUE, "price halved"), (ORANGE, "doubled"), (GREY, "assumed so")):
@@ -107,26 +107,26 @@ def tornado(path: Path, swings: Sequence[Swing], ratio: float, title: str) -> No
         figure.legend(loc="outside right upper")
 
 
-def density_over_positions(path: Path, found: Mapping[str, NDArray[Any]]) -> None:
+def density_over_positions(path: Path, densities: Mapping[str, NDArray[Any]]) -> None:
     """Share of neurons that fire, by position in the window; *measured*."""
     with drawing(path, 8.0, 3.6) as figure:
         axes = figure.subplots()
-        for place, (name, shares) in enumerate(found.items()):
+        for place, (name, shares) in enumerate(densities.items()):
             axes.plot(range(1, len(shares) + 1), shares, color=CYCLE[place], label=name)
-        axes.set_xlim(1, max(len(shares) for shares in found.values()))
+        axes.set_xlim(1, max(len(shares) for shares in densities.values()))
         axes.set_ylim(bottom=0)
         axes.set_xlabel("position in the window")
         axes.set_ylabel("density, mean of the layers")
         axes.set_title("Firing density by position, measured")
-        if len(found) > 1:
+        if len(densities) > 1:
             figure.legend(loc="outside right upper")
 
 
 def joules_of(nanojoules: float) -> tuple[str, float]:
-    """Unit that says the figure in few digits, and how many of it are a nanojoule."""
+    """A unit that needs few digits, and the factor from nanojoules to it."""
     return ("µJ", 1e-3) if nanojoules >= 1e5 else ("nJ", 1.0)
 
 
 def number(value: float) -> str:
-    """A figure as short as it can be said."""
+    """The value with three digits, or as an integer from 100."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

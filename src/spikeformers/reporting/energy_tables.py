@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from spikeformers.studies.energy import EnergyStudy
 
 PARTS = {"register": "weights used again", "cache": "keys and values", "state": "membranes"}
-"""Names of a ledger's parts that do not speak for themselves."""
+"""Readable names of a ledger's parts."""
 
 
 def paper_tables(study: EnergyStudy) -> list[Table]:
-    """Part one: what was counted, and the papers' sum of it."""
-    mine, beside = study.paper, study.paper_control
-    sides = [mine] if beside is None else [mine, beside]
+    """Part one: the counted events, and the papers' sum of them."""
+    report, control = study.paper, study.paper_control
+    sides = [report] if control is None else [report, control]
     names = (study.name, f"dense twin ({study.control_weights})")[: len(sides)]
-    columns = (f"nJ {study.each}, estimated", *names)
+    columns = (f"nJ per {study.unit}, estimated", *names)
     parts = [
         row(part, [side.by_component[part].with_elementwise / 1000 for side in sides])
-        for part in mine.by_component
+        for part in report.by_component
         if any(side.by_component[part].with_elementwise for side in sides)
     ]
     parts += [
@@ -37,14 +37,14 @@ def paper_tables(study: EnergyStudy) -> list[Table]:
     ]
     tables = [
         Table("As the papers estimate: energy by component", columns, parts),
-        Table(f"Counted, per {mine.unit} (measured)", ("", *names), _counted(sides)),
+        Table(f"Counted, per {report.unit} (measured)", ("", *names), _counted(sides)),
     ]
-    if mine.neurons:
+    if report.neurons:
         layers = [
             (layer, f"{share.with_elementwise / 1000:,.2f}", f"{share.sop:,.0f}")
-            for layer, share in mine.by_layer.items()
+            for layer, share in report.by_layer.items()
         ]
-        heads = ("block", f"nJ {study.each}, estimated", "synaptic operations")
+        heads = ("block", f"nJ per {study.unit}, estimated", "synaptic operations")
         tables.append(Table(f"Energy by block of {study.name}", heads, layers))
     return tables
 
@@ -74,7 +74,7 @@ def full_tables(study: EnergyStudy) -> list[Table]:
     """Part two: everything, arithmetic and memory, in every phase and format."""
     full = study.full
     columns = full_columns(full)
-    heads = (f"nJ {study.each}", *(title for title, _, _ in columns))
+    heads = (f"nJ per {study.unit}", *(title for title, _, _ in columns))
     rows = [
         (phase.title, *(_short(side.of(p, phase).picojoules / 1000) for _, side, p in columns))
         for phase in full.phases
@@ -83,7 +83,9 @@ def full_tables(study: EnergyStudy) -> list[Table]:
     return [
         Table(f"In full, memory included, by {full.table.name} (estimated)", heads, rows),
         Table(
-            f"The same at {middle.title}, by what it is spent on", heads, _spent(columns, middle)
+            f"At {middle.title}, by what the energy is spent on",
+            heads,
+            _spent(columns, middle),
         ),
     ]
 
@@ -110,23 +112,29 @@ def twin_tables(study: EnergyStudy, swings: int | None = None) -> list[Table]:
         even_table(full),
         Table(
             f"What the ratio {ratio:.3f} depends on ({full.pair.phase.title}, "
-            f"{full.pair.ours.name} / {full.pair.theirs.name})",
-            ("one thing changed", "halved", "doubled, or assumed so"),
+            f"{full.pair.spiking_format.name} / {full.pair.dense_format.name})",
+            ("one change at a time", "halved", "doubled, or assumption swapped"),
             rows,
         ),
     ]
 
 
 def even_table(full: FullReport) -> Table:
-    """Ratios and break-even densities, a column for each pair of formats."""
-    columns = list(dict.fromkeys((even.ours, even.against) for even in full.break_evens))
-    evens = {(even.phase, even.ours, even.against): even for even in full.break_evens}
+    """Ratios and break-even densities, one column per pair of formats."""
+    columns = list(
+        dict.fromkeys((even.spiking_format, even.dense_format) for even in full.break_evens)
+    )
+    evens = {
+        (even.phase, even.spiking_format, even.dense_format): even for even in full.break_evens
+    }
     rows = [
         (phase.title, *(_even(evens[(phase, *column)]) for column in columns))
         for phase in full.phases
     ]
-    heads = ("model / twin", *(f"{ours} / {against}" for ours, against in columns))
-    return Table("Energy over the twin's, and up to which density it is less", heads, rows)
+    heads = ("model / twin", *(f"{spiking} / {dense}" for spiking, dense in columns))
+    return Table(
+        "Energy relative to the twin's, and the density below which it is less", heads, rows
+    )
 
 
 def _even(even: BreakEven) -> str:
@@ -136,7 +144,7 @@ def _even(even: BreakEven) -> str:
 
 
 def side_by_side(studies: Sequence[EnergyStudy]) -> Table:
-    """Several models in nJ, a column each; "-" where one lacks a phase."""
+    """Several models in nJ, one column each; "-" where a model lacks a phase."""
     densities = [study.paper.density for study in studies]
     rows: list[tuple[str, ...]] = [
         ("density", *(dash(density, "{:.3f}") for density in densities)),
@@ -146,8 +154,8 @@ def side_by_side(studies: Sequence[EnergyStudy]) -> Table:
         {p.title: study.full.model.of(INT8, p).picojoules / 1e3 for p in study.full.phases}
         for study in studies
     ]
-    for title in dict.fromkeys(title for each in phases for title in each):
-        cells = (dash(each.get(title), "{:,.0f}") for each in phases)
+    for title in dict.fromkeys(title for energies in phases for title in energies):
+        cells = (dash(energies.get(title), "{:,.0f}") for energies in phases)
         rows.append((f"in full, int8, {title}", *cells))
     return Table("Side by side, nJ, estimated", ("", *(study.name for study in studies)), rows)
 

@@ -1,4 +1,4 @@
-"""Tables of what `spikeformers evaluate` measures: perplexity, agreement, images, tasks."""
+"""Tables of ``spikeformers evaluate``: perplexity, agreement, images, tasks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from spikeformers.studies.images import ImageStudy
     from spikeformers.studies.text import TextStudy
 
-SENSIBLE = 100_000  # a perplexity per word beyond it, more than there are words, tells nothing
+SENSIBLE = 100_000  # a perplexity per word above the number of words has no meaning
 QUALITIES = {
     "bits_per_byte": ("bits per byte", "{:.4f}"),
     "perplexity": ("perplexity per token", "{:,.2f}"),
@@ -24,7 +24,7 @@ QUALITIES = {
     "masked_accuracy": ("accuracy on masked tokens", "{:.4f}"),
 }
 RULES = {
-    "truncated": "inputs cut at the left to fit",
+    "truncated": "inputs truncated at the left to fit",
     "split": "options longer than the context, scored in windows",
     "merged": "options joined with their context by the tokenizer",
     "unaligned": "options encoded by themselves",
@@ -32,7 +32,7 @@ RULES = {
 
 
 def perplexity_table(study: TextStudy[PerplexityReport]) -> Table:
-    """Every figure that the kind of model has; a senseless perplexity per word is left out."""
+    """All figures of a causal or masked model, without a meaningless perplexity per word."""
     report, figures = study.report, study.report.as_dict()
     rows = [
         (title, form.format(figures[key]))
@@ -50,7 +50,7 @@ def agreement_table(study: TextStudy[AgreementReport]) -> Table:
     report = study.report
     hidden = "widths differ" if report.hidden_cosine is None else f"{report.hidden_cosine:.4f}"
     rows = [
-        ("same likeliest token", f"{report.agreement:.4f} of tokens"),
+        ("same most likely token", f"{report.agreement:.4f} of tokens"),
         ("KL from the reference", f"{report.kl:.4f} nats per token"),
         ("cosine of logits less their mean", f"{report.cosine:.4f}"),
         ("cosine of logits", f"{report.logit_cosine:.4f}"),
@@ -62,7 +62,7 @@ def agreement_table(study: TextStudy[AgreementReport]) -> Table:
 
 
 def image_tables(study: ImageStudy) -> list[Table]:
-    """Figures, accuracy by class and, where the model has Q, K and V, their entropy."""
+    """Figures, accuracy per class and, if the model has Q, K and V, their entropy."""
     report = study.report
     rows = [
         ("accuracy", f"{report.accuracy:.4f}"),
@@ -76,7 +76,7 @@ def image_tables(study: ImageStudy) -> list[Table]:
     classes = [(name, dash(share)) for name, share in report.per_class.items()]
     tables = [
         Table("Figures (measured)", (study.facts["model"], ""), rows),
-        Table("By class", ("class", "share found"), classes),
+        Table("By class", ("class", "accuracy"), classes),
     ]
     bits = [
         (str(e.layer + 1), e.role, e.kind, f"{e.bits:.3f}", f"{e.ceiling:.3f}")
@@ -91,12 +91,12 @@ def image_tables(study: ImageStudy) -> list[Table]:
 def task_tables(
     model: str, reports: Sequence[TaskReport], means: Mapping[str, Mapping[str, Any]]
 ) -> list[Table]:
-    """Scores by task, and the means of whole groups."""
+    """Scores per task, and the means of complete groups."""
     limit = reports[0].limit
     title = model if limit is None else f"{model}, the first {limit:,} documents of each task"
     shown: tuple[tuple[str, str, Mapping[str, Mapping[str, Any]]], ...] = (
         (title, "task", {report.task: report.metrics for report in reports}),
-        ("Means; acc where there is no acc_norm", "group", means),
+        ("Means of acc_norm, or of acc for tasks without it", "group", means),
     )
     return [
         Table(
@@ -122,15 +122,15 @@ def _score(score: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def task_remarks(reports: Sequence[TaskReport]) -> list[str]:
-    """What a reader of the numbers has to know: another split, inputs that did not fit."""
+    """Remarks on the scores: another split than defined, inputs that did not fit."""
     lines = []
     for report in reports:
         if report.split != report.official_split:
             lines.append(
                 f"{report.task}: the {report.split} split; the definition scores "
-                f"{report.official_split}, which the folder does not have."
+                f"{report.official_split}, which the folder does not contain."
             )
-        met = [f"{count:,} {RULES[rule]}" for rule, count in report.rules.items()]
-        if met:
-            lines.append(f"{report.task}: of {report.requests:,} requests {'; '.join(met)}.")
+        remarks = [f"{count:,} {RULES[rule]}" for rule, count in report.rules.items()]
+        if remarks:
+            lines.append(f"{report.task}: of {report.requests:,} requests {'; '.join(remarks)}.")
     return lines

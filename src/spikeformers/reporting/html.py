@@ -1,4 +1,4 @@
-"""One page that holds everything: no link to anything outside it, pictures inlined as PNG."""
+"""Self-contained HTML pages: pictures are inlined as PNG, and nothing outside is linked."""
 
 from __future__ import annotations
 
@@ -52,22 +52,22 @@ pre b { color: var(--mark); }
     font-weight: 400; }
 }
 """
-WIDE = 5  # columns from which a table is set small, and on a narrow screen a row under the other
-LONG = 24  # characters from which a word may be broken, at its own marks or every 8
+WIDE = 5  # from this many columns, smaller type, and stacked rows on a narrow screen
+LONG = 24  # longer words may be broken, at punctuation or every 8 characters
 
 _MARKS = re.compile(r"[^./_,:-]*[./_,:-]+|[^./_,:-]+")
 
 
 @dataclass
 class Section:
-    """A heading and what stands under it, in this order: text, table, samples, pictures."""
+    """A heading and its content, in this order: text, table, samples, pictures."""
 
     title: str
     text: str = ""
     header: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
     samples: Sequence[tuple[str, str, str]] = ()
-    """(whose, prompt, text)"""
+    """(title, prompt, text)"""
     pictures: Sequence[tuple[Path, str]] = ()
     """(PNG file, caption)"""
 
@@ -80,7 +80,7 @@ class Section:
         head: str = "",
         pictures: Sequence[tuple[Path, str]] = (),
     ) -> Section:
-        """A section of one table; ``head`` stands before its title."""
+        """A section of one table; ``head`` is put before its title."""
         title = f"{head}{table.title}"
         return cls(title, text or table.note, table.columns, table.rows, pictures=pictures)
 
@@ -113,16 +113,16 @@ def _section(section: Section) -> str:
         parts.append(f"<p>{escape(section.text)}</p>")
     if section.rows:
         parts.append(_table(section.header, section.rows))
-    for whose, prompt, text in section.samples:
+    for title, prompt, text in section.samples:
         parts.append(
-            f'<p class="note">{escape(whose)}</p><pre><b>{escape(prompt)}</b>{escape(text)}</pre>'
+            f'<p class="note">{escape(title)}</p><pre><b>{escape(prompt)}</b>{escape(text)}</pre>'
         )
     parts.extend(_figure(path, caption) for path, caption in section.pictures)
     return "\n".join(parts)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in a box of its own, which scrolls, with a shadow, where the page is narrower."""
+    """A table in its own box, which scrolls, with a shadow, if the page is narrower."""
     wide = len(header) >= WIDE
     heads = "".join(f"<th>{_breakable(cell)}</th>" for cell in header)
     lines = "".join(f"<tr>{_cells(header if wide else (), row)}</tr>" for row in rows)
@@ -145,7 +145,7 @@ def _cell(text: str) -> str:
 
 
 def _breakable(text: str) -> str:
-    """The text with places where a long word, such as a digest or a path, may be broken."""
+    """The text, with break opportunities in long words such as digests and paths."""
 
     def broken(word: str) -> str:
         if len(word) < LONG:

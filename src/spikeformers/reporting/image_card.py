@@ -23,20 +23,20 @@ def vision_card(
     config: TrainConfig,
     result: TrainResult,
 ) -> str:
-    """The card of a model that `train` has just made of images."""
-    made: Any = model.config
-    kind, data = str(made.model_type), store.data
-    facts = facts_of(made.to_dict())
+    """The card of an image classifier that `train` has just trained."""
+    settings: Any = model.config
+    kind, data = str(settings.model_type), store.data
+    facts = facts_of(settings.to_dict())
     front = {
         "library_name": "transformers",
         "pipeline_tag": "image-classification",
         "tags": facts.tags(kind),
     }
     shape = {
-        "width": made.hidden_size,
-        "layers": made.num_hidden_layers,
-        "heads": made.num_attention_heads,
-        "image": f"{made.num_channels} x {made.image_size} x {made.image_size}",
+        "width": settings.hidden_size,
+        "layers": settings.num_hidden_layers,
+        "heads": settings.num_attention_heads,
+        "image": f"{settings.num_channels} x {settings.image_size} x {settings.image_size}",
     }
     shape |= facts.rows
     images = {

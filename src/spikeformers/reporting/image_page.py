@@ -1,4 +1,4 @@
-"""The report of an image classifier: accuracy, curves, what Q, K and V carry, as one HTML page."""
+"""The report of an image classifier: accuracy, curves, entropy of Q, K and V, as one HTML page."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ TITLES = {"query": "Q", "key": "K", "value": "V"}
 
 
 def entropy_picture(path: Path, entropies: Sequence[Entropy]) -> None:
-    """Bars of measured bits a value by layer and role, each under its ceiling."""
+    """Bars of measured bits per value by layer and role, each with its ceiling."""
     layers = sorted({entropy.layer for entropy in entropies})
     roles = [role for role in TITLES if any(entropy.role == role for entropy in entropies)]
     width = 0.8 / max(1, len(roles))
     with drawing(path, max(7.2, 1.1 * len(layers) + 3), 4.2) as figure:
         axes = figure.subplots()
         for place, role in enumerate(roles):
-            mine = {entropy.layer: entropy for entropy in entropies if entropy.role == role}
+            by_layer = {entropy.layer: entropy for entropy in entropies if entropy.role == role}
             at = [i + (place - (len(roles) - 1) / 2) * width for i, _ in enumerate(layers)]
-            ordered = [mine[layer] for layer in layers]
+            ordered = [by_layer[layer] for layer in layers]
             label = f"{TITLES[role]}, {ordered[0].kind}"
             bits = [entropy.bits for entropy in ordered]
             axes.bar(at, bits, width * 0.9, color=CYCLE[place], label=label)
@@ -48,7 +48,7 @@ def entropy_picture(path: Path, entropies: Sequence[Entropy]) -> None:
                 )
         axes.set_xticks(range(len(layers)), [str(layer + 1) for layer in layers])
         axes.set_xlabel("block")
-        axes.set_ylabel("bits a value")
+        axes.set_ylabel("bits per value")
         axes.set_title("Entropy of Q, K and V, measured; lines are the ceilings")
         axes.grid(axis="x", visible=False)
         axes.set_ylim(0, max(entropy.ceiling for entropy in entropies) * 1.12)
@@ -63,14 +63,14 @@ def accuracy_curve(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
         seen = [line["images_seen"] for line in validations]
         axes.plot(seen, [line["accuracy"] for line in validations], color=SPIKING, marker="o")
         axes.set_xlabel("training images seen")
-        axes.set_ylabel("share of validation images found")
+        axes.set_ylabel("accuracy on validation images")
         axes.set_title("Validation accuracy while training")
         axes.set_ylim(top=1.0)
         axes.set_xlim(left=0)
 
 
 def gradient_norms(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Norm of the gradient of the Q, K and V projections, a panel a role, a line a block."""
+    """Gradient norms of the Q, K and V projections, one panel per role, one line per block."""
     logged = [line for line in lines if line.get("grad_norm_by_projection")]
     names = [name for name in logged[0]["grad_norm_by_projection"] if ".attention." in name]
     with drawing(path, 9.0, 3.4) as figure:
@@ -87,7 +87,7 @@ def gradient_norms(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
 
 
 def confusion_picture(path: Path, report: VisionReport) -> None:
-    """Images by true and found class; the hits on the diagonal are left grey."""
+    """Images by true and predicted class; the correct ones on the diagonal stay grey."""
     wrong = np.array(report.confusion, dtype=float)
     np.fill_diagonal(wrong, np.nan)
     names = list(report.per_class)
@@ -100,7 +100,7 @@ def confusion_picture(path: Path, report: VisionReport) -> None:
         if len(names) <= 25:
             axes.set_xticks(range(len(names)), names, rotation=90)
             axes.set_yticks(range(len(names)), names)
-        axes.set_xlabel("found class")
+        axes.set_xlabel("predicted class")
         axes.set_ylabel("true class")
         axes.set_title("Mistakes")
         figure.colorbar(image, ax=axes, shrink=0.6, ticks=MaxNLocator(5, integer=True))
@@ -117,7 +117,7 @@ def write_image_page(path: Path, study: ImageStudy) -> None:
         accuracy_curve(pictures / "accuracy.png", lines)
         drawn.append((pictures / "accuracy.png", "Validation accuracy over training images seen."))
     confusion_picture(pictures / "confusion.png", report)
-    drawn.append((pictures / "confusion.png", "Which classes are taken for which."))
+    drawn.append((pictures / "confusion.png", "Which classes are confused with which."))
     sections.append(Section("Accuracy", pictures=drawn))
     for table in entropy:
         entropy_picture(pictures / "entropy.png", entropies)
@@ -136,23 +136,24 @@ def write_image_page(path: Path, study: ImageStudy) -> None:
 
 
 CEILINGS = (
-    "What a value can carry at most is 1 bit if it is binary, log2 3 = 1.585 if ternary, its own "
-    "width if real (A2OS2A, Proposition 1). Real values are counted in 256 bins and zero, so that "
-    "their ceiling here is log2 257."
+    "A binary value carries at most 1 bit, a ternary one log2 3 = 1.585, a real one its own width "
+    "(A2OS2A, Proposition 1). Real values are counted in 256 bins and zero, so that their ceiling "
+    "here is log2 257."
 )
 
 
 def _facts(study: ImageStudy) -> list[tuple[str, str]]:
-    """What was measured on what, and the energy where events were counted."""
+    """Model and data, and the energy if events were counted."""
     facts = {
         "model": str(study.folder),
         "images": f"{study.name}, {study.facts['split']}; {study.split_by}",
         "sha256": str(study.facts["sha256"]),
     }
     if study.energy is not None:
-        products, whole = study.energy.picojoules_per_token, study.energy.with_elementwise_per_token
+        products = study.energy.picojoules_per_token
+        with_elementwise = study.energy.with_elementwise_per_token
         facts |= {
-            "energy of the products, nJ an image (estimated)": f"{products / 1000:,.1f}",
-            "with elementwise work, nJ an image (estimated)": f"{whole / 1000:,.1f}",
+            "energy of the products, nJ per image (estimated)": f"{products / 1000:,.1f}",
+            "with elementwise work, nJ per image (estimated)": f"{with_elementwise / 1000:,.1f}",
         }
     return list(facts.items())

@@ -1,4 +1,4 @@
-"""A measurement on this machine as tables, and the sentences that belong to them."""
+"""A measurement on this machine as tables and notes."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from spikeformers.reporting.tables import Table
 
 
 def tables(report: MeasuredReport) -> list[Table]:
-    """One table per phase, one of memory, a column per system. ``notes`` says the rest."""
+    """One table per phase and one of memory, with a column per system."""
     phases = next(iter(report.systems.values())).phases
     return [*(_of_phase(report, name) for name in phases), _of_memory(report)]
 
 
 def tables_with_notes(report: MeasuredReport) -> list[Table]:
-    """The same, the notes under the last."""
-    *first, last = tables(report)
-    return [*first, last._replace(note="; ".join(notes(report)))]
+    """The same tables, with the notes below the last."""
+    *earlier, last = tables(report)
+    return [*earlier, last._replace(note="\n".join(notes(report)))]
 
 
 def notes(report: MeasuredReport) -> list[str]:
-    """Setting, meters and counters in a sentence each."""
+    """Setting, meters and counters, one line each."""
     setting = ", ".join(f"{key.replace('_', ' ')} {n}" for key, n in report.setting.items())
-    lines = [setting, "wall clock counts waiting for other programs, processor time does not"]
+    lines = [setting, "wall clock includes waiting for other programs, processor time does not"]
     if report.meters:
-        rest = "; ".join(
+        idle = "; ".join(
             f"{zone} {before:.1f} W before and {after:.1f} W after"
             for zone, (before, after) in report.idle_watts.items()
         )
-        lines.append(f"joules are of the whole {', '.join(report.meters)}; at rest: {rest}")
+        lines.append(f"joules are those of the whole {', '.join(report.meters)}; at rest: {idle}")
     else:
         lines.append("no joules were measured: this machine has no meter that can be read")
     lines += report.no_meter
     if report.no_hardware:
         lines.append(f"no hardware counters: {report.no_hardware}")
-    return lines + [f"no {system}: {why}" for system, why in report.absent.items()]
+    return lines + [f"no {system}: {reason}" for system, reason in report.absent.items()]
 
 
 def _of_phase(report: MeasuredReport, name: str) -> Table:
     phases = {system: measured.phases[name] for system, measured in report.systems.items()}
     unit = next(iter(phases.values())).unit
     rows = [
-        _row(f"{unit}s a second", phases, lambda p: f"{p.timing.tokens_per_second:,.1f}"),
+        _row(f"{unit}s per second", phases, lambda p: f"{p.timing.tokens_per_second:,.1f}"),
         _row("wall clock, ms", phases, lambda p: _spread(p.wall_seconds, 1e3)),
         _row("processor time, ms", phases, lambda p: _spread(p.cpu_seconds, 1e3)),
     ]

@@ -1,4 +1,4 @@
-"""Tables of what a model is made of, from `spikeformers.studies.description`."""
+"""Tables of a model's architecture, from `spikeformers.studies.description`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from spikeformers.reporting.tables import Table
 
 
 def model_tables(name: str, described: Mapping[str, Any], *, tensors: bool = False) -> list[Table]:
-    """Shape, what flows in every block and, if asked for, the weights."""
+    """Shape, the values at each point of a block and, with ``tensors``, all weights."""
     shape = [(key, f"{value:,}") for key, value in described["shape"].items() if value is not None]
     rows = [
         ("class", described["class"]),
@@ -21,7 +21,7 @@ def model_tables(name: str, described: Mapping[str, Any], *, tensors: bool = Fal
     points = [(row["point"], row["spike_type"], row["values"]) for row in described["points"]]
     tables = [
         Table(name, ("", described["model_type"]), rows),
-        Table("What flows, in every block", ("point", "spikes", "values"), points),
+        Table("Values in every block", ("point", "spikes", "values"), points),
     ]
     if tensors:
         weights = [
@@ -47,7 +47,7 @@ def _neuron(neuron: Mapping[str, Any] | None) -> str:
 def _attention(attention: Mapping[str, Any] | None) -> str:
     if not attention:
         return "softmax"
-    winners = {None: "", 1: ", 1 winner a query"}
-    count = winners.get(attention["winners"], f", {attention['winners']} winners a query")
+    winners = {None: "", 1: ", 1 winner per query"}
+    count = winners.get(attention["winners"], f", {attention['winners']} winners per query")
     competition = f", {attention['competition']}" if attention["competition"] else ""
     return f"{attention['kind']}{competition}{count}{', causal' if attention['causal'] else ''}"

@@ -19,9 +19,9 @@ ROWS = (
     ("validation bits per byte", "bits_per_byte", "{:.3f}", "measured"),
     ("validation perplexity, per token", "perplexity", "{:,.1f}", "measured"),
     ("firing density", "density", "{:.3f}", "measured"),
-    ("energy, matrix products, nJ a token", "energy_pj_per_token", "{:,.1f}", "estimated"),
+    ("energy, matrix products, nJ per token", "energy_pj_per_token", "{:,.1f}", "estimated"),
     (
-        "energy with elementwise work, nJ a token",
+        "energy with elementwise work, nJ per token",
         "energy_with_elementwise_pj_per_token",
         "{:,.1f}",
         "estimated",
@@ -30,7 +30,12 @@ ROWS = (
     ("training tokens seen", "tokens_seen", "{:,}", ""),
     ("training time, s", "train_seconds", "{:,.1f}", "measured"),
     ("training speed, tokens/s", "tokens_per_second", "{:,.0f}", "measured"),
-    ("writing speed in PyTorch, tokens/s", "generation_tokens_per_second", "{:,.0f}", "measured"),
+    (
+        "generation speed in PyTorch, tokens/s",
+        "generation_tokens_per_second",
+        "{:,.0f}",
+        "measured",
+    ),
 )
 HEADER = ("", "spiking", "dense twin", "")
 
@@ -60,7 +65,7 @@ def _draw(folder: Path, study: PairStudy) -> dict[str, Path]:
 
 
 def pair_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """(what, spiking, dense twin, "measured" or "estimated") for every figure of a summary."""
+    """(title, spiking, dense twin, "measured" or "estimated") for every figure of a summary."""
     rows = []
     for title, key, form, kind in ROWS:
         cells = []
@@ -73,22 +78,23 @@ def pair_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     engine = summary.get("engine", {"absent": ""})
     if "absent" in engine:
         return rows
-    title = f"writing speed by the engine ({engine['weights']}), tokens/s"
+    title = f"generation speed, engine ({engine['weights']}), tokens/s"
     return [*rows, (title, f"{engine['generation_tokens_per_second']:,.0f}", "-", "measured")]
 
 
 def engine_note(summary: Mapping[str, Any]) -> str:
-    """What the engine made of the spiking model, or why it did not run; empty if not asked for."""
+    """The engine's speed, or why it did not run; empty if it was not requested."""
     engine = summary.get("engine", {"absent": ""})
     if "absent" in engine:
         return f"The engine did not run: {engine['absent']}" if engine["absent"] else ""
-    mine = engine["generation_tokens_per_second"]
+    speed = engine["generation_tokens_per_second"]
     spiking, twin = (summary[s]["generation_tokens_per_second"] for s in ("spiking", "control"))
     return (
-        f"PyTorch multiplies by the zeros too. The engine reads only what fires: {mine:,.0f} "
-        f"tokens per second, {mine / spiking:,.1f} times the spiking model in PyTorch and "
-        f"{mine / twin:,.1f} times the dense twin there ({engine['weights']} weights beside fp32, "
-        f"{engine['threads']} thread(s), measured in turns)."
+        "PyTorch also multiplies by zeros. The engine reads only weights of neurons that fire: "
+        f"{speed:,.0f} "
+        f"tokens per second, {speed / spiking:,.1f} times the spiking model in PyTorch and "
+        f"{speed / twin:,.1f} times the dense twin there ({engine['weights']} weights beside fp32, "
+        f"{engine['threads']} thread(s), the systems took turns; measured)."
     )
 
 
@@ -101,9 +107,9 @@ def write_pair_page(path: Path, summary: Mapping[str, Any], drawn: Mapping[str, 
         f"A {spiking['model_type']} of {spiking['parameters']:,} parameters beside its dense twin "
         f"({control['model_type']}), trained on the same {spiking['tokens_seen']:,} tokens in the "
         f"same order, seed {summary['seed']}. On validation text it needs "
-        f"{spiking['bits_per_byte']:.3f} bits a byte where the twin needs "
+        f"{spiking['bits_per_byte']:.3f} bits per byte where the twin needs "
         f"{control['bits_per_byte']:.3f} ({gap:+.3f}). It fires at a density of "
-        f"{spiking['density']:.2f}, and by the papers' count its matrix products take "
+        f"{spiking['density']:.2f}, and by the papers' sum its matrix products take "
         f"{share:.3f} of the twin's energy (estimated)."
     )
     where = {
@@ -124,7 +130,8 @@ def write_pair_page(path: Path, summary: Mapping[str, Any], drawn: Mapping[str, 
         Section(
             "Spikes",
             text="Density is the share of a neuron layer's outputs that are not zero, on "
-            "validation text. The rasters show up to 64 evenly spaced units a layer of one block.",
+            "validation text. The rasters show up to 64 evenly spaced units per layer of one "
+            "block.",
             pictures=[
                 (drawn["density"], "Firing density of every neuron layer (measured)."),
                 (drawn["raster"], "Spikes of one block while it reads one sentence (measured)."),
@@ -138,9 +145,9 @@ def write_pair_page(path: Path, summary: Mapping[str, Any], drawn: Mapping[str, 
         Section(
             "Energy",
             text="Every figure here is estimated: events were counted in a real run on validation "
-            "text and multiplied with the 45 nm prices of Horowitz, ISSCC 2014 (4.6 pJ a "
-            "multiply-accumulate, 0.9 pJ an accumulate). Nothing was metered, and moving data is "
-            "not in it, nor would a CPU or GPU skip the zeros.",
+            "text and multiplied by the 45 nm prices of Horowitz, ISSCC 2014 (4.6 pJ per "
+            "multiply-accumulate, 0.9 pJ per accumulate). Nothing was metered. Moving data is "
+            "not included, and a CPU or GPU would not skip the zeros.",
             pictures=[
                 (
                     drawn["energy"],
@@ -150,13 +157,13 @@ def write_pair_page(path: Path, summary: Mapping[str, Any], drawn: Mapping[str, 
             ],
         ),
         Section(
-            "What they write",
-            text="Drawn with the same seed from the same prompt, which is set in bold.",
+            "Samples",
+            text="Sampled with the same seed from the same prompt, which is printed in bold.",
             samples=[
                 ("spiking", summary["prompt"], spiking["sample"]),
                 ("dense twin", summary["prompt"], control["sample"]),
             ],
         ),
-        Section("Measured where", rows=pairs(where)),
+        Section("Machine and versions", rows=pairs(where)),
     ]
     write_page(path, Page("A spiking language model beside its dense twin", lead, sections))

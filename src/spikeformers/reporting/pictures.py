@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from spikeformers.reporting._style import CONTROL, CYCLE, GREY, SPIKING, drawing, label
 from spikeformers.studies.gather import Curve
 
-SMALL = 2e-3  # of the largest component: what is below it is drawn together
+SMALL = 2e-3  # smaller shares of the largest component are drawn as one bar
 PROPER = {"mlp": "MLP"}
 COUNTS = LinearSegmentedColormap.from_list("counts", ["#7FB8DC", "#08306B"])
 
@@ -37,7 +37,7 @@ def loss_curves(path: Path, curves: Sequence[Curve]) -> None:
                 else curve.name,
             )
         axes.set_xlabel("training tokens seen")
-        axes.set_ylabel("loss (nats a token)")
+        axes.set_ylabel("loss (nats per token)")
         axes.set_title("Loss while training: thin on training text, dots on validation text")
         axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
         axes.set_xlim(left=0)
@@ -49,9 +49,9 @@ def density_by_layer(
     densities: Mapping[str, Sequence[float | None]],
     outside: Mapping[str, float] | None = None,
 ) -> None:
-    """Bars of firing density, one group a block; keys are the points inside a block.
+    """Bars of firing density, one group per block; keys are the points inside a block.
 
-    ``outside`` holds neurons that are in no block; they stand to the right.
+    ``outside`` holds neurons outside the blocks; they are drawn at the right.
     """
     outside = outside or {}
     blocks = max((len(values) for values in densities.values()), default=0)
@@ -59,10 +59,10 @@ def density_by_layer(
         axes = figure.subplots()
         width = 0.84 / max(1, len(densities))
         for place, (point, values) in enumerate(densities.items()):
-            known = [(b, v) for b, v in enumerate(values) if v is not None]
+            measured = [(b, v) for b, v in enumerate(values) if v is not None]
             axes.bar(
-                [b + (place - (len(densities) - 1) / 2) * width for b, _ in known],
-                [v for _, v in known],
+                [b + (place - (len(densities) - 1) / 2) * width for b, _ in measured],
+                [v for _, v in measured],
                 width * 0.92,
                 color=CYCLE[place % len(CYCLE)],
                 hatch=None if place < len(CYCLE) else "//",
@@ -86,7 +86,7 @@ def density_by_layer(
 def spike_raster(
     path: Path, spikes: Mapping[str, NDArray[Any]], tokens: Sequence[str], levels: int
 ) -> None:
-    """Dots where units fire: a panel a layer ``[tokens, units]`` of counts, a column a token."""
+    """Dots where units fire: one panel per layer of counts ``[tokens, units]``."""
     panels = len(spikes)
     columns = 2 if panels > 1 else 1
     rows = -(-panels // columns)
@@ -142,7 +142,7 @@ def spike_raster(
 
 
 def winner_map(path: Path, winners: Mapping[str, NDArray[Any]], tokens: Sequence[str]) -> None:
-    """How many heads chose each key, a panel a layer: ``[heads, queries, keys]`` weights."""
+    """How many heads chose each key: one panel per layer, weights ``[heads, queries, keys]``."""
     panels = len(winners)
     columns = 2 if panels > 1 else 1
     rows = -(-panels // columns)
@@ -169,9 +169,9 @@ def winner_map(path: Path, winners: Mapping[str, NDArray[Any]], tokens: Sequence
             axes.set_yticks(range(len(tokens)), names, fontsize=8)
             axes.tick_params(length=2)
         for axes in grid[:, 0]:
-            axes.set_ylabel("token that looks")
+            axes.set_ylabel("query token")
         for axes in grid[rows - 1]:
-            axes.set_xlabel("token that wins")
+            axes.set_xlabel("key token")
         if image is not None:
             bar = figure.colorbar(
                 image, ax=grid, ticks=MaxNLocator(9, integer=True), aspect=20, shrink=0.5, pad=0.015
@@ -179,11 +179,11 @@ def winner_map(path: Path, winners: Mapping[str, NDArray[Any]], tokens: Sequence
             bar.set_label("heads that chose it")
             bar.outline.set_visible(False)
             bar.minorticks_off()
-        figure.suptitle("Who wins the attention", x=0.01, ha="left", fontsize=11, fontweight="bold")
+        figure.suptitle("Winners of attention", x=0.01, ha="left", fontsize=11, fontweight="bold")
 
 
 def energy_by_component(path: Path, energies: Mapping[str, Mapping[str, float]]) -> None:
-    """Bars of picojoules a token by component, one colour a model; *estimated*."""
+    """Bars of picojoules per token by component, one colour per model; *estimated*."""
     energies = _without_small(energies)
     components = list(dict.fromkeys(key for parts in energies.values() for key in parts))
     most = {c: max(parts.get(c, 0.0) for parts in energies.values()) for c in components}
@@ -211,7 +211,7 @@ def energy_by_component(path: Path, energies: Mapping[str, Mapping[str, float]])
                     )  # fmt: skip
         axes.set_yticks(range(len(components)), [PROPER.get(name, name) for name in components])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
-        axes.set_xlabel(f"{unit} a token, estimated: measured events times 45 nm prices")
+        axes.set_xlabel(f"{unit} per token, estimated: measured events times 45 nm prices")
         axes.set_title("Estimated energy by component")
         axes.grid(axis="y", visible=False)
         axes.set_xlim(0, largest * 1.1)
@@ -221,12 +221,12 @@ def energy_by_component(path: Path, energies: Mapping[str, Mapping[str, float]])
 def _without_small(energies: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
     """Components too small to see in every model, summed up as "the rest"."""
     largest = max((value for parts in energies.values() for value in parts.values()), default=0.0)
-    seen = {k for parts in energies.values() for k, v in parts.items() if v >= SMALL * largest}
+    visible = {k for parts in energies.values() for k, v in parts.items() if v >= SMALL * largest}
     merged = {}
     for name, parts in energies.items():
-        kept = {key: value for key, value in parts.items() if key in seen}
-        rest = sum(value for key, value in parts.items() if key not in seen)
-        merged[name] = kept | ({"the rest": rest} if rest else {})
+        large = {key: value for key, value in parts.items() if key in visible}
+        rest = sum(value for key, value in parts.items() if key not in visible)
+        merged[name] = large | ({"the rest": rest} if rest else {})
     return merged
 
 

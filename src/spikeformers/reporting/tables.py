@@ -1,4 +1,4 @@
-"""Tables of plain strings, which a page, a terminal, Markdown and CSV all show."""
+"""Tables of plain strings, for pages, terminals, Markdown and CSV alike."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Table(NamedTuple):
-    """Rows as long as ``columns``, and what stands under them."""
+    """Rows as long as ``columns``, and a note to print below them."""
 
     title: str
     columns: Sequence[str]
@@ -18,12 +18,12 @@ class Table(NamedTuple):
 
 
 def row(title: str, values: Sequence[float], digits: int = 2) -> tuple[str, ...]:
-    """A title and numbers with so many digits."""
+    """A title, and numbers with this many digits after the point."""
     return (title, *(f"{value:,.{digits}f}" for value in values))
 
 
 def dash(value: float | None, form: str = "{:.4f}") -> str:
-    """The value in this form, or a dash where there is none."""
+    """The value in this format, or a dash for None."""
     return "-" if value is None else form.format(value)
 
 

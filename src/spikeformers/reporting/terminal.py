@@ -7,37 +7,51 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.console import Console as RichConsole
     from rich.table import Table as RichTable
 
     from spikeformers.reporting.tables import Table
 
 UNBOUNDED = 1_000_000  # characters: wider than any table
-WIDEST = 100  # characters of a title or caption where nothing else says how wide
+WIDEST = 100  # characters of a title or note, if nothing else sets a width
 
 
 def print_tables(tables: Iterable[Table]) -> None:
-    """Each table on standard output, its note under it."""
+    """Print each table to standard output, with its note as plain lines below it."""
     for table in tables:
-        shown = make_table(table.title, table.columns, table.rows)
-        shown.caption = table.note or None
-        print_table(shown)
+        print_table(make_table(table.title, table.columns, table.rows))
+        if table.note:
+            print_note(table.note)
+
+
+def print_note(note: str) -> None:
+    """Print lines of text as wide as the terminal, at most `WIDEST`, and an empty line."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    width = min(console.width if _width_is_known(console) else WIDEST, WIDEST)
+    console.print(Text(f"{note}\n", style="dim"), width=width)
 
 
 def print_table(table: RichTable) -> None:
-    """The result as a table on standard output; cells are wrapped between words, never within.
+    """Print a table to standard output; cells are wrapped between words, never within.
 
-    Where the words need more than the terminal has, or nobody has said how wide a file is, the
-    table is wider.
+    It is wider than the terminal if its words need more room, and as wide as its cells in a file.
     """
     from rich.console import Console
 
     console = Console()
-    known = console.is_terminal or "COLUMNS" in os.environ
-    Console(width=fit(table, console.width if known else UNBOUNDED)).print(table)
+    width = console.width if _width_is_known(console) else UNBOUNDED
+    Console(width=fit(table, width)).print(table)
+
+
+def _width_is_known(console: RichConsole) -> bool:
+    return console.is_terminal or "COLUMNS" in os.environ
 
 
 def fit(table: RichTable, width: int) -> int:
-    """Set the widths of the columns for ``width`` characters; how many the table takes at least."""
+    """Set the columns' widths for a table of ``width`` characters; returns the width it needs."""
     from rich.cells import cell_len
     from rich.text import Text
 
@@ -50,7 +64,7 @@ def fit(table: RichTable, width: int) -> int:
         ]
         natural.append(max(cell_len(line) for text in texts for line in text.split("\n")))
         least.append(max((cell_len(word) for text in texts for word in text.split()), default=0))
-    room = width - (3 * len(natural) + 1)  # a space at both sides, and lines around, of each
+    room = width - (3 * len(natural) + 1)  # without the spaces and lines around each column
     widths = list(natural)
     while sum(widths) > room and any(wide > low for wide, low in zip(widths, least, strict=True)):
         spare = [wide if wide > low else -1 for wide, low in zip(widths, least, strict=True)]
@@ -61,7 +75,7 @@ def fit(table: RichTable, width: int) -> int:
 
 
 def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> RichTable:
-    """A table; a column of numbers stands to the right."""
+    """A table of Rich; columns of numbers are right-aligned."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text

@@ -5,12 +5,12 @@
     vision         train_vision         an image classifier from scratch
     conversion     convert              a dense model into a spiking one
     tuning         finetune_attention   the spiking attention of a converted model
-    sentences      finetune             a masked model on tasks of sentences, and their scores
+    sentences      finetune             a masked model on sentence tasks, and their scores
     demonstration  demo                 a spiking model and its dense twin, and a report on both
 
-A recipe says what is trained (``recipe``), a run's record how a resumed run was begun
-(``record``); what is ready to train is a `PreparedRun` (``prepared``). Nothing is printed:
-``progress`` and ``on_message`` are callbacks (``reporter``).
+A recipe (``recipe``) defines what is trained, a run's record (``record``) how a resumed run was
+started; a `PreparedRun` (``prepared``) is ready to be trained. Nothing is printed: ``progress`` and
+``on_message`` are callbacks (``reporter``).
 """
 
 from __future__ import annotations

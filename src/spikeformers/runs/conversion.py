@@ -1,4 +1,4 @@
-"""Conversion: a trained dense language model becomes a spiking one, measured and reported on."""
+"""Convert a trained dense language model into a spiking one, measure both, and report."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from spikeformers.studies import measure_conversion
 from spikeformers.values import misfit
 
 BUILTIN = "builtin"
-LONGEST = 512  # tokens of a window, unless asked for more
+LONGEST = 512  # tokens per window, unless more are requested
 CHOICES = (
     *("steps", "ffn", "attention", "wta", "winners"),
     *("code", "attention_neuron", "ssa_norm", "schedule", "unrolled"),
@@ -43,7 +43,7 @@ CHOICES = (
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """What is converted, into what, and calibrated on what."""
+    """The model to convert, where to write it, and how to calibrate it."""
 
     model: str
     out: Path
@@ -62,7 +62,7 @@ class ConvertOptions:
 
 @dataclass(frozen=True)
 class ConversionResult:
-    """The plan, and, where it was carried out, the spiking model and the content of report.json."""
+    """The plan and, if it was carried out, the spiking model and the content of report.json."""
 
     plan: Plan
     model: NeurTransformerForCausalLM | None = None
@@ -93,17 +93,17 @@ def convert(
         spikeformers.runs.convert("runs/twin", out="runs/spiking", calibration="builtin",
                                   settings={"steps": 16, "attention": "kept"})
 
-    ``model`` is a folder, a name of the hub (``gguf_file``: a GGUF file there) or a short name of
+    ``model`` is a folder, a name on the hub (``gguf_file``: a GGUF file there) or a short name of
     `models.known`. Thresholds are chosen by ``rule`` on ``calibration_tokens`` of the training text
     that ``calibration`` names, in windows of ``context`` tokens (as trained, at most 512); both
     models are then measured on ``tokens`` of its validation text. Thresholds per token need no
-    calibration: the text may then be left out, and both are measured on the built-in text.
-    ``density`` in (0, 1) is the share of weights that a token is to read, with thresholds per
-    token. ``settings`` are fields of NeurTransformerConfig. ``allow_dense`` leaves what has no
-    conversion dense. ``plan_only`` stops after the plan and writes nothing. ``resume`` continues an
-    interrupted conversion in ``out``.
+    calibration: without a text, both models are measured on the built-in one. ``density`` in (0, 1)
+    is the target share of weights read per token, for thresholds per token. ``settings`` are fields
+    of NeurTransformerConfig. ``allow_dense`` leaves modules without a conversion dense.
+    ``plan_only`` stops after the plan and writes nothing. ``resume`` continues an interrupted
+    conversion in ``out``.
 
-    Raises ``UsageError`` for a folder that is taken or has nothing to resume, ``ConfigError``,
+    Raises ``UsageError`` for a folder that is in use or has nothing to resume, ``ConfigError``,
     ``DataError``, ``CheckpointError`` and ``StorageError``.
     """
     options = ConvertOptions(
@@ -182,20 +182,20 @@ def _refuse_without_text(options: ConvertOptions) -> None:
 
 
 def plan_lines(plan: Plan) -> list[str]:
-    """The plan as text, equal rows of all blocks in one."""
+    """The plan as text; equal rows of several blocks share a line."""
     groups: dict[tuple[str, str, str], list[str]] = {}
     for row in plan.rows:
         groups.setdefault((row.was, row.becomes, row.method), []).append(row.module)
     lines = []
     for (was, becomes, method), modules in groups.items():
         where = modules[0] if len(modules) == 1 else f"{modules[0]} ... {modules[-1]}"
-        what = f"{was} -> {becomes}" if becomes != was else was
-        lines.append(f"{len(modules):>4} x {what}: {method}\n       {where}")
+        change = f"{was} -> {becomes}" if becomes != was else was
+        lines.append(f"{len(modules):>4} x {change}: {method}\n       {where}")
     return lines
 
 
 def check_choices(choices: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a field that a conversion does not take, or of another type."""
+    """Raise ConfigError for a field that a conversion does not take, or a value of another type."""
     defaults = {field.name: field.default for field in fields(NeurTransformerConfig)}  # type: ignore[arg-type]
     for key, value in choices.items():
         if key not in CHOICES:

@@ -1,7 +1,7 @@
-"""The demo: a tiny spiking model and its dense twin, same text, same batches, one report.
+"""The demo: a tiny spiking model and its dense twin, trained on the same batches, and a report.
 
 OUT/demo.json      the settings; OUT/spiking, OUT/control   run folders and models
-OUT/spiking.engine the spiking model as the engine runs it, where its kernels are built
+OUT/spiking.engine the spiking model for the engine, if its kernels are built
 OUT/summary.json   OUT/report.html   OUT/pictures/          once both are measured
 """
 
@@ -32,7 +32,7 @@ from spikeformers.runs.reporter import OnMessage, Reporter
 from spikeformers.storage import check_folder, run_lock, write_text
 from spikeformers.studies import Trained, measure_pair
 
-# What the demo trains, chosen so that all of it takes about five minutes on two cores.
+# What the demo trains, chosen so that it takes about five minutes on two cores.
 DEMO_PRESET = "wd-spikingformer-tiny"
 DEMO_TOKENIZER = "bpe:2048"
 DEMO_MODEL: dict[str, Any] = {}
@@ -51,7 +51,7 @@ MADE = (*PARTS, ENGINE, "pictures", LOG, "summary.json", "report.html", "demo.js
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """All that decides what a demo computes."""
+    """All settings on which a demo's results depend."""
 
     seed: int = 0
     steps: int = DEMO_STEPS
@@ -68,7 +68,7 @@ class DemoSettings:
 
 
 def make_settings(*, seed: int, minutes: float) -> DemoSettings:
-    """The settings of a demo; the steps grow with ``minutes``, whatever the machine."""
+    """The settings of a demo; the number of steps is proportional to ``minutes`` on any machine."""
     return DemoSettings(seed=seed, steps=max(1, round(DEMO_STEPS * minutes / DEMO_MINUTES)))
 
 
@@ -84,16 +84,17 @@ def demo(
 ) -> dict[str, Any] | None:
     """Train a tiny spiking model and its dense twin, and report on both, in ``out``.
 
-    About ``minutes`` on two cores; they decide the number of steps, so a result does not depend on
-    the machine. ``overwrite`` removes what a demo left in ``out`` first, ``resume`` refuses to
-    begin a new one. Returns the content of summary.json, or None where Ctrl-C interrupted it.
+    It takes about ``minutes`` on two cores; they set the number of steps, so that results do not
+    depend on the machine's speed. ``overwrite`` first removes an earlier demo from ``out``;
+    ``resume`` never starts a new one. Returns the content of summary.json, or None if Ctrl-C
+    interrupted it.
     Raises what `run_demo` raises.
     """
     out = Path(out)
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other.")
     if resume and not (out / "demo.json").is_file():
-        raise UsageError(f"nothing to resume: there is no demo in {out}.")
+        raise UsageError(f"nothing to resume: {out} contains no demo.")
     settings = make_settings(seed=seed, minutes=minutes)
     return run_demo(out, settings, Reporter(progress, on_message), overwrite=overwrite)
 
@@ -101,10 +102,10 @@ def demo(
 def run_demo(
     out: Path, settings: DemoSettings, reporter: Reporter, *, overwrite: bool = False
 ) -> dict[str, Any] | None:
-    """Train what is not trained yet, measure, report; the summary, or None when interrupted.
+    """Train what is not trained yet, measure and report; returns the summary; None if interrupted.
 
-    A folder whose demo is complete is left alone and its summary returned. Raises ``UsageError``
-    for a folder that holds something else, or a demo begun with other settings.
+    The summary of a complete demo is returned without running it again. Raises ``UsageError`` for
+    a folder with other content, or a demo started with other settings.
     """
     check_folder(out)
     with run_lock(out):
@@ -126,8 +127,10 @@ def _enter(
             path = out / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     if not marker.is_file():
-        if taken := [name for name in MADE if (out / name).exists()]:
-            raise UsageError(f"{out} holds a {taken[0]} that no demo made. Name another --out.")
+        if existing := [name for name in MADE if (out / name).exists()]:
+            raise UsageError(
+                f"{out} contains a {existing[0]} that no demo wrote. Choose another --out."
+            )
         write_text(marker, json.dumps(asdict(settings), indent=2) + "\n")
         return None
     before = read_json(marker, advice="Use --overwrite, or another --out.")
@@ -138,18 +141,18 @@ def _enter(
             if before.get(key) != value
         )
         raise UsageError(
-            f"{out} holds a demo with other settings ({changed}). Use --overwrite, or another "
+            f"{out} contains a demo with other settings ({changed}). Use --overwrite, or another "
             "--out."
         )
     if summary.is_file():
-        reporter.say(f"{out} holds this demo already; --overwrite trains it anew.")
+        reporter.say(f"{out} contains this demo already; --overwrite trains it again.")
         return _read_summary(summary)
     reporter.say(f"Continuing the demo in {out}.")
     return None
 
 
 def _read_summary(path: Path) -> dict[str, Any]:
-    advice = "Use --overwrite to make it anew."
+    advice = "Use --overwrite to run it again."
     summary = read_json(path, advice=advice, needed={"prompt": str, "corpus": dict})
     check_object(
         summary["corpus"], {"name": str, "sha256": str}, f"corpus in {path}", advice=advice
@@ -164,28 +167,28 @@ def _read_summary(path: Path) -> dict[str, Any]:
 
 
 def _train(out: Path, part: str, settings: DemoSettings, reporter: Reporter) -> bool:
-    """Train one of the two models unless it is there; False when interrupted."""
+    """Train one of the two models unless it exists; returns False if interrupted."""
     folder = out / part
     if (folder / "config.json").is_file():
         return True
     number, title = PARTS.index(part) + 1, {"spiking": "spiking model", "control": "dense twin"}
     reporter.say(f"\n{number} of {len(PARTS)}: the {title[part]}")
     run = prepare(recipe_of(settings, control=part == "control"), reporter)
-    begun = (folder / "run.json").is_file()
-    result = carry_out(run, folder, reporter, resume=begun, name=f"demo-{part}")
+    started = (folder / "run.json").is_file()
+    result = carry_out(run, folder, reporter, resume=started, name=f"demo-{part}")
     return not result.interrupted
 
 
 def recipe_of(settings: DemoSettings, *, control: bool) -> Recipe:
     """The recipe of one of the two models; they differ in ``control`` only."""
-    every = max(1, settings.steps // 8)
+    interval = max(1, settings.steps // 8)
     train = {
         "steps": settings.steps,
         "context": settings.context,
         "batch_size": settings.batch_size,
         "seed": settings.seed,
-        "eval_every": every,
-        "save_every": every,
+        "eval_every": interval,
+        "save_every": interval,
         **settings.train,
     }
     data = {"source": settings.source, "tokenizer": settings.tokenizer}
@@ -199,7 +202,7 @@ def _report(out: Path, settings: DemoSettings, reporter: Reporter) -> dict[str, 
     models = {part: _trained(out / part, settings) for part in PARTS}
     with Progress(show=False, log=out / LOG, listener=reporter) as progress:
         progress("packing the engine's file", 0, None)
-        engine, why_not = _engine(out / ENGINE, models["spiking"])
+        engine, reason = _engine(out / ENGINE, models["spiking"])
         study = measure_pair(
             models["spiking"],
             models["control"],
@@ -211,14 +214,14 @@ def _report(out: Path, settings: DemoSettings, reporter: Reporter) -> dict[str, 
             sentence=settings.sentence,
             settings=asdict(settings),
             engine=engine,
-            no_engine=why_not,
+            no_engine=reason,
             progress=progress,
         )
         return report_pair(out, study, progress)
 
 
 def _trained(folder: Path, settings: DemoSettings) -> Trained:
-    """A model of the demo, and a text that it writes."""
+    """A model of the demo, and a sample of its text."""
     model, tokenizer = load_model(folder)
     sample = generate_text(
         model,
@@ -231,7 +234,7 @@ def _trained(folder: Path, settings: DemoSettings) -> Trained:
 
 
 def _engine(file: Path, spiking: Trained) -> tuple[Engine | None, str]:
-    """The spiking model in an engine file and opened from it, or why there is none."""
+    """Write the spiking model to an engine file and open it; or None, and the reason."""
     try:
         kernels.choose()
         write(pack(spiking.model, spiking.tokenizer, "int8"), file)

@@ -1,4 +1,4 @@
-"""Distillation: a spiking student, or its dense twin, from a trained teacher (SpAD)."""
+"""Distillation of a spiking student, or its dense twin, from a trained teacher (SpAD)."""
 
 from __future__ import annotations
 
@@ -63,18 +63,18 @@ def distill(
     progress: Listener | None = None,
     on_message: OnMessage | None = None,
 ) -> RunResult:
-    """Distil the preset ``student`` from ``teacher`` into the run folder ``out``, by SpAD.
+    """Train the preset ``student`` from ``teacher`` by SpAD, into the run folder ``out``.
 
-    ``teacher`` is a causal model: a folder of this project or of Transformers, or a name of the
-    hub, whose tokenizer the student takes; ``gguf_file`` a GGUF file there; ``teacher_dtype`` auto
-    (the weights' own), fp32, bf16 or fp16; ``cache_teacher`` a folder that keeps its outputs, or
-    "auto". ``without`` leaves out terms of the loss: ea, saa, sfa, sta, hta. ``settings`` may name
-    the fields of SpADConfig, too. All else as in `pretrain`.
+    ``teacher`` is a causal model, a folder of this project or of Transformers, or a name on the
+    hub; the student uses its tokenizer. ``gguf_file`` is a GGUF file there; ``teacher_dtype`` auto
+    (as stored), fp32, bf16 or fp16; ``cache_teacher`` a folder for its outputs, or "auto".
+    ``without`` leaves out terms of the loss: ea, saa, sfa, sta, hta. ``settings`` may also have
+    fields of SpADConfig. All else as in `pretrain`.
 
     BiSpikCLM, https://arxiv.org/abs/2605.13859.
     """
     out, reporter = Path(out), Reporter(progress, on_message)
-    who = {
+    named_teacher = {
         "teacher": str(teacher),
         "gguf_file": gguf_file,
         "teacher_dtype": teacher_dtype,
@@ -84,7 +84,7 @@ def distill(
         student,
         control,
         data={"source": str(data)} if data else {},
-        distill={key: value for key, value in who.items() if value},
+        distill={key: value for key, value in named_teacher.items() if value},
     )
     resolved = make_recipe(recipe, named, settings)
     resolved = resolved.merge(Recipe(distill=dict(weights_without(list(without)))))
@@ -98,16 +98,20 @@ def prepare(recipe: Recipe, reporter: Reporter) -> PreparedRun:
     recipe.check()
     if is_masked_preset(recipe.preset):
         raise ConfigError(
-            f"{recipe.preset} predicts masked tokens; a student of distillation predicts the next "
-            "one, as wd-spikingformer-tiny does."
+            f"{recipe.preset} predicts masked tokens; a student must predict the next one, as "
+            "wd-spikingformer-tiny does."
         )
-    who = TEACHER | {key: str(recipe.distill[key]) for key in TEACHER if key in recipe.distill}
-    if not who["teacher"]:
-        raise ConfigError("no teacher was named. Give --teacher: a model folder or a hub name.")
+    teacher_keys = TEACHER | {
+        key: str(recipe.distill[key]) for key in TEACHER if key in recipe.distill
+    }
+    if not teacher_keys["teacher"]:
+        raise ConfigError(
+            "no teacher was named. Give --teacher: a model folder or a name on the hub."
+        )
     spad = SpADConfig.from_dict(recipe.spad)
     model, training = lengths(recipe)
     config = TrainConfig.from_dict(training)
-    teacher, tokenizer = _teacher(who, spad, config)
+    teacher, tokenizer = _teacher(teacher_keys, spad, config)
     data = data_keys() | {"tokenizer": ""} | recipe.data
     corpus, store = _text(data, tokenizer, reporter)
     special = {role: getattr(tokenizer, role) for role in SPECIAL_TOKENS}
@@ -116,42 +120,42 @@ def prepare(recipe: Recipe, reporter: Reporter) -> PreparedRun:
     )
     if recipe.control:
         student = control_of(student)
-    request = {"preset": recipe.preset, "control": recipe.control, **data, DISTILL: who}
-    return _build(student, teacher, spad, corpus, tokenizer, store, config, request, who)
+    request = {"preset": recipe.preset, "control": recipe.control, **data, DISTILL: teacher_keys}
+    return _build(student, teacher, spad, corpus, tokenizer, store, config, request, teacher_keys)
 
 
 def reopen(out: Path, changes: Recipe, reporter: Reporter | None = None) -> PreparedRun:
-    """Everything as ``out/run.json`` says, with the keys of ``changes`` on top.
+    """Prepare the run of ``out/run.json``, with the keys of ``changes`` on top.
 
-    Raises ``UsageError`` where there is no run; ``train`` refuses what cannot change.
+    Raises ``UsageError`` if there is no run; ``train`` refuses changes that are not possible.
     """
     record = read_record(out)
     refuse_another_verb(out, record.request, DISTILL in record.request)
     request = record.checked_request(MODEL, TEXT)
     before = record.part(request[DISTILL], dict.fromkeys(TEACHER, str), DISTILL)
     refuse_another_model(out, request, changes)
-    of_spad = [field.name for field in fields(SpADConfig)]
+    spad_keys = [field.name for field in fields(SpADConfig)]
     task = record.sections.get("task") or {}
-    weights = {key: value for key, value in task.items() if key in of_spad}
+    weights = {key: value for key, value in task.items() if key in spad_keys}
     record.build(SpADConfig.from_dict, weights, "task")
     spad = SpADConfig.from_dict(weights | changes.spad)
     config, student = record.train_config(changes.train), record.model_config()
-    who = before | {k: str(v) for k, v in changes.distill.items() if k in TEACHER}
-    teacher, tokenizer = _teacher(who, spad, config)
+    teacher_keys = before | {k: str(v) for k, v in changes.distill.items() if k in TEACHER}
+    teacher, tokenizer = _teacher(teacher_keys, spad, config)
     source = {key: value for key, value in request.items() if key in data_keys()}
     corpus, store = _text(source | changes.data, tokenizer, reporter or Reporter())
-    return _build(student, teacher, spad, corpus, tokenizer, store, config, request, who)
+    return _build(student, teacher, spad, corpus, tokenizer, store, config, request, teacher_keys)
 
 
 def _teacher(
-    who: Mapping[str, str], spad: SpADConfig, config: TrainConfig
+    teacher_keys: Mapping[str, str], spad: SpADConfig, config: TrainConfig
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     if config.threads:
         torch.set_num_threads(config.threads)
     return load_reference(
-        who["teacher"],
-        gguf_file=who["gguf_file"],
-        dtype=who["teacher_dtype"],
+        teacher_keys["teacher"],
+        gguf_file=teacher_keys["gguf_file"],
+        dtype=teacher_keys["teacher_dtype"],
         attentions="saa" in spad.active,
     )
 
@@ -182,26 +186,26 @@ def _build(
     store: TokenStore,
     config: TrainConfig,
     request: dict[str, Any],
-    who: Mapping[str, str],
+    teacher_keys: Mapping[str, str],
 ) -> PreparedRun:
     if "saa" in spad.active:
-        student._attn_implementation = "eager"  # a dense student, too, must show its maps
+        student._attn_implementation = "eager"  # also a dense student must return its maps
     model = initialise(student, config.seed)
-    task = Distillation(model, teacher, spad, config.seed, who["cache_teacher"])
-    begun = request[DISTILL]
+    task = Distillation(model, teacher, spad, config.seed, teacher_keys["cache_teacher"])
+    recorded = request[DISTILL]
     rows = {
-        "distilled from": f"{begun['teacher']} {begun['gguf_file']}".strip(),
+        "distilled from": f"{recorded['teacher']} {recorded['gguf_file']}".strip(),
         "terms": ", ".join(f"{term} {weight:g}" for term, weight in spad.weights.items()),
     }
     run = prepare_text(corpus, tokenizer, store, model, config, request, task=task, rows=rows)
-    run.description = [_described(task, begun), *run.description]
+    run.description = [_described(task, recorded), *run.description]
     return run
 
 
-def _described(task: Distillation, who: Mapping[str, str]) -> str:
-    """Who teaches; the mapping of layers follows in the log of `train`."""
+def _described(task: Distillation, teacher_keys: Mapping[str, str]) -> str:
+    """The teacher; the mapping of layers follows in the log of `train`."""
     teacher = task.teacher.model
-    name = " ".join(part for part in (who["teacher"], who["gguf_file"]) if part)
+    name = " ".join(part for part in (teacher_keys["teacher"], teacher_keys["gguf_file"]) if part)
     dtype = str(teacher.dtype).removeprefix("torch.")
     return (
         f"teacher   {name}: {teacher.config.model_type}, {teacher.num_parameters():,} parameters, "

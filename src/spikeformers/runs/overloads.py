@@ -1,7 +1,7 @@
-"""`spikeformers.distill` and `spikeformers.convert`: of models in memory, or of their names.
+"""`spikeformers.distill` and `spikeformers.convert`, for models in memory or by name.
 
-With names they are the runs of this room; with models the functions of `training.distillation` and
-of `conversion`, for text and folders that the caller sees to.
+With names they are the functions of this package; with models those of `training.distillation` and
+`conversion`, for which the caller prepares text and folders.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def distill(
 def distill(
     student: Any = "", teacher: Any = "", *arguments: Any, **options: Any
 ) -> RunResult | TrainResult:
-    """Distil a student from a teacher, by Spike-Aware Alignment Distillation.
+    """Train a student from a teacher, by Spike-Aware Alignment Distillation.
 
     With the name of a preset, ``distill(student, teacher, out=..., data=...)`` is
     `spikeformers.runs.distill`: all that the verb ``distill`` does. With two models,
@@ -83,7 +83,7 @@ def convert(
 def convert(model: Any, *arguments: Any, **options: Any) -> ConversionResult | Converted:
     """Convert a dense model into a spiking one.
 
-    With a folder or a name of the hub, ``convert(model, out=..., calibration=...)`` is
+    With a folder or a name on the hub, ``convert(model, out=..., calibration=...)`` is
     `spikeformers.runs.convert`: all that the verb ``convert`` does, its report included. With a
     model, ``convert(model, tokenizer, windows, plan, out)`` is `spikeformers.conversion.convert`.
     """

@@ -1,4 +1,4 @@
-"""A run that is ready to be trained, its training, and how it ended."""
+"""A run that is ready to be trained, its training, and its result."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 @dataclass
 class PreparedRun:
-    """All that `train` takes, built."""
+    """All arguments of `train`, built."""
 
     store: Store
     processor: Any  # the tokenizer, or what prepares images
     model: PreTrainedModel
     config: TrainConfig
     request: dict[str, Any]
-    """What was asked for, as ``run.json`` keeps it."""
+    """The request, as stored in ``run.json``."""
     description: Sequence[str]
-    """What is about to be trained, line by line."""
+    """Lines that describe the run before it is trained."""
     card: Callable[[str, TrainResult], str]
-    """The model card of the run by that name, once it has ended."""
+    """(name, result) -> the model card of the finished run."""
     task: Task | None = None
     unit: str = "token"
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """A run that has ended: the model, trained in place and saved in ``out``, and its figures."""
+    """A finished run: the model, trained in place and saved in ``out``, and its figures."""
 
     out: Path
     verb: str
@@ -91,20 +91,22 @@ def prepare_text(
     task: Task | None = None,
     rows: Mapping[str, str] | None = None,
 ) -> PreparedRun:
-    """A run on text; ``rows`` are more rows of its model card."""
+    """A run on text; ``rows`` are additional rows of its model card."""
 
     def card(name: str, result: TrainResult) -> str:
         return training_card(name, model, store, config, result, rows)
 
     tokens = store.split("train").num_tokens
-    after = max(0, config.total_steps - config.schedule_span)
-    named = request.get("tokenizer") or "the teacher's"
-    late = f"; the last {after:,} at the schedule's last learning rate" if after else ""
+    extra_steps = max(0, config.total_steps - config.schedule_span)
+    tokenizer_name = request.get("tokenizer") or "the teacher's"
+    extra = (
+        f"; the last {extra_steps:,} at the schedule's final learning rate" if extra_steps else ""
+    )
     description = [
         f"text      {corpus.name}, sha256 {corpus.digest[:12]}; {corpus.split_by}",
-        f"tokens    {tokens:,} to train on; tokenizer {named}",
+        f"tokens    {tokens:,} to train on; tokenizer {tokenizer_name}",
         f"model     {model.config.model_type}, {model.num_parameters():,} parameters",
-        f"training  {config.total_steps:,} steps of {config.tokens_per_step:,} tokens{late}",
+        f"training  {config.total_steps:,} steps of {config.tokens_per_step:,} tokens{extra}",
     ]
     return PreparedRun(store, tokenizer, model, config, request, description, card, task)
 
@@ -112,7 +114,7 @@ def prepare_text(
 def carry_out(
     run: PreparedRun, out: Path, reporter: Reporter, *, resume: bool, name: str = ""
 ) -> RunResult:
-    """Train into the run folder ``out``; ``name`` heads the model card, the folder's by default.
+    """Train into the run folder ``out``; ``name`` titles the model card (default: the folder's).
 
     Raises what `train` raises.
     """
@@ -135,15 +137,15 @@ def carry_out(
 
 
 def initialise(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
-    """A fresh model whose weights depend on ``config`` and ``seed`` alone."""
+    """A new model whose weights depend only on ``config`` and ``seed``."""
     torch.manual_seed(seed)
     return build_model(config)
 
 
 def lengths(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Model and training keys of a recipe; positions and context follow each other.
+    """Model and training keys of a recipe, with one length for positions and context.
 
-    One length for both, unless both were given.
+    They differ only if both were given.
     """
     model, training = dict(recipe.model), dict(recipe.train)
     if "context" in training:
@@ -155,10 +157,10 @@ def lengths(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
 def check_out(out: Path, *, resume: bool) -> None:
     """Refuse a run folder that `train` would refuse, before any text or model is read.
 
-    Raises ``UsageError`` where it holds a run (unless that is resumed) or another process writes
-    it, ``StorageError`` where it cannot be written.
+    Raises ``UsageError`` if it contains a run (unless that is resumed) or another process writes to
+    it, ``StorageError`` if it cannot be written.
     """
-    if is_main_process():  # of torchrun's, the first holds the folder while others come here
+    if is_main_process():  # of torchrun's processes, only the first locks the folder
         check_folder(out)
         check_unlocked(out)
     if not resume:
@@ -166,10 +168,10 @@ def check_out(out: Path, *, resume: bool) -> None:
 
 
 def refuse_another_model(out: Path, request: Mapping[str, Any], changes: Recipe) -> None:
-    """Raise ``ConfigError`` where a resumed run is asked to be of another model."""
+    """Raise ``ConfigError`` if a resumed run would change its model."""
     other = bool(changes.preset) and changes.preset != request["preset"]
     if changes.model or other or (changes.control and not request["control"]):
         raise ConfigError(
-            f"{out} was begun as {request['preset']}{' --control' if request['control'] else ''}; "
-            "--resume cannot change the model. Begin in another --out."
+            f"{out} was started as {request['preset']}{' --control' if request['control'] else ''}"
+            "; --resume cannot change the model. Use another --out."
         )

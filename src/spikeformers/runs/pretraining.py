@@ -1,4 +1,4 @@
-"""Pretraining: a language model, or its dense twin, from scratch, on text."""
+"""Pretraining of a language model, or its dense twin, from scratch."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ def pretrain(
         spikeformers.pretrain("wd-spikingformer-tiny", data="builtin", out="runs/x",
                               settings={"steps": 500, "wta": "top_k"})
 
-    ``data`` is "builtin", a text, JSONL or Parquet file, a folder, or a data set of the hub;
-    ``tokenizer`` "byte", "bpe:SIZE", a folder or a name of the hub. ``settings`` are keys of the
-    recipe (the fields of TrainConfig and of the model's config, and of `load_corpus`), and win
-    over ``recipe``. ``control`` trains the dense twin instead. ``resume`` continues the run in
-    ``out`` exactly, from its newest whole checkpoint; the other arguments may then be left out.
+    ``data`` is "builtin", a text, JSONL or Parquet file, a folder, or a data set on the hub;
+    ``tokenizer`` "byte", "bpe:SIZE", a folder or a name on the hub. ``settings`` are keys of the
+    recipe (the fields of TrainConfig and of the model's config, and of `load_corpus`), and override
+    ``recipe``. ``control`` trains the dense twin instead. ``resume`` continues the run in
+    ``out`` exactly, from its newest complete checkpoint; the other arguments are then optional.
     Ctrl-C ends with a checkpoint, and the result is ``interrupted``.
 
-    Raises ``UsageError``, ``ConfigError`` and ``DataError`` for a request that cannot be carried
-    out, before anything is written, and what `train` raises.
+    Raises ``UsageError``, ``ConfigError`` and ``DataError`` for a wrong request, before
+    anything is written, and what `train` raises.
     """
     out, reporter = Path(out), Reporter(progress, on_message)
     sources = {"source": str(data), "tokenizer": tokenizer}
@@ -84,20 +84,20 @@ def prepare(recipe: Recipe, reporter: Reporter) -> PreparedRun:
     special = {role: getattr(tokenizer, role) for role in SPECIAL_TOKENS}
     spiking = build_config(recipe.preset, len(tokenizer), special | model)
     config = TrainConfig.from_dict(training)
-    fresh = initialise(control_of(spiking) if recipe.control else spiking, config.seed)
+    new_model = initialise(control_of(spiking) if recipe.control else spiking, config.seed)
     request = {"preset": recipe.preset, "control": recipe.control, **data}
-    return prepare_text(corpus, tokenizer, store, fresh, config, request)
+    return prepare_text(corpus, tokenizer, store, new_model, config, request)
 
 
 def reopen(out: Path, changes: Recipe, reporter: Reporter | None = None) -> PreparedRun:
-    """Everything as ``out/run.json`` says, with the training keys of ``changes`` on top.
+    """Prepare the run of ``out/run.json``, with the training keys of ``changes`` on top.
 
-    Raises ``UsageError`` where there is no run, and ``ConfigError`` for what cannot change.
+    Raises ``UsageError`` if there is no run, and ``ConfigError`` for changes that are not possible.
     """
     record = read_record(out)
     if not record.request:
         raise UsageError(
-            f"{record.path} does not say which data were used: the run was not begun by "
+            f"{record.path} does not say which data were used: the run was not started by "
             "`spikeformers pretrain`. Resume it with spikeformers.train(..., resume=True)."
         )
     own = verb_of(record.request) == "pretrain" and not changes.distill
@@ -107,12 +107,12 @@ def reopen(out: Path, changes: Recipe, reporter: Reporter | None = None) -> Prep
     source = {key: value for key, value in request.items() if key in data_keys()}
     config, model = record.train_config(changes.train), record.model_config()
     masked = is_masked_preset(request["preset"])
-    # Another place of the same text is fine: `train` compares the digest of its content.
+    # The same text may be at another path: `train` compares the digest of its content.
     corpus, tokenizer, store = read_data(
         source | changes.data, reporter or Reporter(), masked=masked
     )
-    fresh = initialise(model, config.seed)
-    return prepare_text(corpus, tokenizer, store, fresh, config, request)
+    new_model = initialise(model, config.seed)
+    return prepare_text(corpus, tokenizer, store, new_model, config, request)
 
 
 def read_data(

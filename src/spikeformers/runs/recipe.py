@@ -1,15 +1,15 @@
-"""What to train: a preset, its data and every key, from arguments, settings and a YAML recipe.
+"""What to train: preset, data and all keys, from arguments, settings and a YAML recipe.
 
-A recipe is one mapping, in sections or flat; settings take the same keys and win over it:
+A recipe is one mapping, in sections or flat; settings take the same keys and override it:
 
     preset: wd-spikingformer-tiny            tokenizer: bpe:2048
     model: {wta: top_k, winners: 3}          preset: wd-spikingformer-tiny
     train: {steps: 2000, context: 128}       wta: top_k
     data: {source: builtin}                  learning_rate: 2e-3
 
-`distill` takes one section more, distill: the teacher and the fields of SpADConfig;
-`train_vision` another, vision: the fields of VisionConfig. A key that two sections know is the
-training one unless its section stands before it, as in ``model.steps=4``.
+`distill` has an additional section distill: the teacher and the fields of SpADConfig;
+`train_vision` has vision: the fields of VisionConfig. A key of two sections is the training key,
+unless its section is given, as in ``model.steps=4``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TEACHER: dict[str, str] = {
     "teacher_dtype": "auto",
     "cache_teacher": "",
 }
-"""Keys of the distill section that say who teaches and how it is kept, and their defaults."""
+"""Keys of the distill section about the teacher and its cache, and their defaults."""
 _EXPONENT = re.compile(
     r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+"
 )  # a number that YAML 1.1 reads as text
@@ -43,7 +43,7 @@ _EXPONENT = re.compile(
 
 @dataclass
 class Recipe:
-    """A whole request: which model, which data, how to train. Empty means not said."""
+    """A complete request: which model, which data, how to train. Empty means not given."""
 
     preset: str = ""
     control: bool = False
@@ -86,12 +86,12 @@ class Recipe:
 
     @property
     def spad(self) -> dict[str, Any]:
-        """The distill section without the keys that say who teaches."""
+        """The distill section without the keys about the teacher."""
         return {key: value for key, value in self.distill.items() if key not in TEACHER}
 
 
 RecipeSource = Recipe | Mapping[str, Any] | str | Path
-"""A recipe, its keys in sections or flat, or the YAML file that holds them."""
+"""A recipe, its keys in sections or flat, or a YAML file with them."""
 Settings = Mapping[str, Any] | Sequence[str]
 """Keys of a recipe and their values, flat; or ``key=value`` texts as ``--set`` takes them."""
 
@@ -101,8 +101,8 @@ def make_recipe(
 ) -> Recipe:
     """The recipe of ``source``, with the arguments ``named`` on top, and ``settings`` over both.
 
-    ``preset`` decides which keys the settings may name where neither of the two has one, as in a
-    run that is resumed. Raises ``ConfigError`` for an unknown key, ``UsageError`` for a file that
+    ``preset`` determines the allowed keys of the settings if neither of the two has one, as in a
+    resumed run. Raises ``ConfigError`` for an unknown key, ``UsageError`` for a file that
     cannot be read.
     """
     recipe = Recipe()
@@ -124,7 +124,7 @@ def from_settings(settings: Settings | None, preset: str = "") -> Recipe:
 
 
 def setting_values(settings: Settings | None) -> dict[str, Any]:
-    """Settings as plain keys and values, for a run whose keys all belong to one config."""
+    """Settings as plain keys and values, for a run with the keys of a single config."""
     if isinstance(settings, Mapping):
         return dict(settings)
     return parse_assignments(_texts(settings))
@@ -144,7 +144,7 @@ def data_keys() -> dict[str, Any]:
 
 
 def known_sections(preset: str = "") -> dict[str, list[str]]:
-    """Section -> the keys it takes; training comes first, so it gets a key that two know."""
+    """Section -> its keys; training is first, so that it gets a key of two sections."""
     from spikeformers.models import PRESETS, VISION_PRESETS
     from spikeformers.models.presets import known_keys
     from spikeformers.training import TrainConfig
@@ -186,12 +186,14 @@ def image_keys() -> dict[str, Any]:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """The recipe in a YAML file; unknown keys fail and name file and key."""
+    """The recipe in a YAML file; errors for unknown keys name file and key."""
     text = read_text(path, UsageError)
     with foreign(f"{path} is not valid YAML", ConfigError):
         content = yaml.safe_load(text)
     if not isinstance(content, Mapping):
-        raise ConfigError(f"{path} holds {type(content).__name__}; a recipe is keys and values.")
+        raise ConfigError(
+            f"{path} contains {type(content).__name__}; a recipe consists of keys and values."
+        )
     return from_mapping(content, str(path))
 
 
@@ -242,9 +244,9 @@ def _put(
     recipe: Recipe, sections: Mapping[str, Sequence[str]], key: str, value: Any, origin: str
 ) -> None:
     if key in TOP:
-        wanted = str if key == "preset" else bool
-        if not isinstance(value, wanted):
-            raise ConfigError(f"{origin}: {misfit(key, value, wanted)}")
+        expected = str if key == "preset" else bool
+        if not isinstance(value, expected):
+            raise ConfigError(f"{origin}: {misfit(key, value, expected)}")
         setattr(recipe, key, value)
         return
     section, dot, inner = key.partition(".")
@@ -268,19 +270,19 @@ def _unknown(
     keys = sections[section] if section else [*TOP, *(k for ks in sections.values() for k in ks)]
     hint = nearest(key, keys) or nearest(key, [k for ks in sections.values() for k in ks])
     where = f" in the section {section}" if section else ""
-    listed = "; ".join(f"{name}: {', '.join(known)}" for name, known in sections.items())
+    listed = "; ".join(f"{name}: {', '.join(keys)}" for name, keys in sections.items())
     return f"{origin}: unknown key {key!r}{where}.{hint or f' Known keys are {listed}.'}"
 
 
 def check_types(values: Mapping[str, Any], config: Any) -> None:
-    """Raise ``ConfigError`` for a model value of another type than the preset's own."""
+    """Raise ``ConfigError`` for a model value of another type than the preset's."""
     for key, value in values.items():
-        usual = getattr(config, key, None)
-        if usual is None or value is None:
+        default = getattr(config, key, None)
+        if default is None or value is None:
             continue
-        if not fits(value, type(usual)):
-            problem = misfit(key, value, type(usual)).rstrip(".")
-            raise ConfigError(f"{problem}, as in {usual!r}.")
+        if not fits(value, type(default)):
+            problem = misfit(key, value, type(default)).rstrip(".")
+            raise ConfigError(f"{problem}, as in {default!r}.")
 
 
 def _number(value: Any) -> Any:

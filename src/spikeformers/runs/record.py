@@ -1,4 +1,4 @@
-"""What ``run.json`` says of a run that is to be resumed: every part checked before it is used."""
+"""The record of a run to resume, ``run.json``; every part is checked before it is used."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ if TYPE_CHECKING:
 
     from spikeformers.training import TrainConfig
 
-REQUEST = "request"  # key of run.json's data section that says how the data were asked for
+REQUEST = "request"  # key of run.json's data section with the request of the data
 DISTILL = "distill"  # key of that request, in a run of `distill`
 VISION = "images"  # key of that request, in a run of `train-vision`: its data section
 VERB = "verb"  # key of that request that names any other verb
 
-ADVICE = "Begin in another --out."
+ADVICE = "Use another --out."
 MODEL: dict[str, Any] = {"preset": str, "control": bool}
-"""What a request says of a model that was made by its preset."""
+"""Keys of a request for a model built from its preset."""
 TEXT: dict[str, Any] = {"source": str, "tokenizer": str}
-"""What it says of text."""
+"""Keys of a request for text."""
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run's record: ``sections`` as they stand in ``path``."""
+    """A run's record: the ``sections`` of the file ``path``."""
 
     path: Path
     sections: Mapping[str, Any]
 
     @property
     def request(self) -> dict[str, Any]:
-        """How the run was asked for; empty in a run that no verb began."""
+        """The request of the run; empty for a run that no verb started."""
         request = self.sections["data"].get(REQUEST) or {}
         where = self._of("request")
         return dict(check_object(request, {}, where, advice=ADVICE, optional={VERB: str}))
@@ -49,25 +49,25 @@ class RunRecord:
         return request
 
     def part(self, values: Any, needed: Mapping[str, Any], name: str) -> dict[str, Any]:
-        """A mapping within the request, checked likewise."""
+        """A mapping within the request, checked in the same way."""
         return dict(check_object(values, needed, self._of(name), advice=ADVICE))
 
     def train_config(self, changes: Mapping[str, Any]) -> TrainConfig:
-        """How it is trained, with ``changes`` on top."""
+        """The training config, with ``changes`` on top."""
         from spikeformers.training import TrainConfig
 
-        begun: TrainConfig = self.build(TrainConfig.from_dict, self.sections["config"], "config")
-        return begun.continued(changes)
+        recorded: TrainConfig = self.build(TrainConfig.from_dict, self.sections["config"], "config")
+        return recorded.continued(changes)
 
     def build(self, make: Any, values: Mapping[str, Any], name: str) -> Any:
-        """``make(values)``; an error in them names this file."""
+        """``make(values)``; the message of an error names this file."""
         try:
             return make(values)
         except ConfigError as error:
             raise CheckpointError(f"{self._of(name)} cannot be used: {error} {ADVICE}") from error
 
     def model_config(self) -> PreTrainedConfig:
-        """The config of the model that is trained."""
+        """The config of the model."""
         from transformers import AutoConfig
 
         from spikeformers.models import config_errors
@@ -81,7 +81,7 @@ class RunRecord:
 
 
 def read_record(out: Path) -> RunRecord:
-    """The record of the run in ``out``; UsageError where there is none."""
+    """The record of the run in ``out``; UsageError if there is none."""
     from spikeformers.training.run_folder import read_run
 
     path = out / "run.json"
@@ -91,12 +91,12 @@ def read_record(out: Path) -> RunRecord:
 
 
 def verb_of(request: Mapping[str, Any]) -> str:
-    """The verb that began a run."""
+    """The verb that started a run."""
     implied = "distill" if DISTILL in request else "pretrain"
     return str(request.get(VERB) or implied)
 
 
 def refuse_another_verb(out: Path, request: Mapping[str, Any], own: bool) -> None:
-    """Raise ``UsageError``, which names the right verb, unless the run is of the ``own`` one."""
+    """Raise ``UsageError``, which names the right verb, unless ``own`` is true."""
     if not own:
         raise UsageError(f"{out} is resumed with `spikeformers {verb_of(request)}`, and its keys.")

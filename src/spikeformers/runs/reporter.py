@@ -1,4 +1,4 @@
-"""What a run says while it works: how far it is, and messages, each to a callback."""
+"""Callbacks of a run: its progress and its messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OnMessage = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Reporter:
-    """Passes progress and messages on, of torchrun's processes from the first alone."""
+    """Forwards progress and messages; only in the first of torchrun's processes."""
 
     progress: Listener | None = None
     on_message: OnMessage | None = None
@@ -29,17 +29,17 @@ class Reporter:
             self.progress(stage, done, total, unit=unit, shown=shown)
 
     def stage(self, name: str, unit: str = "") -> Move:
-        """Begin a stage; what is returned moves it on."""
+        """Begin a stage; returns the function that advances it."""
         self(name, 0, None, unit=unit)
         return lambda done, total: self(name, done, total, unit=unit)
 
     def say(self, message: str) -> None:
-        """One line about the run."""
+        """Pass on one line about the run."""
         if self.on_message is not None and is_main_process():
             self.on_message(message)
 
     def tokenize(self, corpus: Corpus, tokenizer: Any) -> TokenStore:
-        """The token store of a corpus; making it is a stage."""
+        """Tokenize a corpus as one stage; returns its token store."""
         from spikeformers.data import tokenize_corpus
 
         return tokenize_corpus(corpus, tokenizer, progress=self.stage("reading the text", "bytes"))

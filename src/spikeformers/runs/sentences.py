@@ -1,4 +1,4 @@
-"""Fine-tuning on tasks of sentences (GLUE, sentiment): runs over tasks and seeds, and their scores.
+"""Fine-tuning on sentence tasks (GLUE, sentiment): runs over tasks and seeds, and their scores.
 
 OUT/TASK/seed-N/    one run: its model, result.json, predictions, model card
 OUT/glue.json       the scores of all of them
@@ -27,7 +27,7 @@ from spikeformers.runs.reporter import OnMessage, Reporter
 from spikeformers.storage import check_folder, check_unlocked, run_lock, write_text
 from spikeformers.studies.results import read_sentences
 from spikeformers.training import TrainConfig, train
-from spikeformers.training.glue import Finetuning, SentenceStore, measure_run, summarise
+from spikeformers.training.glue import SentenceFinetuning, SentenceStore, measure_run, summarise
 
 DEFAULTS: dict[str, Any] = {
     "learning_rate": 2e-5,
@@ -40,19 +40,19 @@ DEFAULTS: dict[str, Any] = {
     "weight_decay": 0.01,
     "keep_checkpoints": 1,
 }
-"""BERT's and SpikeLM's recipe of fine-tuning; epochs are the task's."""
+"""The fine-tuning recipe of BERT and SpikeLM; the number of epochs is the task's."""
 NOT_SUMMARISED = ("predictions", "labels", "model")
 
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """What came of all runs: their ``summary``, or where an interruption ended them."""
+    """The result of all runs: their ``summary``, or the run that was interrupted."""
 
     out: Path
     summary: dict[str, Any] | None = None
-    """As ``evaluate glue --json``; None where interrupted, and on torchrun's other processes."""
+    """As ``evaluate glue --json``; None if interrupted, and in torchrun's other processes."""
     interrupted_in: str = ""
-    """Such as "sst2, seed 1"; empty where all runs ended."""
+    """Such as "sst2, seed 1"; empty if all runs finished."""
 
     @property
     def interrupted(self) -> bool:
@@ -73,11 +73,11 @@ def finetune(
     progress: Listener | None = None,
     on_message: OnMessage | None = None,
 ) -> FinetuneResult:
-    """Fine-tune a pretrained masked ``model`` on tasks of sentences, into ``out``/TASK/seed-N.
+    """Fine-tune a pretrained masked ``model`` on sentence tasks, into ``out``/TASK/seed-N.
 
-    ``task`` is sst2, cola, ..., glue (the eight), sentiment (the four), or several by commas; its
-    runs have the seeds 0 to ``seeds`` - 1. ``data_dir`` holds the sets (the hub by default).
-    ``epochs`` are the task's unless given; ``settings`` are fields of TrainConfig. ``resume``
+    ``task`` is sst2, cola, ..., glue (the eight), sentiment (the four), or several with commas; the
+    runs have the seeds 0 to ``seeds`` - 1. ``data_dir`` contains the sets (default: the hub).
+    ``epochs`` defaults to the task's; ``settings`` are fields of TrainConfig. ``resume``
     continues, and takes the results of runs that have finished.
 
     Raises ``ConfigError``, ``DataError`` and ``UsageError`` before anything is written, and what
@@ -111,12 +111,12 @@ def score_finetuned(
     again: bool = False,
     progress: Listener | None = None,
 ) -> dict[str, Any]:
-    """Dev scores of what `finetune` left in ``run`` (its ``out``, or one run in it), summarised.
+    """Summary of the dev scores in ``run``, which is `finetune`'s ``out`` or one run in it.
 
-    Mean and spread over seeds, and the mean of the suite; ``glue.json`` is written where ``run``
-    holds several runs. ``again`` scores the models anew instead of reading results. Raises
-    ``UsageError`` where there is no finished run, ``CheckpointError``, and ``DataError`` where the
-    data are not those of the run.
+    Mean and spread over seeds, and the mean of the suite; ``glue.json`` is written if ``run``
+    contains several runs. ``again`` scores the models again instead of reading results. Raises
+    ``UsageError`` if there is no finished run, ``CheckpointError``, and ``DataError`` if the data
+    are not those of the run.
     """
     run, reporter = Path(run), Reporter(progress)
     if not run.is_dir():
@@ -125,7 +125,7 @@ def score_finetuned(
         check_folder(run, "RUN")
     files = {*run.glob("result.json"), *run.glob("*/result.json"), *run.glob("*/*/result.json")}
     if not files:
-        raise UsageError(f"{run} holds no finished run of spikeformers finetune.")
+        raise UsageError(f"{run} contains no finished run of spikeformers finetune.")
     results = {file.parent: read_result(file) for file in sorted(files)}
     if again:
         for folder, result in results.items():
@@ -151,26 +151,26 @@ def _path(folder: str | Path | None) -> Path | None:
 def _training_values(settings: Settings | None, epochs: float | None) -> dict[str, Any]:
     """The training keys of the settings; ``ConfigError`` for any other."""
     recipe = from_settings(settings)
-    if strange := [*recipe.model, *recipe.data, *recipe.distill]:
-        raise ConfigError(f"--set {strange[0]}: only fields of TrainConfig can be set here.")
+    if other_keys := [*recipe.model, *recipe.data, *recipe.distill]:
+        raise ConfigError(f"--set {other_keys[0]}: only fields of TrainConfig can be set here.")
     if "seed" in recipe.train:
-        raise ConfigError("--set seed: runs have the seeds 0, 1, ...; --seeds says how many.")
+        raise ConfigError("--set seed: runs have the seeds 0, 1, ...; --seeds sets how many.")
     if epochs is not None and {"steps", "tokens"} & set(recipe.train):
         raise ConfigError("--epochs and --set steps exclude each other.")
     return recipe.train
 
 
 def _config(
-    data: SentenceData, given: Mapping[str, Any], epochs: float | None, seed: int
+    data: SentenceData, settings: Mapping[str, Any], epochs: float | None, seed: int
 ) -> TrainConfig:
-    values = DEFAULTS | dict(given) | {"seed": seed}
+    values = DEFAULTS | dict(settings) | {"seed": seed}
     size = TrainConfig.from_dict(values | {"steps": 1}).batch_size
-    an_epoch = max(1, math.ceil(len(data.train) / size))
-    if not {"steps", "tokens"} & set(given):
-        passes = data.task.epochs if epochs is None else epochs
-        values["steps"] = max(1, round(passes * an_epoch))
-    values.setdefault("eval_every", an_epoch)
-    values.setdefault("save_every", an_epoch)
+    epoch_steps = max(1, math.ceil(len(data.train) / size))
+    if not {"steps", "tokens"} & set(settings):
+        epochs = data.task.epochs if epochs is None else epochs
+        values["steps"] = max(1, round(epochs * epoch_steps))
+    values.setdefault("eval_every", epoch_steps)
+    values.setdefault("save_every", epoch_steps)
     return TrainConfig.from_dict(values)
 
 
@@ -183,7 +183,7 @@ def _run(
     *,
     resume: bool,
 ) -> dict[str, Any] | None:
-    """Train and measure one run, or take the result of a finished one; None: interrupted."""
+    """Train and measure one run, or read the result of a finished one; None if interrupted."""
     if resume and (out / "result.json").is_file():
         return _finished(out, data, config)
     loaded, tokenizer = load_classifier(model, data.task.labels, config.seed)
@@ -192,29 +192,29 @@ def _run(
         f"{data.task.name}, seed {config.seed}: {len(data.train):,} examples, "
         f"{config.total_steps:,} steps of {config.batch_size}; {data.origin}"
     )
-    ended = train(
+    trained = train(
         loaded,
         SentenceStore(data),
         tokenizer,
         out,
         config,
-        task=Finetuning(loaded, start),
+        task=SentenceFinetuning(loaded, start),
         resume=resume and (out / "run.json").is_file(),
         progress=reporter,
     )
-    if ended.interrupted:
+    if trained.interrupted:
         return None
     return _measure(out, data, reporter) if is_main_process() else {}
 
 
 def _finished(out: Path, data: SentenceData, config: TrainConfig) -> dict[str, Any]:
-    """The result of a run that ended; ``ConfigError`` where it was another run."""
+    """The result of a finished run; ``ConfigError`` if its data or settings differ."""
     result = read_result(out / "result.json")
     before = TrainConfig.from_dict(result["config"])
     if result["data_sha256"] != data.digest or before != config:
         raise ConfigError(
-            f"{out} holds a finished run with other data or other settings. Give those it "
-            "has, or another --out."
+            f"{out} contains a finished run with other data or settings. Give the same ones, "
+            "or another --out."
         )
     return result
 
@@ -232,7 +232,7 @@ def _measure(run: Path, data: SentenceData, reporter: Reporter) -> dict[str, Any
 
 
 def _summary(out: Path, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The results summarised; written where there are several runs."""
+    """Summarise the results; writes the summary if there are several runs."""
     with foreign(f"the results in {out} do not fit together"):
         summary = summarise(results)
     summary |= {

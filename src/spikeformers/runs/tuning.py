@@ -18,7 +18,7 @@ from spikeformers.runs.record import TEXT, VERB, read_record, refuse_another_ver
 from spikeformers.runs.reporter import OnMessage, Reporter
 from spikeformers.training import TrainConfig
 from spikeformers.training.transfer import AttentionTransfer
-from spikeformers.training.tune_converted import DistilledTuning, FineTuning, train_only
+from spikeformers.training.tune_converted import ConvertedTuning, DistilledTuning, train_only
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from spikeformers.training.task import Task
 
 NAME = "finetune-attention"
-FOLDER = "tuned"  # in the model's folder, unless another is named
+FOLDER = "tuned"  # default, within the model's folder
 DEFAULTS: dict[str, Any] = {
     "steps": 1000,
     "batch_size": 16,
@@ -35,18 +35,18 @@ DEFAULTS: dict[str, Any] = {
     "eval_every": 100,
     "save_every": 100,
 }
-"""Where tuning departs from ``TrainConfig``. Unspecified by the paper."""
+"""Defaults that differ from ``TrainConfig``. Unspecified by the paper."""
 RECORDED: dict[str, Any] = {
     **TEXT,
     **{"model": str, "text_field": str, "part": str, "teacher": str, "gguf_file": str},
     **{"kd": float, "tau": float},
 }
-"""What a run's record says of the options, beside what older releases did not have."""
+"""Options in a run's record, without those that older releases did not have."""
 
 
 @dataclass(frozen=True)
 class TuningOptions:
-    """What to tune, on what; ``teacher`` empty means the language model's loss alone."""
+    """What to train and on which text; without a ``teacher`` the loss is the language model's."""
 
     model: str
     data: str
@@ -67,19 +67,19 @@ class TuningOptions:
         if not self.transfer:
             return
         if not self.teacher:
-            raise UsageError("--transfer learns from the dense original: name it with --teacher.")
+            raise UsageError("--transfer learns from the dense original: give it with --teacher.")
         if self.part != "attention":
             raise UsageError(
-                f"--transfer trains the attention alone, not {self.part}; use --train in a second "
+                f"--transfer trains only the attention, not {self.part}; use --train in a second "
                 "run."
             )
         if (self.kd, self.tau) != (TuningOptions.kd, TuningOptions.tau):
             raise UsageError(
-                "--kd and --tau weigh the teacher's probabilities; --transfer reads none."
+                "--kd and --tau apply to the teacher's probabilities; --transfer does not use them."
             )
 
     def request(self) -> dict[str, Any]:
-        """The options as ``run.json`` keeps them."""
+        """The options, as stored in ``run.json``."""
         return {
             VERB: NAME,
             **{"source": self.data, "text_field": self.text_field, "tokenizer": self.model},
@@ -109,7 +109,7 @@ def finetune_attention(
 ) -> RunResult:
     """Train the spiking attention of the converted ``model`` into ``out``, MODEL/tuned by default.
 
-    ``part`` is what is trained: "attention", "norms" (attention and norms) or "everything". The
+    ``part`` is the part to train: "attention", "norms" (attention and norms) or "everything". The
     loss is the language model's; with a ``teacher``, the dense original, (1 - kd) times it plus
     kd tau^2 KL(teacher || model); with ``transfer`` the squared error of each attention's output.
     ``settings`` are fields of TrainConfig. All else as in `pretrain`.
@@ -131,7 +131,7 @@ def finetune_attention(
 
 
 def prepare(options: TuningOptions, reporter: Reporter) -> PreparedRun:
-    """Load model, text and teacher, and freeze what is not trained. Raises ``UsageError``."""
+    """Load model, text and teacher, and freeze all other weights. Raises ``UsageError``."""
     options.check()
     values = DEFAULTS | dict(options.train)
     TrainConfig.from_dict(values)  # before anything is read
@@ -151,14 +151,14 @@ def _task(
     options: TuningOptions, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> Task:
     if not options.teacher:
-        return FineTuning(model, options.part)
+        return ConvertedTuning(model, options.part)
     teacher, teacher_tokenizer = load_reference(
         options.teacher, gguf_file=options.gguf_file, dtype=options.teacher_dtype
     )
     if teacher_tokenizer.get_vocab() != tokenizer.get_vocab():
         raise ConfigError(
-            f"{options.teacher} has other tokens than {options.model}; give the model that it was "
-            "converted from."
+            f"{options.teacher} has another tokenizer than {options.model}; give the model that it "
+            "was converted from."
         )
     if options.transfer:
         return AttentionTransfer(model, teacher)
@@ -166,7 +166,7 @@ def _task(
 
 
 def reopen(out: Path, changes: Mapping[str, Any], reporter: Reporter | None = None) -> PreparedRun:
-    """Everything as ``out/run.json`` says, with the training keys of ``changes`` on top."""
+    """Prepare the run of ``out/run.json``, with the training keys of ``changes`` on top."""
     record = read_record(out)
     refuse_another_verb(out, record.request, verb_of(record.request) == NAME)
     request = record.checked_request(RECORDED)

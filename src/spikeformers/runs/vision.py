@@ -49,7 +49,7 @@ IMAGES: dict[str, Any] = {
     **{"source": str, "root": str, "validation_fraction": float},
     **{"fit": bool, "broken": str},
 }
-"""What a request says of images."""
+"""Keys of a request for images."""
 
 
 def train_vision(
@@ -68,9 +68,9 @@ def train_vision(
     """Train an image classifier from scratch into the run folder ``out``, as ``train-vision`` does.
 
     ``data`` is digits, cifar10, cifar100, fashion-mnist, imagenet-folder (in ``root``), or a folder
-    of images, npz, IDX or CIFAR's binary files. A preset brings its own training; ``settings``
-    reach each key of it: fields of TrainConfig, of VisionConfig, of the model's config and of the
-    data. All else as in `pretrain`.
+    of images, npz, IDX or CIFAR's binary files. A preset includes its training
+    settings; ``settings`` are fields of TrainConfig, VisionConfig and the model's config, and keys
+    of the data. All else as in `pretrain`.
     """
     out, reporter = Path(out), Reporter(progress, on_message)
     check_out(out, resume=resume)
@@ -82,12 +82,12 @@ def train_vision(
 
 
 def prepare(recipe: Recipe) -> PreparedRun:
-    """Find the images, initialise the model. Raises ``UsageError``."""
+    """Load the images and initialise the model. Raises ``UsageError``."""
     _check(recipe)
     defaults = TRAINING[recipe.preset]
     names = {field.name for field in fields(VisionConfig)}
-    of_vision = {key: value for key, value in defaults.items() if key in names}
-    vision = VisionConfig.from_dict(of_vision | recipe.vision)
+    vision_defaults = {key: value for key, value in defaults.items() if key in names}
+    vision = VisionConfig.from_dict(vision_defaults | recipe.vision)
     training = {k: v for k, v in defaults.items() if k not in names} | recipe.train
     data = image_keys() | recipe.data
     store = open_images(data, build_vision_config(recipe.preset, recipe.model))
@@ -102,14 +102,14 @@ def prepare(recipe: Recipe) -> PreparedRun:
         batch = TrainConfig.from_dict(training).batch_size
         training["steps"] = -(-vision.epochs * len(store.data.split("train")) // batch)
     config = TrainConfig.from_dict(training)
-    fresh = initialise(control_of(spiking) if recipe.control else spiking, config.seed)
+    new_model = initialise(control_of(spiking) if recipe.control else spiking, config.seed)
     model_request = {"preset": recipe.preset, "control": recipe.control}
     request = {VERB: "train-vision", **model_request, VISION: data}
-    return _prepared(store, fresh, config, vision, request)
+    return _prepared(store, new_model, config, vision, request)
 
 
 def reopen(out: Path, changes: Recipe) -> PreparedRun:
-    """Everything as ``out/run.json`` says, with the training keys of ``changes`` on top."""
+    """Prepare the run of ``out/run.json``, with the training keys of ``changes`` on top."""
     record = read_record(out)
     refuse_another_verb(out, record.request, VISION in record.request)
     request = record.checked_request(MODEL)
@@ -125,7 +125,7 @@ def reopen(out: Path, changes: Recipe) -> PreparedRun:
 
 
 def _preset_of(out: Path) -> str:
-    """The preset of a run of images, for the keys that a resumed run knows; "" of another."""
+    """The preset of a resumed run on images, which determines its keys; "" for another run."""
     record = read_record(out)
     return str(record.checked_request(MODEL)["preset"]) if VISION in record.request else ""
 
@@ -137,7 +137,7 @@ def open_images(data: Mapping[str, Any], config: PreTrainedConfig) -> ImageStore
     prep = Prep(config.image_size, config.num_channels)
     store = ImageStore(images, prep, data["fit"], data["broken"])
     first = np.arange(min(1, len(images.split("train"))))
-    store.reader("train").whole_batch(first)  # a mismatch shows here
+    store.reader("train").whole_batch(first)  # raises for images that do not fit the model
     return store
 
 
@@ -149,12 +149,14 @@ def _check(recipe: Recipe) -> None:
             f"no preset was named. Give --preset, one of {', '.join(VISION_PRESETS)}."
         )
     if recipe.distill:
-        raise ConfigError(f"{next(iter(recipe.distill))} is a key of distillation, of text only.")
+        raise ConfigError(
+            f"{next(iter(recipe.distill))} is a key of distillation, which is for text only."
+        )
     if not recipe.data.get("source"):
         raise DataError("no images were named. Give --data: digits, a data set, or a folder.")
-    for key, wanted in IMAGES.items():
+    for key, kind in IMAGES.items():
         if key in recipe.data:
-            require_kind(key, recipe.data[key], wanted)
+            require_kind(key, recipe.data[key], kind)
     check_types(recipe.model, build_vision_config(recipe.preset))
 
 

@@ -4,9 +4,9 @@
     study.paper.picojoules_per_token, study.full.pair.ratio(study.full.table)
     study.as_dict()                                                 # what --json prints
 
-Each takes ``progress``, called with a stage, things done and things in all (None where that is not
-known); `spikeformers.progress.Progress` is one that shows a bar. `spikeformers.reporting` makes
-pages, tables and pictures of what they return.
+Each takes ``progress``, which is called with a stage, the number done and the total (None if it is
+unknown); `spikeformers.progress.Progress` shows a bar. `spikeformers.reporting` turns their results
+into pages, tables and pictures.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The audit of a model folder: what arithmetic it really does, and where it falls short."""
+"""The audit of a model folder: which arithmetic it really does, and which requirements it meets."""
 
 from __future__ import annotations
 
@@ -16,27 +16,29 @@ from spikeformers.studies.model_input import read_input
 
 @dataclass(frozen=True)
 class AuditStudy:
-    """A report, and which rows fall short of what was required."""
+    """A report, and the rows that violate a requirement."""
 
     report: AuditReport
     scope: Scope
     strict: bool
     short: dict[str, list[Row]]
-    """Requirement -> rows that fall short of it; empty where it is met."""
+    """Requirement -> rows that violate it; empty if it is met."""
     name: str
-    """Of the text or the images."""
+    """Name of the text or the images."""
     unit: str
     facts: dict[str, Any]
     """data, split, sha256, and context (of text)."""
 
     @property
     def met(self) -> bool:
-        """Whether nothing falls short."""
+        """Whether every requirement is met."""
         return not any(self.short.values())
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, as ``spikeformers audit --json`` prints them."""
-        names = {wanted: [row.name for row in rows] for wanted, rows in self.short.items()}
+        names = {
+            requirement: [row.name for row in rows] for requirement, rows in self.short.items()
+        }
         required = {"scope": self.scope, "strict": self.strict, **names}
         return self.report.as_dict() | {"required": required, **self.facts}
 
@@ -55,14 +57,14 @@ def audit_folder(
     root: str = "",
     progress: Tell | None = None,
 ) -> AuditStudy:
-    """Trace a model folder over ``data`` and hold it against what ``require`` names.
+    """Trace a model folder over ``data`` and check it against ``require``.
 
-    ``strict`` judges elementwise operations too, for binary and addition-only. One sequence or
-    image per pass, so that a unit that depends on it is seen to change. Raises ConfigError for an
-    unknown requirement or scope; more errors as ``read_input`` and ``spikeformers.audit``.
+    ``strict`` checks elementwise operations too, for binary and addition-only. Each pass has one
+    sequence or image, so that a spike value that depends on it is recognised. Raises ConfigError
+    for an unknown requirement or scope; more errors as ``read_input`` and ``spikeformers.audit``.
     """
-    wanted = list(dict.fromkeys(require))
-    check_request(wanted, scope, strict)
+    requirements = list(dict.fromkeys(require))
+    check_request(requirements, scope, strict)
     source = read_input(
         model, data, split=split, tokens=tokens, text_field=text_field, images=images, root=root,
         batch_size=1, progress=progress,
@@ -70,7 +72,9 @@ def audit_folder(
     move = None if progress is None else partial(progress, "tracing")
     report = audit(source.model, watched(source.batches, move))
     short: dict[str, list[Row]] = {
-        each: report.failures(each, scope=scope, strict=strict and each != "softmax-free")
-        for each in wanted
+        requirement: report.failures(
+            requirement, scope=scope, strict=strict and requirement != "softmax-free"
+        )
+        for requirement in requirements
     }
     return AuditStudy(report, scope, strict, short, source.name, source.unit, source.facts)

@@ -1,4 +1,4 @@
-"""The engine beside PyTorch, the dense twin and other programs: speed, and memory of a process."""
+"""The engine against PyTorch, the dense twin and other programs: speed, and memory per process."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from spikeformers.studies.on_machine import Pack
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-OURS = "engine-int8"
+REFERENCE = "engine-int8"
 WEIGHTS = ("int8", "int4", "fp32")
 COUNTED = ("events", "neurons", "weight_bytes", "cache_bytes")
 LLAMA = "llama.cpp-q8_0"
@@ -40,19 +40,19 @@ MEMORY_TOKENS = 32
 
 @dataclass(frozen=True)
 class BenchStudy:
-    """What each system took; every figure is measured."""
+    """Time or memory per system; every figure is measured."""
 
     what: str
     """"decode", "prefill" or "memory"."""
     results: dict[str, dict[str, Any]]
-    """By system: figures of `Timing` and, of the engine, what it counted; or bytes."""
+    """By system: figures of `Timing` and, for the engine, its counters; or bytes."""
     ratios: dict[str, float]
     """engine-int8 to each: tokens per second by the wall clock, or resident bytes."""
     setting: dict[str, Any]
-    """model, threads, kernels, machine, peers (how each was built), and of a timing tokens and
-    repeats."""
+    """model, threads, kernels, machine, peers (how each was built), and for timings also tokens
+    and repeats."""
     cpu_ratios: dict[str, float] | None = None
-    """Tokens per second by processor time; None of memory."""
+    """Tokens per second by processor time; None for memory."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, as ``spikeformers bench --json`` prints them."""
@@ -74,13 +74,13 @@ def bench_decode(
     peers: bool = True,
     progress: Tell | None = None,
 ) -> BenchStudy:
-    """Tokens per second one by one, batch 1, of a causal spiking model folder in every system.
+    """Tokens per second of token-by-token generation, batch 1, of a causal spiking model folder.
 
-    ``pack`` is ``spikeformers.pack``. The engine in int8, int4 and fp32, PyTorch, the dense twin
-    and, with ``peers``, other installed programs with a dense GPT-2 of its shape. The text is what
-    the model itself writes. Systems take turns; medians of ``repeats``. Raises UsageError for more
-    tokens than the context has and for a model that the engine does not run, EngineUnavailable
-    without native kernels.
+    Compares the engine in int8, int4 and fp32, PyTorch, the dense twin and, with ``peers``, other
+    installed programs with a dense GPT-2 of its shape. All read a text that the model wrote itself.
+    The systems take turns; figures are medians of ``repeats``. ``pack`` is ``spikeformers.pack``.
+    Raises UsageError for more tokens than the context has and for a model that the engine does not
+    run, EngineUnavailable without native kernels.
     """
     opened = _Opened(model, pack, threads, prompt_tokens, new_tokens, progress)
     return opened.timed("decode", repeats, peers)
@@ -112,13 +112,13 @@ def bench_memory(
 ) -> BenchStudy:
     """Resident bytes of a process that opened the model and ran a text of 32 tokens, by system.
 
-    Interpreter and libraries are included and given apart. Errors as `bench_decode`.
+    Interpreter and libraries are included, and also listed separately. Errors as `bench_decode`.
     """
     return _Opened(model, pack, threads, 0, MEMORY_TOKENS, progress).memory(peers)
 
 
 class _Opened:
-    """A model in every system, with one text for all."""
+    """A model opened for all systems, with one text for all."""
 
     def __init__(
         self,
@@ -142,19 +142,19 @@ class _Opened:
         self.engines = {
             name: Engine(packed, threads=threads) for name, packed in self.packed.items()
         }
-        engine, tokens = self.engines[OURS], prompt_tokens + new_tokens
+        engine, tokens = self.engines[REFERENCE], prompt_tokens + new_tokens
         if tokens > engine.context:
             raise UsageError(
-                f"{tokens} tokens are more than the context of {engine.context}; ask for fewer."
+                f"{tokens} tokens are more than the context of {engine.context}; request fewer."
             )
 
     def _text(self) -> list[int]:
-        """What the model itself writes, so that its density is that of a text."""
+        """A text that the model writes itself, so that its spike density is realistic."""
         self.tell("writing the text", 0, None)
-        engine = self.engines[OURS]
+        engine = self.engines[REFERENCE]
         first = int(np.random.default_rng(0).integers(engine.vocabulary))
-        wanted = self.prompt_tokens + self.new_tokens - 1
-        return [first, *engine.generate([first], wanted, temperature=1.0)]
+        new_tokens = self.prompt_tokens + self.new_tokens - 1
+        return [first, *engine.generate([first], new_tokens, temperature=1.0)]
 
     def timed(self, what: str, repeats: int, peers: bool) -> BenchStudy:
         """Timings of "decode" or "prefill"."""
@@ -190,19 +190,19 @@ class _Opened:
         )
 
     def memory(self, peers: bool) -> BenchStudy:
-        """Peak resident bytes of a process of its own for each system."""
+        """Peak resident bytes of each system, in its own process."""
         results: dict[str, Any] = {}
-        with tempfile.TemporaryDirectory() as made:
+        with tempfile.TemporaryDirectory() as temporary:
             for name, packed in self.packed.items():
-                file = Path(made) / name
+                file = Path(temporary) / name
                 size = write(packed, file)
                 self.tell(f"a process of {name}", 0, None)
                 results[name] = _bytes(resident_of_engine(file, self.threads), size)
             twin = build_model(control_of(self.model.config))
-            twin.save_pretrained(Path(made) / "twin")
+            twin.save_pretrained(Path(temporary) / "twin")
             for name, model, at in (
                 ("pytorch", self.model, self.folder),
-                ("dense-twin", twin, Path(made) / "twin"),
+                ("dense-twin", twin, Path(temporary) / "twin"),
             ):
                 self.tell(f"a process of {name}", 0, None)
                 resident = resident_of_model(at, self.threads)
@@ -216,7 +216,7 @@ class _Opened:
     def _setting(self, peers: bool) -> dict[str, Any]:
         return {
             **{"model": str(self.folder), "threads": self.threads},
-            "kernels": str(self.engines[OURS].choice),
+            "kernels": str(self.engines[REFERENCE].choice),
             **{"machine": machine(), "peers": builds() if peers else {}},
         }
 
@@ -230,13 +230,13 @@ def _bytes(resident: Resident, weight_bytes: int | None) -> dict[str, int | None
 
 
 def _is_gpt2(config: PreTrainedConfig) -> bool:
-    """Whether a GPT-2 has this shape; LLaMA's gated blocks have no peer yet."""
+    """Whether a GPT-2 has this shape; no peer has LLaMA's gated blocks yet."""
     source = getattr(config, "source", None)
     return source is None or source["model_type"] in ("gpt2", "gpt_neox")
 
 
 def _ratios(results: dict[str, Any], key: str) -> dict[str, float]:
-    return {name: results[OURS][key] / figures[key] for name, figures in results.items()}
+    return {name: results[REFERENCE][key] / figures[key] for name, figures in results.items()}
 
 
 def _counted(before: dict[str, int], after: dict[str, int]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Runs side by side, from what their folders hold, and measured now where a text is given.
+"""Runs side by side, from the contents of their folders, and measured now if a text is given.
 
 RUN/run.json, metrics.jsonl              parameters, tokens seen, validation, density
 RUN/evaluations/zeroshot-TASK.json       ``spikeformers evaluate zeroshot``
@@ -33,7 +33,7 @@ SPEED_TOKENS = 32
 
 @dataclass
 class RunFigures:
-    """What is known of one run; figures that are not known are absent."""
+    """The figures of one run; unknown ones are absent."""
 
     name: str
     folder: Path
@@ -52,12 +52,12 @@ class RunFigures:
 
 @dataclass
 class Comparison:
-    """Runs side by side; the first is what the others are compared with."""
+    """Runs side by side; the others are compared with the first."""
 
     runs: list[RunFigures]
     differences: list[Compared]
     where: dict[str, object]
-    """Machine, versions and, where something was measured, the text."""
+    """Machine, versions and, if something was measured, the text."""
     curves: list[Curve]
     """Losses of the runs that have them, over the tokens they saw."""
 
@@ -84,43 +84,43 @@ def compare(
 ) -> Comparison:
     """Read run folders and, with ``data``, measure their models on ``tokens`` of that text.
 
-    ``names`` are what to call them, else their folders. Differences from the first run's scores
-    are those of a paired bootstrap over the same examples. Raises UsageError for fewer than two
-    runs, for names that do not tell them apart, and for folders that hold nothing to compare.
+    ``names`` are their names in tables (default: of their folders). Differences from the first
+    run's scores are those of a paired bootstrap over the same examples. Raises UsageError for fewer
+    than two runs, for equal names, and for folders without anything to compare.
     """
     folders = [Path(run) for run in runs]
-    read = [
+    figures = [
         read_run(folder, name) for folder, name in zip(folders, _names(folders, names), strict=True)
     ]
     where: dict[str, object] = {**machine(), **versions()}
     if data:
         where |= measure_runs(
-            read, data, split=split, tokens=tokens, text_field=text_field, progress=progress
+            figures, data, split=split, tokens=tokens, text_field=text_field, progress=progress
         )
     curves = [
         loss_curve(run.name, run.folder)
-        for run in read
+        for run in figures
         if "tokens seen" in run.figures and (run.folder / "metrics.jsonl").is_file()
     ]
-    return Comparison(read, differences(read), where, curves)
+    return Comparison(figures, differences(figures), where, curves)
 
 
 def _names(runs: Sequence[Path], names: Sequence[str]) -> list[str]:
-    """One name per run; UsageError where they do not fit."""
+    """One name per run; UsageError for a wrong number of names, or equal ones."""
     if len(runs) < 2:
         raise UsageError("compare takes at least two runs.")
     if names and len(names) != len(runs):
         raise UsageError(f"--names has {len(names)} names for {len(runs)} runs.")
-    called = list(names) or [run.resolve().name for run in runs]
-    if len(set(called)) < len(called):
-        called = [str(run) for run in runs]
-        if names or len(set(called)) < len(called):
-            raise UsageError("two runs have one name; tell them apart with --names.")
-    return called
+    titles = list(names) or [run.resolve().name for run in runs]
+    if len(set(titles)) < len(titles):
+        titles = [str(run) for run in runs]
+        if names or len(set(titles)) < len(titles):
+            raise UsageError("two runs have the same name; give different ones with --names.")
+    return titles
 
 
 def read_run(folder: Path, name: str) -> RunFigures:
-    """A run's folder; UsageError for one that holds nothing to compare."""
+    """Read a run's folder; UsageError for one without anything to compare."""
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder; compare takes run folders.")
     run = RunFigures(name, folder)
@@ -135,7 +135,7 @@ def read_run(folder: Path, name: str) -> RunFigures:
                 run.sentences.setdefault(sentences["task"], []).append(sentences)
     if not (run.figures or run.zeroshot or run.sentences):
         raise UsageError(
-            f"{folder} holds no run, no evaluations of `spikeformers evaluate zeroshot` and no "
+            f"{folder} contains no run, no evaluations of `spikeformers evaluate zeroshot` and no "
             "results of `spikeformers finetune`."
         )
     return run
@@ -179,10 +179,10 @@ def measure_runs(
     text_field: str = "text",
     progress: Tell | None = None,
 ) -> dict[str, object]:
-    """Quality, density, energy and decoding speed on the same text, into ``figures``.
+    """Add quality, density, energy and decoding speed on the same text to ``figures``.
 
-    Causal models alone have bits per byte and a decoding speed. Returns what was read. Errors as
-    ``load_model``, ``load_corpus`` and ``measure_model``.
+    Only causal models have bits per byte and a decoding speed. Returns facts about the text.
+    Errors as ``load_model``, ``load_corpus`` and ``measure_model``.
     """
     tell = progress or (lambda *_: None)
     corpus = load_corpus(data, text_field=text_field)
@@ -226,7 +226,7 @@ def _figures(measured: ModelFigures) -> dict[str, float]:
 
 
 def _speeds(writers: Mapping[str, tuple[Any, int]], progress: Move) -> dict[str, float]:
-    """Tokens per second of greedy decoding, all from the same prompt, in turns."""
+    """Tokens per second of greedy decoding from the same prompt, in turns."""
     shortest = min(context for _, context in writers.values())
     new = min(SPEED_TOKENS, shortest // 2)
     prompt = list(range(1, 1 + min(8, shortest - new)))
@@ -239,9 +239,9 @@ def _speeds(writers: Mapping[str, tuple[Any, int]], progress: Move) -> dict[str,
 
 @dataclass(frozen=True)
 class Compared:
-    """One score of one model beside the first model's; ``why`` there is no difference."""
+    """One score compared with the first model's; ``why`` explains a missing difference."""
 
-    what: str
+    score: str
     model: str
     difference: Difference | None
     why: str = ""
@@ -249,11 +249,11 @@ class Compared:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         figures = {} if self.difference is None else self.difference.as_dict()
-        return {"what": self.what, "model": self.model, "why": self.why, **figures}
+        return {"what": self.score, "model": self.model, "why": self.why, **figures}
 
 
 def differences(runs: Sequence[RunFigures], seed: int = 0) -> list[Compared]:
-    """Every score of every run less the first run's, by the paired bootstrap."""
+    """Every score of every run minus the first run's, by the paired bootstrap."""
     first, *others = runs
     rows: list[Compared] = []
     for other in others:
@@ -282,19 +282,19 @@ def _zeroshot(task: str, first: dict[str, Any], other: RunFigures, seed: int) ->
 
 
 def _sentences(
-    task: str, ones: list[dict[str, Any]], other: RunFigures, seed: int
+    task: str, first: list[dict[str, Any]], other: RunFigures, seed: int
 ) -> list[Compared]:
-    twos = other.sentences[task]
-    if len({run["data_sha256"] for run in (*ones, *twos)}) > 1:
+    second = other.sentences[task]
+    if len({run["data_sha256"] for run in (*first, *second)}) > 1:
         return [Compared(task, other.name, None, "measured on other examples")]
-    split, labels = next(iter(ones[0]["labels"].items()))
-    predictions = [[run["predictions"][split] for run in runs] for runs in (ones, twos)]
+    split, labels = next(iter(first[0]["labels"].items()))
+    predictions = [[run["predictions"][split] for run in runs] for runs in (first, second)]
     return [
         Compared(
             f"{task}, {metric}",
             other.name,
             paired_metric(METRICS[metric], labels, *predictions, draws=500, seed=seed),
         )
-        for metric in ones[0]["dev"]
+        for metric in first[0]["dev"]
         if metric in METRICS
     ]

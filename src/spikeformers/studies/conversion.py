@@ -14,7 +14,7 @@ from spikeformers.energy import EnergyReport
 from spikeformers.evaluation import agreement
 from spikeformers.neurons import Neuron
 from spikeformers.progress import Tell
-from spikeformers.studies.quality import kept, measure_model
+from spikeformers.studies.quality import measure_model, selected
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,12 +33,12 @@ def measure_conversion(
     *,
     context: int,
     tokens: int,
-    known: Mapping[str, Any] | None = None,
+    original_figures: Mapping[str, Any] | None = None,
     progress: Tell | None = None,
 ) -> dict[str, Any]:
     """Quality, agreement and energy of both models on ``tokens`` of the split.
 
-    ``known`` are the figures of the original, as an earlier call gave them under "original".
+    ``original_figures`` are those that an earlier call returned under "original".
     Returns plain values: original and spiking (perplexity, nats_per_token, bits_per_byte, tokens,
     energy), agreement, context.
     """
@@ -49,10 +49,11 @@ def measure_conversion(
             model, tokenizer, split, context=context, stride=context - 1, tokens=tokens,
             scoring=partial(tell, f"perplexity, {name}"), counting=partial(tell, f"energy, {name}"),
         )  # fmt: skip
-        return kept(figures.quality, QUALITY) | {"energy": block_energies(figures.energy, model)}
+        energy = block_energies(figures.energy, model)
+        return selected(figures.quality, QUALITY) | {"energy": energy}
 
     sides = {
-        "original": dict(known) if known else side("original", original),
+        "original": dict(original_figures) if original_figures else side("original", original),
         "spiking": side("spiking", spiking),
     }
     compared = agreement(
@@ -63,7 +64,7 @@ def measure_conversion(
 
 
 def block_energies(report: EnergyReport, model: PreTrainedModel) -> dict[str, Any]:
-    """Picojoules per token by the papers' sum and the fuller one, of all and of attention alone."""
+    """Picojoules per token by the papers' sum and the fuller one, in total and for attention."""
     neurons = block_neurons(report, model, "attn", "attention")
     papers = sum(report.by_component[name].picojoules for name in ATTENTION)
     fuller = sum(report.by_component[name].with_elementwise for name in ATTENTION)
@@ -89,7 +90,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def block_neurons(report: EnergyReport, model: PreTrainedModel, *parts: str) -> float:
-    """Picojoules per token of the neurons whose path has one of ``parts`` in it."""
+    """Picojoules per token of the neurons whose path contains one of ``parts``."""
     modules = dict(model.named_modules())
     total = 0.0
     for name, spikes in report.neurons.items():

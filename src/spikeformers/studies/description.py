@@ -1,4 +1,4 @@
-"""What a model is made of: shapes, parameters, and what flows at each point of it."""
+"""A model's architecture: shapes, parameters, and the values at each point."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ _BLOCK = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def describe(model: PreTrainedModel | str | Path) -> dict[str, Any]:
-    """What a model is made of; ``model`` is one, its folder, or the name of a preset.
+    """Describe a model; ``model`` is one, its folder, or the name of a preset.
 
-    A preset is described at the vocabulary of its default config, without memory for its weights.
-    Raises CheckpointError for a name that is neither.
+    A preset is described with the vocabulary size of its default config, without memory for its
+    weights. Raises CheckpointError for a name that is neither.
 
     Plain values: ``model_type``, ``class``, ``parameters`` (tied ones once), ``shape``, ``neuron``
     and ``attention`` (None for a dense model), ``points`` and ``tensors``.
 
-    ``points``: ``{"point", "spike_type", "values"}`` in the order of the forward pass, one block
-    for all. ``tensors``: ``{"name", "shape", "count", "parameters"}``, blocks folded into ``*``.
-    Works on the meta device.
+    ``points``: ``{"point", "spike_type", "values"}`` in the order of the forward pass, with one
+    block for all. ``tensors``: ``{"name", "shape", "count", "parameters"}``, blocks folded
+    into ``*``. Works on the meta device.
     """
     if isinstance(model, (str, Path)):
         model = open_described(str(model))
@@ -74,7 +74,7 @@ def describe(model: PreTrainedModel | str | Path) -> dict[str, Any]:
 
 
 def open_described(name: str) -> PreTrainedModel:
-    """The model of a folder; a preset on the meta device. CheckpointError for neither."""
+    """Load a folder's model, or build a preset on the meta device. CheckpointError for neither."""
     presets = [*PRESETS, *VISION_PRESETS]
     with torch.device("meta"):
         if name in PRESETS:
@@ -144,7 +144,7 @@ def _points(
     shifted = ("attention input", "MLP input") if getattr(model.config, "token_shift", 0) else ()
     for name in (*POINTS.values(), *sorted(set(emitters) - set(POINTS.values()))):
         if name in emitters:
-            before = "; half of them the token's before" if name in shifted else ""
+            before = "; half of them from the token before" if name in shifted else ""
             rows.append(_emitted(name, emitters[name], before))
         if name == "value" and core is not None:
             value: Any = emitters.get(name)
@@ -165,12 +165,12 @@ def _point(name: str, spike_type: str, values: str) -> dict[str, str]:
 
 
 def _emitted(name: str, emitter: Any, before: str = "") -> dict[str, str]:
-    """The point ``name``, where a neuron, or what stands in its place, emits."""
+    """The point ``name``, where a neuron or a module in its place emits."""
     return _point(name, emitter.spike_type, emitter.values() + before)
 
 
 def _real_emitters(model: nn.Module) -> dict[str, Any]:
-    """Modules that stand in the place of a neuron and emit real numbers, by point."""
+    """Modules that replace a neuron and emit real numbers, by point."""
     return {
         point_of(name)[1]: module
         for name, module in model.named_modules()

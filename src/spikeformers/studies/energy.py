@@ -1,4 +1,4 @@
-"""A model's energy beside its dense twin's: counted, estimated, and measured on this machine."""
+"""A model's energy compared with its dense twin's: counted, estimated, and measured here."""
 
 from __future__ import annotations
 
@@ -52,39 +52,34 @@ class BreakEvenCurve:
 
 @dataclass
 class EnergyStudy:
-    """Parts "paper", "full" and, where it was asked for, "measured" of one model."""
+    """Parts "paper", "full" and, if requested, "measured" of one model."""
 
     name: str
     paper: EnergyReport
     paper_control: EnergyReport | None
     full: FullReport
     control_weights: str | None
-    """"fresh", or whose; None for a model without a twin."""
+    """"fresh", or the twin's folder; None for a model without a twin."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """What it ran over: data, split, sha256, and context (of text)."""
+    """Its input: data, split, sha256, and context (of text)."""
     measured: MeasuredReport | None = None
-    """Both on this machine, where that was asked for."""
+    """Both on this machine, if requested."""
     positions: NDArray[Any] | None = None
-    """Firing density by position in the window; of text, where spikes were asked for."""
+    """Firing density by position in the window; for text, if spikes were requested."""
     raster: Raster | None = None
-    """Of text, where spikes were asked for."""
+    """For text, if spikes were requested."""
 
     @property
     def unit(self) -> str:
-        """What figures are per: "token" or "image"."""
+        """What figures refer to: "token" or "image"."""
         return self.paper.unit
-
-    @property
-    def each(self) -> str:
-        """The same with its article."""
-        return f"{'an' if self.unit == 'image' else 'a'} {self.unit}"
 
     def parts(self) -> dict[str, Any]:
         """Plain values for JSON: paper and full, each with model and control."""
-        beside = self.paper_control
+        control = self.paper_control
         paper = {
             "model": self.paper.as_dict(),
-            "control": None if beside is None else beside.as_dict(),
+            "control": None if control is None else control.as_dict(),
             "formula": FORMULA,
         }
         return {"paper": paper, "full": self.full.as_dict()}
@@ -101,9 +96,9 @@ class EnergyStudy:
         }
 
     def break_even_curve(self) -> BreakEvenCurve:
-        """The int8 estimate at other densities, in the phase that is compared.
+        """The int8 estimate at other densities, in the phase of the comparison.
 
-        Of a spiking model with a twin: ``full.pair`` and ``full.control`` are there.
+        UsageError for a dense model, or one without a twin.
         """
         full = self.full
         if full.pair is None or full.control is None:
@@ -136,15 +131,15 @@ def measure_energy(
     pack: Pack | None = None,
     progress: Tell | None = None,
 ) -> EnergyStudy:
-    """Energy per token (of a vision model: per image) of a model folder beside its dense twin's.
+    """Energy per token (vision: per image) of a model folder, compared with its dense twin's.
 
     Events are counted in a real run over about ``tokens`` tokens, or ``images`` images, of
     ``data``; joules are estimated, by the papers' sum and in full with ``prices`` (horowitz45,
     tpu7, a YAML file, or a table) at ``contexts``. ``control`` is the folder of a dense model;
-    without one a fresh twin is built. ``spikes``: density by position and a raster are taken too.
-    ``measure``: model and twin also run on this machine, and with ``pack`` (``spikeformers.pack``)
-    the engine. ``progress`` gets the stages. Errors as ``read_input``, `twin_of`, ``load_table``
-    and ``energy_of``.
+    without one a new twin is built. ``spikes`` also records density by position and a raster.
+    ``measure`` also runs model and twin on this machine, and with ``pack`` (``spikeformers.pack``)
+    the engine. ``progress`` receives the stages. Errors as ``read_input``, `twin_of`,
+    ``load_table`` and ``energy_of``.
     """
     table = prices if isinstance(prices, PriceTable) else load_table(prices)
     source = read_input(
@@ -177,24 +172,23 @@ def count_and_estimate(
 ) -> EnergyStudy:
     """Count both models over ``batches`` and estimate; errors as ``energy_of``."""
     tell = progress or (lambda *_: None)
-    mine = count_over(model, watched(batches, partial(tell, "counting events")))
-    theirs = None
+    model_trace = count_over(model, watched(batches, partial(tell, "counting events")))
+    control_trace = control_report = None
     if control is not None:
-        theirs = count_over(control, watched(batches, partial(tell, "counting events of the twin")))
-    beside = None
-    if theirs is not None:
-        beside = report_of(theirs, PAPER, type(control).__name__)
+        move = partial(tell, "counting events of the twin")
+        control_trace = count_over(control, watched(batches, move))
+        control_report = report_of(control_trace, PAPER, type(control).__name__)
     return EnergyStudy(
         name,
-        report_of(mine, PAPER, type(model).__name__),
-        beside,
-        estimate(mine, theirs, table, causal=model.can_generate(), contexts=contexts),
+        report_of(model_trace, PAPER, type(model).__name__),
+        control_report,
+        estimate(model_trace, control_trace, table, causal=model.can_generate(), contexts=contexts),
         control_weights,
     )
 
 
 def add_spikes(study: EnergyStudy, source: ModelInput, progress: Tell | None = None) -> None:
-    """Of text: take density by position, and the raster of one sentence, for pictures."""
+    """For text, record density by position and the raster of one sentence, for pictures."""
     if source.tokenizer is None or not study.full.spiking:
         return
     if progress is not None:

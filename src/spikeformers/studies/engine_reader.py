@@ -1,4 +1,4 @@
-"""The engine as `spikeformers.evaluation.zeroshot` reads texts with it, and its tokenizer."""
+"""The engine as a reader for `spikeformers.evaluation.zeroshot`, and its tokenizer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from spikeformers.foreign import check_object, foreign, without_panic_messages
 
 
 class EngineReader(Reader):
-    """An engine that gives logits of a text's end."""
+    """An engine that returns the logits at the end of a text."""
 
     kind = "engine"
 
@@ -31,7 +31,7 @@ class EngineReader(Reader):
         return torch.from_numpy(self.engine.tail(tokens, count))
 
     def record(self, name: str, tokenizer: Any) -> dict[str, Any]:
-        """What `model_record` says of a model; the digest is of the packed tensors."""
+        """The model's entry in results, as `model_record`; the digest covers the packed tensors."""
         packed = self.engine.packed
         scales = {f"{name}.scale" for name in packed.tensors}
         return {
@@ -56,7 +56,7 @@ def _digest(packed: Packed) -> str:
 
 
 def tokenizer_of(engine: Engine) -> PreTrainedTokenizerFast:
-    """The tokenizer that the engine's file carries; CheckpointError where it has none."""
+    """The tokenizer in the engine's file; CheckpointError if it has none."""
     packed = engine.packed.tokenizer
     if not packed.get("rules"):
         raise CheckpointError("this engine file was exported without a tokenizer.")

@@ -1,4 +1,4 @@
-"""What pictures show, as plain data: from a run folder, and from a model that reads."""
+"""The data of pictures, from a run folder and from a model that reads a text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from spikeformers.data import TokenSplit
 
-SMOOTHING = 50  # points of the training loss that are kept, each a mean
+SMOOTHING = 50  # points of a smoothed training loss, each a mean
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.(.+?)(?:\.neuron)?$")
 
 EDGES = "attention edges"  # binary weights that a neuron fires (SFSA)
@@ -59,7 +59,7 @@ class Raster:
     spikes: dict[str, NDArray[Any]]
     """Point -> counts ``[T, units]``, summed over simulation steps."""
     tokens: list[str]
-    """The sentence, a token each."""
+    """The sentence, token by token."""
     levels: int
     """The largest count."""
 
@@ -108,7 +108,7 @@ def _loss(line: Mapping[str, Any]) -> float:
 
 
 def by_point(density: Mapping[str, float]) -> dict[str, list[float | None]]:
-    """Densities by point, each a list over blocks; None where a block has no such neuron."""
+    """Densities by point, each a list over blocks; None for a block without such a neuron."""
     blocks = 1 + max((point_of(name)[0] or 0 for name in density), default=0)
     points: dict[str, list[float | None]] = {}
     for name, value in density.items():
@@ -120,7 +120,7 @@ def by_point(density: Mapping[str, float]) -> dict[str, list[float | None]]:
 
 
 def outside_blocks(density: Mapping[str, float]) -> dict[str, float]:
-    """Densities of neurons that are in no block, such as the one in front of the head."""
+    """Densities of neurons outside the blocks, such as the one before the head."""
     named = {point_of(name): value for name, value in density.items()}
     return {point: value for (block, point), value in named.items() if block is None}
 
@@ -130,7 +130,7 @@ def rasters(
 ) -> tuple[dict[str, NDArray[Any]], int]:
     """Spike counts ``[T, units]`` of one block's neurons for one text, and the largest count.
 
-    Counts are summed over simulation steps; of wider layers, ``units`` evenly spaced ones show.
+    Counts are summed over simulation steps; wider layers show ``units`` evenly spaced ones.
     """
     counts_of: dict[str, NDArray[Any]] = {}
     for name in neuron_names(model):
@@ -147,7 +147,7 @@ def rasters(
 def raster_of_sentence(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor
 ) -> Raster:
-    """The raster of the block in the middle on ``ids`` ``[1, T]``; empty where it has no neuron."""
+    """The raster of the block in the middle on ``ids`` ``[1, T]``; empty if it has no neuron."""
     block = math.ceil(model.config.num_hidden_layers / 2) - 1
     spikes, levels = rasters(model, ids, block)
     return Raster(spikes, spelled(tokenizer, ids[0].tolist()), levels)

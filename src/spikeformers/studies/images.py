@@ -1,4 +1,4 @@
-"""How often an image classifier finds the class, what its Q, K and V carry, what it takes."""
+"""Accuracy of an image classifier, entropy of its Q, K and V, and its energy."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ class ImageStudy:
     entropies: list[Entropy]
     """Of Q, K and V, on up to 256 images."""
     skipped: dict[str, str]
-    """Images that could not be read, and why."""
+    """Images that could not be read -> the reason."""
     name: str
     """Of the images."""
     split_by: str
     facts: dict[str, Any]
     """model, data, split, sha256 of the data."""
     energy: EnergyReport | None
-    """On 16 images, where it was asked for."""
+    """On 16 images, if requested."""
     journal: list[dict[str, Any]]
-    """Lines that training wrote; empty where the folder has none."""
+    """Lines of the training log; empty if the folder has none."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, as ``spikeformers evaluate vision --json`` prints them."""
@@ -58,11 +58,11 @@ def evaluate_images(
     energy: bool = False,
     progress: Tell | None = None,
 ) -> ImageStudy:
-    """Accuracy of an image classifier, by class, and entropy of its Q, K and V.
+    """Accuracy of an image classifier, overall and per class, and entropy of its Q, K and V.
 
     ``data`` is digits, cifar10, cifar100, fashion-mnist, imagenet-folder, or a folder; ``images``
-    evenly spread ones of the split, 0 for all; ``fit`` and ``broken`` as `image_store`. ``energy``:
-    events are counted too. Raises CheckpointError for the model, DataError for the images.
+    is how many of the split, evenly spread, 0 for all; ``fit`` and ``broken`` as `image_store`.
+    ``energy`` counts events too. Raises CheckpointError for the model, DataError for the images.
     """
     tell = progress or (lambda *_: None)
     folder = Path(model)
@@ -76,9 +76,9 @@ def evaluate_images(
         loaded, store.batches(split, batch_size, images, reader=reader), store.data.classes,
         progress=lambda done, _: tell("classifying", done, total),
     )  # fmt: skip
-    some = store.batches(split, batch_size, ENTROPY_IMAGES, reader=reader)
+    sample = store.batches(split, batch_size, ENTROPY_IMAGES, reader=reader)
     tell("entropy", 0, None)
-    entropies = entropy_of(loaded, watched(some, partial(tell, "entropy")))
+    entropies = entropy_of(loaded, watched(sample, partial(tell, "entropy")))
     counted = energy_of(loaded, store.batches(split, 8, ENERGY_IMAGES)) if energy else None
     facts = {"model": str(model), "data": data, "split": split, "sha256": store.data.digest}
     return ImageStudy(

@@ -1,4 +1,4 @@
-"""Which machine and which versions a number was measured with."""
+"""The machine and the versions that a number was measured with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["machine", "versions"]
 def machine() -> dict[str, Any]:
     """Processor, cores this process may use, memory, system and, if any, the accelerator.
 
-    ``waiting`` is OpenMP's ``OMP_WAIT_POLICY``, "default" where nobody set it.
+    ``waiting`` is OpenMP's ``OMP_WAIT_POLICY``, "default" if it is not set.
     """
     facts: dict[str, Any] = {
         "system": f"{platform.system()} {platform.release()}",
@@ -53,5 +53,5 @@ def _cores() -> int:
 def _memory() -> int | None:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):  # a system that does not say
+    except (ValueError, OSError, AttributeError):  # not known on this system
         return None

@@ -1,4 +1,4 @@
-"""What a study runs a model over: windows of a text, or images, as the model takes them."""
+"""The input of a study's model: windows of a text, or images, as the model takes them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class ModelInput:
-    """A model, batches for it, and what is known of both."""
+    """A model, batches for it, and facts about both."""
 
     folder: Path
     model: PreTrainedModel
     batches: list[Any]
     """Token ids ``[B, context]``, or mappings with ``pixel_values`` ``[B, C, H, W]``."""
     unit: str
-    """What figures are per: "token" or "image"."""
+    """What figures refer to: "token" or "image"."""
     name: str
     """Of the text or the images."""
     facts: dict[str, Any]
@@ -52,10 +52,10 @@ def read_input(
     batch_size: int = 8,
     progress: Tell | None = None,
 ) -> ModelInput:
-    """Load a model folder and about ``tokens`` tokens, or ``images`` images, of what it reads.
+    """Load a model folder and about ``tokens`` tokens of text, or ``images`` images, for it.
 
-    ``data`` is a text (builtin, a file, a folder, a data set of the hub; ``text_field`` of JSONL
-    and Parquet), or of an image classifier a set of images (``root`` holds named ones). Raises
+    ``data`` is a text (builtin, a file, a folder, a data set on the hub; ``text_field`` of JSONL
+    and Parquet) or, for an image classifier, a set of images (``root`` holds named ones). Raises
     CheckpointError for the model, DataError and UsageError for the data.
     """
     folder = Path(model)
@@ -77,7 +77,7 @@ def read_input(
 def read_split(
     corpus: Corpus, tokenizer: Any, split: str, progress: Tell | None = None
 ) -> TokenSplit:
-    """Tokens of one split of a text; ``progress`` gets the bytes read."""
+    """Tokens of one split of a text; ``progress`` receives the bytes read."""
     move = None if progress is None else partial(progress, "reading the text")
     return tokenize_corpus(corpus, tokenizer, progress=move).split(split)
 
@@ -93,8 +93,8 @@ def image_store(
 ) -> ImageStore:
     """The images that ``data`` names, as the model in the folder takes them.
 
-    ``fit``: images of another size or mode are converted, resized and cropped. ``broken``: refuse,
-    or skip images that cannot be read.
+    ``fit`` converts, resizes and crops images of another size or mode. ``broken`` is "refuse" or
+    "skip", for images that cannot be read.
     """
     from spikeformers.data.images import Prep, load_images
     from spikeformers.training.vision import ImageStore

@@ -1,4 +1,4 @@
-"""A model folder, its dense twin and the engine, as `evaluation.measured` measures them."""
+"""Measure a model folder, its dense twin and the engine with `evaluation.measured`."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Pack = Callable[[Any, Any, str], Packed]
-"""What packs a model and its tokenizer for the engine with "fp32", "int8" or "int4" weights, which
-is ``spikeformers.pack``; it is handed in, because `export` stands above this room."""
+"""Packs a model and its tokenizer for the engine with "fp32", "int8" or "int4" weights, as
+``spikeformers.pack`` does; it is passed in, because `export` is above this package."""
 WEIGHTS = ("int8", "fp32")
 
 
@@ -50,30 +50,30 @@ def measure_folder(
 ) -> MeasuredReport:
     """Measure the model of ``folder`` as "model", ``twin`` as "control", and the engine.
 
-    ``model`` is what is in the folder and ``batches`` what it runs over (`read_input`): the
-    text of a causal model is the first sequence, up to ``prompt_tokens`` (half of it unless given)
-    and ``new_tokens`` more, batch 1; a masked model or one of images reads the first batch whole.
-    ``pack`` (``spikeformers.pack``) makes the files of "engine-int8" and "engine-fp32"; where the
-    engine cannot run the model, or without it, the report says why. Raises UsageError where the
-    tokens asked for are more than a sequence has; more errors as ``evaluation.measured.measure``.
+    ``model`` is the content of the folder and ``batches`` its input (`read_input`). A causal model
+    reads the first sequence, up to ``prompt_tokens`` (default: half of it), and ``new_tokens``
+    more, batch 1; a masked or vision model reads the first batch in one pass. ``pack``
+    (``spikeformers.pack``) makes the files of "engine-int8" and "engine-fp32"; without it, or if
+    the engine cannot run the model, the report has the reason. Raises UsageError for more tokens
+    than a sequence has; more errors as ``evaluation.measured.measure``.
     """
-    with tempfile.TemporaryDirectory() as made:
+    with tempfile.TemporaryDirectory() as temporary:
         folders = {"model": folder}
         if twin is not None:
-            folders["control"] = Path(made) / "control"
+            folders["control"] = Path(temporary) / "control"
             twin.save_pretrained(folders["control"])
         text = partial(text_program, threads=threads, device=device)
-        whole = partial(whole_program, threads=threads, device=device)
+        batch_program = partial(whole_program, threads=threads, device=device)
         first = batches[0]
         if is_masked(model.config) or is_vision(model.config):
-            batch = Path(made) / "batch.safetensors"
+            batch = Path(temporary) / "batch.safetensors"
             save_batch(first, batch)
-            programs = {n: whole(f, batch) for n, f in folders.items()}
+            programs = {name: batch_program(file, batch) for name, file in folders.items()}
             work: Text | Whole = _whole(first)
         else:
-            programs = {name: text(f) for name, f in folders.items()}
+            programs = {name: text(file) for name, file in folders.items()}
             work = _text(first, prompt_tokens, new_tokens)
-        engines, absent = _engines(model, pack, Path(made), threads)
+        engines, absent = _engines(model, pack, Path(temporary), threads)
         programs |= engines
         return measure(
             programs, work, repeats=repeats, warmup=warmup, threads=threads, absent=absent,
@@ -82,16 +82,16 @@ def measure_folder(
 
 
 def _engines(
-    model: PreTrainedModel, pack: Pack | None, made: Path, threads: int
+    model: PreTrainedModel, pack: Pack | None, folder: Path, threads: int
 ) -> tuple[dict[str, Program], dict[str, str]]:
-    """The engine's programs; or none, and why."""
+    """The engine's programs; or none, and the reason."""
     if pack is None:
-        return {}, {"engine": "it was not asked for (pack=spikeformers.pack)"}
+        return {}, {"engine": "not requested (pack=spikeformers.pack)"}
     programs = {}
     try:
         choose()
         for kind in WEIGHTS:
-            file = made / f"{kind}.engine"
+            file = folder / f"{kind}.engine"
             write(pack(model, None, kind), file)
             programs[f"engine-{kind}"] = engine_program(file, threads=threads)
     except (UsageError, EngineUnavailable) as error:
@@ -106,7 +106,7 @@ def _text(first: Any, prompt_tokens: int | None, new_tokens: int) -> Text:
     if prompt + new_tokens > len(row) and prompt_tokens is not None:
         raise UsageError(
             f"{prompt} prompt tokens and {new_tokens} new ones are more than the {len(row)} tokens "
-            "of a sequence of this data and model; ask for fewer."
+            "of a sequence of this data and model; request fewer."
         )
     return Text(row[: prompt + new_tokens], prompt)
 

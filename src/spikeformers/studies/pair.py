@@ -1,4 +1,4 @@
-"""A spiking model and its dense twin, trained alike and measured alike."""
+"""A spiking model and its dense twin, trained and measured in the same way."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from spikeformers.studies.gather import (
     winners,
 )
 from spikeformers.studies.machine import machine, versions
-from spikeformers.studies.quality import ModelFigures, kept, measure_model
+from spikeformers.studies.quality import ModelFigures, measure_model, selected
 from spikeformers.training.journal import SEEN, read_metrics
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from spikeformers.data import Corpus, TokenStore
 
 TITLES = {"spiking": "spiking", "control": "dense twin"}
-SPEED_TOKENS = 32  # that are appended one by one, after SPEED_PROMPT of the same text
+SPEED_TOKENS = 32  # tokens to generate one by one, after SPEED_PROMPT of the same text
 SPEED_PROMPT = 8
 QUALITY = (
     *("bits_per_byte", "perplexity", "word_perplexity", "nats_per_token", "context", "stride"),
@@ -45,7 +45,7 @@ QUALITY = (
 
 @dataclass(frozen=True)
 class Trained:
-    """One of the two: its run folder, the model in it, and a text it wrote."""
+    """One model of the pair: its run folder, the model in it, and a sample of its text."""
 
     folder: Path
     model: PreTrainedModel
@@ -55,7 +55,7 @@ class Trained:
 
 @dataclass
 class PairStudy:
-    """Figures of both, and what pictures of them show."""
+    """Figures of both, and the data of their pictures."""
 
     summary: dict[str, Any]
     """Plain values for JSON: spiking, control, engine, prompt, corpus, tokens, machine, versions,
@@ -91,11 +91,11 @@ def measure_pair(
     no_engine: str = "",
     progress: Tell | None = None,
 ) -> PairStudy:
-    """Quality, energy and speed of both on the validation split, and one ``sentence`` read.
+    """Quality, energy and speed of both on the validation split, and spikes of one ``sentence``.
 
-    ``engine`` runs the spiking model; where there is none, ``no_engine`` says why. ``prompt`` is
-    what the samples continue, and ``settings`` what both were trained with, for the summary.
-    ``progress`` gets each stage. Raises DataError where the validation text is too short.
+    ``engine`` runs the spiking model; without one, ``no_engine`` is the reason. ``prompt`` is the
+    beginning of the samples, and ``settings`` are those of the training, for the summary.
+    ``progress`` receives each stage. Raises DataError if the validation text is too short.
     """
     tell = progress or (lambda *_: None)
     sides = {"spiking": spiking, "control": control}
@@ -145,9 +145,9 @@ def measure_pair(
 
 
 def _side(trained: Trained, figures: ModelFigures, speed: Timing) -> dict[str, Any]:
-    """The plain figures of one of the two."""
+    """The plain figures of one model of the pair."""
     return {
-        **kept(figures.quality, QUALITY),
+        **selected(figures.quality, QUALITY),
         "evaluated_tokens": figures.quality.tokens,
         **_training(trained.folder),
         **_energy(figures.energy),
@@ -161,7 +161,7 @@ def _side(trained: Trained, figures: ModelFigures, speed: Timing) -> dict[str, A
 def _speeds(
     sides: Mapping[str, Trained], engine: Engine | None, ids: list[int], progress: Move
 ) -> dict[str, Timing]:
-    """Tokens appended one by one to the same text: both in PyTorch, and the engine, in turns."""
+    """Timings of single tokens after the same text: both in PyTorch, and the engine, in turns."""
     systems: dict[str, System] = {name: TorchSystem(each.model) for name, each in sides.items()}
     if engine is not None:
         systems["engine"] = EngineSystem(engine)
@@ -205,7 +205,7 @@ def _energy(report: EnergyReport) -> dict[str, Any]:
 
 
 def _components(report: EnergyReport) -> dict[str, float]:
-    """Components that take anything, in picojoules per token."""
+    """Components with an energy above 0, in picojoules per token."""
     return {
         name: share.with_elementwise
         for name, share in report.by_component.items()

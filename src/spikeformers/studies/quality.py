@@ -42,10 +42,10 @@ def measure_model(
     scoring: Move | None = None,
     counting: Move | None = None,
 ) -> ModelFigures:
-    """Perplexity on ``tokens`` (all unless given), and energy on at most ``energy_tokens`` of them.
+    """Perplexity on ``tokens`` (default: all), and energy on at most ``energy_tokens`` of them.
 
     The windows are ``context`` tokens long; those whose events are counted are spread over the
-    split. ``scoring`` and ``counting`` get how far each is. Errors as ``perplexity`` and
+    split. ``scoring`` and ``counting`` receive the progress of each. Errors as ``perplexity`` and
     ``energy_of``.
     """
     windows = windows_of(split, context, min(tokens or energy_tokens, energy_tokens))
@@ -57,7 +57,7 @@ def measure_model(
     return ModelFigures(model.num_parameters(), quality, energy)
 
 
-def kept(report: PerplexityReport, keys: tuple[str, ...]) -> dict[str, Any]:
+def selected(report: PerplexityReport, keys: tuple[str, ...]) -> dict[str, Any]:
     """Some of a report's figures."""
     figures: Mapping[str, Any] = report.as_dict()
     return {key: figures[key] for key in keys}

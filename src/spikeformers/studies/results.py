@@ -1,4 +1,4 @@
-"""What other verbs wrote into a run's folder, read back with every part checked."""
+"""Read the results that other verbs wrote into a run's folder, with every part checked."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ TASK: dict[str, Any] = {
     **{"metrics": dict[str, dict[str, Any]], "samples": dict[str, list[float]]},
 }
 ACCURACIES = ("acc", "acc_norm")
-"""What tables and cards show; other metrics have no chance beside them."""
+"""The metrics in tables and cards; others have no chance level."""
 METRIC: dict[str, Any] = {
     **{"value": float, "stderr": float, "at_chance": bool | None},
     **{"chance": float | None, "majority": float | None},
 }
 ON_A_CARD: dict[str, Any] = {"documents": int, "split": str}
-"""What a model card says of a task beside its scores."""
+"""What a model card shows of a task in addition to its scores."""
 SENTENCES: dict[str, Any] = {
     **{"task": str, "seed": int, "data_sha256": str, "dev": dict[str, float]},
 }
 SETTINGS: dict[str, Any] = {"selection": str, "config": dict}
-"""What a finished run of a resumed `finetune` is compared by, and its summary says."""
+"""What a resumed `finetune` compares a finished run by, and what its summary shows."""
 PREDICTED: dict[str, Any] = {"labels": dict[str, list[Any]], "predictions": dict[str, list[Any]]}
 
 
 def read_zeroshot(path: Path, *, for_card: bool = False) -> dict[str, dict[str, Any]]:
     """Task -> its part of a ``zeroshot-TASK.json``. CheckpointError names a damaged file."""
     needed = TASK | (ON_A_CARD if for_card else {})
-    advice = "`spikeformers evaluate zeroshot` writes it anew."
+    advice = "`spikeformers evaluate zeroshot` writes it again."
     tasks = read_json(path, advice=advice, needed={"tasks": dict[str, dict[str, Any]]})["tasks"]
     for name, result in tasks.items():
         check_object(result, needed, f"{name} in {path}", advice=advice)
@@ -44,10 +44,10 @@ def read_zeroshot(path: Path, *, for_card: bool = False) -> dict[str, dict[str, 
 def read_sentences(path: Path, *, predicted: bool = False) -> dict[str, Any] | None:
     """A ``result.json`` of ``spikeformers finetune``; None for a file of another kind.
 
-    ``predicted``: it must hold labels and predictions, else what it was made with.
+    With ``predicted`` it must hold labels and predictions, otherwise its settings.
     CheckpointError names a damaged file.
     """
-    advice = "`spikeformers evaluate glue --again` measures the run anew."
+    advice = "`spikeformers evaluate glue --again` measures the run again."
     result = read_json(path, advice=advice)
     if result.get("kind") != "sentences":
         return None

@@ -1,4 +1,4 @@
-"""Zero-shot tasks on a model by its name: a folder, a model on the hub, or an engine."""
+"""Zero-shot tasks on a model given by name: a folder, a model on the hub, or an engine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENGINE_TAKES = {"gguf_file": ("",), "device": ("auto", "cpu"), "dtype": ("auto",
 
 
 class TaskStudy:
-    """A model that zero-shot tasks are run on, one by one; ``reports`` are those that are done."""
+    """Runs zero-shot tasks on a model, one by one; ``reports`` are those of finished tasks."""
 
     def __init__(
         self,
@@ -40,13 +40,12 @@ class TaskStudy:
         """Open the model; ``engine`` runs it instead of PyTorch, one text at a time on the CPU.
 
         ``options`` go to `Zeroshot`: batch_size, max_length, cached. Raises UsageError for options
-        that an engine does not have; more errors as ``load_reference`` and `Zeroshot`.
+        that an engine does not take; more errors as ``load_reference`` and `Zeroshot`.
         """
         self.reports: list[TaskReport] = []
         scored: Any
         if engine is not None:
-            given = {"gguf_file": gguf_file, "device": device, "dtype": dtype}
-            _check_engine(given)
+            _check_engine({"gguf_file": gguf_file, "device": device, "dtype": dtype})
             scored, tokenizer = EngineReader(engine), tokenizer_of(engine)
         else:
             if threads is not None:
@@ -66,8 +65,8 @@ class TaskStudy:
     ) -> dict[str, Any]:
         """Score the tasks; plain values for JSON, as ``evaluate zeroshot --json`` prints them.
 
-        ``keep`` gets the name and the result of each as soon as it is done. After an interruption
-        the same call continues: what was computed is kept.
+        ``keep`` receives the name and the result of each task when it is finished. After an
+        interruption the same call continues with all results computed so far.
         """
         for name in names:
             report = self._runner.run(name, data_dir=data_dir, limit=limit)
@@ -77,10 +76,10 @@ class TaskStudy:
         return self._runner.result(self.reports)
 
 
-def _check_engine(given: dict[str, str]) -> None:
-    for option, value in given.items():
+def _check_engine(options: dict[str, str]) -> None:
+    for option, value in options.items():
         if value not in ENGINE_TAKES[option]:
             raise UsageError(
-                f"the engine runs a spiking model on the CPU, in fp32 or as its file has it; "
-                f"--{option.replace('_', '-')} {value} is not for it."
+                "the engine runs a spiking model on the CPU, in fp32 or in the format of its "
+                f"file; --{option.replace('_', '-')} {value} does not apply to it."
             )

@@ -1,4 +1,4 @@
-"""How well a model folder predicts a text, and how far it agrees with another model."""
+"""Perplexity of a model folder on a text, and its agreement with another model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ReportT = TypeVar("ReportT", bound=Report)
 
 @dataclass(frozen=True)
 class TextStudy(Generic[ReportT]):
-    """A report, and which model and text it is of."""
+    """A report, with its model and text."""
 
     report: ReportT
     name: str
@@ -58,10 +58,10 @@ def evaluate_perplexity(
     text_field: str = "text",
     progress: Tell | None = None,
 ) -> TextStudy[PerplexityReport]:
-    """Perplexity of a model folder on ``tokens`` (all unless given) of a text.
+    """Perplexity of a model folder on ``tokens`` (default: all) of a text.
 
     ``data`` and ``text_field`` as ``load_corpus``; the rest, and errors, as ``perplexity`` and
-    ``load_model``. ``progress`` gets the stages.
+    ``load_model``. ``progress`` receives the stages.
     """
     tell = progress or (lambda *_: None)
     loaded, tokenizer = load_model(model)
@@ -91,14 +91,15 @@ def evaluate_agreement(
     """Agreement of a causal model with a ``reference`` of the same tokenizer, such as its teacher.
 
     Both are folders or names on the hub; ``gguf_file`` is the reference's. Raises ConfigError
-    where the tokenizers differ; more errors as ``agreement`` and ``load_reference``.
+    if the tokenizers differ; more errors as ``agreement`` and ``load_reference``.
     """
     tell = progress or (lambda *_: None)
     loaded, tokenizer = load_reference(str(model))
-    other, others = load_reference(str(reference), gguf_file=gguf_file)
-    if tokenizer.get_vocab() != others.get_vocab():
+    other, other_tokenizer = load_reference(str(reference), gguf_file=gguf_file)
+    if tokenizer.get_vocab() != other_tokenizer.get_vocab():
         raise ConfigError(
-            f"{model} and {reference} have different tokenizers: there is no token by token."
+            f"{model} and {reference} have different tokenizers: they cannot be compared token "
+            "by token."
         )
     corpus = load_corpus(data, text_field=text_field)
     report = agreement(

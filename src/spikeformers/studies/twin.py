@@ -1,4 +1,4 @@
-"""The dense model that a spiking one is measured beside."""
+"""The dense model that a spiking one is compared with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spikeformers.models.loading import load_weights
 from spikeformers.models.registry import is_vision
 
 FRESH = "fresh"
-READ_AT_MOST = (
+LIMITS = (
     ("words", "vocab_size"),
     ("positions", "max_position_embeddings"),
     ("pixels per side", "image_size"),
@@ -23,11 +23,11 @@ READ_AT_MOST = (
 
 
 def twin_of(config: Any, control: str | Path | None = None) -> tuple[Any, str | None]:
-    """The dense twin of a config, and whose weights it has: ``control`` is its folder.
+    """The dense twin of a config and the origin of its weights: the folder ``control``, or `FRESH`.
 
-    Without one it is built with fresh weights (seed 0, `FRESH`): what a dense model costs does not
+    Without ``control`` it is built with new weights (seed 0), because a dense model's cost does not
     depend on them. (None, None) for a dense model. Raises UsageError for a control that spikes, or
-    that cannot read what the model reads.
+    that cannot read the model's input.
     """
     if control is not None:
         dense = load_weights(Path(control))
@@ -40,22 +40,24 @@ def twin_of(config: Any, control: str | Path | None = None) -> tuple[Any, str | 
 
 
 def check_control(config: Any, dense: Any, folder: str | Path) -> None:
-    """UsageError for a control that cannot read what the model reads, or that spikes."""
-    mine, theirs = ("images" if is_vision(each) else "text" for each in (config, dense.config))
-    if mine != theirs:
+    """Raise UsageError for a control that cannot read the model's input, or that spikes."""
+    model_input, control_input = (
+        "images" if is_vision(each) else "text" for each in (config, dense.config)
+    )
+    if model_input != control_input:
         raise UsageError(
-            f"--control {folder} reads {theirs}, and the model reads {mine}. Name a dense "
-            "model of the same kind, or leave --control out for a fresh twin."
+            f"--control {folder} reads {control_input}, and the model reads {model_input}. "
+            "Name a dense model of the same kind, or leave --control out for a new twin."
         )
     if neuron_names(dense):
         raise UsageError(
-            f"--control {folder} spikes ({type(dense).__name__}); it must be a dense model. "
+            f"--control must be a dense model; {folder} is spiking ({type(dense).__name__}). "
             "Give both as MODEL to see them side by side."
         )
-    for what, key in READ_AT_MOST:
-        own, its = (getattr(each, key, None) for each in (config, dense.config))
-        if own is not None and its is not None and its < own:
+    for title, key in LIMITS:
+        needed, limit = (getattr(each, key, None) for each in (config, dense.config))
+        if needed is not None and limit is not None and limit < needed:
             raise UsageError(
-                f"--control {folder} takes {its:,} {what}, fewer than the {own:,} of the model, "
-                "so the two are no twins. Leave --control out for a fresh one."
+                f"--control {folder} takes {limit:,} {title}, fewer than the model's {needed:,}, "
+                "so it is not a twin of the model. Leave --control out for a new one."
             )

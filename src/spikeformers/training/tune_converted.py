@@ -70,7 +70,7 @@ def train_only(model: PreTrainedModel, part: str) -> int:
     return count
 
 
-class FineTuning(Task):
+class ConvertedTuning(Task):
     """Trains a part of the model on the model's own loss."""
 
     def __init__(self, model: PreTrainedModel, part: str) -> None:

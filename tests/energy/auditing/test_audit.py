@@ -53,8 +53,8 @@ def audited(call: Call, neuron: Neuron | None = None) -> AuditReport:
 
 def row(report: AuditReport, what: str) -> Any:
     """The only row of that class in the block."""
-    (found,) = [one for one in report.within("blocks") if one.what == what]
-    return found
+    (result,) = [entry for entry in report.within("blocks") if entry.title == what]
+    return result
 
 
 # --- hidden products ---------------------------------------------------------------------------
@@ -81,7 +81,7 @@ def test_a_product_of_reals_in_a_functional_call_fails(name: str) -> None:
     report = audited(PRODUCTS[name])
     failures = report.failures("addition-only")
     assert failures[0].module == "layers.0"
-    assert [(one.what, one.verdict) for one in failures] == [("product", "multiplier")]
+    assert [(entry.title, entry.verdict) for entry in failures] == [("product", "multiplier")]
     assert report.failures("binary") == failures
     assert failures[0].operands[0].kind == "real"
     assert report.failures("softmax-free") == []
@@ -95,7 +95,7 @@ def test_a_product_of_reals_in_a_functional_call_fails(name: str) -> None:
 def test_the_same_product_of_spikes_does_not(name: str, neuron: Neuron, verdict: str) -> None:
     report = audited(lambda x, s, w: PRODUCTS[name](s, s, w), neuron)
     assert report.failures("addition-only") == []
-    assert {one.verdict for one in report.products().values()} == {verdict}
+    assert {entry.verdict for entry in report.products().values()} == {verdict}
     assert (report.failures("binary") == []) == (verdict == "binary")
 
 
@@ -105,14 +105,16 @@ def test_fused_attention_in_a_functional_call_fails() -> None:
         return F.scaled_dot_product_attention(s, s, x).squeeze(1)
 
     report = audited(attend)
-    assert [(one.name, one.what, one.verdict) for one in report.rows if one.layer == 0] == [
+    assert [
+        (entry.name, entry.title, entry.verdict) for entry in report.rows if entry.layer == 0
+    ] == [
         ("layers.0.scores", "product", "binary"),
         ("layers.0", "softmax", "multiplier"),
         ("layers.0.values", "product", "multiplier"),
         ("layers.0", "product", "binary"),
     ]
-    assert [one.name for one in report.failures("binary")] == ["layers.0.values"]
-    assert [one.name for one in report.failures("softmax-free")] == ["layers.0"]
+    assert [entry.name for entry in report.failures("binary")] == ["layers.0.values"]
+    assert [entry.name for entry in report.failures("softmax-free")] == ["layers.0"]
 
 
 def test_attention_of_torch_itself_fails() -> None:
@@ -122,15 +124,15 @@ def test_attention_of_torch_itself_fails() -> None:
 
     report = audit(Toy(Attends(16, 2)), [IDS])
     products = report.failures("addition-only")  # in_proj in one, scores, values, out_proj
-    assert [one.role for one in products] == ["", "scores", "values", ""]
-    assert [one.what for one in report.failures("softmax-free")] == ["softmax"]
+    assert [entry.role for entry in products] == ["", "scores", "values", ""]
+    assert [entry.title for entry in report.failures("softmax-free")] == ["softmax"]
 
 
 def test_attention_that_is_not_fused_fails_too() -> None:
     report = audited(lambda x, s, w: F.scaled_dot_product_attention(x, s, x))  # no heads
-    assert {one.op for one in report.within("blocks")} >= {"aten.bmm", "aten._safe_softmax"}
-    assert [one.op for one in report.failures("addition-only")] == ["aten.bmm"]
-    assert [one.what for one in report.failures("softmax-free")] == ["softmax"]
+    assert {entry.op for entry in report.within("blocks")} >= {"aten.bmm", "aten._safe_softmax"}
+    assert [entry.op for entry in report.failures("addition-only")] == ["aten.bmm"]
+    assert [entry.title for entry in report.failures("softmax-free")] == ["softmax"]
 
 
 def test_a_gain_before_a_mean_is_not_a_product() -> None:
@@ -183,9 +185,9 @@ def _filled(zeros: Tensor, x: Tensor) -> Tensor:
 def test_a_hidden_softmax_fails(name: str) -> None:
     report = audited(SOFTMAXES[name])
     failures = report.failures("softmax-free")
-    assert {one.module for one in failures} == {"layers.0"}
-    assert {one.what for one in failures} <= {"softmax", "exponential"}
-    assert {one.verdict for one in failures} == {"multiplier"}
+    assert {entry.module for entry in failures} == {"layers.0"}
+    assert {entry.title for entry in failures} <= {"softmax", "exponential"}
+    assert {entry.verdict for entry in failures} == {"multiplier"}
     assert report.failures("addition-only") == report.failures("binary") == []
     assert set(map(id, failures)) <= set(map(id, report.failures("binary", strict=True)))
 
@@ -219,7 +221,7 @@ def test_a_softmax_in_a_norm_is_not_overlooked() -> None:
             return x.softmax(-1) / x.std(-1, keepdim=True)
 
     report = audit(Toy(nn.Sequential(HonestLayerNorm(), nn.Linear(16, 16))), [IDS])
-    inside = [(one.what, one.op) for one in report.within("blocks")]
+    inside = [(entry.title, entry.op) for entry in report.within("blocks")]
     assert inside == [
         ("softmax", "aten._softmax"),
         ("normalisation", "HonestLayerNorm"),
@@ -288,9 +290,9 @@ def test_factors(call: Call, verdict: str) -> None:
 )
 def test_norms_in_functional_calls(call: Call, ops: set[str]) -> None:
     report = audited(call)
-    norms = [one for one in report.within("blocks") if one.what == "normalisation"]
-    assert {one.op for one in norms} == ops
-    assert {one.verdict for one in norms} == {"multiplier"}
+    norms = [entry for entry in report.within("blocks") if entry.title == "normalisation"]
+    assert {entry.op for entry in norms} == ops
+    assert {entry.verdict for entry in norms} == {"multiplier"}
 
 
 def test_batch_norm_with_fixed_statistics_is_a_scale() -> None:
@@ -324,16 +326,16 @@ def test_silent_neurons_keep_their_kind() -> None:
 
 def test_zeros_of_unknown_origin_prove_nothing() -> None:
     report = audited(lambda x, s, w: (x - x) @ w)
-    (found,) = report.failures("addition-only")
-    assert (found.verdict, found.operands[0].kind) == ("silent", "silent")
-    assert report.failures("binary") == [found]
+    (result,) = report.failures("addition-only")
+    assert (result.verdict, result.operands[0].kind) == ("silent", "silent")
+    assert report.failures("binary") == [result]
 
 
 def test_operations_that_the_audit_does_not_know_fail_everything() -> None:
     report = audited(lambda x, s, w: F.bilinear(s, s, w.expand(16, 16, 16)))
-    (found,) = report.failures("softmax-free")
-    assert (found.op, found.verdict) == ("aten._trilinear", "unknown")
-    assert report.failures("binary") == report.failures("addition-only") == [found]
+    (result,) = report.failures("softmax-free")
+    assert (result.op, result.verdict) == ("aten._trilinear", "unknown")
+    assert report.failures("binary") == report.failures("addition-only") == [result]
 
 
 def test_a_number_that_leaves_the_tensors_is_unknown() -> None:
@@ -368,22 +370,22 @@ def test_values_with_a_unit_that_changes_between_calls_are_not_spikes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({"requirement": "binari"}, "Did you mean 'binary'"),
         ({"requirement": "binary", "scope": "block"}, "Did you mean 'blocks'"),
         ({"requirement": "softmax-free", "strict": True}, "strict sharpens"),
     ],
 )
-def test_wrong_requests(given: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_wrong_requests(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         audited(lambda x, s, w: s).failures(**given)
 
 
 def test_plain_values() -> None:
     plain = audited(lambda x, s, w: s).as_dict()
     assert (plain["model"], plain["tokens"]) == ("Toy", 24)
-    product = next(one for one in plain["rows"] if one["what"] == "product")
+    product = next(entry for entry in plain["rows"] if entry["what"] == "product")
     assert (product["name"], product["layer"], product["verdict"]) == ("layers.0", 0, "binary")
     left, right = product["operands"]
     assert (left["kind"], left["source"], left["unit"]) == ("binary", "neuron", 1.0)

@@ -49,7 +49,7 @@ def test_an_adder_does_every_product_in_the_blocks(
         else:
             assert (left.kind, left.source, left.constant) == (NEURONS[neuron], "neuron", False)
             assert (right.kind, right.constant) == ("real", True)
-    softmaxes = [one.name for one in report.failures("softmax-free")]
+    softmaxes = [row.name for row in report.failures("softmax-free")]
     assert softmaxes == [
         f"model.layers.{layer}.attention.core"
         for layer in range(2 * (attention.get("attention") == "softmax"))
@@ -63,7 +63,7 @@ def test_bispikclm(binary: Any, ids: Tensor) -> None:
     assert report.failures("addition-only") == []
     # One product a block reads counts (O_int); all others have an operand of zeros and ones.
     short = report.failures("binary", scope="model")
-    assert [(one.name, one.operands[0].kind) for one in short] == [
+    assert [(row.name, row.operands[0].kind) for row in short] == [
         ("model.layers.0.attention.out", "integer"),
         ("model.layers.1.attention.out", "integer"),
         ("lm_head", "real"),
@@ -72,10 +72,10 @@ def test_bispikclm(binary: Any, ids: Tensor) -> None:
     edges, values = report.products()["model.layers.0.attention.core.values"].operands
     assert (edges.kind, edges.source) == (values.kind, values.source) == ("binary", "neuron")
     strictly = report.failures("addition-only", strict=True)
-    assert {one.what for one in strictly} == {"normalisation", "multiplication"}
-    leaks = [one for one in strictly if one.what == "multiplication"]
-    assert {one.module.rsplit(".", 1)[1] for one in leaks} == {"neuron"}  # beta = 0.9
-    assert {one.verdict for one in leaks} == {"scale"}
+    assert {row.title for row in strictly} == {"normalisation", "multiplication"}
+    leaks = [row for row in strictly if row.title == "multiplication"]
+    assert {row.module.rsplit(".", 1)[1] for row in leaks} == {"neuron"}  # beta = 0.9
+    assert {row.verdict for row in leaks} == {"scale"}
 
 
 @pytest.mark.parametrize("block", [{"pre_norm": False}, {"projection_norm": False}])
@@ -93,7 +93,7 @@ def test_counts_expanded_to_zeros_and_ones(spiking: Make, ids: Tensor) -> None:
 
 def test_the_head_is_dense_unless_it_spikes(spiking: Make, ids: Tensor) -> None:
     plain = audit(spiking("wd"), [ids])
-    assert [one.name for one in plain.failures("addition-only", scope="model")] == ["lm_head"]
+    assert [row.name for row in plain.failures("addition-only", scope="model")] == ["lm_head"]
     spiked = audit(spiking("wd", spiking_head=True), [ids])
     assert spiked.failures("addition-only", scope="model") == []
 
@@ -101,14 +101,14 @@ def test_the_head_is_dense_unless_it_spikes(spiking: Make, ids: Tensor) -> None:
 def test_what_strict_finds_in_a_spiking_block(spiking: Make, ids: Tensor) -> None:
     report = audit(spiking("wd", num_hidden_layers=1), [ids])
     failures = report.failures("addition-only", strict=True)
-    assert {one.what for one in failures} == {"normalisation"}
+    assert {row.title for row in failures} == {"normalisation"}
     assert len(failures) == 6  # in front of each neuron
     three = audit(spiking("wd", num_hidden_layers=1, levels=3), [ids])
     # The value of a spike is 1/3: times counts it is additions, dividing scores by 1/9 is not.
     divided = [
-        one for one in three.failures("addition-only", strict=True) if one.what == "division"
+        row for row in three.failures("addition-only", strict=True) if row.title == "division"
     ]
-    assert [(one.name, one.verdict) for one in divided] == [
+    assert [(row.name, row.verdict) for row in divided] == [
         ("model.layers.0.attention.core", "scale")
     ]
 
@@ -125,7 +125,7 @@ def test_dense_twins_fail(
     report = audit(model, [ids])
     assert len(report.products()) >= 2 * 6
     assert report.failures("addition-only") == list(report.products().values())
-    assert [one.what for one in report.failures("softmax-free")] == ["softmax"] * 2
+    assert [row.title for row in report.failures("softmax-free")] == ["softmax"] * 2
 
 
 def test_transformers_of_other_families_fail() -> None:
@@ -137,11 +137,11 @@ def test_transformers_of_other_families_fail() -> None:
         OPTConfig(ffn_dim=32, word_embed_proj_dim=16, max_position_embeddings=32, **sizes)  # type: ignore[arg-type]
     )
     report = audit(llama, [IDS])
-    assert [one.name.removeprefix("model.layers.0.") for one in report.failures("binary")] == [
+    assert [row.name.removeprefix("model.layers.0.") for row in report.failures("binary")] == [
         "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.scores",
         "self_attn.values", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
     ]  # fmt: skip
-    assert [one.what for one in report.failures("softmax-free")] == ["softmax"]
+    assert [row.title for row in report.failures("softmax-free")] == ["softmax"]
     assert len(audit(opt, [IDS]).failures("addition-only")) == 8
 
 
@@ -149,7 +149,7 @@ def test_real_numbers_sneaked_into_a_block_are_found(spiking: Make, ids: Tensor)
     model = spiking("wd")
     model.model.layers[1].mlp.fire_hidden.neuron = nn.GELU()
     failures = audit(model, [ids]).failures("addition-only")
-    assert [one.name for one in failures] == ["model.layers.1.mlp.down"]
+    assert [row.name for row in failures] == ["model.layers.1.mlp.down"]
 
 
 def test_a_product_that_energy_refuses_is_listed(spiking: Make, ids: Tensor) -> None:
@@ -159,9 +159,9 @@ def test_a_product_that_energy_refuses_is_listed(spiking: Make, ids: Tensor) -> 
     norm.register_forward_hook(lambda module, args, out: out @ weight)
     with pytest.raises(SpikeformersError, match=r"in model\.layers\.0\.mlp"):
         trace(model, ids)
-    (found,) = audit(model, [ids]).failures("addition-only")
-    assert (found.name, found.op) == ("model.layers.0.mlp.out_norm", "aten.mm")
-    assert [side.shape for side in found.operands] == [(14, 16), (16, 16)]
+    (result,) = audit(model, [ids]).failures("addition-only")
+    assert (result.name, result.op) == ("model.layers.0.mlp.out_norm", "aten.mm")
+    assert [side.shape for side in result.operands] == [(14, 16), (16, 16)]
 
 
 def test_a_linear_layer_that_spoils_its_spikes_is_found(spiking: Make, ids: Tensor) -> None:
@@ -172,7 +172,7 @@ def test_a_linear_layer_that_spoils_its_spikes_is_found(spiking: Make, ids: Tens
     model = spiking("wd")
     model.model.layers[0].mlp.up = Sneaky(16, 32)
     failures = audit(model, [ids]).failures("addition-only")
-    assert [one.name for one in failures] == ["model.layers.0.mlp.up"]
+    assert [row.name for row in failures] == ["model.layers.0.mlp.up"]
     assert trace(model, ids).products["model.layers.0.mlp.up"].spiking  # a hook sees its input
 
 
@@ -180,7 +180,7 @@ def test_a_scope_without_products_is_an_error() -> None:
     report = audit(Plain(), [IDS])
     with pytest.raises(ConfigError, match="no matrix product ran in the blocks of Plain"):
         report.failures("binary")
-    assert [one.name for one in report.failures("binary", scope="model")] == ["up"]
+    assert [row.name for row in report.failures("binary", scope="model")] == ["up"]
     assert report.as_dict()["falls_short"]["blocks"] is None
 
 

@@ -52,11 +52,11 @@ def test_one_row_proves_nothing_of_a_factor_made_in_the_run() -> None:
 
 
 def test_units_of_two_calls() -> None:
-    one = torch.tensor([[0.5, NAN]], dtype=torch.float64)
-    both = joined(one, torch.tensor([[0.5, 2.0]], dtype=torch.float64))
+    row = torch.tensor([[0.5, NAN]], dtype=torch.float64)
+    both = joined(row, torch.tensor([[0.5, 2.0]], dtype=torch.float64))
     assert both is not None
     assert both.tolist() == [[0.5, 2.0]]
-    assert joined(one, torch.tensor([[0.6, 2.0]], dtype=torch.float64)) is None
+    assert joined(row, torch.tensor([[0.6, 2.0]], dtype=torch.float64)) is None
 
 
 class Block(nn.Module):

@@ -71,8 +71,8 @@ def test_edges_belong_to_pairs_of_tokens(binary: Any, ids: Tensor) -> None:
     batch = {"input_ids": padded, "attention_mask": mask}
     assert density_of(binary, [batch]) == density_of(binary, texts)
     assert sum(name.endswith("core.neuron") for name in density_of(binary, [batch])) == 2
-    found, alone = (density_by_position(binary, given) for given in ([batch], texts))
-    assert found == pytest.approx(alone)
+    result, alone = (density_by_position(binary, arguments) for arguments in ([batch], texts))
+    assert result == pytest.approx(alone)
     assert density_by_position(binary, [texts[0]]) == pytest.approx(
         density_by_position(binary, [texts[0].expand(2, -1)])
     )

@@ -36,8 +36,8 @@ def test_the_total_is_the_sum_of_its_parts(
             complete = getattr(report.total, what)
             assert sum(getattr(share, what) for share in parts.values()) == pytest.approx(complete)
         for kind, n in report.total.operations.items():
-            found = sum(share.operations.get(kind, 0) for share in parts.values())
-            assert found == pytest.approx(n)
+            result = sum(share.operations.get(kind, 0) for share in parts.values())
+            assert result == pytest.approx(n)
     assert report.with_elementwise_per_token == pytest.approx(
         report.picojoules_per_token + PAPER.of_operations(report.total.operations)  # type: ignore[arg-type]
     )

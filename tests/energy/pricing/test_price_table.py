@@ -69,7 +69,7 @@ def test_units() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         (GOOD, "- a list", "the file is a mapping of names to values, not a list"),
         (GOOD, "", "not nothing"),
@@ -93,8 +93,8 @@ def test_units() -> None:
         ('source: "Horowitz, ISSCC 2014, fig. 1.1.9, 45 nm"', 'source: " "', "in words, not ' '"),
     ],
 )  # fmt: skip
-def test_the_error_names_the_mistake_in_a_file(old: str, new: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_the_error_names_the_mistake_in_a_file(old: str, new: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         read_table(GOOD.replace(old, new, 1), "mine.yaml")
 
 

@@ -175,12 +175,12 @@ CAUSAL = torch.ones(2, 2, dtype=torch.bool).tril()
 
 
 def attend(core: Any, q: Tensor = Q, known: Any = (COUNTS,) * 3) -> Trace:
-    found, rows = Trace(tokens=2, window=2), Rows(1, 2, None)
+    result, rows = Trace(tokens=2, window=2), Rows(1, 2, None)
     weights = None if core is None else core.weights(q, K, CAUSAL, None)
-    pairs = attention_rules.attention(found, PLACE, rows, (q, K, V), known, CAUSAL, weights, core)
+    pairs = attention_rules.attention(result, PLACE, rows, (q, K, V), known, CAUSAL, weights, core)
     if core is not None:
-        attention_rules.core(found, PLACE, core, pairs, bias=False)
-    return found
+        attention_rules.core(result, PLACE, core, pairs, bias=False)
+    return result
 
 
 def of(lines: list[Work], kind: str, type_: str, name: str) -> float:
@@ -233,9 +233,9 @@ def test_softmax_of_spikes_and_dense_attention() -> None:
     assert of(lines, "add", "int32", "scores") == pytest.approx(7 / 3 * 10)
     assert of(lines, "add", "fp32", "values") == pytest.approx(7 / 3 * 10)  # real weights
     real = torch.tensor([[0.3, -1.1], [2.7, 0.5]])[None, None, None]
-    found, rows = Trace(tokens=2, window=2), Rows(1, 2, None)
-    attention_rules.attention(found, PLACE, rows, (real,) * 3, (None,) * 3, CAUSAL, None)
-    dense = work_of(found, INT8, Phase("decode", 10, 1))
+    result, rows = Trace(tokens=2, window=2), Rows(1, 2, None)
+    attention_rules.attention(result, PLACE, rows, (real,) * 3, (None,) * 3, CAUSAL, None)
+    dense = work_of(result, INT8, Phase("decode", 10, 1))
     for role in ("scores", "values"):
         assert of(dense, "multiply", "fp16", role) == of(dense, "add", "fp32", role) == 20
         assert of(dense, "read", "cache", role) == 10 * 2 * 16
@@ -327,14 +327,14 @@ def test_additions_of_the_window_are_the_synaptic_operations(
     spiking: Make, ids: Tensor, overrides: dict[str, Any]
 ) -> None:
     """At the window's own length the full estimate counts what the papers' sum counts."""
-    found = trace(spiking("wd", **overrides), ids)
-    lines = work_of(found, FP32, Phase("prefill", 7, 1))
-    for name, product in found.products.items():
+    result = trace(spiking("wd", **overrides), ids)
+    lines = work_of(result, FP32, Phase("prefill", 7, 1))
+    for name, product in result.products.items():
         if product.component != "head":
             adds = sum(x.amount for x in lines if x.name == name and x.kind == "add")
             assert 14 * adds == pytest.approx(product.sop)
     norms = sum(x.amount for x in lines if x.component == "norms" and x.kind == "multiply")
-    counted = sum(n["mult"] for (part, _), n in found.operations.items() if part == "norms")
+    counted = sum(n["mult"] for (part, _), n in result.operations.items() if part == "norms")
     assert 14 * norms == pytest.approx(counted)
 
 

@@ -48,7 +48,7 @@ def test_a_masked_model_and_one_of_images_read_a_batch(setup, tmp_path):
         system = opened(whole_program(tmp_path / folder, file))
         seen = []
         system.model.register_forward_pre_hook(
-            lambda module, args, given, seen=seen: seen.append(given), with_kwargs=True
+            lambda module, args, arguments, seen=seen: seen.append(arguments), with_kwargs=True
         )
         system.begin([])
         assert list(seen[0]) == [key]  # without labels, which would cost a loss
@@ -60,5 +60,5 @@ def test_a_masked_model_and_one_of_images_read_a_batch(setup, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is an accelerator")
 def test_an_accelerator_that_is_not_there(tmp_path):
-    with pytest.raises(ConfigError, match="torch sees no accelerator"):
+    with pytest.raises(ConfigError, match="torch finds no accelerator"):
         opened(text_program(tmp_path, device="cuda:0"))

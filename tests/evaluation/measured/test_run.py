@@ -81,10 +81,12 @@ def test_turns_counts_and_memory(systems):
         "large": program("Counting", log=log, hold=64 * 2**20),
         "silent": program("Silent"),
     }
-    found = measure(programs, Text([5, 6, 7, 8], 2), repeats=2, warmup=1, powercap=systems / "none")
+    result = measure(
+        programs, Text([5, 6, 7, 8], 2), repeats=2, warmup=1, powercap=systems / "none"
+    )
     one_turn = ["begin [5, 6]", "step 7", "step 8"]
     assert Path(log).read_text().splitlines() == one_turn * 2 * 3
-    small, large, silent = (found.systems[name] for name in programs)
+    small, large, silent = (result.systems[name] for name in programs)
     assert small.phases["prefill"].counted == {"tokens": 1.0, "weight_bytes": 100.0}  # a token
     assert small.phases["decode"].counted == {"tokens": 1.0, "weight_bytes": 100.0}
     assert silent.phases["decode"].counted == {}
@@ -97,18 +99,18 @@ def test_turns_counts_and_memory(systems):
         timing = small.phases[phase].timing
         assert timing.tokens_per_second == pytest.approx(1 / spread.median)
         assert small.phases[phase].energy is None
-    assert found.ratio("small", "small", "decode") == 1
-    told = json.loads(json.dumps(found.as_dict()))
-    assert told["label"] == "measured"
-    assert told["small"]["decode"]["units"] == 2
-    assert told["meters"] == {"read": [], "missing": list(found.no_meter), "idle_watts": {}}
-    assert told["setting"].pop("load_average") >= 0
-    assert told["setting"] == {
+    assert result.ratio("small", "small", "decode") == 1
+    values = json.loads(json.dumps(result.as_dict()))
+    assert values["label"] == "measured"
+    assert values["small"]["decode"]["units"] == 2
+    assert values["meters"] == {"read": [], "missing": list(result.no_meter), "idle_watts": {}}
+    assert values["setting"].pop("load_average") >= 0
+    assert values["setting"] == {
         "batch_size": 1, "prompt_tokens": 2, "new_tokens": 2,
         "threads": 1, "repeats": 2, "warmup": 1,
     }  # fmt: skip
-    assert any("no joules were measured" in line for line in notes(found))
-    made = tables(found)
+    assert any("no joules were measured" in line for line in notes(result))
+    made = tables(result)
     assert [table.title.split(",")[0] for table in made] == [
         "prefill",
         "decode",
@@ -126,7 +128,7 @@ def test_joules_of_the_work_alone(systems):
     (package / "name").write_text("package-0")
     (package / "energy_uj").write_text("12000")
     (package / "max_energy_range_uj").write_text("20000")
-    found = measure(
+    result = measure(
         {"it": program("Counting", meter=str(package / "energy_uj"))},
         Whole(4, "image", 4),
         repeats=3,
@@ -134,28 +136,28 @@ def test_joules_of_the_work_alone(systems):
         idle_seconds=0.05,
         powercap=systems / "cap",
     )
-    assert found.idle_watts == {"package-0": (0.0, 0.0)}
-    energy = found.systems["it"].phases["forward"].energy
+    assert result.idle_watts == {"package-0": (0.0, 0.0)}
+    energy = result.systems["it"].phases["forward"].energy
     assert energy is not None
     for spread in (energy.gross_joules, energy.net_joules):
         assert (spread.least, spread.median, spread.most) == pytest.approx((0.00125,) * 3)
     assert energy.by_zone == pytest.approx({"package-0": 0.00125})
-    assert "at rest: package-0 0.0 W before" in " ".join(notes(found))
-    rows = {row[0]: row[1] for row in tables(found)[0].rows}
+    assert "at rest: package-0 0.0 W before" in " ".join(notes(result))
+    rows = {row[0]: row[1] for row in tables(result)[0].rows}
     assert rows["joules above rest"] == "0.00125 (0.00125 to 0.00125)"
-    assert "images a second" in rows
+    assert "images per second" in rows
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("refuse", "'it' cannot be measured: this model is not for it"),
         ("fall", "RuntimeError: fell over"),
         ("Leaving", "the process that measures 'it' ended"),
     ],
 )
-def test_a_process_that_fails(systems, name, said):
-    with pytest.raises(SpikeformersError, match=said) as raised:
+def test_a_process_that_fails(systems, name, message):
+    with pytest.raises(SpikeformersError, match=message) as raised:
         measure({"it": program(name)}, Text([1, 2], 1), repeats=1)
     assert raised.value.exit_code == (2 if name == "refuse" else 1)
 

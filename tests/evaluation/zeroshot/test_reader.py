@@ -40,17 +40,17 @@ def sides(small: Any) -> tuple[Any, Any, Any, Any]:
 
 def test_log_likelihoods_are_pytorchs(sides: Any) -> None:
     model, tokenizer, reader, own = sides
-    found, wanted = ReaderLM(reader, own), SpikeformersLM(model, tokenizer, batch_size=1)
-    asked = [SimpleNamespace(args=pair, task_name="test") for pair in TEXTS]
+    result, wanted = ReaderLM(reader, own), SpikeformersLM(model, tokenizer, batch_size=1)
+    request = [SimpleNamespace(args=pair, task_name="test") for pair in TEXTS]
     for (value, greedy), (theirs, so) in zip(
-        found.loglikelihood(asked), wanted.loglikelihood(asked), strict=True
+        result.loglikelihood(request), wanted.loglikelihood(request), strict=True
     ):
         assert value == pytest.approx(theirs, abs=1e-3, rel=1e-6)
         assert greedy == so
-    assert found.notes == wanted.notes
-    assert found.notes["truncated"] == found.notes["split"] == 1
+    assert result.notes == wanted.notes
+    assert result.notes["truncated"] == result.notes["split"] == 1
     rolling = [SimpleNamespace(args=(LONG,))]
-    assert found.loglikelihood_rolling(rolling) == pytest.approx(
+    assert result.loglikelihood_rolling(rolling) == pytest.approx(
         wanted.loglikelihood_rolling(rolling), rel=1e-6
     )
 
@@ -60,10 +60,10 @@ def test_tasks_score_as_in_pytorch(sides: Any, sets: Path, task: str, tmp_path: 
     model, tokenizer, reader, own = sides
     one = Zeroshot("spikes", reader, own, cache_dir=tmp_path)
     other = Zeroshot("spikes", model, tokenizer, cache_dir=tmp_path)
-    found, wanted = (side.run(task, data_dir=sets) for side in (one, other))
-    for metric, told in wanted.metrics.items():
-        assert found.metrics[metric]["value"] == pytest.approx(told["value"], rel=1e-5)
-    assert found.docs_sha256 == wanted.docs_sha256
+    result, wanted = (side.run(task, data_dir=sets) for side in (one, other))
+    for metric, values in wanted.metrics.items():
+        assert result.metrics[metric]["value"] == pytest.approx(values["value"], rel=1e-5)
+    assert result.docs_sha256 == wanted.docs_sha256
     assert (one.record["class"], one.record["dtype"]) == ("Engine", "fp32")
     assert one.record["parameters"] == model.num_parameters()
     assert (one.settings["device"], one.settings["batch_size"]) == ("engine", 1)

@@ -210,11 +210,11 @@ def test_memory_that_runs_out_halves_the_batch(small: Any) -> None:
     plain = scores((model, tokenizer), batch_size=8)
     forward, sizes = model.forward, []
 
-    def picky(**given: Any) -> Any:
-        sizes.append(len(given["input_ids"]))
+    def picky(**arguments: Any) -> Any:
+        sizes.append(len(arguments["input_ids"]))
         if sizes[-1] > 2:
             raise torch.OutOfMemoryError("too much")
-        return forward(**given)
+        return forward(**arguments)
 
     model.forward = picky
     scored = scores((model, tokenizer), batch_size="auto")

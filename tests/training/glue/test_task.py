@@ -20,7 +20,7 @@ from spikeformers.models.classifier import load_classifier
 from spikeformers.training import TrainConfig, train
 from spikeformers.training.config import TrainConfig as Config
 from spikeformers.training.distributed import World
-from spikeformers.training.glue import Finetuning, SentenceStore, measure_run
+from spikeformers.training.glue import SentenceFinetuning, SentenceStore, measure_run
 from spikeformers.training.glue.examples import Encoded, ExampleBatches
 from spikeformers.training.glue.outcome import submission
 from spikeformers.training.glue.task import predict
@@ -76,7 +76,7 @@ def pretrained(tmp_path: Path) -> Callable[..., Path]:
 
 def run(folder: Path, out: Path, data: SentenceData, config: TrainConfig, **more: Any) -> Any:
     model, tokenizer = load_classifier(folder, data.task.labels, config.seed)
-    task = Finetuning(model, {"started_from": "test"})
+    task = SentenceFinetuning(model, {"started_from": "test"})
     return train(model, SentenceStore(data), tokenizer, out, config, task=task, progress=False,
                  **more)  # fmt: skip
 

@@ -63,7 +63,7 @@ class AuditReport:
         """Matrix products by name; where a name has several, the later ones are ``name#2`` ..."""
         by_name: dict[str, Row] = {}
         for row in self.within(scope):
-            if row.what == "product":
+            if row.title == "product":
                 number = sum(other.name == row.name for other in by_name.values())
                 by_name[f"{row.name}#{number + 1}" if number else row.name] = row
         return by_name
@@ -149,7 +149,7 @@ def _falls_short(row: Row, requirement: Requirement, strict: bool) -> bool:
     if row.verdict == "unknown":
         return True
     if requirement == "softmax-free":
-        return row.what in ("softmax", "exponential")
-    if row.what == "product":
+        return row.title in ("softmax", "exponential")
+    if row.title == "product":
         return row.verdict not in (("binary",) if requirement == "binary" else ("binary", "adder"))
     return strict and row.verdict != "adder"

@@ -27,7 +27,7 @@ _KINDS: tuple[Kind, ...] = ("binary", "ternary", "integer", "real")
 class OperandHistory:
     """An operand of an operation, over all calls of a run."""
 
-    seen: Kind
+    observed_kind: Kind
     """Kind of the values so far; ``kind`` is what they prove."""
     unit: float
     source: Source
@@ -55,10 +55,10 @@ class OperandHistory:
     def kind(self) -> Literal[Kind, "silent"]:
         """binary, ternary, integer, real, or silent: all zeros, which prove nothing."""
         if self.source != "values":
-            return self.seen
+            return self.observed_kind
         if self.nonzero == 0 and self.size:
             return "silent"
-        return "real" if self.nonzero == 1 else self.seen
+        return "real" if self.nonzero == 1 else self.observed_kind
 
     @property
     def is_spikes(self) -> bool:
@@ -73,9 +73,13 @@ class OperandHistory:
     def merge(self, other: OperandHistory) -> None:
         """Add the same operand of another call."""
         if self.source == "values" and self.nonzero == 0:
-            self.seen, self.unit, self.source = other.seen, other.unit, other.source
+            self.observed_kind, self.unit, self.source = (
+                other.observed_kind,
+                other.unit,
+                other.source,
+            )
         elif other.source != "values" or other.nonzero:
-            self.seen, self.unit = _joined(self, other)
+            self.observed_kind, self.unit = _joined(self, other)
             self._merge_units(other)
             if other.source != self.source:
                 self.source = "values"
@@ -87,14 +91,14 @@ class OperandHistory:
 
     def _merge_units(self, other: OperandHistory) -> None:
         if self.unit_per_token != other.unit_per_token and self.nonzero and other.nonzero:
-            self.seen, self.source = "real", "values"
+            self.observed_kind, self.source = "real", "values"
         both = self.units is not None or other.units is not None
         if self.units is not None and other.units is not None:
             self.units = joined(self.units, other.units)
         elif both:
             self.units = None
         if both and self.units is None:
-            self.seen, self.source = "real", "values"  # the unit is not constant
+            self.observed_kind, self.source = "real", "values"  # the unit is not constant
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -152,7 +156,7 @@ def _powers_of_two(x: Tensor) -> bool:
 
 
 def _joined(earlier: OperandHistory, later: OperandHistory) -> tuple[Kind, float]:
-    kind = max(earlier.seen, later.seen, key=_KINDS.index)
+    kind = max(earlier.observed_kind, later.observed_kind, key=_KINDS.index)
     low, high = sorted((earlier.unit, later.unit))
     if kind == "real" or math.isclose(low, high, rel_tol=1e-3):
         return kind, low

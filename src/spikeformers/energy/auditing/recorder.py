@@ -38,7 +38,8 @@ class Row:
 
     module: str
     """Name of the innermost running module; "" is the model itself."""
-    what: What
+    title: What
+    """Class of the operation, such as "product" or "softmax"."""
     op: str
     operands: tuple[OperandHistory, ...]
     role: str = ""
@@ -58,15 +59,15 @@ class Row:
     @property
     def verdict(self) -> Verdict:
         """The arithmetic that the operation needs: see ``audit``."""
-        if self.what == "unknown":
+        if self.title == "unknown":
             return "unknown"
-        if self.what == "comparison":
+        if self.title == "comparison":
             return "adder"
-        if self.what == "product":
+        if self.title == "product":
             return self._of_product()
-        if self.what == "multiplication":
+        if self.title == "multiplication":
             return self._of_factors()
-        if self.what == "division":
+        if self.title == "division":
             return self._of_constant(self.operands[1])
         return "scale" if self.note == FIXED_NORM else "multiplier"
 
@@ -99,7 +100,7 @@ class Row:
             "name": self.name,
             "module": self.module,
             "layer": self.layer,
-            "what": self.what,
+            "what": self.title,
             "op": self.op,
             "operands": [operand.as_dict() for operand in self.operands],
             "verdict": self.verdict,

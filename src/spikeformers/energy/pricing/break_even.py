@@ -27,9 +27,9 @@ class BreakEven:
     """The density up to which a spiking model takes less energy than a dense one; estimated."""
 
     phase: Phase
-    ours: str
+    spiking_format: str
     """Format of the spiking model."""
-    against: str
+    dense_format: str
     """Format of the dense one."""
     ratio: float
     """Energy of the spiking model over the dense one's, as measured."""
@@ -55,8 +55,8 @@ class BreakEven:
         return {
             "phase": self.phase.name,
             "context": self.phase.context,
-            "model": self.ours,
-            "control": self.against,
+            "model": self.spiking_format,
+            "control": self.dense_format,
             "ratio": self.ratio,
             "verdict": self.verdict,
             "density": self.density,
@@ -85,17 +85,22 @@ def curve_of(
 
 
 def break_even(
-    trace: Trace, ours: Precision, phase: Phase, table: PriceTable, against: Precision, dense: float
+    trace: Trace,
+    spiking_format: Precision,
+    phase: Phase,
+    table: PriceTable,
+    dense_format: Precision,
+    dense: float,
 ) -> BreakEven:
     """The break-even of the spiking model of ``trace`` with ``dense`` picojoules."""
     most = most_times(trace)
 
     def cost(times: float) -> float:
-        return ledger_of(trace, ours, phase, table, spikes=times).picojoules
+        return ledger_of(trace, spiking_format, phase, table, spikes=times).picojoules
 
     verdict, times = solve(cost, dense, most)
     return BreakEven(
-        phase, ours.name, against.name, cost(1.0) / dense, verdict,
+        phase, spiking_format.name, dense_format.name, cost(1.0) / dense, verdict,
         None if times is None else density_at(trace, times), times,
     )  # fmt: skip
 

@@ -85,8 +85,8 @@ class FullReport:
             "sensitivity": None
             if pair is None
             else {
-                "model": pair.ours.name,
-                "control": pair.theirs.name,
+                "model": pair.spiking_format.name,
+                "control": pair.dense_format.name,
                 "phase": pair.phase.name,
                 "context": pair.phase.context,
                 "ratio": pair.ratio(self.table),
@@ -120,8 +120,8 @@ def estimate(
     if not trace.neurons:
         return FullReport(table, phases, model, beside, [], [], None)
     evens = [
-        break_even(trace, ours, phase, table, theirs, beside.of(theirs, phase).picojoules)
-        for ours, theirs in AGAINST
+        break_even(trace, spiking, phase, table, dense, beside.of(dense, phase).picojoules)
+        for spiking, dense in AGAINST
         for phase in phases
     ]
     middle = phases[(len(contexts) - 1) // 2 if len(phases) > 1 else 0]

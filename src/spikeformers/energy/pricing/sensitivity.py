@@ -45,9 +45,9 @@ class Pair:
     """A spiking model and a dense one in one phase, and how to price them."""
 
     spiking: Trace
-    ours: Precision
+    spiking_format: Precision
     dense: Trace
-    theirs: Precision
+    dense_format: Precision
     phase: Phase
 
     def ratio(
@@ -55,7 +55,7 @@ class Pair:
         table: PriceTable,
         assumptions: Assumptions | None = None,
         placing: Placing | None = None,
-        theirs: Precision | None = None,
+        dense_format: Precision | None = None,
         phase: Phase | None = None,
     ) -> float:
         """Energy of the spiking model over the dense one's."""
@@ -65,7 +65,8 @@ class Pair:
                 trace, precision, phase, table, assumptions=assumptions, placing=placing
             ).picojoules
             for trace, precision in (
-                (self.spiking, self.ours), (self.dense, theirs or self.theirs),
+                (self.spiking, self.spiking_format),
+                (self.dense, dense_format or self.dense_format),
             )
         )  # fmt: skip
         return spiking / dense
@@ -96,7 +97,9 @@ def _readings(pair: Pair, table: PriceTable) -> Iterator[Swing]:
     yield swing(f"membranes in {chip}", placing=Placing(state=chip))
     yield swing("a count is one multiplication", assumptions=Assumptions(counts="multiplication"))
     yield swing("a sparse read costs twice", assumptions=Assumptions(sparse=2.0))
-    yield swing("twin's keys and values in int8", theirs=replace(pair.theirs, cache="int8"))
+    yield swing(
+        "twin's keys and values in int8", dense_format=replace(pair.dense_format, cache="int8")
+    )
     if pair.phase.tile > 1:
         for tile in (1, pair.phase.tile // 2):
             yield swing(f"tiles of {tile}", phase=replace(pair.phase, tile=tile))

@@ -1,4 +1,4 @@
-"""Measured on this machine: time, memory, bytes counted and, where there is a meter, joules."""
+"""Measured on this machine: time, memory, bytes read and, if there is a meter, joules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The process of one system, seen from outside."""
+"""The process of one system, controlled from outside."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ class Child:
             raise
 
     def ask(
-        self, asked: dict[str, Any], look: Callable[[], object] | None = None
+        self, request: dict[str, Any], look: Callable[[], object] | None = None
     ) -> dict[str, Any]:
         """Send one line and wait for the answer; ``look`` is called every second until it comes.
 
-        Raises SpikeformersError with what the process said where it ended or failed, UsageError
-        where the request was wrong.
+        Raises SpikeformersError with the output of a process that ended or failed, UsageError for a
+        wrong request.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
-            self._process.stdin.write(json.dumps(asked) + "\n")
+            self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
             while look and not select.select([self._process.stdout], [], [], LOOK_EVERY)[0]:
                 look()
@@ -67,8 +67,8 @@ class Child:
         if not line:
             self._process.wait()
             self._errors.seek(0)
-            said = self._errors.read().decode(errors="replace").strip()[-400:]
-            raise SpikeformersError(f"the process that measures {self.name!r} ended: {said}")
+            output = self._errors.read().decode(errors="replace").strip()[-400:]
+            raise SpikeformersError(f"the process that measures {self.name!r} ended: {output}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             kind = UsageError if answer["usage"] else SpikeformersError

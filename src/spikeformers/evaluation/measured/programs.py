@@ -1,4 +1,4 @@
-"""What is measured: a system, as a process of its own opens it, and the work it is given."""
+"""What is measured: a system, opened in its own process, and the work that it does."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Program:
     """A system by the function that opens it: ``opener`` is "module:function".
 
     The function gets ``arguments`` (plain values), and returns an object with ``begin(ids)`` and
-    ``step(token)`` (``evaluation.systems.System``), and if it has them ``weight_bytes`` and
-    ``counters()``. ``libraries`` are imported before, so that their memory can be told apart.
+    ``step(token)`` (``evaluation.systems.System``), and optionally ``weight_bytes`` and
+    ``counters()``. ``libraries`` are imported first, to measure their memory separately.
     """
 
     opener: str
@@ -42,7 +42,7 @@ class Text:
     def __post_init__(self) -> None:
         if not 0 < self.prompt_tokens < len(self.ids):
             raise ConfigError(
-                f"a prompt and at least one more token are measured; got {self.prompt_tokens} "
+                f"measuring needs a prompt and at least one more token; got {self.prompt_tokens} "
                 f"prompt tokens of {len(self.ids)}."
             )
 
@@ -58,37 +58,37 @@ class Whole:
     def __post_init__(self) -> None:
         if self.units < 1 or self.batch_size < 1:
             raise ConfigError(
-                f"at least one {self.unit} is measured; got {self.units} in a batch of "
+                f"measuring needs at least one {self.unit}; got {self.units} in a batch of "
                 f"{self.batch_size}."
             )
 
 
 def text_program(folder: str | Path, *, threads: int = 1, device: str = "cpu") -> Program:
     """A causal model folder in PyTorch."""
-    given = {"folder": str(folder), "threads": threads, "device": device}
-    return Program(f"{_HERE}:open_torch", given, _TORCH, device)
+    arguments = {"folder": str(folder), "threads": threads, "device": device}
+    return Program(f"{_HERE}:open_torch", arguments, _TORCH, device)
 
 
 def whole_program(
     folder: str | Path, batch: str | Path, *, threads: int = 1, device: str = "cpu"
 ) -> Program:
     """A masked or image model folder in PyTorch; ``batch`` is a safetensors file of its inputs."""
-    given = {"folder": str(folder), "batch": str(batch), "threads": threads, "device": device}
-    return Program(f"{_HERE}:open_forward", given, _TORCH, device)
+    arguments = {"folder": str(folder), "batch": str(batch), "threads": threads, "device": device}
+    return Program(f"{_HERE}:open_forward", arguments, _TORCH, device)
 
 
 def engine_program(file: str | Path, *, threads: int = 1) -> Program:
     """An engine file in the event-driven engine; its process imports no torch."""
-    given = {"file": str(file), "threads": threads}
-    return Program("spikeformers.engine.runtime:open_system", given, ("spikeformers.engine",))
+    arguments = {"file": str(file), "threads": threads}
+    return Program("spikeformers.engine.runtime:open_system", arguments, ("spikeformers.engine",))
 
 
 def save_batch(batch: Mapping[str, Tensor] | Tensor, path: Path) -> None:
     """Write inputs for `whole_program`; ids alone are ``input_ids``."""
     from safetensors.torch import save_file
 
-    given = dict(batch) if isinstance(batch, Mapping) else {"input_ids": batch}
-    save_file({k: x.contiguous() for k, x in given.items() if k != "labels"}, path)
+    inputs = dict(batch) if isinstance(batch, Mapping) else {"input_ids": batch}
+    save_file({k: x.contiguous() for k, x in inputs.items() if k != "labels"}, path)
 
 
 def open_torch(folder: str, threads: int, device: str) -> TorchSystem:
@@ -110,6 +110,8 @@ def _loaded(folder: str, threads: int, device: str) -> Any:
 
     torch.set_num_threads(threads)
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device {device!r} is asked for, and torch sees no accelerator here.")
+        raise ConfigError(
+            f"device {device!r} was requested, but torch finds no accelerator on this machine."
+        )
     model: Any = load_weights(Path(folder))
     return model.to(device)

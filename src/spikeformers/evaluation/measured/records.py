@@ -1,4 +1,4 @@
-"""What a measurement holds. Figures are per token or per image, unless a name says otherwise."""
+"""The records of a measurement. Figures are per token or image, unless a name says otherwise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spikeformers.evaluation.systems import Timing
 
 @dataclass(frozen=True)
 class Spread:
-    """Median of the repeats, and the least and most of them."""
+    """Median, minimum and maximum of the repeats."""
 
     median: float
     least: float
@@ -30,12 +30,12 @@ class Energy:
 
     gross_joules: Spread
     net_joules: Spread
-    """Gross, less what the machine drew before and after while all systems waited; below zero where
+    """Gross minus the idle energy, measured before and after while all systems waited; negative if
     the noise is larger than the work."""
     by_zone: dict[str, float]
     """Gross, medians."""
     seconds: float
-    """Median time of one reading, all its tokens together: short ones are noisy."""
+    """Median duration of one reading, all tokens together; short ones are noisy."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class MeasuredPhase:
     cpu_seconds: Spread
     """Processor time of the whole process, all threads."""
     counted: dict[str, float]
-    """The program's own counters, exact: of the engine events, neurons, weight_bytes, cache_bytes.
-    Empty for a program that counts nothing."""
+    """Exact counters of the program; the engine's are events, neurons, weight_bytes, cache_bytes.
+    Empty for a program without counters."""
     hardware: dict[str, float]
-    """Hardware counters, medians; empty where the machine has none."""
+    """Hardware counters, medians; empty if the machine has none."""
     energy: Energy | None
-    """None where no meter can be read."""
+    """None if no meter can be read."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -77,9 +77,9 @@ class Memory:
     """Resident memory of a system's own process, in bytes."""
 
     peak_bytes: int
-    """The most while it ran; with opening where ``peak_is_of_running`` is false."""
+    """Peak while it ran; includes opening if ``peak_is_of_running`` is false."""
     peak_bytes_opening: int
-    """The most until the model was open."""
+    """Peak until the model was open."""
     libraries_bytes: int | None
     """Interpreter and libraries, before the model."""
     peak_is_of_running: bool
@@ -113,15 +113,15 @@ class MeasuredReport:
     """batch_size, threads, repeats, warmup, prompt_tokens and new_tokens of a text, and the load
     average of the machine before."""
     meters: tuple[str, ...]
-    """Zones of the meters that were read; empty where there is none."""
+    """Zones of the meters that were read; empty without a meter."""
     no_meter: tuple[str, ...]
-    """Why a meter is missing, a sentence each."""
+    """Reasons for missing meters, one sentence each."""
     idle_watts: dict[str, tuple[float, float]]
     """By zone, with every system open and waiting: before and after all turns."""
     no_hardware: str | None
-    """Why there are no hardware counters; None where there are."""
+    """The reason why there are no hardware counters; None if there are."""
     absent: dict[str, str]
-    """Systems that could not be measured, and why."""
+    """Systems that could not be measured -> the reason."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, systems by their names at the top."""
@@ -139,12 +139,12 @@ class MeasuredReport:
         }
 
     def ratio(self, system: str, other: str, phase: str, *, cpu: bool = False) -> float:
-        """How many times as long ``other`` takes, by medians."""
-        one, two = (self.systems[name].phases[phase] for name in (system, other))
+        """Time of ``other`` divided by that of ``system``, by medians."""
+        first, second = (self.systems[name].phases[phase] for name in (system, other))
         if cpu:
-            return two.cpu_seconds.median / one.cpu_seconds.median
-        return two.wall_seconds.median / one.wall_seconds.median
+            return second.cpu_seconds.median / first.cpu_seconds.median
+        return second.wall_seconds.median / first.wall_seconds.median
 
 
 RESERVED = ("label", "setting", "meters", "hardware_counters", "absent")
-"""Names that no system may have, because `MeasuredReport.as_dict` uses them."""
+"""Names not allowed for systems, because `MeasuredReport.as_dict` uses them."""

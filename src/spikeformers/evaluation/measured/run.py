@@ -1,8 +1,9 @@
-"""Measure several systems on this machine, each in a process of its own, one turn after the other.
+"""Measure several systems on this machine, each in its own process, in turns.
 
-All stay open while they take turns, so that a busy machine slows all alike and the peak of each
-process is its own; so all must fit in memory together. Meters are read by this process around each
-piece of work, and every second within it, because a counter of energy starts again after minutes.
+All stay open while they take turns, so that a busy machine slows all of them equally and each
+process has its own peak of memory; all must fit in memory together. This process reads the meters
+before and after each piece of work, and every second in between, because energy counters wrap
+around within minutes.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ Watts = dict[str, float]
 
 @dataclass(frozen=True)
 class Reading:
-    """One piece of work: what the process told, and what the meters did."""
+    """One piece of work: the answer of the process, and the readings of the meters."""
 
-    told: dict[str, Any]
+    answer: dict[str, Any]
     joules: dict[str, float]
     seconds: float
 
@@ -58,11 +59,11 @@ def measure(
 ) -> MeasuredReport:
     """Let each program do ``work`` ``warmup`` + ``repeats`` times, in turns.
 
-    ``threads`` is what the programs were told (it also bounds the libraries of their processes);
-    ``idle_seconds`` is how long a machine with a meter is watched at rest, before and after;
-    ``absent`` are systems that could not be measured, and why, for the report; ``progress`` gets
-    the turns taken, and in all.
-    Raises ConfigError for a request that is wrong, SpikeformersError where a process fails.
+    ``threads`` is the programs' number of threads (it also limits their libraries);
+    ``idle_seconds`` is how long the idle power of a machine with a meter is measured, before and
+    after; ``absent`` maps systems that could not be measured to the reason, for the report;
+    ``progress`` receives the turns taken and the total.
+    Raises ConfigError for a wrong request, SpikeformersError if a process fails.
     """
     _check(programs, repeats, warmup, threads, idle_seconds)
     device = next((p.device for p in programs.values() if p.device != "cpu"), "cpu")
@@ -93,7 +94,7 @@ def measure(
         )
         for name, program in programs.items()
     }
-    reasons = [told["no_hardware"] for told in opened.values() if told["no_hardware"]]
+    reasons = [answer["no_hardware"] for answer in opened.values() if answer["no_hardware"]]
     return MeasuredReport(
         systems=systems,
         setting={**_setting(work, threads, repeats, warmup), "load_average": load},
@@ -110,8 +111,8 @@ def _check(
 ) -> None:
     if not programs or repeats < 1 or warmup < 0 or threads < 1 or idle <= 0:
         raise ConfigError(
-            f"at least one program, one repeat and one thread are needed, a warm-up of 0 or more "
-            f"and a time at rest above 0; got {len(programs)} programs, {repeats} repeats, "
+            f"measuring needs at least one program, one repeat and one thread, a warm-up of 0 or "
+            f"more and an idle time above 0; got {len(programs)} programs, {repeats} repeats, "
             f"{threads} threads, a warm-up of {warmup} and {idle} s."
         )
     for name in programs:
@@ -127,21 +128,21 @@ def _turns(
     repeats: int,
     progress: Move | None,
 ) -> dict[str, dict[str, list[Reading]]]:
-    found: dict[str, dict[str, list[Reading]]] = {
+    readings: dict[str, dict[str, list[Reading]]] = {
         name: {phase: [] for phase in _units(work)} for name in children
     }
     for turn in watched(range(warmup + repeats), progress):
         for name, child in children.items():
-            for phase, asked in _asked(work).items():
+            for phase, request in _requests(work).items():
                 tally.start()
-                told = child.ask(asked, tally.look)
-                reading = Reading(told, tally.look(), tally.seconds)
+                answer = child.ask(request, tally.look)
+                reading = Reading(answer, tally.look(), tally.seconds)
                 if turn >= warmup:
-                    found[name][phase].append(reading)
-    return found
+                    readings[name][phase].append(reading)
+    return readings
 
 
-def _asked(work: Text | Whole) -> dict[str, dict[str, Any]]:
+def _requests(work: Text | Whole) -> dict[str, dict[str, Any]]:
     if isinstance(work, Whole):
         return {"forward": {"do": "begin"}}
     ids = [int(token) for token in work.ids]
@@ -159,23 +160,23 @@ def _units(work: Text | Whole) -> dict[str, tuple[int, str]]:
 
 
 def _phase(readings: Sequence[Reading], idle: Watts, units: int, unit: str) -> MeasuredPhase:
-    told = [reading.told for reading in readings]
-    whole = [(one["wall"], one["cpu"]) for one in told]
-    single = [(step, 0.0) for one in told for step in one.get("steps", [one["wall"]])]
+    answers = [reading.answer for reading in readings]
+    repeats = [(answer["wall"], answer["cpu"]) for answer in answers]
+    calls = [(step, 0.0) for answer in answers for step in answer.get("steps", [answer["wall"]])]
 
     def spread(key: str) -> Spread:
-        return Spread.of([one[key] / units for one in told])
+        return Spread.of([answer[key] / units for answer in answers])
 
     def medians(key: str) -> dict[str, float]:
         return {
-            name: Spread.of([one[key][name] / units for one in told]).median
-            for name in told[0][key]
+            name: Spread.of([answer[key][name] / units for answer in answers]).median
+            for name in answers[0][key]
         }
 
     return MeasuredPhase(
         unit=unit,
         units=units,
-        timing=timing_of(whole, single, units),
+        timing=timing_of(repeats, calls, units),
         wall_seconds=spread("wall"),
         cpu_seconds=spread("cpu"),
         counted=medians("counted"),
@@ -185,34 +186,35 @@ def _phase(readings: Sequence[Reading], idle: Watts, units: int, unit: str) -> M
 
 
 def _energy(readings: Sequence[Reading], idle: Watts, units: int) -> Energy:
-    gross = [sum(one.joules.values()) for one in readings]
+    gross = [sum(reading.joules.values()) for reading in readings]
     above = [
-        net(joules, sum(idle.values()), one.seconds)
-        for joules, one in zip(gross, readings, strict=True)
+        net(joules, sum(idle.values()), reading.seconds)
+        for joules, reading in zip(gross, readings, strict=True)
     ]
     return Energy(
         gross_joules=Spread.of([joules / units for joules in gross]),
         net_joules=Spread.of([joules / units for joules in above]),
         by_zone={
-            zone: Spread.of([one.joules[zone] / units for one in readings]).median for zone in idle
+            zone: Spread.of([reading.joules[zone] / units for reading in readings]).median
+            for zone in idle
         },
-        seconds=Spread.of([one.seconds for one in readings]).median,
+        seconds=Spread.of([reading.seconds for reading in readings]).median,
     )
 
 
 def _idle(tally: Tally, seconds: float) -> Watts:
-    """What each zone draws while every system waits; nothing where there is no meter."""
+    """Watts per zone while every system waits; empty without a meter."""
     if not tally.meters:
         return {}
     tally.start()
     time.sleep(seconds)
     joules = tally.look()
-    return {zone: found / tally.seconds for zone, found in joules.items()}
+    return {zone: used / tally.seconds for zone, used in joules.items()}
 
 
 def _setting(work: Text | Whole, threads: int, repeats: int, warmup: int) -> dict[str, Any]:
-    given: dict[str, Any] = {"threads": threads, "repeats": repeats, "warmup": warmup}
+    options: dict[str, Any] = {"threads": threads, "repeats": repeats, "warmup": warmup}
     if isinstance(work, Whole):
-        return {"batch_size": work.batch_size, f"{work.unit}s": work.units, **given}
+        return {"batch_size": work.batch_size, f"{work.unit}s": work.units, **options}
     new = len(work.ids) - work.prompt_tokens
-    return {"batch_size": 1, "prompt_tokens": work.prompt_tokens, "new_tokens": new, **given}
+    return {"batch_size": 1, "prompt_tokens": work.prompt_tokens, "new_tokens": new, **options}

@@ -5,6 +5,6 @@ from __future__ import annotations
 from spikeformers.training.glue.metrics import METRICS
 from spikeformers.training.glue.outcome import measure_run
 from spikeformers.training.glue.summary import summarise
-from spikeformers.training.glue.task import Finetuning, SentenceStore
+from spikeformers.training.glue.task import SentenceFinetuning, SentenceStore
 
-__all__ = ["METRICS", "Finetuning", "SentenceStore", "measure_run", "summarise"]
+__all__ = ["METRICS", "SentenceFinetuning", "SentenceStore", "measure_run", "summarise"]

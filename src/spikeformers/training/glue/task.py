@@ -42,7 +42,7 @@ class SentenceStore:
         }
 
 
-class Finetuning(Task):
+class SentenceFinetuning(Task):
     """Fine-tunes an ``...ForSequenceClassification`` with the task's number of labels.
 
     ``started_from`` describes the model; a resumed run must start from the same one.
