@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Console as RichConsole
     from rich.table import Table as RichTable
 
     from spikeformers.reporting.tables import Table
@@ -29,25 +28,33 @@ def print_note(note: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    console = Console()
-    width = min(console.width if _width_is_known(console) else WIDEST, WIDEST)
-    console.print(Text(f"{note}\n", style="dim"), width=width)
+    Console(width=_text_width()).print(Text(f"{note}\n", style="dim"))
 
 
 def print_table(table: RichTable) -> None:
     """Print a table to standard output; cells are wrapped between words, never within.
 
     It is wider than the terminal if its words need more room, and as wide as its cells in a file.
+    Rich would wrap the title to the width of the table, so it is printed on its own.
     """
     from rich.console import Console
 
+    if table.title:
+        Console(width=_text_width()).print(table.title, style="bold")
+        table.title = None
+    Console(width=fit(table, _width() or UNBOUNDED)).print(table)
+
+
+def _width() -> int | None:
+    """Characters per line; None for a file without a stated width."""
+    from rich.console import Console
+
     console = Console()
-    width = console.width if _width_is_known(console) else UNBOUNDED
-    Console(width=fit(table, width)).print(table)
+    return console.width if console.is_terminal or "COLUMNS" in os.environ else None
 
 
-def _width_is_known(console: RichConsole) -> bool:
-    return console.is_terminal or "COLUMNS" in os.environ
+def _text_width() -> int:
+    return min(_width() or WIDEST, WIDEST)
 
 
 def fit(table: RichTable, width: int) -> int:
