@@ -224,3 +224,15 @@ def test_what_is_calibrated_needs_text(spikeformers, control, tmp_path):
         assert ended.code == 2
         assert "this conversion is calibrated on text: name it with --calibration" in ended.err
         assert not (tmp_path / "out").exists()
+
+
+def test_the_audit_shows_units_per_token_and_far_neurons(spikeformers, control, text, tmp_path):
+    out, sizes = tmp_path / "token", ("--tokens", 64, "--context", 16)
+    ended = spikeformers("convert", control, "--threshold", "token", "--out", out, *sizes)
+    assert ended.code == 0, ended.err
+    ended = spikeformers("audit", out, "--data", text, "--tokens", 64)
+    assert ended.code == 0, ended.err
+    shown = " ".join(ended.out.split())
+    assert "unit per token" in shown
+    assert "Further neurons of the layers" in shown
+    assert "fire_hidden" in shown

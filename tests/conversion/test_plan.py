@@ -70,3 +70,19 @@ def test_qcfs_stands_in_for_rectifiers_only(dense: Dense) -> None:
 def test_choices_are_checked(dense: Dense, choices: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         make_plan(dense("gpt2"), **choices)
+
+
+@pytest.mark.parametrize(
+    ("choices", "ffn", "maps"),
+    [
+        ({}, "signed-if", ("ffn", "qkv", "out", "head")),
+        ({"spiking_maps": ["head"]}, "kept", ("head",)),
+        ({"spiking_maps": ["ffn", "out"]}, "signed-if", ("ffn", "out")),
+    ],
+)
+def test_what_thresholds_per_token_take_unless_given(
+    dense: Any, choices: dict[str, Any], ffn: str, maps: tuple[str, ...]
+) -> None:
+    config = make_plan(dense("llama"), threshold="token", **choices).config
+    assert (config.ffn, config.maps) == (ffn, maps)
+    assert (config.steps, config.code, config.attention) == (8, "phase", "kept")

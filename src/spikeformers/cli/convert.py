@@ -45,11 +45,12 @@ def convert(
         typer.Option(help="Simulation steps T.", show_default="16; 8 with --threshold token"),
     ] = None,
     ffn: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Neuron of the feed-forward blocks: signed-if, qcfs, ni-lif, or kept (dense)."
+            help="Feed-forward: signed-if, qcfs, ni-lif or kept (dense).",
+            show_default="signed-if; kept if --spiking leaves it out",
         ),
-    ] = "signed-if",
+    ] = None,
     code: Annotated[
         str | None,
         typer.Option(
@@ -164,9 +165,9 @@ def convert(
         from spikeformers.conversion import Rule
         from spikeformers.runs.recipe import parse_assignments
 
-        choices: dict[str, Any] = {"threshold": threshold, "ffn": ffn, "wta": wta}
+        choices: dict[str, Any] = {"threshold": threshold, "wta": wta}
         choices |= {"winners": winners}
-        optional = {"steps": steps, "code": code, "attention": attention}
+        optional = {"steps": steps, "ffn": ffn, "code": code, "attention": attention}
         choices |= {key: value for key, value in optional.items() if value is not None}
         if spiking is not None:
             choices["spiking_maps"] = [name.strip() for name in spiking.split(",") if name.strip()]

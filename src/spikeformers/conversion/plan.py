@@ -114,8 +114,13 @@ def make_plan(model: PreTrainedModel, *, allow_dense: bool = False, **choices: A
 
 
 def with_token_defaults(choices: Mapping[str, Any]) -> dict[str, Any]:
-    """``choices`` of a conversion with thresholds per token, completed by its defaults."""
+    """``choices`` with the defaults of a conversion with thresholds per token.
+
+    ``spiking_maps`` without "ffn" leave the feed-forward blocks dense.
+    """
     completed = {"steps": 8, "code": "phase", "attention": "kept", **choices}
+    if "ffn" not in (completed.get("spiking_maps") or ("ffn",)):
+        completed.setdefault("ffn", "kept")
     if completed["attention"] == "kept" and completed.get("ffn") != "kept":
         completed.setdefault("spiking_maps", list(SPIKING_MAPS))
     return completed

@@ -34,7 +34,22 @@ def audit_tables(report: AuditReport, unfold: bool = False) -> list[Table]:
         (requirement, *(_how_many(report, requirement, scope) for scope in SCOPES))
         for requirement in REQUIREMENTS
     ]
-    return [*tables, Table("Requirements", ("", *SCOPES), answers)]
+    return [*tables, *_populations(report), Table("Requirements", ("", *SCOPES), answers)]
+
+
+def _populations(report: AuditReport) -> list[Table]:
+    """Further kinds of neurons in a layer, such as the far neurons of thresholds per token."""
+    fired: dict[str, list[int]] = {}
+    for name, spikes in report.populations.items():
+        total = fired.setdefault(_NUMBER.sub("*", name), [0, 0])
+        total[0] += spikes.nonzero
+        total[1] += spikes.size
+    rows = [
+        (name, f"{nonzero:,}", f"{size:,}", f"{nonzero / max(size, 1):.2%}")
+        for name, (nonzero, size) in fired.items()
+    ]
+    heads = ("neurons", "fired", "of", "share")
+    return [Table("Further neurons of the layers", heads, rows)] if rows else []
 
 
 def _rows(title: str, lines: list[tuple[str, ...]], unfold: bool, note: str) -> Table:
@@ -92,7 +107,7 @@ def _operand(history: OperandHistory, title: str) -> str:
         name = "weights" if title == "product" else "constants"
         return name if history.kind == "real" else f"{history.kind} {name}"
     source = " by value" if history.source == "values" else ""
-    source += "" if history.units is None else ", unit per channel"
+    source += "" if history.unit_per is None else f", unit per {history.unit_per}"
     return f"{history.kind} {{}}{source}" if history.is_spikes else history.kind
 
 
