@@ -124,11 +124,11 @@ def test_attention_transfer(converted, spikeformers, control, text, tmp_path):
         *sets,
     )
     ended = spikeformers(*arguments)
-    assert (ended.code, "name it with --teacher" in ended.err) == (2, True)
+    assert (ended.code, "give it with --teacher" in ended.err) == (2, True)
     ended = spikeformers(*arguments, "--teacher", control, "--train", "norms")
     assert (ended.code, "the attention alone, not norms" in ended.err) == (2, True)
     ended = spikeformers(*arguments, "--teacher", control, "--kd", 0.9)
-    assert (ended.code, "--transfer reads none" in ended.err) == (2, True)
+    assert (ended.code, "--transfer does not use them" in ended.err) == (2, True)
     ended = spikeformers(*arguments, "--teacher", control, "--teacher-dtype", "bf16", "--json")
     assert ended.code == 0, ended.err
     assert ended.json["steps"] == 2
@@ -203,7 +203,7 @@ def test_thresholds_per_token_take_no_calibration(spikeformers, control, text, t
     assert [path.name for path in (out / "pictures").iterdir()] == ["energy.png"]
     page = (out / "report.html").read_text()
     assert "embedding, norms, residual stay real" in page
-    assert "No module was measured by itself" in page
+    assert "No module was measured on its own" in page
     lost = report["spiking"]["nats_per_token"] - report["original"]["nats_per_token"]
     assert abs(lost) < 0.02
 

@@ -159,7 +159,7 @@ def test_a_folder_of_something_else_is_left_alone(demo, tmp_path):
     for more in ((), ("--overwrite",)):
         ended = demo(out, *more)
         assert ended.code == 2
-        assert "no demo made" in ended.err
+        assert "no demo wrote" in ended.err
     assert (out / "spiking" / "diary.txt").read_text() == "dear"
 
 

@@ -152,7 +152,7 @@ def test_tuning(spiking: Path, twin: Path, text: Path, tmp_path: Path, listener:
     assert listener.stages["training"] == (2, 2, "steps")
     longer = spikeformers.finetune_attention(spiking, out=out, resume=True, settings=["steps=3"])
     assert longer.training.steps == 3
-    with pytest.raises(UsageError, match="name it with --teacher"):
+    with pytest.raises(UsageError, match="give it with --teacher"):
         runs.finetune_attention(spiking, data=text, out=tmp_path / "x", transfer=True)
     with pytest.raises(UsageError, match="no text was named"):
         runs.finetune_attention(spiking)
@@ -219,7 +219,7 @@ def test_a_demo_begins_only_where_it_may(tmp_path: Path) -> None:
         spikeformers.demo(tmp_path / "none", resume=True, overwrite=True)
     mine = tmp_path / "mine"
     (mine / "spiking").mkdir(parents=True)
-    with pytest.raises(UsageError, match="no demo made"):
+    with pytest.raises(UsageError, match="no demo wrote"):
         spikeformers.demo(mine)
 
 
