@@ -19,10 +19,10 @@ Dense = Callable[..., PreTrainedModel]
 
 def test_difference_by_hand() -> None:
     wanted = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
-    said = torch.tensor([[3.0, 0.0], [0.0, 2.0]])
-    found = differ(said, wanted)
-    assert found["relative_error"] == pytest.approx(4 / 29**0.5)
-    assert found["cosine"] == pytest.approx((0.6 + 1) / 2)
+    output = torch.tensor([[3.0, 0.0], [0.0, 2.0]])
+    differences = differ(output, wanted)
+    assert differences["relative_error"] == pytest.approx(4 / 29**0.5)
+    assert differences["cosine"] == pytest.approx((0.6 + 1) / 2)
 
 
 @torch.no_grad()

@@ -37,25 +37,27 @@ def test_mse_clips_an_outlier_where_that_pays() -> None:
 
 def test_mse_is_the_best_of_the_grid() -> None:
     x = torch.randn(300, 3, generator=torch.Generator().manual_seed(0)).abs()
-    found = threshold_of(x, 4, Rule())
+    thresholds = threshold_of(x, 4, Rule())
     for channel in range(3):
         column = x[:, channel]
         errors = {}
         for i in range(33):
             theta = float(column.max()) * 2 ** (-i / 4)
             s = theta / 4
-            said = (column / s + 0.5).floor().clamp(0, 4) * s
-            errors[theta] = float((said - column).square().sum())
-        assert found[channel].item() == pytest.approx(min(errors, key=errors.__getitem__), rel=1e-4)
+            quantised = (column / s + 0.5).floor().clamp(0, 4) * s
+            errors[theta] = float((quantised - column).square().sum())
+        assert thresholds[channel].item() == pytest.approx(
+            min(errors, key=errors.__getitem__), rel=1e-4
+        )
 
 
 def test_a_target_is_what_the_error_is_measured_against() -> None:
     """QCFS in place of a halving activation: theta is where h(z) meets z / 2."""
     z = torch.linspace(0, 1, 101).unsqueeze(1)
     theta = threshold_of(z, 1, Rule(), target=z.square())
-    said = (z / theta + 0.5).floor().clamp(0, 1) * theta
+    quantised = (z / theta + 0.5).floor().clamp(0, 1) * theta
     largest = (z / 1.0 + 0.5).floor().clamp(0, 1)
-    assert (said - z.square()).square().sum() < (largest - z.square()).square().sum()
+    assert (quantised - z.square()).square().sum() < (largest - z.square()).square().sum()
     assert theta.item() < 1
 
 

@@ -99,10 +99,10 @@ def test_q_k_and_v_read_the_same_spikes_and_out_its_own(dense: Dense, windows: T
     torch.testing.assert_close(read["q_proj"], counts * unit)
     assert torch.equal(read["q_proj"], read["k_proj"])
     assert torch.equal(read["q_proj"], read["v_proj"])
-    said = read["inner"]
-    unit = said.abs().amax(-1, keepdim=True) / 15  # of a row without far values
-    near = said.abs().amax(-1) <= 8 * said.abs().mean(-1)
-    ratio = (said / unit)[near]
+    decoded = read["inner"]
+    unit = decoded.abs().amax(-1, keepdim=True) / 15  # of a row without far values
+    near = decoded.abs().amax(-1) <= 8 * decoded.abs().mean(-1)
+    ratio = (decoded / unit)[near]
     torch.testing.assert_close(ratio, ratio.round(), atol=1e-3, rtol=0)
 
 

@@ -63,7 +63,7 @@ def make(seed: int = 0, **overrides: Any) -> BiSpikCLMForCausalLM:
 def test_spikes_edges_and_logits_are_pytorchs(variant: str, ids: Ids) -> None:
     model, tokens = make(**VARIANTS[variant]), ids(1, 90)
     engine = Engine(pack(model, None, "fp32"), threads=1)
-    found = engine.feed_all(engine.sequence(), tokens)
+    computed = engine.feed_all(engine.sequence(), tokens)
     model.double()  # exact next to float's rounding
     seen: dict[str, torch.Tensor] = {}
     with observe(model, lambda name, _, spikes: seen.__setitem__(name, spikes)):
@@ -75,7 +75,7 @@ def test_spikes_edges_and_logits_are_pytorchs(variant: str, ids: Ids) -> None:
     for name, key in zip(names, order, strict=True):
         assert (engine.values(name) == seen[key].flatten(0, -2).numpy()).all(), (name, key)
         assert seen[key].any()
-    assert np.abs(found - logits).max() < 1e-4
+    assert np.abs(computed - logits).max() < 1e-4
     assert logits.std() > 0.1
     edges = [spikes for name, spikes in seen.items() if "core" in name]
     assert engine.counters()["edges"] == sum(int(one.sum()) for one in edges) > 0
@@ -107,7 +107,7 @@ def test_pages_without_an_edge_are_not_read(ids: Ids) -> None:
     """A bias that falls with distance rules far pages out, and nothing changes."""
     model, tokens = make(9, relative_slope=2.0), ids(6, 700)
     engine = Engine(pack(model, None, "fp32"), threads=2)
-    found = engine.feed_all(engine.sequence(), tokens)
+    computed = engine.feed_all(engine.sequence(), tokens)
     logits = model.double()(torch.tensor([tokens])).logits[0].numpy()
-    assert np.abs(found - logits).max() < 1e-4
+    assert np.abs(computed - logits).max() < 1e-4
     assert engine.counters()["pages_skipped"] > 1000

@@ -164,7 +164,7 @@ def test_what_neurons_say_and_logits_are_pytorchs(variant: str, convert: Convert
     """
     model, tokens = convert(*VARIANTS[variant]), ids(11, 90)
     engine = Engine(pack(model, None, "fp32"), threads=1)
-    found = engine.feed_all(engine.sequence(), tokens)
+    computed = engine.feed_all(engine.sequence(), tokens)
     seen: list[tuple[Any, torch.Tensor]] = []
     with observe(model, lambda _, neuron, spikes: seen.append((neuron, spikes))):
         logits = model(torch.tensor([tokens])).logits[0].numpy()
@@ -183,8 +183,8 @@ def test_what_neurons_say_and_logits_are_pytorchs(variant: str, convert: Convert
     first = int(tokens_wrong.argmax()) if flipped else 90
     assert tokens_wrong.sum() <= 5
     assert not flipped or np.concatenate(flipped, axis=1).mean() < 0.01
-    assert np.abs(found - logits)[:first].max(initial=0) < 1e-4
-    assert np.abs(found - logits).max() < (0.02 if flipped else 1e-4)
+    assert np.abs(computed - logits)[:first].max(initial=0) < 1e-4
+    assert np.abs(computed - logits).max() < (0.02 if flipped else 1e-4)
     assert logits.std() > 0.1
     events = sum(int(counts.count_nonzero()) for _, counts in seen)
     assert abs(engine.counters()["events"] - events) <= (5 if flipped else 0)
@@ -219,14 +219,14 @@ def test_int4_is_the_weights_that_its_groups_stand_for(
             tensors[name] = grouped_reals(each, widths[step["input"]])
     assert len(grouped) == (8 if variant == "neox" else 10 if variant == "token-all" else 8)
     plain = replace(packed, tensors=tensors)
-    found, wanted = (
+    computed, wanted = (
         engine.feed_all(engine.sequence(), tokens)
         for engine in (Engine(packed, threads=1), Engine(plain, threads=1))
     )
     # A sum in another order may flip one count, and what depends on it.
-    close = np.abs(found - wanted).max(1) < 1e-4 * np.abs(wanted).max()
+    close = np.abs(computed - wanted).max(1) < 1e-4 * np.abs(wanted).max()
     assert close.mean() > 0.8
-    assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
+    assert np.abs(computed - wanted).max() < 0.05 * np.abs(wanted).max()
 
 
 @torch.no_grad()

@@ -63,16 +63,16 @@ def rewritten(path: Path, change: Callable[[dict[str, Any]], None]) -> Path:
 
 
 def test_what_was_written_is_read(packed: Packed, file: Path) -> None:
-    found = read(file)
-    assert (found.description, found.config, found.weights) == (
+    reread = read(file)
+    assert (reread.description, reread.config, reread.weights) == (
         json.loads(json.dumps(packed.description)),
         packed.config,
         packed.weights,
     )
-    assert found.tensors.keys() == packed.tensors.keys()
+    assert reread.tensors.keys() == packed.tensors.keys()
     for name, tensor in packed.tensors.items():
-        assert found.tensors[name].dtype == tensor.dtype
-        assert (found.tensors[name] == tensor).all()
+        assert reread.tensors[name].dtype == tensor.dtype
+        assert (reread.tensors[name] == tensor).all()
     wanted, engine = Engine(packed, threads=1), load(file, threads=1)
     logits = [one.feed(one.sequence(), [3, 1, 4, 1, 5]) for one in (wanted, engine)]
     assert (logits[0] == logits[1]).all()

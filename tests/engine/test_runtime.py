@@ -77,7 +77,7 @@ def model(request: pytest.FixtureRequest, make_model: Make) -> Any:
 def test_spikes_and_logits_are_pytorchs(model: Any, ids: Ids) -> None:
     tokens = ids(1, 90)
     engine = Engine(pack(model, None, "fp32"), threads=1)
-    found = engine.feed_all(engine.sequence(), tokens)
+    computed = engine.feed_all(engine.sequence(), tokens)
     logits, spikes = torch_side(model.double(), tokens)
     names = [
         operation["out"] for operation in engine.packed.description["operations"]
@@ -95,7 +95,7 @@ def test_spikes_and_logits_are_pytorchs(model: Any, ids: Ids) -> None:
             wanted = TokenShift(wanted.shape[-1])(by_step).flatten(0, 2).numpy()
         assert (engine.values(name) == wanted).all(), name
         assert wanted.any() or name == "head.in"
-    assert np.abs(found - logits).max() < 1e-4
+    assert np.abs(computed - logits).max() < 1e-4
     assert logits.std() > 0.1
 
 
@@ -158,10 +158,10 @@ def test_whole_weights_are_what_they_stand_for(
         if not runs:
             continue
         engine = Engine(packed, threads=2, kernels=name)
-        found = engine.feed_all(engine.sequence(), tokens)
-        assert np.abs(found - wanted).max() < 1e-4
+        computed = engine.feed_all(engine.sequence(), tokens)
+        assert np.abs(computed - wanted).max() < 1e-4
         text = engine.sequence()
-        assert all((engine.feed(text, [t]) == found[i]).all() for i, t in enumerate(tokens))
+        assert all((engine.feed(text, [t]) == computed[i]).all() for i, t in enumerate(tokens))
 
 
 @pytest.mark.parametrize("weights", ["fp32", "int8"])
@@ -223,21 +223,21 @@ def test_what_is_not_there_is_refused(make_model: Make, ids: Ids) -> None:
 def test_threads_of_python_take_turns(make_model: Make, ids: Ids) -> None:
     engine = Engine(pack(make_model(), None, "fp32"), threads=2)
     wanted = engine.feed(engine.sequence(), ids(1, 60))
-    found: list[np.ndarray] = []
+    computed: list[np.ndarray] = []
 
     def work() -> None:
         text = engine.sequence()
         for token in ids(1, 60):
             last = engine.feed(text, [token])
-        found.append(last)
+        computed.append(last)
 
     workers = [threading.Thread(target=work) for _ in range(4)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    assert len(found) == 4
-    assert all((logits == wanted).all() for logits in found)
+    assert len(computed) == 4
+    assert all((logits == wanted).all() for logits in computed)
 
 
 @pytest.mark.parametrize("threads", [64, 1024])

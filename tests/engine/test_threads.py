@@ -56,8 +56,8 @@ def test_values_are_of_one_call(make_model: Make, ids: Ids) -> None:
 
     def look() -> None:
         for name in names:
-            found = engine.values(name)
-            assert any(np.array_equal(found, wanted) for wanted in allowed[name]), name
+            computed = engine.values(name)
+            assert any(np.array_equal(computed, wanted) for wanted in allowed[name]), name
 
     meanwhile(lambda: [run(n) for n in [1, 200] * 15] and None, look)
 

@@ -29,7 +29,7 @@ BY_HAND = {
 @pytest.mark.parametrize("case", BY_HAND)
 def test_an_edge_by_hand(case: str, path: str) -> None:
     first, second, out_first, out_second = BY_HAND[case]
-    found = kernels.edges(
+    computed = kernels.edges(
         np.ones((2, 1, 2), np.int8),
         np.array([first, second], np.int8),
         np.array([[[1, 0]], [[0, 1]]], np.int8),
@@ -39,7 +39,7 @@ def test_an_edge_by_hand(case: str, path: str) -> None:
         threshold=np.full(1, 1.5, np.float32),
         path=path,
     )
-    assert found.tolist() == [out_first, out_second]
+    assert computed.tolist() == [out_first, out_second]
 
 
 @given(
@@ -77,10 +77,10 @@ def test_a_pair_by_hand() -> None:
     x = np.array([[0.5, -0.25, 0.49, 9.0, -9.0, -0.0]], np.float32)
     value = np.array([[1.0] * 6, [0.5] * 6], np.float32)
     for path in PATHS:
-        found = kernels.pair(x, value, largest=3, path=path)
-        assert found.tolist() == [[1.0, -0.5, 0.0, 3.0, -1.5, 0.0]]
-        found = kernels.pair(x, value, largest=3, sign=False, counts=True, path=path)
-        assert found.tolist() == [[1.0, 0.0, 0.0, 3.0, 0.0, 0.0]]
+        computed = kernels.pair(x, value, largest=3, path=path)
+        assert computed.tolist() == [[1.0, -0.5, 0.0, 3.0, -1.5, 0.0]]
+        computed = kernels.pair(x, value, largest=3, sign=False, counts=True, path=path)
+        assert computed.tolist() == [[1.0, 0.0, 0.0, 3.0, 0.0, 0.0]]
 
 
 @given(
@@ -97,8 +97,8 @@ def test_pairs_of_any_width(seed: int, width: int, largest: int, sign: bool, row
     for counts in (False, True):
         wanted = reference.pair(x, value, largest=largest, sign=sign, counts=counts)
         for path in PATHS:
-            found = kernels.pair(x, value, largest=largest, sign=sign, counts=counts, path=path)
-            assert (found == wanted).all()
+            computed = kernels.pair(x, value, largest=largest, sign=sign, counts=counts, path=path)
+            assert (computed == wanted).all()
 
 
 @pytest.mark.parametrize("kind", ["relu", "silu", "gelu_tanh", "gelu_erf", "quick_gelu"])

@@ -57,8 +57,8 @@ def test_sums_are_exact_at_the_edge_of_what_they_hold(count: int, weight: int, p
                 counts[:, ::2] *= rng.choice([-1, 1], (rows, 301)).astype(np.int8)
             matrix = np.full((601, 130), weight, np.int8)
             matrix[:, 1::3] = rng.integers(-128, 128, (601, 43))
-            found = kernels.product(counts, matrix, np.ones(130, np.float32), path=path)
-            assert (found == reference.product(counts, matrix)).all()
+            computed = kernels.product(counts, matrix, np.ones(130, np.float32), path=path)
+            assert (computed == reference.product(counts, matrix)).all()
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -211,8 +211,8 @@ def test_winners_are_exact_at_the_bounds_of_units_and_scales(
         given: dict[str, Any] = {"heads": 1, "scale": np.float32(scale) * ONE, "winners": 3}
         given |= {"bias": bias, "unit": unit}
         wanted = reference.attend(q, k, v, **given)
-        found = kernels.attend(q, k, v, levels=64, path=path, **given)
-        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+        computed = kernels.attend(q, k, v, levels=64, path=path, **given)
+        np.testing.assert_allclose(computed, wanted, rtol=1e-6)
 
 
 def test_heads_that_are_wider_than_scores_hold_are_refused() -> None:
@@ -231,7 +231,7 @@ def test_sums_of_ssa_stop_where_64_bits_end() -> None:
     given: dict[str, Any] = {"heads": 1, "kv_heads": 1, "rule": "ssa", "largest": 32767}
     given["scale"] = np.full(1, 2.0**-40, np.float32)
     x = np.full((2049, 128), 32767, np.float32)
-    found = kernels.mix(x[:2048], x[:2048], x[:2048], **given)
-    assert found[-1, 5] == np.float32(32767**3 * 128 * 2048 / 2**40)
+    computed = kernels.mix(x[:2048], x[:2048], x[:2048], **given)
+    assert computed[-1, 5] == np.float32(32767**3 * 128 * 2048 / 2**40)
     with pytest.raises(ValueError, match="2049 tokens: whole sums hold 2048"):
         kernels.mix(x, x, x, **given)

@@ -36,9 +36,9 @@ def test_a_product_by_hand(path: str) -> None:
     scale = upper_half(np.array([[1, 0.5], [2, 3]], np.float32))
     minimum = upper_half(np.array([[-1, 0], [0.5, -4]], np.float32))
     given_: dict[str, Any] = {"group_scale": scale, "minimum": minimum, "steps": 4, "reach": 100.0}
-    found = kernels.count_product(x, pack_nibbles(whole), path=path, **given_)
+    computed = kernels.count_product(x, pack_nibbles(whole), path=path, **given_)
     # (7 - 4) - 5 + 2 * 12 + 0.5 * 3;  0.5 * 105 + 3 * 15 - 4 * 3
-    assert found.tolist() == [[23.5, 85.5]]
+    assert computed.tolist() == [[23.5, 85.5]]
 
 
 @given(
@@ -71,8 +71,10 @@ def test_products_of_any_shape(
     code |= {"group_scale": scale, "minimum": minimum}
     for path in PATHS:
         for threads in (1, 2):
-            found = kernels.count_product(x, packed, bias=bias, path=path, threads=threads, **code)
-            assert (found == wanted).all()
+            computed = kernels.count_product(
+                x, packed, bias=bias, path=path, threads=threads, **code
+            )
+            assert (computed == wanted).all()
         alone = kernels.count_product(x[-1:], packed, bias=bias, path=path, **code)
         assert (alone == wanted[-1:]).all()
 
@@ -87,8 +89,8 @@ def test_the_largest_counts_and_weights_do_not_overflow(tokens: int, path: str) 
     for sign in (1, -1):
         x = np.full((tokens, 70), sign * 127.0, np.float32)
         given_: dict[str, Any] = {"group_scale": scale, "minimum": minimum, "path": path}
-        found = kernels.count_product(x, pack_nibbles(whole), **given_)
-        assert (found == sign * 127 * 70 * 3.5).all()
+        computed = kernels.count_product(x, pack_nibbles(whole), **given_)
+        assert (computed == sign * 127 * 70 * 3.5).all()
 
 
 def test_what_does_not_fit_is_refused() -> None:

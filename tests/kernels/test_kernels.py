@@ -55,12 +55,12 @@ def test_products_of_any_shape(
         assert (kernels.product(counts, packed, ones, path=path) == exact_small).all()
         # Below 2^24 floats hold the sums, so equality is exact.
         assert (kernels.product(counts, whole, ones, path=path) == exact.astype(np.float32)).all()
-        found = kernels.product(counts, real, bias=bias, unit=0.25, path=path)
+        computed = kernels.product(counts, real, bias=bias, unit=0.25, path=path)
         wanted = reference.product(counts, real, bias=bias, unit=0.25)
         size = 1 + np.abs(counts).astype(float) @ np.abs(real)
-        assert (np.abs(found - wanted) <= 1e-6 * size).all()
-        first = found if first is None else first
-        assert (found == first).all()  # all paths add in the same order
+        assert (np.abs(computed - wanted) <= 1e-6 * size).all()
+        first = computed if first is None else first
+        assert (computed == first).all()  # all paths add in the same order
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -70,11 +70,11 @@ def test_whole_sums_do_not_overflow(path: str) -> None:
         for sign in (-1, 1):
             counts = np.full((tokens, 3072), sign * 64, np.int8)
             matrix = np.full((3072, 70), -127, np.int8)
-            found = kernels.product(counts, matrix, np.ones(70, np.float32), path=path)
-            assert (found == -sign * 64 * 127 * 3072).all()
+            computed = kernels.product(counts, matrix, np.ones(70, np.float32), path=path)
+            assert (computed == -sign * 64 * 127 * 3072).all()
             packed = pack_int4(np.full((3072, 70), -8, np.int8))
-            found = kernels.product(counts, packed, np.ones(70, np.float32), path=path)
-            assert (found == -sign * 64 * 8 * 3072).all()
+            computed = kernels.product(counts, packed, np.ones(70, np.float32), path=path)
+            assert (computed == -sign * 64 * 8 * 3072).all()
 
 
 def test_a_token_alone_gives_the_bits_of_a_batch() -> None:
@@ -118,8 +118,8 @@ def test_winners_are_exact(
     given_: dict[str, Any] = {"heads": heads, "scale": scale, "winners": winners, "bias": bias}
     wanted = reference.attend(q, k, v, unit=1 / levels, **given_)
     for path in PATHS:
-        found = kernels.attend(q, k, v, levels=levels, unit=1 / levels, path=path, **given_)
-        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
+        computed = kernels.attend(q, k, v, levels=levels, unit=1 / levels, path=path, **given_)
+        np.testing.assert_allclose(computed, wanted, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -133,8 +133,10 @@ def test_every_rule_and_spike_type(rule: str, kind: str, path: str) -> None:
     bias = None if rule == "ssa" else rng.standard_normal((3, 40)).astype(np.float32)
     given_: dict[str, Any] = {"heads": 3, "scale": scale, "rule": rule, "bias": bias, "winners": 3}
     wanted = reference.attend(q, k, v, unit=unit, **given_)
-    found = kernels.attend(q, k, v, spike_type=kind, levels=levels, unit=unit, path=path, **given_)
-    np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=2e-5)
+    computed = kernels.attend(
+        q, k, v, spike_type=kind, levels=levels, unit=unit, path=path, **given_
+    )
+    np.testing.assert_allclose(computed, wanted, rtol=2e-5, atol=2e-5)
 
 
 def test_no_page_is_ruled_out_wrongly() -> None:
@@ -147,8 +149,10 @@ def test_no_page_is_ruled_out_wrongly() -> None:
         given_: dict[str, Any] = {"heads": 1, "scale": np.ones(1, np.float32), "winners": 3}
         wanted = reference.attend(q, k, v, unit=1 / 16, bias=bias, **given_)
         for path in PATHS:
-            found = kernels.attend(q, k, v, levels=16, unit=1 / 16, bias=bias, path=path, **given_)
-            np.testing.assert_allclose(found, wanted, atol=1e-6)
+            computed = kernels.attend(
+                q, k, v, levels=16, unit=1 / 16, bias=bias, path=path, **given_
+            )
+            np.testing.assert_allclose(computed, wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -169,9 +173,9 @@ def test_neurons_are_those_of_the_models(neuron: Any, given_: dict[str, Any], pa
         current = (3 * RNG(steps).standard_normal((steps, 997))).astype(np.float32)
         current[:, :7] = [0.5, 1.5, 2.5, -0.5, 0.0, 100.0, -100.0]  # halves go to even
         wanted = neuron(torch.from_numpy(current)).detach().numpy() / neuron.unit
-        found = kernels.fire(current, path=path, **given_)
-        assert (found == np.round(wanted)).all()
-        assert (found == reference.fire(current, **given_)).all()
+        computed = kernels.fire(current, path=path, **given_)
+        assert (computed == np.round(wanted)).all()
+        assert (computed == reference.fire(current, **given_)).all()
 
 
 @pytest.mark.parametrize("path", PATHS)

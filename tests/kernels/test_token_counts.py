@@ -112,15 +112,17 @@ def test_products_of_any_shape(
     first = None
     for path in PATHS:
         for threads in (1, 2):
-            found = kernels.count_product(x, whole, scale, bias, **code, path=path, threads=threads)
-            assert (found == wanted).all()
+            computed = kernels.count_product(
+                x, whole, scale, bias, **code, path=path, threads=threads
+            )
+            assert (computed == wanted).all()
         alone = kernels.count_product(x[:1], whole, scale, bias, **code, path=path)
         assert (alone == wanted[:1]).all()
-        found = kernels.count_product(x, real, bias=bias, **code, path=path)
+        computed = kernels.count_product(x, real, bias=bias, **code, path=path)
         exact = count.astype(np.float64) @ real.astype(np.float64) * unit[:, None] + bias
-        assert (np.abs(found - exact) <= 1e-6 * size).all()
-        first = found if first is None else first
-        assert (found == first).all()
+        assert (np.abs(computed - exact) <= 1e-6 * size).all()
+        first = computed if first is None else first
+        assert (computed == first).all()
 
 
 def test_the_reference_is_bit_for_bit() -> None:
@@ -154,8 +156,8 @@ def test_the_largest_counts_and_weights_do_not_overflow(
             x[:, ::2] *= -1
         whole = np.full((4097, 130), weight, np.int8)
         whole[:, 1::2] = RNG(1).integers(-128, 128, (4097, 65))
-        found = kernels.count_product(x, whole, ones, path=path)
-        assert (found == (x.astype(np.int64) @ whole.astype(np.int64)).astype(np.float32)).all()
+        computed = kernels.count_product(x, whole, ones, path=path)
+        assert (computed == (x.astype(np.int64) @ whole.astype(np.int64)).astype(np.float32)).all()
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -167,8 +169,8 @@ def test_one_value_far_beyond_all_others_counts_in_full(tokens: int, path: str) 
     whole = np.full((2**16, 3), -128, np.int8)
     count, _ = kernels.token_counts(x, path=path)
     assert count.min() == pytest.approx(-127 * 2**16 / 8, rel=1e-3)
-    found = kernels.count_product(x, whole, np.ones(3, np.float32), path=path)
-    np.testing.assert_allclose(found, np.full((tokens, 3), 128e6), rtol=1e-5)
+    computed = kernels.count_product(x, whole, np.ones(3, np.float32), path=path)
+    np.testing.assert_allclose(computed, np.full((tokens, 3), 128e6), rtol=1e-5)
 
 
 def test_rows_of_zeros_leave_the_bias() -> None:
@@ -177,8 +179,8 @@ def test_rows_of_zeros_leave_the_bias() -> None:
     for path in PATHS:
         for tokens in (1, 5):
             ones = np.ones(9, np.float32)
-            found = kernels.count_product(x[:tokens], whole, ones, bias, path=path)
-            assert (found == bias).all()
+            computed = kernels.count_product(x[:tokens], whole, ones, bias, path=path)
+            assert (computed == bias).all()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -86,14 +86,14 @@ def test_every_product_in_the_blocks_has_a_spike_operand(
     make_model: Make, kind: str, attention: Choices, neuron: Choices
 ) -> None:
     model = make_model(kind, **attention, **neuron)
-    found = products(model, ids(1, 3, 10))
+    traced = products(model, ids(1, 3, 10))
     # Six linear maps and Q K^T; the weights times V are a product unless winners are gathered.
     gathered = attention["attention"] == "wta" and attention["wta"] != "sparsemax"
     # A causal state adds K^T V to the two products inside its blocks.
     extra = kind == "wd" and attention.get("attention_order") == "state"
-    assert len(found.errors) == 2 * (6 + (1 if gathered else 2) + extra)
-    assert max(found.errors) < 1e-5
-    assert found.zeros == 0
+    assert len(traced.errors) == 2 * (6 + (1 if gathered else 2) + extra)
+    assert max(traced.errors) < 1e-5
+    assert traced.zeros == 0
 
 
 def test_a_product_without_a_spike_operand_is_found(make_model: Make) -> None:

@@ -76,13 +76,13 @@ def edit(folder: Path, **values: Any) -> None:
 def test_numbers_of_no_such_weights_are_refused_before_anything_is_built(
     key: str, held: str, folder: Path, masked: Path, unbuilt: None
 ) -> None:
-    said = rf"config\.json: {key} is 1,000,000,000, and the weights beside it hold {held}"
+    message = rf"config\.json: {key} is 1,000,000,000, and the weights beside it hold {held}"
     for path in (folder, masked):
         edit(path, **{key: 10**9})
     for load in (load_model, load_reference, load_source):
-        with pytest.raises(CheckpointError, match=said):
+        with pytest.raises(CheckpointError, match=message):
             load(str(folder))
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         load_classifier(masked, ("no", "yes"), 0)
 
 
@@ -109,11 +109,11 @@ def test_shapes_are_compared_before_memory_is_taken(
         edit(path, **values)
     for auto in (AutoModelForCausalLM, AutoModelForSequenceClassification):
         monkeypatch.setattr(auto, "from_pretrained", lambda *_, **__: pytest.fail("built"))
-    said = r"does not belong to its config\.json .*of another shape \(first: "
+    message = r"does not belong to its config\.json .*of another shape \(first: "
     for load in (load_model, load_reference):
-        with pytest.raises(CheckpointError, match=said):
+        with pytest.raises(CheckpointError, match=message):
             load(str(folder))
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         load_classifier(masked, ("no", "yes"), 0)
 
 
@@ -192,11 +192,11 @@ def test_weights_that_are_not_finite_are_refused_by_name(
     name = "model.layers.1.mlp.up.weight"
     for path in (folder, masked):
         spoil(path, name, value)
-    said = rf"1 of the 512 values of {name} are NaN or infinite"
+    message = rf"1 of the 512 values of {name} are NaN or infinite"
     for load in (load_model, load_reference):
-        with pytest.raises(CheckpointError, match=said):
+        with pytest.raises(CheckpointError, match=message):
             load(str(folder))
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         load_classifier(masked, ("no", "yes"), 0)
 
 

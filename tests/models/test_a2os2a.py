@@ -134,23 +134,23 @@ def test_energy_counts_what_each_order_computes(make_model: Make) -> None:
         for name in ("query", "value"):
             fire = getattr(attention, f"fire_{name}")
             fire.register_forward_hook(lambda _m, _i, out, name=name: caught.update({name: out}))
-        found = trace(model, ids(2, 12)).products
+        traced = trace(model, ids(2, 12)).products
         q, v = (caught[name][0].abs() for name in ("query", "value"))  # one step, [B, T, D]
         place = "model.layers.0.attention.core"
         if order == "scores":
             reach = torch.arange(1, 13)  # a query sees itself and what is before; K is real
-            assert found[f"{place}.scores"].sop == int((q.sum(-1) * reach).sum())
-            assert found[f"{place}.scores"].macs == 2 * 12 * 13 // 2 * 16
+            assert traced[f"{place}.scores"].sop == int((q.sum(-1) * reach).sum())
+            assert traced[f"{place}.scores"].macs == 2 * 12 * 13 // 2 * 16
             continue
         # Each event of V meets the 8 real numbers of its head's K; each of Q reads 8 of Z.
-        assert found[f"{place}.state"].sop == int(v.sum()) * 8
-        assert found[f"{place}.read"].sop == int(q.sum()) * 8
-        assert found[f"{place}.state"].macs == found[f"{place}.read"].macs == 2 * 12 * 16 * 8
-        assert found[f"{place}.state"].left.kind == "real"
-        assert found[f"{place}.state"].right.kind == "ternary"
+        assert traced[f"{place}.state"].sop == int(v.sum()) * 8
+        assert traced[f"{place}.read"].sop == int(q.sum()) * 8
+        assert traced[f"{place}.state"].macs == traced[f"{place}.read"].macs == 2 * 12 * 16 * 8
+        assert traced[f"{place}.state"].left.kind == "real"
+        assert traced[f"{place}.state"].right.kind == "ternary"
 
 
 def test_energy_of_a_state_over_several_blocks(make_model: Make) -> None:
     model = make_model("wd", attention_order="state", max_position_embeddings=150, **CHOICES)
-    found = trace(model.float(), ids(1, 140)).products
-    assert found["model.layers.1.attention.core.state"].macs == 140 * 16 * 8
+    traced = trace(model.float(), ids(1, 140)).products
+    assert traced["model.layers.1.attention.core.state"].macs == 140 * 16 * 8

@@ -87,11 +87,11 @@ def test_every_neuron_emits_zeros_and_ones(variant: dict[str, Any]) -> None:
 def test_what_the_residual_stream_holds(residual: str, largest: list[int]) -> None:
     """ "add": integers up to two more a block than at its start; "or": still one bit."""
     model = make(residual=residual, steps=2)
-    found: list[Tensor] = []
+    neurons_by_name: list[Tensor] = []
     for block in model.model.layers:
-        block.register_forward_hook(lambda _m, _a, out: found.append(out[0]))
+        block.register_forward_hook(lambda _m, _a, out: neurons_by_name.append(out[0]))
     model(ids(2, 2, 24))
-    for x, most in zip(found, largest, strict=True):
+    for x, most in zip(neurons_by_name, largest, strict=True):
         assert torch.equal(x, x.round())
         assert x.min() == 0
         assert 1 <= x.max() <= most + (residual == "add")
@@ -109,13 +109,15 @@ def test_or_is_or() -> None:
 def test_or_of_bits_is_a_bit_while_training_with_dropout() -> None:
     """Every stream, and so what W_q, W_k and W_v read, is 0 or 1; some spikes are dropped."""
     model = make(residual="or", steps=2, dropout=0.4).train()
-    found: list[Tensor] = []
+    neurons_by_name: list[Tensor] = []
     for block in model.model.layers:
-        block.register_forward_hook(lambda _m, _a, out: found.append(out[0]))
-        block.attention.query.register_forward_pre_hook(lambda _m, args: found.append(args[0]))
+        block.register_forward_hook(lambda _m, _a, out: neurons_by_name.append(out[0]))
+        block.attention.query.register_forward_pre_hook(
+            lambda _m, args: neurons_by_name.append(args[0])
+        )
     model(ids(2, 2, 24))
-    assert len(found) == 6
-    assert all(x.unique().tolist() == [0, 1] for x in found)
+    assert len(neurons_by_name) == 6
+    assert all(x.unique().tolist() == [0, 1] for x in neurons_by_name)
     block = model.model.layers[0]
     ones = torch.ones(20_000)
     joined = block.join(torch.zeros(20_000), ones)
@@ -210,8 +212,8 @@ def test_outputs_that_a_teacher_is_held_against() -> None:
     assert len(out.hidden_states) == 4
     torch.testing.assert_close(out.hidden_states[0], spikes["model.encoder.neuron"].mean(0))
     edges = [s for name, s in spikes.items() if name.endswith("core.neuron")]
-    for found, edge in zip(out.attentions, edges, strict=True):
-        torch.testing.assert_close(found, edge.mean(0))
+    for neurons_by_name, edge in zip(out.attentions, edges, strict=True):
+        torch.testing.assert_close(neurons_by_name, edge.mean(0))
     (out.attentions[2].sum() + out.hidden_states[0].sum()).backward()
     assert model.model.layers[2].attention.key.weight.grad.abs().max() > 0
     assert model.model.embed_tokens.weight.grad.abs().max() > 0
@@ -248,12 +250,12 @@ def test_a_fresh_model_starts_from_the_configured_thresholds() -> None:
         learn_attention_threshold=True,
     )
     model = build_model(config)
-    found = {n: m for n, m in model.named_modules() if isinstance(m, LIF)}
-    for name, neuron in found.items():
+    neurons_by_name = {n: m for n, m in model.named_modules() if isinstance(m, LIF)}
+    for name, neuron in neurons_by_name.items():
         expected = 2.5 if name.endswith("core.neuron") else 0.7
         torch.testing.assert_close(neuron.v_th, torch.full_like(neuron.v_th, expected))
-    assert found["model.layers.0.attention.core.neuron"].v_th.shape == (2, 1, 1)
-    assert all(neuron.reset == "delayed" for neuron in found.values())
+    assert neurons_by_name["model.layers.0.attention.core.neuron"].v_th.shape == (2, 1, 1)
+    assert all(neuron.reset == "delayed" for neuron in neurons_by_name.values())
 
 
 def test_expanding_what_is_binary_already_changes_nothing() -> None:

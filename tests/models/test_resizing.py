@@ -35,10 +35,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 def sizes_of(config: Any) -> set[int]:
     """The vocabulary wherever a config says it."""
-    said = {config.vocab_size}
+    sizes = {config.vocab_size}
     if getattr(config, "source", None):
-        said.add(config.source["vocab_size"])
-    return said
+        sizes.add(config.source["vocab_size"])
+    return sizes
 
 
 @pytest.mark.parametrize("size", [57, 41])

@@ -103,8 +103,8 @@ def test_products_still_read_spikes(make_model: Make) -> None:
     model = make_model("wd", token_shift=True, levels=4)
     tokens = ids(6, 2, 9)
     assert audit(model, [tokens]).failures("addition-only") == []
-    found = trace(model, tokens)
-    for name, product in found.products.items():
+    traced = trace(model, tokens)
+    for name, product in traced.products.items():
         if name.endswith(("query", "up")):
             fired: list[Tensor] = []
             module = model.get_submodule(name)

@@ -119,7 +119,7 @@ def test_beam_search_finds_the_best_of_all_continuations(make_model: Make, steps
     vocab = 5
     model = make_model("wd", dtype=F64, vocab_size=vocab, steps=steps)
     prompt = ids(9, 1, 4, vocab)
-    found = model.generate(
+    generated = model.generate(
         prompt, num_beams=vocab**2, max_new_tokens=3, do_sample=False, use_cache=True
     )
     pairs = torch.cartesian_prod(*[torch.arange(vocab)] * 3)
@@ -128,7 +128,7 @@ def test_beam_search_finds_the_best_of_all_continuations(make_model: Make, steps
     score = sum(
         logits[:, 3 + i].log_softmax(-1).gather(-1, pairs[:, i : i + 1])[:, 0] for i in range(3)
     )
-    assert torch.equal(found[0, 4:], pairs[score.argmax()])
+    assert torch.equal(generated[0, 4:], pairs[score.argmax()])
 
 
 def test_text_generation_pipeline(make_model: Make, byte_tokenizer: Any) -> None:
@@ -239,8 +239,10 @@ def test_learns_to_recall_by_content(make_config: Make) -> None:
     def batch(rows: int) -> tuple[Tensor, Tensor]:
         chosen = torch.randint(0, members, (rows, classes), generator=generator)
         chosen += torch.arange(classes) * members
-        order, asked = torch.rand(2, rows, classes, generator=generator).argsort(-1)
-        answers = torch.stack([classes * members + asked, chosen.gather(1, asked)], -1).flatten(1)
+        order, targets = torch.rand(2, rows, classes, generator=generator).argsort(-1)
+        answers = torch.stack([classes * members + targets, chosen.gather(1, targets)], -1).flatten(
+            1
+        )
         tokens = torch.cat([chosen.gather(1, order), answers], 1)
         labels = tokens.clone()
         labels[:, :classes] = -100
@@ -265,5 +267,5 @@ def test_learns_to_recall_by_content(make_config: Make) -> None:
     tokens, labels = batch(256)
     with torch.no_grad():
         guess = model(tokens).logits[:, :-1].argmax(-1)
-    asked = labels[:, 1:] != -100
-    assert (guess == tokens[:, 1:])[asked].float().mean().item() > 0.95
+    targets = labels[:, 1:] != -100
+    assert (guess == tokens[:, 1:])[targets].float().mean().item() > 0.95

@@ -71,15 +71,15 @@ def test_fill_mask_pipeline(make_model: Make, byte_tokenizer: Any) -> None:
     model = make_model("we", vocab_size=len(byte_tokenizer))
     fill = pipeline("fill-mask", model=model, tokenizer=byte_tokenizer)
     text = f"ab{byte_tokenizer.mask_token}d"
-    found = fill(text, top_k=3)
+    filled = fill(text, top_k=3)
     tokens = byte_tokenizer(text, return_tensors="pt").input_ids
     assert tokens.shape == (1, 4)
     assert tokens[0, 2] == byte_tokenizer.mask_token_id
     with torch.no_grad():
         p = model(tokens).logits[0, 2].softmax(-1)
     best = p.topk(3)
-    assert [f["token"] for f in found] == best.indices.tolist()
-    assert [f["score"] for f in found] == pytest.approx(best.values.tolist(), rel=1e-4)
+    assert [f["token"] for f in filled] == best.indices.tolist()
+    assert [f["score"] for f in filled] == pytest.approx(best.values.tolist(), rel=1e-4)
 
 
 @torch.no_grad()

@@ -88,13 +88,13 @@ def test_spikes_are_counts_of_the_unit(kind: str) -> None:
     neuron = KINDS[kind]()
     counts = neuron(currents(4, 500)) / neuron.unit
     assert (counts - counts.round()).abs().max() < 1e-6
-    found = {int(c) for c in counts.round().unique()}
+    emitted = {int(c) for c in counts.round().unique()}
     expected = {
         "binary": {0, 1},
         "ternary": {-1, 0, 1},
         "integer": set(range(neuron.levels + 1)),
     }[neuron.spike_type]
-    assert found == expected
+    assert emitted == expected
 
 
 @given(

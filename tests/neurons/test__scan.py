@@ -22,20 +22,20 @@ def test_scan_equals_the_loop(steps: int, shape: Any, reset: Any, surrogate: str
             neuron.log_threshold += 0.2 * torch.randn(shape)
     current = torch.randn(steps, 3, 4, 5, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(steps, 3, 4, 5, dtype=torch.float64)
-    found = []
+    scanned = []
     for run in (neuron.run, lambda x: Neuron.run(neuron, x)):
         neuron.zero_grad()
         current.grad = None
         spikes = run(current)
         (spikes * weight).sum().backward()
         learned = neuron.log_threshold.grad.clone() if shape else torch.zeros(1)
-        found.append((spikes.detach(), current.grad.clone(), learned))
-    assert torch.equal(found[0][0], found[1][0])
-    assert 0.05 < found[0][0].mean() < 0.6
-    torch.testing.assert_close(found[0][1], found[1][1])
-    torch.testing.assert_close(found[0][2], found[1][2])
+        scanned.append((spikes.detach(), current.grad.clone(), learned))
+    assert torch.equal(scanned[0][0], scanned[1][0])
+    assert 0.05 < scanned[0][0].mean() < 0.6
+    torch.testing.assert_close(scanned[0][1], scanned[1][1])
+    torch.testing.assert_close(scanned[0][2], scanned[1][2])
     if shape:
-        assert found[0][2].abs().min() > 0
+        assert scanned[0][2].abs().min() > 0
 
 
 def test_the_current_and_its_gradient_are_left_alone() -> None:
