@@ -18,7 +18,6 @@ from spikeformers._auto import register_when_needed
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from spikeformers import runs as runs
     from spikeformers.attention import register_attention
     from spikeformers.conversion import Rule, calibration_windows, make_plan
     from spikeformers.data import load_corpus, make_tokenizer, tokenize_corpus

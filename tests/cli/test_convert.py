@@ -126,7 +126,7 @@ def test_attention_transfer(converted, spikeformers, control, text, tmp_path):
     ended = spikeformers(*arguments)
     assert (ended.code, "give it with --teacher" in ended.err) == (2, True)
     ended = spikeformers(*arguments, "--teacher", control, "--train", "norms")
-    assert (ended.code, "the attention alone, not norms" in ended.err) == (2, True)
+    assert (ended.code, "only the attention, not norms" in ended.err) == (2, True)
     ended = spikeformers(*arguments, "--teacher", control, "--kd", 0.9)
     assert (ended.code, "--transfer does not use them" in ended.err) == (2, True)
     ended = spikeformers(*arguments, "--teacher", control, "--teacher-dtype", "bf16", "--json")

@@ -53,10 +53,12 @@ def listener() -> Listener:
 
 @pytest.fixture(autouse=True)
 def undisturbed() -> Iterator[None]:
-    """Put back what the command line sets for its process."""
+    """Each test starts as a fresh process would, and leaves nothing that the command line set."""
     logger = logging.getLogger("spikeformers")
     waiting = os.environ.get("OMP_WAIT_POLICY")
     before = (logger.level, logger.propagate, list(logger.handlers))
+    logger.setLevel(logging.NOTSET)
+    logger.propagate, logger.handlers = True, []
     yield
     logger.propagate, logger.handlers = before[1:]
     logger.setLevel(before[0])
