@@ -330,6 +330,7 @@ def draw(losses: Mapping[str, Any], run: Mapping[str, Any], text: str) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7.6, 4.4), layout="constrained")
+    fastest = max(best(run["decode"], row) for row in losses if row != DENSE)
     for group, marker, colour in (("engine", "o", "#1b7f5c"), ("llama.cpp", "s", "#8a5a00")):
         rows = [row for row in losses if row.startswith(group)]
         x = [best(run["decode"], row) for row in rows]
@@ -337,7 +338,15 @@ def draw(losses: Mapping[str, Any], run: Mapping[str, Any], text: str) -> None:
         axes.scatter(x, y, marker=marker, color=colour, label=group)
         for row, at, height in zip(rows, x, y, strict=True):
             label = row.removeprefix(group).strip(" ,")
-            axes.annotate(label, (at, height), (5, 4), textcoords="offset points", fontsize=8)
+right, above = at == fastest, group == "engine"
+            axes.annotate(
+                label,
+                (at, height),
+                (-6 if right else 5, 5 if above else -11),
+                textcoords="offset points",
+                horizontalalignment="right" if right else "left",
+                fontsize=8,
+            )
     dense = math.exp(statistics.fmean(losses[DENSE][text]))
     axes.axhline(dense, color="grey", linewidth=0.8, linestyle=":", label="dense, fp32")
     axes.set_xlabel(f"decoded tokens per second, {run['threads']} thread (more is better)")
