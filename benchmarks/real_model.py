@@ -338,7 +338,7 @@ def draw(losses: Mapping[str, Any], run: Mapping[str, Any], text: str) -> None:
         axes.scatter(x, y, marker=marker, color=colour, label=group)
         for row, at, height in zip(rows, x, y, strict=True):
             label = row.removeprefix(group).strip(" ,")
-right, above = at == fastest, group == "engine"
+            right, above = at == fastest, group == "engine"
             axes.annotate(
                 label,
                 (at, height),
