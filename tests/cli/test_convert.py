@@ -236,3 +236,22 @@ def test_the_audit_shows_units_per_token_and_far_neurons(spikeformers, control, 
     assert "unit per token" in shown
     assert "Further neurons of the layers" in shown
     assert "fire_hidden" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--threshold", "layer"), "'layer'"),
+        (("--density", 2, "--calibration", "missing.txt"), "density must lie between 0 and 1"),
+        (("--set", "token_reach=-1"), "token_reach must be a number above 0"),
+        (("--spiking", "foo"), "spiking_maps names 'foo'"),
+        (("--steps", 99), "at most 16 steps"),
+    ],
+)
+def test_options_are_refused_before_text_or_model_are_read(
+    spikeformers, tmp_path, options, message
+):
+    arguments = ("convert", "no-such-model", "--threshold", "token", *options)
+    ended = spikeformers(*arguments, "--out", tmp_path / "out")
+    assert (ended.code, message in ended.err) == (2, True), ended.err
+    assert not (tmp_path / "out").exists()

@@ -74,8 +74,7 @@ def make_plan(model: PreTrainedModel, *, allow_dense: bool = False, **choices: A
     module that the methods do not convert, by its name, unless ``allow_dense``, and where nothing
     would be converted.
     """
-    if choices.get("threshold") == "token":
-        choices = with_token_defaults(choices)
+    choices = with_defaults(choices)
     described = model.config
     source = source_of(described.model_type)
     probe = neurtransformer_config(**choices)
@@ -113,11 +112,13 @@ def make_plan(model: PreTrainedModel, *, allow_dense: bool = False, **choices: A
     return Plan(config, rows)
 
 
-def with_token_defaults(choices: Mapping[str, Any]) -> dict[str, Any]:
-    """``choices`` with the defaults of a conversion with thresholds per token.
+def with_defaults(choices: Mapping[str, Any]) -> dict[str, Any]:
+    """``choices`` with the defaults that thresholds per token have of their own.
 
-    ``spiking_maps`` without "ffn" leave the feed-forward blocks dense.
+    Their ``spiking_maps`` without "ffn" leave the feed-forward blocks dense.
     """
+    if choices.get("threshold") != "token":
+        return dict(choices)
     completed = {"steps": 8, "code": "phase", "attention": "kept", **choices}
     if "ffn" not in (completed.get("spiking_maps") or ("ffn",)):
         completed.setdefault("ffn", "kept")

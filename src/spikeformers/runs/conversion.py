@@ -18,18 +18,21 @@ from spikeformers.conversion import (
     refuse_taken,
 )
 from spikeformers.conversion import convert as convert_model
+from spikeformers.conversion.dead_zones import check_density
+from spikeformers.conversion.plan import with_defaults
 from spikeformers.data import load_corpus
 from spikeformers.errors import ConfigError, UsageError, nearest
 from spikeformers.evaluation import context_of
 from spikeformers.models import NeurTransformerConfig, NeurTransformerForCausalLM
 from spikeformers.models.known import locate
+from spikeformers.models.neurtransformer import neurtransformer_config
 from spikeformers.progress import LOG, Listener, Progress
 from spikeformers.reporting import report_conversion
 from spikeformers.runs.recipe import Settings, setting_values
 from spikeformers.runs.reporter import OnMessage, Reporter
 from spikeformers.storage import check_folder, run_lock
 from spikeformers.studies import measure_conversion
-from spikeformers.values import misfit
+from spikeformers.values import fits, misfit
 
 BUILTIN = "builtin"
 LONGEST = 512  # tokens per window, unless more are requested
@@ -113,6 +116,9 @@ def convert(
     )  # fmt: skip
     reporter = Reporter(progress, on_message)
     check_choices(options.choices)
+    neurtransformer_config(**with_defaults(options.choices))  # before any text or model is read
+    if density is not None:
+        check_density(density)
     if not options.calibration:
         _refuse_without_text(options)
     check_folder(options.out)
@@ -204,5 +210,5 @@ def check_choices(choices: Mapping[str, Any]) -> None:
                 f"Known: {', '.join(sorted(CHOICES))}."
             )
         default = defaults[key]
-        if default is not None and type(value) is not type(default):
+        if default is not None and not fits(value, type(default)):
             raise ConfigError(misfit(key, value, type(default)))
