@@ -110,6 +110,7 @@ def mix(
     weight: float,
     scale: NDArray[np.float32],
     largest: int,
+    half: bool,
     path: str,
     threads: int,
 ) -> NDArray[np.float32]: ...
@@ -274,6 +275,7 @@ class Program:
         weight: float,
         scale: NDArray[np.float32],
         largest: int,
+        half: bool,
     ) -> None: ...
     def finish(self, logits: int) -> None: ...
     def sequence(self) -> Sequence: ...

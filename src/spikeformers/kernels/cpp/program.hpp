@@ -286,7 +286,7 @@ struct Program {
   void rotate(int to, std::int64_t offset, int heads, std::int64_t width, Vector frequency, float factor);
   void group_norm(int in, int out, Vector gain, float eps);
   void mix(int query, int key, int value, int out, int heads, int kv_heads, Rule rule, int winners,
-           float weight, Vector scale, int largest);
+           float weight, Vector scale, int largest, bool half);
   void finish(int logits);
   bool finished() const { return logits_ >= 0; }
 
