@@ -67,10 +67,15 @@ def builds() -> dict[str, str]:
 
 
 class GgufModel:
-    """llama.cpp through llama-cpp-python, for one GGUF file."""
+    """llama.cpp through llama-cpp-python, for one GGUF file, mapped into memory or read into it."""
 
     def __init__(
-        self, file: str | Path, context: int, threads: int, flash_attention: bool = False
+        self,
+        file: str | Path,
+        context: int,
+        threads: int,
+        flash_attention: bool = False,
+        mapped: bool = True,
     ) -> None:
         from llama_cpp import Llama
 
@@ -81,6 +86,7 @@ class GgufModel:
             n_threads=threads,
             n_threads_batch=threads,
             flash_attn=flash_attention,
+            use_mmap=mapped,
             verbose=False,
         )
 
