@@ -229,16 +229,19 @@ void Program::run(const Mix& step, const Frame& frame) {
         }
       features += static_cast<std::int64_t>(question.feature.size());
     }
-    for (std::int64_t page = 0; page < pages; ++page)
+    const bool sparse = 2 * features <= groups * width;  // an added zero changes no sum
+    for (std::int64_t page = 0; page < pages && !sparse; ++page)
+      more.key_scores_of_all(cache.type(), cache.keys(page, static_cast<int>(kv)), query, groups, width,
+                             score(0) + page * kPage, pages * kPage);
+    for (std::int64_t page = 0; page < pages && sparse; ++page)
       for (std::int64_t g = 0; g < groups; ++g) {
         const Question& question = scratch.question[static_cast<std::size_t>(g)];
         more.key_scores(cache.type(), cache.keys(page, static_cast<int>(kv)), question.feature.data(),
                         question.value.data(), static_cast<std::int64_t>(question.feature.size()),
                         score(g) + page * kPage);
       }
-    const auto add = [&](std::int64_t first, std::int64_t count, const float* weight, float* sum) {
-      const std::byte* from = cache.values(first / kPage, static_cast<int>(kv)) + (first % kPage) * width * cache.size();
-      more.add_rows(cache.type(), from, width, count, weight, width, sum);
+    const auto value = [&](std::int64_t token) {
+      return cache.values(token / kPage, static_cast<int>(kv)) + (token % kPage) * width * cache.size();
     };
     std::fill_n(to, groups * width, 0.0f);
     std::int64_t rows_read = 0;
@@ -264,16 +267,17 @@ void Program::run(const Mix& step, const Frame& frame) {
       }
       const float one = 1.0f;
       float* sum = to + g * width;
-      for (const Winner& winner : best) add(winner.token, 1, &one, sum);  // best first, as PyTorch adds
+      for (const Winner& winner : best)   // best first, as PyTorch adds
+        more.add_rows(cache.type(), value(winner.token), 1, &one, 0, 1, width, sum);
       if (step.weight != 1.0f)
         for (std::int64_t d = 0; d < width; ++d) sum[d] *= step.weight;
       rows_read += static_cast<std::int64_t>(best.size());
     }
     if (step.rule == Rule::softmax)
       for (std::int64_t first = 0; first < keys; first += kPage)
-        for (std::int64_t g = 0; g < groups; ++g)
-          add(first, std::min<std::int64_t>(kPage, keys - first), score(g) + first, to + g * width);
-    cache_bytes += (features * pages * kPage + rows_read * width) * cache.size();
+        more.add_rows(cache.type(), value(first), std::min<std::int64_t>(kPage, keys - first),
+                      score(0) + first, pages * kPage, groups, width, to);
+    cache_bytes += ((sparse ? features : groups * width) * pages * kPage + rows_read * width) * cache.size();
     pages_read += groups * pages;
   };
 

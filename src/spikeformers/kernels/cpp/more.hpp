@@ -30,9 +30,13 @@ struct MoreKernels {
   // Scores of the 64 keys of a page, [feature][64], with the features listed.
   void (*key_scores)(Number type, const void* keys, const std::int32_t* feature, const float* query,
                      std::int64_t n, float* score);
-  // out[0..n) += weight[j] * row j, of `rows` rows that lie `stride` numbers apart.
-  void (*add_rows)(Number type, const void* rows, std::int64_t stride, std::int64_t count,
-                   const float* weight, std::int64_t n, float* out);
+  // The same of several queries at once, [queries][features] in all of them: each key is read, and
+  // made a float, once for three of them. Scores of a query are `stride` after those of the one before.
+  void (*key_scores_of_all)(Number type, const void* keys, const float* query, std::int64_t queries,
+                            std::int64_t features, float* score, std::int64_t stride);
+  // out[q][0..n) += weight[q * stride + j] * row j, of `count` rows of n numbers, three q at once.
+  void (*add_rows)(Number type, const void* rows, std::int64_t count, const float* weight,
+                   std::int64_t stride, std::int64_t queries, std::int64_t n, float* out);
   // Real inputs against int8 rows: the head of a model that does not spike there, for one.
   void (*rows_i8_coef)(const std::int8_t* w, std::int64_t stride, Events events, const float* coef,
                        std::int64_t begin, std::int64_t end, float* out);

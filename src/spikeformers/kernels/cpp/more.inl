@@ -192,6 +192,42 @@ void key_scores(Number type, const void* keys, const std::int32_t* feature, cons
     scores_of(static_cast<const float*>(keys), feature, query, n, score);
 }
 
+template <class T, int kQueries>
+SPIKEFORMERS_INLINE void scores_of_some(const T* keys, const float* query, std::int64_t features,
+                                        float* score, std::int64_t stride) {
+  for (std::int64_t t = 0; t < kPage; t += 4 * kFloats) {
+    Floats sum[kQueries][4] = {};
+    for (std::int64_t e = 0; e < features; ++e)
+      for (int k = 0; k < 4; ++k) {
+        const Floats key = floats(keys + e * kPage + t + k * kFloats);
+        for (int q = 0; q < kQueries; ++q) sum[q][k] += key * query[q * features + e];
+      }
+    for (int q = 0; q < kQueries; ++q)
+      for (int k = 0; k < 4; ++k) store(score + q * stride + t + k * kFloats, sum[q][k]);
+  }
+}
+
+template <class T>
+SPIKEFORMERS_INLINE void scores_of_all(const T* keys, const float* query, std::int64_t queries,
+                                       std::int64_t features, float* score, std::int64_t stride) {
+  std::int64_t q = 0;
+  for (; q + 3 <= queries; q += 3) scores_of_some<T, 3>(keys, query + q * features, features, score + q * stride, stride);
+  if (queries - q == 2) scores_of_some<T, 2>(keys, query + q * features, features, score + q * stride, stride);
+  if (queries - q == 1) scores_of_some<T, 1>(keys, query + q * features, features, score + q * stride, stride);
+}
+
+void key_scores_of_all(Number type, const void* keys, const float* query, std::int64_t queries,
+                       std::int64_t features, float* score, std::int64_t stride) {
+  if (type == Number::i8)
+    scores_of_all(static_cast<const std::int8_t*>(keys), query, queries, features, score, stride);
+  else if (type == Number::i16)
+    scores_of_all(static_cast<const std::int16_t*>(keys), query, queries, features, score, stride);
+  else if (type == Number::f16)
+    scores_of_all(static_cast<const Half*>(keys), query, queries, features, score, stride);
+  else
+    scores_of_all(static_cast<const float*>(keys), query, queries, features, score, stride);
+}
+
 template <class T>
 SPIKEFORMERS_INLINE float one_float(const T* from) {
   return static_cast<float>(*from);
@@ -205,31 +241,46 @@ SPIKEFORMERS_INLINE float one_float(const Half* from) {
   return from->bits >> 15 ? -size : size;
 }
 
-template <class T>
-SPIKEFORMERS_INLINE void sum_rows(const T* rows, std::int64_t stride, std::int64_t count,
-                                  const float* weight, std::int64_t n, float* out) {
+template <class T, int kQueries>
+SPIKEFORMERS_INLINE void add_rows_of_some(const T* rows, std::int64_t count, const float* weight,
+                                          std::int64_t stride, std::int64_t n, float* out) {
   std::int64_t d = 0;
   for (; d + 4 * kFloats <= n; d += 4 * kFloats) {
-    Floats sum[4];
-    for (int k = 0; k < 4; ++k) sum[k] = load<Floats>(out + d + k * kFloats);
+    Floats sum[kQueries][4];
+    for (int q = 0; q < kQueries; ++q)
+      for (int k = 0; k < 4; ++k) sum[q][k] = load<Floats>(out + q * n + d + k * kFloats);
     for (std::int64_t j = 0; j < count; ++j)
-      for (int k = 0; k < 4; ++k) sum[k] += floats(rows + j * stride + d + k * kFloats) * weight[j];
-    for (int k = 0; k < 4; ++k) store(out + d + k * kFloats, sum[k]);
+      for (int k = 0; k < 4; ++k) {
+        const Floats value = floats(rows + j * n + d + k * kFloats);
+        for (int q = 0; q < kQueries; ++q) sum[q][k] += value * weight[q * stride + j];
+      }
+    for (int q = 0; q < kQueries; ++q)
+      for (int k = 0; k < 4; ++k) store(out + q * n + d + k * kFloats, sum[q][k]);
   }
-  for (std::int64_t j = 0; j < count; ++j)
-    for (std::int64_t i = d; i < n; ++i) out[i] += one_float(rows + j * stride + i) * weight[j];
+  for (int q = 0; q < kQueries; ++q)
+    for (std::int64_t j = 0; j < count; ++j)
+      for (std::int64_t i = d; i < n; ++i) out[q * n + i] += one_float(rows + j * n + i) * weight[q * stride + j];
 }
 
-void add_rows(Number type, const void* rows, std::int64_t stride, std::int64_t count,
-              const float* weight, std::int64_t n, float* out) {
+template <class T>
+SPIKEFORMERS_INLINE void add_rows_of_all(const T* rows, std::int64_t count, const float* weight,
+                                         std::int64_t stride, std::int64_t queries, std::int64_t n, float* out) {
+  std::int64_t q = 0;
+  for (; q + 3 <= queries; q += 3) add_rows_of_some<T, 3>(rows, count, weight + q * stride, stride, n, out + q * n);
+  if (queries - q == 2) add_rows_of_some<T, 2>(rows, count, weight + q * stride, stride, n, out + q * n);
+  if (queries - q == 1) add_rows_of_some<T, 1>(rows, count, weight + q * stride, stride, n, out + q * n);
+}
+
+void add_rows(Number type, const void* rows, std::int64_t count, const float* weight, std::int64_t stride,
+              std::int64_t queries, std::int64_t n, float* out) {
   if (type == Number::i8)
-    sum_rows(static_cast<const std::int8_t*>(rows), stride, count, weight, n, out);
+    add_rows_of_all(static_cast<const std::int8_t*>(rows), count, weight, stride, queries, n, out);
   else if (type == Number::i16)
-    sum_rows(static_cast<const std::int16_t*>(rows), stride, count, weight, n, out);
+    add_rows_of_all(static_cast<const std::int16_t*>(rows), count, weight, stride, queries, n, out);
   else if (type == Number::f16)
-    sum_rows(static_cast<const Half*>(rows), stride, count, weight, n, out);
+    add_rows_of_all(static_cast<const Half*>(rows), count, weight, stride, queries, n, out);
   else
-    sum_rows(static_cast<const float*>(rows), stride, count, weight, n, out);
+    add_rows_of_all(static_cast<const float*>(rows), count, weight, stride, queries, n, out);
 }
 
 // ---- products ----------------------------------------------------------------------------------
@@ -297,5 +348,5 @@ void block(Number type, const void* w, std::int64_t stride, std::int64_t inputs,
 
 #undef SPIKEFORMERS_INLINE
 
-const MoreKernels table = {edges,      pair,     activate,     exps,
-                           key_scores, add_rows, rows_i8_coef, block};
+const MoreKernels table = {edges,      pair,         activate, exps,
+                           key_scores, key_scores_of_all, add_rows, rows_i8_coef, block};
