@@ -289,6 +289,14 @@ NB_MODULE(_native, m) {
              });
            },
            nb::rv_policy::take_ownership, nb::keep_alive<0, 1>())
+      .def("fork",
+           [](const Engine& e, const Sequence& sequence) {
+             return alone(e.program, [&] {
+               require(&sequence.program() == &e.program, "a sequence of another program");
+               return sequence.fork().release();
+             });
+           },
+           "sequence"_a, nb::rv_policy::take_ownership, nb::keep_alive<0, 1>())
       .def("forward", &forward, "sequences"_a, "tokens"_a, "wanted"_a)
       .def("advance", &advance, "sequence"_a, "token"_a)
       .def("values", &values_of, "buffer"_a)
