@@ -185,6 +185,7 @@ void Program::run(const Mix& step, const Frame& frame) {
         }
         best.insert(std::upper_bound(best.begin(), best.end(), found, before), found);
       }
+      if (Details* details = of(r).details_.get(); details != nullptr) keep_winners(best, details->winners[slot], h);
       const float one = 1.0f;
       for (const Winner& winner : best) add(winner.token, 1, &one);  // best first, as PyTorch adds
       if (step.weight != 1.0f)
