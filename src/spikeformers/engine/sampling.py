@@ -1,6 +1,6 @@
 """The choice of the next token, in NumPy.
 
-    p = softmax(logits / temperature), over the top_k likeliest, then over the top_p of what is left,
+    p = softmax(logits / temperature), over the top_k likeliest, then over the top_p of the rest,
     then over the tokens that are at least min_p times as likely as the likeliest
 
 The same tokens can be drawn as by Transformers' ``generate``, with the same probabilities: both

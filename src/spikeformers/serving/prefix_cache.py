@@ -56,7 +56,7 @@ class PrefixCache:
                 break
             node = below
             node.used = self._clock
-        return self._engine.fork(node.sequence, details=True)
+        return self._engine.fork(node.sequence)
 
     def keep(self, tokens: Sequence[int], sequence: NativeSequence) -> None:
         """Keep a sequence that has read ``tokens``, a whole number of blocks.

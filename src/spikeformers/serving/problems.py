@@ -1,6 +1,6 @@
 """Errors in the shape of OpenAI's interface.
 
-    {"error": {"message": "...", "type": "invalid_request_error", "param": "n", "code": null}}
+{"error": {"message": "...", "type": "invalid_request_error", "param": "n", "code": null}}
 """
 
 from __future__ import annotations

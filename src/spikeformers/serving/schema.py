@@ -150,9 +150,9 @@ def problem_of(errors: list[Any]) -> Problem:
         if key in place:
             name = ".".join(place[: place.index(key) + 1])
             return invalid(name, f"{name} must be {form}.", "invalid_value")
-    name = ".".join(place) or None
-    said = error["msg"][:1].lower() + error["msg"][1:]
-    return invalid(name, f"{name or 'the request'}: {said}.", "invalid_value")
+    subject = ".".join(place)
+    fault = error["msg"][:1].lower() + error["msg"][1:]
+    return invalid(subject or None, f"{subject or 'the request'}: {fault}.", "invalid_value")
 
 
 def check_completion(request: CompletionRequest) -> None:
