@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         train_vision,
     )
     from spikeformers.runs.overloads import convert, distill
+    from spikeformers.serving import serve
     from spikeformers.studies import (
         audit_folder,
         bench_decode,
@@ -133,6 +134,7 @@ _ROOM_OF = {
     "register_attention": "attention",
     "register_model": "models",
     "register_neuron": "neurons",
+    "serve": "serving",
     "tokenize_corpus": "data",
     "train": "training",
     "train_vision": "runs",
@@ -195,6 +197,7 @@ __all__ = [
     "register_attention",
     "register_model",
     "register_neuron",
+    "serve",
     "tokenize_corpus",
     "train",
     "train_vision",

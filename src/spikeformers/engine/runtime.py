@@ -95,6 +95,17 @@ class Engine:
         except (ValueError, TypeError) as error:
             raise UsageError(f"{error}.") from error
 
+    def fork(self, sequence: NativeSequence) -> NativeSequence:
+        """Another sequence of the same tokens, which continues on its own.
+
+        Both share their pages of 64 tokens until one of them writes to a page. Raises UsageError
+        for a sequence of another engine, or one whose last call failed.
+        """
+        try:
+            return self._program.fork(sequence)
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"{error}.") from error
+
     def feed(self, sequence: NativeSequence, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Append ``tokens`` to a sequence; logits ``[V]`` of the token after the last.
 

@@ -41,8 +41,9 @@ RowCache::RowCache(Number type, int heads, int width)
       page_bytes_(2 * heads_ * width_ * kPage * size_) {}
 
 void RowCache::extend() {
+  if (tokens_ % kPage != 0) own_last_page(pages_, page_bytes_);
   if (++tokens_ > static_cast<std::int64_t>(pages_.size()) * kPage)
-    pages_.push_back(std::make_unique<std::byte[]>(static_cast<std::size_t>(page_bytes_)));
+    pages_.emplace_back(new std::byte[static_cast<std::size_t>(page_bytes_)]());
 }
 
 void RowCache::put(std::int64_t token, int head, const float* key, const float* value) {

@@ -303,6 +303,14 @@ NB_MODULE(_native, m) {
              });
            },
            nb::rv_policy::take_ownership, nb::keep_alive<0, 1>())
+      .def("fork",
+           [](const Engine& e, const Sequence& sequence) {
+             return alone(e.program, [&] {
+               require(&sequence.program() == &e.program, "a sequence of another program");
+               return sequence.fork().release();
+             });
+           },
+           "sequence"_a, nb::rv_policy::take_ownership, nb::keep_alive<0, 1>())
       .def("keep_details",
            [](const Engine& e, Sequence& s) { alone(e.program, [&] { e.program.keep_details(s); }); },
            "sequence"_a)

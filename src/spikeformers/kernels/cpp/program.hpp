@@ -121,6 +121,8 @@ class Sequence {
   // These two, and what changes them, take turns: Program::busy().
   std::int64_t tokens() const { return tokens_; }
   std::int64_t bytes() const;
+  // Another sequence of the same tokens, which continues on its own; pages are shared until written.
+  std::unique_ptr<Sequence> fork() const;
 
  private:
   friend struct Program;
