@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -99,6 +100,16 @@ class Running:
         response = self.post("/v1/completions", prompt=prompt, **body)
         assert response.status_code == 200, response.text
         return response.json()
+
+    def stream(self, path: str, **body: Any) -> list[Any]:
+        """Chunks of a stream, which must end with [DONE]."""
+        with self.http.stream("POST", path, json=body | {"stream": True}) as response:
+            assert response.status_code == 200, response.read()
+            assert response.headers["content-type"].startswith("text/event-stream")
+            lines = [line for line in response.iter_lines() if line]
+        assert all(line.startswith("data: ") for line in lines)
+        assert lines[-1] == "data: [DONE]"
+        return [json.loads(line[6:]) for line in lines[:-1]]
 
     def wait_until_idle(self, seconds: float = 10.0) -> None:
         deadline = time.monotonic() + seconds
