@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from tests.serving.conftest import Start
 
 from spikeformers.engine import Engine
 from spikeformers.generation import generate_text
+
+from .conftest import Start
 
 LONG = "a spike wins or loses and " * 9  # 234 tokens: more than three blocks
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.serving.conftest import Start, make_model
 
 from spikeformers.engine import Engine, write
 from spikeformers.export import pack
 from spikeformers.generation import generate_text
+
+from .conftest import Start, make_model
 
 PATH = "/v1/chat/completions"
 
