@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from spikeformers.evaluation.vision import classify
     from spikeformers.evaluation.zeroshot import evaluate_zeroshot
     from spikeformers.export import open_engine, pack
-    from spikeformers.generation import generate_text
+    from spikeformers.generation import Chat, generate_text
     from spikeformers.models import (
         BiSpikCLMConfig,
         BiSpikCLMForCausalLM,
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         train_vision,
     )
     from spikeformers.runs.overloads import convert, distill
+    from spikeformers.serving import serve
     from spikeformers.studies import (
         audit_folder,
         bench_decode,
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
 _ROOM_OF = {
     "BiSpikCLMConfig": "models",
     "BiSpikCLMForCausalLM": "models",
+    "Chat": "generation",
     "ModelEntry": "models",
     "NeurTransformerConfig": "models",
     "NeurTransformerForCausalLM": "models",
@@ -133,6 +135,7 @@ _ROOM_OF = {
     "register_attention": "attention",
     "register_model": "models",
     "register_neuron": "neurons",
+    "serve": "serving",
     "tokenize_corpus": "data",
     "train": "training",
     "train_vision": "runs",
@@ -141,6 +144,7 @@ _ROOM_OF = {
 __all__ = [
     "BiSpikCLMConfig",
     "BiSpikCLMForCausalLM",
+    "Chat",
     "ModelEntry",
     "NeurTransformerConfig",
     "NeurTransformerForCausalLM",
@@ -195,6 +199,7 @@ __all__ = [
     "register_attention",
     "register_model",
     "register_neuron",
+    "serve",
     "tokenize_corpus",
     "train",
     "train_vision",

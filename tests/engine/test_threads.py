@@ -83,6 +83,33 @@ def test_counters_are_those_of_whole_calls(kind: str, make_other: Make, ids: Ids
     assert engine.counters()["tokens"] == 31 * 64
 
 
+@pytest.mark.parametrize("kind", ["wd", "converted-cwssa"])
+def test_details_are_of_whole_calls(
+    kind: str, make_model: Make, make_other: Make, ids: Ids
+) -> None:
+    """A look finds the details after one of the calls, and never part of the next one's."""
+    model = make_model(wta="top_k") if kind == "wd" else make_other(kind)
+    engine, tokens = Engine(pack(model, None, "int8"), threads=2), ids(2, 64)
+    text = engine.sequence(details=True)
+    allowed = [engine.details(text)]
+    for token in tokens:
+        engine.feed(text, [token])
+        allowed.append(engine.details(text))
+    texts = [engine.sequence(details=True)]
+
+    def look() -> None:
+        assert engine.details(texts[-1]) in allowed
+
+    def work() -> None:
+        for _ in range(4):
+            texts.append(engine.sequence(details=True))
+            for token in tokens:
+                engine.feed(texts[-1], [token])
+
+    meanwhile(work, look)
+    assert engine.details(texts[-1]) == allowed[-1]
+
+
 @pytest.mark.parametrize("kind", ["wd", "token-shift", "ssa", "converted-kept"])
 def test_a_sequence_has_whole_calls_in_it(
     kind: str, make_model: Make, make_other: Make, ids: Ids

@@ -11,6 +11,7 @@ Neither torch nor Transformers is imported.
 from __future__ import annotations
 
 from spikeformers.engine.description import Description, NeuronSpec, NormSpec
+from spikeformers.engine.details import LayerDetails, SpikeCost, TokenDetails
 from spikeformers.engine.file import Packed, is_engine_file, read, write
 from spikeformers.engine.runtime import Engine, EngineSystem, load, load_engine
 
@@ -18,9 +19,12 @@ __all__ = [
     "Description",
     "Engine",
     "EngineSystem",
+    "LayerDetails",
     "NeuronSpec",
     "NormSpec",
     "Packed",
+    "SpikeCost",
+    "TokenDetails",
     "is_engine_file",
     "load",
     "load_engine",

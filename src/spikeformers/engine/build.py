@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spikeformers.engine.details import layers_of
 from spikeformers.errors import CheckpointError
 from spikeformers.kernels import native
 
@@ -74,7 +75,12 @@ def _build(
             ids[buffer["name"]] = program.counts(buffer["width"])
         else:
             ids[buffer["name"]] = program.real(buffer["width"])
-    for step in description["operations"]:
+    layer = -1
+    operations = description["operations"]
+    for step, number in zip(operations, layers_of(operations), strict=True):
+        if number != layer:
+            program.layer(number)
+            layer = number
         name, given = step["op"], {key: value for key, value in step.items() if key != "op"}
         if name not in STEPS:
             raise ValueError(f"unknown step {name!r}")

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikeformers.engine.build import build
+from spikeformers.engine.details import TokenDetails, read_details
 from spikeformers.engine.file import Packed, read
 from spikeformers.engine.sampling import make_sampler
 from spikeformers.engine.tokens import EngineTokenizer
@@ -70,9 +71,56 @@ class Engine:
             raise CheckpointError("this engine file was exported without a tokenizer.")
         return EngineTokenizer(self.packed.tokenizer)
 
-    def sequence(self) -> NativeSequence:
-        """An empty sequence; ``tokens`` and ``bytes`` are its length and its cache's size."""
-        return self._program.sequence()
+    @cached_property
+    def dense_weight_bytes(self) -> int:
+        """Bytes of weights that one token reads where nothing is zero: each matrix once."""
+        return sum(
+            self.packed.tensors[operation["weight"]].nbytes
+            for operation in self.packed.description["operations"]
+            if operation["op"] == "linear"
+        )
+
+    def sequence(self, *, details: bool = False) -> NativeSequence:
+        """An empty sequence; ``tokens`` and ``bytes`` are its length and its cache's size.
+
+        With ``details``, `keep_details` applies to it.
+        """
+        sequence = self._program.sequence()
+        if details:
+            self.keep_details(sequence)
+        return sequence
+
+    def keep_details(self, sequence: NativeSequence) -> None:
+        """Let a sequence keep the details of its last token from now on, which takes some time.
+
+        Sums over tokens begin anew. Raises UsageError for a sequence of another engine.
+        """
+        try:
+            self._program.keep_details(sequence)
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"{error}.") from error
+
+    def details(self, sequence: NativeSequence) -> TokenDetails:
+        """What the last token of a sequence cost, by layer, and who won its attention.
+
+        Raises UsageError for a sequence that keeps no details, one of another engine, and one
+        whose last call failed.
+        """
+        try:
+            return read_details(self._program.details(sequence))
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"{error}.") from error
+
+    def fork(self, sequence: NativeSequence) -> NativeSequence:
+        """Another sequence of the same tokens, which continues on its own.
+
+        Both share their pages of 64 tokens until one of them writes to a page. Raises UsageError
+        for a sequence of another engine, or one whose last call failed.
+        """
+        try:
+            return self._program.fork(sequence)
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"{error}.") from error
 
     def feed(self, sequence: NativeSequence, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Append ``tokens`` to a sequence; logits ``[V]`` of the token after the last.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from spikeformers.errors import ConfigError, DataError
@@ -12,6 +15,18 @@ TOKENIZER: dict[str, Any] = {"rules": str, "bos": int | None, "eos": int | None}
 """The tokenizer of an engine file."""
 CHAT: dict[str, Any] = {"chat_template": str | None}
 """What it may also hold; files of earlier versions do not."""
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Characters by which byte-level vocabularies spell bytes (GPT-2), and the bytes."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in plain]
+    spelled = {chr(byte): byte for byte in plain}
+    return spelled | {chr(256 + place): byte for place, byte in enumerate(others)}
+
+
+_BYTES = _byte_alphabet()
+_BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")
 
 
 class EngineTokenizer:
@@ -60,6 +75,43 @@ class EngineTokenizer:
                 eos_token=self._text_of(self.eos_token_id),
                 raise_exception=raise_exception,
             )
+
+    @property
+    def bos_token(self) -> str | None:
+        """The token that begins a text, or None."""
+        return self._text_of(self.bos_token_id) or None
+
+    @property
+    def eos_token(self) -> str | None:
+        """The token that ends a text, or None."""
+        return self._text_of(self.eos_token_id) or None
+
+    def token_bytes(self, token: int) -> bytes:
+        """UTF-8 of a token by itself, of which some are part of a character; b"" if there is none.
+
+        A special token is its name.
+        """
+        name = self._rules.id_to_token(token)
+        if name is None:
+            return b""
+        if token in self._added:
+            return name.encode("utf-8", "replace")
+        if '"ByteLevel"' in self._decoder and all(character in _BYTES for character in name):
+            return bytes(_BYTES[character] for character in name)
+        byte = _BYTE_TOKEN.fullmatch(name)
+        if byte is not None and '"ByteFallback"' in self._decoder:
+            return bytes.fromhex(byte[1])
+        if "▁" in self._decoder:  # begins a word, which decoding by itself would strip
+            return name.replace("▁", " ").encode("utf-8", "replace")
+        return self.decode([token], skip_special_tokens=False).encode("utf-8", "replace")
+
+    @cached_property
+    def _decoder(self) -> str:
+        return json.dumps(json.loads(self._rules.to_str()).get("decoder"), ensure_ascii=False)
+
+    @cached_property
+    def _added(self) -> frozenset[int]:
+        return frozenset(self._rules.get_added_tokens_decoder())
 
     def _text_of(self, token: int | None) -> str:
         return "" if token is None else self._rules.id_to_token(token) or ""

@@ -99,7 +99,7 @@ def generate_text(
     writer = EngineWriter(model) if isinstance(model, Engine) else TorchWriter(model, tokenizer)
     end = writer.tokenizer.eos_token_id
     text = _as_chat(writer.tokenizer, prompt) if chat else prompt
-    ids = _prompt_ids(writer.tokenizer, text, writer.vocabulary, special=not chat)
+    ids = prompt_ids(writer.tokenizer, text, writer.vocabulary, special=not chat)
     room = _room(ids, writer.context, max_new_tokens)
     stream = TextStream(writer.tokenizer, ids, stop)
     new: list[int] = []
@@ -113,7 +113,7 @@ def generate_text(
     writer.write(ids, room, Sampling(temperature, top_k, top_p, seed), push)
     show(stream.finish())
     seconds = time.perf_counter() - began
-    reason = _why_ended(stream, new, end, max_new_tokens)
+    reason = why_ended(stream, new, end, max_new_tokens)
     return Generation(
         prompt, stream.text, len(new), len(ids), seconds, reason, seed, writer.context
     )
@@ -209,7 +209,8 @@ def _room(ids: Sequence[int], context: int, max_new_tokens: int) -> int:
     return min(max_new_tokens, context - len(ids))
 
 
-def _why_ended(stream: TextStream, new: Sequence[int], end: int | None, max_new_tokens: int) -> str:
+def why_ended(stream: TextStream, new: Sequence[int], end: int | None, max_new_tokens: int) -> str:
+    """`Generation.finish_reason` of a text of the tokens ``new``."""
     if stream.stopped:
         return "stop"
     if new and new[-1] == end:
@@ -231,7 +232,7 @@ def _as_chat(tokenizer: PreTrainedTokenizerBase | EngineTokenizer, message: str)
     return text
 
 
-def _prompt_ids(
+def prompt_ids(
     tokenizer: PreTrainedTokenizerBase | EngineTokenizer,
     prompt: str,
     rows: int,
@@ -241,6 +242,8 @@ def _prompt_ids(
     """Token ids of the prompt, for a model of ``rows`` tokens; an empty one begins a document.
 
     ``special``: whether the tokenizer adds its own tokens, which a chat template has written.
+    Raises DataError for a text that cannot be encoded, UsageError for an empty one where no token
+    begins a text, and for a token that the model lacks.
     """
     from spikeformers.data.tokenizers import encoding
 

@@ -95,6 +95,8 @@ void Program::run(const Attend& step, const Frame& frame) {
     if (step.rule == Rule::winners) {
       find_winners(kernels, cache, h, query, static_cast<int>(width), position, scoring,
                    step.winners, scratch);
+      if (sequence.details_ != nullptr)
+        keep_winners(scratch.winners, sequence.details_->winners[static_cast<std::size_t>(step.slot)], s * step.heads + h);
       if (out.holds == Holds::spikes) {
         std::int8_t* to = out.count.data() + at;
         std::memset(to, 0, static_cast<std::size_t>(width));

@@ -36,9 +36,13 @@ std::int64_t BitCache::bytes() const {
 }
 
 void BitCache::extend(std::int64_t more) {
+  if (tokens_ % kPage != 0 && more > 0) {
+    own_last_page(pages_, page_words_);
+    page_.back() = pages_.back().get();
+  }
   tokens_ += more;
   while (static_cast<std::int64_t>(pages_.size()) * kPage < tokens_) {
-    pages_.push_back(std::make_unique<std::uint64_t[]>(static_cast<std::size_t>(page_words_)));
+    pages_.emplace_back(new std::uint64_t[static_cast<std::size_t>(page_words_)]());
     page_.push_back(pages_.back().get());
     most_.resize(most_.size() + static_cast<std::size_t>(heads_));
   }

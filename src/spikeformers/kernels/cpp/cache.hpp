@@ -1,8 +1,10 @@
 // What a sequence remembers: keys and values as bit planes, in pages that never move.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "kernels.hpp"
@@ -18,7 +20,17 @@ struct Planes {
   std::uint32_t bits(int count) const;  // which planes are set for a count
 };
 
-// Keys and values of one attention layer and simulation step.
+// The last page before a token is put into it: where a fork of the sequence reads it too, it is copied,
+// so that a page which several sequences share never changes.
+template <class T>
+void own_last_page(std::vector<std::shared_ptr<T[]>>& pages, std::int64_t size) {
+  if (pages.back().use_count() == 1) return;
+  std::shared_ptr<T[]> copy(new T[static_cast<std::size_t>(size)]);
+  std::copy_n(pages.back().get(), size, copy.get());
+  pages.back() = std::move(copy);
+}
+
+// Keys and values of one attention layer and simulation step. A copy shares the pages.
 //
 // A page holds 64 tokens: for each head, keys as [feature][plane] words with one bit a token, and
 // values as [token][plane][words of the head's features] with one bit a feature. So a query reads
@@ -69,7 +81,7 @@ class BitCache {
   int heads_, width_, words_;
   Planes keys_, values_;
   std::int64_t key_words_, page_words_, tokens_ = 0;
-  std::vector<std::unique_ptr<std::uint64_t[]>> pages_;
+  std::vector<std::shared_ptr<std::uint64_t[]>> pages_;
   std::vector<const std::uint64_t*> page_;  // the same, as kernels take them
   std::vector<Most> most_;                  // [page][head]
 };

@@ -108,8 +108,9 @@ RowCache::RowCache(Number type, int heads, int width)
       page_bytes_(2 * heads_ * width_ * kPage * size_) {}
 
 void RowCache::extend() {
+  if (tokens_ % kPage != 0) own_last_page(pages_, page_bytes_);
   if (++tokens_ > static_cast<std::int64_t>(pages_.size()) * kPage)
-    pages_.push_back(std::make_unique<std::byte[]>(static_cast<std::size_t>(page_bytes_)));
+    pages_.emplace_back(new std::byte[static_cast<std::size_t>(page_bytes_)]());
 }
 
 void RowCache::put(std::int64_t token, int head, const float* key, const float* value) {
@@ -265,6 +266,7 @@ void Program::run(const Mix& step, const Frame& frame) {
         }
         best.insert(std::upper_bound(best.begin(), best.end(), found, before), found);
       }
+      if (Details* details = of(r).details_.get(); details != nullptr) keep_winners(best, details->winners[slot], first_head + g);
       const float one = 1.0f;
       float* sum = to + g * width;
       for (const Winner& winner : best)   // best first, as PyTorch adds

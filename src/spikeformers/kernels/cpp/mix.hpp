@@ -12,7 +12,8 @@ namespace spikeformers {
 
 // Keys and values of one attention layer. A page holds 64 tokens, for each head: keys as
 // [feature][64 tokens], so that a query reads the features that it has for 64 keys at once, and
-// values as [token][feature]: what a head reads lies in one piece. Pages never move.
+// values as [token][feature]: what a head reads lies in one piece. Pages never move; a copy shares
+// them.
 class RowCache {
  public:
   RowCache(Number type, int heads, int width);
@@ -33,7 +34,7 @@ class RowCache {
  private:
   Number type_;
   std::int64_t heads_, width_, size_, page_bytes_, tokens_ = 0;
-  std::vector<std::unique_ptr<std::byte[]>> pages_;
+  std::vector<std::shared_ptr<std::byte[]>> pages_;
 };
 
 }  // namespace spikeformers

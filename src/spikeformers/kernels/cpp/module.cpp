@@ -95,6 +95,20 @@ nb::dict counters_of(const Engine& engine) {
   return found;
 }
 
+// (tokens read, cost of all, of the last one by layer, of it outside of layers, winners by layer and head)
+using CostTuple = std::tuple<std::int64_t, std::int64_t, std::int64_t>;  // neurons, events, weight bytes
+using DetailsTuple = std::tuple<std::int64_t, CostTuple, std::vector<CostTuple>, CostTuple,
+                                std::vector<std::optional<std::vector<Winners>>>>;
+
+DetailsTuple details_of(const Engine& engine, const Sequence& sequence) {
+  DetailsRead read = alone(engine.program, [&] { return engine.program.details(sequence); });
+  const auto as_tuple = [](const Cost& cost) { return CostTuple{cost.neurons, cost.events, cost.weight_bytes}; };
+  std::vector<CostTuple> layers;
+  for (const Cost& cost : read.details.layers) layers.push_back(as_tuple(cost));
+  return {read.details.tokens, as_tuple(read.details.total), std::move(layers), as_tuple(read.details.outside),
+          std::move(read.winners)};
+}
+
 // One kernel by itself, as a program of one step: what tests and benchmarks call. `repeats` runs it
 // again; the seconds are the mean of a run.
 using Timed = std::tuple<nb::ndarray<nb::numpy, float>, double>;
@@ -289,6 +303,18 @@ NB_MODULE(_native, m) {
              });
            },
            nb::rv_policy::take_ownership, nb::keep_alive<0, 1>())
+      .def("fork",
+           [](const Engine& e, const Sequence& sequence) {
+             return alone(e.program, [&] {
+               require(&sequence.program() == &e.program, "a sequence of another program");
+               return sequence.fork().release();
+             });
+           },
+           "sequence"_a, nb::rv_policy::take_ownership, nb::keep_alive<0, 1>())
+      .def("keep_details",
+           [](const Engine& e, Sequence& s) { alone(e.program, [&] { e.program.keep_details(s); }); },
+           "sequence"_a)
+      .def("details", &details_of, "sequence"_a)
       .def("forward", &forward, "sequences"_a, "tokens"_a, "wanted"_a)
       .def("advance", &advance, "sequence"_a, "token"_a)
       .def("values", &values_of, "buffer"_a)

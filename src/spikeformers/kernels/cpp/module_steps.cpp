@@ -14,6 +14,7 @@ void bind_steps(nb::class_<Engine>& program) {
              alone(e.program, [&] { e.program.join(in, to, chosen); });
            },
            "input"_a, "to"_a, "how"_a)
+      .def("layer", [](Engine& e, int number) { alone(e.program, [&] { e.program.layer(number); }); }, "number"_a)
       .def("shift", [](Engine& e, int to, std::int64_t moved) { alone(e.program, [&] { e.program.shift(to, moved); }); },
            "to"_a, "moved"_a)
       .def("recount", [](Engine& e, int in, int out) { alone(e.program, [&] { e.program.recount(in, out); }); },

@@ -94,6 +94,21 @@ Sequence::Sequence(const Program& program)
   }
 }
 
+std::unique_ptr<Sequence> Sequence::fork() const {
+  require(!broken_, "a sequence whose last call failed half-way: begin a new one");
+  auto twin = std::make_unique<Sequence>(*program_);
+  const auto copy = [](const auto& from, auto& to) {
+    for (std::size_t i = 0; i < from.size(); ++i)
+      if (from[i]) *to[i] = *from[i];
+  };
+  copy(bits_, twin->bits_);
+  copy(sums_, twin->sums_);
+  copy(rows_, twin->rows_);
+  twin->last_ = last_;
+  twin->tokens_ = tokens_;
+  return twin;
+}
+
 std::int64_t Sequence::bytes() const {
   std::int64_t total = 0;
   for (const auto& cache : bits_) total += cache ? cache->bytes() : 0;

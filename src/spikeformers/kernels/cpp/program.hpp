@@ -16,6 +16,7 @@
 #include "attention.hpp"
 #include "cache.hpp"
 #include "counts.hpp"
+#include "details.hpp"
 #include "kernels.hpp"
 #include "mix.hpp"
 #include "more.hpp"
@@ -120,6 +121,8 @@ class Sequence {
   // These two, and what changes them, take turns: Program::busy().
   std::int64_t tokens() const { return tokens_; }
   std::int64_t bytes() const;
+  // Another sequence of the same tokens, which continues on its own; pages are shared until written.
+  std::unique_ptr<Sequence> fork() const;
 
  private:
   friend struct Program;
@@ -130,6 +133,7 @@ class Sequence {
   std::vector<std::unique_ptr<SumCache>> sums_;
   std::vector<std::unique_ptr<RowCache>> rows_;
   std::vector<std::vector<std::int8_t>> last_;  // spikes of the last token, for each shift
+  std::unique_ptr<Details> details_;            // null: none are kept
 };
 
 struct Embed {
@@ -287,6 +291,8 @@ struct Program {
   void group_norm(int in, int out, Vector gain, float eps);
   void mix(int query, int key, int value, int out, int heads, int kv_heads, Rule rule, int winners,
            float weight, Vector scale, int largest, bool half);
+  // The steps that follow belong to this layer, from 0 as they come; to none with -1, as at first.
+  void layer(int number);
   void finish(int logits);
   bool finished() const { return logits_ >= 0; }
 
@@ -304,6 +310,10 @@ struct Program {
   void run_alone(Sequence& sequence, std::int64_t rows);
 
   const Buffer& buffer(int id) const;
+  // From now on the sequence keeps the details of its last token (details.hpp).
+  void keep_details(Sequence& sequence) const;
+  // Those of a sequence that keeps them; std::invalid_argument of another.
+  DetailsRead details(const Sequence& sequence) const;
   // Whoever reads or changes this program, or one of its sequences, holds it meanwhile.
   std::mutex& busy() const { return busy_; }
 
@@ -321,6 +331,7 @@ struct Program {
     const std::vector<std::int32_t>& token;
     const std::vector<std::int64_t>& wanted;
     std::vector<std::int64_t> position;
+    bool details = false;  // whether any of the sequences keeps them
   };
   Buffer& at(int id, const char* what);
   Buffer& output(int id, Holds wanted, const char* what);
@@ -328,6 +339,9 @@ struct Program {
   void check_norm(const char* what, NormKind kind, Vector gain, Vector shift, float eps,
                   std::int64_t width) const;
   void run_steps(const Frame& frame);
+  int layer_of(std::size_t step) const;
+  void begin_details(const Frame& frame);
+  void count_details(std::size_t step, const Frame& frame);  // after it ran
   // Called by a step, from any thread, for each row that it read: false ends the call after the step.
   void expect_finite(bool fine) {
     if (!fine) finite_.store(false, std::memory_order_relaxed);
@@ -365,7 +379,8 @@ struct Program {
 
   std::vector<std::unique_ptr<Buffer>> buffers_;
   std::vector<Step> steps_;
-  int logits_ = -1, slots_ = 0, shifts_ = 0;
+  int logits_ = -1, slots_ = 0, shifts_ = 0, layers_ = 0;
+  std::vector<std::pair<std::size_t, int>> layer_marks_;  // from this step on, this layer
   std::int64_t longest_ = INT32_MAX;  // tokens of a sequence that its whole sums hold
   std::atomic<bool> finite_{true};
   mutable std::mutex busy_;

@@ -16,7 +16,7 @@ const float* Program::forward(const std::vector<Sequence*>& sequence,
                               const std::vector<std::int32_t>& token,
                               const std::vector<std::int64_t>& wanted) {
   require(finished(), "the program is not finished");
-  Frame frame{sequence, token, wanted, {}};
+  Frame frame{sequence, token, wanted, {}, false};
   const auto rows = static_cast<std::int64_t>(token.size());
   if (sequence.size() != token.size())
     throw std::invalid_argument(std::to_string(sequence.size()) + " sequences for " + std::to_string(rows) +
@@ -47,7 +47,9 @@ const float* Program::forward(const std::vector<Sequence*>& sequence,
       throw std::invalid_argument("token " + std::to_string(position + 1) + " is past the " +
                                   std::to_string(most) + " positions of this model");
     }
+  frame.details = std::any_of(sequence.begin(), sequence.end(), [](const Sequence* one) { return one->details_ != nullptr; });
   try {
+    if (frame.details) begin_details(frame);
     run_steps(frame);
     const float* logits = at(logits_, "logits").real.data();
     if (!all_finite(logits, static_cast<std::int64_t>(wanted.size()) * vocabulary))
@@ -67,13 +69,14 @@ void Program::run_steps(const Frame& frame) {
     if (!finite_.load(std::memory_order_relaxed))
       throw std::overflow_error("step " + std::to_string(i + 1) + " of " + std::to_string(steps_.size()) +
                                 " reads values that are not finite, or a norm of zeros without an eps");
+    if (frame.details) count_details(i, frame);
   }
 }
 
 void Program::run_alone(Sequence& sequence, std::int64_t rows) {
   const std::vector<Sequence*> all(static_cast<std::size_t>(rows), &sequence);
   const std::vector<std::int32_t> tokens(static_cast<std::size_t>(rows), 0);
-  Frame frame{all, tokens, {}, {}};
+  Frame frame{all, tokens, {}, {}, false};
   require(rows <= longest_, std::to_string(rows) + " tokens: whole sums hold " + std::to_string(longest_));
   for (std::int64_t r = 0; r < rows; ++r) frame.position.push_back(sequence.tokens_++);
   run_steps(frame);

@@ -31,6 +31,13 @@ inline std::int64_t sum_bytes(std::int64_t heads, std::int64_t width) { return 8
 // Bias of each head by distance; a null `bias` is zeros.
 std::vector<BiasLine> bias_lines(Vector bias, int heads, const std::string& what);
 
+// Into the list of one head and simulation step.
+inline void keep_winners(const std::vector<Winner>& best, std::vector<Winners>& lists, std::int64_t list) {
+  Winners& to = lists[static_cast<std::size_t>(list)];
+  to.clear();
+  for (const Winner& winner : best) to.push_back(winner.token);
+}
+
 constexpr std::int64_t kRowsAtOnce = 16;  // of a batch, to one piece of work
 
 inline std::int64_t pieces_of(std::int64_t n, std::int64_t each) { return (n + each - 1) / each; }
