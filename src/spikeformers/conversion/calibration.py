@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from spikeformers.errors import CheckpointError, DataError
 from spikeformers.foreign import foreign
@@ -45,6 +45,14 @@ class Sample:
     mlp_out: Tensor
     rotary: tuple[Tensor, Tensor] | None
     mask: Tensor | None = None
+
+    def replayed(self, module: nn.Module, part: str) -> tuple[Tensor, Tensor]:
+        """Output of the "mlp" or "attention" ``module`` on these inputs, and the dense one's."""
+        if part == "mlp":
+            return module(self.mlp_in), self.mlp_out
+        rotary = {} if self.rotary is None else {"position_embeddings": self.rotary}
+        output = module(self.attention_in, attention_mask=self.mask, **rotary)[0]
+        return output, self.attention_out
 
 
 def collect(

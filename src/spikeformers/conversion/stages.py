@@ -49,7 +49,7 @@ from spikeformers.models._adapters import refuse_adapters
 from spikeformers.models._converted import SpikingFeedForward
 from spikeformers.models._sources import source_of
 from spikeformers.models._spiking_inputs import spiking_attention
-from spikeformers.models.neurtransformer import spiking_module
+from spikeformers.models.neurtransformer import spiking_feed_forward, spiking_self_attention
 from spikeformers.progress import Tell, watched
 from spikeformers.storage import digest_of, run_lock, write_text
 
@@ -229,7 +229,7 @@ def _module(
     sample = read_sample(folder / "calibration", row.layer) if calibrated else None
     module = convert_module(model, config, row.layer, row.part, sample, rule)
     record = {"module": row.module, "layer": row.layer, "part": row.part, "method": row.method}
-    record |= {} if sample is None else changed(module, sample)
+    record |= {} if sample is None else changed(module, row.part, sample)
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(kept.with_name(f"{name}.safetensors"), module.state_dict())
     write_json(kept, {**record, RECORD_DIGEST: _record_digest(record)})
@@ -271,24 +271,30 @@ def convert_module(
     if part == "attention" and config.attention == "kept":
         attention = copy.deepcopy(getattr(block, source.attention))
         return spiking_attention(attention, source, model.config, config).eval()
-    module = spiking_module(model.config, config, layer, part).eval()
-    if isinstance(module, SpikingFeedForward):
-        dense: Any = getattr(block, source.mlp)
-        _load(module, source.read_mlp(dense))
-        if sample is None:
-            return module
-        x = sample.mlp_in.flatten(0, 1)
-        if config.ffn == "qcfs":
-            qcfs.calibrate(module, x, rule, _activation(dense))
-        else:
-            (ni_lif if config.ffn == "ni-lif" else signed_if).calibrate(module, x, rule)
-        return module
-    dense = getattr(block, source.attention)
+    if part == "mlp":
+        mlp: Any = getattr(block, source.mlp)
+        feed_forward = spiking_feed_forward(model.config, config).eval()
+        _load(feed_forward, source.read_mlp(mlp))
+        if sample is not None:
+            _calibrate(feed_forward, config, sample.mlp_in.flatten(0, 1), rule, mlp)
+        return feed_forward
+    dense: Any = getattr(block, source.attention)
+    module = spiking_self_attention(model.config, config, layer).eval()
     _load(module, source.read_attention(dense, source.shape(model.config)))
     method = ssa if config.attention == "ssa" else cwssa
     assert sample is not None
     method.calibrate(module, sample, rule, float(dense.scaling))
     return module
+
+
+def _calibrate(
+    module: SpikingFeedForward, config: NeurTransformerConfig, x: Tensor, rule: Rule, dense: Any
+) -> None:
+    """Set the thresholds on the inputs ``x`` ``[N, D]`` of the source's block ``dense``."""
+    if config.ffn == "qcfs":
+        qcfs.calibrate(module, x, rule, _activation(dense))
+    else:
+        (ni_lif if config.ffn == "ni-lif" else signed_if).calibrate(module, x, rule)
 
 
 def _activation(mlp: Any) -> nn.Module:

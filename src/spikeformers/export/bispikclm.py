@@ -19,8 +19,8 @@ import torch
 from spikeformers.engine import Description, NeuronSpec
 from spikeformers.errors import ConfigError
 from spikeformers.export.packer import MAX_LEVELS, Writer, neuron_spec
-from spikeformers.layers import Fire, RelativeBias
-from spikeformers.models.bispikclm import BinaryBlock
+from spikeformers.layers import Fire
+from spikeformers.models.bispikclm import BinaryAttention, BinaryMLP
 from spikeformers.neurons import LIF
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ def describe(
     config, body = model.config, model.model
     width, hidden = config.hidden_size, config.intermediate_size
     assert hidden is not None
-    assert isinstance(body.encoder, Fire)
     if model.head_neuron is not None and config.steps > MAX_LEVELS:
         raise ConfigError(
             f"the engine sums the head's spikes of at most {MAX_LEVELS} steps, and this model has "
@@ -57,9 +56,10 @@ def describe(
     to.join(fire("x", "encoder", body.encoder), "stream", "set")
     how = config.residual
     for number, block in enumerate(body.layers):
-        assert isinstance(block, BinaryBlock)
-        at, mlp, on = block.attention, block.mlp, f"layers.{number}"
-        if isinstance(at.fire_in, Fire):
+        on = f"layers.{number}"
+        at: BinaryAttention = block.attention  # type: ignore[assignment]
+        mlp: BinaryMLP = block.mlp  # type: ignore[assignment]
+        if at.fire_in is not None:
             source = fire("stream", f"{on}.attention.in", at.fire_in)
         elif number == 0:
             source = "encoder"
@@ -71,20 +71,20 @@ def describe(
         parts = (("query", at.fire_query), ("key", at.fire_key), ("value", at.fire_value))
         for place, (name, layer) in enumerate(parts):
             fire("qkv", f"{on}.{name}", layer, offset=place * width)
-        neuron = at.core.neuron
-        assert isinstance(neuron, LIF)
-        assert neuron.reset == "delayed"
+        neuron: LIF = at.core.neuron  # type: ignore[assignment]
+        if neuron.reset != "delayed":
+            raise ConfigError(
+                "the engine's edges have a delayed reset, and those of this model have a "
+                f"{neuron.reset} one."
+            )
         threshold = torch.as_tensor(neuron.v_th, dtype=torch.float32).flatten().expand(at.heads)
-        relative = body.relative[number] if len(body.relative) else None
         to.edges(
             *(f"{on}.query", f"{on}.key", f"{on}.value", "y"),
             heads=at.heads,
             decay=neuron.decay,
             scale=pack.keep(f"{on}.scale", at.core.scale().flatten()),
             threshold=pack.keep(f"{on}.threshold", threshold),
-            bias=pack.vector(
-                f"{on}.relative", relative.bias if isinstance(relative, RelativeBias) else None
-            ),
+            bias=pack.vector(f"{on}.relative", body.relative_bias(number)),
         )
         writer.linear("y", "x", f"{on}.out", at.out)
         to.join(fire("x", f"{on}.attention.out", at.fire_out), "stream", how)

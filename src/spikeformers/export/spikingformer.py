@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from spikeformers.attention import ScaledAttention
 from spikeformers.engine import Description
 from spikeformers.export.packer import Writer, neuron_spec
-from spikeformers.layers import Fire, RelativeBias
-from spikeformers.models._block import SpikingBlock
+from spikeformers.layers import Fire
+from spikeformers.models._block import SpikingAttention, SpikingMLP
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,11 +41,15 @@ def describe(
         """Norm and neuron of ``layer`` into a buffer of spikes of its own."""
         writer.fire(source, out, size, layer.norm, layer.neuron, offset)
 
+    def normalise(name: str, module: nn.Module) -> None:
+        norm = pack.norm(name, module)
+        if norm.kind != "none":
+            to.norm("y", "y", norm)
+
     for number, block in enumerate(body.layers):
-        assert isinstance(block, SpikingBlock)
-        at, mlp = block.attention, block.mlp
+        at: SpikingAttention = block.attention  # type: ignore[assignment]
+        mlp: SpikingMLP = block.mlp  # type: ignore[assignment]
         rule = at.core.engine_rule()  # refuses what the engine does not know
-        assert isinstance(at.core, ScaledAttention)
         on = f"layers.{number}"
         fire("x", f"{on}.attention.in", at.fire_in)
         if at.shift is not None:
@@ -59,21 +62,18 @@ def describe(
         if at.fire_out is None:
             to.spikes(winner, width, neuron_spec(at.fire_value.neuron))
         scale = pack.keep(f"{on}.scale", at.core.scale().flatten())
-        relative = body.relative[number] if len(body.relative) else None
-        bias = relative.bias if isinstance(relative, RelativeBias) else None
         to.attend(
             *(f"{on}.query", f"{on}.key", f"{on}.value", winner),
             heads=at.heads,
             scale=scale,
-            bias=pack.vector(f"{on}.relative", bias),
+            bias=pack.vector(f"{on}.relative", body.relative_bias(number)),
             **rule,
         )
         if at.fire_out is not None:
             fire("y", f"{on}.attention.out", at.fire_out)
             winner = f"{on}.attention.out"
         linear(winner, "y", f"{on}.out", at.out)
-        if not isinstance(at.out_norm, nn.Identity):
-            to.norm("y", "y", pack.norm(f"{on}.out_norm", at.out_norm))
+        normalise(f"{on}.out_norm", at.out_norm)
         to.add("y", "x")
         fire("x", f"{on}.mlp.in", mlp.fire_in)
         if mlp.shift is not None:
@@ -81,8 +81,7 @@ def describe(
         linear(f"{on}.mlp.in", "hidden", f"{on}.up", mlp.up)
         fire("hidden", f"{on}.mlp.hidden", mlp.fire_hidden, size=hidden)
         linear(f"{on}.mlp.hidden", "y", f"{on}.down", mlp.down)
-        if not isinstance(mlp.out_norm, nn.Identity):
-            to.norm("y", "y", pack.norm(f"{on}.mlp.out_norm", mlp.out_norm))
+        normalise(f"{on}.mlp.out_norm", mlp.out_norm)
         to.add("y", "x")
 
     to.real("last", width)

@@ -41,10 +41,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-WITHOUT_CACHE = (  # models that generate no text
-    *("ForMaskedLM", "ForSequenceClassification", "ForImageClassification"),
-)
-
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -157,7 +153,7 @@ def train(
             validation = measure(trained)
         result = TrainResult(state.step, state.tokens_seen, state.seconds, validation)
         task.finish()
-        if not type(model).__name__.endswith(WITHOUT_CACHE):
+        if model.can_generate():
             model.config.use_cache = True
         card = model_card(result) if callable(model_card) else model_card
         export(model, model_class, tokenizer, out, world, card)

@@ -127,7 +127,7 @@ class Tracer:
         return hook
 
     def _linear(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
-        module: Any = frame.module
+        module = frame.running
         entered = next(iter(inputs.values())) if frame.decoded is None else frame.decoded
         x: Tensor = self.decoded_from.get(entered, entered)
         self._hold(module.weight)
@@ -148,8 +148,7 @@ class Tracer:
         )
 
     def _conv(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
-        module = frame.module
-        assert isinstance(module, nn.Conv2d)
+        module: nn.Conv2d = frame.running
         self._hold(module.weight)
         x: Tensor = next(iter(inputs.values()))
         place = self.place(frame.name, linear_component(self.stack, frame.name))
@@ -177,8 +176,7 @@ class Tracer:
         rules.norm(self.trace, self.place(frame.name, "norms"), self.rows, output, kind)
 
     def _neuron(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
-        module = frame.module
-        assert isinstance(module, Neuron)
+        module: Neuron = frame.running
         around = self.stack[-1] if self.stack else None
         if around is not None and getattr(around.module, "weights_are_fired", False):
             self.stated[output] = rules.spikes_by(module)
@@ -198,8 +196,7 @@ class Tracer:
             self.stack[-1].decoded = output
 
     def _core(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
-        module = frame.module
-        assert isinstance(module, Attention)
+        module: Attention = frame.running
         q, k, v = inputs["q"], inputs["k"], inputs["v"]
         bias = inputs.get("bias")
         stated = self._stated_of(q, k, v)
@@ -226,7 +223,7 @@ class Tracer:
 
     def _expanded(self, frame: Frame, inputs: dict[str, Any], output: Any) -> None:
         """Count a core on binary sub-steps: scores sum over all their pairs before competition."""
-        module: Any = frame.module
+        module = frame.running
         summed = module.summed_sub_steps(self.last_spikes.pop)
         operands = tuple(counts for counts, _ in summed)
         stated = tuple(Spikes("integer", unit) for _, unit in summed)
