@@ -18,7 +18,6 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -41,6 +40,7 @@ from spikeformers.evaluation.memory import (
 from spikeformers.evaluation.peers import PEERS, builds, running, usable
 from spikeformers.evaluation.systems import TorchSystem, time_systems
 from spikeformers.export import pack
+from spikeformers.meters import Seconds, clock
 from spikeformers.models import (
     WDSpikingformerConfig,
     WDSpikingformerForCausalLM,
@@ -77,13 +77,8 @@ def counts(shape: tuple[int, ...], density: float, levels: int) -> np.ndarray:
 def median_seconds(work: Callable[[], object], repeats: int) -> tuple[float, float]:
     """Median wall and processor seconds, after one run that is not timed."""
     work()
-    wall, cpu = [], []
-    for _ in range(repeats):
-        began = time.perf_counter(), time.process_time()
-        work()
-        wall.append(time.perf_counter() - began[0])
-        cpu.append(time.process_time() - began[1])
-    return statistics.median(wall), statistics.median(cpu)
+    times = [clock(work) for _ in range(repeats)]
+    return statistics.median(t.wall for t in times), statistics.median(t.cpu for t in times)
 
 
 def repeated(work: Callable[[], object], times: int) -> None:
@@ -241,14 +236,12 @@ def context(threads: int, tokens: int) -> dict[str, Any]:
         for name, peer in peers.items():
             peer.begin(ids)
             systems[name] = partial(peer.step, 5)
-        took: dict[str, list[tuple[float, float]]] = {name: [] for name in systems}
+        took: dict[str, list[Seconds]] = {name: [] for name in systems}
         for turn in range(steps):
             for name, work in systems.items():
                 if name.startswith("pytorch") and turn % 4:
                     continue  # slow, and not what counts
-                began = time.perf_counter(), time.process_time()
-                work()
-                took[name].append((time.perf_counter() - began[0], time.process_time() - began[1]))
+                took[name].append(clock(work))
     seconds = {
         name: [statistics.median(times) for times in zip(*pairs[1:], strict=True)]
         for name, pairs in took.items()

@@ -19,7 +19,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +42,7 @@ def child(preset: str, threads: int, batch: int, context: int, steps: int) -> di
     """
     import torch
 
+    from spikeformers.meters import Stopwatch
     from spikeformers.models import build_config, build_model
 
     torch.set_num_threads(threads)
@@ -50,17 +50,17 @@ def child(preset: str, threads: int, batch: int, context: int, steps: int) -> di
     model = build_model(build_config(preset, VOCABULARY)).train()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     ids = torch.randint(0, VOCABULARY, (batch, context))
-    clock = processor = 0.0
+    watch = Stopwatch()
     for number in range(steps + 2):
         if number == 2:
-            clock, processor = time.perf_counter(), time.process_time()
+            watch.start()
         optimizer.zero_grad(set_to_none=True)
         model(input_ids=ids, labels=ids).loss.backward()
         optimizer.step()
-    tokens = steps * batch * context
+    tokens, seconds = steps * batch * context, watch.read()
     return {
-        "tokens_per_second": tokens / (time.perf_counter() - clock),
-        "tokens_per_processor_second": tokens / (time.process_time() - processor),
+        "tokens_per_second": tokens / seconds.wall,
+        "tokens_per_processor_second": tokens / seconds.cpu,
     }
 
 

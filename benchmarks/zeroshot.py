@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from _sweep import RESULTS, commit, fill_pages, save_table
 from spikeformers.models.reference import DTYPES
 from spikeformers.reporting.tables import markdown
+from spikeformers.storage import write_text
 
 if TYPE_CHECKING:
     from spikeformers.evaluation.zeroshot import TaskReport
@@ -74,13 +75,11 @@ def run(args: argparse.Namespace) -> None:
             reports.append(scorer.run(task, data_dir=args.data_dir, limit=args.limit))
             acc = reports[-1].metrics["acc"]
             print(f"{name}, {task}: {acc['value']:.4f} ± {acc['stderr']:.4f}", flush=True)
-            found = scorer.result(reports)
-            for told in found["tasks"].values():
-                told["commit"] = found["commit"]  # that of a task: starts may be days apart
-            found["tasks"] = tasks | found["tasks"]
-            partial = out.with_suffix(".partial")
-            partial.write_text(json.dumps(_without_samples(found), indent=1), encoding="utf-8")
-            partial.replace(out)
+            result = scorer.result(reports)
+            for of_task in result["tasks"].values():
+                of_task["commit"] = result["commit"]  # of a task: starts may be days apart
+            result["tasks"] = tasks | result["tasks"]
+            write_text(out, json.dumps(_without_samples(result), indent=1))
 
 
 def _say(task: str, done: int, total: int) -> None:
@@ -128,7 +127,7 @@ def check(args: argparse.Namespace) -> None:
                 for f in scored.values()
             ]
             apart = [abs(a - b) for a, b in zip(*values, strict=True)]
-            told = {
+            record = {
                 **asked,
                 "documents": limit,
                 "log_likelihoods": len(apart),
@@ -137,11 +136,9 @@ def check(args: argparse.Namespace) -> None:
                 "commit": commit(),
                 **{key: version(key) for key in ("lm_eval", "torch", "transformers")},
             }
-            print(json.dumps(told), flush=True)
-            found.append(told)
-            partial = kept.with_suffix(".partial")
-            partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-            partial.replace(kept)
+            print(json.dumps(record), flush=True)
+            found.append(record)
+            write_text(kept, json.dumps(found, indent=1) + "\n")
     raise SystemExit(1 if any(one["largest_difference"] for one in found) else 0)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,6 +10,7 @@ from spikeformers.engine import Engine
 from spikeformers.errors import UsageError
 from spikeformers.foreign import foreign
 from spikeformers.generation.text_stream import TextStream
+from spikeformers.meters import Stopwatch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -109,10 +109,10 @@ def generate_text(
         show(stream.push(token))
         return stream.stopped or token == end
 
-    began = time.perf_counter()
+    watch = Stopwatch()
     writer.write(ids, room, Sampling(temperature, top_k, top_p, seed), push)
     show(stream.finish())
-    seconds = time.perf_counter() - began
+    seconds = watch.read().wall
     reason = _why_ended(stream, new, end, max_new_tokens)
     return Generation(
         prompt, stream.text, len(new), len(ids), seconds, reason, seed, writer.context

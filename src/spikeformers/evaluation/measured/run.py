@@ -29,7 +29,7 @@ from spikeformers.evaluation.measured.records import (
     Spread,
 )
 from spikeformers.evaluation.systems import timing_of
-from spikeformers.meters import Tally, find_meters
+from spikeformers.meters import Seconds, Tally, find_meters
 from spikeformers.meters.energy import POWERCAP, net
 from spikeformers.progress import Move, watched
 
@@ -161,8 +161,10 @@ def _units(work: Text | Whole) -> dict[str, tuple[int, str]]:
 
 def _phase(readings: Sequence[Reading], idle: Watts, units: int, unit: str) -> MeasuredPhase:
     answers = [reading.answer for reading in readings]
-    repeats = [(answer["wall"], answer["cpu"]) for answer in answers]
-    calls = [(step, 0.0) for answer in answers for step in answer.get("steps", [answer["wall"]])]
+    repeats = [Seconds(answer["wall"], answer["cpu"]) for answer in answers]
+    calls = [
+        Seconds(step, 0.0) for answer in answers for step in answer.get("steps", [answer["wall"]])
+    ]
 
     def spread(key: str) -> Spread:
         return Spread.of([answer[key] / units for answer in answers])
