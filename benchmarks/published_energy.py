@@ -4,7 +4,7 @@
 
 Writes results/published-energy.json and .md. Everything here is arithmetic on shapes and published
 figures: 4.6 pJ per multiply-accumulate, 0.9 pJ per accumulate, MACs of
-`energy.counting.closed_form` (which a test compares with the tracer). Values that none of the four
+`energy.counting.sizes` (which a test compares with the tracer). Values that none of the four
 papers states (tokens, which products, firing rates) are solved for, and compared with the firing of
 our own small models in a counted run (quality-wikitext-2.json, distill-wikitext-2.json).
 docs/published-energy.md discusses the results.
@@ -17,8 +17,8 @@ import math
 from typing import Any, get_args
 
 from _sweep import RESULTS, save_table
-from spikeformers.energy.counting.closed_form import Macs, Pairs, TransformerShape
-from spikeformers.energy.pricing.prices import ADD_FP32, MAC_FP32
+from spikeformers.energy.counting.sizes import Macs, Pairs, TransformerShape
+from spikeformers.energy.pricing.paper_sum import ADD_FP32, MAC_FP32
 from spikeformers.reporting.tables import markdown
 
 MAC, AC = MAC_FP32.picojoules, ADD_FP32.picojoules

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from spikeformers.errors import ConfigError, DataError, StorageError, TrainingDiverged, UsageError
+from spikeformers.meters import stopwatch
 from spikeformers.models import load_model
-from spikeformers.training import TrainResult, loop, task, train
+from spikeformers.training import TrainResult, task, train
 from spikeformers.training.checkpoint import checkpoints
 from spikeformers.training.journal import read_metrics
 
@@ -192,7 +193,7 @@ def test_only_training_steps_count_as_seconds_and_they_add_up(
     tmp_path: Path, fresh: Any, config: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks = count()
-    monkeypatch.setattr(loop.time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: float(next(ticks)))
     plain = task.validate
 
     def slow(*args: Any) -> dict[str, float]:

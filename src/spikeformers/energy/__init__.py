@@ -24,11 +24,18 @@ from spikeformers.energy.counting.trace import COMPONENTS, Operand, Product, Tra
 from spikeformers.energy.pricing.break_even import BreakEven, break_even
 from spikeformers.energy.pricing.estimate import FullReport, estimate
 from spikeformers.energy.pricing.ledger import Ledger, ledger_of
-from spikeformers.energy.pricing.paper_sum import RULES, EnergyReport, Share, count_over, energy_of
-from spikeformers.energy.pricing.precision import FP16, FP32, INT8, Precision
+from spikeformers.energy.pricing.paper_sum import (
+    PAPER,
+    RULES,
+    Cost,
+    EnergyReport,
+    Prices,
+    Share,
+    count_over,
+    energy_of,
+)
 from spikeformers.energy.pricing.price_table import PriceTable, load_table, read_table
-from spikeformers.energy.pricing.prices import PAPER, Cost, Prices
-from spikeformers.energy.pricing.work_items import Phase, WorkItem
+from spikeformers.energy.pricing.work_items import FP16, FP32, INT8, Phase, Precision, WorkItem
 from spikeformers.energy.pricing.workload import Assumptions, work_of
 
 # Earlier names, which continue to work.

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers import GPT2Config, LlamaConfig
 
 from spikeformers.energy import audit, trace
-from spikeformers.energy.auditing.channel_units import folded, joined, units_of
+from spikeformers.energy.auditing.operand_history import folded, joined, units_of
 from spikeformers.models import NeurTransformerConfig, NeurTransformerForCausalLM
 from spikeformers.models._converted import Decode, SpikeMap
 from spikeformers.neurons import NILIF

@@ -10,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from spikeformers.energy.counting.operands import counts, operand
-from spikeformers.energy.counting.rows import Batch, Rows, inputs_of
+from spikeformers.energy.counting.operands import Batch, Rows, counts, inputs_of, operand
 from spikeformers.energy.counting.rules import spikes_by
 from spikeformers.energy.counting.trace import Operand
 from spikeformers.errors import ConfigError, nearest

@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from spikeformers.energy.pricing.prices import Cost
+from spikeformers.energy.pricing.paper_sum import Cost
 from spikeformers.errors import ConfigError, nearest
 from spikeformers.foreign import foreign, read_text
 

@@ -32,8 +32,17 @@ from typing import Literal
 from spikeformers.energy.counting.sizes import LARGEST_TILE
 from spikeformers.energy.counting.trace import Operand, Product, Trace
 from spikeformers.energy.pricing.attention_workload import attention_work, pairs_per_query
-from spikeformers.energy.pricing.precision import BITS, ELEMENTWISE, STATE, Precision
-from spikeformers.energy.pricing.work_items import Phase, WorkItem, compute, limited, traffic
+from spikeformers.energy.pricing.work_items import (
+    BITS,
+    ELEMENTWISE,
+    STATE,
+    Phase,
+    Precision,
+    WorkItem,
+    compute,
+    limited,
+    traffic,
+)
 
 Counts = Literal["additions", "multiplication"]
 _KINDS = {"mult": "multiply", "winner_compare": "compare"}
