@@ -64,10 +64,10 @@ class Sweep:
         run.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
         run.add_argument("--rows", help="'ssa|softmax': rows, separated by a bar; all unless given")
         run.add_argument("--seeds", default="0,1,2", help="only these of each row's seeds")
-        one = commands.add_parser("one", help="train one row here")
-        one.add_argument("--row", required=True, choices=list(self.seeds))
-        one.add_argument("--seed", type=int, required=True)
-        for sub in (run, one):
+        one_row = commands.add_parser("one", help="train one row here")
+        one_row.add_argument("--row", required=True, choices=list(self.seeds))
+        one_row.add_argument("--seed", type=int, required=True)
+        for sub in (run, one_row):
             sub.add_argument("--data", default="builtin", help="builtin, or a corpus folder")
             sub.add_argument("--name", help="of table and folder; the corpus' unless given")
             sub.add_argument("--steps", type=int, default=1000)
@@ -76,7 +76,7 @@ class Sweep:
             self.options(sub)
         if self.rates:
             run.add_argument("--search", action="store_true", help="a learning rate for each row")
-            one.add_argument("--rate", type=float, help="learning rate; the row's unless given")
+            one_row.add_argument("--rate", type=float, help="learning rate; the row's unless given")
         commands.add_parser("table", help="write the tables of all results")
         args, rest = parser.parse_known_args()
         if rest:

@@ -240,14 +240,14 @@ def _room(margin: float) -> str:
 def table(name: str, results: list[dict[str, Any]]) -> str:
     """Draw the pictures; the table, one line per row."""
     order = list(ROWS)
-    known = [result for result in results if result["row"] in order]
-    known.sort(key=lambda result: order.index(result["row"]))
+    ordered = [result for result in results if result["row"] in order]
+    ordered.sort(key=lambda result: order.index(result["row"]))
     for key, label, level in (
-        ("perplexity", "perplexity", known[0]["original"]["perplexity"]),
+        ("perplexity", "perplexity", ordered[0]["original"]["perplexity"]),
         ("agreement", "share of tokens with the same most likely next token", 1.0),
     ):
-        draw(name, known, key, label, level)
-    return page(name, known)
+        draw(name, ordered, key, label, level)
+    return page(name, ordered)
 
 
 def draw(name: str, results: list[dict[str, Any]], key: str, label: str, level: float) -> None:

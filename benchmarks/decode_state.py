@@ -55,12 +55,12 @@ def measure(order: str, context: int, tokens: int) -> dict[str, Any]:
 def table(record: dict[str, Any]) -> str:
     rows = [
         [
-            one["order"],
-            f"{one['context']:,}",
-            f"{one['milliseconds']:.2f}",
-            f"{one['cache_bytes']:,}",
+            result["order"],
+            f"{result['context']:,}",
+            f"{result['milliseconds']:.2f}",
+            f"{result['cache_bytes']:,}",
         ]
-        for one in record["rows"]
+        for result in record["rows"]
     ]
     head = (
         f"A2OS2A in the causal model, `wd-spikingformer-tiny`'s shape, untrained; PyTorch; commit "

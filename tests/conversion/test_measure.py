@@ -18,9 +18,9 @@ Dense = Callable[..., PreTrainedModel]
 
 
 def test_difference_by_hand() -> None:
-    wanted = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+    target = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
     output = torch.tensor([[3.0, 0.0], [0.0, 2.0]])
-    differences = differ(output, wanted)
+    differences = differ(output, target)
     assert differences["relative_error"] == pytest.approx(4 / 29**0.5)
     assert differences["cosine"] == pytest.approx((0.6 + 1) / 2)
 

@@ -67,8 +67,8 @@ def q4_1(real: np.ndarray) -> np.ndarray:
     scale = ((high - low) / 15).astype(np.float16).astype(np.float32)
     low = low.astype(np.float16).astype(np.float32)
     q = np.clip(np.rint((groups - low) / np.where(scale > 0, scale, 1)), 0, 15)
-    found: np.ndarray = (q * scale + low).reshape(real.shape)
-    return found
+    restored: np.ndarray = (q * scale + low).reshape(real.shape)
+    return restored
 
 
 def test_groups_hold_sixteen_values_exactly() -> None:

@@ -162,10 +162,10 @@ def by_the_package(net: nn.Module, x: Tensor, batch: int) -> dict[str, Any]:
     }
 
 
-def agrees(found: dict[str, Any], other: dict[str, Any]) -> None:
+def agrees(metrics: dict[str, Any], other: dict[str, Any]) -> None:
     for key in ("footprint", "connection_sparsity", "synaptic_operations"):
-        assert found[key] == other[key], key
-    assert found["activation_sparsity"] == pytest.approx(other["activation_sparsity"])
+        assert metrics[key] == other[key], key
+    assert metrics["activation_sparsity"] == pytest.approx(other["activation_sparsity"])
 
 
 def test_the_package_agrees_on_the_small_networks():

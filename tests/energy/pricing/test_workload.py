@@ -173,10 +173,10 @@ V = torch.tensor([[1.0, 2.0], [0.0, 1.0]])[None, None, None]
 CAUSAL = torch.ones(2, 2, dtype=torch.bool).tril()
 
 
-def attend(core: Any, q: Tensor = Q, known: Any = (COUNTS,) * 3) -> Trace:
+def attend(core: Any, q: Tensor = Q, stated: Any = (COUNTS,) * 3) -> Trace:
     result, rows = Trace(tokens=2, window=2), Rows(1, 2, None)
     weights = None if core is None else core.weights(q, K, CAUSAL, None)
-    pairs = rules.attention(result, PLACE, rows, (q, K, V), known, CAUSAL, weights, core)
+    pairs = rules.attention(result, PLACE, rows, (q, K, V), stated, CAUSAL, weights, core)
     if core is not None:
         rules.core(result, PLACE, core, pairs, bias=False)
     return result

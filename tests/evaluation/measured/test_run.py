@@ -26,11 +26,11 @@ class Counting:
         self.tokens, self.meter, self.log = 0, meter, log
         self.held = bytearray(b"x" * hold)
 
-    def work(self, said, tokens):
+    def work(self, words, tokens):
         self.tokens += tokens
         if self.log:
             with open(self.log, "a") as file:
-                file.write(said + "\\n")
+                file.write(words + "\\n")
 
     def begin(self, ids):
         self.work(f"begin {ids}", len(ids))
