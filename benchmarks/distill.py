@@ -7,7 +7,7 @@ Every row trains the same student from the same seed on the same tokens in the s
 same rate; the teacher's tokenizer is everybody's. The control is cross-entropy alone. Validation is
 the whole validation split. ``table`` adds the token ratio: how many tokens a row needs, by its own
 validation curve, for the last loss of the control, over the control's tokens. The curve of a run
-that goes on falls later, as its learning rate does, so the ratio is an upper bound for shorter
+that continues falls later, as its learning rate does, so the ratio is an upper bound for shorter
 runs. Losses, agreement and densities are measured, energies estimated (45 nm prices of the papers).
 """
 

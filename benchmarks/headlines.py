@@ -51,23 +51,23 @@ def distilled(name: str, source: str) -> Iterator[Line]:
     def nats(row: str) -> str:
         return spread([result["perplexity"]["nats_per_token"] for result in of(results, row)], 3)
 
-    def share(row: str) -> str:
+    def saving(row: str) -> str:
         shares = []
         for result in of(results, row):
             goal = control[result["seed"]]["curve"][-1][1]
             tokens = tokens_to_reach(result["curve"], goal)
             if tokens is None:
-                return "more than all"
+                return "more tokens than it had"
             shares.append(tokens / result["tokens_seen"])
-        return f"{statistics.mean(shares):.2f}"
+        return f"{100 * (1 - statistics.mean(shares)):.0f} % fewer tokens"
 
     seeds = len(of(results, "all five terms"))
     yield (
         f"BiSpikCLM with five losses, {source}",
         f"{nats('all five terms')} nats/token; reaches cross-entropy's final loss with "
-        f"{share('all five terms')} of its tokens",
+        f"{saving('all five terms')}",
         f"cross-entropy only {nats(CONTROL)}; soft and hard targets only {nats('sta and hta')}, "
-        f"with {share('sta and hta')}; without soft targets {nats('without sta')}. "
+        f"with {saving('sta and hta')}; without soft targets {nats('without sta')}. "
         + ("One seed" if seeds == 1 else f"{seeds} seeds"),
     )
 

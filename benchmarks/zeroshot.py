@@ -11,7 +11,7 @@ r"""Zero-shot scores of several models over the paper's eight sets, beside chanc
 ``check`` scores the same documents with lm-evaluation-harness's own Hugging Face backend, in
 batches of the same size, and says whether any log-likelihood differs; log-softmax in float32 in
 both; into ``benchmarks/results/zeroshot-NAME-check.json``, task by task. An interrupted ``run``
-goes on where it was; tasks that stand in ``benchmarks/results/`` count as done. Scores are
+continues where it was; tasks that are in ``benchmarks/results/`` count as done. Scores are
 measured, in percent, with the standard error over documents; a star marks what lies within two
 of it from chance.
 """
@@ -143,7 +143,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def check_table(name: str) -> None:
-    """What ``check`` found, a line a task."""
+    """Write the table of ``check``, one line per task."""
     kept = RESULTS / f"{name}.json"
     records = json.loads(kept.read_text(encoding="utf-8"))
     rows = [

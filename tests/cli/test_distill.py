@@ -244,7 +244,7 @@ def test_two_processes_distil_one_student(strategy, distil, text, teacher, tiny,
 
 @pytest.mark.torchrun
 def test_two_processes_may_leave_parameters_without_a_gradient(text, teacher, tiny, tmp_path):
-    """Embeddings alone: DDP has to be told that the blocks get none."""
+    """Embeddings alone: DDP has to know that the blocks get none."""
     import subprocess
     import sys
 

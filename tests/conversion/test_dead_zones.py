@@ -32,9 +32,11 @@ def spiking(model: PreTrainedModel) -> PreTrainedModel:
     return uncalibrated(model, plan)
 
 
-def place(weights: int, silent: list[float], costs: list[float], values: int = 100) -> zones.Place:
+def place(
+    weights: int, silent: list[float], costs: list[float], values: int = 100
+) -> zones.LayerCosts:
     """A place whose first bins silence and cost so much; the rest of them nothing more."""
-    made = zones.Place("place", TokenIF(4, 8), weights, values=values, tokens=1)
+    made = zones.LayerCosts("place", TokenIF(4, 8), weights, values=values, tokens=1)
     for number in range(zones.BINS):
         made.silent[number] = silent[min(number, len(silent) - 1)]
         made.costs[number] = costs[min(number, len(costs) - 1)]
@@ -50,7 +52,7 @@ def test_what_silence_costs_by_hand() -> None:
 
     d = -x up to the dead zone: g . d = -(1 - 2) = 1 to .5, then 1 + 6 = 7, then 7 - 20 = -13.
     """
-    made = zones.Place("place", TokenIF(4, 8), 40)
+    made = zones.LayerCosts("place", TokenIF(4, 8), 40)
     x = torch.tensor([[[1.0, -1.0, 2.0, 4.0]]])
     gradient = torch.tensor([[[1.0, 2.0, -3.0, 5.0]]])
     counts = torch.tensor([[[1.0, -1.0, 2.0, 0.0]]])  # the last does not fire, say

@@ -7,7 +7,7 @@ from spikeformers.export.quantising import grouped_reals, int4, int4_grouped, in
 
 
 def unpacked(packed: np.ndarray, outputs: int) -> np.ndarray:
-    """One weight at a time, as the layout is told in words."""
+    """One weight at a time, as the layout is described in words."""
     whole = np.zeros((len(packed), outputs), np.int64)
     for o in range(outputs):
         byte = packed[:, o // 64 * 32 + o % 32]

@@ -95,6 +95,6 @@ def test_nvml_counts_millijoules(monkeypatch):
 
 def test_idle_power_is_subtracted():
     assert net(50.0, 20.0, 2.0) == 10.0
-    assert net(30.0, 20.0, 2.0) == -10.0  # noise is told, not cut off
+    assert net(30.0, 20.0, 2.0) == -10.0  # noise is reported, not cut off
     with pytest.raises(SpikeformersError, match="0 seconds"):
         net(1.0, 1.0, 0)

@@ -34,7 +34,7 @@ MAPS = {"qkv": "q, k and v", "out": "the output map"}
 
 
 @dataclass(frozen=True)
-class Row:
+class PlanRow:
     """One module: its place, what it is, what it becomes, and by which method (or why not)."""
 
     module: str
@@ -52,7 +52,7 @@ class Plan:
     """The config of the spiking model, and its rows in the order of the forward pass."""
 
     config: NeurTransformerConfig
-    rows: list[Row]
+    rows: list[PlanRow]
 
     @property
     def needs_calibration(self) -> bool:
@@ -60,7 +60,7 @@ class Plan:
         return self.config.threshold == "channel" or self.config.attention != "kept"
 
     @property
-    def left_dense(self) -> list[Row]:
+    def left_dense(self) -> list[PlanRow]:
         """Blocks' modules that stay as they are."""
         return [row for row in self.rows if row.layer is not None and not row.converts]
 
@@ -97,18 +97,18 @@ def make_plan(model: PreTrainedModel, *, allow_dense: bool = False, **choices: A
             if converts := not config.is_dense(layer, part):
                 becomes, method = _method(config, part, source.shape(described).activation)
             module = f"{source.layers}.{layer}.{name}"
-            rows.append(Row(module, layer, part, was, becomes, method, converts))
+            rows.append(PlanRow(module, layer, part, was, becomes, method, converts))
     stays = "embedding, norms, residual"
     if "head" in config.maps:
         head = _head_name(model)
         was = type(model.get_submodule(head)).__name__
         method = f"{TOKEN} at its input, T = {config.steps}"
-        rows.append(Row(head, None, "head", was, SpikingHead.__name__, method))
+        rows.append(PlanRow(head, None, "head", was, SpikingHead.__name__, method))
     else:
         stays += ", head"
     if not any(row.converts for row in rows):
         raise ConfigError("nothing would be converted: attention and ffn are both kept.")
-    rows.append(Row(stays, None, "", "dense", "dense", "stay real", converts=False))
+    rows.append(PlanRow(stays, None, "", "dense", "dense", "stay real", converts=False))
     return Plan(config, rows)
 
 

@@ -18,7 +18,6 @@ import copy
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -40,9 +39,9 @@ from spikeformers.conversion.calibration import (
 )
 from spikeformers.conversion.dead_zones import allocate, check_density
 from spikeformers.conversion.measure import changed
-from spikeformers.conversion.plan import Plan, Row
+from spikeformers.conversion.plan import Plan, PlanRow
 from spikeformers.conversion.thresholds import Rule
-from spikeformers.errors import CheckpointError, ConfigError, DataError, StorageError, UsageError
+from spikeformers.errors import CheckpointError, ConfigError, DataError, UsageError
 from spikeformers.foreign import read_json
 from spikeformers.models import NeurTransformerConfig, NeurTransformerForCausalLM
 from spikeformers.models._adapters import refuse_adapters
@@ -51,7 +50,7 @@ from spikeformers.models._sources import source_of
 from spikeformers.models._spiking_inputs import spiking_attention
 from spikeformers.models.neurtransformer import spiking_feed_forward, spiking_self_attention
 from spikeformers.progress import Tell, watched
-from spikeformers.storage import digest_of, run_lock, write_text
+from spikeformers.storage import digest_of, publishing, run_lock, write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -215,7 +214,7 @@ def _open(out: Path, request: dict[str, Any], resume: bool) -> None:
 def _module(
     model: PreTrainedModel,
     config: NeurTransformerConfig,
-    row: Row,
+    row: PlanRow,
     folder: Path,
     rule: Rule,
     calibrated: bool,
@@ -328,7 +327,7 @@ def uncalibrated(model: PreTrainedModel, plan: Plan) -> NeurTransformerForCausal
     refuse_adapters(model, "a conversion")
     _check(model, None, plan, None)
 
-    def weights(row: Row) -> dict[str, Tensor]:
+    def weights(row: PlanRow) -> dict[str, Tensor]:
         assert row.layer is not None
         module = convert_module(model, plan.config, row.layer, row.part, None, Rule())
         return dict(module.state_dict())
@@ -337,7 +336,7 @@ def uncalibrated(model: PreTrainedModel, plan: Plan) -> NeurTransformerForCausal
 
 
 def _built(
-    model: PreTrainedModel, plan: Plan, weights_of: Callable[[Row], dict[str, Tensor]]
+    model: PreTrainedModel, plan: Plan, weights_of: Callable[[PlanRow], dict[str, Tensor]]
 ) -> NeurTransformerForCausalLM:
     spiking = NeurTransformerForCausalLM(plan.config)
     weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
@@ -359,20 +358,15 @@ def _export(
     model: NeurTransformerForCausalLM, tokenizer: PreTrainedTokenizerBase, out: Path
 ) -> None:
     """Save model and tokenizer into ``out``, ``config.json`` last."""
-    temporary = out / ".export"
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        for path in sorted(temporary.iterdir(), key=lambda path: path.name == "config.json"):
-            os.replace(path, out / path.name)
-        temporary.rmdir()
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise StorageError(
-            f"Could not save the model into {out}: {error}. The converted modules in "
-            f"{out / FOLDER} are complete; free some space and use --resume."
-        ) from error
+    with publishing(
+        out,
+        last="config.json",
+        failed=f"Could not save the model into {out}",
+        advice=f"The converted modules in {out / FOLDER} are complete; free some space and use "
+        "--resume.",
+    ) as draft:
+        model.save_pretrained(draft)
+        tokenizer.save_pretrained(draft)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -18,7 +18,7 @@ import torch
 
 from spikeformers.engine import Description, NeuronSpec
 from spikeformers.errors import ConfigError
-from spikeformers.export.packer import MAX_LEVELS, Writer, neuron_spec
+from spikeformers.export.packer import MAX_LEVELS, DescriptionWriter, neuron_spec
 from spikeformers.layers import Fire
 from spikeformers.models.bispikclm import BinaryAttention, BinaryMLP
 from spikeformers.neurons import LIF
@@ -43,7 +43,7 @@ def describe(
             f"the engine sums the head's spikes of at most {MAX_LEVELS} steps, and this model has "
             f"steps={config.steps} with spiking_head."
         )
-    writer = Writer(config.vocab_size, config.steps, weights)
+    writer = DescriptionWriter(config.vocab_size, config.steps, weights)
     to, pack = writer.to, writer.pack
     for name, size in (("x", width), ("stream", width), ("qkv", 3 * width), ("y", width)):
         to.real(name, size)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from spikeformers.engine import Description, NormSpec
 from spikeformers.errors import ConfigError
-from spikeformers.export.packer import Writer
+from spikeformers.export.packer import DescriptionWriter
 from spikeformers.models._sources import source_of, unsupported
 from spikeformers.neurons import IF
 
@@ -69,7 +69,7 @@ class _Converted:
         self.source = source_of(self.described.model_type)
         self.shape = self.source.shape(self.described)
         self._refuse()
-        self.writer = Writer(self.described.vocab_size, 1, weights, grouped=True)
+        self.writer = DescriptionWriter(self.described.vocab_size, 1, weights, grouped=True)
         self.to, self.pack = self.writer.to, self.writer.pack
 
     def _refuse(self) -> None:

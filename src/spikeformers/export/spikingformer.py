@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from spikeformers.engine import Description
-from spikeformers.export.packer import Writer, neuron_spec
+from spikeformers.export.packer import DescriptionWriter, neuron_spec
 from spikeformers.layers import Fire
 from spikeformers.models._block import SpikingAttention, SpikingMLP
 
@@ -31,7 +31,7 @@ def describe(
     config, body = model.config, model.model
     width, hidden = config.hidden_size, config.intermediate_size
     assert hidden is not None
-    writer = Writer(config.vocab_size, config.steps, weights)
+    writer = DescriptionWriter(config.vocab_size, config.steps, weights)
     to, pack, linear = writer.to, writer.pack, writer.linear
     for name, size in (("x", width), ("qkv", 3 * width), ("y", width), ("hidden", hidden)):
         to.real(name, size)

@@ -56,7 +56,7 @@ Push = Callable[[int], bool]
 """Receives each new token; returns whether the text ends with it."""
 
 
-class Writer(Protocol):
+class TextWriter(Protocol):
     """A causal model with its tokenizer, run by PyTorch or by the engine."""
 
     tokenizer: Any

@@ -92,7 +92,7 @@ def test_a_dense_model_and_a_language_model(spiking, dense, ids):
     twin = neurobench_metrics(dense(), [ids])
     assert twin["synaptic_operations"]["Effective_ACs"] == 0
     assert twin["synaptic_operations"]["Dense"] == twin["synaptic_operations"]["Effective_MACs"]
-    # 2 layers, 7 tokens: 4 * 16^2 and 2 * 16 * 32 weights a token, and a head of 16 x 50
+    # 2 layers, 7 tokens: 4 * 16^2 and 2 * 16 * 32 weights per token, and a head of 16 x 50
     assert twin["synaptic_operations"]["Dense"] == 7 * (2 * (4 * 256 + 2 * 16 * 32) + 800)
     assert twin["attention_operations"]["Dense"] == 2 * 28 * 2 * 16  # 28 allowed pairs
     result = neurobench_metrics(spiking(), [ids])

@@ -190,7 +190,7 @@ def of(lines: list[Work], kind: str, type_: str, name: str) -> float:
 def test_hard_attention_in_a_context() -> None:
     counted = attend(WTA(1.0))
     lines = work_of(counted, FP32, Phase("decode", 10, 1))
-    # 7 coincidences over 3 pairs; 10 pairs a token. Both planes of q and k (2 bits), whole.
+    # 7 coincidences over 3 pairs; 10 pairs per token. Both planes of q and k (2 bits), whole.
     assert of(lines, "add", "int32", "scores") == pytest.approx(7 / 3 * 10)
     assert of(lines, "logic", "bit", "scores") == pytest.approx(10 * 2 * 2 * 2)
     assert of(lines, "read", "cache", "scores") == pytest.approx(10 * 2 * 2)

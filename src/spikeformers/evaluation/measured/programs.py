@@ -33,7 +33,7 @@ class Program:
 
 
 @dataclass(frozen=True)
-class Text:
+class TextWork:
     """Read the first ``prompt_tokens`` of ``ids``, then append the others one by one."""
 
     ids: Sequence[int]

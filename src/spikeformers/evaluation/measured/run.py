@@ -18,7 +18,7 @@ from typing import Any
 
 from spikeformers.errors import ConfigError
 from spikeformers.evaluation.measured.process import Child
-from spikeformers.evaluation.measured.programs import Program, Text, Whole
+from spikeformers.evaluation.measured.programs import Program, TextWork, Whole
 from spikeformers.evaluation.measured.records import (
     RESERVED,
     Energy,
@@ -47,7 +47,7 @@ class Reading:
 
 def measure(
     programs: Mapping[str, Program],
-    work: Text | Whole,
+    work: TextWork | Whole,
     *,
     repeats: int = 5,
     warmup: int = 1,
@@ -122,7 +122,7 @@ def _check(
 
 def _turns(
     children: Mapping[str, Child],
-    work: Text | Whole,
+    work: TextWork | Whole,
     tally: Tally,
     warmup: int,
     repeats: int,
@@ -142,7 +142,7 @@ def _turns(
     return readings
 
 
-def _requests(work: Text | Whole) -> dict[str, dict[str, Any]]:
+def _requests(work: TextWork | Whole) -> dict[str, dict[str, Any]]:
     if isinstance(work, Whole):
         return {"forward": {"do": "begin"}}
     ids = [int(token) for token in work.ids]
@@ -152,7 +152,7 @@ def _requests(work: Text | Whole) -> dict[str, dict[str, Any]]:
     }
 
 
-def _units(work: Text | Whole) -> dict[str, tuple[int, str]]:
+def _units(work: TextWork | Whole) -> dict[str, tuple[int, str]]:
     if isinstance(work, Whole):
         return {"forward": (work.units, work.unit)}
     new = len(work.ids) - work.prompt_tokens
@@ -214,7 +214,7 @@ def _idle(tally: Tally, seconds: float) -> Watts:
     return {zone: used / tally.seconds for zone, used in joules.items()}
 
 
-def _setting(work: Text | Whole, threads: int, repeats: int, warmup: int) -> dict[str, Any]:
+def _setting(work: TextWork | Whole, threads: int, repeats: int, warmup: int) -> dict[str, Any]:
     options: dict[str, Any] = {"threads": threads, "repeats": repeats, "warmup": warmup}
     if isinstance(work, Whole):
         return {"batch_size": work.batch_size, f"{work.unit}s": work.units, **options}

@@ -1,4 +1,4 @@
-// What a sequence remembers of keys and values that are no bits: counts in one or two bytes, reals.
+// What a sequence remembers of keys and values that are not bits: counts in one or two bytes, reals.
 #pragma once
 
 #include <cstddef>
@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "more.hpp"
+#include "converted_kernels.hpp"
 
 namespace spikeformers {
 

@@ -18,7 +18,7 @@
 #include "counts.hpp"
 #include "kernels.hpp"
 #include "mix.hpp"
-#include "more.hpp"
+#include "converted_kernels.hpp"
 #include "pool.hpp"
 
 namespace spikeformers {
