@@ -206,6 +206,12 @@ class NeurTransformerConfig(InstalledCode, PreTrainedConfig):
         """Whether the neurons run all steps at once, which a gradient passes; not step by step."""
         return not self.unrolled and self.schedule != "pipelined"
 
+    @property
+    def has_gated_blocks(self) -> bool:
+        """Whether the source's feed-forward blocks have three matrices, as LLaMA's."""
+        described = source_config(self.source_values())
+        return source_of(described.model_type).shape(described).gated
+
     def attention_spikes(self, layer: int) -> bool:
         """Whether spiking attention replaces the source's in a block."""
         return self.attention != "kept" and not self.is_dense(layer, "attention")

@@ -89,7 +89,7 @@ def measure(
             memory=memory[name],
             phases={
                 phase: _phase(readings[name][phase], at_rest, *units)
-                for phase, units in _units(work).items()
+                for phase, units in work.units.items()
             },
         )
         for name, program in programs.items()
@@ -97,7 +97,10 @@ def measure(
     reasons = [answer["no_hardware"] for answer in opened.values() if answer["no_hardware"]]
     return MeasuredReport(
         systems=systems,
-        setting={**_setting(work, threads, repeats, warmup), "load_average": load},
+        setting={
+            **work.setting,
+            **{"threads": threads, "repeats": repeats, "warmup": warmup, "load_average": load},
+        },
         meters=tuple(before),
         no_meter=tuple(missing),
         idle_watts=idle,
@@ -129,34 +132,17 @@ def _turns(
     progress: Move | None,
 ) -> dict[str, dict[str, list[Reading]]]:
     readings: dict[str, dict[str, list[Reading]]] = {
-        name: {phase: [] for phase in _units(work)} for name in children
+        name: {phase: [] for phase in work.units} for name in children
     }
     for turn in watched(range(warmup + repeats), progress):
         for name, child in children.items():
-            for phase, request in _requests(work).items():
+            for phase, request in work.requests.items():
                 tally.start()
                 answer = child.ask(request, tally.look)
                 reading = Reading(answer, tally.look(), tally.seconds)
                 if turn >= warmup:
                     readings[name][phase].append(reading)
     return readings
-
-
-def _requests(work: TextWork | Whole) -> dict[str, dict[str, Any]]:
-    if isinstance(work, Whole):
-        return {"forward": {"do": "begin"}}
-    ids = [int(token) for token in work.ids]
-    return {
-        "prefill": {"do": "begin", "ids": ids[: work.prompt_tokens]},
-        "decode": {"do": "steps", "ids": ids[work.prompt_tokens :]},
-    }
-
-
-def _units(work: TextWork | Whole) -> dict[str, tuple[int, str]]:
-    if isinstance(work, Whole):
-        return {"forward": (work.units, work.unit)}
-    new = len(work.ids) - work.prompt_tokens
-    return {"prefill": (work.prompt_tokens, "token"), "decode": (new, "token")}
 
 
 def _phase(readings: Sequence[Reading], idle: Watts, units: int, unit: str) -> MeasuredPhase:
@@ -212,11 +198,3 @@ def _idle(tally: Tally, seconds: float) -> Watts:
     time.sleep(seconds)
     joules = tally.look()
     return {zone: used / tally.seconds for zone, used in joules.items()}
-
-
-def _setting(work: TextWork | Whole, threads: int, repeats: int, warmup: int) -> dict[str, Any]:
-    options: dict[str, Any] = {"threads": threads, "repeats": repeats, "warmup": warmup}
-    if isinstance(work, Whole):
-        return {"batch_size": work.batch_size, f"{work.unit}s": work.units, **options}
-    new = len(work.ids) - work.prompt_tokens
-    return {"batch_size": 1, "prompt_tokens": work.prompt_tokens, "new_tokens": new, **options}
