@@ -160,8 +160,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         digest = (file.metadata() or {}).get(DIGEST)
     if digest != _digest(tensors):
-        why = "it has no digest" if digest is None else "its content is not what was written"
-        raise CheckpointError(f"{path} is damaged ({why}).")
+        reason = "it has no digest" if digest is None else "its content is not what was written"
+        raise CheckpointError(f"{path} is damaged ({reason}).")
     return tensors
 
 

@@ -79,7 +79,7 @@ def make_plan(model: PreTrainedModel, *, allow_dense: bool = False, **choices: A
     probe = neurtransformer_config(**choices)
     refused = unsupported(described, attention=probe.attention, ffn=probe.ffn)
     if refused and not allow_dense:
-        examples = "; ".join(f"{name}: {why}" for name, why in list(refused.items())[:4])
+        examples = "; ".join(f"{name}: {reason}" for name, reason in list(refused.items())[:4])
         more = f"; and {len(refused) - 4} more" if len(refused) > 4 else ""
         raise ConfigError(
             f"{len(refused)} modules have no conversion ({examples}{more}). --allow-dense leaves "
@@ -92,8 +92,8 @@ def make_plan(model: PreTrainedModel, *, allow_dense: bool = False, **choices: A
     for layer, block in enumerate(source.blocks(model)):
         for part, name in (("attention", source.attention), ("mlp", source.mlp)):
             was = type(getattr(block, name)).__name__
-            why = refused.get(f"{layer}.{part}", "as asked for (kept)")
-            becomes, method = was, f"stays dense: {why}"
+            reason = refused.get(f"{layer}.{part}", "as asked for (kept)")
+            becomes, method = was, f"stays dense: {reason}"
             if converts := not config.is_dense(layer, part):
                 becomes, method = _method(config, part, source.shape(described).activation)
             module = f"{source.layers}.{layer}.{name}"

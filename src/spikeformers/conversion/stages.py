@@ -221,30 +221,30 @@ def _module(
 ) -> dict[str, Any]:
     """Convert one module unless that is done; returns its record."""
     name = f"{row.layer}.{row.part}"
-    kept = folder / "converted" / f"{name}.json"
-    if (done := _finished(kept)) is not None:
+    record_file = folder / "converted" / f"{name}.json"
+    if (done := _finished(record_file)) is not None:
         return done
     assert row.layer is not None
     sample = read_sample(folder / "calibration", row.layer) if calibrated else None
     module = convert_module(model, config, row.layer, row.part, sample, rule)
     record = {"module": row.module, "layer": row.layer, "part": row.part, "method": row.method}
     record |= {} if sample is None else changed(module, row.part, sample)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    write_tensors(kept.with_name(f"{name}.safetensors"), module.state_dict())
-    write_json(kept, {**record, RECORD_DIGEST: _record_digest(record)})
+    record_file.parent.mkdir(parents=True, exist_ok=True)
+    write_tensors(record_file.with_name(f"{name}.safetensors"), module.state_dict())
+    write_json(record_file, {**record, RECORD_DIGEST: _record_digest(record)})
     return record
 
 
-def _finished(kept: Path) -> dict[str, Any] | None:
+def _finished(record_file: Path) -> dict[str, Any] | None:
     """The record of a module that is converted; None if it is not, or if its files are damaged."""
-    if not kept.is_file() or not is_whole(kept.with_suffix(".safetensors")):
+    if not record_file.is_file() or not is_whole(record_file.with_suffix(".safetensors")):
         return None
     try:
-        record = dict(json.loads(kept.read_text("utf-8")))
+        record = dict(json.loads(record_file.read_text("utf-8")))
         if record.pop(RECORD_DIGEST, None) != _record_digest(record):
             raise ValueError("its content is not what was written")
     except (OSError, ValueError, TypeError) as error:
-        logger.warning("%s is damaged (%s). It is converted again.", kept, error)
+        logger.warning("%s is damaged (%s). It is converted again.", record_file, error)
         return None
     return record
 

@@ -66,8 +66,8 @@ def candidates(
     chances = np.exp(scores - scores.max())
     chances /= chances.sum()
     if top_p < 1:
-        kept = _nucleus(chances, top_p)
-        tokens, chances = tokens[kept], chances[kept]
+        nucleus = _nucleus(chances, top_p)
+        tokens, chances = tokens[nucleus], chances[nucleus]
     return tokens, chances
 
 

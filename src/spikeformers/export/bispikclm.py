@@ -54,45 +54,53 @@ def describe(
         return writer.fire(source, out, size, layer.norm, layer.neuron, offset)
 
     to.join(fire("x", "encoder", body.encoder), "stream", "set")
-    how = config.residual
+    residual_rule = config.residual
     for number, block in enumerate(body.layers):
-        on = f"layers.{number}"
-        at: BinaryAttention = block.attention  # type: ignore[assignment]
+        prefix = f"layers.{number}"
+        attention: BinaryAttention = block.attention  # type: ignore[assignment]
         mlp: BinaryMLP = block.mlp  # type: ignore[assignment]
-        if at.fire_in is not None:
-            source = fire("stream", f"{on}.attention.in", at.fire_in)
+        if attention.fire_in is not None:
+            source = fire("stream", f"{prefix}.attention.in", attention.fire_in)
         elif number == 0:
             source = "encoder"
         else:
-            source = f"{on}.attention.in"
+            source = f"{prefix}.attention.in"
             to.spikes(source, width, BINARY)
             to.recount("stream", source)
-        writer.linear(source, "qkv", f"{on}.qkv", at.query, at.key, at.value)
-        parts = (("query", at.fire_query), ("key", at.fire_key), ("value", at.fire_value))
+        writer.linear(
+            source, "qkv", f"{prefix}.qkv", attention.query, attention.key, attention.value
+        )
+        parts = (
+            ("query", attention.fire_query),
+            ("key", attention.fire_key),
+            ("value", attention.fire_value),
+        )
         for place, (name, layer) in enumerate(parts):
-            fire("qkv", f"{on}.{name}", layer, offset=place * width)
-        neuron: LIF = at.core.neuron  # type: ignore[assignment]
+            fire("qkv", f"{prefix}.{name}", layer, offset=place * width)
+        neuron: LIF = attention.core.neuron  # type: ignore[assignment]
         if neuron.reset != "delayed":
             raise ConfigError(
                 "the engine's edges have a delayed reset, and those of this model have a "
                 f"{neuron.reset} one."
             )
-        threshold = torch.as_tensor(neuron.v_th, dtype=torch.float32).flatten().expand(at.heads)
-        to.edges(
-            *(f"{on}.query", f"{on}.key", f"{on}.value", "y"),
-            heads=at.heads,
-            decay=neuron.decay,
-            scale=pack.keep(f"{on}.scale", at.core.scale().flatten()),
-            threshold=pack.keep(f"{on}.threshold", threshold),
-            bias=pack.vector(f"{on}.relative", body.relative_bias(number)),
+        threshold = (
+            torch.as_tensor(neuron.v_th, dtype=torch.float32).flatten().expand(attention.heads)
         )
-        writer.linear("y", "x", f"{on}.out", at.out)
-        to.join(fire("x", f"{on}.attention.out", at.fire_out), "stream", how)
-        fire("stream", f"{on}.mlp.in", mlp.fire_in)
-        writer.linear(f"{on}.mlp.in", "hidden", f"{on}.up", mlp.up)
-        fire("hidden", f"{on}.mlp.hidden", mlp.fire_hidden, size=hidden)
-        writer.linear(f"{on}.mlp.hidden", "x", f"{on}.down", mlp.down)
-        to.join(fire("x", f"{on}.mlp.out", mlp.fire_out), "stream", how)
+        to.edges(
+            *(f"{prefix}.query", f"{prefix}.key", f"{prefix}.value", "y"),
+            heads=attention.heads,
+            decay=neuron.decay,
+            scale=pack.keep(f"{prefix}.scale", attention.core.scale().flatten()),
+            threshold=pack.keep(f"{prefix}.threshold", threshold),
+            bias=pack.vector(f"{prefix}.relative", body.relative_bias(number)),
+        )
+        writer.linear("y", "x", f"{prefix}.out", attention.out)
+        to.join(fire("x", f"{prefix}.attention.out", attention.fire_out), "stream", residual_rule)
+        fire("stream", f"{prefix}.mlp.in", mlp.fire_in)
+        writer.linear(f"{prefix}.mlp.in", "hidden", f"{prefix}.up", mlp.up)
+        fire("hidden", f"{prefix}.mlp.hidden", mlp.fire_hidden, size=hidden)
+        writer.linear(f"{prefix}.mlp.hidden", "x", f"{prefix}.down", mlp.down)
+        to.join(fire("x", f"{prefix}.mlp.out", mlp.fire_out), "stream", residual_rule)
 
     to.real("last", width)
     to.real("logits", config.vocab_size)

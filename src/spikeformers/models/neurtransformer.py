@@ -172,8 +172,12 @@ def install(model: nn.Module, config: NeurTransformerConfig) -> None:
         if config.attention_spikes(layer):
             setattr(block, source.attention, spiking_self_attention(model.config, config, layer))
         elif not config.is_dense(layer, "attention"):
-            kept = getattr(block, source.attention)
-            setattr(block, source.attention, spiking_attention(kept, source, model.config, config))
+            dense_attention = getattr(block, source.attention)
+            setattr(
+                block,
+                source.attention,
+                spiking_attention(dense_attention, source, model.config, config),
+            )
         if not config.is_dense(layer, "mlp"):
             setattr(block, source.mlp, spiking_feed_forward(model.config, config))
     if "head" in config.maps:

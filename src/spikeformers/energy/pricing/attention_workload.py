@@ -99,9 +99,9 @@ def attention_work(
     trace: Trace, precision: Precision, phase: Phase, spikes: float
 ) -> Iterator[WorkItem]:
     """Work items of every product of attention."""
-    held = cache_bits(trace, precision) * phase.context
+    cache_size = cache_bits(trace, precision) * phase.context
     for product in trace.products.values():
-        job = _Job(product, trace, precision, phase, spikes, held)
+        job = _Job(product, trace, precision, phase, spikes, cache_size)
         if product.role == "scores":
             yield from _scores(job)
         elif product.role == "values":
