@@ -64,10 +64,10 @@ class Sweep:
         run.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
         run.add_argument("--rows", help="'ssa|softmax': rows, separated by a bar; all unless given")
         run.add_argument("--seeds", default="0,1,2", help="only these of each row's seeds")
-        one = commands.add_parser("one", help="train one row here")
-        one.add_argument("--row", required=True, choices=list(self.seeds))
-        one.add_argument("--seed", type=int, required=True)
-        for sub in (run, one):
+        one_row = commands.add_parser("one", help="train one row here")
+        one_row.add_argument("--row", required=True, choices=list(self.seeds))
+        one_row.add_argument("--seed", type=int, required=True)
+        for sub in (run, one_row):
             sub.add_argument("--data", default="builtin", help="builtin, or a corpus folder")
             sub.add_argument("--name", help="of table and folder; the corpus' unless given")
             sub.add_argument("--steps", type=int, default=1000)
@@ -76,7 +76,7 @@ class Sweep:
             self.options(sub)
         if self.rates:
             run.add_argument("--search", action="store_true", help="a learning rate for each row")
-            one.add_argument("--rate", type=float, help="learning rate; the row's unless given")
+            one_row.add_argument("--rate", type=float, help="learning rate; the row's unless given")
         commands.add_parser("table", help="write the tables of all results")
         args, rest = parser.parse_known_args()
         if rest:
@@ -102,9 +102,9 @@ class Sweep:
         name = args.name or Path(args.data).name
         shared = _options_of(sys.argv[sys.argv.index("run") + 1 :])
 
-        def one(seed: int, row: str, rate: float | None = None) -> bool:
+        def train(seed: int, row: str, rate: float | None = None) -> bool:
             """Train one row unless it is finished; returns whether it has a result now."""
-            if _result_of(self._results(name), row, seed, rate):
+            if _result_of(self.results(name), row, seed, rate):
                 return True
             command = [sys.executable, self.script, "one", "--row", row, "--seed", str(seed)]
             if rate is not None:
@@ -126,21 +126,21 @@ class Sweep:
             first, *others = [seed for seed in seeds if seed in self.seeds[row]]
             rates = list(self.rates[row])
             for rate in rates:  # grows while the best is the lowest or highest
-                if not one(first, row, rate):
+                if not train(first, row, rate):
                     return
                 if len(rates) < MOST_RATES and rate == rates[-1]:
-                    best = best_rate(self._results(name), row)
+                    best = best_rate(self.results(name), row)
                     rates += [best / 2] if best == min(rates) else []
                     rates += [best * 2] if best == max(rates) else []
             for seed in others:
-                one(seed, row, best_rate(self._results(name), row))
+                train(seed, row, best_rate(self.results(name), row))
 
         with ThreadPoolExecutor(args.jobs) as pool:
             if self.rates and args.search:
                 list(pool.map(search, rows))
             else:
                 work = [(seed, row) for seed in seeds for row in rows if seed in self.seeds[row]]
-                list(pool.map(lambda item: one(*item), work))
+                list(pool.map(lambda item: train(*item), work))
 
     def _one(self, args: argparse.Namespace) -> None:
         import torch
@@ -159,19 +159,18 @@ class Sweep:
             "machine": f"{platform.machine()}, {platform.system()}, one thread",
             "torch": torch.__version__,
         }
-        partial = out / "result.json.partial"
-        partial.write_text(json.dumps(result, indent=1), encoding="utf-8")
-        partial.replace(out / "result.json")
+        write_text(out / "result.json", json.dumps(result, indent=1))
 
-    def _results(self, name: str) -> list[dict[str, Any]]:
+    def results(self, name: str) -> list[dict[str, Any]]:
+        """All finished rows of one table, from this machine and from ``benchmarks/results/``."""
         paths = sorted((self.runs / name).glob("*/result.json"))
         results = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
         results = with_kept(f"{self.name}-{name}", results)
-        return sorted(results, key=lambda result: (result["row"], result["seed"], _rate(result)))
+        return sorted(results, key=lambda result: (result["row"], _seed(result), _rate(result)))
 
     def _tables(self) -> None:
         for folder in sorted(p for p in self.runs.iterdir() if p.is_dir()):
-            results = self._results(folder.name)
+            results = self.results(folder.name)
             if results:
                 save_table(f"{self.name}-{folder.name}", self.table(folder.name, results), results)
                 for mark, further_table in self.more.items():
@@ -190,6 +189,11 @@ def _options_of(arguments: list[str]) -> list[str]:
     ]
 
 
+def _seed(result: dict[str, Any]) -> int:
+    """Seed of a result; 0 in a table of rows without seeds."""
+    return int(result.get("seed", 0))
+
+
 def _rate(result: dict[str, Any]) -> float:
     """Learning rate that a result was searched with; 0 in a table without a search."""
     return result["learning_rate"] if "validation_loss" in result else 0.0
@@ -199,7 +203,7 @@ def _result_of(
     results: list[dict[str, Any]], row: str, seed: int, rate: float | None
 ) -> dict[str, Any] | None:
     for result in results:
-        if (result["row"], result["seed"]) == (row, seed) and rate in (None, _rate(result)):
+        if (result["row"], _seed(result)) == (row, seed) and rate in (None, _rate(result)):
             return result
     return None
 
@@ -222,9 +226,9 @@ def with_kept(name: str, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Results of this machine, and those in ``results/NAME.json`` of rows that it did not run."""
     path = RESULTS / f"{name}.json"
     if path.is_file():
-        present = {(result["row"], result.get("seed"), _rate(result)) for result in results}
+        present = {(result["row"], _seed(result), _rate(result)) for result in results}
         old = json.loads(path.read_text(encoding="utf-8"))
-        results = results + [r for r in old if (r["row"], r.get("seed"), _rate(r)) not in present]
+        results = results + [r for r in old if (r["row"], _seed(r), _rate(r)) not in present]
     if len({json.dumps(result["setting"], sort_keys=True) for result in results}) > 1:
         raise SystemExit(
             f"{name}: results of different settings, here and in {path}. Give the new runs another "
@@ -244,7 +248,8 @@ def save_table(name: str, text: str, results: Any) -> None:
 def commit() -> str:
     """The commit that runs."""
     command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def fill_pages(name: str, text: str) -> None:

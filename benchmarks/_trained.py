@@ -35,7 +35,7 @@ def trained(models: list[str], data: str | None, threads: int, repeats: int) -> 
     corpus = load_corpus(data)
     systems: dict[str, System] = {}
     engines: dict[str, Engine] = {}
-    told: dict[str, dict[str, Any]] = {}
+    records: dict[str, dict[str, Any]] = {}
     text: list[int] | None = None
     spiking: WDSpikingformerConfig | None = None
     dense = False
@@ -52,7 +52,7 @@ def trained(models: list[str], data: str | None, threads: int, repeats: int) -> 
             config: Any = model.config
             shortest = min(shortest, config.max_position_embeddings)
             report = perplexity(model, tokenizer, part, max_tokens=TOKENS)
-            told[name] = {
+            records[name] = {
                 "bits_per_byte": report.bits_per_byte,
                 "nats_per_token": report.nats_per_token,
                 "parameters": model.num_parameters(),
@@ -88,7 +88,7 @@ def trained(models: list[str], data: str | None, threads: int, repeats: int) -> 
         )
     results: dict[str, Any] = {}
     for system in systems:
-        row = told.get(system.split(", ")[0], {}) | {
+        row = records.get(system.split(", ")[0], {}) | {
             "decode": decode[system].as_dict(),
             "prefill": prefill[system].as_dict(),
         }

@@ -15,10 +15,11 @@ import argparse
 import json
 import platform
 import statistics
-import time
+from functools import partial
 from typing import Any
 
 from _sweep import RESULTS, commit, fill_pages
+from spikeformers.meters import clock
 from spikeformers.reporting.tables import markdown
 
 ORDERS = ("scores", "state")
@@ -38,9 +39,8 @@ def measure(order: str, context: int, tokens: int) -> dict[str, Any]:
     with torch.no_grad():
         cache = model(ids, use_cache=True, logits_to_keep=1).past_key_values
         for _ in range(tokens):
-            began = time.perf_counter()
-            model(ids[:, :1], past_key_values=cache, use_cache=True)
-            times.append(time.perf_counter() - began)
+            step = partial(model, ids[:, :1], past_key_values=cache, use_cache=True)
+            times.append(clock(step).wall)
     held = sum(
         x.numel() * x.element_size() for layer in cache.layers for x in (layer.keys, layer.values)
     )
@@ -55,12 +55,12 @@ def measure(order: str, context: int, tokens: int) -> dict[str, Any]:
 def table(record: dict[str, Any]) -> str:
     rows = [
         [
-            one["order"],
-            f"{one['context']:,}",
-            f"{one['milliseconds']:.2f}",
-            f"{one['cache_bytes']:,}",
+            result["order"],
+            f"{result['context']:,}",
+            f"{result['milliseconds']:.2f}",
+            f"{result['cache_bytes']:,}",
         ]
-        for one in record["rows"]
+        for result in record["rows"]
     ]
     head = (
         f"A2OS2A in the causal model, `wd-spikingformer-tiny`'s shape, untrained; PyTorch; commit "

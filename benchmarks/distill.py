@@ -7,7 +7,7 @@ Every row trains the same student from the same seed on the same tokens in the s
 same rate; the teacher's tokenizer is everybody's. The control is cross-entropy alone. Validation is
 the whole validation split. ``table`` adds the token ratio: how many tokens a row needs, by its own
 validation curve, for the last loss of the control, over the control's tokens. The curve of a run
-that goes on falls later, as its learning rate does, so the ratio is an upper bound for shorter
+that continues falls later, as its learning rate does, so the ratio is an upper bound for shorter
 runs. Losses, agreement and densities are measured, energies estimated (45 nm prices of the papers).
 """
 
@@ -135,7 +135,9 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
 def _curve(out: Path) -> list[tuple[int, float]]:
     """(tokens, validation nats per token) of a run."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [(one["tokens_seen"], one["loss"]) for one in lines if one["kind"] == "validation"]
+    return [
+        (entry["tokens_seen"], entry["loss"]) for entry in lines if entry["kind"] == "validation"
+    ]
 
 
 def tokens_to_reach(curve: list[tuple[int, float]], loss: float) -> float | None:
@@ -151,11 +153,11 @@ def tokens_to_reach(curve: list[tuple[int, float]], loss: float) -> float | None
     return None
 
 
-def table(name: str, found: list[dict[str, Any]]) -> str:
+def table(name: str, results: list[dict[str, Any]]) -> str:
     """One line per row, mean and sample deviation over its seeds."""
-    first = found[0]
+    first = results[0]
     setting = first["setting"]
-    commits = ", ".join(sorted({run["commit"] for run in found}))
+    commits = ", ".join(sorted({run["commit"] for run in results}))
     head = (
         f"{name}: {first['student']} (T = 2 unless stated, {first['parameters']:,} parameters) "
         f"from {first['teacher']} ({first['teacher_bits_per_byte']:.3f} bits/byte, "
@@ -164,10 +166,10 @@ def table(name: str, found: list[dict[str, Any]]) -> str:
         f"seeds from 0; commits {commits}; torch {first['torch']}, {first['machine']}. Losses, "
         "agreement and densities measured on the validation split; energies estimated."
     )
-    control = {r["seed"]: r for r in found if r["row"] == CONTROL}
+    control = {r["seed"]: r for r in results if r["row"] == CONTROL}
     rows = []
     for key in ROWS:
-        runs = [r for r in found if r["row"] == key]
+        runs = [r for r in results if r["row"] == key]
         if not runs:
             continue
         needed = []
@@ -176,7 +178,7 @@ def table(name: str, found: list[dict[str, Any]]) -> str:
                 goal, tokens = control[r["seed"]]["curve"][-1][1], r["tokens_seen"]
                 reached = tokens_to_reach(r["curve"], goal)
                 needed.append(None if reached is None else reached / tokens)
-        reached_all = [one for one in needed if one is not None]
+        reached_all = [share for share in needed if share is not None]
         whole = bool(needed) and len(reached_all) == len(needed)
         rows.append(
             [

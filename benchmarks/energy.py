@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     corpus = load_corpus(args.data)
     held_out = tokenize_corpus(corpus, tokenizer).split("validation")
     windows = windows_of(held_out, args.context, args.tokens)
-    found: dict[str, Any] = {
+    record: dict[str, Any] = {
         "setting": {"context": args.context, "tokens": args.tokens, "corpus": corpus.digest},
         "model_type": model.config.model_type,
         "parameters": [model.num_parameters(), control.num_parameters()],
@@ -47,29 +47,29 @@ def run(args: argparse.Namespace) -> None:
         "prices": {},
     }
     for name in PRICES:
-        one = count_and_estimate(args.name, model, control, windows, load_table(name)).parts()
-        found["prices"][name] = one["full"]
-        found["paper"] = {
+        parts = count_and_estimate(args.name, model, control, windows, load_table(name)).parts()
+        record["prices"][name] = parts["full"]
+        record["paper"] = {
             side: {
-                key: one["paper"][side][key]
+                key: parts["paper"][side][key]
                 for key in ("picojoules_per_token", "with_elementwise_per_token", "density")
             }
             for side in ("model", "control")
         }
     kept = RESULTS / f"energy-{args.name}.json"
-    kept.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    kept.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
-def table(found: dict[str, Any], name: str) -> str:
-    paper = {side: told["picojoules_per_token"] / 1e3 for side, told in found["paper"].items()}
+def table(record: dict[str, Any], name: str) -> str:
+    paper = {side: report["picojoules_per_token"] / 1e3 for side, report in record["paper"].items()}
     head = (
-        f"{name} ({found['model_type']}, {found['parameters'][0]:,} parameters) at a measured "
-        f"density of {found['paper']['model']['density']:.3f}, beside its dense twin: papers' sum "
+        f"{name} ({record['model_type']}, {record['parameters'][0]:,} parameters) at a measured "
+        f"density of {record['paper']['model']['density']:.3f}, beside its dense twin: papers' sum "
         f"{paper['model']:,.0f} and {paper['control']:,.0f} nJ per token. In full, uJ per token, "
-        f"and as a share of the twin's; commit {found['commit']}. Estimated from counted events."
+        f"and as a share of the twin's; commit {record['commit']}. Estimated from counted events."
     )
     rows = []
-    for price, full in found["prices"].items():
+    for price, full in record["prices"].items():
         sides = {
             side: {
                 form: {(p["phase"], p["context"]): p["picojoules"] for p in phases}
@@ -99,13 +99,13 @@ def tables() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("run")
-    one.add_argument("--name", required=True)
-    one.add_argument("--model", type=Path, required=True)
-    one.add_argument("--control", type=Path, required=True)
-    one.add_argument("--data", required=True)
-    one.add_argument("--context", type=int, default=128)
-    one.add_argument("--tokens", type=int, default=2048)
+    run_parser = commands.add_parser("run")
+    run_parser.add_argument("--name", required=True)
+    run_parser.add_argument("--model", type=Path, required=True)
+    run_parser.add_argument("--control", type=Path, required=True)
+    run_parser.add_argument("--data", required=True)
+    run_parser.add_argument("--context", type=int, default=128)
+    run_parser.add_argument("--tokens", type=int, default=2048)
     commands.add_parser("table")
     args = parser.parse_args()
     if args.command == "run":

@@ -18,7 +18,6 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -41,6 +40,7 @@ from spikeformers.evaluation.memory import (
 from spikeformers.evaluation.peers import PEERS, builds, running, usable
 from spikeformers.evaluation.systems import TorchSystem, time_systems
 from spikeformers.export import pack
+from spikeformers.meters import Seconds, clock
 from spikeformers.models import (
     WDSpikingformerConfig,
     WDSpikingformerForCausalLM,
@@ -77,13 +77,8 @@ def counts(shape: tuple[int, ...], density: float, levels: int) -> np.ndarray:
 def median_seconds(work: Callable[[], object], repeats: int) -> tuple[float, float]:
     """Median wall and processor seconds, after one run that is not timed."""
     work()
-    wall, cpu = [], []
-    for _ in range(repeats):
-        began = time.perf_counter(), time.process_time()
-        work()
-        wall.append(time.perf_counter() - began[0])
-        cpu.append(time.process_time() - began[1])
-    return statistics.median(wall), statistics.median(cpu)
+    times = [clock(work) for _ in range(repeats)]
+    return statistics.median(t.wall for t in times), statistics.median(t.cpu for t in times)
 
 
 def repeated(work: Callable[[], object], times: int) -> None:
@@ -95,7 +90,7 @@ def repeated(work: Callable[[], object], times: int) -> None:
 def whole_model(threads: int, repeats: int, keep: Keep) -> dict[str, Any]:
     """Decode and prefill of 12 x 768, vocabulary 50,257; dense peers are timed at every density."""
     ids = DRAW.integers(0, 50257, 512 + 24).tolist()
-    found: dict[str, Any] = {}
+    record: dict[str, Any] = {}
     config = WDSpikingformerConfig()
     twin = TorchSystem(build_model(control_of(config)))
     with running(config, threads) as peers:
@@ -123,10 +118,10 @@ def whole_model(threads: int, repeats: int, keep: Keep) -> dict[str, Any]:
                 }
             counted = engines["engine-int8"].counters()
             row["density"] = counted["events"] / counted["neurons"]
-            found[str(density)] = row
-            keep("model", found)
+            record[str(density)] = row
+            keep("model", record)
             tell(f"12 x 768 at {density}", row)
-    return found
+    return record
 
 
 def tell(title: str, row: dict[str, Any]) -> None:
@@ -179,7 +174,7 @@ def attention(threads: int, repeats: int) -> dict[str, Any]:
 
 def products(threads: int, repeats: int) -> dict[str, Any]:
     """One token's product over density, beside PyTorch's dense fp32 product."""
-    found: dict[str, Any] = {}
+    record: dict[str, Any] = {}
     for inputs, outputs in ((768, 3072), (3072, 768), (768, 50257), (4096, 4096)):
         # Twice what a last-level cache holds, in turns, so that weights come from memory.
         copies = max(1, (96 << 20) // (inputs * outputs * 4))
@@ -206,13 +201,13 @@ def products(threads: int, repeats: int) -> dict[str, Any]:
             for name, matrices, given in (("fp32", real, None), ("int8", whole, scale)):
                 wall, cpu = each(partial(sparse, spikes=spikes, matrices=matrices, scale=given))
                 row[name] = {"wall": by_torch[0] / wall, "cpu": by_torch[1] / cpu, "seconds": cpu}
-            found[f"{inputs} x {outputs}, density {density}"] = row
+            record[f"{inputs} x {outputs}, density {density}"] = row
             print(
                 f"{inputs:5d} x {outputs:5d} at {density:4.2f}: fp32 x{row['fp32']['cpu']:.1f}, "
                 f"int8 x{row['int8']['cpu']:.1f} of dense fp32 (processor time)",
                 flush=True,
             )
-    return found
+    return record
 
 
 def context(threads: int, tokens: int) -> dict[str, Any]:
@@ -241,28 +236,26 @@ def context(threads: int, tokens: int) -> dict[str, Any]:
         for name, peer in peers.items():
             peer.begin(ids)
             systems[name] = partial(peer.step, 5)
-        took: dict[str, list[tuple[float, float]]] = {name: [] for name in systems}
+        took: dict[str, list[Seconds]] = {name: [] for name in systems}
         for turn in range(steps):
             for name, work in systems.items():
                 if name.startswith("pytorch") and turn % 4:
                     continue  # slow, and not what counts
-                began = time.perf_counter(), time.process_time()
-                work()
-                took[name].append((time.perf_counter() - began[0], time.process_time() - began[1]))
+                took[name].append(clock(work))
     seconds = {
         name: [statistics.median(times) for times in zip(*pairs[1:], strict=True)]
         for name, pairs in took.items()
     }
     ours = seconds["engine-int8"]
-    found = {
+    record = {
         "tokens": tokens,
         "results": {name: {"wall": 1 / s[0], "cpu": 1 / s[1]} for name, s in seconds.items()},
         "ratios": {n: {"wall": s[0] / ours[0], "cpu": s[1] / ours[1]} for n, s in seconds.items()},
         "cache_bytes_per_token": text.bytes / text.tokens,
         "fp16_cache_bytes_per_token": 4 * config.hidden_size * config.num_hidden_layers,
     }
-    print(json.dumps(found, indent=2), flush=True)
-    return found
+    print(json.dumps(record, indent=2), flush=True)
+    return record
 
 
 def memory(threads: int) -> dict[str, Any]:

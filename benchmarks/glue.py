@@ -72,10 +72,10 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
     if ended.interrupted:
         return None
     spent = time.process_time() - began
-    found = measure_run(out, *load_model(out), data, software_record())
+    report = measure_run(out, *load_model(out), data, software_record())
     kept = ("task", "dev", "dev_majority", "best_dev_step", "selection", "examples", "data_sha256")
     before, loss = pretraining(Path(folder))
-    return {key: found[key] for key in (*kept, "parameters")} | {
+    return {key: report[key] for key in (*kept, "parameters")} | {
         "setting": {"steps": args.steps, "batch": args.batch, "context": args.context,
                     "learning_rate": args.learning_rate, "pretrained": before},
         "pretrained_loss": loss,
@@ -94,27 +94,27 @@ def pretraining(folder: Path) -> tuple[dict[str, Any], float]:
     losses = [
         x["loss"] for x in read_metrics(folder / "metrics.jsonl") if x["kind"] == "validation"
     ]
-    told = {key: run["config"][key] for key in keys}
-    return told | {"corpus": corpus, "tokenizer": tokenizer}, losses[-1]
+    settings = {key: run["config"][key] for key in keys}
+    return settings | {"corpus": corpus, "tokenizer": tokenizer}, losses[-1]
 
 
-def table(name: str, found: list[dict[str, Any]]) -> str:
+def table(name: str, results: list[dict[str, Any]]) -> str:
     """One line a task and model; the two means over all tasks where each has its runs."""
     from spikeformers.training.glue import summarise
 
-    commits = ", ".join(sorted({run["commit"] for run in found}))
-    before = found[0]["setting"]["pretrained"]
+    commits = ", ".join(sorted({run["commit"] for run in results}))
+    before = results[0]["setting"]["pretrained"]
     head = (
         f"{name}: dev sets, in percent, mean ± deviation over seeds from 0; nothing selected on "
         f"them; majority is the same answer to the whole dev set; pretrained for "
         f"{before['steps']:,} steps of {before['batch_size']} x {before['context']} tokens, rate "
-        f"{before['learning_rate']:g}; commits {commits}; torch {found[0]['torch']}, "
-        f"{found[0]['machine']}. Measured."
+        f"{before['learning_rate']:g}; commits {commits}; torch {results[0]['torch']}, "
+        f"{results[0]['machine']}. Measured."
     )
     rows = []
     lines = []
     for model in MODELS:
-        mine = [run for run in found if run["row"].startswith(f"{model},")]
+        mine = [run for run in results if run["row"].startswith(f"{model},")]
         if not mine:
             continue
         summary = summarise(mine)
@@ -126,14 +126,14 @@ def table(name: str, found: list[dict[str, Any]]) -> str:
             f"{model}: masked perplexity {math.exp(mine[0]['pretrained_loss']):.1f} before; mean "
             f"over {', '.join(summary['means_over'])}: standard {standard}, as the papers' {paper}."
         )
-        for task, told in summary["tasks"].items():
+        for task, figures in summary["tasks"].items():
             runs = [run for run in mine if run["task"] == task]
-            for metric in told["metrics"]:
+            for metric in figures["metrics"]:
                 values = [100 * run["dev"][metric] for run in runs]
                 steps, rate = runs[0]["steps"], runs[0]["setting"]["learning_rate"]
                 rows.append(
                     [task, metric, model, str(len(runs)), mean(values, 1),
-                     f"{told['majority'][metric]:.1f}", f"{steps:,}",
+                     f"{figures['majority'][metric]:.1f}", f"{steps:,}",
                      f"{rate:g}", f"{sum(r['train_cpu_seconds'] for r in runs) / len(runs):.0f}"]
                 )  # fmt: skip
     rows.sort(key=lambda row: (TASKS.index(row[0]), row[1], MODELS.index(row[2])))

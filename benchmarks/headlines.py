@@ -1,19 +1,21 @@
-"""README's last table: one line per claim, each beside its control, from ``benchmarks/results/``.
+"""One line per claim, each beside its control, from ``benchmarks/results/``.
 
     python benchmarks/headlines.py
 
-Fills the marks ``<!-- headlines -->`` from the results; a line without results is left out. Every
-figure is computed here from the JSON of the script that measured it.
+Fills the marks ``<!-- front -->`` of README with the few that a newcomer needs, and
+``<!-- headlines -->`` of docs/results.md with all; a line without results is left out. Every figure
+is computed here from the JSON of the script that measured it.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from _sweep import RESULTS, fill_pages
+from _sweep import RESULTS, at_best_rate, fill_pages
 from spikeformers.reporting.tables import markdown
 
 Line = tuple[str, str, str]
@@ -26,9 +28,9 @@ def load(name: str) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def of(found: list[dict[str, Any]], row: str) -> list[dict[str, Any]]:
+def of(results: list[dict[str, Any]], row: str) -> list[dict[str, Any]]:
     """The runs of one row, one per seed."""
-    return [one for one in found if one["row"] == row]
+    return [result for result in results if result["row"] == row]
 
 
 def spread(values: list[float], digits: int) -> str:
@@ -43,71 +45,71 @@ def distilled(name: str, source: str) -> Iterator[Line]:
     """BiSpikCLM with all five losses beside cross-entropy."""
     from distill import CONTROL, tokens_to_reach
 
-    found = load(f"distill-{name}")
-    if not found or not of(found, "all five terms"):
+    results = load(f"distill-{name}")
+    if not results or not of(results, "all five terms"):
         return
-    control = {one["seed"]: one for one in of(found, CONTROL)}
+    control = {result["seed"]: result for result in of(results, CONTROL)}
 
     def nats(row: str) -> str:
-        return spread([one["perplexity"]["nats_per_token"] for one in of(found, row)], 3)
+        return spread([result["perplexity"]["nats_per_token"] for result in of(results, row)], 3)
 
-    def share(row: str) -> str:
+    def saving(row: str) -> str:
         shares = []
-        for one in of(found, row):
-            goal = control[one["seed"]]["curve"][-1][1]
-            tokens = tokens_to_reach(one["curve"], goal)
+        for result in of(results, row):
+            goal = control[result["seed"]]["curve"][-1][1]
+            tokens = tokens_to_reach(result["curve"], goal)
             if tokens is None:
-                return "more than all"
-            shares.append(tokens / one["tokens_seen"])
-        return f"{statistics.mean(shares):.2f}"
+                return "more tokens than it had"
+            shares.append(tokens / result["tokens_seen"])
+        return f"{100 * (1 - statistics.mean(shares)):.0f} % fewer tokens"
 
-    seeds = len(of(found, "all five terms"))
+    seeds = len(of(results, "all five terms"))
     yield (
         f"BiSpikCLM with five losses, {source}",
         f"{nats('all five terms')} nats/token; reaches cross-entropy's final loss with "
-        f"{share('all five terms')} of its tokens",
+        f"{saving('all five terms')}",
         f"cross-entropy only {nats(CONTROL)}; soft and hard targets only {nats('sta and hta')}, "
-        f"with {share('sta and hta')}; without soft targets {nats('without sta')}. "
+        f"with {saving('sta and hta')}; without soft targets {nats('without sta')}. "
         + ("One seed" if seeds == 1 else f"{seeds} seeds"),
     )
 
 
 def converted(name: str, subject: str, lines: list[tuple[str, list[str]]]) -> Iterator[Line]:
     """Rows of a converted model beside its original."""
-    found = {one["row"]: one for one in load(f"conversion-{name}") or []}
+    by_row = {result["row"]: result for result in load(f"conversion-{name}") or []}
     for what, rows in lines:
-        present = [found[row] for row in rows if row in found]
+        present = [by_row[row] for row in rows if row in by_row]
         if len(present) < len(rows):
             continue
         first = present[0]["original"]
 
-        def say(one: dict[str, Any], original: dict[str, Any] = first) -> str:
-            energy = one["spiking"]["energy"]["papers"] / original["energy"]["papers"]
-            kind = one["row"].removeprefix("ffn ").removeprefix("whole ")
-            return f"{one['spiking']['perplexity']:.2f} ({kind}; {energy:.2f} of the energy)"
+        def say(result: dict[str, Any], original: dict[str, Any] = first) -> str:
+            energy = result["spiking"]["energy"]["papers"] / original["energy"]["papers"]
+            kind = result["row"].removeprefix("ffn ").removeprefix("whole ")
+            return f"{result['spiking']['perplexity']:.2f} ({kind}; {energy:.2f} of the energy)"
 
         beside = f"original {first['perplexity']:.2f}, {first['tokens']:,} tokens"
-        if any("tune" in one["choices"] for one in present) and (twin := found.get(TUNED)):
+        if any("tune" in result["choices"] for result in present) and (twin := by_row.get(TUNED)):
             tuned = twin["spiking"]["perplexity"]
             beside += f"; tuned itself, {twin['tuned']['tokens']:,} tokens, {tuned:.2f}"
         yield (
             f"{subject}, {what}",
-            "perplexity " + "; ".join(say(one) for one in present),
+            "perplexity " + "; ".join(say(result) for result in present),
             beside,
         )
 
 
 def on_tasks() -> Iterator[Line]:
     """What tasks say of the converted SmolLM2-135M."""
-    found = {one["model"]["name"]: one for one in load("zeroshot-converted") or []}
-    ours, original = found.get("converted, three winners, tuned"), found.get("SmolLM2-135M")
+    by_name = {result["model"]["name"]: result for result in load("zeroshot-converted") or []}
+    ours, original = by_name.get("converted, three winners, tuned"), by_name.get("SmolLM2-135M")
     if ours is None or original is None:
         return
 
-    def say(one: dict[str, Any]) -> str:
+    def say(result: dict[str, Any]) -> str:
         scores = []
-        for task, told in one["tasks"].items():
-            acc = told["metrics"]["acc"]
+        for task, of_task in result["tasks"].items():
+            acc = of_task["metrics"]["acc"]
             chance = " (chance)" if acc["at_chance"] else ""
             scores.append(f"{task} {100 * acc['value']:.1f}{chance}")
         return ", ".join(scores)
@@ -123,26 +125,28 @@ def on_tasks() -> Iterator[Line]:
 def zeroshot() -> Iterator[Line]:
     """A dense model over the eight sets; how often the models trained here are above chance."""
 
-    def accuracies(one: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        return {name: by_task["metrics"]["acc"] for name, by_task in one["tasks"].items()}
+    def accuracies(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        return {name: by_task["metrics"]["acc"] for name, by_task in result["tasks"].items()}
 
-    for one in load("zeroshot-smollm2") or []:
-        by_task = accuracies(one)
+    for result in load("zeroshot-smollm2") or []:
+        by_task = accuracies(result)
         yield (
-            f"{one['model']['name']} (dense), zero-shot accuracy, all documents",
+            f"{result['model']['name']} (dense), zero-shot accuracy, all documents",
             ", ".join(f"{name} {100 * acc['value']:.1f}" for name, acc in by_task.items()),
             "chance " + ", ".join(f"{100 * acc['chance']:.1f}" for acc in by_task.values()),
         )
-    found = load("zeroshot-models") or []
-    scores = [acc for one in found for acc in accuracies(one).values()]
+    results = load("zeroshot-models") or []
+    scores = [acc for result in results for acc in accuracies(result).values()]
     if scores:
         above = sum(acc["value"] > acc["chance"] and not acc["at_chance"] for acc in scores)
-        documents = max(by_task["documents"] for one in found for by_task in one["tasks"].values())
-        largest = max(one["model"]["parameters"] for one in found) / 1e6
-        means = [one["means"]["commonsense"]["acc"] for one in found]
+        documents = max(
+            by_task["documents"] for result in results for by_task in result["tasks"].values()
+        )
+        largest = max(result["model"]["parameters"] for result in results) / 1e6
+        means = [result["means"]["commonsense"]["acc"] for result in results]
         low, high = (100 * pick(mean["value"] for mean in means) for pick in (min, max))
         yield (
-            f"{len(found)} models trained here, spiking and dense, up to {largest:.1f} M "
+            f"{len(results)} models trained here, spiking and dense, up to {largest:.1f} M "
             f"parameters, zero-shot, up to {documents:,} documents per set",
             f"{above} of {len(scores)} accuracies above chance by two standard errors; mean of the "
             f"three commonsense sets {low:.1f} to {high:.1f}",
@@ -155,25 +159,27 @@ def sentences() -> Iterator[Line]:
     """A small masked model fine-tuned on five tasks of GLUE, beside its twin and one answer."""
     from spikeformers.training.glue import summarise
 
-    found = load("glue-glue")
-    if not found:
+    results = load("glue-glue")
+    if not results:
         return
     spiking, dense = (
-        summarise([one for one in found if one["row"].startswith(f"{model},")])
+        summarise([result for result in results if result["row"].startswith(f"{model},")])
         for model in ("spiking", "dense twin")
     )
 
-    def say(told: dict[str, Any]) -> str:
-        each = ", ".join(f"{t} {one['standard']['mean']:.1f}" for t, one in told["tasks"].items())
-        return f"{told['means']['standard']:.1f} ({each})"
+    def say(of_task: dict[str, Any]) -> str:
+        each = ", ".join(
+            f"{t} {result['standard']['mean']:.1f}" for t, result in of_task["tasks"].items()
+        )
+        return f"{of_task['means']['standard']:.1f} ({each})"
 
-    one, before = found[0], found[0]["setting"]["pretrained"]
+    result, before = results[0], results[0]["setting"]["pretrained"]
     tokens = before["steps"] * before["batch_size"] * before["context"] / 1e6
-    seeds = len({run["seed"] for run in found})
+    seeds = len({run["seed"] for run in results})
     same = ", ".join(f"{t} {x['majority']['standard']:.1f}" for t, x in spiking["tasks"].items())
     yield (
-        f"WE-Spikingformer tiny ({one['parameters'] / 1e6:.1f} M, {tokens:.1f} M tokens of books), "
-        f"mean of {len(spiking['means_over'])} tasks of GLUE, dev sets, {seeds} seeds",
+        f"WE-Spikingformer tiny ({result['parameters'] / 1e6:.1f} M, {tokens:.1f} M tokens of "
+        f"books), mean of {len(spiking['means_over'])} tasks of GLUE, dev sets, {seeds} seeds",
         say(spiking),
         f"dense twin {say(dense)}; the same answer to all "
         f"{spiking['majority_means']['standard']:.1f} ({same})",
@@ -183,29 +189,29 @@ def sentences() -> Iterator[Line]:
 def images() -> Iterator[Line]:
     """A2OS2A beside all binary and the ViT twin."""
     for name, title in (("digits", "digits"), ("cifar10-jpeg", "CIFAR-10 (JPEG copy)")):
-        found = load(f"vision-{name}")
-        if not found:
+        results = load(f"vision-{name}")
+        if not results:
             continue
-        rows = {one["row"] for one in found}
+        rows = {result["row"] for result in results}
 
-        def score(row: str, found: list[dict[str, Any]] = found) -> str:
-            return spread([100 * one["accuracy"] for one in of(found, row)], 1)
+        def score(row: str, results: list[dict[str, Any]] = results) -> str:
+            return spread([100 * result["accuracy"] for result in of(results, row)], 1)
 
         beside = [f"binary Q, K and V {score('all-binary')}", f"ViT twin {score('dense')}"]
         if "dense, slower" in rows:
             beside.append(f"at its own learning rate {score('dense, slower')}")
-        seen = of(found, "a2os2a")[0]["images_seen"]
+        seen = of(results, "a2os2a")[0]["images_seen"]
         yield (
             f"A2OS2A on {title}, {seen:,} images seen",
-            f"{score('a2os2a')} %, {len(of(found, 'a2os2a'))} seeds",
+            f"{score('a2os2a')} %, {len(of(results, 'a2os2a'))} seeds",
             "; ".join(beside),
         )
 
 
 def engine() -> Iterator[Line]:
     """Speed and memory of 12 x 768 beside dense models of its shape."""
-    found = load("engine")
-    if not found:
+    record = load("engine")
+    if not record:
         return
     names = {
         "llama.cpp-q8_0": "llama.cpp Q8_0",
@@ -215,35 +221,35 @@ def engine() -> Iterator[Line]:
     }
 
     def times(ratios: dict[str, float]) -> str:
-        found = {names[key]: value for key, value in ratios.items() if key in names}
-        return ", ".join(f"{value:.1f} times {name}" for name, value in found.items())
+        named = {names[key]: value for key, value in ratios.items() if key in names}
+        return ", ".join(f"{value:.1f} times {name}" for name, value in named.items())
 
-    for phase, told in (("decode", "decode"), ("prefill", "a prompt of 512 tokens")):
+    for phase, title in (("decode", "decode"), ("prefill", "a prompt of 512 tokens")):
         speeds, beside = [], []
         for threads, told_threads in (("threads 1", "one thread"), ("threads 2", "two threads")):
-            results = found[threads]["trained"]["results"]
+            results = record[threads]["trained"]["results"]
             mine = results["spiking, engine-int8"]
             speed = mine[phase]["tokens_per_second"]
             ratios = {
-                key.removeprefix("its shape, "): speed / one[phase]["tokens_per_second"]
-                for key, one in results.items()
+                key.removeprefix("its shape, "): speed / figures[phase]["tokens_per_second"]
+                for key, figures in results.items()
                 if key.startswith("its shape")
             }
             speeds.append(f"{speed:,.0f} tokens/s with {told_threads}")
             beside.append(times(ratios))
         density = mine["density"]
         yield (
-            f"engine, int8, 12 x 768 trained to a density of {density:.2f}, {told}",
+            f"engine, int8, 12 x 768 trained to a density of {density:.2f}, {title}",
             "; ".join(speeds),
             "; ".join(beside),
         )
-    one = found["threads 1"]["model"]["0.15"]
+    figures = record["threads 1"]["model"]["0.15"]
     yield (
         "synthetic spikes, density 0.15, decode, one thread",
-        f"{one['decode']['engine-int8']['tokens_per_second']:,.0f} tokens/s",
-        times(one["decode_ratios"]),
+        f"{figures['decode']['engine-int8']['tokens_per_second']:,.0f} tokens/s",
+        times(figures["decode_ratios"]),
     )
-    context = found["threads 1"]["context"]
+    context = record["threads 1"]["context"]
     results = {key: value["wall"] for key, value in context["results"].items()}
     yield (
         f"the same, {context['tokens']:,} tokens into a text",
@@ -252,7 +258,8 @@ def engine() -> Iterator[Line]:
         f"llama.cpp {results['llama.cpp-q8_0']:.1f}",
     )
     memory = {
-        key: one["resident_bytes"] / 2**20 for key, one in found["threads 1"]["memory"].items()
+        key: figures["resident_bytes"] / 2**20
+        for key, figures in record["threads 1"]["memory"].items()
     }
     yield (
         "resident memory at 12 x 768, random weights",
@@ -263,8 +270,8 @@ def engine() -> Iterator[Line]:
 
 def tiny() -> Iterator[Line]:
     """The tiny pair of about equal quality: speed; and its energy with memory."""
-    if found := load("engine-tiny"):
-        results = found["threads 1"]["trained"]["results"]
+    if record := load("engine-tiny"):
+        results = record["threads 1"]["trained"]["results"]
 
         def rate(name: str) -> str:
             return f"{results[name]['decode']['cpu_tokens_per_second']:,.0f}"
@@ -277,8 +284,8 @@ def tiny() -> Iterator[Line]:
             f"llama.cpp Q8_0 {rate('dense, llama.cpp-q8_0')}, "
             f"CTranslate2 int8 {rate('dense, ctranslate2-int8')}",
         )
-    if found := load("energy-tiny"):
-        sides = found["prices"]["horowitz45"]
+    if record := load("energy-tiny"):
+        sides = record["prices"]["horowitz45"]
 
         def cost(side: str, phase: str, context: int) -> float:
             rows = sides[side]["formats"]["int8"]
@@ -360,6 +367,81 @@ PARTS: tuple[Callable[[], Iterator[Line]], ...] = (
 )
 
 
+def trained_pair() -> Iterator[Line]:
+    """The spiking model and its twin, each at the learning rate that its own search chose."""
+    results = load("quality-wikitext-2-searched") or []
+    spiking, dense = (at_best_rate(results, row) for row in ("cwssa-hard", "dense-rotary"))
+    if not spiking or not dense:
+        return
+
+    def bits(runs: list[dict[str, Any]]) -> str:
+        return spread([run["perplexity"]["bits_per_byte"] for run in runs], 3)
+
+    def nanojoules(runs: list[dict[str, Any]]) -> str:
+        picojoules = [run["energy"]["with_elementwise_per_token"] for run in runs]
+        return f"{statistics.mean(picojoules) / 1e3:,.0f}"
+
+    density = statistics.mean(run["energy"]["density"] for run in spiking)
+    seeds = len(spiking)
+    yield (
+        f"WD-Spikingformer, {spiking[0]['parameters'] / 1e6:.1f} M parameters, WikiText-2 test, "
+        f"{seeds} seed" + ("s" if seeds > 1 else ""),
+        f"{bits(spiking)} bits/byte; {density:.0%} of neurons fire; {nanojoules(spiking)} nJ/token",
+        f"dense twin, a learning rate of its own: {bits(dense)}; {nanojoules(dense)} nJ/token",
+    )
+
+
+def real_model() -> Iterator[Line]:
+    """SmolLM2-135M in the engine beside llama.cpp, on the first text and with one thread."""
+    from real_model import BASELINE, DENSE, best
+
+    results = load("real-model")
+    if not results:
+        return
+    losses, run = results["losses"], results["speeds"][0]
+    text = next(iter(losses[DENSE]))
+
+    def change(row: str) -> str:
+        ours, theirs = (statistics.fmean(losses[name][text]) for name in (row, DENSE))
+        speed = best(run["decode"], row)
+        return f"perplexity {math.exp(ours - theirs) - 1:+.2%}, {speed:.0f} tokens/s"
+
+    row = "engine, T=8, int4 in groups"
+    yield (
+        "SmolLM2-135M, every linear map spiking, no training",
+        change(row),
+        f"{BASELINE}: {change(BASELINE)}",
+    )
+
+
+def shown(part: Iterator[Line], *beginnings: str) -> Iterator[Line]:
+    """The lines of a part that begin with one of these."""
+    return (line for line in part if line[0].startswith(beginnings))
+
+
+FRONT: tuple[Callable[[], Iterator[Line]], ...] = (
+    real_model,
+    trained_pair,
+    lambda: shown(engine(), "engine, int8, 12 x 768 trained to a density of 0.10, decode"),
+    lambda: shown(tiny(), "tiny, trained to about equal quality"),
+    lambda: distilled("wikitext-2", "WikiText-2, from its own dense twin"),
+    lambda: converted(
+        "gpt2-twin",
+        "GPT-2 shape (1.09 M) converted",
+        [("attention too, T = 4", ["whole cwssa hard phase, T=4, tuned with KD"])],
+    ),
+    lambda: shown(images(), "A2OS2A on digits"),
+    lambda: shown(tiny(), "energy with memory"),
+)
+"""Of README: at most eight lines."""
+
+
+def front() -> str:
+    """README's lines, as Markdown."""
+    rows = [list(line) for part in FRONT for line in part()]
+    return markdown(["", "spiking", "beside it"], rows)
+
+
 def table() -> str:
     """All lines, as Markdown."""
     rows = [list(line) for part in PARTS for line in part()]
@@ -367,10 +449,10 @@ def table() -> str:
 
 
 def main() -> None:
-    """Fill the table."""
-    text = table()
-    fill_pages("headlines", text)
-    print(text)
+    """Fill both tables."""
+    for mark, text in (("front", front()), ("headlines", table())):
+        fill_pages(mark, text)
+        print(text)
 
 
 if __name__ == "__main__":

@@ -31,20 +31,23 @@ def main() -> None:
     args = parser.parse_args()
     source = read_input(args.model, args.data, tokens=512, images=8)
     twin, _ = twin_of(source.model.config)
-    found = measure_folder(
+    record = measure_folder(
         args.model, source.model, twin, source.batches, pack=pack,
         prompt_tokens=args.prompt, new_tokens=args.new, repeats=args.repeats,
     )  # fmt: skip
     kept = {
-        "measured": found.as_dict(),
+        "measured": record.as_dict(),
         "config": source.model.config.to_diff_dict(),
         "facts": source.facts,
         "machine": machine(),
         "versions": versions(),
     }
     lines = [
-        *(f"**{table.title}**\n\n{markdown(table.columns, table.rows)}" for table in tables(found)),
-        *(f"- {note}" for note in notes(found)),
+        *(
+            f"**{table.title}**\n\n{markdown(table.columns, table.rows)}"
+            for table in tables(record)
+        ),
+        *(f"- {note}" for note in notes(record)),
     ]
     save_table(args.name, "\n".join(lines) + "\n", kept)
 

@@ -4,7 +4,7 @@
 
 Writes results/published-energy.json and .md. Everything here is arithmetic on shapes and published
 figures: 4.6 pJ per multiply-accumulate, 0.9 pJ per accumulate, MACs of
-`energy.counting.closed_form` (which a test compares with the tracer). Values that none of the four
+`energy.counting.sizes` (which a test compares with the tracer). Values that none of the four
 papers states (tokens, which products, firing rates) are solved for, and compared with the firing of
 our own small models in a counted run (quality-wikitext-2.json, distill-wikitext-2.json).
 docs/published-energy.md discusses the results.
@@ -17,8 +17,8 @@ import math
 from typing import Any, get_args
 
 from _sweep import RESULTS, save_table
-from spikeformers.energy.counting.closed_form import Macs, Pairs, TransformerShape
-from spikeformers.energy.pricing.prices import ADD_FP32, MAC_FP32
+from spikeformers.energy.counting.sizes import Macs, Pairs, TransformerShape
+from spikeformers.energy.pricing.paper_sum import ADD_FP32, MAC_FP32
 from spikeformers.reporting.tables import markdown
 
 MAC, AC = MAC_FP32.picojoules, ADD_FP32.picojoules
@@ -97,12 +97,12 @@ def nearest_round(rows: list[dict[str, Any]], published: float) -> dict[str, Any
     """The variant and round length whose energy is nearest."""
     best = min(
         ((row, tokens) for row in rows for tokens in LENGTHS),
-        key=lambda one: abs(math.log(one[0]["millijoules"][one[1]] / published)),
+        key=lambda candidate: abs(math.log(candidate[0]["millijoules"][candidate[1]] / published)),
     )
     row, tokens = best
-    found = row["millijoules"][tokens]
+    computed = row["millijoules"][tokens]
     kept = {key: row[key] for key in ("shape", "attention", "head")}
-    return {**kept, "tokens": tokens, "millijoules": found, "off_by": found / published - 1}
+    return {**kept, "tokens": tokens, "millijoules": computed, "off_by": computed / published - 1}
 
 
 def spiking_row(published: float, shape: TransformerShape) -> list[dict[str, Any]]:
@@ -141,8 +141,10 @@ def alike(large: TransformerShape) -> dict[str, float]:
 
 def against_the_dense(dense: Macs, spiking: Macs, ratio: float, head: str) -> float:
     """Accumulates per MAC from a ratio of two energies over the same number of tokens."""
-    one, two = (m.total if head == "counted" else m.blocks for m in (dense, spiking))
-    return ratio * MAC * one / (AC * two)
+    dense_macs, spiking_macs = (
+        m.total if head == "counted" else m.blocks for m in (dense, spiking)
+    )
+    return ratio * MAC * dense_macs / (AC * spiking_macs)
 
 
 def bispikclm_rows() -> list[dict[str, Any]]:
@@ -186,14 +188,14 @@ def ssa_rows() -> list[dict[str, Any]]:
 
 def own_counts() -> dict[str, dict[str, float]]:
     """Accumulates per MAC of a dense model's in the counted runs of our own small models."""
-    found = {}
+    counts = {}
     for title, file, row, steps in (
         ("WD tiny, NI-LIF 1x16, firing-rate target 0.1", "quality-wikitext-2", "cwssa-hard", 1),
         ("WD tiny, no firing-rate target", "quality-wikitext-2", "cwssa-hard, any density", 1),
         ("BiSpikCLM tiny, T = 2", "distill-wikitext-2", None, 2),
     ):
         kept = json.loads((RESULTS / f"{file}.json").read_text(encoding="utf-8"))
-        chosen = [one for one in kept if row is None or one.get("row") == row]
+        chosen = [result for result in kept if row is None or result.get("row") == row]
         if not chosen:
             raise SystemExit(f"{file}.json has no row {row!r}.")
         energy = chosen[0]["energy"]
@@ -201,11 +203,11 @@ def own_counts() -> dict[str, dict[str, float]]:
             energy["by_component"][part]
             for part in ("attention projections", "attention scores and values", "mlp")
         ]
-        found[title] = {
+        counts[title] = {
             "blocks": steps * sum(p["sop"] for p in blocks) / sum(p["macs"] for p in blocks),
             "with_head": steps * energy["sop_per_token"] / energy["macs_per_token"],
         }
-    return found
+    return counts
 
 
 def recompute() -> dict[str, Any]:
@@ -258,11 +260,11 @@ def dense_table(rows: list[dict[str, Any]]) -> str:
     )
 
 
-def page(found: dict[str, Any]) -> str:
+def page(record: dict[str, Any]) -> str:
     """The tables in Markdown."""
-    wd = found["wd"]
-    parts = ["**Qwen-1.5B, 3398 mJ** (estimated)\n", dense_table(found["qwen"]["rows"])]
-    parts += ["**OPT-125M, 126 mJ** (estimated)\n", dense_table(found["opt"]["rows"])]
+    wd = record["wd"]
+    parts = ["**Qwen-1.5B, 3398 mJ** (estimated)\n", dense_table(record["qwen"]["rows"])]
+    parts += ["**OPT-125M, 126 mJ** (estimated)\n", dense_table(record["opt"]["rows"])]
     parts += [
         "**WD-Spikingformer**: accumulates per MAC that the published energy needs\n",
         markdown(
@@ -275,14 +277,14 @@ def page(found: dict[str, Any]) -> str:
                         for r in rows
                     ),
                 )
-                for rows in zip(*(one["rows"] for one in wd.values()), strict=True)
+                for rows in zip(*(entry["rows"] for entry in wd.values()), strict=True)
             ],
         ),
         "The same, from the ratio to Qwen-1.5B's energy, whatever the number of tokens\n",
         markdown(
             ("head", *wd),
             [
-                (head, *(f"{one['count_by_ratio_to_qwen'][head]:.2f}" for one in wd.values()))
+                (head, *(f"{entry['count_by_ratio_to_qwen'][head]:.2f}" for entry in wd.values()))
                 for head in HEADS
             ],
         ),
@@ -290,8 +292,8 @@ def page(found: dict[str, Any]) -> str:
         markdown(
             ("WD-1.0B", "tokens", "accumulates per MAC of the blocks"),
             [
-                (name, str(one["tokens"]), f"{one['count_needed']:.2f}")
-                for name, one in found["wd_alike_with_a_real_head"].items()
+                (name, str(entry["tokens"]), f"{entry['count_needed']:.2f}")
+                for name, entry in record["wd_alike_with_a_real_head"].items()
             ],
         ),
         "**BiSpikCLM**\n",
@@ -309,7 +311,7 @@ def page(found: dict[str, Any]) -> str:
                     f"{row['rate_needed']:.3f}",
                     f"{row['least_share_with_a_real_head']:.1%}",
                 )
-                for row in found["bispikclm"]
+                for row in record["bispikclm"]
             ],
         ),
         "**SSA block of NeurTransformer**\n",
@@ -320,15 +322,15 @@ def page(found: dict[str, Any]) -> str:
                     *(f"{row['saved']:.2%}", f"{row['count_needed']:.3f}"),
                     *(f"{rate:.3f}" for rate in row["rate_needed"].values()),
                 )
-                for row in found["ssa"]
+                for row in record["ssa"]
             ],
         ),
         "**Accumulates per MAC of our own small models** (counted)\n",
         markdown(
             ("model", "blocks", "with head"),
             [
-                (name, f"{one['blocks']:.3f}", f"{one['with_head']:.3f}")
-                for name, one in found["own_counts"].items()
+                (name, f"{entry['blocks']:.3f}", f"{entry['with_head']:.3f}")
+                for name, entry in record["own_counts"].items()
             ],
         ),
     ]
@@ -336,12 +338,12 @@ def page(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    found = recompute()
-    save_table("published-energy", page(found), found)
+    record = recompute()
+    save_table("published-energy", page(record), record)
     for name in ("qwen", "opt"):
-        print(name, "nearest round length:", found[name]["nearest"])
-    print("WD-1.0B to WD-0.4B:", found["wd_ratio"])
-    print(json.dumps([row["least_tokens_with_real_projections"] for row in found["ssa"]]))
+        print(name, "nearest round length:", record[name]["nearest"])
+    print("WD-1.0B to WD-0.4B:", record["wd_ratio"])
+    print(json.dumps([row["least_tokens_with_real_projections"] for row in record["ssa"]]))
 
 
 if __name__ == "__main__":

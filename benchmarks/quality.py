@@ -156,11 +156,11 @@ def shift_inputs(twin: Any) -> None:
             linear.register_forward_pre_hook(lambda _, inputs: (shift(inputs[0]),))
 
 
-def table(name: str, found: list[dict[str, Any]]) -> str:
+def table(name: str, results: list[dict[str, Any]]) -> str:
     """One line per row, mean and sample deviation over its seeds."""
-    setting = found[0]["setting"]
-    searched = "validation_loss" in found[0]
-    commits = ", ".join(sorted({run["commit"] for run in found}))
+    setting = results[0]["setting"]
+    searched = "validation_loss" in results[0]
+    commits = ", ".join(sorted({run["commit"] for run in results}))
     measured = (
         "Losses measured over the whole test split, at the learning rate that each row's search "
         "chose by the validation split (rates searched, with the validation loss of the first "
@@ -171,12 +171,12 @@ def table(name: str, found: list[dict[str, Any]]) -> str:
     head = (
         f"{name}, {setting['tokenizer']}, {setting['preset']}, {setting['steps']:,} steps of "
         f"{setting['batch']} x {setting['context']} tokens; seeds from 0; commits {commits}; "
-        f"torch {found[0]['torch']}, {found[0]['machine']}. {measured}; energies estimated, by "
+        f"torch {results[0]['torch']}, {results[0]['machine']}. {measured}; energies estimated, by "
         "the papers' sum and with elementwise operations."
     )
     rows = []
     for key, row in ROWS.items():
-        runs = at_best_rate(found, key)
+        runs = at_best_rate(results, key)
         if not runs or (key in TARGETS and row.label is None):
             continue
         energy = [r["energy"] for r in runs]
@@ -200,26 +200,26 @@ def table(name: str, found: list[dict[str, Any]]) -> str:
         *("nJ/token, with elementwise", "train CPU s", "parameters"),
     ]
     text = f"{head}\n\n{markdown(columns, rows)}"
-    return f"{text}\n{search_table(found)}" if searched else text
+    return f"{text}\n{search_table(results)}" if searched else text
 
 
-def search_table(found: list[dict[str, Any]]) -> str:
+def search_table(results: list[dict[str, Any]]) -> str:
     """Validation loss of each row's first seed at every learning rate that was searched."""
-    tried = sorted({run["learning_rate"] for run in found})
+    tried = sorted({run["learning_rate"] for run in results})
     rows = []
     for key, row in ROWS.items():
-        runs = [r for r in found if r["row"] == key and r["seed"] == row.seeds[0]]
+        runs = [r for r in results if r["row"] == key and r["seed"] == row.seeds[0]]
         losses = {r["learning_rate"]: f"{r['validation_loss']:.3f}" for r in runs}
         if losses:
             rows.append([row.label or key, *(losses.get(rate, "-") for rate in tried)])
     return markdown(["validation nats/token at a rate of", *map("{:g}".format, tried)], rows)
 
 
-def density_table(found: list[dict[str, Any]]) -> str:
+def density_table(results: list[dict[str, Any]]) -> str:
     """Density against quality of hard WTA, by firing-rate target; empty with a single row."""
     rows = []
     for key, target in TARGETS.items():
-        runs = at_best_rate(found, key)
+        runs = at_best_rate(results, key)
         if runs:
             rows.append(
                 [

@@ -18,11 +18,13 @@ import json
 import math
 import platform
 import statistics
-import time
 from pathlib import Path
 from typing import Any
 
 from _sweep import RESULTS, commit
+from spikeformers.meters import Stopwatch
+from spikeformers.reporting.tables import markdown
+from spikeformers.storage import write_text
 
 ALL = ["ffn", "qkv", "out", "head"]
 DENSE = "dense"
@@ -148,7 +150,7 @@ def run(args: argparse.Namespace) -> None:
             continue
         if "density" in choices and calibration is None:
             calibration = windows_of(args.calibration, tokenizer, args, args.calibration_windows)
-        began = time.process_time()
+        watch = Stopwatch()
         model, zones = build(dense, choices, calibration)
         record = {
             "row": name, "choices": choices, "losses": {}, "shares": {}, "dead_zones": zones,
@@ -160,15 +162,13 @@ def run(args: argparse.Namespace) -> None:
         } | done  # fmt: skip
 
         def save(record: dict[str, Any] = record, path: Path = path) -> None:
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(record, indent=1))
-            partial.replace(path)
+            write_text(path, json.dumps(record, indent=1))
 
         for text, ids in windows.items():
             kept = record["losses"].setdefault(text, [])
             if len(kept) < len(ids):
                 record["shares"][text] = losses_of(model, ids, kept, save)
-        record["cpu_seconds"] = time.process_time() - began
+        record["cpu_seconds"] = watch.read().cpu
         save()
         print(f"{name}: {json.dumps(record['shares'])}", flush=True)
         del model
@@ -201,23 +201,24 @@ def table(args: argparse.Namespace) -> None:
         if name in records
         and all(len(records[name]["losses"].get(t, ())) == len(dense["losses"][t]) for t in texts)
     }
-    header = ["row", *(f"{text}, perplexity | change" for text in texts), "weights read", "far"]
-    lines = [f"| {' | '.join(header)} |", "|" + "---|" * (2 + 2 * len(texts) + 1)]
+    pairs = [column for text in texts for column in (f"{text}, perplexity", "change")]
+    lines = []
     for name, record in whole.items():
         record["results"] = {text: changes(record, dense, text) for text in texts}
         cells = [name]
         for text in texts:
-            one = record["results"][text]
-            change = f"{one['change']:+.2%} ± {one['standard_error']:.2%}"
-            cells += [f"{one['perplexity']:.3f}", "" if name == DENSE else change]
+            result = record["results"][text]
+            change = f"{result['change']:+.2%} ± {result['standard_error']:.2%}"
+            cells += [f"{result['perplexity']:.3f}", "" if name == DENSE else change]
         shares = record["shares"].get(texts[0], {})
         spiking = name != DENSE and shares
         cells += [f"{shares['density']:.3f}", f"{shares['far']:.2%}"] if spiking else ["1", ""]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(cells)
+    page = markdown(["row", *pairs, "weights read", "far"], lines)
     target = RESULTS / f"token-threshold-{args.name}"
     target.with_suffix(".json").write_text(json.dumps(list(whole.values()), indent=1) + "\n")
-    target.with_suffix(".md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    target.with_suffix(".md").write_text(page)
+    print(page)
 
 
 def main() -> None:

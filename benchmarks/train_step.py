@@ -13,26 +13,23 @@ import argparse
 import json
 import platform
 import statistics
-import time
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
+from spikeformers.meters import Seconds, Stopwatch
 from spikeformers.models import build_config, build_model, control_of
 
-Times = tuple[float, float]
-"""By the clock, and of all threads of this process."""
 
-
-def step(model: PreTrainedModel, optimizer: torch.optim.Optimizer, ids: torch.Tensor) -> Times:
+def step(model: PreTrainedModel, optimizer: torch.optim.Optimizer, ids: torch.Tensor) -> Seconds:
     """Seconds of one forward, backward and AdamW update."""
-    start, start_processor = time.perf_counter(), time.process_time()
+    watch = Stopwatch()
     optimizer.zero_grad(set_to_none=True)
     model(input_ids=ids, labels=ids).loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
-    return time.perf_counter() - start, time.process_time() - start_processor
+    return watch.read()
 
 
 def main() -> None:
@@ -66,7 +63,7 @@ def main() -> None:
             models[f"{name}, compiled"] = model
     optimizers = {n: torch.optim.AdamW(m.parameters(), fused=True) for n, m in models.items()}
     ids = torch.randint(0, args.vocab, (args.batch, args.context))
-    times: dict[str, list[Times]] = {name: [] for name in models}
+    times: dict[str, list[Seconds]] = {name: [] for name in models}
     for repeat in range(args.repeats + 3):
         for name, model in models.items():
             seconds = step(model, optimizers[name], ids)

@@ -128,7 +128,7 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
         "accuracy": report.accuracy,
         "report": report.as_dict(),
         "curve": _curve(out),
-        "entropy": [one.as_dict() for one in entropies],
+        "entropy": [entropy.as_dict() for entropy in entropies],
         "energy": {k: v for k, v in energy.as_dict().items() if k not in ("products", "prices")},
         "data": {"sha256": data.digest, "split_by": data.split_by},
     }
@@ -136,22 +136,26 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
 
 def _beyond_defaults(args: argparse.Namespace) -> dict[str, Any]:
     """What a table's head says beyond SETTING, where it was asked for."""
-    asked = {"set": dict(args.set), "precision": args.precision, "limit": args.limit}
+    choices = {"set": dict(args.set), "precision": args.precision, "limit": args.limit}
     usual = {"set": {}, "precision": "fp32", "limit": 0}
-    return {key: value for key, value in asked.items() if value != usual[key]}
+    return {key: value for key, value in choices.items() if value != usual[key]}
 
 
 def _curve(out: Path) -> list[tuple[int, float]]:
     """(images, validation accuracy) of a run."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [(one["images_seen"], one["accuracy"]) for one in lines if one["kind"] == "validation"]
+    return [
+        (entry["images_seen"], entry["accuracy"])
+        for entry in lines
+        if entry["kind"] == "validation"
+    ]
 
 
-def _curves(found: list[dict[str, Any]]) -> list[str]:
+def _curves(results: list[dict[str, Any]]) -> list[str]:
     """One line per row that has them: accuracy by images seen, mean over seeds."""
     lines = []
     for key, row in ROWS.items():
-        curves = [run["curve"] for run in found if run["row"] == key and run.get("curve")]
+        curves = [run["curve"] for run in results if run["row"] == key and run.get("curve")]
         if curves:
             points = ", ".join(
                 f"{at[0][0]:,}: {100 * statistics.mean(value for _, value in at):.1f}"
@@ -161,10 +165,10 @@ def _curves(found: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def table(name: str, found: list[dict[str, Any]]) -> str:
+def table(name: str, results: list[dict[str, Any]]) -> str:
     """One line per row, mean and sample deviation over its seeds."""
-    setting = found[0]["setting"]
-    commits = ", ".join(sorted({run["commit"] for run in found}))
+    setting = results[0]["setting"]
+    commits = ", ".join(sorted({run["commit"] for run in results}))
     preset = setting["preset"] + "".join(f", {k} {v}" for k, v in setting.get("set", {}).items())
     tested = (
         f"{setting['limit']:,} images, spread evenly, of the" if "limit" in setting else "the whole"
@@ -172,15 +176,15 @@ def table(name: str, found: list[dict[str, Any]]) -> str:
     head = (
         f"{name}, {preset}, {setting['steps']:,} steps of {setting['batch']} images in "
         f"{setting.get('precision', 'fp32')}, augmentation: {setting['augment']}, rate "
-        f"{found[0]['learning_rate']:g} unless stated otherwise; seeds from 0; "
-        f"commits {commits}; torch {found[0]['torch']}, {found[0]['machine']}. Accuracy measured "
-        f"on {tested} {found[0]['split']} split; entropy of Q, K and V in bits per value, mean "
-        "over the blocks, measured; energies estimated, by the papers' sum and with elementwise "
-        "operations."
+        f"{results[0]['learning_rate']:g} unless stated otherwise; seeds from 0; "
+        f"commits {commits}; torch {results[0]['torch']}, {results[0]['machine']}. Accuracy "
+        f"measured on {tested} {results[0]['split']} split; entropy of Q, K and V in bits per "
+        "value, mean over the blocks, measured; energies estimated, by the papers' sum and with "
+        "elementwise operations."
     )
     rows = []
     for key, row in ROWS.items():
-        runs = [r for r in found if r["row"] == key]
+        runs = [r for r in results if r["row"] == key]
         if not runs:
             continue
         energy = [r["energy"] for r in runs]
@@ -205,11 +209,13 @@ def table(name: str, found: list[dict[str, Any]]) -> str:
         *("uJ/image, with elementwise", "train CPU s", "parameters"),
     ]
     text = f"{head}\n\n{markdown(columns, rows)}"
-    return "\n".join([text, *(f"{line}\n" for line in _curves(found))])
+    return "\n".join([text, *(f"{line}\n" for line in _curves(results))])
 
 
 def _entropy(runs: list[dict[str, Any]], role: str) -> str:
-    bits = [one["bits"] for run in runs for one in run["entropy"] if one["role"] == role]
+    bits = [
+        entropy["bits"] for run in runs for entropy in run["entropy"] if entropy["role"] == role
+    ]
     return f"{statistics.mean(bits):.2f}"
 
 

@@ -19,7 +19,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +42,7 @@ def child(preset: str, threads: int, batch: int, context: int, steps: int) -> di
     """
     import torch
 
+    from spikeformers.meters import Stopwatch
     from spikeformers.models import build_config, build_model
 
     torch.set_num_threads(threads)
@@ -50,17 +50,17 @@ def child(preset: str, threads: int, batch: int, context: int, steps: int) -> di
     model = build_model(build_config(preset, VOCABULARY)).train()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     ids = torch.randint(0, VOCABULARY, (batch, context))
-    clock = processor = 0.0
+    watch = Stopwatch()
     for number in range(steps + 2):
         if number == 2:
-            clock, processor = time.perf_counter(), time.process_time()
+            watch.start()
         optimizer.zero_grad(set_to_none=True)
         model(input_ids=ids, labels=ids).loss.backward()
         optimizer.step()
-    tokens = steps * batch * context
+    tokens, seconds = steps * batch * context, watch.read()
     return {
-        "tokens_per_second": tokens / (time.perf_counter() - clock),
-        "tokens_per_processor_second": tokens / (time.process_time() - processor),
+        "tokens_per_second": tokens / seconds.wall,
+        "tokens_per_processor_second": tokens / seconds.cpu,
     }
 
 
@@ -77,8 +77,8 @@ def measure(args: argparse.Namespace, wait: str, threads: int) -> dict[str, floa
         text=True,
         check=True,
     )
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
+    cell: dict[str, float] = json.loads(done.stdout)
+    return cell
 
 
 @contextmanager
@@ -95,24 +95,24 @@ def beside(processes: int) -> Iterator[None]:
 
 def ratios(medians: Mapping[str, Mapping[str, float]], waits: list[str]) -> dict[str, Any]:
     """Of each load: two figures that the setting is judged by, where their cells were measured."""
-    told: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for load, cells in medians.items():
         most = max(int(key.rpartition(", ")[2].split()[0]) for key in cells)
         passive = cells.get(f"passive, {most} threads")
         if passive is None or most == 1:
             continue
-        told[load] = {
+        figures[load] = {
             f"passive to {wait}, {most} threads": passive / cells[f"{wait}, {most} threads"]
             for wait in waits
             if wait != "passive"
         }
         if f"{waits[0]}, 1 threads" in cells:
-            told[load] |= {
+            figures[load] |= {
                 f"{wait}, {most} threads to one": cells[f"{wait}, {most} threads"]
                 / cells[f"{wait}, 1 threads"]
                 for wait in waits
             }
-    return told
+    return figures
 
 
 def main() -> None:
@@ -135,25 +135,25 @@ def main() -> None:
     waits, threads = args.waits.split(","), [int(count) for count in args.threads.split(",")]
     cells = [(wait, count) for count in threads for wait in waits]
     load_before = os.getloadavg()[0]
-    found: dict[str, dict[str, list[dict[str, float]]]] = {IDLE: {}, BESIDE: {}}
+    rounds_by_load: dict[str, dict[str, list[dict[str, float]]]] = {IDLE: {}, BESIDE: {}}
     for load, busy in ((IDLE, 0), (BESIDE, args.busy)):
         with beside(busy):
             for number in range(args.rounds):
                 for wait, count in cells:
-                    one = measure(args, wait, count)
-                    found[load].setdefault(f"{wait}, {count} threads", []).append(one)
+                    measured = measure(args, wait, count)
+                    rounds_by_load[load].setdefault(f"{wait}, {count} threads", []).append(measured)
                 print(f"{load}: round {number + 1} of {args.rounds}", file=sys.stderr, flush=True)
     medians = {
         load: {
-            cell: statistics.median(one["tokens_per_second"] for one in rounds)
+            cell: statistics.median(measured["tokens_per_second"] for measured in rounds)
             for cell, rounds in cells_of.items()
         }
-        for load, cells_of in found.items()
+        for load, cells_of in rounds_by_load.items()
     }
     for load, cells_of in medians.items():
         print(f"\n{load}" + (f" ({args.busy} busy process(es))" if load == BESIDE else ""))
         for cell, speed in cells_of.items():
-            taken = [one["tokens_per_second"] for one in found[load][cell]]
+            taken = [measured["tokens_per_second"] for measured in rounds_by_load[load][cell]]
             print(f"{cell:24s} {speed:10,.0f} tokens/s  ({min(taken):,.0f}-{max(taken):,.0f})")
     compared = ratios(medians, waits)
     for load, figures in compared.items():
@@ -171,7 +171,7 @@ def main() -> None:
             **software_record(),
             "median_tokens_per_second": medians,
             "ratios": compared,
-            "rounds": found,
+            "rounds": rounds_by_load,
         }
         args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 

@@ -11,7 +11,7 @@ r"""Zero-shot scores of several models over the paper's eight sets, beside chanc
 ``check`` scores the same documents with lm-evaluation-harness's own Hugging Face backend, in
 batches of the same size, and says whether any log-likelihood differs; log-softmax in float32 in
 both; into ``benchmarks/results/zeroshot-NAME-check.json``, task by task. An interrupted ``run``
-goes on where it was; tasks that stand in ``benchmarks/results/`` count as done. Scores are
+continues where it was; tasks that are in ``benchmarks/results/`` count as done. Scores are
 measured, in percent, with the standard error over documents; a star marks what lies within two
 of it from chance.
 """
@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from _sweep import RESULTS, commit, fill_pages, save_table
 from spikeformers.models.reference import DTYPES
 from spikeformers.reporting.tables import markdown
+from spikeformers.storage import write_text
 
 if TYPE_CHECKING:
     from spikeformers.evaluation.zeroshot import TaskReport
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
         )
         out = RUNS / args.name / f"{''.join(c if c.isalnum() else '_' for c in name)}.json"
         out.parent.mkdir(parents=True, exist_ok=True)
-        before = {one["model"]["name"]: one for one in results(args.name)}
+        before = {scored["model"]["name"]: scored for scored in results(args.name)}
         tasks = before.get(name, {}).get("tasks", {})
         if tasks and (before[name]["model"]["dtype"], before[name]["settings"]) != (
             scorer.record["dtype"],
@@ -74,13 +75,11 @@ def run(args: argparse.Namespace) -> None:
             reports.append(scorer.run(task, data_dir=args.data_dir, limit=args.limit))
             acc = reports[-1].metrics["acc"]
             print(f"{name}, {task}: {acc['value']:.4f} ± {acc['stderr']:.4f}", flush=True)
-            found = scorer.result(reports)
-            for told in found["tasks"].values():
-                told["commit"] = found["commit"]  # that of a task: starts may be days apart
-            found["tasks"] = tasks | found["tasks"]
-            partial = out.with_suffix(".partial")
-            partial.write_text(json.dumps(_without_samples(found), indent=1), encoding="utf-8")
-            partial.replace(out)
+            result = scorer.result(reports)
+            for of_task in result["tasks"].values():
+                of_task["commit"] = result["commit"]  # of a task: starts may be days apart
+            result["tasks"] = tasks | result["tasks"]
+            write_text(out, json.dumps(_without_samples(result), indent=1))
 
 
 def _say(task: str, done: int, total: int) -> None:
@@ -103,7 +102,7 @@ def check(args: argparse.Namespace) -> None:
         raise SystemExit("check: --batch-size must be a number, so that batches are the same.")
     size = int(args.batch_size)
     kept = RESULTS / f"zeroshot-{args.name}-check.json"
-    found = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else []
+    records = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else []
     for name, folder, file in args.model:
         model, tokenizer = load_reference(folder, gguf_file=file, dtype=args.dtype)
         backends = {
@@ -114,22 +113,22 @@ def check(args: argparse.Namespace) -> None:
         }
         setting = {"dtype": str(model.dtype).removeprefix("torch."), "batch_size": size}
         for task in resolve(args.tasks):
-            asked = {"model": name, "task": task, "limit": args.limit, **setting}
-            if any(all(one[key] == value for key, value in asked.items()) for one in found):
+            request = {"model": name, "task": task, "limit": args.limit, **setting}
+            if any(all(entry[key] == value for key, value in request.items()) for entry in records):
                 continue
             scored: dict[str, Any] = {}
             for backend, lm in backends.items():
-                one = load_task(task, args.data_dir).task
-                one.set_config("num_fewshot", 0)
-                limit = min(args.limit or len(one.eval_docs), len(one.eval_docs))
-                scored[backend] = evaluate(lm, {"tasks": {task: one}}, limit=limit)
+                entry = load_task(task, args.data_dir).task
+                entry.set_config("num_fewshot", 0)
+                limit = min(args.limit or len(entry.eval_docs), len(entry.eval_docs))
+                scored[backend] = evaluate(lm, {"tasks": {task: entry}}, limit=limit)
             values = [
                 [value for row in f["samples"][task] for ((value, _),) in row["resps"]]
                 for f in scored.values()
             ]
             apart = [abs(a - b) for a, b in zip(*values, strict=True)]
-            told = {
-                **asked,
+            record = {
+                **request,
                 "documents": limit,
                 "log_likelihoods": len(apart),
                 "largest_difference": max(apart),
@@ -137,31 +136,29 @@ def check(args: argparse.Namespace) -> None:
                 "commit": commit(),
                 **{key: version(key) for key in ("lm_eval", "torch", "transformers")},
             }
-            print(json.dumps(told), flush=True)
-            found.append(told)
-            partial = kept.with_suffix(".partial")
-            partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-            partial.replace(kept)
-    raise SystemExit(1 if any(one["largest_difference"] for one in found) else 0)
+            print(json.dumps(record), flush=True)
+            records.append(record)
+            write_text(kept, json.dumps(records, indent=1) + "\n")
+    raise SystemExit(1 if any(entry["largest_difference"] for entry in records) else 0)
 
 
 def check_table(name: str) -> None:
-    """What ``check`` found, a line a task."""
+    """Write the table of ``check``, one line per task."""
     kept = RESULTS / f"{name}.json"
-    found = json.loads(kept.read_text(encoding="utf-8"))
+    records = json.loads(kept.read_text(encoding="utf-8"))
     rows = [
         [
-            one["model"],
-            one["task"],
-            f"{one['documents']:,}",
-            f"{one['log_likelihoods']:,}",
-            *(f"{100 * one['acc'][key]:.4g}" for key in ("spikeformers", "harness")),
-            f"{one['largest_difference']:g}",
+            entry["model"],
+            entry["task"],
+            f"{entry['documents']:,}",
+            f"{entry['log_likelihoods']:,}",
+            *(f"{100 * entry['acc'][key]:.4g}" for key in ("spikeformers", "harness")),
+            f"{entry['largest_difference']:g}",
         ]
-        for one in found
+        for entry in records
     ]
-    first = found[0]
-    commits = ", ".join(sorted({one["commit"] for one in found}))
+    first = records[0]
+    commits = ", ".join(sorted({entry["commit"] for entry in records}))
     head = (
         f"Both backends, {first['dtype']}, batches of {first['batch_size']}; lm_eval "
         f"{first['lm_eval']}, torch {first['torch']}, transformers {first['transformers']}; "
@@ -177,11 +174,11 @@ def check_table(name: str) -> None:
 def results(name: str) -> list[dict[str, Any]]:
     """What a table has: models of this machine's runs, and those kept that it did not run."""
     paths = sorted((RUNS / name).glob("*.json"))
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    present = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     kept = RESULTS / f"zeroshot-{name}.json"
     old = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else []
-    have = {one["model"]["name"] for one in found}
-    return found + [one for one in old if one["model"]["name"] not in have]
+    have = {result["model"]["name"] for result in present}
+    return present + [result for result in old if result["model"]["name"] not in have]
 
 
 def table() -> None:
@@ -190,13 +187,13 @@ def table() -> None:
     kept = {path.stem.removeprefix("zeroshot-") for path in RESULTS.glob("zeroshot-*.json")}
     kept = {name for name in kept if not name.endswith("-check")}
     for name in sorted(kept | {path.name for path in RUNS.glob("*/")}):
-        found = results(name)
-        if not found:
+        present = results(name)
+        if not present:
             continue
-        found = [one | {"means": means(metrics_of(one))} for one in found]
+        present = [result | {"means": means(metrics_of(result))} for result in present]
         stem = f"zeroshot-{name}"
-        text = tabulate(found)
-        save_table(stem, text, found)
+        text = tabulate(present)
+        save_table(stem, text, present)
     for path in sorted(RESULTS.glob("zeroshot-*-check.json")):
         check_table(path.stem)
 
@@ -209,61 +206,67 @@ def _without_samples(result: dict[str, Any]) -> dict[str, Any]:
     return result | {"tasks": tasks}
 
 
-def metrics_of(one: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+def metrics_of(result: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
     """Metrics by task of one model's result."""
-    return {task: told["metrics"] for task, told in one["tasks"].items()}
+    return {task: of_task["metrics"] for task, of_task in result["tasks"].items()}
 
 
-def tabulate(found: list[dict[str, Any]]) -> str:
+def tabulate(models: list[dict[str, Any]]) -> str:
     """A column a task and metric, then the paper's means; a line a model, chance and majority."""
     scores = []
-    for one in found:
-        groups = {f"mean, {group}:": told for group, told in one["means"].items()}
-        scores.append(metrics_of(one) | groups)
+    for result in models:
+        groups = {f"mean, {group}:": figures for group, figures in result["means"].items()}
+        scores.append(metrics_of(result) | groups)
     columns = list(
         dict.fromkeys(
             (task, metric)
-            for one in scores
-            for task, told in one.items()
+            for result in scores
+            for task, figures in result.items()
             for metric in ("acc", "acc_norm")
-            if metric in told
+            if metric in figures
         )
     )
     columns.sort(key=lambda column: column[0].startswith("mean, "))
     rows = []
-    for one, told in zip(found, scores, strict=True):
-        cells = [_cell(told.get(task, {}).get(metric)) for task, metric in columns]
-        rows.append([one["model"]["name"], f"{one['model']['parameters']:,}", *cells])
+    for result, figures in zip(models, scores, strict=True):
+        cells = [_cell(figures.get(task, {}).get(metric)) for task, metric in columns]
+        rows.append([result["model"]["name"], f"{result['model']['parameters']:,}", *cells])
     for key in ("chance", "majority"):
         cells = [
-            _baseline([one.get(task, {}).get(m) for one in scores], key) for task, m in columns
+            _baseline([result.get(task, {}).get(m) for result in scores], key)
+            for task, m in columns
         ]
         rows.append([key, "", *cells])
-    first = found[0]
-    told = [(one, task, told) for one in found for task, told in one["tasks"].items()]
-    counts = sorted({f"{task} {t['documents']:,} ({t['split']})" for _, task, t in told})
-    commits = sorted({str(t.get("commit", one["commit"]))[:7] for one, _, t in told})
-    kinds = ", ".join(sorted({one["model"]["dtype"] for one in found}))
+    first = models[0]
+    figures = [
+        (result, task, figures) for result in models for task, figures in result["tasks"].items()
+    ]
+    counts = sorted({f"{task} {t['documents']:,} ({t['split']})" for _, task, t in figures})
+    commits = sorted({str(t.get("commit", result["commit"]))[:7] for result, _, t in figures})
+    kinds = ", ".join(sorted({result["model"]["dtype"] for result in models}))
     head = (
         f"Zero-shot, in percent, ± standard error; * within two standard errors of chance. "
         f"Documents: {', '.join(counts)}. lm_eval {first['versions']['lm_eval']}, torch "
         f"{first['versions']['torch']}; {kinds}; commits {', '.join(commits)}. Measured."
     )
-    if any(one["means"] for one in found):
+    if any(result["means"] for result in models):
         head += " Means of acc_norm use acc for tasks without it."
     titles = [f"{task} {metric}" for task, metric in columns]
     return f"{head}\n\n{markdown(['model', 'parameters', *titles], rows)}"
 
 
-def _cell(told: dict[str, Any] | None) -> str:
-    if told is None:
+def _cell(figures: dict[str, Any] | None) -> str:
+    if figures is None:
         return "-"
-    return f"{100 * told['value']:.1f} ± {100 * told['stderr']:.1f}{'*' * bool(told['at_chance'])}"
+    star = "*" * bool(figures["at_chance"])
+    return f"{100 * figures['value']:.1f} ± {100 * figures['stderr']:.1f}{star}"
 
 
 def _baseline(column: list[dict[str, Any] | None], key: str) -> str:
-    known = [told[key] for told in column if told is not None and told[key] is not None]
-    return f"{100 * known[0]:.1f}" if known else "-"
+    values = [
+        figures[key] for figures in column if figures is not None and figures[key] is not None
+    ]
+    return f"{100 * values[0]:.1f}" if values else "-"
 
 
 def main() -> None:

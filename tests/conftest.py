@@ -46,5 +46,5 @@ def shared_data() -> Path:
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
     folder = Path(os.environ.get("SPIKEFORMERS_DATA", beside))
     if not folder.is_dir():
-        pytest.skip(f"no shared data: {folder} is no folder; SPIKEFORMERS_DATA may name one")
+        pytest.skip(f"no shared data: {folder} is not a folder; set SPIKEFORMERS_DATA to one")
     return folder

@@ -16,7 +16,7 @@ class PanicException(BaseException):
 
 
 @pytest.mark.parametrize(
-    ("raised", "said"),
+    ("raised", "message"),
     [
         (ValueError("two\n  lines."), "x: two lines."),
         (KeyError("merges"), "x: 'merges' is missing."),
@@ -28,10 +28,10 @@ class PanicException(BaseException):
     ],
     ids=repr,
 )
-def test_an_exception_of_a_library_becomes_one_line(raised: BaseException, said: str) -> None:
+def test_an_exception_of_a_library_becomes_one_line(raised: BaseException, message: str) -> None:
     with pytest.raises(CheckpointError) as caught, foreign("x"):
         raise raised
-    assert str(caught.value) == said
+    assert str(caught.value) == message
     assert caught.value.__cause__ is raised
 
 
@@ -57,7 +57,7 @@ def test_half_a_character_is_printable() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "expected"),
     [
         (b"\xff{}", "cannot be read: the byte 0xff at offset 0 is not UTF-8"),
         (b"{", "is not valid JSON: Expecting property name"),
@@ -70,13 +70,13 @@ def test_half_a_character_is_printable() -> None:
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_a_file_with_wrong_content_is_named(tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_file_with_wrong_content_is_named(tmp_path: Path, content: bytes, expected: str) -> None:
     path = tmp_path / "run.json"
     path.write_bytes(content)
     with pytest.raises(CheckpointError) as caught:
         read_json(path, advice="Begin anew.", needed={"b": int}, optional={"c": str})
     message = str(caught.value)
-    assert message.startswith(f"{path} {said}")
+    assert message.startswith(f"{path} {expected}")
     assert message.endswith(" Begin anew.")
     assert "\n" not in message
 
@@ -88,9 +88,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_a_good_object_comes_back(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"b": 2, "c": "x", "d": []}')
-    found = read_json(tmp_path / "a.json", needed={"b": int}, optional={"c": str})
-    assert found == {"b": 2, "c": "x", "d": []}
-    assert check_object(found, {"d": list}, "here") is found
+    values = read_json(tmp_path / "a.json", needed={"b": int}, optional={"c": str})
+    assert values == {"b": 2, "c": "x", "d": []}
+    assert check_object(values, {"d": list}, "here") is values
 
 
 def test_a_panics_message_stays_off_standard_error(capfd: pytest.CaptureFixture[str]) -> None:

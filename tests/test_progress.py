@@ -79,9 +79,9 @@ def test_long_work_prints_a_line_per_hundredth_and_at_least_every_minute(clock, 
             progress("training", done, 1000, unit="steps")
             clock.now += 2
 
-    said = lines(clock, capsys, work)
-    assert said[0] == "training: 3 of 1,000 steps (0 %), 6 s, about 33 min 14 s left"
-    assert 90 < len(said) < 102
+    printed = lines(clock, capsys, work)
+    assert printed[0] == "training: 3 of 1,000 steps (0 %), 6 s, about 33 min 14 s left"
+    assert 90 < len(printed) < 102
 
     def slower(progress: Progress) -> None:
         for done in range(100):  # 0.01 % every two seconds
@@ -145,14 +145,14 @@ def test_a_log_has_every_stage_and_its_end_with_the_time(clock, tmp_path, capsys
         clock.now += 1
         progress("training", 2, 2, unit="steps", shown="loss 2.500")
         progress("export", 0, None)
-    said = log.read_text().splitlines()
-    assert said[0] == "an earlier run"
-    assert [line[21:] for line in said[1:]] == [
+    printed = log.read_text().splitlines()
+    assert printed[0] == "an earlier run"
+    assert [line[21:] for line in printed[1:]] == [
         "training: 2 of 2 steps (100 %), 1 s; loss 2.500",
         "export: 0 s",
     ]
-    assert said[1][4:5] == "-"
-    assert said[1][13:14] == ":"
+    assert printed[1][4:5] == "-"
+    assert printed[1][13:14] == ":"
     assert capsys.readouterr().err == ""
 
 
@@ -229,8 +229,8 @@ def test_watched_items_move_it_after_each():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "printed"),
     [(0.4, "0 s"), (59.4, "59 s"), (60, "1 min 0 s"), (3599, "59 min 59 s"), (7500, "2 h 5 min")],
 )
-def test_durations_are_written_for_people(seconds, said):
-    assert duration(seconds) == said
+def test_durations_are_written_for_people(seconds, printed):
+    assert duration(seconds) == printed

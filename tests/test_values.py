@@ -12,7 +12,7 @@ from spikeformers.values import fits, in_words, require_kind
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "words"),
     [
         (int, "a whole number"),
         (float, "a number"),
@@ -26,12 +26,12 @@ from spikeformers.values import fits, in_words, require_kind
         (Literal["mean", "first"], "one of mean, first"),
     ],
 )
-def test_types_in_words(kind: Any, said: str) -> None:
-    assert in_words(kind) == said
+def test_types_in_words(kind: Any, words: str) -> None:
+    assert in_words(kind) == words
 
 
 @pytest.mark.parametrize(
-    ("value", "kind", "wanted"),
+    ("value", "kind", "fit"),
     [
         (3, int, True),
         (3.0, int, False),
@@ -53,8 +53,8 @@ def test_types_in_words(kind: Any, said: str) -> None:
     ],
     ids=str,
 )
-def test_values_of_a_type(value: Any, kind: Any, wanted: bool) -> None:
-    assert fits(value, kind) is wanted
+def test_values_of_a_type(value: Any, kind: Any, fit: bool) -> None:
+    assert fits(value, kind) is fit
 
 
 @pytest.mark.parametrize("value", ["nan", math.nan, "-inf", ".inf"])

@@ -57,12 +57,12 @@ def test_a_real_part_needs_a_long_text(script):
 
 def test_spiking_rows(script):
     rows = script.spiking_row(238.4, script.WD["WD-0.4B"])
-    found = {(r["tokens"], r["head"]): r["count_needed"] for r in rows}
+    counts = {(r["tokens"], r["head"]): r["count_needed"] for r in rows}
     blocks = 512 * 301_989_888 + 24 * 2 * 1024 * 512 * 513 / 2
     head = 512 * 1024 * 50257
-    assert found[512, "left out"] == pytest.approx(238.4e9 / (0.9 * blocks))
-    assert found[512, "real, 4.6 pJ"] == pytest.approx((238.4e9 - 4.6 * head) / (0.9 * blocks))
-    assert found[1024, "real, 4.6 pJ"] is None  # the head alone is 242 mJ
+    assert counts[512, "left out"] == pytest.approx(238.4e9 / (0.9 * blocks))
+    assert counts[512, "real, 4.6 pJ"] == pytest.approx((238.4e9 - 4.6 * head) / (0.9 * blocks))
+    assert counts[1024, "real, 4.6 pJ"] is None  # the head alone is 242 mJ
 
 
 def test_what_is_kept_is_what_the_script_says(script):

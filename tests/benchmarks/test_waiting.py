@@ -48,7 +48,7 @@ def test_the_busy_process_is_ended_whatever_happens(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.slow
 def test_a_cell_is_measured_in_a_process_with_its_own_setting(monkeypatch: pytest.MonkeyPatch):
-    asked = argparse.Namespace(preset="wd-spikingformer-tiny", batch=2, context=16, steps=1)
+    request = argparse.Namespace(preset="wd-spikingformer-tiny", batch=2, context=16, steps=1)
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
     seen = {}
     run = SCRIPT["subprocess"].run
@@ -58,7 +58,7 @@ def test_a_cell_is_measured_in_a_process_with_its_own_setting(monkeypatch: pytes
         return run(*arguments, env=env, **options)
 
     monkeypatch.setattr(SCRIPT["subprocess"], "run", watched)
-    measured = SCRIPT["measure"](asked, "brief", 2)
+    measured = SCRIPT["measure"](request, "brief", 2)
     assert measured["tokens_per_second"] > 0
     assert seen["GOMP_SPINCOUNT"] == "1000"
     assert "OMP_WAIT_POLICY" not in seen

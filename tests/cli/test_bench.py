@@ -35,7 +35,7 @@ def test_memory_of_processes(spikeformers, causal):
     assert set(result["results"]) == OURS
     # The engine's process has neither torch nor Transformers in it.
     assert result["ratios"]["pytorch"] < 0.5
-    sizes = {name: one["weight_bytes"] for name, one in result["results"].items()}
+    sizes = {name: figures["weight_bytes"] for name, figures in result["results"].items()}
     assert sizes["engine-int8"] < sizes["engine-fp32"]
 
 

@@ -35,16 +35,16 @@ def sentences(folder: Path, seed: int, guess: list[int], labels: list[int]) -> N
 
 @pytest.fixture
 def runs(causal: Path, control: Path, tmp_path: Path) -> tuple[Path, Path]:
-    one = shutil.copytree(control, tmp_path / "dense")
+    dense_copy = shutil.copytree(control, tmp_path / "dense")
     two = shutil.copytree(causal, tmp_path / "spiking")
-    zeroshot(one / "evaluations", [1] * 30 + [0] * 10)
+    zeroshot(dense_copy / "evaluations", [1] * 30 + [0] * 10)
     zeroshot(two / "evaluations", [1] * 10 + [0] * 10 + [1] * 10 + [0] * 10)
     zeroshot(two / "evaluations", [1], limit=1)  # a part: never compared
     labels = [0, 1] * 10
     for seed in (0, 1):
-        sentences(one / f"sst2/seed-{seed}", seed, labels, labels)
+        sentences(dense_copy / f"sst2/seed-{seed}", seed, labels, labels)
         sentences(two / f"sst2/seed-{seed}", seed, [0] * 20, labels)
-    return one, two
+    return dense_copy, two
 
 
 def test_page_table_and_differences(spikeformers: Any, runs: Any, tmp_path: Path) -> None:
@@ -82,11 +82,11 @@ def test_measured_on_a_text(spikeformers: Any, runs: Any, text: Path, tmp_path: 
     ended = spikeformers("compare", *runs, "--names", "A,B", "--out", out, "--data", text,
                          "--tokens", 256, "--json")  # fmt: skip
     assert ended.code == 0, ended.err
-    one, two = (model["figures"] for model in ended.json["models"])
-    assert "density" not in one
-    assert 0 < two["density"] < 1
-    assert two["nJ/token"] < one["nJ/token"]
-    for figures in (one, two):
+    first, second = (model["figures"] for model in ended.json["models"])
+    assert "density" not in first
+    assert 0 < second["density"] < 1
+    assert second["nJ/token"] < first["nJ/token"]
+    for figures in (first, second):
         assert figures["writing tokens/s"] > 0
         assert 1 < figures["measured bits/byte"] < 12
 

@@ -81,8 +81,8 @@ def test_json_and_plan(spikeformers, control, text, tmp_path):
 def test_finetuning_and_its_resume(converted, spikeformers, control, text, tmp_path):
     sets = [
         part
-        for one in ("steps=3", "batch_size=2", "context=16", "eval_batches=1", "save_every=1")
-        for part in ("--set", one)
+        for setting in ("steps=3", "batch_size=2", "context=16", "eval_batches=1", "save_every=1")
+        for part in ("--set", setting)
     ]
     folder = converted[0]
     arguments = ("finetune-attention", folder, "--data", text, *sets)
@@ -109,8 +109,8 @@ def test_finetuning_and_its_resume(converted, spikeformers, control, text, tmp_p
 def test_attention_transfer(converted, spikeformers, control, text, tmp_path):
     sets = [
         part
-        for one in ("steps=2", "batch_size=2", "context=16", "eval_batches=1")
-        for part in ("--set", one)
+        for setting in ("steps=2", "batch_size=2", "context=16", "eval_batches=1")
+        for part in ("--set", setting)
     ]
     out = tmp_path / "transfer"
     arguments = (

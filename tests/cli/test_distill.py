@@ -231,10 +231,10 @@ def test_two_processes_distil_one_student(strategy, distil, text, teacher, tiny,
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["steps"] == 3
-    one, two = first_line(tmp_path / "one"), first_line(tmp_path / "two")
+    first, second = first_line(tmp_path / "one"), first_line(tmp_path / "two")
     for term in TERMS:
-        assert two[f"loss/{term}"] == pytest.approx(one[f"loss/{term}"], rel=1e-4)
-        assert two[f"grad_norm/{term}"] == pytest.approx(one[f"grad_norm/{term}"], rel=1e-4)
+        assert second[f"loss/{term}"] == pytest.approx(first[f"loss/{term}"], rel=1e-4)
+        assert second[f"grad_norm/{term}"] == pytest.approx(first[f"grad_norm/{term}"], rel=1e-4)
     assert (
         load_file(tmp_path / "two" / "model.safetensors").keys()
         == load_file(tmp_path / "one" / "model.safetensors").keys()
@@ -244,7 +244,7 @@ def test_two_processes_distil_one_student(strategy, distil, text, teacher, tiny,
 
 @pytest.mark.torchrun
 def test_two_processes_may_leave_parameters_without_a_gradient(text, teacher, tiny, tmp_path):
-    """Embeddings alone: DDP has to be told that the blocks get none."""
+    """Embeddings alone: DDP has to know that the blocks get none."""
     import subprocess
     import sys
 

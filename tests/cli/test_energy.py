@@ -20,7 +20,7 @@ def test_json_of_a_model_and_a_fresh_twin(spikeformers, causal, control, text):
     full = result["full"]
     assert list(full["model"]["formats"]) == ["fp32", "int8"]
     assert list(full["control"]["formats"]) == ["fp32", "fp16", "int8"]
-    phases = [(one["phase"], one["context"]) for one in full["model"]["formats"]["int8"]]
+    phases = [(entry["phase"], entry["context"]) for entry in full["model"]["formats"]["int8"]]
     assert phases == [(p, c) for p in ("decode", "prefill") for c in (128, 1024, 8192)]
     assert full["prices"]["name"] == "horowitz45"
     trained = spikeformers(*arguments, "--control", control).json
@@ -91,7 +91,7 @@ def test_prices_of_a_file_and_contexts(spikeformers, causal, text, tmp_path):
     same = spikeformers(*arguments, "--price", "tpu7").json["full"]
     assert full["prices"]["name"] == "mine"
     assert full["model"] == same["model"]
-    assert [one["context"] for one in full["model"]["formats"]["int8"]] == [16, 64, 16, 64]
+    assert [entry["context"] for entry in full["model"]["formats"]["int8"]] == [16, 64, 16, 64]
 
 
 @pytest.mark.parametrize(
@@ -134,10 +134,14 @@ def test_a_report_of_several_models(spikeformers, causal, masked, control, text,
     )
     assert ended.code == 0
     result = json.loads((folder / "energy.json").read_text())
-    assert [one["model"] for one in result["models"]] == [str(causal), str(masked), str(control)]
-    assert [one["phase"] for one in result["models"][1]["full"]["model"]["formats"]["int8"]] == [
-        "pass"
-    ] * 3
+    assert [entry["model"] for entry in result["models"]] == [
+        str(causal),
+        str(masked),
+        str(control),
+    ]
+    assert [
+        entry["phase"] for entry in result["models"][1]["full"]["model"]["formats"]["int8"]
+    ] == ["pass"] * 3
     page = (folder / "energy.html").read_text()
     assert 'src="http' not in page
     assert page.count("data:image/png;base64,") == 2 * 8 + 3 - 1

@@ -16,7 +16,7 @@ def test_a_seed_writes_one_text_in_the_engine(spikeformers, causal, engine_file,
     """As PyTorch writes it at temperature 0; drawn tokens are the engine's own."""
     arguments = (*PROMPT, *sampling, "--seed", 5, "--json")
     first = causal if sampling == ("--temperature", 0) else engine_file
-    wanted = spikeformers("generate", first, *arguments).json
+    expected = spikeformers("generate", first, *arguments).json
     for request in (
         (engine_file,),
         (engine_file, "--engine"),
@@ -24,15 +24,15 @@ def test_a_seed_writes_one_text_in_the_engine(spikeformers, causal, engine_file,
     ):
         result = spikeformers("generate", *request, *arguments).json
         for key in ("text", "tokens", "prompt_tokens", "finish_reason", "context"):
-            assert result[key] == wanted[key]
+            assert result[key] == expected[key]
 
 
 def test_other_architectures(spikeformers, text, control, tiny, tmp_path):
     """BiSpikCLM as `pretrain` makes it, and a converted model as `convert` does."""
     student, converted = tmp_path / "student", tmp_path / "converted"
     arguments = ("--preset", "bispikclm-tiny", "--data", text, "--tokenizer", "byte")
-    sizes = [one for key in ("hidden_size=16", "num_hidden_layers=2", "num_attention_heads=2")
-             for one in ("--set", key)]  # fmt: skip
+    sizes = [argument for key in ("hidden_size=16", "num_hidden_layers=2", "num_attention_heads=2")
+             for argument in ("--set", key)]  # fmt: skip
     short = ("--set", "context=32", "--set", "batch_size=4", "--set", "steps=3")
     ended = spikeformers("pretrain", *arguments, "--out", student, *sizes, *short)
     assert ended.code == 0, ended.err
@@ -56,10 +56,10 @@ def test_other_architectures(spikeformers, text, control, tiny, tmp_path):
 def test_stop_strings_and_the_end_of_the_context(spikeformers, causal, engine_file):
     for more in (("--stop", "e"), ("--max-new-tokens", 500), ("--no-stream",)):
         arguments = ("--prompt", "the spike ", "--temperature", 0, *more)
-        one, other = (
+        stopped, other = (
             spikeformers("generate", model, *arguments) for model in (causal, engine_file)
         )
-        assert (one.code, one.out) == (other.code, other.out)
+        assert (stopped.code, stopped.out) == (other.code, other.out)
 
 
 def test_what_is_exported(spikeformers, causal, tmp_path):

@@ -72,10 +72,10 @@ def test_the_page_and_the_json_file_are_made_of_the_study(
 def test_audit(
     spikeformers: Any, causal: Path, text: Path, stages: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wanted = ("binary", "softmax-free")
-    arguments = [part for each in wanted for part in ("--require", each)]
+    requirements = ("binary", "softmax-free")
+    arguments = [part for each in requirements for part in ("--require", each)]
     ended = spikeformers("audit", causal, "--data", text, "--tokens", 64, *arguments, "--json")
-    study = sf.audit_folder(causal, str(text), tokens=64, require=wanted, progress=stages)
+    study = sf.audit_folder(causal, str(text), tokens=64, require=requirements, progress=stages)
     assert plain(study.as_dict()) == ended.json
     assert (ended.code, study.met) == (1, False)
     assert study.short["binary"]

@@ -34,12 +34,12 @@ def test_the_seed_decides_and_streaming_does_not(spikeformers, causal):
         "--temperature",
         1.5,
     )
-    one = spikeformers(*arguments, "--seed", 1)
-    assert one.code == 0
-    assert one.out == spikeformers(*arguments, "--seed", 1, "--no-stream").out
-    assert one.out == spikeformers(*arguments, "--seed", 1, "--json").json["text"] + "\n"
-    assert one.out != spikeformers(*arguments, "--seed", 2).out
-    assert "tokens/s" in one.err
+    first = spikeformers(*arguments, "--seed", 1)
+    assert first.code == 0
+    assert first.out == spikeformers(*arguments, "--seed", 1, "--no-stream").out
+    assert first.out == spikeformers(*arguments, "--seed", 1, "--json").json["text"] + "\n"
+    assert first.out != spikeformers(*arguments, "--seed", 2).out
+    assert "tokens/s" in first.err
 
 
 def test_top_k_of_one_is_greedy(spikeformers, causal):

@@ -70,13 +70,13 @@ def test_json_is_all_that_goes_to_standard_output(spikeformers, tiny, text, tmp_
 
 def test_context_and_positions_follow_each_other(spikeformers, tiny, text, tmp_path):
     arguments = ("pretrain", *WD, "--data", text)
-    one, two = tmp_path / "one", tmp_path / "two"
-    assert spikeformers(*arguments, "--out", one, *tiny(steps=1, context=16)).code == 0
-    assert record(one)["model"]["max_position_embeddings"] == 16
+    first, second = tmp_path / "one", tmp_path / "two"
+    assert spikeformers(*arguments, "--out", first, *tiny(steps=1, context=16)).code == 0
+    assert record(first)["model"]["max_position_embeddings"] == 16
     both = tiny(steps=1, context=16, max_position_embeddings=24)
-    assert spikeformers(*arguments, "--out", two, *both).code == 0
-    assert record(two)["model"]["max_position_embeddings"] == 24
-    assert record(two)["config"]["context"] == 16
+    assert spikeformers(*arguments, "--out", second, *both).code == 0
+    assert record(second)["model"]["max_position_embeddings"] == 24
+    assert record(second)["config"]["context"] == 16
 
 
 def test_a_recipe_and_options_on_top(spikeformers, tiny, text, tmp_path):

@@ -98,10 +98,12 @@ def test_the_engine_scores_as_pytorch_does(
     file = tmp_path / "fp32.engine"
     spikeformers("export", "engine", causal, "--out", file, "--weights", "fp32")
     request = ("--tasks", "piqa", "--data-dir", data, "--json")
-    wanted = spikeformers("evaluate", "zeroshot", causal, *request, "--out", tmp_path / "one").json
+    expected = spikeformers(
+        "evaluate", "zeroshot", causal, *request, "--out", tmp_path / "one"
+    ).json
     for arguments in ((causal, "--engine", "--threads", 1), (file, "--out", tmp_path / "two")):
         result = spikeformers("evaluate", "zeroshot", *arguments, *request).json
-        assert result["tasks"]["piqa"]["samples"] == wanted["tasks"]["piqa"]["samples"]
+        assert result["tasks"]["piqa"]["samples"] == expected["tasks"]["piqa"]["samples"]
         assert (result["model"]["class"], result["settings"]["device"]) == ("Engine", "engine")
     assert (tmp_path / "two/zeroshot-piqa.json").is_file()
     for more, values in (

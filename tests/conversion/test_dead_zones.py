@@ -32,9 +32,11 @@ def spiking(model: PreTrainedModel) -> PreTrainedModel:
     return uncalibrated(model, plan)
 
 
-def place(weights: int, silent: list[float], costs: list[float], values: int = 100) -> zones.Place:
+def place(
+    weights: int, silent: list[float], costs: list[float], values: int = 100
+) -> zones.LayerCosts:
     """A place whose first bins silence and cost so much; the rest of them nothing more."""
-    made = zones.Place("place", TokenIF(4, 8), weights, values=values, tokens=1)
+    made = zones.LayerCosts("place", TokenIF(4, 8), weights, values=values, tokens=1)
     for number in range(zones.BINS):
         made.silent[number] = silent[min(number, len(silent) - 1)]
         made.costs[number] = costs[min(number, len(costs) - 1)]
@@ -50,7 +52,7 @@ def test_what_silence_costs_by_hand() -> None:
 
     d = -x up to the dead zone: g . d = -(1 - 2) = 1 to .5, then 1 + 6 = 7, then 7 - 20 = -13.
     """
-    made = zones.Place("place", TokenIF(4, 8), 40)
+    made = zones.LayerCosts("place", TokenIF(4, 8), 40)
     x = torch.tensor([[[1.0, -1.0, 2.0, 4.0]]])
     gradient = torch.tensor([[[1.0, 2.0, -3.0, 5.0]]])
     counts = torch.tensor([[[1.0, -1.0, 2.0, 0.0]]])  # the last does not fire, say
@@ -79,17 +81,19 @@ def test_the_cheapest_weight_goes_first() -> None:
     small = place(100, [50.0], [1.0])
     large = place(2000, [50.0], [2.0])
     hulls = [zones._hull(small), zones._hull(large)]
-    one = 1 / zones.BINS_PER_MEAN
-    assert zones._greedy([small, large], hulls, 0.9) == [0.0, one]
-    assert zones._greedy([small, large], hulls, 0.51) == [one, one]
-    assert zones._greedy([place(100, [10.0, 50.0], [5.0, 6.0])], [[step_of(50)]], 0.95) == [one]
+    bin_width = 1 / zones.BINS_PER_MEAN
+    assert zones._greedy([small, large], hulls, 0.9) == [0.0, bin_width]
+    assert zones._greedy([small, large], hulls, 0.51) == [bin_width, bin_width]
+    assert zones._greedy([place(100, [10.0, 50.0], [5.0, 6.0])], [[step_of(50)]], 0.95) == [
+        bin_width
+    ]
     with pytest.raises(ConfigError, match=r"0\.400 is out of reach.*leave 0\.500"):
         zones._greedy([small, large], hulls, 0.4)
 
 
 def test_places_know_how_many_weights_read_them(dense: Dense) -> None:
     model = spiking(dense("llama"))
-    places = {one.name.rpartition("model.")[2]: one.weights for one in zones.places_of(model)}
+    places = {place.name.rpartition("model.")[2]: place.weights for place in zones.places_of(model)}
     assert places == {
         "layers.0.self_attn.fire": 16 * (16 + 2 * 8),
         "layers.0.self_attn.inner.o_proj.fire": 16 * 16,
@@ -134,12 +138,12 @@ def test_allocation_leaves_the_model_as_it_was_but_for_dead_zones(
     dense: Dense, windows: Tensor
 ) -> None:
     model = spiking(dense("llama"))
-    before = {name: one.clone() for name, one in model.state_dict().items()}
-    wanted = [parameter.requires_grad for parameter in model.parameters()]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    required = [parameter.requires_grad for parameter in model.parameters()]
     allocate(model, windows, 0.8)
-    assert [parameter.requires_grad for parameter in model.parameters()] == wanted
-    for name, one in model.state_dict().items():
-        assert name.endswith("dead_zone") or torch.equal(one, before[name]), name
+    assert [parameter.requires_grad for parameter in model.parameters()] == required
+    for name, tensor in model.state_dict().items():
+        assert name.endswith("dead_zone") or torch.equal(tensor, before[name]), name
     assert all(parameter.grad is None for parameter in model.parameters())
 
 

@@ -72,8 +72,8 @@ def test_feed_forward_against_its_formula(
 
     inputs = sample.mlp_in.flatten(0, 1)
     on, off = inputs.amax(0), (-inputs).amax(0)
-    wanted = torch.stack((torch.where(on > 0, on, off), torch.where(off > 0, off, on)))
-    assert torch.equal(module.fire_in.threshold, wanted)
+    expected = torch.stack((torch.where(on > 0, on, off), torch.where(off > 0, off, on)))
+    assert torch.equal(module.fire_in.threshold, expected)
 
     spiking = feed_forward(
         model, 1, sample.mlp_in, lambda name, x: decoded(x, getattr(module, name).threshold, 8)

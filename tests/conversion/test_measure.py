@@ -18,9 +18,9 @@ Dense = Callable[..., PreTrainedModel]
 
 
 def test_difference_by_hand() -> None:
-    wanted = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+    target = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
     output = torch.tensor([[3.0, 0.0], [0.0, 2.0]])
-    differences = differ(output, wanted)
+    differences = differ(output, target)
     assert differences["relative_error"] == pytest.approx(4 / 29**0.5)
     assert differences["cosine"] == pytest.approx((0.6 + 1) / 2)
 
@@ -32,7 +32,7 @@ def test_clipped_rate_and_density(dense: Dense, windows: torch.Tensor, tmp_path:
     sample = read_sample(tmp_path, 0)
     plan = make_plan(model, ffn="signed-if", attention="kept", steps=4)
     module: Any = convert_module(model, plan.config, 0, "mlp", sample, Rule("percentile", 60))
-    record = changed(module, sample)
+    record = changed(module, "mlp", sample)
     x, theta = sample.mlp_in.flatten(0, 1), module.fire_in.threshold
     limit = torch.where(x >= 0, theta[0], theta[1])
     counts = (x / (limit / 4)).abs().add(0.5).floor().clamp(max=4)
@@ -59,7 +59,7 @@ def test_a_pipeline_is_measured_and_leaves_no_trace(
     config = make_plan(model, **choices).config
     module: Any = convert_module(model, config, 1, "mlp", sample, Rule())
     waiting = module(sample.mlp_in)
-    record = changed(module, sample)
+    record = changed(module, "mlp", sample)
     assert torch.equal(module(sample.mlp_in), waiting)
     pipelined = make_plan(model, **choices, schedule="pipelined").config
     other: Any = convert_module(model, pipelined, 1, "mlp", sample, Rule())

@@ -64,11 +64,11 @@ def test_qcfs_stands_in_for_rectifiers_only(dense: Dense) -> None:
 
 
 @pytest.mark.parametrize(
-    ("choices", "said"),
+    ("choices", "message"),
     [({"steps": 0}, "steps must be at least 1, not 0"), ({"ffn": "relu"}, "ffn='relu' is unknown")],
 )
-def test_choices_are_checked(dense: Dense, choices: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_choices_are_checked(dense: Dense, choices: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         make_plan(dense("gpt2"), **choices)
 
 

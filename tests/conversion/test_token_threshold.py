@@ -63,9 +63,11 @@ def test_many_steps_come_close_and_few_do_not(
     dense: Dense, windows: Tensor, kind: str, maps: list[str]
 ) -> None:
     model = dense(kind)
-    wanted = model(windows).logits
+    expected = model(windows).logits
     errors = [
-        float((spiking(model, maps, steps=steps)(windows).logits - wanted).norm() / wanted.norm())
+        float(
+            (spiking(model, maps, steps=steps)(windows).logits - expected).norm() / expected.norm()
+        )
         for steps in (12, 3)
     ]
     assert 0 < errors[0] < 5e-3
@@ -78,9 +80,9 @@ def test_the_head_reads_counts_times_one_unit_per_token(dense: Dense, windows: T
     hidden = model.model(windows).last_hidden_state
     counts, unit = counts_of(hidden, 4, 1.5)
     assert int((counts.abs() > 7).sum()) > 20  # far values among them
-    wanted = unit * (counts @ model.lm_head.weight.t())
+    expected = unit * (counts @ model.lm_head.weight.t())
     ours = spiking(model, ["head"], steps=4, token_reach=1.5)(windows).logits
-    torch.testing.assert_close(ours, wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -191,10 +193,10 @@ def test_unrolled_phases_give_the_same_feed_forward(dense: Dense, windows: Tenso
 @torch.no_grad()
 def test_bfloat16_models_run(dense: Dense, windows: Tensor) -> None:
     model = spiking(dense("llama"), ALL, steps=8)
-    wanted = model(windows).logits
+    expected = model(windows).logits
     half = model.to(torch.bfloat16)(windows).logits
     assert half.dtype == torch.bfloat16
-    assert float((half.float() - wanted).norm() / wanted.norm()) < 0.1
+    assert float((half.float() - expected).norm() / expected.norm()) < 0.1
 
 
 @torch.no_grad()

@@ -101,10 +101,14 @@ def test_the_layout_of_the_hub_is_the_same_data(tmp_path: Path) -> None:
         parquet(rte / "train/0000.parquet", pair("a", "b"), [1])
         parquet(rte / "validation/0000.parquet", pair("e", "f"), [0])
         for name in ("stsb", "rte"):
-            wanted = load_sentences(name, tmp_path / "tsv")
+            expected = load_sentences(name, tmp_path / "tsv")
             data = load_sentences(name, tmp_path / home.split("/")[0])
-            assert (data.train, data.dev, data.test) == (wanted.train, wanted.dev, wanted.test)
-            assert data.digest == wanted.digest
+            assert (data.train, data.dev, data.test) == (
+                expected.train,
+                expected.dev,
+                expected.test,
+            )
+            assert data.digest == expected.digest
             assert data.origin == f"Parquet files of {name}"
 
 

@@ -56,8 +56,8 @@ def ids() -> Callable[[int, int], list[int]]:
     """``ids(seed, n)``: n tokens of that model."""
 
     def draw(seed: int, n: int, vocabulary: int = 61) -> list[int]:
-        found: list[int] = np.random.default_rng(seed).integers(0, vocabulary, n).tolist()
-        return found
+        ids: list[int] = np.random.default_rng(seed).integers(0, vocabulary, n).tolist()
+        return ids
 
     return draw
 
@@ -108,17 +108,17 @@ def assert_same_bits(ids: Callable[..., list[int]]) -> Callable[[Any, list[int]]
 
     def check(packed: Any, tokens: list[int]) -> None:
         whole = Engine(packed, threads=1)
-        wanted = whole.feed_all(whole.sequence(), tokens)
+        expected = whole.feed_all(whole.sequence(), tokens)
         for name, runs, _ in native().paths():
             if runs:
                 engine = Engine(packed, threads=2, kernels=name)
-                assert (engine.feed_all(engine.sequence(), tokens) == wanted).all(), name
+                assert (engine.feed_all(engine.sequence(), tokens) == expected).all(), name
         engine = Engine(packed, threads=2)
-        one, other = engine.sequence(), engine.sequence()
-        engine.feed(other, ids(3, 5))
+        first, second = engine.sequence(), engine.sequence()
+        engine.feed(second, ids(3, 5))
         for place, token in enumerate(tokens):
-            logits = engine.step([one, other], [token, 7])
-            assert (logits[0] == wanted[place]).all()
-        assert (one.tokens, other.tokens) == (len(tokens), len(tokens) + 5)
+            logits = engine.step([first, second], [token, 7])
+            assert (logits[0] == expected[place]).all()
+        assert (first.tokens, second.tokens) == (len(tokens), len(tokens) + 5)
 
     return check

@@ -78,7 +78,7 @@ def test_spikes_edges_and_logits_are_pytorchs(variant: str, ids: Ids) -> None:
     assert np.abs(computed - logits).max() < 1e-4
     assert logits.std() > 0.1
     edges = [spikes for name, spikes in seen.items() if "core" in name]
-    assert engine.counters()["edges"] == sum(int(one.sum()) for one in edges) > 0
+    assert engine.counters()["edges"] == sum(int(layer.sum()) for layer in edges) > 0
 
 
 @pytest.mark.parametrize("variant", ["T=4", "or-T=2", "learned-thresholds", "wide-heads"])

@@ -49,13 +49,13 @@ def test_the_program_answers() -> None:
 
 def test_what_is_no_sequence_of_this_program_is_refused() -> None:
     run, other = program(described()), program(described())
-    for item, said in (
+    for item, message in (
         (None, "sequence 1 is of type NoneType; it must be one that"),
         (3, "sequence 1 is of type int"),
         (run, "sequence 1 is of type"),
         (other.sequence(), "a sequence of another program"),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             run.forward([run.sequence(), item], [1, 2], [0, 1])
     with pytest.raises(TypeError):
         run.advance(None, 0)
@@ -64,7 +64,7 @@ def test_what_is_no_sequence_of_this_program_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sequences", "tokens", "wanted", "said"),
+    ("sequences", "tokens", "expected", "message"),
     [
         (0, [], [], "no tokens"),
         (1, [1, 2], [0], "1 sequences for 2 tokens"),
@@ -79,12 +79,12 @@ def test_what_is_no_sequence_of_this_program_is_refused() -> None:
     ],
 )
 def test_rows_that_there_are_not_are_refused_and_change_nothing(
-    sequences: int, tokens: list[int], wanted: list[int], said: str
+    sequences: int, tokens: list[int], expected: list[int], message: str
 ) -> None:
     run = program(described())
     text = run.sequence()
-    with pytest.raises(ValueError, match=said):
-        run.forward([text] * sequences, tokens, wanted)
+    with pytest.raises(ValueError, match=message):
+        run.forward([text] * sequences, tokens, expected)
     assert (text.tokens, run.counters()["tokens"]) == (0, 0)
     assert run.forward([text], [1], [0]).tolist() == [[0, 1, 0, 0]]
 
@@ -127,11 +127,11 @@ def test_a_buffer_keeps_its_rows_and_its_neuron() -> None:
         to.operations[2] |= {"out": "winner", "heads": 1, "rule": "winners", "winners": 1}
         to.operations[2] |= {"weight": 1.0, "scale": "one", "bias": None}
 
-    for change, said in (
+    for change, message in (
         (other_rows, "written again, with other rows"),
         (other_neuron, "another neuron than the values"),
     ):
-        with pytest.raises(CheckpointError, match=said):
+        with pytest.raises(CheckpointError, match=message):
             program(changed(change), one=np.ones(1, np.float32))
 
 
@@ -151,7 +151,7 @@ def test_the_shortest_of_several_positions_ends_a_text() -> None:
 def test_values_that_are_not_finite_are_not_an_answer(value: float) -> None:
     """Neither a token nor silence: where one comes up the call fails, and its texts end."""
     broken = np.diag([1, 1, 1, value]).astype(np.float32)
-    for name, said in (
+    for name, message in (
         ("head", "the logits are not finite"),
         ("table", "step 2 of 4 reads values"),
     ):
@@ -160,7 +160,7 @@ def test_values_that_are_not_finite_are_not_an_answer(value: float) -> None:
         run = program(to, **{name: broken})
         good, bad = run.sequence(), run.sequence()
         assert run.forward([good], [0], [0]).tolist() == [[1, 0, 0, 0]]
-        with pytest.raises(OverflowError, match=said):
+        with pytest.raises(OverflowError, match=message):
             run.forward([bad], [3], [0])
         with pytest.raises(ValueError, match="failed half-way: begin a new one"):
             run.forward([bad], [0], [0])

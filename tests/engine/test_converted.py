@@ -124,14 +124,14 @@ def convert(tmp_path: Path, ids: Ids) -> Convert:
         windows = torch.tensor([ids(seed, 20) for seed in range(4)])
         collect(dense, windows, tmp_path, lambda *_: None)
         spiking = NeurTransformerForCausalLM(plan.config)
-        weights = {f"model.{name}": one for name, one in dense.state_dict().items()}
+        weights = {f"model.{name}": tensor for name, tensor in dense.state_dict().items()}
         for row in (row for row in plan.rows if row.converts and row.layer is not None):
             assert row.layer is not None
             sample = read_sample(tmp_path, row.layer)
             module = convert_module(dense, plan.config, row.layer, row.part, sample, Rule())
             path = f"model.{row.module}."
-            weights = {key: one for key, one in weights.items() if not key.startswith(path)}
-            weights |= {path + name: one for name, one in module.state_dict().items()}
+            weights = {key: tensor for key, tensor in weights.items() if not key.startswith(path)}
+            weights |= {path + name: tensor for name, tensor in module.state_dict().items()}
         missing, unexpected = spiking.load_state_dict(weights, strict=False)
         assert not unexpected
         assert set(missing) <= {"model.lm_head.fire.dead_zone"}  # a head's weights are the source's
@@ -144,7 +144,7 @@ def convert(tmp_path: Path, ids: Ids) -> Convert:
     return make
 
 
-def said(neuron: Any, counts: torch.Tensor, as_counts: bool) -> np.ndarray:
+def stated_by(neuron: Any, counts: torch.Tensor, as_counts: bool) -> np.ndarray:
     """What a pair's ``counts`` [1, B, (H,) T, K] say, [T, width], as the engine has it."""
     if not as_counts:
         value = neuron.value if counts.dim() == 4 else neuron.value.unsqueeze(1)
@@ -173,9 +173,9 @@ def test_what_neurons_say_and_logits_are_pytorchs(variant: str, convert: Convert
     assert len(pairs) == len(seen)
     flipped: list[np.ndarray] = []
     for step, (neuron, counts) in zip(pairs, seen, strict=True):
-        wanted = said(neuron, counts, step.get("counts", True))
-        assert wanted.any()
-        wrong = engine.values(step["out"]) != wanted
+        expected = stated_by(neuron, counts, step.get("counts", True))
+        assert expected.any()
+        wrong = engine.values(step["out"]) != expected
         assert flipped or wrong.sum() <= 1, step["out"]
         if flipped or wrong.any():
             flipped.append(wrong)
@@ -219,14 +219,14 @@ def test_int4_is_the_weights_that_its_groups_stand_for(
             tensors[name] = grouped_reals(each, widths[step["input"]])
     assert len(grouped) == (8 if variant == "neox" else 10 if variant == "token-all" else 8)
     plain = replace(packed, tensors=tensors)
-    computed, wanted = (
+    computed, expected = (
         engine.feed_all(engine.sequence(), tokens)
         for engine in (Engine(packed, threads=1), Engine(plain, threads=1))
     )
     # A sum in another order may flip one count, and what depends on it.
-    close = np.abs(computed - wanted).max(1) < 1e-4 * np.abs(wanted).max()
+    close = np.abs(computed - expected).max(1) < 1e-4 * np.abs(expected).max()
     assert close.mean() > 0.8
-    assert np.abs(computed - wanted).max() < 0.05 * np.abs(wanted).max()
+    assert np.abs(computed - expected).max() < 0.05 * np.abs(expected).max()
 
 
 @torch.no_grad()
@@ -273,7 +273,7 @@ def test_what_the_engine_lacks_is_named(convert: Convert) -> None:
     llama = {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}
     sliding = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 0}
     kept = {"attention": "kept", "steps": 2}
-    for kind, changes, choices, told in (
+    for kind, changes, choices, message in (
         ("gpt2", {}, {"unrolled": True, "steps": 2}, "unrolled=True"),
         ("gpt2", {}, kept | {"ffn": "qcfs", "schedule": "pipelined"}, "schedule='pipelined'"),
         ("gpt2", {"activation_function": "mish"}, kept, "activation 'mish'"),
@@ -282,4 +282,4 @@ def test_what_the_engine_lacks_is_named(convert: Convert) -> None:
     ):
         with pytest.raises(ConfigError, match="engine") as caught:
             pack(convert(kind, changes, choices), None, "fp32")
-        assert told in str(caught.value)
+        assert message in str(caught.value)

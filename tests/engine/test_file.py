@@ -74,8 +74,8 @@ def test_what_was_written_is_read(packed: Packed, file: Path) -> None:
     for name, tensor in packed.tensors.items():
         assert reread.tensors[name].dtype == tensor.dtype
         assert (reread.tensors[name] == tensor).all()
-    wanted, engine = Engine(packed, threads=1), load(file, threads=1)
-    logits = [one.feed(one.sequence(), [3, 1, 4, 1, 5]) for one in (wanted, engine)]
+    packed_engine, engine = Engine(packed, threads=1), load(file, threads=1)
+    logits = [either.feed(either.sequence(), [3, 1, 4, 1, 5]) for either in (packed_engine, engine)]
     assert (logits[0] == logits[1]).all()
     assert is_engine_file(file)
     assert not is_engine_file(file.parent)
@@ -140,11 +140,11 @@ def test_a_description_of_nonsense_is_an_error(
             first, second = draw.sample(range(len(part)), 2)
             part[first], part[second] = part[second], part[first]
         else:
-            one = draw.choice(part)
+            item = draw.choice(part)
             inner = (
-                one[draw.choice([k for k in one if isinstance(one[k], dict)] or ["x"])]
-                if kind == 3 and any(isinstance(v, dict) for v in one.values())
-                else one
+                item[draw.choice([k for k in item if isinstance(item[k], dict)] or ["x"])]
+                if kind == 3 and any(isinstance(v, dict) for v in item.values())
+                else item
             )
             inner[draw.choice(list(inner))] = draw.choice(values)
         file.write_bytes(whole)
@@ -209,7 +209,7 @@ def test_values_at_the_seams_of_what_is_read_are_checked(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"description": "{"}, "description in its header is not valid JSON"),
         ({"description": "[" * 100_000}, "description in its header is not valid JSON"),
@@ -226,10 +226,10 @@ def test_values_at_the_seams_of_what_is_read_are_checked(tmp_path: Path) -> None
     ],
 )
 def test_metadata_of_other_hands_are_refused_by_name(
-    change: dict[str, Any], said: str, file: Path
+    change: dict[str, Any], message: str, file: Path
 ) -> None:
     rewritten(file, lambda header: header["__metadata__"].update(change))
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         load(file)
 
 
@@ -300,8 +300,8 @@ def test_what_never_fires_is_never_resident(weights: str, tmp_path: Path) -> Non
 def test_what_is_not_an_engine_file(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.write_bytes((56).to_bytes(8, "little") + b"{}".ljust(56))
-    for path, said in ((other, "not an engine file"), (tmp_path, "cannot be read"), (tmp_path / "no", "cannot be read")):  # fmt: skip  # noqa: E501
-        with pytest.raises(CheckpointError, match=said):
+    for path, message in ((other, "not an engine file"), (tmp_path, "cannot be read"), (tmp_path / "no", "cannot be read")):  # fmt: skip  # noqa: E501
+        with pytest.raises(CheckpointError, match=message):
             load(path)
 
 

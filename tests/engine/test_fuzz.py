@@ -80,8 +80,8 @@ def mutate_values(draw: random.Random, root: Any) -> None:
         container.insert(draw.randrange(len(container) + 1), json.loads(json.dumps(container[key])))
     elif change <= 3:
         other, there = draw.choice(list(places(root)))
-        one, two = json.dumps(container[key]), json.dumps(other[there])
-        container[key], other[there] = json.loads(two), json.loads(one)
+        first, second = json.dumps(container[key]), json.dumps(other[there])
+        container[key], other[there] = json.loads(second), json.loads(first)
     else:
         container[key] = draw.choice(VALUES)
 

@@ -29,5 +29,5 @@ def test_logits_of_a_resized_model(
     logits = engine.feed_all(engine.sequence(), tokens)
     assert logits.shape == (12, size)
     with torch.no_grad():
-        wanted = model(torch.tensor([tokens])).logits[0].numpy()
-    np.testing.assert_allclose(logits, wanted, rtol=2e-4, atol=2e-4)
+        expected = model(torch.tensor([tokens])).logits[0].numpy()
+    np.testing.assert_allclose(logits, expected, rtol=2e-4, atol=2e-4)

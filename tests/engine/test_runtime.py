@@ -89,12 +89,12 @@ def test_spikes_and_logits_are_pytorchs(model: Any, ids: Ids) -> None:
         if operation["op"] == "shift"
     }  # fmt: skip
     assert len(shifted) == 2 * model.config.num_hidden_layers * model.config.token_shift
-    for name, wanted in zip(names, spikes, strict=True):
+    for name, expected in zip(names, spikes, strict=True):
         if name in shifted:  # in place, so that the buffer holds what the product reads
-            by_step = torch.from_numpy(wanted).unflatten(0, (-1, 1, len(tokens)))
-            wanted = TokenShift(wanted.shape[-1])(by_step).flatten(0, 2).numpy()
-        assert (engine.values(name) == wanted).all(), name
-        assert wanted.any() or name == "head.in"
+            by_step = torch.from_numpy(expected).unflatten(0, (-1, 1, len(tokens)))
+            expected = TokenShift(expected.shape[-1])(by_step).flatten(0, 2).numpy()
+        assert (engine.values(name) == expected).all(), name
+        assert expected.any() or name == "head.in"
     assert np.abs(computed - logits).max() < 1e-4
     assert logits.std() > 0.1
 
@@ -153,13 +153,13 @@ def test_whole_weights_are_what_they_stand_for(
             real[name] = tensor * (scale if tensor.shape[1] == len(scale) else scale[:, None])
     stood_for = Engine(replace(packed, tensors=real), threads=1)
     tokens = ids(4, 40)
-    wanted = stood_for.feed_all(stood_for.sequence(), tokens)
+    expected = stood_for.feed_all(stood_for.sequence(), tokens)
     for name, runs, _ in native().paths():
         if not runs:
             continue
         engine = Engine(packed, threads=2, kernels=name)
         computed = engine.feed_all(engine.sequence(), tokens)
-        assert np.abs(computed - wanted).max() < 1e-4
+        assert np.abs(computed - expected).max() < 1e-4
         text = engine.sequence()
         assert all((engine.feed(text, [t]) == computed[i]).all() for i, t in enumerate(tokens))
 
@@ -184,8 +184,8 @@ def test_a_context_of_many_pages(weights: str, make_model: Make, ids: Ids) -> No
 def test_what_is_not_there_is_refused(make_model: Make, ids: Ids) -> None:
     engine = Engine(pack(make_model(position="learned"), None, "fp32"), threads=1)
     text = engine.sequence()
-    for tokens, said in (([61], "not among the 61"), ([-1], "not among"), ([], "no tokens")):
-        with pytest.raises(UsageError, match=said):
+    for tokens, message in (([61], "not among the 61"), ([-1], "not among"), ([], "no tokens")):
+        with pytest.raises(UsageError, match=message):
             engine.feed(text, tokens)
     engine.feed(text, ids(0, 90))
     with pytest.raises(UsageError, match="past the 96 positions"):
@@ -197,14 +197,14 @@ def test_what_is_not_there_is_refused(make_model: Make, ids: Ids) -> None:
         for call in (engine.feed, engine.advance):
             with pytest.raises(UsageError, match=r"a token is a whole number|not among the 61"):
                 call(engine.sequence(), [token] if call == engine.feed else token)
-    for texts, tokens, said in (
+    for texts, tokens, message in (
         ([None], [0], "sequence 0 is of type NoneType"),
         ([engine.sequence(), "text"], [0, 1], "sequence 1 is of type str"),
         ([engine.sequence()], [0, 1], "1 sequences for 2 tokens"),
         ([], [], "no tokens"),
         ([other.sequence()], [0], "another program"),
     ):
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             engine.step(texts, tokens)
     twice = engine.sequence()
     with pytest.raises(UsageError, match="a sequence comes twice"):
@@ -222,7 +222,7 @@ def test_what_is_not_there_is_refused(make_model: Make, ids: Ids) -> None:
 
 def test_threads_of_python_take_turns(make_model: Make, ids: Ids) -> None:
     engine = Engine(pack(make_model(), None, "fp32"), threads=2)
-    wanted = engine.feed(engine.sequence(), ids(1, 60))
+    expected = engine.feed(engine.sequence(), ids(1, 60))
     computed: list[np.ndarray] = []
 
     def work() -> None:
@@ -237,7 +237,7 @@ def test_threads_of_python_take_turns(make_model: Make, ids: Ids) -> None:
     for worker in workers:
         worker.join()
     assert len(computed) == 4
-    assert all((logits == wanted).all() for logits in computed)
+    assert all((logits == expected).all() for logits in computed)
 
 
 @pytest.mark.parametrize("threads", [64, 1024])

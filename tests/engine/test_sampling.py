@@ -45,10 +45,10 @@ def test_the_same_tokens_may_be_drawn_as_by_transformers(
 ) -> None:
     for seed in range(5):
         logits = 3 * np.random.default_rng(seed).standard_normal(vocabulary).astype(np.float32)
-        wanted = of_transformers(logits, **choice)
+        expected = of_transformers(logits, **choice)
         tokens, chances = candidates(logits, **choice)
-        assert tokens.tolist() == np.flatnonzero(wanted).tolist()
-        np.testing.assert_allclose(chances / chances.sum(), wanted[tokens], rtol=1e-9)
+        assert tokens.tolist() == np.flatnonzero(expected).tolist()
+        np.testing.assert_allclose(chances / chances.sum(), expected[tokens], rtol=1e-9)
 
 
 def test_a_flat_distribution_keeps_more_tokens_than_are_sorted_first() -> None:

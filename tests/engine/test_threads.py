@@ -57,7 +57,7 @@ def test_values_are_of_one_call(make_model: Make, ids: Ids) -> None:
     def look() -> None:
         for name in names:
             computed = engine.values(name)
-            assert any(np.array_equal(computed, wanted) for wanted in allowed[name]), name
+            assert any(np.array_equal(computed, expected) for expected in allowed[name]), name
 
     meanwhile(lambda: [run(n) for n in [1, 200] * 15] and None, look)
 
@@ -148,13 +148,13 @@ def test_a_list_that_changes_meanwhile_keeps_its_sequences(make_model: Make, ids
     engine = Engine(pack(make_model(), None, "int8"), threads=2)
     program: Any = engine._program
     tokens = ids(5, 200)
-    wanted = engine.feed_all(engine.sequence(), tokens)
+    expected = engine.feed_all(engine.sequence(), tokens)
     lists: list[list[Any]] = [[]]
 
     def work() -> None:
         for _ in range(20):
             lists.append([engine.sequence()] * 200)
             logits = program.forward(lists[-1], tokens, list(range(200)))
-            assert (logits == wanted).all()
+            assert (logits == expected).all()
 
     meanwhile(work, lambda: lists[-1].clear() if len(lists[-1]) == 200 else None)

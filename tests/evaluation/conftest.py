@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import MODEL_FOR_MASKED_LM_MAPPING
 
 from spikeformers.data import make_tokenizer
 from spikeformers.models import build_config, build_model, control_of
@@ -70,8 +71,19 @@ class Table(nn.Module):
         return SimpleNamespace(logits=self.head(tokens.to(self.head.weight.dtype)))
 
 
+class MaskedTableConfig(SimpleNamespace):
+    """The config of a model that predicts masked tokens."""
+
+
 class TableForMaskedLM(Table):
     """The same, asked for masked tokens."""
+
+    def __init__(self, table: Tensor, positions: int = 8) -> None:
+        super().__init__(table, positions)
+        self.config = MaskedTableConfig(max_position_embeddings=positions)
+
+
+MODEL_FOR_MASKED_LM_MAPPING.register(MaskedTableConfig, TableForMaskedLM)
 
 
 @pytest.fixture

@@ -54,15 +54,15 @@ def test_hidden_states_are_what_the_head_reads() -> None:
         config = GPT2Config(vocab_size=20, n_embd=width, n_layer=1, n_head=2, n_positions=16)
         return GPT2LMHeadModel(config).eval()
 
-    one, two, tokens = model(0), model(1), [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7]
-    result = agreement(one, two, split_of(*tokens), context=7)
+    model_a, model_b, tokens = model(0), model(1), [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7]
+    result = agreement(model_a, model_b, split_of(*tokens), context=7)
     ids = torch.tensor(tokens).view(2, 7)
-    first, second = one(ids, output_hidden_states=True), two(ids, output_hidden_states=True)
+    first, second = model_a(ids, output_hidden_states=True), model_b(ids, output_hidden_states=True)
     plain = F.cosine_similarity(first.logits, second.logits, dim=-1).mean()
     assert result.logit_cosine == pytest.approx(float(plain), abs=1e-6)
     hidden = F.cosine_similarity(first.hidden_states[-1], second.hidden_states[-1], dim=-1).mean()
     assert result.hidden_cosine == pytest.approx(float(hidden), abs=1e-6)
-    assert agreement(one, model(2, 4), split_of(*tokens), context=7).hidden_cosine is None
+    assert agreement(model_a, model(2, 4), split_of(*tokens), context=7).hidden_cosine is None
 
 
 def test_a_model_agrees_with_itself(setup: Any) -> None:
@@ -88,15 +88,15 @@ def test_a_model_agrees_with_itself(setup: Any) -> None:
 
 
 def test_what_cannot_be_compared(table: Any) -> None:
-    two, three = model_of(table, [[0.0] * 2] * 2), model_of(table, [[0.0] * 3] * 3, positions=4)
+    second, three = model_of(table, [[0.0] * 2] * 2), model_of(table, [[0.0] * 3] * 3, positions=4)
     with pytest.raises(ConfigError, match="vocabulary of 2 and the reference one of 3"):
-        agreement(two, three, split_of(0), context=2)
+        agreement(second, three, split_of(0), context=2)
     with pytest.raises(ConfigError, match="the reference takes at most 4"):
-        agreement(two, three, split_of(0), context=6)
+        agreement(second, three, split_of(0), context=6)
     with pytest.raises(DataError, match="'test' is empty"):
-        agreement(two, two, split_of(), context=2)
+        agreement(second, second, split_of(), context=2)
     with pytest.raises(ConfigError, match="must be positive"):
-        agreement(two, two, split_of(0), context=2, batch_size=0)
+        agreement(second, second, split_of(0), context=2, batch_size=0)
 
 
 def test_a_text_of_another_tokenizer_is_refused(table: Any) -> None:

@@ -40,8 +40,8 @@ def test_only_decoding_is_timed() -> None:
     assert speed.slowest <= speed.tokens_per_second <= speed.fastest
     assert (speed.prompt_tokens, speed.new_tokens, speed.repeats) == (3, 4, 3)
     assert (speed.batch_size, speed.threads, speed.device) == (1, torch.get_num_threads(), "cpu")
-    one = [(3, None), (1, 1), (1, 2), (1, 3), (1, 4)]
-    assert model.asked == one * 4  # one warm-up, three repeats
+    calls = [(3, None), (1, 1), (1, 2), (1, 3), (1, 4)]
+    assert model.asked == calls * 4  # one warm-up, three repeats
 
 
 def test_models_take_turns() -> None:

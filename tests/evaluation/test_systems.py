@@ -20,11 +20,11 @@ class Recorder:
 
 
 def test_all_systems_do_the_same_work_in_turns():
-    one, other = Recorder(), Recorder()
+    first, second = Recorder(), Recorder()
     prefill, decode = time_systems(
-        {"one": one, "other": other}, [5, 6, 7, 8], prompt_tokens=2, repeats=2, warmup=1
+        {"one": first, "other": second}, [5, 6, 7, 8], prompt_tokens=2, repeats=2, warmup=1
     )
-    assert one.calls == other.calls == [[5, 6], 7, 8] * 3
+    assert first.calls == second.calls == [[5, 6], 7, 8] * 3
     assert set(prefill) == set(decode) == {"one", "other"}
     assert decode["one"].tokens_per_second > 0
 

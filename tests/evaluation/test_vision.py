@@ -29,9 +29,9 @@ class Lookup(nn.Module):
         return SimpleNamespace(logits=nn.functional.one_hot(result, self.classes).float())
 
 
-def batch(found: list[int], true: list[int]) -> dict[str, Tensor]:
-    pixels = torch.zeros(len(found), 1, 2, 2)
-    pixels[:, 0, 0, 0] = torch.tensor(found).float()
+def batch(predicted: list[int], true: list[int]) -> dict[str, Tensor]:
+    pixels = torch.zeros(len(predicted), 1, 2, 2)
+    pixels[:, 0, 0, 0] = torch.tensor(predicted).float()
     return {"pixel_values": pixels, "labels": torch.tensor(true)}
 
 
@@ -83,7 +83,8 @@ def test_entropy_by_hand() -> None:
         "value": torch.tensor([1.0, -1, 0, 0]),
     }
     result = {
-        one.role: one for one in entropy_of(OneLayer(currents), [{"pixel_values": torch.ones(1)}])
+        entropy.role: entropy
+        for entropy in entropy_of(OneLayer(currents), [{"pixel_values": torch.ones(1)}])
     }
     quarter = -(0.25 * math.log2(0.25) + 0.75 * math.log2(0.75))
     assert result["query"].bits == pytest.approx(quarter)
@@ -101,8 +102,8 @@ def test_entropy_of_a_model_stays_under_its_ceiling() -> None:
     images = [{"pixel_values": torch.randn(8, 1, 8, 8)}]
     model(images[0]["pixel_values"])
     result = entropy_of(model, images)
-    assert [(one.layer, one.role) for one in result] == [
+    assert [(entropy.layer, entropy.role) for entropy in result] == [
         (layer, role) for layer in (0, 1) for role in ("query", "key", "value")
     ]
-    assert [one.kind for one in result] == ["binary", "real", "ternary"] * 2
-    assert all(0 <= one.bits <= one.ceiling + 1e-9 for one in result)
+    assert [entropy.kind for entropy in result] == ["binary", "real", "ternary"] * 2
+    assert all(0 <= entropy.bits <= entropy.ceiling + 1e-9 for entropy in result)

@@ -79,10 +79,10 @@ def test_a_cut_split_counts_what_its_cut_documents_count(tmp_path: Path, spec: s
     split = tokenize_corpus(corpus, tokenizer, tmp_path / "cache").split("train")
     documents = list(corpus.documents("train"))
     for limit in range(1, split.num_tokens + 2):
-        one = text_of(tokenizer, split, max_tokens=limit)
+        text = text_of(tokenizer, split, max_tokens=limit)
         other = text_of(tokenizer, documents, max_tokens=limit)
-        assert np.array_equal(one.tokens, other.tokens)
-        assert (one.bytes, one.words) == (other.bytes, other.words)
+        assert np.array_equal(text.tokens, other.tokens)
+        assert (text.bytes, text.words) == (other.bytes, other.words)
 
 
 def test_bad_texts_are_refused() -> None:

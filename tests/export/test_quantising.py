@@ -7,7 +7,7 @@ from spikeformers.export.quantising import grouped_reals, int4, int4_grouped, in
 
 
 def unpacked(packed: np.ndarray, outputs: int) -> np.ndarray:
-    """One weight at a time, as the layout is told in words."""
+    """One weight at a time, as the layout is described in words."""
     whole = np.zeros((len(packed), outputs), np.int64)
     for o in range(outputs):
         byte = packed[:, o // 64 * 32 + o % 32]
@@ -67,8 +67,8 @@ def q4_1(real: np.ndarray) -> np.ndarray:
     scale = ((high - low) / 15).astype(np.float16).astype(np.float32)
     low = low.astype(np.float16).astype(np.float32)
     q = np.clip(np.rint((groups - low) / np.where(scale > 0, scale, 1)), 0, 15)
-    found: np.ndarray = (q * scale + low).reshape(real.shape)
-    return found
+    restored: np.ndarray = (q * scale + low).reshape(real.shape)
+    return restored
 
 
 def test_groups_hold_sixteen_values_exactly() -> None:

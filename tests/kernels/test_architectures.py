@@ -66,10 +66,10 @@ def test_edges_of_any_shape(
     }
     if biased:
         given["bias"] = rng.normal(0, 2, (heads, rng.integers(1, 90))).astype(np.float32)
-    wanted = reference.edges(q, k, v, **given)
+    expected = reference.edges(q, k, v, **given)
     for path in PATHS:
-        assert (kernels.edges(q, k, v, path=path, **given) == wanted).all()
-    assert (kernels.edges(q, k, v, threads=3, **given) == wanted).all()
+        assert (kernels.edges(q, k, v, path=path, **given) == expected).all()
+    assert (kernels.edges(q, k, v, threads=3, **given) == expected).all()
 
 
 def test_a_pair_by_hand() -> None:
@@ -95,19 +95,19 @@ def test_pairs_of_any_width(seed: int, width: int, largest: int, sign: bool, row
     x = rng.standard_normal((3, width)).astype(np.float32)
     value = (rng.uniform(0.5, 2, (rows, width)) / largest).astype(np.float32)
     for counts in (False, True):
-        wanted = reference.pair(x, value, largest=largest, sign=sign, counts=counts)
+        expected = reference.pair(x, value, largest=largest, sign=sign, counts=counts)
         for path in PATHS:
             computed = kernels.pair(x, value, largest=largest, sign=sign, counts=counts, path=path)
-            assert (computed == wanted).all()
+            assert (computed == expected).all()
 
 
 @pytest.mark.parametrize("kind", ["relu", "silu", "gelu_tanh", "gelu_erf", "quick_gelu"])
 def test_activations(kind: str) -> None:
     x = np.concatenate([np.linspace(-12, 12, 1001), [0.0, -0.0, -100.0, 100.0]])
     x = x.astype(np.float32)[None]
-    wanted = reference.activate(x, kind)
+    expected = reference.activate(x, kind)
     first = kernels.activate(x, kind)
-    assert (np.abs(first - wanted) <= 3e-7 * (np.abs(wanted) + 1)).all()
+    assert (np.abs(first - expected) <= 3e-7 * (np.abs(expected) + 1)).all()
     assert all((kernels.activate(x, kind, path=path) == first).all() for path in PATHS)
 
 
@@ -142,11 +142,11 @@ def test_attention_over_rows(
         "winners": 3 if rule == "winners" else 1,
         "weight": 1 / 3 if rule == "winners" else 1.0,
     }
-    wanted = reference.mix(q, k, v, **given)
+    expected = reference.mix(q, k, v, **given)
     first = kernels.mix(q, k, v, largest=largest, threads=2, **given)
-    tolerance = 1e-5 * (np.abs(v).max() + np.abs(wanted))
+    tolerance = 1e-5 * (np.abs(v).max() + np.abs(expected))
     if rule != "winners" or largest:  # of reals, two scores may lie within rounding
-        assert (np.abs(first - wanted) <= tolerance).all()
+        assert (np.abs(first - expected) <= tolerance).all()
     for path in PATHS:
         assert (kernels.mix(q, k, v, largest=largest, path=path, **given) == first).all()
 

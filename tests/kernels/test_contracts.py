@@ -73,7 +73,7 @@ def test_levels_that_a_count_does_not_hold_are_refused(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({"reset": "hard"}, 'an integer neuron has the reset "soft"'),
         ({"reset": "delayed"}, 'an integer neuron has the reset "soft"'),
@@ -90,8 +90,8 @@ def test_levels_that_a_count_does_not_hold_are_refused(path: str) -> None:
         ({"decay": 1.5}, "it must be 0 to 1"),
     ],
 )
-def test_neurons_that_there_are_not_are_refused(given: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_neurons_that_there_are_not_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         kernels.fire(np.ones((2, 3), np.float32), **given)
 
 
@@ -210,9 +210,9 @@ def test_winners_are_exact_at_the_bounds_of_units_and_scales(
         q, k, v = (rng.integers(0, 65, (200, 9)).astype(np.int8) for _ in range(3))
         given: dict[str, Any] = {"heads": 1, "scale": np.float32(scale) * ONE, "winners": 3}
         given |= {"bias": bias, "unit": unit}
-        wanted = reference.attend(q, k, v, **given)
+        expected = reference.attend(q, k, v, **given)
         computed = kernels.attend(q, k, v, levels=64, path=path, **given)
-        np.testing.assert_allclose(computed, wanted, rtol=1e-6)
+        np.testing.assert_allclose(computed, expected, rtol=1e-6)
 
 
 def test_heads_that_are_wider_than_scores_hold_are_refused() -> None:

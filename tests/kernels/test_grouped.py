@@ -67,16 +67,16 @@ def test_products_of_any_shape(
     packed, bias = pack_nibbles(whole), rng.standard_normal(outputs).astype(np.float32)
     code: dict[str, Any] = {"steps": steps, "reach": reach, "dead_zone": 0.1}
     reals = (from_upper_half(scale), from_upper_half(minimum))
-    wanted = reference.grouped_product(x, whole, *reals, bias, **code)
+    expected = reference.grouped_product(x, whole, *reals, bias, **code)
     code |= {"group_scale": scale, "minimum": minimum}
     for path in PATHS:
         for threads in (1, 2):
             computed = kernels.count_product(
                 x, packed, bias=bias, path=path, threads=threads, **code
             )
-            assert (computed == wanted).all()
+            assert (computed == expected).all()
         alone = kernels.count_product(x[-1:], packed, bias=bias, path=path, **code)
-        assert (alone == wanted[-1:]).all()
+        assert (alone == expected[-1:]).all()
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -56,9 +56,9 @@ def test_products_of_any_shape(
         # Below 2^24 floats hold the sums, so equality is exact.
         assert (kernels.product(counts, whole, ones, path=path) == exact.astype(np.float32)).all()
         computed = kernels.product(counts, real, bias=bias, unit=0.25, path=path)
-        wanted = reference.product(counts, real, bias=bias, unit=0.25)
+        expected = reference.product(counts, real, bias=bias, unit=0.25)
         size = 1 + np.abs(counts).astype(float) @ np.abs(real)
-        assert (np.abs(computed - wanted) <= 1e-6 * size).all()
+        assert (np.abs(computed - expected) <= 1e-6 * size).all()
         first = computed if first is None else first
         assert (computed == first).all()  # all paths add in the same order
 
@@ -116,10 +116,10 @@ def test_winners_are_exact(
     if distances:
         bias = rng.choice([-2.0, -0.1, 0.0, 0.3], (heads, distances)).astype(np.float32)
     given_: dict[str, Any] = {"heads": heads, "scale": scale, "winners": winners, "bias": bias}
-    wanted = reference.attend(q, k, v, unit=1 / levels, **given_)
+    expected = reference.attend(q, k, v, unit=1 / levels, **given_)
     for path in PATHS:
         computed = kernels.attend(q, k, v, levels=levels, unit=1 / levels, path=path, **given_)
-        np.testing.assert_allclose(computed, wanted, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(computed, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -132,11 +132,11 @@ def test_every_rule_and_spike_type(rule: str, kind: str, path: str) -> None:
     scale = np.array([0.4, 1.3, 0.2], np.float32)
     bias = None if rule == "ssa" else rng.standard_normal((3, 40)).astype(np.float32)
     given_: dict[str, Any] = {"heads": 3, "scale": scale, "rule": rule, "bias": bias, "winners": 3}
-    wanted = reference.attend(q, k, v, unit=unit, **given_)
+    expected = reference.attend(q, k, v, unit=unit, **given_)
     computed = kernels.attend(
         q, k, v, spike_type=kind, levels=levels, unit=unit, path=path, **given_
     )
-    np.testing.assert_allclose(computed, wanted, rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(computed, expected, rtol=2e-5, atol=2e-5)
 
 
 def test_no_page_is_ruled_out_wrongly() -> None:
@@ -147,12 +147,12 @@ def test_no_page_is_ruled_out_wrongly() -> None:
     for slope in (0.0, 0.001, 0.1):
         bias = (-slope * np.arange(256, dtype=np.float32))[None]
         given_: dict[str, Any] = {"heads": 1, "scale": np.ones(1, np.float32), "winners": 3}
-        wanted = reference.attend(q, k, v, unit=1 / 16, bias=bias, **given_)
+        expected = reference.attend(q, k, v, unit=1 / 16, bias=bias, **given_)
         for path in PATHS:
             computed = kernels.attend(
                 q, k, v, levels=16, unit=1 / 16, bias=bias, path=path, **given_
             )
-            np.testing.assert_allclose(computed, wanted, atol=1e-6)
+            np.testing.assert_allclose(computed, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -172,9 +172,9 @@ def test_neurons_are_those_of_the_models(neuron: Any, given_: dict[str, Any], pa
     for steps in (1, 3):
         current = (3 * RNG(steps).standard_normal((steps, 997))).astype(np.float32)
         current[:, :7] = [0.5, 1.5, 2.5, -0.5, 0.0, 100.0, -100.0]  # halves go to even
-        wanted = neuron(torch.from_numpy(current)).detach().numpy() / neuron.unit
+        expected = neuron(torch.from_numpy(current)).detach().numpy() / neuron.unit
         computed = kernels.fire(current, path=path, **given_)
-        assert (computed == np.round(wanted)).all()
+        assert (computed == np.round(expected)).all()
         assert (computed == reference.fire(current, **given_)).all()
 
 

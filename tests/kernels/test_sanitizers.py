@@ -98,9 +98,9 @@ def test_under_the_thread_sanitizer(tmp_path: Path) -> None:
         "tests/engine/test_converted.py::test_one_token_at_a_time_gives_the_bits_of_the_prompt"
     ]
     # The C library frees the memory of a thread that ended, unseen by the sanitizer.
-    known = tmp_path / "known"
-    known.write_text("race:_dl_deallocate_tls\n")
-    watched("thread", "libtsan.so", tests, tmp_path, TSAN_OPTIONS=f"suppressions={known}")
+    suppressions = tmp_path / "known"
+    suppressions.write_text("race:_dl_deallocate_tls\n")
+    watched("thread", "libtsan.so", tests, tmp_path, TSAN_OPTIONS=f"suppressions={suppressions}")
 
 
 @pytest.mark.slow

@@ -75,12 +75,12 @@ def test_counts_of_any_shape(
     seed: int, tokens: int, inputs: int, far: float, code: dict[str, Any]
 ) -> None:
     x = rows(RNG(seed), tokens, inputs, far)
-    wanted, unit = reference.token_counts(x, **code)
+    expected, unit = reference.token_counts(x, **code)
     first = kernels.token_counts(x, **code)
     # Sums in another order may round a mean, and with it a unit, by one place.
     same = first[1] == unit
     assert (np.abs(first[1] - unit) <= 2e-7 * unit).all() or code["power_of_two"]
-    assert (first[0][same] == wanted[same]).all()
+    assert (first[0][same] == expected[same]).all()
     assert same.mean() > 0.5 or tokens < 9
     for path in PATHS:
         count, units = kernels.token_counts(x, **code, path=path)
@@ -107,7 +107,7 @@ def test_products_of_any_shape(
     bias = rng.standard_normal(outputs).astype(np.float32)
     count, unit = kernels.token_counts(x, **code)
     sums = count.astype(np.int64) @ whole.astype(np.int64)
-    wanted = sums.astype(np.float32) * (scale * unit[:, None]) + bias
+    expected = sums.astype(np.float32) * (scale * unit[:, None]) + bias
     size = np.abs(count).astype(float) @ np.abs(real) * unit[:, None] + 1
     first = None
     for path in PATHS:
@@ -115,9 +115,9 @@ def test_products_of_any_shape(
             computed = kernels.count_product(
                 x, whole, scale, bias, **code, path=path, threads=threads
             )
-            assert (computed == wanted).all()
+            assert (computed == expected).all()
         alone = kernels.count_product(x[:1], whole, scale, bias, **code, path=path)
-        assert (alone == wanted[:1]).all()
+        assert (alone == expected[:1]).all()
         computed = kernels.count_product(x, real, bias=bias, **code, path=path)
         exact = count.astype(np.float64) @ real.astype(np.float64) * unit[:, None] + bias
         assert (np.abs(computed - exact) <= 1e-6 * size).all()
@@ -133,10 +133,10 @@ def test_the_reference_is_bit_for_bit() -> None:
     scale, bias = rng.uniform(0.5, 2, (2, 130)).astype(np.float32)
     for power_of_two in (False, True):
         given_: dict[str, Any] = {"steps": 8, "dead_zone": 0.1, "power_of_two": power_of_two}
-        wanted = reference.count_product(x, whole, scale, bias, **given_)
+        expected = reference.count_product(x, whole, scale, bias, **given_)
         for path in PATHS:
             assert (
-                kernels.count_product(x, whole, scale, bias, **given_, path=path) == wanted
+                kernels.count_product(x, whole, scale, bias, **given_, path=path) == expected
             ).all()
 
 

@@ -11,8 +11,8 @@ SPIKES = torch.tensor([[10 * t + f for f in range(5)] for t in (1, 2, 3)]).float
 
 
 def rows(x: torch.Tensor) -> list[list[float]]:
-    found: list[list[float]] = x[0, 0].tolist()
-    return found
+    values: list[list[float]] = x[0, 0].tolist()
+    return values
 
 
 def test_half_of_the_features_come_from_the_token_before() -> None:

@@ -37,8 +37,10 @@ def test_a_shared_counter_is_scaled_up(monkeypatch):
     os.close(write)
 
 
-@pytest.mark.parametrize(("error", "said"), [(1, "not permitted"), (2, "offers none"), (22, "Inv")])
-def test_why_there_are_none(monkeypatch, error, said):
+@pytest.mark.parametrize(
+    ("error", "message"), [(1, "not permitted"), (2, "offers none"), (22, "Inv")]
+)
+def test_why_there_are_none(monkeypatch, error, message):
     class Library:
         def syscall(self, *given: object) -> int:
             return -1
@@ -48,7 +50,7 @@ def test_why_there_are_none(monkeypatch, error, said):
     monkeypatch.setattr(counters.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(counters.sys, "platform", "linux")
     opened = Counters()
-    assert said in opened.reason
+    assert message in opened.reason
     assert opened.read() == {}
 
 

@@ -82,19 +82,19 @@ def test_a_counter_that_is_not_a_number(powercap):
 def test_nvml_counts_millijoules(monkeypatch):
     stand_in = ModuleType("pynvml")
     counts = iter([1000, 1000, 3500])
-    asked = []
+    handles = []
     stand_in.nvmlInit = lambda: None  # type: ignore[attr-defined]
-    stand_in.nvmlDeviceGetHandleByUUID = asked.append  # type: ignore[attr-defined]
+    stand_in.nvmlDeviceGetHandleByUUID = handles.append  # type: ignore[attr-defined]
     stand_in.nvmlDeviceGetName = lambda device: "Some GPU"  # type: ignore[attr-defined]
     stand_in.nvmlDeviceGetTotalEnergyConsumption = lambda device: next(counts)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pynvml", stand_in)
     meter = Nvml("abc")
-    assert asked == ["GPU-abc"]
+    assert handles == ["GPU-abc"]
     assert meter.joules(meter.read(), meter.read()) == {"Some GPU": 2.5}
 
 
 def test_idle_power_is_subtracted():
     assert net(50.0, 20.0, 2.0) == 10.0
-    assert net(30.0, 20.0, 2.0) == -10.0  # noise is told, not cut off
+    assert net(30.0, 20.0, 2.0) == -10.0  # noise is reported, not cut off
     with pytest.raises(SpikeformersError, match="0 seconds"):
         net(1.0, 1.0, 0)

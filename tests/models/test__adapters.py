@@ -144,8 +144,8 @@ def test_a_spiking_map_adds_the_adapter_to_what_its_spikes_say(
     theta = getattr(part, neuron).threshold / 4
     x = seen["counts"][0] * torch.where(seen["counts"][0] < 0, theta[1], theta[0])
     a, b = lora.lora_A["default"].weight, lora.lora_B["default"].weight
-    wanted = x @ lora.base_layer.weight.T + 2.0 * (x @ a.T @ b.T)
-    torch.testing.assert_close(seen["out"][0], wanted, **CLOSE)
+    expected = x @ lora.base_layer.weight.T + 2.0 * (x @ a.T @ b.T)
+    torch.testing.assert_close(seen["out"][0], expected, **CLOSE)
     assert float((x @ a.T @ b.T).abs().max()) > 1e-3
 
 

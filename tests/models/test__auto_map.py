@@ -136,7 +136,7 @@ def test_a_config_class_of_someone_else_is_not_in_the_package(tmp_path: Path) ->
 
 def test_any_program_loads_every_family_and_head(folders: Path, tmp_path: Path) -> None:
     """The package is not imported before; logits are those of the registered classes."""
-    wanted: dict[str, list[float]] = {}
+    expected: dict[str, list[float]] = {}
     tokens = torch.arange(7)[None]
     for kind in HEADS:
         with torch.no_grad():
@@ -144,8 +144,8 @@ def test_any_program_loads_every_family_and_head(folders: Path, tmp_path: Path) 
                 out = load_vision_model(folders / kind)(pixel_values=torch.ones(1, 1, 8, 8))
             else:
                 out = load_model(folders / kind)[0](input_ids=tokens)
-        wanted[kind] = out.logits.flatten()[:5].tolist()
-        assert len(set(wanted[kind])) > 1
+        expected[kind] = out.logits.flatten()[:5].tolist()
+        assert len(set(expected[kind])) > 1
     code = f"""
 import json, sys, torch, transformers
 found = {{}}
@@ -172,10 +172,10 @@ print("\\n" + json.dumps(found))
 """
     done = run(code, tmp_path)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert "Please pass the argument `trust_remote_code=True`" in found.pop("without trust")
-    assert found.pop("pipeline")
-    assert found == wanted
+    loaded = json.loads(done.stdout.splitlines()[-1])
+    assert "Please pass the argument `trust_remote_code=True`" in loaded.pop("without trust")
+    assert loaded.pop("pipeline")
+    assert loaded == expected
     for kind in HEADS:  # what is saved there is what is saved here, and no source of the package
         again = tmp_path / f"again-{kind}"
         assert [file.name for file in again.glob("*.py")] == ["modeling_spikeformers.py"]

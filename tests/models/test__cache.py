@@ -182,10 +182,10 @@ def test_a_shift_wants_the_last_spikes_of_the_same_tokens(make_model: Make) -> N
 def test_a_cache_that_is_given_is_used_or_refused(make_model: Make) -> None:
     """As in Transformers ``use_cache=False`` does not mean that what is given is forgotten."""
     model, text = make_model("wd"), tokens(6)
-    wanted = model(text, use_cache=False).logits[:, 4:]
+    expected = model(text, use_cache=False).logits[:, 4:]
     cache = model(text[:, :4], use_cache=True).past_key_values
     got = model(text[:, 4:], past_key_values=cache, use_cache=False).logits
-    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
     with pytest.raises(ConfigError, match=r"call eval\(\)"):
         model.train()(text[:, 4:], past_key_values=cache)
     assert model(text, past_key_values=DynamicCache()).past_key_values is None

@@ -50,7 +50,7 @@ def test_what_transformers_writes_is_known(kind: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"hidden_size": "wide"}, "hidden_size is 'wide'; it must be a whole number."),
         ({"hidden_size": None}, "hidden_size is None; it must be a whole number."),
@@ -71,14 +71,14 @@ def test_what_transformers_writes_is_known(kind: Any) -> None:
     ],
     ids=str,
 )
-def test_a_value_of_the_wrong_type_is_said_in_words(values: dict[str, Any], said: str) -> None:
+def test_a_value_of_the_wrong_type_is_said_in_words(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as raised:
         WDSpikingformerConfig(**values)
-    assert str(raised.value) == said
+    assert str(raised.value) == message
 
 
 @pytest.mark.parametrize(
-    ("kind", "values", "said"),
+    ("kind", "values", "message"),
     [
         (GPT2Config, {"n_embd": "wide"}, "n_embd is 'wide'; it must be a whole number."),
         (
@@ -100,11 +100,11 @@ def test_a_value_of_the_wrong_type_is_said_in_words(values: dict[str, Any], said
     ],
 )
 def test_validators_of_transformers_are_not_named(
-    kind: Any, values: dict[str, Any], said: str
+    kind: Any, values: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(CheckpointError) as raised, config_errors("config.json", CheckpointError):
         kind(**values)
-    assert str(raised.value) == f"config.json: {said}"
+    assert str(raised.value) == f"config.json: {message}"
 
 
 def test_a_config_error_keeps_its_words_and_changes_its_kind() -> None:

@@ -126,12 +126,12 @@ MANY: dict[str, Any] = {
 
 def _compare(model: Any, cached: dict[str, Any], **given: Any) -> None:
     """The tokens, and the very logits, of a dynamic cache."""
-    wanted = model.generate(PROMPT, **given)
+    expected = model.generate(PROMPT, **given)
     got = model.generate(PROMPT, **given, **cached)
-    assert torch.equal(got.sequences, wanted.sequences)
-    for a, b in zip(got.logits, wanted.logits, strict=True):
+    assert torch.equal(got.sequences, expected.sequences)
+    for a, b in zip(got.logits, expected.logits, strict=True):
         assert torch.equal(a, b)
-    assert not torch.equal(wanted.logits[0], wanted.logits[-1])
+    assert not torch.equal(expected.logits[0], expected.logits[-1])
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -210,9 +210,9 @@ def test_a_lookup_in_the_prompt_gives_the_same_tokens(make: Make, name: str) -> 
     model = make(name)
     prompt = PROMPT[:1].repeat(1, 2)
     greedy = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
-    wanted = model.generate(prompt, **greedy)
+    expected = model.generate(prompt, **greedy)
     got = model.generate(prompt, prompt_lookup_num_tokens=3, **greedy)
-    assert torch.equal(got, wanted)
+    assert torch.equal(got, expected)
 
 
 @pytest.mark.parametrize("name", ["hard", "a2os2a state", "shift", "llama, ssa", "gpt2, kept"])

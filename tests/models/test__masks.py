@@ -64,13 +64,13 @@ def test_a_model_reads_both(make_model: Make, choices: dict[str, Any], kind: Any
         return torch.zeros(pairs.shape).masked_fill(~pairs, float("-inf"))
 
     real = PADDING.bool()
-    wanted = model(text, attention_mask=PADDING).logits[real]
-    assert torch.equal(model(text, attention_mask=mask(0, 5)).logits[real], wanted)
+    expected = model(text, attention_mask=PADDING).logits[real]
+    assert torch.equal(model(text, attention_mask=mask(0, 5)).logits[real], expected)
     cache = StaticCache(config=model.config, max_cache_len=9)
     head = model(text[:, :3], attention_mask=mask(0, 9)[:, :, :3], past_key_values=cache).logits
     tail = model(text[:, 3:], attention_mask=mask(3, 9), past_key_values=cache).logits
     got = torch.cat((head, tail), 1)[real]
-    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -91,14 +91,14 @@ def test_an_encoder_reads_pairs_as_well(make_model: Make) -> None:
     pairs = PADDING[:, None, None].bool() & PADDING[:, None, :, None].bool()
     real = PADDING.bool()
     masked = make_model("we")
-    wanted = masked(text, attention_mask=PADDING).logits[real]
-    assert torch.equal(masked(text, attention_mask=pairs).logits[real], wanted)
+    expected = masked(text, attention_mask=PADDING).logits[real]
+    assert torch.equal(masked(text, attention_mask=pairs).logits[real], expected)
     for pooling in ("first", "mean"):
         classifier = make_model("we-classifier", pooling=pooling)
-        wanted = classifier(text[1:], attention_mask=PADDING[1:]).logits
-        assert torch.equal(classifier(text[1:], attention_mask=pairs[1:]).logits, wanted)
-    wanted = classifier(text, attention_mask=PADDING).logits
-    assert torch.equal(classifier(text, attention_mask=pairs).logits, wanted)
+        expected = classifier(text[1:], attention_mask=PADDING[1:]).logits
+        assert torch.equal(classifier(text[1:], attention_mask=pairs[1:]).logits, expected)
+    expected = classifier(text, attention_mask=PADDING).logits
+    assert torch.equal(classifier(text, attention_mask=pairs).logits, expected)
 
 
 @torch.no_grad()
@@ -135,8 +135,8 @@ def test_masks_of_transformers_are_cut_to_the_keys_there_are(make_model: Make) -
     cache = StaticCache(config=config, max_cache_len=9)
     made = create_causal_mask(config, torch.zeros(2, 5, 1), PADDING, cache)
     assert made.shape == (2, 1, 5, 9)
-    wanted = by_pairs(PADDING, 0, 5)
-    assert torch.equal(visible(made, 5, 5), wanted)
+    expected = by_pairs(PADDING, 0, 5)
+    assert torch.equal(visible(made, 5, 5), expected)
     cut = fitted({"full_attention": made, "sliding_attention": None}, 5)
     assert torch.equal(cut["full_attention"], made[..., :5])
     assert cut["sliding_attention"] is None

@@ -24,15 +24,15 @@ Make = Callable[..., Any]
 
 def activity(model: Any, tokens: Tensor) -> dict[str, tuple[float, float]]:
     """(mean count, density) of each neuron layer."""
-    found: dict[str, tuple[float, float]] = {}
+    activities: dict[str, tuple[float, float]] = {}
 
     def note(name: str, neuron: Neuron, spikes: Tensor) -> None:
         count = spikes.abs().mean().item() / neuron.unit
-        found[name] = (count, (spikes != 0).float().mean().item())
+        activities[name] = (count, (spikes != 0).float().mean().item())
 
     with observe(model, note):
         model(tokens)
-    return found
+    return activities
 
 
 @pytest.mark.parametrize("kind", ["wd", "we"])

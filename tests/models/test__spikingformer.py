@@ -313,7 +313,7 @@ def test_hidden_states_and_attentions(make_model: Make, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "choices", "said"),
+    ("config", "choices", "message"),
     [
         (WDSpikingformerConfig, {"attention": "wssa"}, "Did you mean 'cwssa'"),
         (WESpikingformerConfig, {"attention": "cwssa"}, "Did you mean 'wssa'"),
@@ -339,6 +339,6 @@ def test_hidden_states_and_attentions(make_model: Make, kind: str) -> None:
         ),
     ],
 )
-def test_configs_that_no_model_can_have(config: Any, choices: Choices, said: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(said)):
+def test_configs_that_no_model_can_have(config: Any, choices: Choices, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
         config(**choices)

@@ -203,7 +203,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(
 def test_an_image_model_that_is_not_finite_is_refused_by_name(tmp_path: Path) -> None:
     model = build_model(build_vision_config("a2os2a-digits", {"num_hidden_layers": 1}))
     model.save_pretrained(tmp_path)
-    name = next(name for name, one in model.named_parameters() if one.numel() > 1)
+    name = next(name for name, parameter in model.named_parameters() if parameter.numel() > 1)
     spoil(tmp_path, name, math.nan)
     with pytest.raises(CheckpointError, match=f"values of {name} are NaN or infinite"):
         open_vision(tmp_path)

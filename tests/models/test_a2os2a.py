@@ -58,10 +58,10 @@ def test_both_orders_give_the_same_logits(make_model: Make) -> None:
         tokens, mask = ids(2, 12), torch.ones(2, 12, dtype=torch.long)
         mask[0, :5] = 0
         real = mask.bool()
-        one = scores(tokens, attention_mask=mask).logits[real]
+        by_scores = scores(tokens, attention_mask=mask).logits[real]
         two = state(tokens, attention_mask=mask).logits[real]
-        assert one.std() > 0.1
-        torch.testing.assert_close(two, one, rtol=0, atol=1e-9)
+        assert by_scores.std() > 0.1
+        torch.testing.assert_close(two, by_scores, rtol=0, atol=1e-9)
 
 
 @torch.no_grad()

@@ -58,8 +58,8 @@ def test_opens_a_dense_twin(make_config: Make, byte_tokenizer: Any, tmp_path: Pa
         assert torch.equal(model(tokens).logits, twin(tokens).logits)
 
 
-def refused(path: Path, said: str) -> None:
-    with pytest.raises(CheckpointError, match=said) as caught:
+def refused(path: Path, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message) as caught:
         load_model(path)
     assert caught.value.exit_code == 1
     assert path.name in str(caught.value)
@@ -190,10 +190,10 @@ def test_a_folder_with_code_of_its_own_is_refused_without_a_question(
 ) -> None:
     """Transformers would ask whether to run it, wherever somebody sits at a terminal."""
 
-    def asked(prompt: str = "") -> str:
+    def refuse_input(prompt: str = "") -> str:
         raise AssertionError(f"was asked {prompt!r}")
 
-    monkeypatch.setattr("builtins.input", asked)
+    monkeypatch.setattr("builtins.input", refuse_input)
     (folder / "theirs.py").write_text("raise SystemExit('it was run')\n")
     edit(folder, model_type="theirs", auto_map={"AutoConfig": "theirs.Config"})
     refused(folder, "names the model_type 'theirs', .* Code in a model folder is never run")

@@ -98,10 +98,10 @@ def test_unrolled_steps_give_the_same(make: Make, ids: torch.Tensor, variant: st
     at_once = make("llama", **VARIANTS[variant])
     stepwise = make("llama", **VARIANTS[variant], unrolled=True)
     torch.testing.assert_close(stepwise(ids).logits, at_once(ids).logits, atol=1e-4, rtol=1e-4)
-    one, other = energy_of(at_once, [ids]), energy_of(stepwise, [ids])
-    assert one.sop_per_token == pytest.approx(other.sop_per_token, rel=1e-6)
-    assert one.picojoules_per_token == pytest.approx(other.picojoules_per_token, rel=1e-6)
-    neurons = [report.by_component["neurons"].elementwise for report in (one, other)]
+    first, second = energy_of(at_once, [ids]), energy_of(stepwise, [ids])
+    assert first.sop_per_token == pytest.approx(second.sop_per_token, rel=1e-6)
+    assert first.picojoules_per_token == pytest.approx(second.picojoules_per_token, rel=1e-6)
+    neurons = [report.by_component["neurons"].elementwise for report in (first, second)]
     assert neurons[0] == pytest.approx(neurons[1], rel=1e-6)
 
 
@@ -198,7 +198,7 @@ def test_dense_modules_stay(make: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("choices", "said"),
+    ("choices", "message"),
     [
         ({"steps": 0}, "steps must be at least 1, not 0"),
         ({"ffn": "gelu"}, "ffn='gelu' is unknown; one of signed-if"),
@@ -210,8 +210,8 @@ def test_dense_modules_stay(make: Make) -> None:
         ({"code": "phase", "ffn": "qcfs"}, "code='phase' is for signed-if neurons"),
     ],
 )
-def test_configs_that_describe_nothing(choices: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_configs_that_describe_nothing(choices: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         neurtransformer_config(source=SOURCES["gpt2"].to_dict(), **({"steps": 4} | choices))
 
 

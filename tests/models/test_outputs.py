@@ -62,11 +62,11 @@ def examples(model: PreTrainedModel) -> dict[str, Tensor]:
     }
 
 
-def same(got: Any, wanted: Any) -> bool:
+def same(got: Any, expected: Any) -> bool:
     """Equal tensors, alone or in tuples."""
-    if isinstance(wanted, tuple):
-        return len(got) == len(wanted) and all(map(same, got, wanted))
-    return not isinstance(wanted, Tensor) or torch.equal(got, wanted)
+    if isinstance(expected, tuple):
+        return len(got) == len(expected) and all(map(same, got, expected))
+    return not isinstance(expected, Tensor) or torch.equal(got, expected)
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -79,21 +79,21 @@ def test_a_tuple_has_the_values_of_the_dict(model: PreTrainedModel, training: bo
     batch |= {"output_hidden_states": True}
     for module, given in ((model, batch), (backbone, inputs)):
         module.train(training)
-        for one in module.modules():  # every call is to compute the same
-            if isinstance(one, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.Dropout)):
-                one.eval()
-        wanted = module(**given)
-        assert isinstance(wanted, dict)
+        for part in module.modules():  # every call is to compute the same
+            if isinstance(part, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.Dropout)):
+                part.eval()
+        expected = module(**given)
+        assert isinstance(expected, dict)
         got = module(**given, return_dict=False)
         assert type(got) is tuple
-        assert same(got, wanted.to_tuple())
+        assert same(got, expected.to_tuple())
     model.config.return_dict = False
     got = model(**batch)
     assert type(got) is tuple
-    wanted = model(**batch, return_dict=True)
-    assert isinstance(wanted, dict)
-    assert same(got, wanted.to_tuple())
-    assert same(got[0], wanted.loss)
+    expected = model(**batch, return_dict=True)
+    assert isinstance(expected, dict)
+    assert same(got, expected.to_tuple())
+    assert same(got[0], expected.loss)
 
 
 def test_a_metric_of_trainer_gets_logits(model: PreTrainedModel, tmp_path: Path) -> None:

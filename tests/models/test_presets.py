@@ -75,7 +75,7 @@ def test_intermediate_size_follows_the_width() -> None:
 
 
 @pytest.mark.parametrize(
-    ("preset", "overrides", "said"),
+    ("preset", "overrides", "message"),
     [
         ("wd-spikeformer-tiny", {}, r"Did you mean 'wd-spikingformer-tiny'\?"),
         ("we-spikingformer-bse", {}, r"Did you mean 'we-spikingformer-base'\?"),
@@ -84,14 +84,14 @@ def test_intermediate_size_follows_the_width() -> None:
         ("wd-spikingformer-tiny", {"pooling": "mean"}, "unknown model key 'pooling'"),
     ],
 )
-def test_unknown_names(preset: str, overrides: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said) as caught:
+def test_unknown_names(preset: str, overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
         build_config(preset, 50, overrides)
     assert caught.value.exit_code == 2
 
 
 @pytest.mark.parametrize(
-    ("preset", "overrides", "said"),
+    ("preset", "overrides", "message"),
     [
         ("wd-spikingformer-tiny", {"attention": "wssa"}, r"Did you mean 'cwssa'\?"),
         ("we-spikingformer-tiny", {"attention": "cwssa"}, r"Did you mean 'wssa'\?"),
@@ -103,9 +103,9 @@ def test_unknown_names(preset: str, overrides: dict[str, Any], said: str) -> Non
     ],
 )
 def test_bad_values_are_refused_by_the_config(
-    preset: str, overrides: dict[str, Any], said: str
+    preset: str, overrides: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=said) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         build_config(preset, 50, overrides)
     assert caught.value.exit_code == 2
 

@@ -44,15 +44,15 @@ def test_weights_keep_their_precision_unless_told_otherwise(gpt2: Path) -> None:
 
 def test_maps_are_returned_where_asked_for(gpt2: Path) -> None:
     maps = load_reference(str(gpt2), attentions=True)[0](IDS, output_attentions=True).attentions
-    assert [tuple(one.shape) for one in maps] == [(1, 2, 8, 8)] * 2
+    assert [tuple(weights.shape) for weights in maps] == [(1, 2, 8, 8)] * 2
     assert load_reference(str(gpt2))[0].config._attn_implementation == "sdpa"
 
 
 def test_a_model_of_this_project(tmp_path: Path) -> None:
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = build_model(build_config("wd-spikingformer-tiny", 258, small)).eval()
-    found, _ = load_reference(str(saved(tmp_path, model)), attentions=True)
-    assert torch.equal(found(IDS).logits, model(IDS).logits)
+    model_again, _ = load_reference(str(saved(tmp_path, model)), attentions=True)
+    assert torch.equal(model_again(IDS).logits, model(IDS).logits)
 
 
 def test_a_tokenizer_without_padding_gets_its_end_token(gpt2: Path) -> None:
@@ -139,7 +139,7 @@ def write_gguf(path: Path) -> None:
     writer.add_eos_token_id(1)
     draw = np.random.default_rng(0)
     shapes = {"token_embd": (5, 32), "output": (5, 32), "output_norm": (32,)}
-    block = {f"attn_{one}": (32, 32) for one in ("q", "k", "v", "output")}
+    block = {f"attn_{role}": (32, 32) for role in ("q", "k", "v", "output")}
     block |= {"attn_norm": (32,), "ffn_norm": (32,), "ffn_gate": (64, 32), "ffn_up": (64, 32)}
     block |= {"ffn_down": (32, 64)}
     for name, shape in (shapes | {f"blk.0.{key}": shape for key, shape in block.items()}).items():

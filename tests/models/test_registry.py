@@ -16,6 +16,8 @@ from spikeformers.models import (
     PRESETS,
     ModelEntry,
     SpikingformerConfig,
+    WESpikingformerConfig,
+    WESpikingformerForMaskedLM,
     build_config,
     build_model,
     control_of,
@@ -23,7 +25,7 @@ from spikeformers.models import (
     task_of,
 )
 from spikeformers.models._spikingformer import SpikingCausalLM, SpikingformerModel
-from spikeformers.models.registry import is_masked_preset
+from spikeformers.models.registry import is_masked_model, is_masked_preset
 from spikeformers.reporting.card import facts_of
 
 TINY = {
@@ -79,6 +81,26 @@ def test_it_is_saved_and_loaded_by_the_auto_classes(tmp_path: Any) -> None:
     again = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     assert torch.equal(again(input_ids=ids).logits, model(input_ids=ids).logits)
     assert 0 < energy_of(again, [ids]).density < 1
+
+
+@strict(accept_kwargs=True)
+class GapConfig(WESpikingformerConfig):
+    model_type = "gap"
+
+
+class FillsGaps(WESpikingformerForMaskedLM):
+    config_class = GapConfig
+
+
+def test_a_masked_model_is_known_by_what_it_is_registered_as_and_not_by_its_name() -> None:
+    heads = {"AutoModelForMaskedLM": FillsGaps}
+    register_model(ModelEntry("Gap", "", "masked", GapConfig, heads, {"gap-tiny": TINY}))
+    model = build_model(build_config("gap-tiny", 31))
+    assert type(model) is FillsGaps
+    assert is_masked_model(model)
+    assert is_masked_model(build_model(control_of(model.config)))  # a BertForMaskedLM
+    assert not is_masked_model(build_model(build_config("mine-tiny", 31)))
+    assert not is_masked_model(model.model)
 
 
 def test_its_card_names_paper_neuron_and_tag() -> None:

@@ -57,12 +57,12 @@ def images(batch: int = 3, seed: int = 1) -> Tensor:
 
 def test_a_block_is_the_papers_equations() -> None:
     model = make().eval()
-    found: list[Tensor] = []
+    recorded: list[Tensor] = []
     block = model.model.layers[0]
-    block.register_forward_hook(lambda _m, args, out: found.extend([args[0], out[0]]))
+    block.register_forward_hook(lambda _m, args, out: recorded.extend([args[0], out[0]]))
     with torch.no_grad():
         model(images())
-        u, after = found
+        u, after = recorded
         a, m = block.attention, block.mlp
         s = a.fire_in.neuron(u)
 
@@ -78,11 +78,11 @@ def test_a_block_is_the_papers_equations() -> None:
         k = heads(norm(a.fire_key.norm, s @ a.key.weight.T)).relu()
         v = a.fire_value.neuron(heads(norm(a.fire_value.norm, s @ a.value.weight.T)))
         y = ((q @ k.transpose(-1, -2)) @ v).transpose(-3, -2).flatten(-2)
-        one = u + norm(a.out_norm, a.fire_out.neuron(y) @ a.out.weight.T)
+        stream = u + norm(a.out_norm, a.fire_out.neuron(y) @ a.out.weight.T)
         hidden = m.fire_hidden.neuron(
-            norm(m.fire_hidden.norm, m.fire_in.neuron(one) @ m.up.weight.T)
+            norm(m.fire_hidden.norm, m.fire_in.neuron(stream) @ m.up.weight.T)
         )
-        two = one + norm(m.out_norm, hidden @ m.down.weight.T)
+        two = stream + norm(m.out_norm, hidden @ m.down.weight.T)
     assert set(q.unique().tolist()) == {0, 1}
     assert set(v.unique().tolist()) == {-1, 0, 1}
     torch.testing.assert_close(after, two)
@@ -142,11 +142,11 @@ def test_switches_choose_neurons() -> None:
 
 @torch.no_grad()
 def test_both_orders_are_equal() -> None:
-    one = make().double().eval()
+    by_scores = make().double().eval()
     two = make(attention_order="state").double().eval()
-    two.load_state_dict(one.state_dict())
+    two.load_state_dict(by_scores.state_dict())
     x = images().double()
-    torch.testing.assert_close(one(x).logits, two(x).logits, rtol=0, atol=1e-9)
+    torch.testing.assert_close(by_scores(x).logits, two(x).logits, rtol=0, atol=1e-9)
 
 
 @torch.no_grad()
@@ -188,7 +188,7 @@ def test_what_is_refused() -> None:
         build_vision_config("a2os2a-digit")
     with pytest.raises(ConfigError, match="Did you mean 'attention'"):
         build_vision_config("a2os2a-digits", {"attenton": "ssa"})
-    for changes, said in (
+    for changes, message in (
         ({"hidden_size": 18, "num_attention_heads": 4}, "does not divide by 4"),
         ({"image_size": 9}, "cannot be halved"),
         ({"sps_pools": 3}, "between 0 and sps_stages"),
@@ -196,7 +196,7 @@ def test_what_is_refused() -> None:
         ({"attention": "cwssa"}, "Did you mean 'wssa'"),
         ({"steps": 0}, "at least 1"),
     ):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             build_vision_config("a2os2a-digits", changes)
     with pytest.raises(ConfigError, match="images of 1 x 8 x 8 came"):
         make()(images()[:, :1])

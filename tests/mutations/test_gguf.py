@@ -16,7 +16,7 @@ gguf = pytest.importorskip("gguf")
 TOKENS = ["<s>", "</s>", "a", "b", "ab"]
 SHAPES = {
     **{"token_embd": (5, 32), "output": (5, 32), "output_norm": (32,)},
-    **{f"blk.0.attn_{one}": (32, 32) for one in ("q", "k", "v", "output")},
+    **{f"blk.0.attn_{role}": (32, 32) for role in ("q", "k", "v", "output")},
     **{"blk.0.attn_norm": (32,), "blk.0.ffn_norm": (32,)},
     **{"blk.0.ffn_gate": (32, 32), "blk.0.ffn_up": (32, 32), "blk.0.ffn_down": (32, 32)},
 }

@@ -71,16 +71,16 @@ KINDS: dict[str, tuple[Callable[[], Any], Callable[[Path], Any]]] = {
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    found = {}
+    saved = {}
     for kind, (make, _) in KINDS.items():
         torch.manual_seed(0)
-        found[kind] = tmp_path_factory.mktemp(kind)
-        make().save_pretrained(found[kind])
+        saved[kind] = tmp_path_factory.mktemp(kind)
+        make().save_pretrained(saved[kind])
         if kind == "vision":
-            Prep(8, 1).save_pretrained(found[kind])
+            Prep(8, 1).save_pretrained(saved[kind])
         else:
-            make_tokenizer("byte", masked=kind == "we").save_pretrained(found[kind])
-    return found
+            make_tokenizer("byte", masked=kind == "we").save_pretrained(saved[kind])
+    return saved
 
 
 @contextmanager

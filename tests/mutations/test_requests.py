@@ -64,7 +64,7 @@ def _change_one(content: bytes, draw: random.Random) -> bytes:
 
 def test_price_table(survive: Survive, tmp_path: Path) -> None:
     folder = resources.files("spikeformers.energy.pricing") / "price_tables"
-    content = min(folder.iterdir(), key=lambda one: one.name).read_bytes()
+    content = min(folder.iterdir(), key=lambda path: path.name).read_bytes()
     file = tmp_path / "prices.yaml"
 
     def use(mutant: bytes) -> None:

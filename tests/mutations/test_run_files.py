@@ -39,9 +39,9 @@ VISION = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "
 
 
 def run(*arguments: object, values: dict[str, Any]) -> None:
-    given = [part for key, one in values.items() for part in ("--set", f"{key}={one}")]
+    given = [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
     with pytest.raises(SystemExit) as ended:
-        main([str(one) for one in (*arguments, *given)])
+        main([str(value) for value in (*arguments, *given)])
     assert not ended.value.code
 
 

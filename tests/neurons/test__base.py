@@ -50,8 +50,8 @@ def test_steps_lead_and_everything_else_is_independent(kind: str) -> None:
     spikes = neuron(current)
     assert spikes.shape == current.shape
     for i, j, k in [(0, 0, 0), (1, 2, 4), (0, 1, 3)]:  # each unit alone gives the same train
-        one = slice(k, k + 1)
-        assert torch.equal(neuron(current[:, i, j, one]), spikes[:, i, j, one])
+        single = slice(k, k + 1)
+        assert torch.equal(neuron(current[:, i, j, single]), spikes[:, i, j, single])
     for steps in (1, 2, 3):  # later currents never change earlier spikes
         assert torch.equal(neuron(current[:steps]), spikes[:steps])
     later = neuron(current[1:])
@@ -237,7 +237,10 @@ def test_totals_of_tokens_and_of_pairs_of_tokens_by_hand() -> None:
     total, size = neuron.total(pairs)
     assert (total.item(), int(size)) == ((0b110110000 << 9) + 0b000011011, 8)
     neuron.present = torch.zeros(2, 3)
-    assert [float(one) for one in neuron.total(pairs)] == [0, 1]  # and nothing is divided by 0
+    assert [float(figure) for figure in neuron.total(pairs)] == [
+        0,
+        1,
+    ]  # and nothing is divided by 0
 
 
 @every_kind

@@ -129,7 +129,7 @@ def test_a_learned_threshold_starts_where_it_is_told_and_stays_positive() -> Non
     torch.testing.assert_close(neuron.v_th, torch.full((2, 1), 0.7))
     with torch.no_grad():
         neuron.log_threshold.copy_(torch.tensor([[0.0], [-3.0]]))
-    # thresholds 1 and exp(-3) = 0.05, one a row
+    # thresholds 1 and exp(-3) = 0.05, one per row
     assert neuron(torch.full((1, 2, 3), 0.5))[0].tolist() == [[0, 0, 0], [1, 1, 1]]
     neuron.reset_parameters()
     torch.testing.assert_close(neuron.v_th, torch.full((2, 1), 0.7))

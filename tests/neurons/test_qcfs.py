@@ -127,8 +127,8 @@ def test_gradient_of_the_pair_reaches_both_thresholds() -> None:
     assert x.grad.tolist() == [[1, 1, 0]]
     assert neuron.threshold.grad is not None
     expected = [[0.25 - 0.3, 0, 0], [0, -0.25 + 0.3, -1]]
-    for row, wanted in zip(neuron.threshold.grad.tolist(), expected, strict=True):
-        assert row == pytest.approx(wanted, abs=1e-6)
+    for row, row_expected in zip(neuron.threshold.grad.tolist(), expected, strict=True):
+        assert row == pytest.approx(row_expected, abs=1e-6)
 
 
 def test_operations_do_not_depend_on_how_it_is_run() -> None:
@@ -153,11 +153,11 @@ def test_by_sign_is_the_selection(dtype: torch.dtype) -> None:
     x[0, 0, :2] = torch.tensor([0.0, -0.0])
     values = (torch.rand(2, 5) + 0.1).requires_grad_()
     others = values.detach().clone().requires_grad_()
-    chosen, wanted = by_sign(x, values), torch.where(x >= 0, others[0], others[1])
-    assert chosen.dtype == wanted.dtype
-    assert torch.equal(chosen, wanted)
+    chosen, expected = by_sign(x, values), torch.where(x >= 0, others[0], others[1])
+    assert chosen.dtype == expected.dtype
+    assert torch.equal(chosen, expected)
     assert torch.equal(by_sign(x, values[:1]), values[0])
     weight = torch.randn(2, 3, 5)
     (chosen * weight).sum().backward()
-    (wanted * weight).sum().backward()
+    (expected * weight).sum().backward()
     torch.testing.assert_close(values.grad, others.grad)

@@ -84,8 +84,8 @@ def test_a_power_of_two_is_the_unit_that_the_counts_are_in() -> None:
 def test_means_are_summed_in_double_precision() -> None:
     size = torch.full((1, 4097), 1.0)
     size[0, 0] = 2.0**24  # in float32 each following 1 would be lost, added one by one
-    wanted = torch.tensor((2.0**24 + 4096) / 4097, dtype=torch.float64).float()
-    assert float(mean_size(size)) == float(wanted)
+    expected = torch.tensor((2.0**24 + 4096) / 4097, dtype=torch.float64).float()
+    assert float(mean_size(size)) == float(expected)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ def test_what_was_seen_has_the_unit_of_the_run(tmp_path: Path, unit: str) -> Non
         {"kind": "train", "step": 300, "loss": 0.01, "density": 0.4, **seen},
         {"kind": "validation", "step": 300, "loss": 0.04, "accuracy": 0.99, **seen},
     ]
-    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in lines))
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(entry)}\n" for entry in lines))
     assert rows_of([read_run(tmp_path, "mine")]) == [
         ["parameters", "12,345", ""],
         [f"{unit}s seen", "19,200", ""],

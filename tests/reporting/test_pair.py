@@ -42,8 +42,8 @@ def test_the_report_of_a_pair(pair, tokens, tmp_path):
     summary = report_pair(tmp_path, study)
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     windows = windows_of(tokens.store.split("validation"), 32, 4096)
-    for name, one in pair.items():
-        energy = energy_of(one.model, windows)
+    for name, run in pair.items():
+        energy = energy_of(run.model, windows)
         assert summary[name]["energy_pj_per_token"] == energy.picojoules_per_token
         assert summary[name]["tokens_seen"] == 3 * 4 * 32
         parts = summary[name]["energy_by_component_pj_per_token"]

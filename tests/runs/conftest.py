@@ -93,24 +93,24 @@ def record(folder: Path) -> dict[str, Any]:
     return content
 
 
-def same_runs(one: Path, other: Path) -> None:
+def same_runs(first: Path, second: Path) -> None:
     """Two run folders hold the same files, the same record and the same weights."""
-    assert files_of(one) == files_of(other)
-    assert record(one) == record(other)
-    assert weights(one) == weights(other)
-    cards = [(folder / "README.md").read_text().splitlines() for folder in (one, other)]
+    assert files_of(first) == files_of(second)
+    assert record(first) == record(second)
+    assert weights(first) == weights(second)
+    cards = [(folder / "README.md").read_text().splitlines() for folder in (first, second)]
     timed = [[line for line in card if "(measured)" not in line] for card in cards]
-    assert timed[0] == [line.replace(other.name, one.name) for line in timed[1]]
+    assert timed[0] == [line.replace(second.name, first.name) for line in timed[1]]
 
 
 @contextmanager
-def interrupted_at(wanted: int) -> Iterator[None]:
+def interrupted_at(last_step: int) -> Iterator[None]:
     """Training gets Ctrl-C in that step."""
     advance = Journal.advance
 
     def interrupting(self: Journal, step: int, values: Any) -> None:
         advance(self, step, values)
-        if step == wanted:
+        if step == last_step:
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.MonkeyPatch.context() as patched:

@@ -36,7 +36,7 @@ def test_a_causal_model_beside_the_engine(tmp_path):
     assert set(result.systems) == {"model", "engine-int8", "engine-fp32"}
     assert result.absent == {}
     quantised, whole = (result.systems[f"engine-{kind}"] for kind in ("int8", "fp32"))
-    counted = [one.phases["decode"].counted for one in (quantised, whole)]
+    counted = [system.phases["decode"].counted for system in (quantised, whole)]
     assert 0 < counted[0]["weight_bytes"] < counted[1]["weight_bytes"]
     assert counted[0]["events"] < counted[0]["neurons"]
     stored = sum(p.numel() * 4 for p in (*model.parameters(), *model.buffers()))

@@ -149,7 +149,7 @@ def test_missing_foreign_and_unreadable_files(tmp_path: Path, fresh: Any) -> Non
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"step": None}, "'step' is missing"),
         ({"step": "two"}, "step is 'two'; it must be a whole number"),
@@ -162,14 +162,16 @@ def test_missing_foreign_and_unreadable_files(tmp_path: Path, fresh: Any) -> Non
     ids=str,
 )
 def test_a_record_with_foreign_values_is_refused(
-    tmp_path: Path, fresh: Any, change: dict[str, Any], said: str
+    tmp_path: Path, fresh: Any, change: dict[str, Any], message: str
 ) -> None:
     pair = trained(fresh)
     path = save(tmp_path, pair)
     record = path / "checkpoint.json"
     values = json.loads(record.read_text()) | change
-    record.write_text(json.dumps({key: one for key, one in values.items() if one is not None}))
-    with pytest.raises(CheckpointError, match=f"Damaged checkpoint: .*{said}"):
+    record.write_text(
+        json.dumps({key: value for key, value in values.items() if value is not None})
+    )
+    with pytest.raises(CheckpointError, match=f"Damaged checkpoint: .*{message}"):
         load_checkpoint(path, *pair, ALONE)
 
 
@@ -283,7 +285,7 @@ def test_a_damaged_last_checkpoint_is_passed_over_and_set_aside(
     damage(save(tmp_path, pair, 2))
     assert load_newest(tmp_path, *pair, ALONE).step == 1
     assert all(torch.equal(weights[k], v) for k, v in pair[0].state_dict().items())
-    (record,) = (one for one in caplog.records if one.name == checkpoint.__name__)
+    (record,) = (entry for entry in caplog.records if entry.name == checkpoint.__name__)
     assert record.levelname == "WARNING"
     assert re.search(why, record.getMessage())
     assert "Resuming from step-0000001 instead" in record.getMessage()

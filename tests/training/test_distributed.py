@@ -58,14 +58,14 @@ def pair(
 @pytest.fixture(scope="session")
 def alone(fresh: Any, config: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The losses and gradient norms of one process."""
-    found: dict[str, Any] = {}
+    outcome: dict[str, Any] = {}
     for kind in KINDS:
-        steps = found.setdefault(kind, [])
+        steps = outcome.setdefault(kind, [])
         train(
             *fresh(kind, dropout=0.0), tmp_path_factory.mktemp(kind) / "run", config(),
             progress=False, on_step=lambda _, m, s=steps: s.append([m["loss"], m["grad_norm"]]),
         )  # fmt: skip
-    return found
+    return outcome
 
 
 @pytest.mark.torchrun

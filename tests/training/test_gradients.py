@@ -50,8 +50,8 @@ def test_unequal_parts_of_a_masked_batch_count_by_their_targets(fresh: Any, conf
     assert sum(targets) == batch.targets
     expected = parts[0](input_ids=batch.input_ids, labels=batch.labels).loss
     expected.backward()
-    wanted = [p.grad.clone() for p in parts[0].parameters()]
+    gradients = [p.grad.clone() for p in parts[0].parameters()]
     parts[0].zero_grad()
     assert split(0, measure=False)["loss"] == pytest.approx(expected.item(), rel=1e-6)
-    for parameter, gradient in zip(parts[0].parameters(), wanted, strict=True):
+    for parameter, gradient in zip(parts[0].parameters(), gradients, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-6)

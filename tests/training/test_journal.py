@@ -68,7 +68,7 @@ def test_the_log_shows_loss_speed_and_density(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         (b'{"kind": "train", "st', "line 2, is not valid JSON"),
         (b"\xff\xfe", "the byte 0xff at offset"),
@@ -79,10 +79,10 @@ def test_the_log_shows_loss_speed_and_density(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_a_line_that_no_run_wrote_is_named(tmp_path: Path, line: bytes, said: str) -> None:
+def test_a_line_that_no_run_wrote_is_named(tmp_path: Path, line: bytes, message: str) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"kind": "train", "step": 1}\n' + line + b"\n")
-    with pytest.raises(CheckpointError, match=said) as raised:
+    with pytest.raises(CheckpointError, match=message) as raised:
         truncate(path, 3)
     assert str(path) in str(raised.value)
     assert "move the file away" in str(raised.value)

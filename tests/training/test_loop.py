@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from spikeformers.errors import ConfigError, DataError, StorageError, TrainingDiverged, UsageError
+from spikeformers.meters import stopwatch
 from spikeformers.models import load_model
-from spikeformers.training import TrainResult, loop, task, train
+from spikeformers.training import TrainResult, task, train
 from spikeformers.training.checkpoint import checkpoints
 from spikeformers.training.journal import read_metrics
 
@@ -30,8 +31,8 @@ TIMES = ("seconds", "tokens_per_second")
 
 def lines(out: Path) -> list[dict[str, Any]]:
     """The metrics, without what the clock says."""
-    found = read_metrics(out / "metrics.jsonl")
-    return [{k: v for k, v in line.items() if k not in TIMES} for line in found]
+    entries = read_metrics(out / "metrics.jsonl")
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in entries]
 
 
 def last_shard(out: Path) -> dict[str, torch.Tensor]:
@@ -126,13 +127,13 @@ def test_a_crashed_run_resumes_from_its_last_checkpoint_without_double_lines(
 
 
 def test_what_is_logged(whole: dict[str, Path]) -> None:
-    found = lines(whole["wd"])
-    assert [(line["kind"], line["step"]) for line in found] == [
+    entries = lines(whole["wd"])
+    assert [(line["kind"], line["step"]) for line in entries] == [
         ("train", 1), ("train", 2), ("train", 3), ("validation", 3),
         ("train", 4), ("train", 5), ("train", 6), ("validation", 6),
     ]  # fmt: skip
-    assert [line["tokens_seen"] for line in found[:3]] == [64, 128, 192]
-    first = found[0]
+    assert [line["tokens_seen"] for line in entries[:3]] == [64, 128, 192]
+    first = entries[0]
     assert first["loss"] == pytest.approx(first["lm_loss"] + first["rate_loss"])
     assert first["rate_loss"] > 0
     assert first["grad_norm"] > 0
@@ -140,10 +141,10 @@ def test_what_is_logged(whole: dict[str, Path]) -> None:
     assert len(first["density_by_layer"]) == 13  # six in each of two blocks, one at the head
     assert 0 < first["density"] < 1
     assert first["dead_layers"] == [n for n, d in first["density_by_layer"].items() if d == 0]
-    assert set(found[3]) == {
+    assert set(entries[3]) == {
         "kind", "step", "loss", "perplexity", "bits_per_byte", "tokens_seen",
     }  # fmt: skip
-    assert found[7]["loss"] < found[3]["loss"] < first["loss"]  # it learns
+    assert entries[7]["loss"] < entries[3]["loss"] < first["loss"]  # it learns
     dense = lines(whole["gpt2"])[0]
     assert "density" not in dense
     assert dense["loss"] == dense["lm_loss"]
@@ -192,7 +193,7 @@ def test_only_training_steps_count_as_seconds_and_they_add_up(
     tmp_path: Path, fresh: Any, config: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks = count()
-    monkeypatch.setattr(loop.time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: float(next(ticks)))
     plain = task.validate
 
     def slow(*args: Any) -> dict[str, float]:
@@ -341,8 +342,8 @@ def test_gradient_accumulation_gives_the_losses_of_the_undivided_batch(
                 config(gradient_accumulation=parts, steps=3), progress=False,
                 on_step=lambda _, m, loss=loss: loss.append((m["loss"], m["grad_norm"])),
             )  # fmt: skip
-        for one, four in zip(losses[1], losses[4], strict=True):
-            assert four == pytest.approx(one, rel=1e-4), kind
+        for whole, in_four in zip(losses[1], losses[4], strict=True):
+            assert in_four == pytest.approx(whole, rel=1e-4), kind
 
 
 def test_bf16_trains_close_to_fp32(tmp_path: Path, fresh: Any, config: Any, whole: Any) -> None:

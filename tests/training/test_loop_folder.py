@@ -24,8 +24,8 @@ TIMES = ("seconds", "tokens_per_second")
 
 def lines(out: Path) -> list[dict[str, Any]]:
     """The metrics, without what the clock says."""
-    found = read_metrics(out / "metrics.jsonl")
-    return [{k: v for k, v in line.items() if k not in TIMES} for line in found]
+    entries = read_metrics(out / "metrics.jsonl")
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in entries]
 
 
 def test_a_run_whose_last_checkpoint_is_damaged_resumes_exactly_from_the_one_before(

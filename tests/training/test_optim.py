@@ -28,8 +28,8 @@ def test_linear_schedule() -> None:
 
 def test_cosine_schedule() -> None:
     bend = 0.9 * (1 + math.cos(math.pi / 4)) / 2
-    wanted = [0.5, 1, 1, 0.1 + bend, 0.55, 1 - bend, 0.1]
-    assert rates(schedule="cosine") == pytest.approx(wanted)
+    expected = [0.5, 1, 1, 0.1 + bend, 0.55, 1 - bend, 0.1]
+    assert rates(schedule="cosine") == pytest.approx(expected)
 
 
 def test_constant_schedule_and_no_warm_up() -> None:

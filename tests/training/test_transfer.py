@@ -63,20 +63,20 @@ def test_gradients_stay_in_their_block(causal: Any) -> None:
     del records[1]
     task.module(ids, ids, records).loss.backward()
     first, second = (block.attn for block in student.model.transformer.h)
-    assert all(one.grad is not None for one in first.parameters())
-    assert all(one.grad is None for one in second.parameters())
+    assert all(parameter.grad is not None for parameter in first.parameters())
+    assert all(parameter.grad is None for parameter in second.parameters())
 
 
 def test_trains_the_attention_and_resumes(causal: Any, tmp_path: Path) -> None:
     def run(folder: str, steps: int, **more: Any) -> tuple[Any, list[float]]:
         teacher = pair(causal)[1]
-        for one in teacher.parameters():  # scores that differ, not a mean over all keys
-            one.data.mul_(4)
+        for tensor in teacher.parameters():  # scores that differ, not a mean over all keys
+            tensor.data.mul_(4)
         windows = calibration_windows(causal.store.split("train"), 16, 128)
         plan = make_plan(teacher, attention="cwssa", steps=4)
         out = tmp_path / f"converted-{folder}-{len(more)}"
         student = convert(teacher, causal.tokenizer, windows, plan, out).model
-        before = {name: one.clone() for name, one in student.state_dict().items()}
+        before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
         losses: dict[int, float] = {}
 
         def on_step(step: int, metrics: Any) -> None:
@@ -89,11 +89,11 @@ def test_trains_the_attention_and_resumes(causal: Any, tmp_path: Path) -> None:
             task=AttentionTransfer(student, teacher), progress=False, on_step=on_step, **more,
         )  # fmt: skip
         state = student.state_dict()
-        changed = {name for name, one in state.items() if not torch.equal(one, before[name])}
+        changed = {name for name, tensor in state.items() if not torch.equal(tensor, before[name])}
         assert all(".attn." in name for name in changed)
-        for one in read_metrics(tmp_path / folder / "metrics.jsonl"):
-            if one["kind"] == "train":
-                assert sum(one["error_by_layer"].values()) / 2 == pytest.approx(one["loss"])
+        for tensor in read_metrics(tmp_path / folder / "metrics.jsonl"):
+            if tensor["kind"] == "train":
+                assert sum(tensor["error_by_layer"].values()) / 2 == pytest.approx(tensor["loss"])
         if not result.interrupted:
             assert "perplexity" in result.final_validation
         return state, [losses[step] for step in sorted(losses)]

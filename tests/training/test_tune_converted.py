@@ -33,13 +33,15 @@ def converted(causal: Any, **choices: Any) -> NeurTransformerForCausalLM:
 
 
 def moved(before: dict[str, torch.Tensor], model: Any) -> set[str]:
-    return {name for name, one in model.state_dict().items() if not torch.equal(one, before[name])}
+    return {
+        name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])
+    }
 
 
 def test_the_parts(causal: Any) -> None:
     model = converted(causal)
     attention = train_only(model, "attention")
-    trained = {name for name, one in model.named_parameters() if one.requires_grad}
+    trained = {name for name, tensor in model.named_parameters() if tensor.requires_grad}
     assert all(".attn." in name for name in trained)
     assert "model.transformer.h.0.attn.query.weight" in trained
     assert "model.transformer.h.1.attn.fire_value.threshold" in trained
@@ -52,7 +54,7 @@ def test_the_parts(causal: Any) -> None:
 @pytest.mark.parametrize("how", ["lm", "kd"])
 def test_only_the_attention_moves(causal: Any, tmp_path: Path, how: str) -> None:
     model = converted(causal)
-    before = {name: one.clone() for name, one in model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     task: Any = ConvertedTuning(model, "attention")
     if how == "kd":
         torch.manual_seed(1)
@@ -121,7 +123,7 @@ def test_qcfs_thresholds_learn(causal: Any) -> None:
     """The loss of one batch falls when thresholds alone are trained."""
     model = converted(causal, ffn="qcfs", attention="kept")
     ids = torch.randint(0, 256, (4, 16), generator=torch.Generator().manual_seed(0))
-    thresholds = [one for name, one in model.named_parameters() if "threshold" in name]
+    thresholds = [tensor for name, tensor in model.named_parameters() if "threshold" in name]
     optimizer = torch.optim.Adam(thresholds, lr=0.05)
     losses = []
     model.eval()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spikeformers.attention._base import Attention, ScaledAttention
+from spikeformers.attention._base import Attention, ScaledAttention, cores_of
 from spikeformers.attention.a2os2a import A2OS2A, ORDERS
 from spikeformers.attention.registry import ATTENTIONS, register_attention
 from spikeformers.attention.sfsa import SFSA
@@ -21,5 +21,6 @@ __all__ = [
     "Attention",
     "ScaledAttention",
     "SoftmaxAttention",
+    "cores_of",
     "register_attention",
 ]

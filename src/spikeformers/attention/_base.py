@@ -28,6 +28,8 @@ class Attention(nn.Module):
     reporting read them, so that a new core needs no change elsewhere.
     """
 
+    counted_as: str = "core"
+    """How a count of operations treats the module (`energy.counting.module_stack.kind_of`)."""
     weights_are_binary: bool = False
     """Every weight is 0 or 1, so that the output is a sum of V's spikes."""
     weights_are_real: bool = False
@@ -69,6 +71,10 @@ class Attention(nn.Module):
         None, the default, stands for the model's own kind of neuron.
         """
         return None
+
+    def scale(self) -> Tensor:
+        """Factor on ``q k^T`` of each head, ``[H, 1, 1]``, or of all heads, ``[1, 1, 1]``."""
+        return torch.ones(1, 1, 1)
 
     def engine_rule(self) -> dict[str, Any]:
         """How keys are weighted, in the engine's format; ConfigError if the engine has no rule."""
@@ -136,6 +142,11 @@ class Attention(nn.Module):
             ("attention weights", "binary" if binary else "real", weights),
             output,
         ]
+
+
+def cores_of(model: nn.Module) -> list[Attention]:
+    """The attention cores in ``model``, in the order of its modules."""
+    return [part for part in model.modules() if isinstance(part, Attention)]
 
 
 class ScaledAttention(Attention):

@@ -1,16 +1,16 @@
 """Softmax-free spiking attention, SFSA: binary weights from a neuron.
 
-    A_int = Q K^T              per head and step: how many spikes coincide, 0..head width
-    A_msk = A_int * M          M is 1 where a query may see a key (causal: j <= i), a product
-    A     = SN(A_msk * s)      in {0, 1}; the membrane of an edge lives for S steps, then ends
-    O_int = A V                no neuron here: sums of spikes
+    A_int = Q K^T              per head and step: number of coinciding spikes, 0..head width
+    A_msk = A_int * M          product with M, 1 where a query may see a key (causal: j <= i)
+    A     = SN(A_msk * s)      in {0, 1}; each edge keeps a membrane over the S steps
+    O_int = A V                sums of spikes; no neuron follows
 
-BiSpikCLM, https://arxiv.org/abs/2605.13859. The mask multiplies before the neuron; its threshold
-is positive, so that a masked edge, whose current is zero, never fires.
+BiSpikCLM, https://arxiv.org/abs/2605.13859. The mask is applied before the neuron. The neuron's
+threshold is positive, so a masked edge, whose current is zero, never fires.
 Differs: s (1 in the paper, as far as is known) may be learned, one number per head; a ``bias`` is
 added before the mask, ``A_msk = (A_int * s + bias) * M``. It is a learned real number per head and
-distance, so that the input of an edge's neuron is no longer an integer. BiSpikCLM has such a bias
-by default (``position="relative"``); the paper's equation has none.
+distance, so the input of an edge's neuron is then a real number. BiSpikCLM has such a bias by
+default (``position="relative"``); the paper's equation does not.
 """
 
 from __future__ import annotations

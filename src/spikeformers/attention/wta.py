@@ -1,7 +1,7 @@
 """Winner-take-all spiking self-attention: WSSA, and CWSSA under a causal mask.
 
     A = Q K^T * s                                   per head
-    A_w = WTA_row(A + M)                            M = -inf where a query may not look
+    A_w = WTA_row(A + M)                            M = -inf where a query may not see a key
     Y = A_w V
 
     hard       A_w[i, j] = 1 iff j is the first argmax of row i
@@ -11,7 +11,7 @@
 Winner-Take-All Spiking Transformer for Language Modeling, https://arxiv.org/abs/2604.11321.
 The mask comes before the competition, so a row's winners never depend on later tokens.
 
-Unspecified by the paper: s (1/sqrt(head width); it moves no hard or top-K winner), and the
+Unspecified by the paper: s (1/sqrt(head width); it does not change which keys win), and the
 surrogate. Here the backward pass of hard and top-K is that of
 
     w = hard - p.detach() + p,   p = softmax(A / temperature + M)      A with the bias, if any

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from spikeformers.conversion.dead_zones import allocate, density_of
 from spikeformers.conversion.loading import calibration_windows, load_source
-from spikeformers.conversion.plan import Plan, Row, make_plan
+from spikeformers.conversion.plan import Plan, PlanRow, make_plan
 from spikeformers.conversion.stages import (
     Converted,
     convert,
@@ -15,10 +15,12 @@ from spikeformers.conversion.stages import (
 )
 from spikeformers.conversion.thresholds import Rule, pair_thresholds, threshold_of
 
+Row = PlanRow  # the earlier name, which continues to work
+
 __all__ = [
     "Converted",
     "Plan",
-    "Row",
+    "PlanRow",
     "Rule",
     "allocate",
     "calibration_windows",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from spikeformers.errors import CheckpointError, DataError
 from spikeformers.foreign import foreign
@@ -45,6 +45,14 @@ class Sample:
     mlp_out: Tensor
     rotary: tuple[Tensor, Tensor] | None
     mask: Tensor | None = None
+
+    def replayed(self, module: nn.Module, part: str) -> tuple[Tensor, Tensor]:
+        """Output of the "mlp" or "attention" ``module`` on these inputs, and the dense one's."""
+        if part == "mlp":
+            return module(self.mlp_in), self.mlp_out
+        rotary = {} if self.rotary is None else {"position_embeddings": self.rotary}
+        output = module(self.attention_in, attention_mask=self.mask, **rotary)[0]
+        return output, self.attention_out
 
 
 def collect(
@@ -152,8 +160,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         digest = (file.metadata() or {}).get(DIGEST)
     if digest != _digest(tensors):
-        why = "it has no digest" if digest is None else "its content is not what was written"
-        raise CheckpointError(f"{path} is damaged ({why}).")
+        reason = "it has no digest" if digest is None else "its content is not what was written"
+        raise CheckpointError(f"{path} is damaged ({reason}).")
     return tensors
 
 

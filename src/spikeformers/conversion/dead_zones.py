@@ -47,7 +47,7 @@ CLOSE = 0.0025  # how far from the requested density is close enough
 
 
 @dataclass
-class Place:
+class LayerCosts:
     """One layer of neurons: what reads it, and its costs and silence by bins of |x| / mean."""
 
     name: str
@@ -80,7 +80,7 @@ def check_density(density: float) -> None:
         raise ConfigError(f"density must lie between 0 and 1, not {density}.")
 
 
-def places_of(model: nn.Module) -> list[Place]:
+def places_of(model: nn.Module) -> list[LayerCosts]:
     """The layers of neurons with a dead zone, in the order of the model."""
     places = []
     for name, module in model.named_modules():
@@ -88,7 +88,7 @@ def places_of(model: nn.Module) -> list[Place]:
         for layer, weights in readers.items():
             neuron = getattr(module, layer)
             if neuron is not None and neuron.has_dead_zone:
-                places.append(Place(f"{name}.{layer}", neuron, weights))
+                places.append(LayerCosts(f"{name}.{layer}", neuron, weights))
     return places
 
 
@@ -147,13 +147,13 @@ def density_of(model: PreTrainedModel, windows: Tensor) -> tuple[float, dict[str
     return read / sum(place.weights for place in places.values()), shares
 
 
-def _set(places: list[Place], zones: list[float]) -> None:
+def _set(places: list[LayerCosts], zones: list[float]) -> None:
     with torch.no_grad():
         for place, zone in zip(places, zones, strict=True):
             place.neuron.dead_zone.fill_(zone)
 
 
-def _collect(model: PreTrainedModel, places: list[Place], window: Tensor) -> None:
+def _collect(model: PreTrainedModel, places: list[LayerCosts], window: Tensor) -> None:
     """Add the costs of one window ``[1, T]`` to ``places``."""
     currents: dict[str, Tensor] = {}
     counts: dict[str, Tensor] = {}
@@ -173,7 +173,7 @@ def _collect(model: PreTrainedModel, places: list[Place], window: Tensor) -> Non
         _add(place, current.detach()[0], gradient[0], counts[place.name][0])
 
 
-def _add(place: Place, x: Tensor, gradient: Tensor, counts: Tensor) -> None:
+def _add(place: LayerCosts, x: Tensor, gradient: Tensor, counts: Tensor) -> None:
     """Add tokens ``[1, T, D]``."""
     x, gradient, counts = (tensor.flatten(0, -2).double() for tensor in (x, gradient, counts))
     relative = x.abs() / mean_size(x.abs().float()).double().clamp_min(1e-30)
@@ -206,7 +206,7 @@ def _frozen(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def _currents(places: list[Place], keep: Any) -> Iterator[None]:
+def _currents(places: list[LayerCosts], keep: Any) -> Iterator[None]:
     def hook(name: str) -> Any:
         def call(neuron: nn.Module, args: tuple[Tensor, ...], spikes: Tensor) -> None:
             keep(name, neuron, args[0], spikes)
@@ -221,7 +221,7 @@ def _currents(places: list[Place], keep: Any) -> Iterator[None]:
             handle.remove()
 
 
-def _hull(place: Place) -> list[Step]:
+def _hull(place: LayerCosts) -> list[Step]:
     """The steps of the lower convex hull of a place's costs, the cheapest first."""
     points = [(0.0, 0.0, 0)]
     for number in range(BINS):
@@ -239,7 +239,7 @@ def _slope(a: tuple[float, float, int], b: tuple[float, float, int]) -> float:
     return max(b[1] - a[1], 0.0) / (b[0] - a[0])
 
 
-def _greedy(places: list[Place], hulls: list[list[Step]], density: float) -> list[float]:
+def _greedy(places: list[LayerCosts], hulls: list[list[Step]], density: float) -> list[float]:
     """Dead zones by the cheapest steps first, until ``density`` of the weights are read."""
     total = sum(place.weights for place in places)
     read = sum(place.weights * (1 - place.mute / place.values) for place in places)
@@ -259,7 +259,7 @@ def _greedy(places: list[Place], hulls: list[list[Step]], density: float) -> lis
     return [bins / BINS_PER_MEAN for bins in zones]
 
 
-def _part_of(step: Step, place: Place, before: int, needed: float) -> tuple[int, float]:
+def _part_of(step: Step, place: LayerCosts, before: int, needed: float) -> tuple[int, float]:
     """Bins and weights saved of ``step``, or of as much of it as saves the weights ``needed``."""
     if step.saved <= needed:
         return step.bins, step.saved

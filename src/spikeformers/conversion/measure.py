@@ -19,27 +19,23 @@ import torch
 from torch import Tensor, nn
 
 from spikeformers.conversion.calibration import Sample
-from spikeformers.models._converted import SpikingFeedForward, encoded
-from spikeformers.neurons import Neuron
+from spikeformers.neurons import Neuron, neurons_of
 
 
 @torch.no_grad()
-def changed(module: nn.Module, sample: Sample) -> dict[str, Any]:
-    """Plain values: relative_error, cosine, neurons by name; for QCFS also time_varying_error."""
+def changed(module: nn.Module, part: str, sample: Sample) -> dict[str, Any]:
+    """Record of a converted "mlp" or "attention".
+
+    Plain values: relative_error, cosine, neurons by name; for QCFS also time_varying_error, the
+    relative error of IF neurons that get their input step by step, against waiting for it.
+    """
     neurons: dict[str, dict[str, float]] = {}
     with _watching(module, neurons):
-        if isinstance(module, SpikingFeedForward):
-            output, target = module(sample.mlp_in), sample.mlp_out
-        else:
-            output = module(
-                sample.attention_in,
-                attention_mask=sample.mask,
-                **({} if sample.rotary is None else {"position_embeddings": sample.rotary}),
-            )[0]
-            target = sample.attention_out
+        output, target = sample.replayed(module, part)
     row: dict[str, Any] = {**differ(output, target), "neurons": neurons}
-    if isinstance(module, SpikingFeedForward) and module.can_be_pipelined:
-        row["time_varying_error"] = _time_varying(module, sample.mlp_in)
+    if getattr(module, "can_be_pipelined", False):
+        by_step, by_sum = module.stepwise(sample.mlp_in)  # type: ignore[operator]
+        row["time_varying_error"] = differ(by_step, by_sum)["relative_error"]
     return row
 
 
@@ -48,24 +44,6 @@ def differ(output: Tensor, target: Tensor) -> dict[str, float]:
     error = (output - target).norm() / target.norm().clamp_min(1e-12)
     cosine = torch.nn.functional.cosine_similarity(output, target, dim=-1).mean()
     return {"relative_error": float(error), "cosine": float(cosine)}
-
-
-def _time_varying(module: SpikingFeedForward, x: Tensor) -> float:
-    """Relative error of IF neurons that get their input step by step, against waiting for it."""
-    assert module.fire_act is not None
-    neurons = (module.fire_in, module.fire_act)
-    before = [neuron.unrolled for neuron in neurons]
-    for neuron in neurons:
-        neuron.unrolled = True
-    stepwise = module.up(encoded(module.fire_in, module.decode, x))
-    waiting = stepwise.mean(0, keepdim=True)
-    outputs = [
-        module.mean(module.down(module.decode(module.fire_act(z), module.fire_act.value)))
-        for z in (stepwise, waiting)
-    ]
-    for neuron, was in zip(neurons, before, strict=True):
-        neuron.unrolled = was
-    return differ(*outputs)["relative_error"]
 
 
 @contextmanager
@@ -77,9 +55,7 @@ def _watching(module: nn.Module, reports: dict[str, dict[str, float]]) -> Iterat
         return call
 
     handles = [
-        part.register_forward_hook(hook(name))
-        for name, part in module.named_modules()
-        if isinstance(part, Neuron)
+        neuron.register_forward_hook(hook(name)) for name, neuron in neurons_of(module).items()
     ]
     try:
         yield

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from spikeformers.errors import ConfigError
 from spikeformers.models import NeurTransformerConfig
+from spikeformers.models._converted import SpikingFeedForward, SpikingSelfAttention
 from spikeformers.models._neurtransformer_config import SPIKING_MAPS
 from spikeformers.models._sources import source_of, unsupported
+from spikeformers.models._spiking_inputs import SpikingHead, SpikingInput
 from spikeformers.models.neurtransformer import neurtransformer_config
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ MAPS = {"qkv": "q, k and v", "out": "the output map"}
 
 
 @dataclass(frozen=True)
-class Row:
+class PlanRow:
     """One module: its place, what it is, what it becomes, and by which method (or why not)."""
 
     module: str
@@ -41,11 +43,8 @@ class Row:
     was: str
     becomes: str
     method: str
-
-    @property
-    def converts(self) -> bool:
-        """Whether this module becomes spiking."""
-        return self.becomes.startswith("Spiking")
+    converts: bool = True
+    """Whether this module becomes spiking."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Plan:
     """The config of the spiking model, and its rows in the order of the forward pass."""
 
     config: NeurTransformerConfig
-    rows: list[Row]
+    rows: list[PlanRow]
 
     @property
     def needs_calibration(self) -> bool:
@@ -61,7 +60,7 @@ class Plan:
         return self.config.threshold == "channel" or self.config.attention != "kept"
 
     @property
-    def left_dense(self) -> list[Row]:
+    def left_dense(self) -> list[PlanRow]:
         """Blocks' modules that stay as they are."""
         return [row for row in self.rows if row.layer is not None and not row.converts]
 
@@ -80,7 +79,7 @@ def make_plan(model: PreTrainedModel, *, allow_dense: bool = False, **choices: A
     probe = neurtransformer_config(**choices)
     refused = unsupported(described, attention=probe.attention, ffn=probe.ffn)
     if refused and not allow_dense:
-        examples = "; ".join(f"{name}: {why}" for name, why in list(refused.items())[:4])
+        examples = "; ".join(f"{name}: {reason}" for name, reason in list(refused.items())[:4])
         more = f"; and {len(refused) - 4} more" if len(refused) > 4 else ""
         raise ConfigError(
             f"{len(refused)} modules have no conversion ({examples}{more}). --allow-dense leaves "
@@ -93,22 +92,23 @@ def make_plan(model: PreTrainedModel, *, allow_dense: bool = False, **choices: A
     for layer, block in enumerate(source.blocks(model)):
         for part, name in (("attention", source.attention), ("mlp", source.mlp)):
             was = type(getattr(block, name)).__name__
-            why = refused.get(f"{layer}.{part}", "as asked for (kept)")
-            becomes, method = was, f"stays dense: {why}"
-            if not config.is_dense(layer, part):
+            reason = refused.get(f"{layer}.{part}", "as asked for (kept)")
+            becomes, method = was, f"stays dense: {reason}"
+            if converts := not config.is_dense(layer, part):
                 becomes, method = _method(config, part, source.shape(described).activation)
-            rows.append(Row(f"{source.layers}.{layer}.{name}", layer, part, was, becomes, method))
+            module = f"{source.layers}.{layer}.{name}"
+            rows.append(PlanRow(module, layer, part, was, becomes, method, converts))
     stays = "embedding, norms, residual"
     if "head" in config.maps:
         head = _head_name(model)
         was = type(model.get_submodule(head)).__name__
         method = f"{TOKEN} at its input, T = {config.steps}"
-        rows.append(Row(head, None, "head", was, "SpikingHead", method))
+        rows.append(PlanRow(head, None, "head", was, SpikingHead.__name__, method))
     else:
         stays += ", head"
     if not any(row.converts for row in rows):
         raise ConfigError("nothing would be converted: attention and ffn are both kept.")
-    rows.append(Row(stays, None, "", "dense", "dense", "stay real"))
+    rows.append(PlanRow(stays, None, "", "dense", "dense", "stay real", converts=False))
     return Plan(config, rows)
 
 
@@ -146,10 +146,10 @@ def _method(config: NeurTransformerConfig, part: str, activation: str) -> tuple[
     if config.threshold == "token":
         steps = f", {TOKEN}{steps}"
     if part == "mlp":
-        return "SpikingFeedForward", FFN[config.ffn].format(act=activation) + steps
+        return SpikingFeedForward.__name__, FFN[config.ffn].format(act=activation) + steps
     if config.attention == "kept":
         maps = " and ".join(MAPS[name] for name in config.maps_of_attention)
-        return "SpikingInput", f"softmax kept, spikes at the input of {maps}{steps}"
+        return SpikingInput.__name__, f"softmax kept, spikes at the input of {maps}{steps}"
     kind = "ssa" if config.attention == "ssa" else config.wta
     method = ATTENTION[kind].format(neuron=config.attention_neuron, winners=config.winners)
-    return "SpikingSelfAttention", method + steps
+    return SpikingSelfAttention.__name__, method + steps

@@ -18,7 +18,6 @@ import copy
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -40,18 +39,18 @@ from spikeformers.conversion.calibration import (
 )
 from spikeformers.conversion.dead_zones import allocate, check_density
 from spikeformers.conversion.measure import changed
-from spikeformers.conversion.plan import Plan, Row
+from spikeformers.conversion.plan import Plan, PlanRow
 from spikeformers.conversion.thresholds import Rule
-from spikeformers.errors import CheckpointError, ConfigError, DataError, StorageError, UsageError
+from spikeformers.errors import CheckpointError, ConfigError, DataError, UsageError
 from spikeformers.foreign import read_json
 from spikeformers.models import NeurTransformerConfig, NeurTransformerForCausalLM
 from spikeformers.models._adapters import refuse_adapters
 from spikeformers.models._converted import SpikingFeedForward
 from spikeformers.models._sources import source_of
 from spikeformers.models._spiking_inputs import spiking_attention
-from spikeformers.models.neurtransformer import spiking_module
+from spikeformers.models.neurtransformer import spiking_feed_forward, spiking_self_attention
 from spikeformers.progress import Tell, watched
-from spikeformers.storage import digest_of, run_lock, write_text
+from spikeformers.storage import digest_of, publishing, run_lock, write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -215,37 +214,37 @@ def _open(out: Path, request: dict[str, Any], resume: bool) -> None:
 def _module(
     model: PreTrainedModel,
     config: NeurTransformerConfig,
-    row: Row,
+    row: PlanRow,
     folder: Path,
     rule: Rule,
     calibrated: bool,
 ) -> dict[str, Any]:
     """Convert one module unless that is done; returns its record."""
     name = f"{row.layer}.{row.part}"
-    kept = folder / "converted" / f"{name}.json"
-    if (done := _finished(kept)) is not None:
+    record_file = folder / "converted" / f"{name}.json"
+    if (done := _finished(record_file)) is not None:
         return done
     assert row.layer is not None
     sample = read_sample(folder / "calibration", row.layer) if calibrated else None
     module = convert_module(model, config, row.layer, row.part, sample, rule)
     record = {"module": row.module, "layer": row.layer, "part": row.part, "method": row.method}
-    record |= {} if sample is None else changed(module, sample)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    write_tensors(kept.with_name(f"{name}.safetensors"), module.state_dict())
-    write_json(kept, {**record, RECORD_DIGEST: _record_digest(record)})
+    record |= {} if sample is None else changed(module, row.part, sample)
+    record_file.parent.mkdir(parents=True, exist_ok=True)
+    write_tensors(record_file.with_name(f"{name}.safetensors"), module.state_dict())
+    write_json(record_file, {**record, RECORD_DIGEST: _record_digest(record)})
     return record
 
 
-def _finished(kept: Path) -> dict[str, Any] | None:
+def _finished(record_file: Path) -> dict[str, Any] | None:
     """The record of a module that is converted; None if it is not, or if its files are damaged."""
-    if not kept.is_file() or not is_whole(kept.with_suffix(".safetensors")):
+    if not record_file.is_file() or not is_whole(record_file.with_suffix(".safetensors")):
         return None
     try:
-        record = dict(json.loads(kept.read_text("utf-8")))
+        record = dict(json.loads(record_file.read_text("utf-8")))
         if record.pop(RECORD_DIGEST, None) != _record_digest(record):
             raise ValueError("its content is not what was written")
     except (OSError, ValueError, TypeError) as error:
-        logger.warning("%s is damaged (%s). It is converted again.", kept, error)
+        logger.warning("%s is damaged (%s). It is converted again.", record_file, error)
         return None
     return record
 
@@ -271,24 +270,30 @@ def convert_module(
     if part == "attention" and config.attention == "kept":
         attention = copy.deepcopy(getattr(block, source.attention))
         return spiking_attention(attention, source, model.config, config).eval()
-    module = spiking_module(model.config, config, layer, part).eval()
-    if isinstance(module, SpikingFeedForward):
-        dense: Any = getattr(block, source.mlp)
-        _load(module, source.read_mlp(dense))
-        if sample is None:
-            return module
-        x = sample.mlp_in.flatten(0, 1)
-        if config.ffn == "qcfs":
-            qcfs.calibrate(module, x, rule, _activation(dense))
-        else:
-            (ni_lif if config.ffn == "ni-lif" else signed_if).calibrate(module, x, rule)
-        return module
-    dense = getattr(block, source.attention)
+    if part == "mlp":
+        mlp: Any = getattr(block, source.mlp)
+        feed_forward = spiking_feed_forward(model.config, config).eval()
+        _load(feed_forward, source.read_mlp(mlp))
+        if sample is not None:
+            _calibrate(feed_forward, config, sample.mlp_in.flatten(0, 1), rule, mlp)
+        return feed_forward
+    dense: Any = getattr(block, source.attention)
+    module = spiking_self_attention(model.config, config, layer).eval()
     _load(module, source.read_attention(dense, source.shape(model.config)))
     method = ssa if config.attention == "ssa" else cwssa
     assert sample is not None
     method.calibrate(module, sample, rule, float(dense.scaling))
     return module
+
+
+def _calibrate(
+    module: SpikingFeedForward, config: NeurTransformerConfig, x: Tensor, rule: Rule, dense: Any
+) -> None:
+    """Set the thresholds on the inputs ``x`` ``[N, D]`` of the source's block ``dense``."""
+    if config.ffn == "qcfs":
+        qcfs.calibrate(module, x, rule, _activation(dense))
+    else:
+        (ni_lif if config.ffn == "ni-lif" else signed_if).calibrate(module, x, rule)
 
 
 def _activation(mlp: Any) -> nn.Module:
@@ -322,7 +327,7 @@ def uncalibrated(model: PreTrainedModel, plan: Plan) -> NeurTransformerForCausal
     refuse_adapters(model, "a conversion")
     _check(model, None, plan, None)
 
-    def weights(row: Row) -> dict[str, Tensor]:
+    def weights(row: PlanRow) -> dict[str, Tensor]:
         assert row.layer is not None
         module = convert_module(model, plan.config, row.layer, row.part, None, Rule())
         return dict(module.state_dict())
@@ -331,7 +336,7 @@ def uncalibrated(model: PreTrainedModel, plan: Plan) -> NeurTransformerForCausal
 
 
 def _built(
-    model: PreTrainedModel, plan: Plan, weights_of: Callable[[Row], dict[str, Tensor]]
+    model: PreTrainedModel, plan: Plan, weights_of: Callable[[PlanRow], dict[str, Tensor]]
 ) -> NeurTransformerForCausalLM:
     spiking = NeurTransformerForCausalLM(plan.config)
     weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
@@ -353,20 +358,15 @@ def _export(
     model: NeurTransformerForCausalLM, tokenizer: PreTrainedTokenizerBase, out: Path
 ) -> None:
     """Save model and tokenizer into ``out``, ``config.json`` last."""
-    temporary = out / ".export"
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        for path in sorted(temporary.iterdir(), key=lambda path: path.name == "config.json"):
-            os.replace(path, out / path.name)
-        temporary.rmdir()
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise StorageError(
-            f"Could not save the model into {out}: {error}. The converted modules in "
-            f"{out / FOLDER} are complete; free some space and use --resume."
-        ) from error
+    with publishing(
+        out,
+        last="config.json",
+        failed=f"Could not save the model into {out}",
+        advice=f"The converted modules in {out / FOLDER} are complete; free some space and use "
+        "--resume.",
+    ) as draft:
+        model.save_pretrained(draft)
+        tokenizer.save_pretrained(draft)
 
 
 def write_json(path: Path, value: Any) -> None:

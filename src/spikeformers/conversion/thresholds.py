@@ -55,8 +55,8 @@ def threshold_of(x: Tensor, levels: int, rule: Rule, target: Tensor | None = Non
         return _percentile(x, rule.percentile / 100)
     largest = x.amax(0).clamp_min(0)
     if len(x) > MOST_ROWS:
-        kept = torch.linspace(0, len(x) - 1, MOST_ROWS, device=x.device).long()
-        x, target = x[kept], None if target is None else target[kept]
+        rows_used = torch.linspace(0, len(x) - 1, MOST_ROWS, device=x.device).long()
+        x, target = x[rows_used], None if target is None else target[rows_used]
     best, lowest = largest.clone(), torch.full_like(largest, math.inf)
     goal = x.clamp_min(0) if target is None else target
     for factor in GRID:

@@ -29,16 +29,23 @@ if TYPE_CHECKING:
     from spikeformers.energy.pricing.estimate import FullReport, estimate
     from spikeformers.energy.pricing.ledger import Ledger, ledger_of
     from spikeformers.energy.pricing.paper_sum import (
+        PAPER,
         RULES,
         EnergyReport,
+        Prices,
         Share,
         count_over,
         energy_of,
     )
-    from spikeformers.energy.pricing.precision import FP16, FP32, INT8, Precision
-    from spikeformers.energy.pricing.price_table import PriceTable, load_table, read_table
-    from spikeformers.energy.pricing.prices import PAPER, Cost, Prices
-    from spikeformers.energy.pricing.work_items import Phase, WorkItem
+    from spikeformers.energy.pricing.price_table import Cost, PriceTable, load_table, read_table
+    from spikeformers.energy.pricing.work_items import (
+        FP16,
+        FP32,
+        INT8,
+        Phase,
+        Precision,
+        WorkItem,
+    )
     from spikeformers.energy.pricing.workload import Assumptions, work_of
 
     # Earlier names, which continue to work.
@@ -51,20 +58,20 @@ _MODULE_OF = {
     "AuditReport": "auditing.audit",
     "BreakEven": "pricing.break_even",
     "COMPONENTS": "counting.trace",
-    "Cost": "pricing.prices",
+    "Cost": "pricing.price_table",
     "EnergyReport": "pricing.paper_sum",
-    "FP16": "pricing.precision",
-    "FP32": "pricing.precision",
+    "FP16": "pricing.work_items",
+    "FP32": "pricing.work_items",
     "FullReport": "pricing.estimate",
-    "INT8": "pricing.precision",
+    "INT8": "pricing.work_items",
     "Ledger": "pricing.ledger",
     "Operand": "counting.trace",
     "OperandHistory": "auditing.operand_history",
-    "PAPER": "pricing.prices",
+    "PAPER": "pricing.paper_sum",
     "Phase": "pricing.work_items",
-    "Precision": "pricing.precision",
+    "Precision": "pricing.work_items",
     "PriceTable": "pricing.price_table",
-    "Prices": "pricing.prices",
+    "Prices": "pricing.paper_sum",
     "Product": "counting.trace",
     "REQUIREMENTS": "auditing.audit",
     "RULES": "pricing.paper_sum",

@@ -76,12 +76,12 @@ def write(packed: Packed, path: str | Path) -> int:
         packed.tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[1].nbytes, item[0])
     )
     entries: dict[str, Any] = {}
-    at = 0
+    offset = 0
     for name, tensor in ordered:
         kind = NAMES[tensor.dtype]
-        span = [at, at + tensor.nbytes]
+        span = [offset, offset + tensor.nbytes]
         entries[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": span}
-        at = span[1]
+        offset = span[1]
     metadata = {
         "format": FORMAT,
         "version": VERSION,
@@ -102,7 +102,7 @@ def write(packed: Packed, path: str | Path) -> int:
         file.write(header)
         for _, tensor in ordered:
             file.write(np.ascontiguousarray(tensor).data)
-    return 8 + len(header) + at
+    return 8 + len(header) + offset
 
 
 def is_engine_file(path: str | Path) -> bool:
@@ -182,13 +182,13 @@ def _read_through(
         if entry["dtype"] in ("F32", "BF16")
     )
     digest = hashlib.sha256(header.replace(sha256.encode(), BLANK.encode(), 1))
-    broken, at = None, 0
+    broken, offset = None, 0
     while piece := file.read(PIECE):
         digest.update(piece)
-        broken = broken or _not_finite(piece, at, reals)
+        broken = broken or _not_finite(piece, offset, reals)
         if copy is not None:
-            copy[at : at + len(piece)] = np.frombuffer(piece, np.uint8)
-        at += len(piece)
+            copy[offset : offset + len(piece)] = np.frombuffer(piece, np.uint8)
+        offset += len(piece)
     if digest.hexdigest() != sha256:
         raise CheckpointError(f"{path} was altered or damaged (checksum); export it again.")
     return broken
@@ -202,14 +202,14 @@ def _finite(values: NDArray[Any]) -> bool:
 
 
 def _not_finite(
-    piece: bytes, at: int, reals: Sequence[tuple[int, int, str, np.dtype[Any]]]
+    piece: bytes, offset: int, reals: Sequence[tuple[int, int, str, np.dtype[Any]]]
 ) -> str | None:
     """Name of a tensor with a value that is not finite in the bytes from ``at`` on."""
-    first = bisect.bisect_right(reals, at, key=lambda span: span[1])
+    first = bisect.bisect_right(reals, offset, key=lambda span: span[1])
     for begin, end, name, dtype in reals[first:]:
-        if begin >= at + len(piece):
+        if begin >= offset + len(piece):
             return None
-        start, stop = max(begin, at) - at, min(end, at + len(piece)) - at
+        start, stop = max(begin, offset) - offset, min(end, offset + len(piece)) - offset
         values = np.frombuffer(piece, dtype, (stop - start) // dtype.itemsize, start)
         if not _finite(values):
             return name
@@ -275,18 +275,18 @@ def _parse(path: Path, header: bytes) -> tuple[dict[str, str], dict[str, Any]]:
 
 def _check(path: Path, entries: Mapping[str, Any], size: int) -> None:
     """Tensors lie one after the other, each as long as its shape says, to the end of the file."""
-    at = 0
+    offset = 0
     for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
         begin, end = entry["data_offsets"]
         length = TYPES[entry["dtype"]].itemsize
         for n in entry["shape"]:
             length *= n
         aligned = begin % TYPES[entry["dtype"]].itemsize == 0
-        if begin != at or end - begin != length or not aligned:
+        if begin != offset or end - begin != length or not aligned:
             raise CheckpointError(f"{path}: tensor {name!r} does not lie where its header says.")
-        at = end
-    if at != size:
+        offset = end
+    if offset != size:
         raise CheckpointError(
-            f"{path} holds {size:,} bytes of tensors, and its header describes {at:,}: it is "
+            f"{path} holds {size:,} bytes of tensors, and its header describes {offset:,}: it is "
             "truncated or damaged. Copy it again, or export the model again."
         )

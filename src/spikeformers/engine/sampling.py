@@ -73,8 +73,8 @@ def candidates(
     chances = np.exp(scores - scores.max())
     chances /= chances.sum()
     if top_p < 1:
-        kept = _nucleus(chances, top_p)
-        tokens, chances = tokens[kept], chances[kept]
+        nucleus = _nucleus(chances, top_p)
+        tokens, chances = tokens[nucleus], chances[nucleus]
     if min_p > 0:
         likely = chances >= min_p * chances.max()
         tokens, chances = tokens[likely], chances[likely]

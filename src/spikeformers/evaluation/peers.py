@@ -181,18 +181,18 @@ def write_gpt2_gguf(config: SpikingformerConfig, path: Path, quantization: str =
     packed("token_embd.weight", config.vocab_size, width, "Q8_0")
     unquantised("position_embd.weight", config.max_position_embeddings, width)
     for layer in range(layers):
-        on = f"blk.{layer}"
+        prefix = f"blk.{layer}"
         for name, rows, columns in (
             ("attn_qkv", 3 * width, width),
             ("attn_output", width, width),
             ("ffn_up", hidden, width),
             ("ffn_down", width, hidden),
         ):
-            packed(f"{on}.{name}.weight", rows, columns)
-            unquantised(f"{on}.{name}.bias", rows)
+            packed(f"{prefix}.{name}.weight", rows, columns)
+            unquantised(f"{prefix}.{name}.bias", rows)
         for name in ("attn_norm", "ffn_norm"):
-            unquantised(f"{on}.{name}.weight", width)
-            unquantised(f"{on}.{name}.bias", width)
+            unquantised(f"{prefix}.{name}.weight", width)
+            unquantised(f"{prefix}.{name}.bias", width)
     unquantised("output_norm.weight", width)
     unquantised("output_norm.bias", width)
     packed("output.weight", config.vocab_size, width, "Q8_0")

@@ -27,6 +27,7 @@ from spikeformers.data.masking import IGNORED
 from spikeformers.errors import ConfigError, DataError
 from spikeformers.evaluation.windows import Text, Window, text_of, windows_of
 from spikeformers.foreign import read_json
+from spikeformers.models.registry import is_masked_model
 from spikeformers.progress import Move
 from spikeformers.values import fits
 
@@ -96,7 +97,7 @@ def perplexity(
     model.eval()
     try:
         with torch.no_grad():
-            if _is_masked(model):
+            if is_masked_model(model):
                 return _masked(
                     model, tokenizer, text, context, batch_size, progress,
                     mask_seed, mask_probability,
@@ -127,10 +128,6 @@ def context_of(model: PreTrainedModel) -> int:
     if longest is None:
         raise ConfigError("this model does not state its number of positions; give a context.")
     return int(longest)
-
-
-def _is_masked(model: PreTrainedModel) -> bool:
-    return type(model).__name__.endswith("ForMaskedLM")
 
 
 def _causal(

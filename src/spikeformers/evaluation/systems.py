@@ -7,13 +7,13 @@ machine slows all of them equally. New tokens are given, not sampled, so that al
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Protocol
 
 from spikeformers.errors import ConfigError
+from spikeformers.meters import Seconds, clock
 from spikeformers.progress import Move, watched
 
 
@@ -175,34 +175,24 @@ def time_systems(
     decode = {}
     for name, runs in stepping.items():
         calls = [step for steps in runs for step in steps]
-        sums = [(sum(wall for wall, _ in steps), sum(cpu for _, cpu in steps)) for steps in runs]
+        sums = [Seconds(*map(sum, zip(*steps, strict=True))) for steps in runs]
         decode[name] = timing_of(sums, calls, new)
     return prefill, decode
 
 
-Seconds = tuple[float, float]  # wall-clock time and processor time
-
-
-def clock(work: Callable[[], None]) -> Seconds:
-    """Call ``work`` and return its duration."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    work()
-    return time.perf_counter() - wall, time.process_time() - cpu
-
-
 def timing_of(repeats: Sequence[Seconds], calls: Sequence[Seconds], tokens: int) -> Timing:
     """The timing of ``repeats`` of ``tokens`` tokens each, and of their single ``calls``."""
-    ordered = sorted(wall for wall, _ in calls)
+    ordered = sorted(seconds.wall for seconds in calls)
 
     def at(share: float) -> float:
         return 1e3 * ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
-    walls = [wall for wall, _ in repeats]
+    walls = [seconds.wall for seconds in repeats]
     return Timing(
         tokens / statistics.median(walls),
         tokens / max(walls),
         tokens / min(walls),
-        tokens / max(1e-9, statistics.median(cpu for _, cpu in repeats)),
+        tokens / max(1e-9, statistics.median(seconds.cpu for seconds in repeats)),
         {"p50": at(0.5), "p90": at(0.9), "p99": at(0.99)},
     )
 

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from spikeformers.errors import ConfigError, DataError
-from spikeformers.neurons import Neuron
 from spikeformers.progress import Move
 
 BINS = 256
@@ -151,14 +150,15 @@ def _roles(model: nn.Module) -> dict[tuple[int, str], nn.Module]:
     return emitters
 
 
-def _measure(module: nn.Module, values: Tensor) -> tuple[str, float, float]:
+def _measure(module: Any, values: Tensor) -> tuple[str, float, float]:
     """Kind, bits per value, ceiling."""
-    if not isinstance(module, Neuron):
+    spike_type: str = module.spike_type
+    if spike_type == "real":
         top = float(values.max())
         bins = torch.zeros_like(values) if top == 0 else (values / top * BINS).ceil()
         return "real", _bits(bins), math.log2(BINS + 1)
-    possible = {"binary": 2, "ternary": 3, "integer": module.levels + 1}[module.spike_type]
-    return module.spike_type, _bits(values), math.log2(possible)
+    possible = {"binary": 2, "ternary": 3, "integer": module.levels + 1}[spike_type]
+    return spike_type, _bits(values), math.log2(possible)
 
 
 def _bits(values: Tensor) -> float:

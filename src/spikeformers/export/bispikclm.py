@@ -18,9 +18,9 @@ import torch
 
 from spikeformers.engine import Description, NeuronSpec
 from spikeformers.errors import ConfigError
-from spikeformers.export.packer import MAX_LEVELS, Writer, neuron_spec
-from spikeformers.layers import Fire, RelativeBias
-from spikeformers.models.bispikclm import BinaryBlock
+from spikeformers.export.packer import MAX_LEVELS, DescriptionWriter, neuron_spec
+from spikeformers.layers import Fire
+from spikeformers.models.bispikclm import BinaryAttention, BinaryMLP
 from spikeformers.neurons import LIF
 
 if TYPE_CHECKING:
@@ -38,13 +38,12 @@ def describe(
     config, body = model.config, model.model
     width, hidden = config.hidden_size, config.intermediate_size
     assert hidden is not None
-    assert isinstance(body.encoder, Fire)
     if model.head_neuron is not None and config.steps > MAX_LEVELS:
         raise ConfigError(
             f"the engine sums the head's spikes of at most {MAX_LEVELS} steps, and this model has "
             f"steps={config.steps} with spiking_head."
         )
-    writer = Writer(config.vocab_size, config.steps, weights)
+    writer = DescriptionWriter(config.vocab_size, config.steps, weights)
     to, pack = writer.to, writer.pack
     for name, size in (("x", width), ("stream", width), ("qkv", 3 * width), ("y", width)):
         to.real(name, size)
@@ -55,44 +54,53 @@ def describe(
         return writer.fire(source, out, size, layer.norm, layer.neuron, offset)
 
     to.join(fire("x", "encoder", body.encoder), "stream", "set")
-    how = config.residual
+    residual_rule = config.residual
     for number, block in enumerate(body.layers):
-        assert isinstance(block, BinaryBlock)
-        at, mlp, on = block.attention, block.mlp, f"layers.{number}"
-        if isinstance(at.fire_in, Fire):
-            source = fire("stream", f"{on}.attention.in", at.fire_in)
+        prefix = f"layers.{number}"
+        attention: BinaryAttention = block.attention  # type: ignore[assignment]
+        mlp: BinaryMLP = block.mlp  # type: ignore[assignment]
+        if attention.fire_in is not None:
+            source = fire("stream", f"{prefix}.attention.in", attention.fire_in)
         elif number == 0:
             source = "encoder"
         else:
-            source = f"{on}.attention.in"
+            source = f"{prefix}.attention.in"
             to.spikes(source, width, BINARY)
             to.recount("stream", source)
-        writer.linear(source, "qkv", f"{on}.qkv", at.query, at.key, at.value)
-        parts = (("query", at.fire_query), ("key", at.fire_key), ("value", at.fire_value))
-        for place, (name, layer) in enumerate(parts):
-            fire("qkv", f"{on}.{name}", layer, offset=place * width)
-        neuron = at.core.neuron
-        assert isinstance(neuron, LIF)
-        assert neuron.reset == "delayed"
-        threshold = torch.as_tensor(neuron.v_th, dtype=torch.float32).flatten().expand(at.heads)
-        relative = body.relative[number] if len(body.relative) else None
-        to.edges(
-            *(f"{on}.query", f"{on}.key", f"{on}.value", "y"),
-            heads=at.heads,
-            decay=neuron.decay,
-            scale=pack.keep(f"{on}.scale", at.core.scale().flatten()),
-            threshold=pack.keep(f"{on}.threshold", threshold),
-            bias=pack.vector(
-                f"{on}.relative", relative.bias if isinstance(relative, RelativeBias) else None
-            ),
+        writer.linear(
+            source, "qkv", f"{prefix}.qkv", attention.query, attention.key, attention.value
         )
-        writer.linear("y", "x", f"{on}.out", at.out)
-        to.join(fire("x", f"{on}.attention.out", at.fire_out), "stream", how)
-        fire("stream", f"{on}.mlp.in", mlp.fire_in)
-        writer.linear(f"{on}.mlp.in", "hidden", f"{on}.up", mlp.up)
-        fire("hidden", f"{on}.mlp.hidden", mlp.fire_hidden, size=hidden)
-        writer.linear(f"{on}.mlp.hidden", "x", f"{on}.down", mlp.down)
-        to.join(fire("x", f"{on}.mlp.out", mlp.fire_out), "stream", how)
+        parts = (
+            ("query", attention.fire_query),
+            ("key", attention.fire_key),
+            ("value", attention.fire_value),
+        )
+        for place, (name, layer) in enumerate(parts):
+            fire("qkv", f"{prefix}.{name}", layer, offset=place * width)
+        neuron: LIF = attention.core.neuron  # type: ignore[assignment]
+        if neuron.reset != "delayed":
+            raise ConfigError(
+                "the engine's edges have a delayed reset, and those of this model have a "
+                f"{neuron.reset} one."
+            )
+        threshold = (
+            torch.as_tensor(neuron.v_th, dtype=torch.float32).flatten().expand(attention.heads)
+        )
+        to.edges(
+            *(f"{prefix}.query", f"{prefix}.key", f"{prefix}.value", "y"),
+            heads=attention.heads,
+            decay=neuron.decay,
+            scale=pack.keep(f"{prefix}.scale", attention.core.scale().flatten()),
+            threshold=pack.keep(f"{prefix}.threshold", threshold),
+            bias=pack.vector(f"{prefix}.relative", body.relative_bias(number)),
+        )
+        writer.linear("y", "x", f"{prefix}.out", attention.out)
+        to.join(fire("x", f"{prefix}.attention.out", attention.fire_out), "stream", residual_rule)
+        fire("stream", f"{prefix}.mlp.in", mlp.fire_in)
+        writer.linear(f"{prefix}.mlp.in", "hidden", f"{prefix}.up", mlp.up)
+        fire("hidden", f"{prefix}.mlp.hidden", mlp.fire_hidden, size=hidden)
+        writer.linear(f"{prefix}.mlp.hidden", "x", f"{prefix}.down", mlp.down)
+        to.join(fire("x", f"{prefix}.mlp.out", mlp.fire_out), "stream", residual_rule)
 
     to.real("last", width)
     to.real("logits", config.vocab_size)

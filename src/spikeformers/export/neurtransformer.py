@@ -14,6 +14,7 @@ Sources: GPT-2, GPT-NeoX, LLaMA, Mistral and Qwen2.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,7 @@ from torch import Tensor, nn
 
 from spikeformers.engine import Description, NormSpec
 from spikeformers.errors import ConfigError
-from spikeformers.export.packer import Writer
-from spikeformers.models._converted import SpikingFeedForward, SpikingSelfAttention
+from spikeformers.export.packer import DescriptionWriter
 from spikeformers.models._sources import source_of, unsupported
 from spikeformers.neurons import IF
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from spikeformers.models import NeurTransformerForCausalLM
+    from spikeformers.models._converted import SpikingSelfAttention
 
 ACTIVATIONS = {
     "relu": "relu",
@@ -68,7 +69,7 @@ class _Converted:
         self.source = source_of(self.described.model_type)
         self.shape = self.source.shape(self.described)
         self._refuse()
-        self.writer = Writer(self.described.vocab_size, 1, weights, grouped=True)
+        self.writer = DescriptionWriter(self.described.vocab_size, 1, weights, grouped=True)
         self.to, self.pack = self.writer.to, self.writer.pack
 
     def _refuse(self) -> None:
@@ -88,8 +89,8 @@ class _Converted:
                 f"{', '.join(ACTIVATIONS)}."
             )
         if refused := unsupported(self.described, attention="ssa", ffn="kept"):
-            name, why = next(iter(refused.items()))
-            raise ConfigError(f"the engine does not run this {kind}: {name}: {why}.")
+            name, reason = next(iter(refused.items()))
+            raise ConfigError(f"the engine does not run this {kind}: {name}: {reason}.")
         rotary = getattr(self._body(), "rotary_emb", None)
         if rotary is not None and rotary.rope_type not in ROTARY:
             raise ConfigError(
@@ -127,14 +128,19 @@ class _Converted:
             to.real("other", shape.width)
         for number, block in enumerate(self.source.blocks(self.dense)):
             before, after = _norms(block)
-            on = f"layers.{number}"
+            prefix = f"layers.{number}"
             attention = getattr(block, self.source.attention)
             mlp = getattr(block, self.source.mlp)
-            self._attention(on, attention, self.pack.norm(f"{on}.attention.norm", before))
+            norm = self.pack.norm(f"{prefix}.attention.norm", before)
+            if self.config.attention_spikes(number):
+                self._spiking_attention(prefix, attention, norm)
+            else:
+                self._kept_attention(prefix, attention, norm)
             if not parallel:
                 to.add("y", "x")
-            norm = self.pack.norm(f"{on}.mlp.norm", after)
-            self._feed_forward(on, mlp, norm, "other" if parallel else "y")
+            norm = self.pack.norm(f"{prefix}.mlp.norm", after)
+            spiking = not self.config.is_dense(number, "mlp")
+            self._feed_forward(prefix, mlp, norm, "other" if parallel else "y", spiking=spiking)
             if parallel:
                 to.add("other", "x")
             to.add("y", "x")
@@ -148,45 +154,92 @@ class _Converted:
         to.finish("logits")
         return to, self.pack.tensors
 
-    def _feed_forward(self, on: str, mlp: Any, norm: NormSpec, out: str) -> None:
+    def _feed_forward(
+        self, prefix: str, mlp: Any, norm: NormSpec, out: str, *, spiking: bool
+    ) -> None:
         """From "x" into ``out``."""
-        to, shape, spiking = self.to, self.shape, isinstance(mlp, SpikingFeedForward)
+        to, shape = self.to, self.shape
         maps = _modules(mlp) if spiking else self.source.read_mlp(mlp)
         fire = mlp.fire_in if spiking else None
-        source = self._input_of(f"{on}.mlp.in", "x", "n", norm, fire, shape.width)
-        self._linear(source, "hidden", f"{on}.{'gate' if shape.gated else 'up'}", maps)
+        source = self._input_of(f"{prefix}.mlp.in", "x", "n", norm, fire, shape.width)
+        self._linear(source, "hidden", f"{prefix}.{'gate' if shape.gated else 'up'}", maps)
         hidden = "hidden"
         if spiking and mlp.fire_act is not None:
-            hidden = self._pair(f"{on}.mlp.act", "hidden", mlp.fire_act, shape.hidden)
+            hidden = self._pair(f"{prefix}.mlp.act", "hidden", mlp.fire_act, shape.hidden)
         else:
             to.activate("hidden", ACTIVATIONS[shape.activation])
         if shape.gated:
-            self._linear(source, "gated", f"{on}.up", maps)
+            self._linear(source, "gated", f"{prefix}.up", maps)
             to.multiply(hidden, "gated")
             hidden = "gated"
         if spiking and mlp.fire_hidden is not None:
-            hidden = self._spikes(f"{on}.mlp.hidden", hidden, mlp.fire_hidden, shape.hidden)
-        self._linear(hidden, out, f"{on}.down", maps)
+            hidden = self._spikes(f"{prefix}.mlp.hidden", hidden, mlp.fire_hidden, shape.hidden)
+        self._linear(hidden, out, f"{prefix}.down", maps)
 
-    def _attention(self, on: str, module: Any, norm: NormSpec) -> None:
-        """From "x" into "y"."""
-        to, shape = self.to, self.shape
-        spiking = isinstance(module, SpikingSelfAttention)
-        fire, fire_out = module.fire_in if spiking else None, None
-        if spiking:
-            maps = _modules(module)
-        else:
-            fire, module = getattr(module, "fire", None), getattr(module, "inner", module)
-            fire_out = getattr(getattr(module, self.source.out), "fire", None)
-            maps = self.source.read_attention(_plain(module), shape)
-        source = self._input_of(f"{on}.attention.in", "x", "n", norm, fire, shape.width)
-        self._linear(source, "qkv", f"{on}.qkv", maps, ("query", "key", "value"))
+    def _kept_attention(self, prefix: str, module: Any, norm: NormSpec) -> None:
+        """Softmax attention of the source, from "x" into "y"; the inputs of its maps may spike."""
+        shape = self.shape
+        fire, attention = getattr(module, "fire", None), getattr(module, "inner", module)
+        fire_out = getattr(getattr(attention, self.source.out), "fire", None)
+        maps = self.source.read_attention(_plain(attention), shape)
+        self._projections(prefix, maps, norm, fire)
+        for name, offset, size in self._rotated_parts():
+            if not any(buffer["name"] == name for buffer in self.to.buffers):
+                self.to.real(name, size)
+            self.to.norm("qkv", name, PLAIN, offset)
+        scale = self.pack.keep(f"{prefix}.scale", torch.full((shape.heads,), attention.scaling))
+        self._mix(["query", "key", "value"], {"rule": "softmax"}, scale, 0)
+        out, size = "sum", shape.heads * shape.head_width
+        if fire_out is not None:
+            out = self._spikes(f"{prefix}.attention.out", "sum", fire_out, size)
+        self._linear(out, "y", f"{prefix}.out", maps)
+
+    def _spiking_attention(self, prefix: str, module: SpikingSelfAttention, norm: NormSpec) -> None:
+        """Spiking attention, from "x" into "y"."""
+        maps, core = _modules(module), module.core
+        self._projections(prefix, maps, norm, module.fire_in)
+        neurons = {
+            "query": module.fire_query,
+            "key": module.fire_key,
+            "value": module.fire_value,
+        }
+        names = [
+            self._pair(f"{prefix}.{name}", "qkv", neurons[name], size, offset, counts=True)
+            for name, offset, size in self._rotated_parts()
+        ]
+        largest = max(neuron.largest for neuron in neurons.values())
+        if largest > MOST_COUNTS:
+            raise ConfigError(
+                f"the engine's cache holds counts to {MOST_COUNTS:,}, and this attention counts to "
+                f"{largest:,}: convert with fewer steps."
+            )
+        scale = self.pack.keep(f"{prefix}.scale", core.scale().flatten())
+        self._mix(names, core.engine_rule(), scale, largest)
+        self.to.scale("sum", self.pack.keep(f"{prefix}.value_of_v", module.value_of_v().flatten()))
+        out = "sum" if module.fire_out is None else self._fired_sum(prefix, module)
+        self._linear(out, "y", f"{prefix}.out", maps)
+
+    def _fired_sum(self, prefix: str, module: SpikingSelfAttention) -> str:
+        """The neurons that fire sums of V's rows again, into a buffer of their own."""
+        to = self.to
+        if module.norm is not None:
+            eps = module.norm.eps
+            to.group_norm(
+                *("sum", "sum", self.pack.keep(f"{prefix}.sum_norm", module.norm.weight)),
+                torch.finfo(torch.float32).eps if eps is None else eps,
+            )
+        assert module.gain is not None
+        to.scale("sum", self.pack.keep(f"{prefix}.gain", module.gain))
+        size = self.shape.heads * self.shape.head_width
+        return self._spikes(f"{prefix}.attention.out", "sum", module.fire_out, size)
+
+    def _rotated_parts(self) -> Iterator[tuple[str, int, int]]:
+        """Name, offset and size of query, key and value in "qkv", rotated where the source does."""
+        shape, offset = self.shape, 0
         parts = (("query", shape.heads), ("key", shape.kv_heads), ("value", shape.kv_heads))
-        offset, names = 0, []
         for name, heads in parts:
-            size = heads * shape.head_width
             if self.frequency is not None and name != "value":
-                to.rotate(
+                self.to.rotate(
                     "qkv",
                     offset=offset,
                     heads=heads,
@@ -194,49 +247,14 @@ class _Converted:
                     frequency=self.frequency,
                     factor=self.factor,
                 )
-            if spiking:
-                neuron = getattr(module, f"fire_{name}")
-                names.append(self._pair(f"{on}.{name}", "qkv", neuron, size, offset, counts=True))
-            else:
-                names.append(name)
-                if not any(buffer["name"] == name for buffer in to.buffers):
-                    to.real(name, size)
-                to.norm("qkv", name, NormSpec("none"), offset)
-            offset += size
-        if not spiking:
-            scale = self.pack.keep(f"{on}.scale", torch.full((shape.heads,), module.scaling))
-            self._mix(names, {"rule": "softmax"}, scale, 0)
-            out, size = "sum", shape.heads * shape.head_width
-            if fire_out is not None:
-                out = self._spikes(f"{on}.attention.out", "sum", fire_out, size)
-            self._linear(out, "y", f"{on}.out", maps)
-            return
-        core = module.core
-        largest = max(n.largest for n in (module.fire_query, module.fire_key, module.fire_value))
-        if largest > MOST_COUNTS:
-            raise ConfigError(
-                f"the engine's cache holds counts to {MOST_COUNTS:,}, and this attention counts to "
-                f"{largest:,}: convert with fewer steps."
-            )
-        self._mix(
-            names,
-            core.engine_rule(),
-            self.pack.keep(f"{on}.scale", core.scale().flatten()),
-            largest,
-        )
-        to.scale("sum", self.pack.keep(f"{on}.value_of_v", module.value_of_v().flatten()))
-        out = "sum"
-        if module.fire_out is not None:
-            if module.norm is not None:
-                gain = self.pack.keep(f"{on}.sum_norm", module.norm.weight)
-                eps = module.norm.eps
-                to.group_norm(
-                    "sum", "sum", gain, torch.finfo(torch.float32).eps if eps is None else eps
-                )
-            to.scale("sum", self.pack.keep(f"{on}.gain", module.gain))
-            size = shape.heads * shape.head_width
-            out = self._spikes(f"{on}.attention.out", "sum", module.fire_out, size)
-        self._linear(out, "y", f"{on}.out", maps)
+            yield name, offset, heads * shape.head_width
+            offset += heads * shape.head_width
+
+    def _projections(self, prefix: str, maps: dict[str, Tensor], norm: NormSpec, fire: Any) -> None:
+        """From "x" into "qkv"."""
+        shape = self.shape
+        source = self._input_of(f"{prefix}.attention.in", "x", "n", norm, fire, shape.width)
+        self._linear(source, "qkv", f"{prefix}.qkv", maps, ("query", "key", "value"))
 
     def _mix(self, names: list[str], rule: dict[str, Any], scale: str, largest: int) -> None:
         heads, kv_heads = self.shape.heads, self.shape.kv_heads

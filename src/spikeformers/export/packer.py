@@ -78,7 +78,7 @@ def neuron_spec(neuron: Neuron) -> NeuronSpec:
     return spec
 
 
-class Writer:
+class DescriptionWriter:
     """A description and its tensors, written together; ``to`` takes the steps."""
 
     def __init__(self, vocabulary: int, steps: int, weights: str, grouped: bool = False) -> None:

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from spikeformers.attention import ScaledAttention
 from spikeformers.engine import Description
-from spikeformers.export.packer import Writer, neuron_spec
-from spikeformers.layers import Fire, RelativeBias
-from spikeformers.models._block import SpikingBlock
+from spikeformers.export.packer import DescriptionWriter, neuron_spec
+from spikeformers.layers import Fire
+from spikeformers.models._block import SpikingAttention, SpikingMLP
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,7 +31,7 @@ def describe(
     config, body = model.config, model.model
     width, hidden = config.hidden_size, config.intermediate_size
     assert hidden is not None
-    writer = Writer(config.vocab_size, config.steps, weights)
+    writer = DescriptionWriter(config.vocab_size, config.steps, weights)
     to, pack, linear = writer.to, writer.pack, writer.linear
     for name, size in (("x", width), ("qkv", 3 * width), ("y", width), ("hidden", hidden)):
         to.real(name, size)
@@ -42,47 +41,58 @@ def describe(
         """Norm and neuron of ``layer`` into a buffer of spikes of its own."""
         writer.fire(source, out, size, layer.norm, layer.neuron, offset)
 
+    def normalise(name: str, module: nn.Module) -> None:
+        norm = pack.norm(name, module)
+        if norm.kind != "none":
+            to.norm("y", "y", norm)
+
     for number, block in enumerate(body.layers):
-        assert isinstance(block, SpikingBlock)
-        at, mlp = block.attention, block.mlp
-        rule = at.core.engine_rule()  # refuses what the engine does not know
-        assert isinstance(at.core, ScaledAttention)
-        on = f"layers.{number}"
-        fire("x", f"{on}.attention.in", at.fire_in)
-        if at.shift is not None:
-            to.shift(f"{on}.attention.in", at.shift.moved)
-        linear(f"{on}.attention.in", "qkv", f"{on}.qkv", at.query, at.key, at.value)
-        parts = (("query", at.fire_query), ("key", at.fire_key), ("value", at.fire_value))
+        attention: SpikingAttention = block.attention  # type: ignore[assignment]
+        mlp: SpikingMLP = block.mlp  # type: ignore[assignment]
+        rule = attention.core.engine_rule()  # refuses what the engine does not know
+        prefix = f"layers.{number}"
+        fire("x", f"{prefix}.attention.in", attention.fire_in)
+        if attention.shift is not None:
+            to.shift(f"{prefix}.attention.in", attention.shift.moved)
+        linear(
+            f"{prefix}.attention.in",
+            "qkv",
+            f"{prefix}.qkv",
+            attention.query,
+            attention.key,
+            attention.value,
+        )
+        parts = (
+            ("query", attention.fire_query),
+            ("key", attention.fire_key),
+            ("value", attention.fire_value),
+        )
         for place, (name, layer) in enumerate(parts):
-            fire("qkv", f"{on}.{name}", layer, offset=place * width)
-        winner = f"{on}.winner" if at.fire_out is None else "y"
-        if at.fire_out is None:
-            to.spikes(winner, width, neuron_spec(at.fire_value.neuron))
-        scale = pack.keep(f"{on}.scale", at.core.scale().flatten())
-        relative = body.relative[number] if len(body.relative) else None
-        bias = relative.bias if isinstance(relative, RelativeBias) else None
+            fire("qkv", f"{prefix}.{name}", layer, offset=place * width)
+        winner = f"{prefix}.winner" if attention.fire_out is None else "y"
+        if attention.fire_out is None:
+            to.spikes(winner, width, neuron_spec(attention.fire_value.neuron))
+        scale = pack.keep(f"{prefix}.scale", attention.core.scale().flatten())
         to.attend(
-            *(f"{on}.query", f"{on}.key", f"{on}.value", winner),
-            heads=at.heads,
+            *(f"{prefix}.query", f"{prefix}.key", f"{prefix}.value", winner),
+            heads=attention.heads,
             scale=scale,
-            bias=pack.vector(f"{on}.relative", bias),
+            bias=pack.vector(f"{prefix}.relative", body.relative_bias(number)),
             **rule,
         )
-        if at.fire_out is not None:
-            fire("y", f"{on}.attention.out", at.fire_out)
-            winner = f"{on}.attention.out"
-        linear(winner, "y", f"{on}.out", at.out)
-        if not isinstance(at.out_norm, nn.Identity):
-            to.norm("y", "y", pack.norm(f"{on}.out_norm", at.out_norm))
+        if attention.fire_out is not None:
+            fire("y", f"{prefix}.attention.out", attention.fire_out)
+            winner = f"{prefix}.attention.out"
+        linear(winner, "y", f"{prefix}.out", attention.out)
+        normalise(f"{prefix}.out_norm", attention.out_norm)
         to.add("y", "x")
-        fire("x", f"{on}.mlp.in", mlp.fire_in)
+        fire("x", f"{prefix}.mlp.in", mlp.fire_in)
         if mlp.shift is not None:
-            to.shift(f"{on}.mlp.in", mlp.shift.moved)
-        linear(f"{on}.mlp.in", "hidden", f"{on}.up", mlp.up)
-        fire("hidden", f"{on}.mlp.hidden", mlp.fire_hidden, size=hidden)
-        linear(f"{on}.mlp.hidden", "y", f"{on}.down", mlp.down)
-        if not isinstance(mlp.out_norm, nn.Identity):
-            to.norm("y", "y", pack.norm(f"{on}.mlp.out_norm", mlp.out_norm))
+            to.shift(f"{prefix}.mlp.in", mlp.shift.moved)
+        linear(f"{prefix}.mlp.in", "hidden", f"{prefix}.up", mlp.up)
+        fire("hidden", f"{prefix}.mlp.hidden", mlp.fire_hidden, size=hidden)
+        linear(f"{prefix}.mlp.hidden", "y", f"{prefix}.down", mlp.down)
+        normalise(f"{prefix}.mlp.out_norm", mlp.out_norm)
         to.add("y", "x")
 
     to.real("last", width)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,6 +10,7 @@ from spikeformers.engine import Engine
 from spikeformers.errors import UsageError
 from spikeformers.foreign import foreign
 from spikeformers.generation.text_stream import TextStream
+from spikeformers.meters import Stopwatch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -56,7 +56,7 @@ Push = Callable[[int], bool]
 """Receives each new token; returns whether the text ends with it."""
 
 
-class Writer(Protocol):
+class TextWriter(Protocol):
     """A causal model with its tokenizer, run by PyTorch or by the engine."""
 
     tokenizer: Any
@@ -109,10 +109,10 @@ def generate_text(
         show(stream.push(token))
         return stream.stopped or token == end
 
-    began = time.perf_counter()
+    watch = Stopwatch()
     writer.write(ids, room, Sampling(temperature, top_k, top_p, seed), push)
     show(stream.finish())
-    seconds = time.perf_counter() - began
+    seconds = watch.read().wall
     reason = why_ended(stream, new, end, max_new_tokens)
     return Generation(
         prompt, stream.text, len(new), len(ids), seconds, reason, seed, writer.context

@@ -49,7 +49,7 @@ class Choice:
 
     def __str__(self) -> str:
         text = f"{self.name} ({self.reason})"
-        return text + "".join(f"; not {name}: {why}" for name, why in self.refused.items())
+        return text + "".join(f"; not {name}: {reason}" for name, reason in self.refused.items())
 
 
 def native() -> ModuleType:

@@ -40,11 +40,11 @@ class SpikingPatches(nn.Module):
         for i, name in enumerate(self.names):
             out = width // 2 ** (stages - 1 - i)
             last = i + 1 == stages
-            stage = Stage(read, out, None if last else make_neuron(), stages - i <= pools, eps)
+            stage = PatchStage(read, out, None if last else make_neuron(), stages - i <= pools, eps)
             self.add_module(name, stage)  # not a bare number, which would mark a block
             read = out
         self.position_neuron = make_neuron() if conv_position else None
-        self.position = Stage(width, width, None, False, eps) if conv_position else None
+        self.position = PatchStage(width, width, None, False, eps) if conv_position else None
 
     def forward(self, pixels: Tensor) -> Tensor:
         u = pixels.unsqueeze(0)
@@ -57,7 +57,7 @@ class SpikingPatches(nn.Module):
         return u.flatten(-2).transpose(-1, -2)
 
 
-class Stage(nn.Module):
+class PatchStage(nn.Module):
     """Convolution, batch norm, and optionally a neuron and pooling."""
 
     def __init__(

@@ -9,6 +9,8 @@ ours, and we know of no paper on spiking transformers that has it.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,6 +18,9 @@ from torch.nn import functional as F
 
 class TokenShift(nn.Module):
     """Spikes ``[..., B, T, D]`` to spikes of the same shape."""
+
+    reads_token_before: ClassVar[bool] = True
+    """A cache has to keep the last token's spikes."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

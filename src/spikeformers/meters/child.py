@@ -18,13 +18,14 @@ import importlib
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from spikeformers.errors import SpikeformersError, UsageError
 from spikeformers.meters.counters import Counters
 from spikeformers.meters.memory import forget_peak, peak_bytes, resident_bytes
+from spikeformers.meters.stopwatch import clock
 
 
 class Served:
@@ -62,18 +63,14 @@ class Served:
 
     def _steps(self, ids: Sequence[int], seconds: list[float]) -> None:
         for token in ids:
-            began = time.perf_counter()
-            self.system.step(token)
-            seconds.append(time.perf_counter() - began)
+            seconds.append(clock(partial(self.system.step, token)).wall)
 
     def _watched(self, work: Callable[[], None]) -> dict[str, Any]:
         counted, hardware = self._counted(), self.hardware.read()
-        wall, cpu = time.perf_counter(), time.process_time()
-        work()
-        took = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+        seconds = clock(work)
         after, late = self._counted(), self.hardware.read()
         return {
-            **took,
+            **seconds._asdict(),
             "hardware": {name: late[name] - hardware[name] for name in late},
             "counted": {name: after[name] - counted[name] for name in after},
         }

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from spikeformers.errors import SpikeformersError
+from spikeformers.meters.stopwatch import Stopwatch
 
 POWERCAP = Path("/sys/class/powercap")
 
@@ -103,7 +103,7 @@ class Tally:
         """Begin at zero, now."""
         self._joules: dict[str, float] = {}
         self._last = [meter.read() for meter in self.meters]
-        self._began = time.perf_counter()
+        self._watch = Stopwatch()
         self.seconds = 0.0
 
     def look(self) -> dict[str, float]:
@@ -113,7 +113,7 @@ class Tally:
             for zone, joules in meter.joules(self._last[place], now).items():
                 self._joules[zone] = self._joules.get(zone, 0.0) + joules
             self._last[place] = now
-        self.seconds = time.perf_counter() - self._began
+        self.seconds = self._watch.read().wall
         return dict(self._joules)
 
 

@@ -37,10 +37,10 @@ READ_HERE = ("update", "get_seq_length", "get_mask_sizes", "get_query_offset")
 """Methods that a subclass of Cache must not override."""
 
 
-def refused(cache: Any, why: str, instead: str = INSTEAD) -> ConfigError:
+def refused(cache: Any, reason: str, instead: str = INSTEAD) -> ConfigError:
     """The error for a cache, or a part of one, that is not accepted."""
     name = cache if isinstance(cache, str) else type(cache).__name__
-    return ConfigError(f"{name} is not taken as a cache: {why}. {instead}")
+    return ConfigError(f"{name} is not taken as a cache: {reason}. {instead}")
 
 
 def admit(

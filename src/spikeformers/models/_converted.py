@@ -174,6 +174,25 @@ class SpikingFeedForward(nn.Module):
         y: Tensor = self.dropout(self.mean(self.down(self.hidden(hidden_states))))
         return y
 
+    def stepwise(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The output ``[B, T, D]`` if its IF neurons get their input step by step, and if they wait
+        for the sum of the steps; only with ``can_be_pipelined``.
+        """
+        assert self.fire_act is not None
+        neurons = (self.fire_in, self.fire_act)
+        before = [neuron.unrolled for neuron in neurons]
+        for neuron in neurons:
+            neuron.unrolled = True
+        currents = self.up(encoded(self.fire_in, self.decode, x))
+        waiting = currents.mean(0, keepdim=True)
+        by_step, by_sum = (
+            self.mean(self.down(self.decode(self.fire_act(z), self.fire_act.value)))
+            for z in (currents, waiting)
+        )
+        for neuron, was in zip(neurons, before, strict=True):
+            neuron.unrolled = was
+        return by_step, by_sum
+
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary positions on the first channels of ``[B, H, T, K]``; cos and sin ``[B, T, K']``."""

@@ -201,6 +201,21 @@ class NeurTransformerConfig(InstalledCode, PreTrainedConfig):
             return ()
         return tuple(name for name in self.maps if name in ("qkv", "out"))
 
+    @property
+    def passes_gradients(self) -> bool:
+        """Whether the neurons run all steps at once, which a gradient passes; not step by step."""
+        return not self.unrolled and self.schedule != "pipelined"
+
+    @property
+    def has_gated_blocks(self) -> bool:
+        """Whether the source's feed-forward blocks have three matrices, as LLaMA's."""
+        described = source_config(self.source_values())
+        return source_of(described.model_type).shape(described).gated
+
+    def attention_spikes(self, layer: int) -> bool:
+        """Whether spiking attention replaces the source's in a block."""
+        return self.attention != "kept" and not self.is_dense(layer, "attention")
+
     def is_dense(self, layer: int, part: str) -> bool:
         """Whether ``part`` ("attention" or "mlp") of a block is the source's own."""
         if f"{layer}.{part}" in (self.dense or ()):

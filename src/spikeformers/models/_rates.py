@@ -20,7 +20,7 @@ from torch import Tensor
 
 from spikeformers.errors import ConfigError
 from spikeformers.models._config import SpikingConfig
-from spikeformers.neurons import Activity, Neuron
+from spikeformers.neurons import Activity, neurons_of
 
 Rates = list[Activity]  # of each layer that may be penalised
 
@@ -31,7 +31,7 @@ def track_rates(model: Any) -> Rates | None:
     Raises ConfigError for a key of ``firing_rate_targets`` that fits no neuron layer.
     """
     config: SpikingConfig = model.config
-    neurons = {name: m for name, m in model.named_modules() if isinstance(m, Neuron)}
+    neurons = neurons_of(model)
     if not model.training or config.firing_rate_weight == 0:
         for neuron in neurons.values():
             neuron.activity = None

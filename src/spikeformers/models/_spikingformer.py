@@ -8,10 +8,9 @@ block in ``_block``.
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,20 +19,19 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import ModelOutput
 from transformers.utils import can_return_tuple
 
-from spikeformers.attention import Attention
+from spikeformers.attention import cores_of
 from spikeformers.errors import ConfigError
-from spikeformers.layers import RelativeBias, SpikeLinear, TokenShift, make_norm
-from spikeformers.models._adapters import refuse_adapters, refuse_tied_adapter
+from spikeformers.layers import RelativeBias, SpikeLinear, make_norm
+from spikeformers.models._adapters import refuse_tied_adapter
 from spikeformers.models._block import SpikingBlock, make_head_neuron
 from spikeformers.models._cache import admit, keep_last_spikes, keep_states
 from spikeformers.models._config import SpikingConfig
+from spikeformers.models._expansion import expanded
 from spikeformers.models._generation import CachedGenerationMixin
 from spikeformers.models._loss import share_of
 from spikeformers.models._masks import Sight
 from spikeformers.models._rates import Rates, rate_loss, total, track_rates
 from spikeformers.neurons import Neuron, mark_padding
-
-Model = TypeVar("Model", bound=PreTrainedModel)
 
 
 @dataclass
@@ -84,8 +82,8 @@ class SpikingformerPreTrainedModel(PreTrainedModel):
             nn.init.constant_(module.weight, getattr(module, "initial_gain", 1.0))
             if isinstance(module, nn.LayerNorm):
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, (RelativeBias, Attention, Neuron)):
-            module.reset_parameters()
+        elif (reset := getattr(module, "reset_parameters", None)) is not None:
+            reset()
 
 
 class SpikingformerModel(SpikingformerPreTrainedModel):
@@ -107,13 +105,19 @@ class SpikingformerModel(SpikingformerPreTrainedModel):
     @property
     def keeps_states(self) -> bool:
         """Whether the cache is one matrix per head instead of a row per token."""
-        cores = (m for m in self.layers.modules() if isinstance(m, Attention))
-        return any(core.keeps_state for core in cores)
+        return any(core.keeps_state for core in cores_of(self.layers))
 
     @property
     def shifts(self) -> bool:
         """Whether layers read spikes of the token before."""
-        return any(isinstance(m, TokenShift) for m in self.layers.modules())
+        return any(getattr(m, "reads_token_before", False) for m in self.layers.modules())
+
+    def relative_bias(self, layer: int) -> Tensor | None:
+        """The learned bias of block ``layer`` by head and distance; None without one."""
+        if not self.relative:
+            return None
+        bias: Tensor = self.relative[layer].bias  # type: ignore[assignment]
+        return bias
 
     @property
     def stream(self) -> tuple[str, str]:
@@ -361,35 +365,3 @@ class SpikingCausalLM(SpikingLM, CachedGenerationMixin):
         counted = self._counted(attention_mask, hidden)
         counted = None if counted is None else counted[:, keep]
         return self._finish(out, hidden[:, keep], labels, rates, counted, **kwargs)
-
-
-@torch.no_grad()
-def expanded(model: Model) -> Model:
-    """Return a copy that computes the same logits from binary sub-steps only.
-
-    Every neuron emits ``[levels, S, ...]`` zeros and ones, the value of a spike is folded into the
-    weights behind it, and the head is untied. For checking and for hardware; not for training or
-    saving. Raises ConfigError for ternary neurons, whose spikes have a sign and do not expand, and
-    for a rectifier, which has none.
-    """
-    refuse_adapters(model, "expand_to_binary()")
-    neurons = [m for m in model.modules() if isinstance(m, Neuron)]
-    if any(neuron.spike_type == "ternary" for neuron in neurons):
-        raise ConfigError(
-            "expand_to_binary() needs binary or integer neurons; t-lif spikes have a sign."
-        )
-    if any(getattr(m, "spike_type", None) == "real" for m in model.modules()):
-        raise ConfigError(
-            "expand_to_binary() needs spikes everywhere; K of A2OS2A is real (key_neuron='relu')."
-        )
-    for neuron in neurons:
-        neuron.activity = None
-    twin = copy.deepcopy(model).eval()
-    head = twin.get_output_embeddings()
-    head.weight = nn.Parameter(head.weight.clone())
-    for module in twin.modules():
-        if isinstance(module, Neuron):
-            module.expanded = True
-        elif isinstance(module, SpikeLinear):
-            module.fold((neurons[-1] if module is head else neurons[0]).unit)
-    return twin

@@ -156,7 +156,7 @@ class BinaryAttention(nn.Module):
         self.layer, self.heads, self.head_width = layer, heads, config.head_width
         # The stream is binary where it enters the first block, and with "or" everywhere.
         reads_counts = config.residual == "add" and layer > 0
-        self.fire_in = make_fire(config, width) if reads_counts else nn.Identity()
+        self.fire_in = make_fire(config, width) if reads_counts else None
         self.query = SpikeLinear(width, width, config.bias)
         self.key = SpikeLinear(width, width, config.bias)
         self.value = SpikeLinear(width, width, config.bias)
@@ -181,7 +181,7 @@ class BinaryAttention(nn.Module):
         cache: Cache | None,
         want_weights: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        spikes = self.fire_in(x)
+        spikes = x if self.fire_in is None else self.fire_in(x)
         q = split_heads(self.fire_query(self.query(spikes)), self.head_width)
         k = split_heads(self.fire_key(self.key(spikes)), self.head_width)
         v = split_heads(self.fire_value(self.value(spikes)), self.head_width)
@@ -250,13 +250,14 @@ class BiSpikCLMModel(SpikingformerModel):
     config: BiSpikCLMConfig
     config_class = BiSpikCLMConfig
     _no_split_modules: ClassVar[list[str]] = ["BinaryBlock"]
+    encoder: Fire
 
     @staticmethod
     def make_block(config: BiSpikCLMConfig, layer: int) -> nn.Module:
         return BinaryBlock(config, layer)
 
     @staticmethod
-    def make_encoder(config: BiSpikCLMConfig) -> nn.Module:
+    def make_encoder(config: BiSpikCLMConfig) -> Fire:
         return make_fire(config, config.hidden_size)
 
     @property
@@ -271,6 +272,7 @@ class BiSpikCLMForCausalLM(SpikingCausalLM):
 
     config_class = BiSpikCLMConfig
     _no_split_modules: ClassVar[list[str]] = ["BinaryBlock"]
+    model: BiSpikCLMModel
 
     def __init__(self, config: BiSpikCLMConfig) -> None:
         super().__init__(config, BiSpikCLMModel(config), bias=False)

@@ -24,7 +24,7 @@ from transformers.utils import can_return_tuple
 from spikeformers.errors import ConfigError
 from spikeformers.models._adapters import refuse_adapter_of_spiking_head, refuse_tied_adapter
 from spikeformers.models._cache import admit
-from spikeformers.models._converted import SpikingFeedForward, SpikingSelfAttention
+from spikeformers.models._converted import SpikingFeedForward, SpikingSelfAttention, TokenNeurons
 from spikeformers.models._generation import CachedGenerationMixin
 from spikeformers.models._masks import fitted
 from spikeformers.models._neurtransformer_config import (
@@ -40,7 +40,8 @@ __all__ = [
     "NeurTransformerPreTrainedModel",
     "install",
     "neurtransformer_config",
-    "spiking_module",
+    "spiking_feed_forward",
+    "spiking_self_attention",
 ]
 
 
@@ -73,6 +74,15 @@ class NeurTransformerForCausalLM(NeurTransformerPreTrainedModel, CachedGeneratio
     def source(self) -> Source:
         """The paths of the parts of the source's architecture."""
         return source_of(self.model.config.model_type)
+
+    def spiking_attentions(self) -> dict[int, SpikingSelfAttention]:
+        """Layer number -> spiking attention; layers with softmax attention are left out."""
+        blocks = self.source.blocks(self.model)
+        return {
+            layer: getattr(block, self.source.attention)
+            for layer, block in enumerate(blocks)
+            if self.config.attention_spikes(layer)
+        }
 
     @property
     def windows(self) -> Mapping[int, int]:
@@ -159,37 +169,40 @@ def install(model: nn.Module, config: NeurTransformerConfig) -> None:
     """Put spiking modules, still without weights, into a source model as ``config`` describes."""
     source = source_of(model.config.model_type)  # type: ignore[union-attr,arg-type]
     for layer, block in enumerate(source.blocks(model)):
-        for part in ("attention", "mlp"):
-            if config.is_dense(layer, part):
-                continue
-            name = source.attention if part == "attention" else source.mlp
-            if part == "attention" and config.attention == "kept":
-                kept = getattr(block, name)
-                setattr(block, name, spiking_attention(kept, source, model.config, config))
-                continue
-            setattr(block, name, spiking_module(model.config, config, layer, part))
+        if config.attention_spikes(layer):
+            setattr(block, source.attention, spiking_self_attention(model.config, config, layer))
+        elif not config.is_dense(layer, "attention"):
+            dense_attention = getattr(block, source.attention)
+            setattr(
+                block,
+                source.attention,
+                spiking_attention(dense_attention, source, model.config, config),
+            )
+        if not config.is_dense(layer, "mlp"):
+            setattr(block, source.mlp, spiking_feed_forward(model.config, config))
     if "head" in config.maps:
         spike_head(model, config)
 
 
-def spiking_module(
-    described: Any, config: NeurTransformerConfig, layer: int, part: str
-) -> SpikingFeedForward | SpikingSelfAttention:
-    """The spiking "mlp" or "attention" of one block of the source that ``described`` describes."""
-    shape = source_of(described.model_type).shape(described)
-    token = partial(neuron_of, config) if config.threshold == "token" else None
-    if part == "mlp":
-        return SpikingFeedForward(
-            shape,
-            config.ffn,
-            config.steps,
-            code=config.code,
-            unrolled=config.unrolled,
-            pipelined=config.schedule == "pipelined",
-            token=token,
-        )
+def spiking_feed_forward(described: Any, config: NeurTransformerConfig) -> SpikingFeedForward:
+    """The spiking feed-forward block of the source that ``described`` describes."""
+    return SpikingFeedForward(
+        source_of(described.model_type).shape(described),
+        config.ffn,
+        config.steps,
+        code=config.code,
+        unrolled=config.unrolled,
+        pipelined=config.schedule == "pipelined",
+        token=_token_neurons(config),
+    )
+
+
+def spiking_self_attention(
+    described: Any, config: NeurTransformerConfig, layer: int
+) -> SpikingSelfAttention:
+    """The spiking attention of one block of the source that ``described`` describes."""
     return SpikingSelfAttention(
-        shape,
+        source_of(described.model_type).shape(described),
         layer,
         attention=config.attention,
         wta=config.wta,
@@ -199,5 +212,9 @@ def spiking_module(
         code=config.code,
         norm=config.ssa_norm,
         unrolled=config.unrolled,
-        token=token,
+        token=_token_neurons(config),
     )
+
+
+def _token_neurons(config: NeurTransformerConfig) -> TokenNeurons | None:
+    return partial(neuron_of, config) if config.threshold == "token" else None

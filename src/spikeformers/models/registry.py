@@ -221,6 +221,13 @@ def is_masked(config: PreTrainedConfig) -> bool:
     return task_of(config) == "masked"
 
 
+def is_masked_model(model: PreTrainedModel) -> bool:
+    """Whether ``model`` predicts masked tokens: it is what AutoModelForMaskedLM creates."""
+    heads: Mapping[type[PreTrainedConfig], Any] = transformers.MODEL_FOR_MASKED_LM_MAPPING
+    kind = type(model.config)
+    return kind in heads and isinstance(model, heads[kind])
+
+
 def is_vision(config: PreTrainedConfig) -> bool:
     """Whether the model of ``config`` classifies images."""
     return task_of(config) == "images"

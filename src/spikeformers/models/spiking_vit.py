@@ -44,7 +44,7 @@ from spikeformers.layers import (
 )
 from spikeformers.models._loss import share_of
 from spikeformers.models._spiking_vit_config import SpikingViTConfig
-from spikeformers.neurons import LIF, Neuron
+from spikeformers.neurons import LIF
 
 
 def _lif(config: SpikingViTConfig, threshold: float | None = None) -> LIF:
@@ -148,8 +148,8 @@ class SpikingViTPreTrainedModel(PreTrainedModel):
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, (BatchNorm, Attention, Neuron)):
-            module.reset_parameters()
+        elif (reset := getattr(module, "reset_parameters", None)) is not None:
+            reset()
         elif isinstance(module, SpikingViTModel) and module.embed_positions is not None:
             nn.init.trunc_normal_(module.embed_positions, std=self.config.initializer_range)
 

@@ -8,6 +8,7 @@ from spikeformers.neurons._base import (
     SpikeType,
     expand,
     mark_padding,
+    neurons_of,
     observe,
 )
 from spikeformers.neurons.ilif import ILIF
@@ -41,6 +42,7 @@ __all__ = [
     "by_sign",
     "expand",
     "mark_padding",
+    "neurons_of",
     "observe",
     "register_neuron",
 ]

@@ -52,6 +52,8 @@ class Neuron(nn.Module):
     present: Tensor | None = None
     """``[B, T]``, 0 or false for padding, which statistics exclude; None if all tokens count.
     Set by ``mark_padding``."""
+    counted_as: str = "neuron"
+    """How a count of operations treats the module (`energy.counting.module_stack.kind_of`)."""
     token_axes: tuple[int, ...] = (-2,)
     """The axes of the currents that go over tokens."""
     rate_target: float = 0.0
@@ -180,11 +182,15 @@ class Neuron(nn.Module):
         )
 
 
+def neurons_of(model: nn.Module) -> dict[str, Neuron]:
+    """The neuron layers in ``model`` by name, in the order of its modules."""
+    return {name: part for name, part in model.named_modules() if isinstance(part, Neuron)}
+
+
 def mark_padding(module: nn.Module, present: Tensor | None) -> None:
     """Make the neurons in ``module`` exclude padding from their statistics, see ``present``."""
-    for part in module.modules():
-        if isinstance(part, Neuron):
-            part.present = present
+    for neuron in neurons_of(module).values():
+        neuron.present = present
 
 
 def expand(spikes: Tensor, levels: int, unit: float = 1.0) -> Tensor:
@@ -198,17 +204,12 @@ def expand(spikes: Tensor, levels: int, unit: float = 1.0) -> Tensor:
 def observe(model: nn.Module, fn: Callable[[str, Neuron, Tensor], None]) -> Iterator[None]:
     """Call ``fn(name, neuron, spikes)`` at every neuron's forward inside the ``with`` block."""
 
-    def hook(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def call(module: nn.Module, _: Any, spikes: Tensor) -> None:
-            assert isinstance(module, Neuron)
-            fn(name, module, spikes)
-
-        return call
+    def hook(name: str, neuron: Neuron) -> Callable[[nn.Module, Any, Tensor], None]:
+        return lambda _module, _inputs, spikes: fn(name, neuron, spikes)
 
     handles = [
-        module.register_forward_hook(hook(name))
-        for name, module in model.named_modules()
-        if isinstance(module, Neuron)
+        neuron.register_forward_hook(hook(name, neuron))
+        for name, neuron in neurons_of(model).items()
     ]
     try:
         yield

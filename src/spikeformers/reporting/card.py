@@ -55,16 +55,16 @@ class CardFacts:
 def facts_of(config: Mapping[str, Any]) -> CardFacts:
     """Card facts for ``config``, a plain dictionary with its model_type."""
     kind = str(config["model_type"])
-    made = "trained from scratch"
+    origin = "trained from scratch"
     if config.get("source"):
-        made = f"converted from a trained {config['source']['model_type']} and fine-tuned"
+        origin = f"converted from a trained {config['source']['model_type']} and fine-tuned"
     entry = MODELS.get(kind)
     if entry is None:
-        return CardFacts(kind, "", spiking=False, rows={}, made=made)
+        return CardFacts(kind, "", spiking=False, rows={}, made=origin)
     spiking = bool(getattr(entry.config, "spiking", False))
     stated: Any = entry.config.from_dict(dict(config))
     rows = stated.card_rows() if spiking else {}
-    return CardFacts(entry.title, entry.paper, spiking, rows, made)
+    return CardFacts(entry.title, entry.paper, spiking, rows, origin)
 
 
 def training_card(

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
-from spikeformers.energy.pricing.sensitivity import Swing
+from spikeformers.energy.pricing.estimate import Swing
 from spikeformers.reporting._style import BLUE, CONTROL, CYCLE, GREY, ORANGE, SPIKING, drawing
 
 VISIBLE = 1.005  # a bar of the tornado moves the ratio by at least this factor

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from spikeformers.energy.pricing.precision import INT8
+from spikeformers.energy.pricing.work_items import INT8
 from spikeformers.reporting.tables import Table, dash, row
 
 if TYPE_CHECKING:

@@ -231,8 +231,7 @@ def _bytes(resident: Resident, weight_bytes: int | None) -> dict[str, int | None
 
 def _is_gpt2(config: PreTrainedConfig) -> bool:
     """Whether a GPT-2 has this shape; no peer has LLaMA's gated blocks yet."""
-    source = getattr(config, "source", None)
-    return source is None or source["model_type"] in ("gpt2", "gpt_neox")
+    return not getattr(config, "has_gated_blocks", False)
 
 
 def _ratios(results: dict[str, Any], key: str) -> dict[str, float]:

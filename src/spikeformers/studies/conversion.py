@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from spikeformers.energy import EnergyReport
 from spikeformers.evaluation import agreement
-from spikeformers.neurons import Neuron
+from spikeformers.neurons import neurons_of
 from spikeformers.progress import Tell
 from spikeformers.studies.quality import measure_model, selected
 
@@ -91,11 +91,10 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def block_neurons(report: EnergyReport, model: PreTrainedModel, *parts: str) -> float:
     """Picojoules per token of the neurons whose path contains one of ``parts``."""
-    modules = dict(model.named_modules())
+    neurons = neurons_of(model)
     total = 0.0
     for name, spikes in report.neurons.items():
-        module = modules[name]
-        assert isinstance(module, Neuron)
+        module = neurons[name]
         if any(part in name for part in parts):
             steps = getattr(module, "simulated", 1) if getattr(module, "unrolled", False) else 1
             total += report.prices.of_operations(module.operations(spikes.size, steps))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from spikeformers.attention import Attention
+from spikeformers.attention import Attention, cores_of
 from spikeformers.errors import CheckpointError, nearest
 from spikeformers.models import (
     PRESETS,
@@ -21,7 +21,7 @@ from spikeformers.models import (
 )
 from spikeformers.models.loading import load_weights
 from spikeformers.models.registry import is_vision
-from spikeformers.neurons import Neuron
+from spikeformers.neurons import Neuron, neurons_of
 from spikeformers.studies.gather import EDGES, POINTS, point_of
 
 if TYPE_CHECKING:
@@ -59,8 +59,7 @@ def describe(model: PreTrainedModel | str | Path) -> dict[str, Any]:
     shape = {name: getattr(config, key, None) for key, name in fields.items()}
     if shape["MLP width"] is None and shape["width"]:
         shape["MLP width"] = 4 * shape["width"]  # GPT-2 leaves it unset
-    neurons = {name: m for name, m in model.named_modules() if isinstance(m, Neuron)}
-    core = next((m for m in model.modules() if isinstance(m, Attention)), None)
+    neurons, core = neurons_of(model), next(iter(cores_of(model)), None)
     return {
         "model_type": config.model_type,
         "class": type(model).__name__,

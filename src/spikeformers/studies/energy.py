@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from spikeformers.energy.counting.spike_statistics import density_by_position
 from spikeformers.energy.pricing.break_even import curve_of, density_at, most_times
 from spikeformers.energy.pricing.estimate import CONTEXTS, FullReport, estimate
-from spikeformers.energy.pricing.paper_sum import EnergyReport, count_over, report_of
-from spikeformers.energy.pricing.precision import DENSE, INT8
+from spikeformers.energy.pricing.paper_sum import PAPER, EnergyReport, count_over, report_of
 from spikeformers.energy.pricing.price_table import PriceTable, load_table
-from spikeformers.energy.pricing.prices import PAPER
+from spikeformers.energy.pricing.work_items import DENSE, INT8
 from spikeformers.errors import SpikeformersError, UsageError
 from spikeformers.progress import Tell, watched
 from spikeformers.studies.gather import Raster, raster_of_sentence

@@ -13,7 +13,7 @@ from spikeformers.errors import EngineUnavailable, UsageError
 from spikeformers.evaluation.measured import (
     MeasuredReport,
     Program,
-    Text,
+    TextWork,
     Whole,
     measure,
     text_program,
@@ -69,7 +69,7 @@ def measure_folder(
             batch = Path(temporary) / "batch.safetensors"
             save_batch(first, batch)
             programs = {name: batch_program(file, batch) for name, file in folders.items()}
-            work: Text | Whole = _whole(first)
+            work: TextWork | Whole = _whole(first)
         else:
             programs = {name: text(file) for name, file in folders.items()}
             work = _text(first, prompt_tokens, new_tokens)
@@ -99,7 +99,7 @@ def _engines(
     return programs, {}
 
 
-def _text(first: Any, prompt_tokens: int | None, new_tokens: int) -> Text:
+def _text(first: Any, prompt_tokens: int | None, new_tokens: int) -> TextWork:
     ids = first if not isinstance(first, dict) else first["input_ids"]
     row = ids[0].tolist()
     prompt = len(row) // 2 if prompt_tokens is None else prompt_tokens
@@ -108,7 +108,7 @@ def _text(first: Any, prompt_tokens: int | None, new_tokens: int) -> Text:
             f"{prompt} prompt tokens and {new_tokens} new ones are more than the {len(row)} tokens "
             "of a sequence of this data and model; request fewer."
         )
-    return Text(row[: prompt + new_tokens], prompt)
+    return TextWork(row[: prompt + new_tokens], prompt)
 
 
 def _whole(first: Any) -> Whole:

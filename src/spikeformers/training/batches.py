@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from spikeformers.data.masking import IGNORED, mask_tokens
 from spikeformers.data.sampling import WindowSampler, batch
 from spikeformers.errors import ConfigError
+from spikeformers.models.registry import is_masked_model
 from spikeformers.training.config import TrainConfig
 from spikeformers.training.distributed import World
 
@@ -79,14 +80,17 @@ class Objective:
 def make_objective(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: TrainConfig
 ) -> Objective:
-    """Masked for ``...ForMaskedLM``, else causal; ConfigError if model and tokenizer do not fit."""
+    """Masked for a model that predicts masked tokens, else causal.
+
+    Raises ConfigError if model and tokenizer do not fit.
+    """
     vocabulary = model.config.vocab_size
     if len(tokenizer) > vocabulary:
         raise ConfigError(
             f"The tokenizer has {len(tokenizer)} tokens and the model a vocabulary of {vocabulary}."
         )
     check_context(model, config.context)
-    if not type(model).__name__.endswith("ForMaskedLM"):
+    if not is_masked_model(model):
         return Objective(config.seed, vocabulary)
     if tokenizer.mask_token_id is None:
         raise ConfigError("A masked model needs a tokenizer with a mask token; this one has none.")

@@ -135,14 +135,14 @@ def load_newest(
     damaged: dict[Path, str] = {}
     for path in reversed(step_folders(folder)):
         try:
-            record, why = read_record(path), ""
+            record, reason = read_record(path), ""
         except DamagedCheckpoint as error:
-            record, why = {}, str(error)
-        if not world.any(bool(why)):
+            record, reason = {}, str(error)
+        if not world.any(bool(reason)):
             if world.is_main:
                 _set_aside(damaged, path)
             return _load(path, record, model, optimizer, world)
-        damaged[path] = why or f"Damaged checkpoint: another process cannot read {path}."
+        damaged[path] = reason or f"Damaged checkpoint: another process cannot read {path}."
     raise CheckpointError(
         f"No checkpoint in {folder} is whole, so there is nothing to resume: "
         f"{' '.join(damaged.values())} Start again with another output folder."
@@ -220,19 +220,19 @@ def _check_record(file: Path, record: Mapping[str, Any]) -> None:
     check_object(record, RECORD, file)
     for name, expected in record["files"].items():
         check_object(expected, SHARD, f"the entry {name!r} of {file}")
-    why = ""
+    reason = ""
     if "sha256" in record and record["sha256"] != _record_digest(record):
-        why = "is altered in its content (SHA-256 differs)"
+        reason = "is altered in its content (SHA-256 differs)"
     elif record["step"] != int(file.parent.name.rpartition("-")[2]):
-        why = f"is of step {record['step']}"
+        reason = f"is of step {record['step']}"
     elif min(record["step"], record["tokens_seen"], *record["optimizer_steps"].values(), 0) < 0:
-        why = "has a negative count"
+        reason = "has a negative count"
     elif not record["files"]:
-        why = "names no file"
+        reason = "names no file"
     elif strange := [name for name in record["files"] if Path(name).name != name]:
-        why = f"names a file elsewhere ({strange[0]!r})"
-    if why:
-        raise CheckpointError(f"{file} {why}.")
+        reason = f"names a file elsewhere ({strange[0]!r})"
+    if reason:
+        raise CheckpointError(f"{file} {reason}.")
 
 
 def _record_digest(record: Mapping[str, Any]) -> str:
@@ -243,11 +243,11 @@ def _record_digest(record: Mapping[str, Any]) -> str:
 def _check_shard(file: Path, expected: Mapping[str, Any]) -> None:
     try:
         if (size := file.stat().st_size) != expected["bytes"]:
-            why = f"{size} bytes instead of {expected['bytes']}"
-            raise DamagedCheckpoint(_damaged(file, why))
+            reason = f"{size} bytes instead of {expected['bytes']}"
+            raise DamagedCheckpoint(_damaged(file, reason))
         if _fingerprint(file) != expected:
-            why = "altered in its content (SHA-256 differs)"
-            raise DamagedCheckpoint(_damaged(file, why))
+            reason = "altered in its content (SHA-256 differs)"
+            raise DamagedCheckpoint(_damaged(file, reason))
     except FileNotFoundError as error:
         raise DamagedCheckpoint(_damaged(file, "missing")) from error
     except OSError as error:
@@ -256,17 +256,17 @@ def _check_shard(file: Path, expected: Mapping[str, Any]) -> None:
 
 def _set_aside(damaged: Mapping[Path, str], valid: Path) -> None:
     """Rename damaged checkpoints, so that none is taken for the newest, and warn."""
-    for path, why in damaged.items():
+    for path, reason in damaged.items():
         aside = path.with_name(SET_ASIDE + path.name)
         try:
             if aside.is_dir():
                 shutil.rmtree(aside)
             os.replace(path, aside)
         except OSError as error:
-            raise StorageError(f"{why} It cannot be renamed: {_why(error)}.") from error
+            raise StorageError(f"{reason} It cannot be renamed: {_why(error)}.") from error
         logger.warning(
             "%s Resuming from %s instead; the damaged one is kept as %s, and may be deleted.",
-            why,
+            reason,
             valid.name,
             aside,
         )

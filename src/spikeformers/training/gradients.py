@@ -14,7 +14,7 @@ from spikeformers.training.config import TrainConfig
 from spikeformers.training.density import DensityMeter
 from spikeformers.training.distributed import World, average_gradients, gradient_sync
 from spikeformers.training.optim import gradient_norm, learning_rate
-from spikeformers.training.precision import Precision
+from spikeformers.training.precision import ForwardPrecision
 from spikeformers.training.task import Batches, Task
 from spikeformers.training.validation import lm_loss
 
@@ -28,7 +28,7 @@ class GradientStep:
     batches: Batches
     config: TrainConfig
     world: World
-    precision: Precision
+    precision: ForwardPrecision
     meter: DensityMeter
 
     def __call__(self, step: int, *, measure: bool) -> dict[str, float]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from spikeformers.errors import TrainingDiverged
+from spikeformers.meters import Stopwatch
 from spikeformers.progress import Listener
 from spikeformers.training.checkpoint import (
     TrainState,
@@ -40,10 +40,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
-
-WITHOUT_CACHE = (  # models that generate no text
-    *("ForMaskedLM", "ForSequenceClassification", "ForImageClassification"),
-)
 
 
 @dataclass(frozen=True)
@@ -117,7 +113,7 @@ def train(
             out, step=state.step, total=total, enabled=world.is_main, progress=progress
         ) as journal:
             while state.step < total and not stopped:
-                began = time.perf_counter()
+                watch = Stopwatch()
                 logs = state.step + 1 in (1, total) or (state.step + 1) % config.log_every == 0
                 metrics = gradients(state.step, measure=logs)
                 _refuse_divergence(metrics, state.step + 1, out)
@@ -129,7 +125,7 @@ def train(
                 optimizer.zero_grad(set_to_none=True)
                 task.stepped(world)
 
-                took = time.perf_counter() - began
+                took = watch.read().wall
                 state.step += 1
                 state.tokens_seen += per_step
                 state.seconds += took
@@ -157,7 +153,7 @@ def train(
             validation = measure(trained)
         result = TrainResult(state.step, state.tokens_seen, state.seconds, validation)
         task.finish()
-        if not type(model).__name__.endswith(WITHOUT_CACHE):
+        if model.can_generate():
             model.config.use_cache = True
         card = model_card(result) if callable(model_card) else model_card
         export(model, model_class, tokenizer, out, world, card)

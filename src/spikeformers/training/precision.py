@@ -11,7 +11,7 @@ from spikeformers.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Precision:
+class ForwardPrecision:
     """``fp32``, or ``bf16`` by autocast: weights and gradients stay float32."""
 
     name: str
@@ -24,18 +24,20 @@ class Precision:
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
 
-def choose_precision(setting: str, device: torch.device) -> Precision:
+def choose_precision(setting: str, device: torch.device) -> ForwardPrecision:
     """Resolve ``auto``; ``ConfigError`` for bf16 on a device without it."""
     if setting == "fp32":
-        return Precision("fp32", "asked for", device)
+        return ForwardPrecision("fp32", "asked for", device)
     refused = _why_no_bf16(device)
     if setting == "auto":
         if device.type != "cuda" or refused:
-            return Precision("fp32", refused or f"auto: {device.type} is fastest in fp32", device)
-        return Precision("bf16", "auto: this CUDA device computes bf16", device)
+            return ForwardPrecision(
+                "fp32", refused or f"auto: {device.type} is fastest in fp32", device
+            )
+        return ForwardPrecision("bf16", "auto: this CUDA device computes bf16", device)
     if refused:
         raise ConfigError(f"precision is 'bf16', and {refused}. Use precision=auto.")
-    return Precision("bf16", "asked for", device)
+    return ForwardPrecision("bf16", "asked for", device)
 
 
 def _why_no_bf16(device: torch.device) -> str:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import platform
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
-from spikeformers.errors import ConfigError, SpikeformersError, StorageError, UsageError
+from spikeformers.errors import ConfigError, SpikeformersError, UsageError
 from spikeformers.foreign import read_json
-from spikeformers.storage import run_lock, write_text
+from spikeformers.storage import publishing, run_lock, write_text
 from spikeformers.training.checkpoint import step_folders
 from spikeformers.training.config import (
     LENGTH,
@@ -199,23 +197,18 @@ def export(
     if state is not None:
         model = model_class(model.config)
         model.load_state_dict(state)
-    temporary = out / ".export"
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with publishing(
+        out,
+        last="config.json",
+        failed=f"Could not save the model into {out}",
+        advice=f"The checkpoints in {out / 'checkpoints'} are complete; free some space and "
+        "resume.",
+    ) as draft:
         with _no_shard_bar():
-            model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
+            model.save_pretrained(draft)
+        tokenizer.save_pretrained(draft)
         if model_card is not None:
-            write_text(temporary / "README.md", model_card)
-        for path in sorted(temporary.iterdir(), key=lambda path: path.name == "config.json"):
-            os.replace(path, out / path.name)
-        temporary.rmdir()
-    except (OSError, _safetensors_error()) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise StorageError(
-            f"Could not save the model into {out}: {error}. The checkpoints in "
-            f"{out / 'checkpoints'} are complete; free some space and resume."
-        ) from error
+            write_text(draft / "README.md", model_card)
 
 
 @contextmanager
@@ -230,9 +223,3 @@ def _no_shard_bar() -> Iterator[None]:
     finally:
         if shown:
             transformers_logging.enable_progress_bar()
-
-
-def _safetensors_error() -> type[Exception]:
-    from safetensors import SafetensorError
-
-    return SafetensorError

@@ -12,7 +12,7 @@ from spikeformers.errors import DataError
 from spikeformers.training.batches import MicroBatch, TrainBatches, make_objective
 from spikeformers.training.config import TrainConfig
 from spikeformers.training.distributed import World
-from spikeformers.training.precision import Precision
+from spikeformers.training.precision import ForwardPrecision
 from spikeformers.training.validation import validate
 
 if TYPE_CHECKING:
@@ -70,7 +70,12 @@ class Task:
         self.module: nn.Module = model
 
     def data(
-        self, store: Any, tokenizer: Any, config: TrainConfig, world: World, precision: Precision
+        self,
+        store: Any,
+        tokenizer: Any,
+        config: TrainConfig,
+        world: World,
+        precision: ForwardPrecision,
     ) -> tuple[Batches, Measure]:
         """The training batches and the validation function; called before anything is written."""
         objective = make_objective(self.model, tokenizer, config)

@@ -24,13 +24,12 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import ModelOutput
 
 from spikeformers.errors import ConfigError
-from spikeformers.models._converted import SpikingSelfAttention
 from spikeformers.models._sources import source_of, watching
 from spikeformers.training.batches import check_context
 from spikeformers.training.config import TrainConfig
 from spikeformers.training.distributed import World
 from spikeformers.training.task import Task
-from spikeformers.training.tune_converted import train_only
+from spikeformers.training.tune_converted import spiking_attentions, train_only
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -79,12 +78,6 @@ class Transferred(nn.Module):
             errors[layer] = squared_error / record.output.square().sum()
         self.errors = {layer: error.detach() for layer, error in errors.items()}
         return TransferOutput(torch.stack(list(errors.values())).mean())
-
-
-def spiking_attentions(model: PreTrainedModel) -> dict[int, SpikingSelfAttention]:
-    """Layer number -> spiking attention; layers with softmax attention are left out."""
-    attentions = (m for m in model.modules() if isinstance(m, SpikingSelfAttention))
-    return {attention.layer_idx: attention for attention in attentions}
 
 
 class AttentionTransfer(Task):

@@ -15,13 +15,14 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from spikeformers.errors import ConfigError, nearest
-from spikeformers.models._converted import SpikingSelfAttention
 from spikeformers.training.distillation import SpADConfig
 from spikeformers.training.distillation.objective import Distillation
 from spikeformers.training.task import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from spikeformers.models._converted import SpikingSelfAttention
 
 PARTS = ("attention", "norms", "everything")
 _NORM = re.compile(r"(^|[._])(ln_\w+|\w*norm)\.")
@@ -41,21 +42,13 @@ def train_only(model: PreTrainedModel, part: str) -> int:
             f"{part!r} is not a part; one of {', '.join(PARTS)}.{nearest(part, PARTS)}"
         )
     config: Any = model.config
-    if config.model_type != "neurtransformer":
-        raise ConfigError(
-            f"{config.model_type} is not a converted model; `spikeformers convert` it."
-        )
-    if config.unrolled or config.schedule == "pipelined":
+    attentions = spiking_attentions(model)
+    if not config.passes_gradients:
         raise ConfigError(
             "no gradient passes through neurons that run step by step (unrolled, pipelined); tune "
             "the model with unrolled=false and schedule=layerwise, which has the same weights."
         )
-    inside = {
-        f"{name}.{inner}"
-        for name, module in model.named_modules()
-        if isinstance(module, SpikingSelfAttention)
-        for inner, _ in module.named_parameters()
-    }
+    inside = {id(parameter) for module in attentions.values() for parameter in module.parameters()}
     if not inside and part != "everything":
         raise ConfigError(
             "this model kept its softmax attention, so there is no spiking attention to train. "
@@ -63,11 +56,22 @@ def train_only(model: PreTrainedModel, part: str) -> int:
         )
     count = 0
     for name, parameter in model.named_parameters():
-        trains = part == "everything" or name in inside
+        trains = part == "everything" or id(parameter) in inside
         trains = trains or (part == "norms" and _NORM.search(name) is not None)
         parameter.requires_grad_(trains)
         count += parameter.numel() if trains else 0
     return count
+
+
+def spiking_attentions(model: PreTrainedModel) -> dict[int, SpikingSelfAttention]:
+    """Layer number -> spiking attention of a converted model; ConfigError for another model."""
+    stated = getattr(model, "spiking_attentions", None)
+    if stated is None:
+        raise ConfigError(
+            f"{model.config.model_type} is not a converted model; `spikeformers convert` it."
+        )
+    attentions: dict[int, SpikingSelfAttention] = stated()
+    return attentions
 
 
 class ConvertedTuning(Task):

@@ -12,7 +12,7 @@ from torch import nn
 from spikeformers.training.batches import MicroBatch, Objective, validation_batches
 from spikeformers.training.config import TrainConfig
 from spikeformers.training.distributed import World, reshard
-from spikeformers.training.precision import Precision
+from spikeformers.training.precision import ForwardPrecision
 
 if TYPE_CHECKING:
     from spikeformers.data.store import TokenSplit
@@ -34,7 +34,7 @@ def validate(
     objective: Objective,
     config: TrainConfig,
     world: World,
-    precision: Precision,
+    precision: ForwardPrecision,
     further_metrics: Metrics | None = None,
 ) -> dict[str, float]:
     """Loss (nats per token), perplexity, and bits per byte of the text.

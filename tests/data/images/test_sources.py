@@ -236,9 +236,9 @@ def test_folders_that_are_wrong(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no images"):
         load_images(tmp_path / "nothing")
     for part, classes in (("train", "ab"), ("val", "ac")):
-        for one in classes:
-            (tmp_path / "odd" / part / one).mkdir(parents=True)
-            Image.fromarray(RGB[0]).save(tmp_path / "odd" / part / one / "0.png")
+        for class_name in classes:
+            (tmp_path / "odd" / part / class_name).mkdir(parents=True)
+            Image.fromarray(RGB[0]).save(tmp_path / "odd" / part / class_name / "0.png")
     with pytest.raises(DataError, match="differ in the class 'b'"):
         load_images(tmp_path / "odd")
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers import GPT2Config, LlamaConfig
 
 from spikeformers.energy import audit, trace
-from spikeformers.energy.auditing.channel_units import folded, joined, units_of
+from spikeformers.energy.auditing.operand_history import folded, joined, units_of
 from spikeformers.models import NeurTransformerConfig, NeurTransformerForCausalLM
 from spikeformers.models._converted import Decode, SpikeMap
 from spikeformers.neurons import NILIF
@@ -21,9 +21,9 @@ NAN = float("nan")
 S = torch.tensor([[1.0, 2.0, -1.0], [3.0, 0.0, 1.0], [2.0, 1.0, -2.0]])
 
 
-def same(one: Tensor | None, expected: list[list[float]]) -> bool:
-    return one is not None and torch.equal(
-        one.nan_to_num(-7.0), torch.tensor(expected, dtype=torch.float64).nan_to_num(-7.0)
+def same(units: Tensor | None, expected: list[list[float]]) -> bool:
+    return units is not None and torch.equal(
+        units.nan_to_num(-7.0), torch.tensor(expected, dtype=torch.float64).nan_to_num(-7.0)
     )
 
 

@@ -12,8 +12,8 @@ from spikeformers.energy.auditing.operand_history import (
 from spikeformers.energy.counting.operands import Spikes
 
 
-def side(*values: float, known: Spikes | None = None) -> OperandHistory:
-    return history_of(torch.tensor(values), known, constant=False)
+def side(*values: float, stated: Spikes | None = None) -> OperandHistory:
+    return history_of(torch.tensor(values), stated, constant=False)
 
 
 @pytest.mark.parametrize(

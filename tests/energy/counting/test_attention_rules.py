@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from spikeformers.attention import A2OS2A, SFSA, WTA, Attention
 from spikeformers.attention.a2os2a import BLOCK
 from spikeformers.energy import audit, trace
-from spikeformers.energy.counting import attention_rules
-from spikeformers.energy.counting.rows import Place, Rows
+from spikeformers.energy.counting import rules
+from spikeformers.energy.counting.operands import Place, Rows
 from spikeformers.energy.counting.trace import Trace
 from spikeformers.neurons import LIF, TLIF, Neuron
 
@@ -149,7 +149,7 @@ def test_fired_weights_of_sfsa_follow_the_spikes() -> None:
     core = SFSA(LIF())
     weights = core.weights(q, q, CAUSAL, None)
     place = Place("here", COMPONENT, 0)
-    attention_rules.attention(counted, place, rows, (q, q, q), (None,) * 3, CAUSAL, weights, core)
+    rules.attention(counted, place, rows, (q, q, q), (None,) * 3, CAUSAL, weights, core)
     attending = counted.products["here.values"].attending
     assert attending is not None
     assert attending.weights_are_fired

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, OPTConfig, Qwen2Config
 
 from spikeformers.energy import energy_of
-from spikeformers.energy.counting.closed_form import TransformerShape
+from spikeformers.energy.counting.sizes import TransformerShape
 from spikeformers.errors import ConfigError
 
 COMMON = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}

@@ -98,8 +98,8 @@ def events_of_attention(
             for j, key in enumerate(keys):
                 if not mask[lane][i][j]:
                     continue
-                for one, other in zip(query, key, strict=True):
-                    met += one * other
+                for q_count, k_count in zip(query, key, strict=True):
+                    met += q_count * k_count
                 if chosen[i][j]:
                     read += sum(values[j])
     return met, read

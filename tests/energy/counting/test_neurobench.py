@@ -92,7 +92,7 @@ def test_a_dense_model_and_a_language_model(spiking, dense, ids):
     twin = neurobench_metrics(dense(), [ids])
     assert twin["synaptic_operations"]["Effective_ACs"] == 0
     assert twin["synaptic_operations"]["Dense"] == twin["synaptic_operations"]["Effective_MACs"]
-    # 2 layers, 7 tokens: 4 * 16^2 and 2 * 16 * 32 weights a token, and a head of 16 x 50
+    # 2 layers, 7 tokens: 4 * 16^2 and 2 * 16 * 32 weights per token, and a head of 16 x 50
     assert twin["synaptic_operations"]["Dense"] == 7 * (2 * (4 * 256 + 2 * 16 * 32) + 800)
     assert twin["attention_operations"]["Dense"] == 2 * 28 * 2 * 16  # 28 allowed pairs
     result = neurobench_metrics(spiking(), [ids])
@@ -162,10 +162,10 @@ def by_the_package(net: nn.Module, x: Tensor, batch: int) -> dict[str, Any]:
     }
 
 
-def agrees(found: dict[str, Any], other: dict[str, Any]) -> None:
+def agrees(metrics: dict[str, Any], other: dict[str, Any]) -> None:
     for key in ("footprint", "connection_sparsity", "synaptic_operations"):
-        assert found[key] == other[key], key
-    assert found["activation_sparsity"] == pytest.approx(other["activation_sparsity"])
+        assert metrics[key] == other[key], key
+    assert metrics["activation_sparsity"] == pytest.approx(other["activation_sparsity"])
 
 
 def test_the_package_agrees_on_the_small_networks():

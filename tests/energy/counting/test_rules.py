@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from spikeformers.attention import SSA, WTA, SoftmaxAttention
 from spikeformers.attention._base import Attention
 from spikeformers.energy import Trace
-from spikeformers.energy.counting import attention_rules, rules
-from spikeformers.energy.counting.operands import Spikes
-from spikeformers.energy.counting.rows import Place, Rows
+from spikeformers.energy.counting import rules
+from spikeformers.energy.counting.operands import Place, Rows, Spikes
 from spikeformers.neurons import LIF, NILIF, TLIF
 
 PLACE = Place("here", "attention scores and values", 0)
@@ -32,10 +31,8 @@ def attend(core: Attention, q: Tensor = Q, k: Tensor = K, v: Tensor = V) -> Trac
     trace, rows = Trace(), Rows(q.shape[1], q.shape[-2], None)
     allowed = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril()
     weights = core.weights(q, k, allowed, None)
-    pairs = attention_rules.attention(
-        trace, PLACE, rows, (q, k, v), (COUNTS,) * 3, allowed, weights, core
-    )
-    attention_rules.core(trace, PLACE, core, pairs, bias=False)
+    pairs = rules.attention(trace, PLACE, rows, (q, k, v), (COUNTS,) * 3, allowed, weights, core)
+    rules.core(trace, PLACE, core, pairs, bias=False)
     return trace
 
 
@@ -77,7 +74,7 @@ def test_only_allowed_pairs_and_real_tokens_count() -> None:
     trace = Trace()
     rows = Rows(1, 2, torch.tensor([[0, 1]]))  # the first token is padding
     allowed = CAUSAL & torch.tensor([False, True])
-    attention_rules.attention(trace, PLACE, rows, (Q, K, V), (COUNTS,) * 3, allowed, None)
+    rules.attention(trace, PLACE, rows, (Q, K, V), (COUNTS,) * 3, allowed, None)
     scores = trace.products["here.scores"]
     assert (scores.macs, scores.sop) == (2, 3)
     assert (scores.left.size, scores.left.total) == (2, 3)
@@ -87,9 +84,7 @@ def test_only_allowed_pairs_and_real_tokens_count() -> None:
 def test_grouped_queries_share_their_keys() -> None:
     q = torch.cat([Q, Q], dim=2)  # two query heads, one key head
     trace = Trace()
-    attention_rules.attention(
-        trace, PLACE, Rows(1, 2, None), (q, K, V), (COUNTS,) * 3, CAUSAL, None
-    )
+    rules.attention(trace, PLACE, Rows(1, 2, None), (q, K, V), (COUNTS,) * 3, CAUSAL, None)
     assert trace.products["here.scores"].sop == 2 * 7
     assert trace.products["here.values"].sop == 2 * 7
 
@@ -99,7 +94,7 @@ def test_dense_attention_is_macs_over_allowed_pairs() -> None:
     q, k, v = torch.randn(3, 1, 1, 2, 5, 4, generator=torch.Generator().manual_seed(0)).unbind(0)
     allowed = torch.ones(5, 5, dtype=torch.bool).tril()
     trace = Trace()
-    attention_rules.attention(trace, PLACE, Rows(1, 5, None), (q, k, v), (None,) * 3, allowed, None)
+    rules.attention(trace, PLACE, Rows(1, 5, None), (q, k, v), (None,) * 3, allowed, None)
     for product in trace.products.values():
         assert (product.macs, product.sop, product.spiking) == (2 * 15 * 4, 0, False)
 

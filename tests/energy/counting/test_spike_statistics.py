@@ -51,13 +51,15 @@ def test_density_by_position(spiking: Make, dense: Make, ids: Tensor) -> None:
     by_position = density_by_position(model, [ids, ids[:1]])
     assert by_position.shape == (7,)
     layers = density_of(model, [ids, ids[:1]]).values()
-    assert by_position.mean() == pytest.approx(sum(one.density for one in layers) / len(layers))
+    assert by_position.mean() == pytest.approx(
+        sum(by_sentence.density for by_sentence in layers) / len(layers)
+    )
     # Of a causal model what comes later changes nothing; padding weighs nothing.
     assert density_by_position(model, [ids[:, :3], ids[:1, :3]]) == pytest.approx(by_position[:3])
     mask = torch.ones_like(ids)
     mask[1] = 0
-    one = density_by_position(model, [{"input_ids": ids, "attention_mask": mask}])
-    assert one == pytest.approx(density_by_position(model, [ids[:1]]))
+    by_sentence = density_by_position(model, [{"input_ids": ids, "attention_mask": mask}])
+    assert by_sentence == pytest.approx(density_by_position(model, [ids[:1]]))
     with pytest.raises(ConfigError, match="has no neurons whose"):
         density_by_position(dense("wd"), [ids])
 

@@ -67,7 +67,7 @@ def test_a_product_costs_the_digits_of_both_neurons_times_its_outputs() -> None:
 
 def test_all_linear_maps_have_spikes_and_softmax_has_not() -> None:
     products = trace(make(), IDS).products
-    real = {name.rsplit(".", 1)[-1] for name, one in products.items() if not one.spiking}
+    real = {name.rsplit(".", 1)[-1] for name, product in products.items() if not product.spiking}
     assert real == {"scores", "values"}
 
 

@@ -99,8 +99,8 @@ def test_two_products_without_a_softmax_are_not_taken_for_attention() -> None:
         trace(toy, torch.tensor([[0]]))
 
 
-def macs(found: Trace) -> int:
-    return sum(product.macs for product in found.products.values())
+def macs(trace: Trace) -> int:
+    return sum(product.macs for product in trace.products.values())
 
 
 def closed_form(tokens: int, pairs: int, extra_head: int = 0) -> int:

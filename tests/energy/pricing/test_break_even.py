@@ -56,6 +56,6 @@ def test_energy_rises_with_density_up_to_all_firing(spiking: Make, ids: Tensor) 
     assert costs == sorted(costs)
     assert costs[-1] == pytest.approx(costs[-2])
     assert density_at(counted, 0.0) == 0
-    measured = [one.density for one in counted.neurons.values()]
+    measured = [layer.density for layer in counted.neurons.values()]
     assert density_at(counted, 1.0) == pytest.approx(sum(measured) / len(measured))
     assert density_at(counted, most) == pytest.approx(1)

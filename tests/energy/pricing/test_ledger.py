@@ -75,11 +75,16 @@ def test_the_parts_add_up_to_the_total(spiking: Make, ids: Tensor, kind: str, ph
     for overrides in ({}, {"neuron": "lif", "steps": 3, "attention": "ssa"}):
         counted = trace(spiking(kind, **overrides), ids)
         for precision in (FP32, INT8):
-            one = ledger_of(counted, precision, phase, TABLE)
-            assert one.compute + one.memory == pytest.approx(one.picojoules)
-            for parts in (one.by_component(), one.by_layer(), one.by_part(), one.by_place()):
-                assert sum(parts.values()) == pytest.approx(one.picojoules)
-            assert all(line.picojoules >= 0 for line in one.lines)
+            ledger = ledger_of(counted, precision, phase, TABLE)
+            assert ledger.compute + ledger.memory == pytest.approx(ledger.picojoules)
+            for parts in (
+                ledger.by_component(),
+                ledger.by_layer(),
+                ledger.by_part(),
+                ledger.by_place(),
+            ):
+                assert sum(parts.values()) == pytest.approx(ledger.picojoules)
+            assert all(line.picojoules >= 0 for line in ledger.lines)
 
 
 def test_without_prices_of_memory_and_other_work_it_is_the_papers_sum(

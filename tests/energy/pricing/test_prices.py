@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from spikeformers.energy import PAPER
-from spikeformers.energy.pricing.prices import ADD_FP32, MAC_FP32, MULT_FP32
+from spikeformers.energy.pricing.paper_sum import ADD_FP32, MAC_FP32, MULT_FP32
 
 
 def test_a_mac_is_one_multiplication_and_one_addition() -> None:

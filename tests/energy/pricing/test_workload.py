@@ -21,9 +21,8 @@ from spikeformers.energy import (
     trace,
     work_of,
 )
-from spikeformers.energy.counting import attention_rules
-from spikeformers.energy.counting.operands import Spikes
-from spikeformers.energy.counting.rows import Place, Rows
+from spikeformers.energy.counting import rules
+from spikeformers.energy.counting.operands import Place, Rows, Spikes
 from spikeformers.energy.pricing.attention_workload import cache_bits
 from spikeformers.energy.pricing.workload import Assumptions, phases_of, stored_bits, union
 from spikeformers.layers import SpikeLinear
@@ -174,12 +173,12 @@ V = torch.tensor([[1.0, 2.0], [0.0, 1.0]])[None, None, None]
 CAUSAL = torch.ones(2, 2, dtype=torch.bool).tril()
 
 
-def attend(core: Any, q: Tensor = Q, known: Any = (COUNTS,) * 3) -> Trace:
+def attend(core: Any, q: Tensor = Q, stated: Any = (COUNTS,) * 3) -> Trace:
     result, rows = Trace(tokens=2, window=2), Rows(1, 2, None)
     weights = None if core is None else core.weights(q, K, CAUSAL, None)
-    pairs = attention_rules.attention(result, PLACE, rows, (q, K, V), known, CAUSAL, weights, core)
+    pairs = rules.attention(result, PLACE, rows, (q, K, V), stated, CAUSAL, weights, core)
     if core is not None:
-        attention_rules.core(result, PLACE, core, pairs, bias=False)
+        rules.core(result, PLACE, core, pairs, bias=False)
     return result
 
 
@@ -191,7 +190,7 @@ def of(lines: list[Work], kind: str, type_: str, name: str) -> float:
 def test_hard_attention_in_a_context() -> None:
     counted = attend(WTA(1.0))
     lines = work_of(counted, FP32, Phase("decode", 10, 1))
-    # 7 coincidences over 3 pairs; 10 pairs a token. Both planes of q and k (2 bits), whole.
+    # 7 coincidences over 3 pairs; 10 pairs per token. Both planes of q and k (2 bits), whole.
     assert of(lines, "add", "int32", "scores") == pytest.approx(7 / 3 * 10)
     assert of(lines, "logic", "bit", "scores") == pytest.approx(10 * 2 * 2 * 2)
     assert of(lines, "read", "cache", "scores") == pytest.approx(10 * 2 * 2)
@@ -234,7 +233,7 @@ def test_softmax_of_spikes_and_dense_attention() -> None:
     assert of(lines, "add", "fp32", "values") == pytest.approx(7 / 3 * 10)  # real weights
     real = torch.tensor([[0.3, -1.1], [2.7, 0.5]])[None, None, None]
     result, rows = Trace(tokens=2, window=2), Rows(1, 2, None)
-    attention_rules.attention(result, PLACE, rows, (real,) * 3, (None,) * 3, CAUSAL, None)
+    rules.attention(result, PLACE, rows, (real,) * 3, (None,) * 3, CAUSAL, None)
     dense = work_of(result, INT8, Phase("decode", 10, 1))
     for role in ("scores", "values"):
         assert of(dense, "multiply", "fp16", role) == of(dense, "add", "fp32", role) == 20
@@ -265,7 +264,7 @@ def test_a_state_is_read_and_written_once_a_token() -> None:
     counted = Trace(tokens=2, window=2)
     binary = Spikes("binary", 1.0)
     k = torch.tensor([[1.0, 1.0], [0.0, 1.0]])[None, None, None]
-    attention_rules.state_attention(counted, PLACE, Rows(1, 2, None), (k, k, k), (binary,) * 3)
+    rules.state_attention(counted, PLACE, Rows(1, 2, None), (k, k, k), (binary,) * 3)
     lines = work_of(counted, FP32, Phase("decode", 1000, 1))
     assert 2 * of(lines, "add", "int32", "state") == 2 * 2 + 1 * 1
     assert 2 * of(lines, "add", "int32", "read") == 3 * 2

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from spikeformers.errors import ConfigError, SpikeformersError
-from spikeformers.evaluation.measured import Program, Text, Whole, measure
+from spikeformers.evaluation.measured import Program, TextWork, Whole, measure
 from spikeformers.reporting.measured_tables import notes, tables
 
 SYSTEMS = '''
@@ -19,18 +19,18 @@ print("libraries talk")  # must not disturb the channel
 
 
 class Counting:
-    """Reads 100 bytes of weights a token, and adds 5,000 uJ to a meter each time it works."""
+    """Reads 100 bytes of weights per token, and adds 5,000 uJ to a meter each time it works."""
     weight_bytes = 1234
 
     def __init__(self, meter=None, log=None, hold=0):
         self.tokens, self.meter, self.log = 0, meter, log
         self.held = bytearray(b"x" * hold)
 
-    def work(self, said, tokens):
+    def work(self, words, tokens):
         self.tokens += tokens
         if self.log:
             with open(self.log, "a") as file:
-                file.write(said + "\\n")
+                file.write(words + "\\n")
 
     def begin(self, ids):
         self.work(f"begin {ids}", len(ids))
@@ -82,7 +82,7 @@ def test_turns_counts_and_memory(systems):
         "silent": program("Silent"),
     }
     result = measure(
-        programs, Text([5, 6, 7, 8], 2), repeats=2, warmup=1, powercap=systems / "none"
+        programs, TextWork([5, 6, 7, 8], 2), repeats=2, warmup=1, powercap=systems / "none"
     )
     one_turn = ["begin [5, 6]", "step 7", "step 8"]
     assert Path(log).read_text().splitlines() == one_turn * 2 * 3
@@ -158,18 +158,18 @@ def test_joules_of_the_work_alone(systems):
 )
 def test_a_process_that_fails(systems, name, message):
     with pytest.raises(SpikeformersError, match=message) as raised:
-        measure({"it": program(name)}, Text([1, 2], 1), repeats=1)
+        measure({"it": program(name)}, TextWork([1, 2], 1), repeats=1)
     assert raised.value.exit_code == (2 if name == "refuse" else 1)
 
 
 def test_bad_requests():
     with pytest.raises(ConfigError, match="a prompt and at least one more token"):
-        Text([1, 2], 2)
+        TextWork([1, 2], 2)
     with pytest.raises(ConfigError, match="at least one image"):
         Whole(0, "image", 1)
     with pytest.raises(ConfigError, match="at least one program"):
-        measure({}, Text([1, 2], 1))
+        measure({}, TextWork([1, 2], 1))
     with pytest.raises(ConfigError, match="0 repeats"):
-        measure({"it": program("Counting")}, Text([1, 2], 1), repeats=0)
+        measure({"it": program("Counting")}, TextWork([1, 2], 1), repeats=0)
     with pytest.raises(ConfigError, match="called 'meters'"):
-        measure({"meters": program("Counting")}, Text([1, 2], 1))
+        measure({"meters": program("Counting")}, TextWork([1, 2], 1))

@@ -40,34 +40,34 @@ def sides(small: Any) -> tuple[Any, Any, Any, Any]:
 
 def test_log_likelihoods_are_pytorchs(sides: Any) -> None:
     model, tokenizer, reader, own = sides
-    result, wanted = ReaderLM(reader, own), SpikeformersLM(model, tokenizer, batch_size=1)
+    result, expected = ReaderLM(reader, own), SpikeformersLM(model, tokenizer, batch_size=1)
     request = [SimpleNamespace(args=pair, task_name="test") for pair in TEXTS]
     for (value, greedy), (theirs, so) in zip(
-        result.loglikelihood(request), wanted.loglikelihood(request), strict=True
+        result.loglikelihood(request), expected.loglikelihood(request), strict=True
     ):
         assert value == pytest.approx(theirs, abs=1e-3, rel=1e-6)
         assert greedy == so
-    assert result.notes == wanted.notes
+    assert result.notes == expected.notes
     assert result.notes["truncated"] == result.notes["split"] == 1
     rolling = [SimpleNamespace(args=(LONG,))]
     assert result.loglikelihood_rolling(rolling) == pytest.approx(
-        wanted.loglikelihood_rolling(rolling), rel=1e-6
+        expected.loglikelihood_rolling(rolling), rel=1e-6
     )
 
 
 @pytest.mark.parametrize("task", ["arc_easy", "hellaswag", "lambada_openai"])
 def test_tasks_score_as_in_pytorch(sides: Any, sets: Path, task: str, tmp_path: Path) -> None:
     model, tokenizer, reader, own = sides
-    one = Zeroshot("spikes", reader, own, cache_dir=tmp_path)
+    spikes = Zeroshot("spikes", reader, own, cache_dir=tmp_path)
     other = Zeroshot("spikes", model, tokenizer, cache_dir=tmp_path)
-    result, wanted = (side.run(task, data_dir=sets) for side in (one, other))
-    for metric, values in wanted.metrics.items():
+    result, expected = (side.run(task, data_dir=sets) for side in (spikes, other))
+    for metric, values in expected.metrics.items():
         assert result.metrics[metric]["value"] == pytest.approx(values["value"], rel=1e-5)
-    assert result.docs_sha256 == wanted.docs_sha256
-    assert (one.record["class"], one.record["dtype"]) == ("Engine", "fp32")
-    assert one.record["parameters"] == model.num_parameters()
-    assert (one.settings["device"], one.settings["batch_size"]) == ("engine", 1)
-    assert one.record["weights_sha256"] != other.record["weights_sha256"]  # no score is shared
+    assert result.docs_sha256 == expected.docs_sha256
+    assert (spikes.record["class"], spikes.record["dtype"]) == ("Engine", "fp32")
+    assert spikes.record["parameters"] == model.num_parameters()
+    assert (spikes.settings["device"], spikes.settings["batch_size"]) == ("engine", 1)
+    assert spikes.record["weights_sha256"] != other.record["weights_sha256"]  # no score is shared
 
 
 def test_refusals(sides: Any) -> None:

@@ -97,11 +97,11 @@ def test_scores_of_a_task_are_the_harness_own(small: Any, sets: Path) -> None:
 
 def test_limit_and_result(small: Any, sets: Path) -> None:
     seen: list[tuple[str, int, int]] = []
-    one = runner(small("wd"), progress=lambda *moved: seen.append(moved))
-    report = one.run("piqa", data_dir=sets, limit=2)
+    scorer = runner(small("wd"), progress=lambda *moved: seen.append(moved))
+    report = scorer.run("piqa", data_dir=sets, limit=2)
     assert (report.documents, report.available, report.limit) == (2, 5, 2)
     assert seen[-1] == ("piqa", 4, 4)
-    result = one.result([report])
+    result = scorer.result([report])
     assert result["tasks"]["piqa"]["samples"]["acc"] == report.samples["acc"]
     assert result["model"]["model_type"] == "wd_spikingformer"
     assert len(result["model"]["weights_sha256"]) == 64
@@ -137,10 +137,10 @@ def test_means_of_complete_groups() -> None:
     assert (acc["chance"], acc["majority"]) == (pytest.approx(1 / 3), pytest.approx(1 / 3 + 0.01))
     assert acc["at_chance"] is True
     sure = norm | {"acc": score(0.6, 0.03, 0.25)}
-    known = {"hellaswag": sure, "piqa": sure, "winogrande": plain}
-    assert means(known)["commonsense"]["acc"]["at_chance"] is False
+    metrics = {"hellaswag": sure, "piqa": sure, "winogrande": plain}
+    assert means(metrics)["commonsense"]["acc"]["at_chance"] is False
     blind = {"acc": score(0.5, 0.06, 0.5) | {"majority": None}}
-    assert means(known | {"piqa": blind})["commonsense"]["acc"]["majority"] is None
+    assert means(metrics | {"piqa": blind})["commonsense"]["acc"]["majority"] is None
 
 
 def test_names() -> None:
@@ -152,16 +152,16 @@ def test_names() -> None:
 
 
 def test_missing_rows_and_damaged_files(small: Any, sets: Path, tmp_path: Path) -> None:
-    one = runner(small("twin"))
+    scorer = runner(small("twin"))
     with pytest.raises(DataError, match="no rows for openbookqa: looked for the hub's allenai"):
-        one.run("openbookqa", data_dir=sets)
+        scorer.run("openbookqa", data_dir=sets)
     with pytest.raises(DataError, match="is not a folder"):
-        one.run("piqa", data_dir=tmp_path / "none")
+        scorer.run("piqa", data_dir=tmp_path / "none")
     with pytest.raises(OfflineError, match="Give a folder with them: --data-dir"):
-        one.run("piqa")
+        scorer.run("piqa")
     (tmp_path / "arc_easy.jsonl").write_text("{not json\n")
     with pytest.raises(DataError, match="cannot be read as a zero-shot set"):
-        one.run("arc_easy", data_dir=tmp_path)
+        scorer.run("arc_easy", data_dir=tmp_path)
     with pytest.raises(ConfigError, match="this model takes 2 to 256"):
         runner(small("twin"), max_length=300)
 

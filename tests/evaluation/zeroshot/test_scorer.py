@@ -88,12 +88,12 @@ def test_how_it_runs_changes_no_score(small: Any, kind: str, options: dict[str, 
 @pytest.mark.parametrize("overrides", [{}, {"steps": 4, "neuron": "lif"}, {"wta": "top_k"}])
 def test_membranes_do_not_leak_between_neighbours(small: Any, overrides: Any) -> None:
     setup = small("wd", **overrides)
-    one, length = ("the spike", " wins"), len("the spike wins")
+    request, length = ("the spike", " wins"), len("the spike wins")
     quiet = ("z" * (length - 2), "zz")
     loud = ("the spike of a"[: length - 3], "all")
-    beside = [scores(setup, one, other, batch_size=2)[0] for other in (quiet, loud)]
+    beside = [scores(setup, request, other, batch_size=2)[0] for other in (quiet, loud)]
     assert beside[0] == beside[1]  # bit for bit, in a batch of the same shape
-    assert scores(setup, one)[0][0] == pytest.approx(beside[0][0], abs=1e-4)
+    assert scores(setup, request)[0][0] == pytest.approx(beside[0][0], abs=1e-4)
 
 
 def test_options_longer_than_the_context_are_scored_completely(small: Any) -> None:

@@ -40,11 +40,11 @@ def opened(teacher: Teacher, tmp_path: Path) -> Callable[..., TeacherCache]:
     return make
 
 
-def same(one: TeacherOutput, other: TeacherOutput) -> bool:
+def same(first: TeacherOutput, second: TeacherOutput) -> bool:
     def flat(out: TeacherOutput) -> list[torch.Tensor]:
         return [t for part in out for t in (part if isinstance(part, tuple) else [part])]
 
-    return all(torch.equal(a, b) for a, b in zip(flat(one), flat(other), strict=True))
+    return all(torch.equal(a, b) for a, b in zip(flat(first), flat(second), strict=True))
 
 
 def deaf(teacher: Teacher) -> None:
@@ -57,14 +57,14 @@ def deaf(teacher: Teacher) -> None:
 
 
 def test_cached_rows_equal_computed_ones(opened: Any, teacher: Teacher) -> None:
-    wanted = teacher(IDS, ALL)
+    expected = teacher(IDS, ALL)
     first = opened()
-    assert same(first(IDS, STARTS), wanted)
+    assert same(first(IDS, STARTS), expected)
     first.close()
     again = opened()
     deaf(teacher)
-    assert same(again(IDS, STARTS), wanted)
-    assert torch.equal(again(IDS[1:3], STARTS[1:3]).embedding, wanted.embedding[1:3])
+    assert same(again(IDS, STARTS), expected)
+    assert torch.equal(again(IDS[1:3], STARTS[1:3]).embedding, expected.embedding[1:3])
     with pytest.raises(AssertionError, match="was run"):
         again(IDS, STARTS + 1)
 
@@ -77,11 +77,11 @@ def test_the_last_layer_is_stored_once(opened: Any) -> None:
 
 def test_half_precision_is_stored_as_it_is(teacher: Teacher, tmp_path: Path) -> None:
     teacher.model.to(torch.bfloat16)
-    wanted = teacher(IDS, ALL)
+    expected = teacher(IDS, ALL)
     for _ in range(2):
-        one = TeacherCache(str(tmp_path), teacher, ALL, {}, 16)
-        assert same(one(IDS, STARTS), wanted)
-        one.close()
+        cache = TeacherCache(str(tmp_path), teacher, ALL, {}, 16)
+        assert same(cache(IDS, STARTS), expected)
+        cache.close()
 
 
 def test_a_run_that_needs_less_uses_the_cache_of_one_that_needs_more(
@@ -90,22 +90,22 @@ def test_a_run_that_needs_less_uses_the_cache_of_one_that_needs_more(
     with_all = opened()
     with_all(IDS, STARTS)
     with_all.close()
-    wanted = teacher(IDS, FEW)
+    expected = teacher(IDS, FEW)
     less = opened(FEW)
     deaf(teacher)
-    assert torch.equal(less(IDS, STARTS).logits, wanted.logits)
+    assert torch.equal(less(IDS, STARTS).logits, expected.logits)
 
 
 def test_rows_that_were_not_committed_are_computed_again(
     opened: Any, teacher: Teacher, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    one = opened()
-    one(IDS[:2], STARTS[:2])
-    one.commit()
-    one(IDS[2:], STARTS[2:])  # and then the process dies
-    for part in one.parts.values():
+    cache = opened()
+    cache(IDS[:2], STARTS[:2])
+    cache.commit()
+    cache(IDS[2:], STARTS[2:])  # and then the process dies
+    for part in cache.parts.values():
         part.close()
-    os.close(one._lock)
+    os.close(cache._lock)
     rows, starts = (tmp_path / "cache" / "head" / f"000.{kind}" for kind in ("rows", "starts"))
     assert rows.stat().st_size == 4 * 16 * 16 * 4
     assert starts.stat().st_size == 2 * 16
@@ -118,24 +118,24 @@ def test_rows_that_were_not_committed_are_computed_again(
 
 
 def test_rows_that_the_disk_lost_do_not_count(opened: Any, tmp_path: Path) -> None:
-    one = opened()
-    one(IDS, STARTS)
-    one.close()
+    cache = opened()
+    cache(IDS, STARTS)
+    cache.close()
     rows = tmp_path / "cache" / "embedding" / "000.rows"
     os.truncate(rows, 2 * 16 * 16 * 4 + 10)
     assert set(opened().parts["embedding"].index) == {5, 700}
 
 
 def test_two_processes_write_files_of_their_own(opened: Any, teacher: Teacher) -> None:
-    one, two = opened(), opened()
-    one(IDS[:2], STARTS[:2])
-    two(IDS[2:], STARTS[2:])
-    one.close()
-    two.close()
-    wanted = teacher(IDS, ALL)
+    first, second = opened(), opened()
+    first(IDS[:2], STARTS[:2])
+    second(IDS[2:], STARTS[2:])
+    first.close()
+    second.close()
+    expected = teacher(IDS, ALL)
     third = opened()
     deaf(teacher)
-    assert same(third(IDS, STARTS), wanted)
+    assert same(third(IDS, STARTS), expected)
 
 
 def test_the_cache_of_another_teacher_is_refused(opened: Any) -> None:
@@ -164,20 +164,20 @@ def test_auto_names_a_folder_by_its_identity(
 def test_it_reports_the_size_and_refuses_a_disk_without_room(
     opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = opened(FEW)
-    one(IDS, STARTS)
-    summary = one.plan([5, 21, 33, 44, 55, 55])
+    teacher_cache = opened(FEW)
+    teacher_cache(IDS, STARTS)
+    summary = teacher_cache.plan([5, 21, 33, 44, 55, 55])
     assert "3 of 5 windows are there; the others take 2.05 kB (1.02 kB each)" in summary
     small = SimpleNamespace(free=2000)
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: small)
     with pytest.raises(StorageError, match=r"2 kB are free. Leave cache_teacher out"):
-        one.plan([5, 21, 33, 44, 55])
+        teacher_cache.plan([5, 21, 33, 44, 55])
 
 
 def test_a_full_disk_is_a_storage_error(opened: Any, full_disk: Any) -> None:
-    one = opened()
+    cache = opened()
     with full_disk(100), pytest.raises(StorageError, match="Rows that were committed stay valid"):
-        one(IDS, STARTS)
+        cache(IDS, STARTS)
 
 
 def test_logits_that_are_more_than_the_heads_are_refused(teacher: Teacher, tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_training_has_the_same_losses_with_and_without(
 def test_a_row_that_was_altered_or_cut_off_is_named_and_computed_again(
     cut: bool, opened: Any, teacher: Teacher, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    wanted = teacher(IDS, ALL)
+    expected = teacher(IDS, ALL)
     first = opened()
     first(IDS, STARTS)
     first.close()
@@ -231,16 +231,16 @@ def test_a_row_that_was_altered_or_cut_off_is_named_and_computed_again(
     content[-5] ^= 1  # in the row of the window at 33
     rows.write_bytes(content[:-8] + bytes(8) if cut else content)
     again = opened()
-    assert same(again(IDS[:3], STARTS[:3]), TeacherOutput(*(_first(part, 3) for part in wanted)))
+    assert same(again(IDS[:3], STARTS[:3]), TeacherOutput(*(_first(part, 3) for part in expected)))
     assert "is not what was written" not in caplog.text
-    assert same(again(IDS, STARTS), wanted)
+    assert same(again(IDS, STARTS), expected)
     assert "hidden-1 of a window at one of [5, 700, 21, 33] is not what was written" in caplog.text
     again.close()
     mended = opened()
     deaf(teacher)
-    assert same(mended(IDS, STARTS), wanted)
+    assert same(mended(IDS, STARTS), expected)
     mended.close()
 
 
 def _first(part: Any, count: int) -> Any:
-    return tuple(one[:count] for one in part) if isinstance(part, tuple) else part[:count]
+    return tuple(tensor[:count] for tensor in part) if isinstance(part, tuple) else part[:count]

@@ -18,7 +18,7 @@ def test_weights_of_zero_switch_terms_off() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"hts": 1}, "Unknown distillation key 'hts'. Did you mean 'hta'?"),
         ({"ea": -0.1}, "ea is -0.1; it must be 0 or greater"),
@@ -32,10 +32,10 @@ def test_weights_of_zero_switch_terms_off() -> None:
         (without(["ea", "saa", "sfa", "sta", "hta"]), "All weights are 0"),
     ],
 )
-def test_values_out_of_range(values: dict[str, Any], said: str) -> None:
+def test_values_out_of_range(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as raised:
         SpADConfig.from_dict(values)
-    assert said in str(raised.value)
+    assert message in str(raised.value)
 
 
 def test_an_unknown_term() -> None:

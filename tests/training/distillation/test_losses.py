@@ -57,11 +57,11 @@ def test_feature_alignment_drives_both_sides_through_the_neuron() -> None:
 
 
 def test_layers_count_by_their_mean() -> None:
-    zero, one, three = (torch.full((1, 2, 2), value) for value in (0.0, 1.0, 3.0))
-    loss = losses.feature_alignment([zero, zero], [one, three], silent, 1.0)
+    zeros, ones, threes = (torch.full((1, 2, 2), value) for value in (0.0, 1.0, 3.0))
+    loss = losses.feature_alignment([zeros, zeros], [ones, threes], silent, 1.0)
     assert loss.item() == (1 + 9) / 2
     with pytest.raises(ValueError, match="zip"):
-        losses.feature_alignment([zero], [one, three], silent, 1.0)
+        losses.feature_alignment([zeros], [ones, threes], silent, 1.0)
 
 
 def test_soft_targets() -> None:
@@ -79,8 +79,8 @@ def test_hard_targets_are_the_next_tokens() -> None:
     logits = torch.tensor([[[math.log(3), 0.0], [0.0, 0.0], [9.0, -9.0]]])
     labels = torch.tensor([[1, 0, 1]])
     # p(0 | first) = 3/4, p(1 | second) = 1/2; the last row has no target
-    wanted = -(math.log(0.75) + math.log(0.5)) / 2
-    assert losses.hard_targets(logits, labels).item() == pytest.approx(wanted)
+    expected = -(math.log(0.75) + math.log(0.5)) / 2
+    assert losses.hard_targets(logits, labels).item() == pytest.approx(expected)
 
 
 def test_hard_targets_are_the_loss_of_transformers_bit_for_bit() -> None:

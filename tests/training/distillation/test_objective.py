@@ -60,8 +60,8 @@ def test_the_student_shows_what_alignment_needs(fresh: Any, causal: Any) -> None
     assert len(out.hidden_states) == 3
     assert torch.equal(out.hidden_states[0], seen[0])  # the embedding, averaged over S
     assert torch.equal(out.hidden_states[-1], seen[1])  # after the final norm
-    assert [tuple(one.shape) for one in out.attentions] == [(2, 2, 16, 16)] * 2
-    sum(one.square().sum() for one in (*out.hidden_states, *out.attentions)).backward()
+    assert [tuple(tensor.shape) for tensor in out.attentions] == [(2, 2, 16, 16)] * 2
+    sum(tensor.square().sum() for tensor in (*out.hidden_states, *out.attentions)).backward()
     grads = gradients(model)
     for layer in (0, 1):
         for part in ("query", "key"):
@@ -92,7 +92,7 @@ def test_the_terms_are_those_of_the_equations(task: Any, causal: Any) -> None:
     with torch.no_grad():
         student = distilled.model(ids, output_hidden_states=True, output_attentions=True)
         teacher = distilled.teacher.model(ids, output_hidden_states=True, output_attentions=True)
-    wanted = {
+    expected = {
         "ea": (student.hidden_states[0] - teacher.hidden_states[0]).square().mean(),
         "saa": sum(
             (s - t).square().mean() + (s - rate(t)).square().mean()
@@ -105,15 +105,15 @@ def test_the_terms_are_those_of_the_equations(task: Any, causal: Any) -> None:
         "sta": losses.soft_targets(student.logits, teacher.logits, 3.0),
         "hta": losses.hard_targets(student.logits, ids),
     }  # fmt: skip
-    for term, value in wanted.items():
+    for term, value in expected.items():
         assert terms[term].item() == pytest.approx(value.item(), rel=1e-5), term
 
 
 def test_teacher_features_are_normalised_by_default(task: Any, causal: Any) -> None:
     plain = {"shape": {}, "sfa_project_always": False, "sfa_rate": 0}
     raw = output_of(task(sfa_normalise_teacher=False, **plain), causal.store).terms["sfa"]
-    found = output_of(task(**plain), causal.store).terms["sfa"]
-    assert found.item() != pytest.approx(raw.item(), rel=1e-3)
+    loss = output_of(task(**plain), causal.store).terms["sfa"]
+    assert loss.item() != pytest.approx(raw.item(), rel=1e-3)
 
 
 def test_gradient_reaches_every_projection_and_the_student(task: Any, causal: Any) -> None:
@@ -151,8 +151,8 @@ def test_leaving_a_term_out_removes_it(term: str, task: Any, causal: Any) -> Non
     share = gradients(whole.module)
     rest.loss.backward()
     for name, gradient in gradients(less.module).items():
-        wanted = total[name] - share.get(name, torch.zeros(()))
-        torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-6)
+        expected = total[name] - share.get(name, torch.zeros(()))
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
 
 
 # --- whole runs
@@ -165,8 +165,8 @@ def run(task: Distillation, causal: Any, out: Path, config: Any, **more: Any) ->
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
-    found = read_metrics(out / "metrics.jsonl")
-    return [{k: v for k, v in line.items() if k not in TIMES} for line in found]
+    entries = read_metrics(out / "metrics.jsonl")
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in entries]
 
 
 def shard(out: Path) -> dict[str, torch.Tensor]:
@@ -240,11 +240,11 @@ def test_an_interrupted_run_ends_bit_for_bit_as_the_uninterrupted_one(
     assert run(task(), causal, tmp_path, config(), on_step=interrupt_at(3)).interrupted
     again = run(task(seed=8), causal, tmp_path, config(log_every=2), resume=True)
     assert again.steps == 6
-    expected, found = (
+    expected, resumed = (
         load_file(whole / "model.safetensors"),
         load_file(tmp_path / "model.safetensors"),
     )
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert all(torch.equal(resumed[name], value) for name, value in expected.items())
     moments, exact = shard(tmp_path), shard(whole)
     assert moments.keys() == exact.keys()
     assert all(torch.equal(moments[name], value) for name, value in exact.items())
@@ -265,8 +265,8 @@ def test_cross_entropy_alone_is_pretraining_bit_for_bit(
     train(*fresh("wd"), tmp_path / "plain", config(), progress=False)
     mine, plain = (load_file(tmp_path / n / "model.safetensors") for n in ("hta", "plain"))
     assert all(torch.equal(mine[name], value) for name, value in plain.items())
-    one, other = lines(tmp_path / "hta")[-1], lines(tmp_path / "plain")[-1]
-    assert one["loss"] == other["loss"]
+    distilled, other = lines(tmp_path / "hta")[-1], lines(tmp_path / "plain")[-1]
+    assert distilled["loss"] == other["loss"]
 
 
 def test_a_resumed_run_must_be_the_same_distillation(
@@ -284,12 +284,12 @@ def test_accumulation_changes_only_rounding(
     task: Any, causal: Any, config: Any, tmp_path: Path
 ) -> None:
     for parts in (1, 4):
-        one = task()
-        for module in one.model.modules():
+        whole = task()
+        for module in whole.model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
         out = tmp_path / str(parts)
-        run(one, causal, out, config(gradient_accumulation=parts, steps=2))
+        run(whole, causal, out, config(gradient_accumulation=parts, steps=2))
     first, parted = lines(tmp_path / "1")[0], lines(tmp_path / "4")[0]
     for key in ("loss", "grad_norm", *(f"loss/{term}" for term in TERMS)):
         assert parted[key] == pytest.approx(first[key], rel=1e-4), key
@@ -303,7 +303,7 @@ def test_enormous_and_infinite_gradients(
         task(hta=1e30, ea=0, saa=0, sfa=0, sta=0), causal, tmp_path / "huge", config(steps=2),
         on_step=lambda _, metrics: seen.append(metrics["grad_norm"]),
     )  # fmt: skip
-    assert min(seen) > 1e28  # its square is no float32, and the run went on
+    assert min(seen) > 1e28  # its square does not fit float32, and the run continued
     assert all(v.isfinite().all() for v in load_file(tmp_path / "huge/model.safetensors").values())
     with pytest.raises(TrainingDiverged, match=r"loss is inf at step 1"):
         run(task(hta=1e39, ea=0, saa=0, sfa=0, sta=0), causal, tmp_path / "inf", config())

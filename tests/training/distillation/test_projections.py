@@ -50,19 +50,19 @@ def test_the_feature_projection_is_mlp_and_layer_norm() -> None:
     assert [tuple(p.shape) for p in projections.features[0].parameters()] == [
         (5, 8), (5,), (12, 5), (12,), (12,), (12,),
     ]  # fmt: skip
-    (found, _) = projections.hidden([torch.randn(2, 3, 8), torch.randn(2, 3, 8)])
-    torch.testing.assert_close(found.mean(-1), torch.zeros(2, 3), atol=1e-5, rtol=0)
-    torch.testing.assert_close(found.var(-1, correction=0), torch.ones(2, 3), atol=1e-2, rtol=0)
+    (projected, _) = projections.hidden([torch.randn(2, 3, 8), torch.randn(2, 3, 8)])
+    torch.testing.assert_close(projected.mean(-1), torch.zeros(2, 3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(projected.var(-1, correction=0), torch.ones(2, 3), atol=1e-2, rtol=0)
 
 
 def test_initial_values_depend_on_the_seed_alone() -> None:
     spad = SpADConfig()
     alignment = align(SMALL, LARGE, spad)
     torch.manual_seed(5)
-    one = Projections(alignment, spad, 3)
+    first = Projections(alignment, spad, 3)
     after = torch.rand(1)
     torch.manual_seed(5)
     assert torch.equal(torch.rand(1), after)  # nothing was drawn from the run's generator
     torch.manual_seed(6)
     two = Projections(alignment, spad, 3)
-    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), two.parameters(), strict=True))

@@ -21,17 +21,17 @@ def teacher(dense: Any, causal: Any) -> Teacher:
 
 def test_outputs_of_the_mapped_layers(teacher: Teacher) -> None:
     output = teacher(IDS, ALL)
-    wanted = teacher.model(IDS, output_hidden_states=True, output_attentions=True)
+    expected = teacher.model(IDS, output_hidden_states=True, output_attentions=True)
     assert output.embedding is not None
-    assert torch.equal(output.embedding, wanted.hidden_states[0])
+    assert torch.equal(output.embedding, expected.hidden_states[0])
     assert output.features is not None
-    assert torch.equal(output.features[0], wanted.hidden_states[1])
-    assert torch.equal(output.features[1], wanted.hidden_states[3])
+    assert torch.equal(output.features[0], expected.hidden_states[1])
+    assert torch.equal(output.features[1], expected.hidden_states[3])
     assert output.attentions is not None
-    assert torch.equal(output.attentions[0], wanted.attentions[0])
-    assert torch.equal(output.attentions[1], wanted.attentions[2])
+    assert torch.equal(output.attentions[0], expected.attentions[0])
+    assert torch.equal(output.attentions[1], expected.attentions[2])
     assert output.logits is not None
-    assert torch.equal(output.logits, wanted.logits)
+    assert torch.equal(output.logits, expected.logits)
     assert not output.logits.requires_grad
 
 

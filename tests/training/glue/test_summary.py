@@ -24,17 +24,17 @@ def test_scores_of_a_task() -> None:
 
 
 def test_mean_and_spread_over_seeds() -> None:
-    one, two = ({"task": "mrpc", "seed": seed, "dev": MRPC | {"f1": f},
+    first, second = ({"task": "mrpc", "seed": seed, "dev": MRPC | {"f1": f},
                  "dev_majority": {"accuracy": 0.6, "f1": 0.8}}
                 for seed, f in ((1, 0.8), (0, 0.9)))  # fmt: skip
-    summary = summarise([one, two])
+    summary = summarise([first, second])
     f1 = summary["tasks"]["mrpc"]["metrics"]["f1"]
     assert f1 == {"mean": pytest.approx(85), "deviation": pytest.approx(7.0710678), "seeds": 2}
     assert summary["means"] == {"standard": pytest.approx(72.5), "paper": pytest.approx(85)}
     majority = summary["tasks"]["mrpc"]["majority"]
     assert majority == pytest.approx({"accuracy": 60, "f1": 80, "standard": 70, "paper": 80})
     assert (summary["means_over"], summary["whole"]) == (["mrpc"], False)
-    assert summarise([one])["tasks"]["mrpc"]["paper"]["deviation"] is None
+    assert summarise([first])["tasks"]["mrpc"]["paper"]["deviation"] is None
 
 
 def test_the_complete_suite_leaves_out_wnli() -> None:

@@ -125,8 +125,10 @@ def test_a_resumed_run_is_the_same_run(pretrained: Any, tmp_path: Path) -> None:
     assert stopped.steps < 10
     ended = run(folder, tmp_path / "parted", data, config, resume=True)
     assert ended.final_validation == complete.final_validation
-    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parted"))
-    assert all(torch.equal(one[key], two[key]) for key in one)
+    first, second = (
+        load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parted")
+    )
+    assert all(torch.equal(first[key], second[key]) for key in first)
     with pytest.raises(ConfigError, match=r"begun with another data: .*sha256"):
         run(folder, tmp_path / "parted", toy(pairs=True), config, resume=True)
 

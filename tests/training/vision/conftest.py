@@ -24,8 +24,8 @@ def stripes(count: int = 60, channels: int = 1) -> ImageData:
     labels = np.arange(count) % 3
     pixels[np.arange(count), labels * 3] += 150
     complete = {"train": make_split(ArrayImages(pixels, "stripes"), labels, 3, "stripes")}
-    splits, said = hold_out(complete, 0.2, "stripes")
-    return ImageData("stripes", ("top", "middle", "bottom"), splits, "f" * 64, said)
+    splits, description = hold_out(complete, 0.2, "stripes")
+    return ImageData("stripes", ("top", "middle", "bottom"), splits, "f" * 64, description)
 
 
 @pytest.fixture

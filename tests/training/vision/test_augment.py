@@ -40,8 +40,8 @@ def test_mixup_is_one_share_of_a_batch_and_its_reverse() -> None:
 
 def test_cutmix_counts_the_pixels_it_takes() -> None:
     torch.manual_seed(0)
-    for wanted in (0.0, 0.3, 0.9, 1.0):
-        x, share = cut(torch.zeros(2, 1, 8, 8), torch.ones(2, 1, 8, 8), wanted)
+    for wanted_share in (0.0, 0.3, 0.9, 1.0):
+        x, share = cut(torch.zeros(2, 1, 8, 8), torch.ones(2, 1, 8, 8), wanted_share)
         assert share == pytest.approx(1 - float(x.mean()))
     x, labels = Augment(VisionConfig(cutmix=1.0), PREP, 3)(BYTES, LABELS, (4, 1))
     kept = (x == BYTES / 255).all(1).float().mean((1, 2))
@@ -52,12 +52,12 @@ def test_cutmix_counts_the_pixels_it_takes() -> None:
 def test_the_same_place_gives_the_same_images() -> None:
     pytest.importorskip("kornia")
     config = VisionConfig(flip=True, crop=2, randaugment=2, erasing=0.5, mixup=0.5, cutmix=0.5)
-    one, two = (Augment(config, PREP, 3) for _ in range(2))
-    one(BYTES, LABELS, (9, 9))
-    a, b = one(BYTES, LABELS, (0, 1)), two(BYTES, LABELS, (0, 1))
+    first, second = (Augment(config, PREP, 3) for _ in range(2))
+    first(BYTES, LABELS, (9, 9))
+    a, b = first(BYTES, LABELS, (0, 1)), second(BYTES, LABELS, (0, 1))
     assert torch.equal(a[0], b[0])
     assert torch.equal(a[1], b[1])
-    assert not torch.equal(a[0], one(BYTES, LABELS, (0, 2))[0])
+    assert not torch.equal(a[0], first(BYTES, LABELS, (0, 2))[0])
     assert a[0].shape == (4, 3, 8, 8)
     assert a[0].min() >= 0
     assert a[0].max() <= 1

@@ -107,14 +107,14 @@ def test_soft_labels_and_smoothing_by_hand(model: Any) -> None:
 
 def test_batches_are_a_function_of_seed_and_step(store: Any, config: Any) -> None:
     vision = VisionConfig(mixup=0.5)
-    one, two = (ImageBatches(store(), config(), vision, ALONE) for _ in range(2))
-    two.of(0)
-    for (a,), (b,) in ((one.of(5), two.of(5)), (one.of(2), two.of(2))):
+    first, second = (ImageBatches(store(), config(), vision, ALONE) for _ in range(2))
+    second.of(0)
+    for (a,), (b,) in ((first.of(5), second.of(5)), (first.of(2), second.of(2))):
         assert torch.equal(a.pixel_values, b.pixel_values)
         assert torch.equal(a.labels, b.labels)
-    assert not torch.equal(one.of(5)[0].pixel_values, one.of(6)[0].pixel_values)
+    assert not torch.equal(first.of(5)[0].pixel_values, first.of(6)[0].pixel_values)
     state = torch.get_rng_state()
-    one.of(3)
+    first.of(3)
     assert torch.equal(torch.get_rng_state(), state)
     plain = ImageBatches(store(), config(), VisionConfig(), ALONE)
     halves = [
@@ -155,14 +155,14 @@ def test_presets_bring_known_values() -> None:
     from spikeformers.models import VISION_PRESETS
     from spikeformers.training import TrainConfig
 
-    known = [{f.name for f in fields(kind)} for kind in (TrainConfig, VisionConfig)]
+    field_names = [{f.name for f in fields(kind)} for kind in (TrainConfig, VisionConfig)]
     assert TRAINING.keys() == VISION_PRESETS.keys()
     for values in TRAINING.values():
-        assert values.keys() <= known[0] | known[1]
-        TrainConfig.from_dict({k: v for k, v in values.items() if k in known[0]})
-        VisionConfig.from_dict({k: v for k, v in values.items() if k in known[1]})
-    assert not known[0] & known[1]
-    assert known[0] >= set(UNUSED)
+        assert values.keys() <= field_names[0] | field_names[1]
+        TrainConfig.from_dict({k: v for k, v in values.items() if k in field_names[0]})
+        VisionConfig.from_dict({k: v for k, v in values.items() if k in field_names[1]})
+    assert not field_names[0] & field_names[1]
+    assert field_names[0] >= set(UNUSED)
 
 
 def test_broken_images_are_left_out_of_validation(store: Any, model: Any) -> None:

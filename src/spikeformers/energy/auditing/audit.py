@@ -38,7 +38,7 @@ from torch import nn
 
 from spikeformers.energy.auditing.recorder import OperationRecorder, Row
 from spikeformers.energy.counting.forward_pass import trace_into
-from spikeformers.energy.counting.rows import Batch
+from spikeformers.energy.counting.operands import Batch
 from spikeformers.energy.counting.trace import Operand, Trace
 from spikeformers.errors import ConfigError, DataError, nearest
 

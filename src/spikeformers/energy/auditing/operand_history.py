@@ -1,9 +1,22 @@
-"""An operand over a whole run: its kind, the source of this knowledge, and its density.
+"""An operand over a whole run: its kind, the source of this knowledge, its density, its units.
 
 A kind comes from the neuron that made the tensor (or a boolean type), or is found from the values.
 All zeros are no evidence ("silent"), and a single non-zero value counts as real, because any number
 is a multiple of itself. Values whose unit changes from call to call have no constant unit and are
 therefore real too.
+
+A unit per channel folds into the weights that follow. A converted model multiplies spikes with a
+threshold per channel before its linear map:
+
+    y = sum_d (s_d u_d) W[d]  =  sum_d s_d (u_d W[d])
+
+so the map adds rows of weights that were scaled once. If pairs of neurons encode positive and
+negative values in two units, a channel has two scaled rows, one per sign. This is valid only if the
+factor depends on nothing else, which is checked on every value of the run.
+
+A threshold per token is one factor for all channels of a row, which moves out of the sum:
+
+    y = sum_d (s_d u) W[d]  =  u * sum_d s_d W[d]
 """
 
 from __future__ import annotations
@@ -15,7 +28,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from spikeformers.energy.auditing.channel_units import joined
 from spikeformers.energy.counting.operands import Spikes, spikes_of
 from spikeformers.energy.counting.trace import Kind
 
@@ -162,3 +174,68 @@ def _joined(earlier: OperandHistory, later: OperandHistory) -> tuple[Kind, float
         return kind, low
     times = high / low
     return ("integer", low) if math.isclose(times, round(times), rel_tol=1e-3) else ("real", 1.0)
+
+
+# Moves that do not change the last dimension, the channels.
+KEEP_CHANNELS = frozenset((
+    "view", "_unsafe_view", "reshape", "_reshape_alias", "clone", "contiguous", "detach", "alias",
+    "expand", "unsqueeze", "squeeze",
+))  # fmt: skip
+
+
+def units_of(spikes: Tensor, factor: Tensor, *, fixed: bool) -> Tensor | None:
+    """Units ``[2, D]`` of positive and of negative spikes in ``spikes * factor``, or None.
+
+    NaN if there was no spike of that sign. ``fixed``: the factor existed before the run. A factor
+    computed during the run is accepted only if channels and signs have two spikes on average.
+    """
+    if not (spikes.is_floating_point() and factor.is_floating_point()):
+        return None
+    if spikes.dim() == 0 or factor.dim() > spikes.dim() or not spikes.numel():
+        return None
+    width = spikes.shape[-1]
+    if factor.dim() == 0 or factor.shape[-1] not in (1, width):
+        return None
+    rows = spikes.reshape(-1, width)
+    try:
+        factors = factor.expand(spikes.shape).reshape(-1, width)
+    except RuntimeError:  # the factor is wider than the spikes: it makes new channels
+        return None
+    units = torch.full((2, width), torch.nan, dtype=torch.float64, device=spikes.device)
+    events = groups = 0
+    for place, fired in enumerate((rows > 0, rows < 0)):
+        number = fired.sum(0)
+        low = factors.masked_fill(~fired, torch.inf).amin(0)
+        high = factors.masked_fill(~fired, -torch.inf).amax(0)
+        active = number > 0
+        if not torch.equal(low[active], high[active]):
+            return None
+        units[place, active] = low[active].double()
+        events, groups = events + int(number.sum()), groups + int(active.sum())
+    if groups == 0 or (not fixed and events < 2 * groups):
+        return None
+    return units
+
+
+def is_unit_per_token(spikes: Tensor, factor: Tensor) -> bool:
+    """Whether ``factor`` is one number for each row of ``spikes`` ``[..., D]``."""
+    if not (spikes.is_floating_point() and factor.is_floating_point()):
+        return False
+    same_rows = factor.dim() > 1 and factor.shape[:-1] == spikes.shape[-factor.dim() : -1]
+    return same_rows and factor.shape[-1] == 1
+
+
+def joined(earlier: Tensor, later: Tensor) -> Tensor | None:
+    """The units of two calls combined; None if they differ."""
+    if earlier.shape != later.shape:
+        return None
+    both = ~(earlier.isnan() | later.isnan())
+    if not torch.equal(earlier[both], later[both]):
+        return None
+    return torch.where(earlier.isnan(), later, earlier)
+
+
+def folded(weight: Tensor, units: Tensor) -> tuple[Tensor, Tensor]:
+    """``weight`` ``[out, in]`` scaled for positive and for negative spikes; unseen ones by 0."""
+    scaled = units.nan_to_num(0.0).to(weight.dtype)
+    return weight * scaled[0], weight * scaled[1]

@@ -14,14 +14,16 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from spikeformers.energy.auditing import op_classes
-from spikeformers.energy.auditing.channel_units import KEEP_CHANNELS, is_unit_per_token, units_of
 from spikeformers.energy.auditing.constants import Constants, tensors_in
 from spikeformers.energy.auditing.op_classes import What
 from spikeformers.energy.auditing.operand_history import (
+    KEEP_CHANNELS,
     OperandHistory,
     history_of,
     history_of_number,
     history_of_reals,
+    is_unit_per_token,
+    units_of,
     with_unit_per_token,
     with_units,
 )

@@ -9,7 +9,7 @@ from torch import nn
 
 from spikeformers.energy.counting.hooks import Recorder
 from spikeformers.energy.counting.module_stack import key_heads_of
-from spikeformers.energy.counting.rows import Batch, inputs_of
+from spikeformers.energy.counting.operands import Batch, inputs_of
 from spikeformers.energy.counting.trace import Trace
 from spikeformers.energy.counting.tracer import Tracer
 

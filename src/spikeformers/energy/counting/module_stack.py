@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from spikeformers.attention import Attention
 from spikeformers.energy.counting.rules import norm_kind
 from spikeformers.neurons import Neuron
 
@@ -41,6 +41,11 @@ class Frame:
     listed: Counter[str] = field(default_factory=Counter)
     """How many operations of each name an audit has recorded here."""
 
+    @property
+    def running(self) -> Any:
+        """The module, for a counter that its ``kind`` was chosen for."""
+        return self.module
+
 
 def layer_of(name: str) -> int | None:
     """The number of the module's block: the first number in its path; None outside the blocks."""
@@ -51,9 +56,10 @@ def layer_of(name: str) -> int | None:
 def kind_of(module: nn.Module) -> str:
     """linear, conv, embedding, neuron, core, expanded, norm, activation or open.
 
-    A module may state its kind itself (``counted_as``): one that "decodes" turns the spikes that it
-    reads into the values that they stand for, the additions of one that is "part of a product" are
-    counted with that product, and what is "part of a neuron" is counted with the neuron.
+    A module may state its kind itself (``counted_as``), as a "neuron" and a "core" (of attention)
+    do. One that "decodes" turns the spikes that it reads into the values that they stand for, the
+    additions of one that is "part of a product" are counted with that product, and what is "part of
+    a neuron" is counted with the neuron.
     """
     own: str | None = getattr(module, "counted_as", None)
     if own is not None:
@@ -64,10 +70,6 @@ def kind_of(module: nn.Module) -> str:
         return "conv"
     if isinstance(module, nn.Embedding):
         return "embedding"
-    if isinstance(module, Neuron):
-        return "neuron"
-    if isinstance(module, Attention):
-        return "core"
     if getattr(module, "sums_sub_steps", False):
         return "expanded"
     if norm_kind(module) is not None:
@@ -117,7 +119,7 @@ def in_attention(stack: list[Frame]) -> bool:
     """
     return any(
         "Attention" in type(frame.module).__name__
-        or any(isinstance(part, Attention) for part in frame.module.children())
+        or any(getattr(part, "counted_as", None) == "core" for part in frame.module.children())
         for frame in stack
     )
 

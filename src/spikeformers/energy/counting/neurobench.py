@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from spikeformers.energy.counting.forward_pass import trace
-from spikeformers.energy.counting.rows import Batch
+from spikeformers.energy.counting.operands import Batch
 from spikeformers.energy.counting.trace import Operand, Product, Synapses
 from spikeformers.errors import DataError
 

@@ -10,12 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from spikeformers.energy.counting.operands import counts, operand
-from spikeformers.energy.counting.rows import Batch, Rows, inputs_of
+from spikeformers.energy.counting.operands import Batch, Rows, counts, inputs_of, operand
 from spikeformers.energy.counting.rules import spikes_by
 from spikeformers.energy.counting.trace import Operand
 from spikeformers.errors import ConfigError, nearest
-from spikeformers.neurons import Neuron, observe
+from spikeformers.neurons import Neuron, neurons_of, observe
 
 
 def density_of(model: nn.Module, batches: Iterable[Batch]) -> dict[str, Operand]:
@@ -88,7 +87,7 @@ def density_by_position(model: nn.Module, batches: Iterable[Batch]) -> NDArray[n
 
 def neuron_names(model: nn.Module) -> list[str]:
     """Names of the model's neuron layers, in order."""
-    return [name for name, module in model.named_modules() if isinstance(module, Neuron)]
+    return list(neurons_of(model))
 
 
 def raster_of(model: nn.Module, ids: Tensor, name: str) -> NDArray[np.float32]:

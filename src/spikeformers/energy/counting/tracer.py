@@ -20,8 +20,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from transformers.pytorch_utils import Conv1D
 
 from spikeformers.attention import Attention
-from spikeformers.energy.counting import attention_rules, rules
 from spikeformers.energy.counting import operations as ops
+from spikeformers.energy.counting import rules
 from spikeformers.energy.counting.hooks import DispatchMode, FunctionMode, Recorder
 from spikeformers.energy.counting.module_stack import (
     ACCOUNTS,
@@ -36,8 +36,7 @@ from spikeformers.energy.counting.module_stack import (
     linear_component,
     product_in_words,
 )
-from spikeformers.energy.counting.operands import Spikes
-from spikeformers.energy.counting.rows import Place, Rows
+from spikeformers.energy.counting.operands import Place, Rows, Spikes
 from spikeformers.energy.counting.trace import Trace
 from spikeformers.errors import SpikeformersError
 from spikeformers.neurons import Neuron
@@ -127,7 +126,7 @@ class Tracer:
         return hook
 
     def _linear(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
-        module: Any = frame.module
+        module = frame.running
         entered = next(iter(inputs.values())) if frame.decoded is None else frame.decoded
         x: Tensor = self.decoded_from.get(entered, entered)
         self._hold(module.weight)
@@ -148,8 +147,7 @@ class Tracer:
         )
 
     def _conv(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
-        module = frame.module
-        assert isinstance(module, nn.Conv2d)
+        module: nn.Conv2d = frame.running
         self._hold(module.weight)
         x: Tensor = next(iter(inputs.values()))
         place = self.place(frame.name, linear_component(self.stack, frame.name))
@@ -177,8 +175,7 @@ class Tracer:
         rules.norm(self.trace, self.place(frame.name, "norms"), self.rows, output, kind)
 
     def _neuron(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
-        module = frame.module
-        assert isinstance(module, Neuron)
+        module: Neuron = frame.running
         around = self.stack[-1] if self.stack else None
         if around is not None and getattr(around.module, "weights_are_fired", False):
             self.stated[output] = rules.spikes_by(module)
@@ -198,14 +195,13 @@ class Tracer:
             self.stack[-1].decoded = output
 
     def _core(self, frame: Frame, inputs: dict[str, Any], output: Tensor) -> None:
-        module = frame.module
-        assert isinstance(module, Attention)
+        module: Attention = frame.running
         q, k, v = inputs["q"], inputs["k"], inputs["v"]
         bias = inputs.get("bias")
         stated = self._stated_of(q, k, v)
         place = self.place(frame.name, ATTENTION)
         if module.keeps_state:
-            attention_rules.state_attention(self.trace, place, self.rows, (q, k, v), stated)
+            rules.state_attention(self.trace, place, self.rows, (q, k, v), stated)
             expected = module.state_macs(q)
             self._check(frame, expected, expected)
             return
@@ -214,7 +210,7 @@ class Tracer:
         if frame.edges is not None:
             name, neuron, spikes = frame.edges
             edges = self.place(name, "neurons")
-            attention_rules.edges(self.trace, edges, self.rows, neuron, spikes, allowed)
+            rules.edges(self.trace, edges, self.rows, neuron, spikes, allowed)
         # A core may skip keys that no query of a block sees, and gather V instead of multiplying.
         pairs = q.numel() // q.shape[-1] * k.shape[-2]
         allowed_pairs = int(allowed.expand(*q.shape[:-1], k.shape[-2]).sum())
@@ -226,7 +222,7 @@ class Tracer:
 
     def _expanded(self, frame: Frame, inputs: dict[str, Any], output: Any) -> None:
         """Count a core on binary sub-steps: scores sum over all their pairs before competition."""
-        module: Any = frame.module
+        module = frame.running
         summed = module.summed_sub_steps(self.last_spikes.pop)
         operands = tuple(counts for counts, _ in summed)
         stated = tuple(Spikes("integer", unit) for _, unit in summed)
@@ -245,10 +241,10 @@ class Tracer:
         bias: Any,
     ) -> Tensor:
         weights = core.weights(operands[0], operands[1], allowed, bias)
-        pairs = attention_rules.attention(
+        pairs = rules.attention(
             self.trace, place, self.rows, operands, stated, allowed, weights, core
         )
-        attention_rules.core(self.trace, place, core, pairs, bias is not None)
+        rules.core(self.trace, place, core, pairs, bias is not None)
         return weights
 
     def _stated_of(self, *operands: Tensor) -> Any:
@@ -278,10 +274,8 @@ class Tracer:
         """Count softmax attention over the allowed pairs."""
         place = self.place(name, ATTENTION)
         stated = self._stated_of(q, k, v)
-        pairs = attention_rules.attention(
-            self.trace, place, self.rows, (q, k, v), stated, allowed, None
-        )
-        attention_rules.softmax(self.trace, place, int(pairs.sum()))
+        pairs = rules.attention(self.trace, place, self.rows, (q, k, v), stated, allowed, None)
+        rules.softmax(self.trace, place, int(pairs.sum()))
 
     def _check(self, frame: Frame, least: int, most: int) -> None:
         if not least <= frame.dispatched <= most:

@@ -13,24 +13,101 @@ independent of how many fire.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from spikeformers.energy.counting.trace import Attending, Operand, Product, Trace
-from spikeformers.energy.pricing.precision import BITS, COUNT, Precision
-from spikeformers.energy.pricing.work_items import Phase, WorkItem, compute, limited, traffic
+from spikeformers.energy.pricing.work_items import (
+    BITS,
+    COUNT,
+    Phase,
+    Precision,
+    WorkItem,
+    compute,
+    limited,
+    traffic,
+)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One product of attention, and the setting that its work is derived for."""
+
+    product: Product
+    trace: Trace
+    precision: Precision
+    phase: Phase
+    spikes: float
+    """Events as a multiple of the measured ones."""
+    held: float
+    """Bits of the complete cache."""
+
+    @property
+    def attending(self) -> Attending:
+        """Sizes of the product."""
+        assert self.product.attending is not None
+        return self.product.attending
+
+    @property
+    def place(self) -> tuple[str, int | None, str]:
+        """Component, block and name of the product."""
+        return self.product.component, self.product.layer, self.product.name
+
+    @property
+    def per_token(self) -> float:
+        """Share of one token in what the run counted."""
+        return 1 / self.trace.tokens
+
+    @property
+    def growth(self) -> float:
+        """Factor from pairs of the run to pairs of the phase, per token."""
+        return _growth(self.attending, self.phase) * self.per_token
+
+    def add(self, kind: str, factor: float) -> WorkItem:
+        """The product's additions, times ``factor``."""
+        return compute(*self.place, "add", kind, self.product.sop * factor)
+
+    def dense(self, factor: float) -> Iterator[WorkItem]:
+        """Multiply-accumulates of a product without spikes, times ``factor``."""
+        macs = self.product.macs * factor
+        yield compute(*self.place, "multiply", self.precision.attention, macs)
+        yield compute(*self.place, "add", "fp32", macs)
+
+    def stream(self, bits: float) -> Iterator[WorkItem]:
+        """Activations of a token, written once and read once."""
+        yield from traffic(
+            *self.place, "activations", read=bits, write=bits, of=bits * self.phase.tile
+        )
+
+    def entering(self, operand: Operand) -> Iterator[WorkItem]:
+        """An operand that comes from the neurons, or the stream of reals."""
+        width = operand.planes if operand.is_spikes else BITS[self.precision.stream]
+        yield from self.stream(operand.size * self.per_token * width)
+
+    def cache(self, cached: Operand, rows: float) -> Iterator[WorkItem]:
+        """Reads of ``rows`` rows per token of keys or values, and the write of the token's own."""
+        width = cached_bits(cached, self.precision)
+        yield from traffic(
+            *self.place,
+            "cache",
+            read=rows * self.attending.width * width,
+            write=cached.size * width * self.per_token,
+            of=self.held,
+        )
 
 
 def attention_work(
     trace: Trace, precision: Precision, phase: Phase, spikes: float
 ) -> Iterator[WorkItem]:
     """Work items of every product of attention."""
-    held = cache_bits(trace, precision) * phase.context
+    cache_size = cache_bits(trace, precision) * phase.context
     for product in trace.products.values():
+        job = _Job(product, trace, precision, phase, spikes, cache_size)
         if product.role == "scores":
-            yield from _scores(product, trace, precision, phase, spikes, held)
+            yield from _scores(job)
         elif product.role == "values":
-            yield from _values(product, trace, precision, phase, spikes, held)
+            yield from _values(job)
         elif product.role in ("state", "read"):
-            yield from _state(product, trace, precision, phase, spikes)
+            yield from _state(job)
 
 
 def cache_bits(trace: Trace, precision: Precision) -> float:
@@ -63,94 +140,59 @@ def _growth(attending: Attending, phase: Phase) -> float:
     return keys_of(phase, attending) * attending.queries / max(1, attending.pairs)
 
 
-def _scores(
-    product: Product,
-    trace: Trace,
-    precision: Precision,
-    phase: Phase,
-    spikes: float,
-    held: float,
-) -> Iterator[WorkItem]:
-    attending, q, k = product.attending, product.left, product.right
-    assert attending is not None
-    at = _place(product)
-    each = 1 / trace.tokens
-    grow = _growth(attending, phase) * each
-    event_factor = _event_factor(spikes, q, k)
+def _scores(job: _Job) -> Iterator[WorkItem]:
+    attending, q, k = job.attending, job.product.left, job.product.right
+    event_factor = _event_factor(job.spikes, q, k)
     if q.is_spikes and k.is_spikes:
-        yield compute(*at, "add", COUNT, product.sop * event_factor * grow)
+        yield job.add(COUNT, event_factor * job.growth)
         bits = attending.pairs * attending.width * q.planes * k.planes
-        yield compute(*at, "logic", "bit", bits * grow)
-    elif product.spiking:
-        yield compute(*at, "add", "fp32", product.sop * event_factor * grow)
+        yield compute(*job.place, "logic", "bit", bits * job.growth)
+    elif job.product.spiking:
+        yield job.add("fp32", event_factor * job.growth)
     else:
-        yield from _dense(product, precision, grow)
-    entering = q.size * each * (q.planes if q.is_spikes else BITS[precision.stream])
-    yield from traffic(*at, "activations", read=entering, write=entering, of=entering * phase.tile)
-    yield from _cache_traffic(product, k, trace, precision, held, _all_rows(attending, phase))
+        yield from job.dense(job.growth)
+    yield from job.entering(q)
+    yield from job.cache(k, _all_rows(attending, job.phase))
 
 
-def _values(
-    product: Product,
-    trace: Trace,
-    precision: Precision,
-    phase: Phase,
-    spikes: float,
-    held: float,
-) -> Iterator[WorkItem]:
-    attending, weights, v = product.attending, product.left, product.right
-    assert attending is not None
-    at = _place(product)
-    each = 1 / trace.tokens
-    read = _attended(product, trace, phase, spikes)
-    grow = read * attending.queries / max(1, weights.nonzero) * each
-    events = limited(spikes, v.density) if v.is_spikes else 1.0
-    if product.spiking:
+def _values(job: _Job) -> Iterator[WorkItem]:
+    attending, weights, v = job.attending, job.product.left, job.product.right
+    read = _attended(job) * attending.queries
+    if job.product.spiking:
+        events = limited(job.spikes, v.density) if v.is_spikes else 1.0
         sum_type = COUNT if v.is_spikes and weights.is_spikes else "fp32"
-        yield compute(*at, "add", sum_type, product.sop * events * grow)
+        yield job.add(sum_type, events * read / max(1, weights.nonzero) * job.per_token)
     else:
-        yield from _dense(product, precision, _growth(attending, phase) * each)
-    rows = min(read * attending.queries * each, _all_rows(attending, phase))
-    yield from _cache_traffic(product, v, trace, precision, held, rows)
-    leaving = attending.queries * attending.width * each * BITS[precision.stream]
-    yield from traffic(*at, "activations", read=leaving, write=leaving, of=leaving * phase.tile)
-
-
-def _cache_traffic(
-    product: Product,
-    cached: Operand,
-    trace: Trace,
-    precision: Precision,
-    held: float,
-    rows: float,
-) -> Iterator[WorkItem]:
-    """Reads of ``rows`` rows per token of keys or values, and the write of the token's own."""
-    assert product.attending is not None
-    width = cached_bits(cached, precision)
-    yield from traffic(
-        *_place(product),
-        "cache",
-        read=rows * product.attending.width * width,
-        write=cached.size * width * (1 / trace.tokens),
-        of=held,
+        yield from job.dense(job.growth)
+    yield from job.cache(v, min(read * job.per_token, _all_rows(attending, job.phase)))
+    yield from job.stream(
+        attending.queries * attending.width * job.per_token * BITS[job.precision.stream]
     )
 
 
-def _place(product: Product) -> tuple[str, int | None, str]:
-    return product.component, product.layer, product.name
+def _state(job: _Job) -> Iterator[WorkItem]:
+    """Attention that keeps a state: Z ``[K, K]`` per head, read and written once per tile."""
+    product, attending = job.product, job.attending
+    operands: tuple[Operand, ...] = (product.left,)
+    if product.role == "state":
+        operands = (product.left, product.right)
+        bits = attending.heads * attending.steps * attending.width**2 * BITS[COUNT]
+        layers = sum(p.role == "state" for p in job.trace.products.values())
+        per_token = bits / job.phase.tile
+        yield from traffic(*job.place, "cache", read=per_token, write=per_token, of=bits * layers)
+    if product.spiking:
+        kind = COUNT if all(operand.is_spikes for operand in operands) else "fp32"
+        yield job.add(kind, _event_factor(job.spikes, *operands) * job.per_token)
+    else:
+        yield from job.dense(job.per_token)
+    for operand in operands:
+        yield from job.entering(operand)
 
 
-def _dense(product: Product, precision: Precision, factor: float) -> Iterator[WorkItem]:
-    """Multiply-accumulates of a product without spikes, times ``factor``."""
-    at = _place(product)
-    yield compute(*at, "multiply", precision.attention, product.macs * factor)
-    yield compute(*at, "add", "fp32", product.macs * factor)
-
-
-def _attended(product: Product, trace: Trace, phase: Phase, spikes: float) -> float:
+def _attended(job: _Job) -> float:
     """Mean number of V rows that a query reads."""
-    attending, weights = product.attending, product.left
-    assert attending is not None
+    product, attending, phase, spikes = job.product, job.attending, job.phase, job.spikes
+    weights = product.left
     if not attending.queries:
         return 0.0
     measured = weights.nonzero / attending.queries
@@ -160,7 +202,7 @@ def _attended(product: Product, trace: Trace, phase: Phase, spikes: float) -> fl
     share = weights.nonzero / max(1, attending.pairs)
     if attending.weights_are_fired:
         return grown * limited(spikes, share)
-    scores = trace.products.get(f"{product.name.removesuffix('values')}scores")
+    scores = job.trace.products.get(f"{product.name.removesuffix('values')}scores")
     if scores is None or not weights.is_spikes:
         return grown
     return grown * min(
@@ -174,40 +216,6 @@ def _winners(most: int, phase: Phase) -> float:
         return float(min(most, keys))
     full = phase.context - most
     return (most * (most + 1) / 2 + full * most) / phase.context
-
-
-def _state(
-    product: Product, trace: Trace, precision: Precision, phase: Phase, spikes: float
-) -> Iterator[WorkItem]:
-    """Attention that keeps a state: Z ``[K, K]`` per head, read and written once per tile."""
-    attending, left, right = product.attending, product.left, product.right
-    assert attending is not None
-    at = _place(product)
-    each = 1 / trace.tokens
-    if product.role == "state":
-        kind = COUNT if left.is_spikes and right.is_spikes else "fp32"
-        event_factor = _event_factor(spikes, left, right)
-        heads = attending.heads * attending.steps
-        bits = heads * attending.width**2 * BITS[COUNT]
-        layers = sum(p.role == "state" for p in trace.products.values())
-        yield from traffic(
-            *at, "cache", read=bits / phase.tile, write=bits / phase.tile, of=bits * layers
-        )
-        entering_operands = (left, right)
-    else:
-        kind = COUNT if left.is_spikes else "fp32"
-        event_factor = _event_factor(spikes, left)
-        entering_operands = (left,)  # type: ignore[assignment]
-    if product.spiking:
-        yield compute(*at, "add", kind, product.sop * event_factor * each)
-    else:
-        yield from _dense(product, precision, each)
-    for operand in entering_operands:
-        width = operand.planes if operand.is_spikes else BITS[precision.stream]
-        entering = operand.size * each * width
-        yield from traffic(
-            *at, "activations", read=entering, write=entering, of=entering * phase.tile
-        )
 
 
 def _event_factor(spikes: float, *operands: Operand) -> float:

@@ -14,9 +14,8 @@ from typing import Any, Literal
 
 from spikeformers.energy.counting.trace import Trace
 from spikeformers.energy.pricing.ledger import ledger_of
-from spikeformers.energy.pricing.precision import Precision
 from spikeformers.energy.pricing.price_table import PriceTable
-from spikeformers.energy.pricing.work_items import Phase, limited
+from spikeformers.energy.pricing.work_items import Phase, Precision, limited
 
 Verdict = Literal["below", "always", "never"]
 _HALVINGS = 40

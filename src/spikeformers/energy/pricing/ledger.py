@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from spikeformers.energy.counting.trace import COMPONENTS, Trace
-from spikeformers.energy.pricing.precision import Precision
 from spikeformers.energy.pricing.price_table import Level, PriceTable
-from spikeformers.energy.pricing.work_items import STORES, Phase, WorkItem
+from spikeformers.energy.pricing.work_items import STORES, Phase, Precision, WorkItem
 from spikeformers.energy.pricing.workload import Assumptions, work_of
 from spikeformers.errors import ConfigError
 

@@ -1,27 +1,82 @@
-"""Energy of a model on a text: measured events, estimated joules.
+"""Energy of a model on a text by the papers' sum: measured events, estimated joules.
 
     paper              4.6 pJ * MACs of products without spikes + 0.9 pJ * SOP of the others
-    with_elementwise   paper + norms, neurons, residual adds, softmax, comparisons ... (prices.py)
+    with_elementwise   paper + norms, neurons, residual adds, softmax, comparisons ...
 
 The events are counted in real forward passes; the joules are estimates from a price table, never
 measured. Neither sum includes memory traffic. A dense twin is counted by the same code: all its
 products at 4.6 pJ, attention over allowed pairs only, so that neither model pays for masked pairs.
+
+Prices: Horowitz, "Computing's energy problem", ISSCC 2014, 45 nm, 0.9 V, 32-bit floating point: an
+addition 0.9 pJ, a multiplication 3.7 pJ, so a multiply-accumulate 4.6 pJ. The spiking papers use
+these two prices and nothing else: ``E = 4.6 pJ * MACs + 0.9 pJ * SOP``.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import nn
 
 from spikeformers.energy.counting.forward_pass import trace
-from spikeformers.energy.counting.rows import Batch
+from spikeformers.energy.counting.operands import Batch
 from spikeformers.energy.counting.trace import COMPONENTS, Operand, Product, Trace
-from spikeformers.energy.pricing.prices import PAPER, Prices
+from spikeformers.energy.pricing.price_table import Cost
 from spikeformers.errors import DataError
+
+HOROWITZ = "Horowitz, ISSCC 2014, 45 nm"
+
+
+ADD_FP32 = Cost(picojoules=0.9, source=HOROWITZ)
+MULT_FP32 = Cost(picojoules=3.7, source=HOROWITZ)
+MAC_FP32 = Cost(picojoules=4.6, source=f"{HOROWITZ}: one multiplication and one addition")
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Prices of the operations that the tracer counts.
+
+    ``accumulate`` and ``mac`` make the papers' sum; ``elementwise`` prices the rest by kind.
+    """
+
+    name: str
+    accumulate: Cost
+    mac: Cost
+    elementwise: Mapping[str, Cost] = field(default_factory=dict)
+
+    def of_operations(self, operations: Mapping[str, int]) -> float:
+        """Picojoules of counted elementwise operations; KeyError for a kind without a price."""
+        return sum(n * self.elementwise[kind].picojoules for kind, n in operations.items())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "name": self.name,
+            "accumulate": asdict(self.accumulate),
+            "mac": asdict(self.mac),
+            "elementwise": {kind: asdict(cost) for kind, cost in self.elementwise.items()},
+        }
+
+
+PAPER = Prices(
+    name="horowitz45",
+    accumulate=ADD_FP32,
+    mac=MAC_FP32,
+    elementwise={
+        "add": ADD_FP32,
+        "mult": MULT_FP32,
+        "compare": Cost(0.9, f"a comparison is a subtraction; {HOROWITZ}"),
+        "winner_compare": Cost(0.9, f"a comparison is a subtraction; {HOROWITZ}"),
+        "function": Cost(
+            3.7, "exp, division, root, tanh ...: at least one multiplication; no published price"
+        ),
+        "lookup": Cost(0.0, "a read and no arithmetic; memory traffic is not priced here"),
+    },
+)
+
 
 RULES = (
     "estimated: events are counted in a real run, picojoules come from the price table",

@@ -16,7 +16,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from spikeformers.energy.pricing.prices import Cost
 from spikeformers.errors import ConfigError, nearest
 from spikeformers.foreign import foreign, read_text
 
@@ -33,6 +32,14 @@ SIZE_UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _KEYS = ("name", "about", "compute", "memory")
 _LEVEL_KEYS = ("name", "capacity", "bits", "energy", "source")
 _AMOUNT = re.compile(r"^\s*([-+]?\d*\.?\d+(?:[eE][-+]?\d+)?)\s*([A-Za-z]*)\s*$")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Energy of one operation in picojoules, and the source of the figure."""
+
+    picojoules: float
+    source: str
 
 
 @dataclass(frozen=True)

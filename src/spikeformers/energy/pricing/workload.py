@@ -32,8 +32,17 @@ from typing import Literal
 from spikeformers.energy.counting.sizes import LARGEST_TILE
 from spikeformers.energy.counting.trace import Operand, Product, Trace
 from spikeformers.energy.pricing.attention_workload import attention_work, pairs_per_query
-from spikeformers.energy.pricing.precision import BITS, ELEMENTWISE, STATE, Precision
-from spikeformers.energy.pricing.work_items import Phase, WorkItem, compute, limited, traffic
+from spikeformers.energy.pricing.work_items import (
+    BITS,
+    ELEMENTWISE,
+    STATE,
+    Phase,
+    Precision,
+    WorkItem,
+    compute,
+    limited,
+    traffic,
+)
 
 Counts = Literal["additions", "multiplication"]
 _KINDS = {"mult": "multiply", "winner_compare": "compare"}
@@ -93,8 +102,8 @@ def work_of(
 
 def stored_bits(trace: Trace, precision: Precision) -> float:
     """Bits of all parameters."""
-    held = trace.parameters - trace.other_parameters
-    return held * BITS[precision.weight] + trace.other_parameters * BITS[precision.other]
+    weights_held = trace.parameters - trace.other_parameters
+    return weights_held * BITS[precision.weight] + trace.other_parameters * BITS[precision.other]
 
 
 def _linear(
@@ -107,7 +116,7 @@ def _linear(
 ) -> Iterator[WorkItem]:
     weights, left = product.weights, product.left
     assert weights is not None
-    at = (product.component, product.layer, product.name)
+    place = (product.component, product.layer, product.name)
     once = product.component == "head" and phase.name == "prefill"
     each = 1 / trace.tokens / (phase.context if once else 1)
     width = BITS[precision.weight]
@@ -120,33 +129,33 @@ def _linear(
         needed = union(touched_share, tile * weights.steps, event_factor)
         uses = left.nonzero * fan * event_factor * each
         if left.kind == "integer" and assumptions.counts == "multiplication":
-            yield compute(*at, "multiply", precision.weight, uses)
-            yield compute(*at, "add", precision.accumulator, uses)
+            yield compute(*place, "multiply", precision.weight, uses)
+            yield compute(*place, "add", precision.accumulator, uses)
         else:
-            yield compute(*at, "add", precision.accumulator, product.sop * event_factor * each)
+            yield compute(*place, "add", precision.accumulator, product.sop * event_factor * each)
     elif product.right.is_spikes:  # stored weights of few values
         width = product.right.planes
-        yield compute(*at, "add", precision.accumulator, product.sop * each)
+        yield compute(*place, "add", precision.accumulator, product.sop * each)
     else:
-        yield compute(*at, "multiply", precision.weight, uses)
-        yield compute(*at, "add", precision.accumulator, uses)
+        yield compute(*place, "multiply", precision.weight, uses)
+        yield compute(*place, "add", precision.accumulator, uses)
     fetched = weights.stored * needed / tile / (phase.context if once else 1)
     dearer = assumptions.sparse if needed < 1 else 1.0
     yield from traffic(
-        *at, "weights", read=fetched * width * dearer, of=stored_bits(trace, precision)
+        *place, "weights", read=fetched * width * dearer, of=stored_bits(trace, precision)
     )
-    yield from traffic(*at, "register", read=max(0.0, uses - fetched) * width, of=0)
+    yield from traffic(*place, "register", read=max(0.0, uses - fetched) * width, of=0)
     outputs = weights.outputs * each
     if precision.quantised:
-        yield compute(*at, "multiply", ELEMENTWISE, outputs)
+        yield compute(*place, "multiply", ELEMENTWISE, outputs)
         if not left.is_spikes:
-            yield compute(*at, "multiply", ELEMENTWISE, left.size * each)
-            yield compute(*at, "compare", ELEMENTWISE, left.size * each)
+            yield compute(*place, "multiply", ELEMENTWISE, left.size * each)
+            yield compute(*place, "compare", ELEMENTWISE, left.size * each)
     entering = left.size * each * input_bits(left, precision)
     leaving = outputs * BITS[precision.stream]
     for bits in (entering, leaving):
         size = bits * tile * (phase.context if once else 1)
-        yield from traffic(*at, "activations", read=bits, write=bits, of=size)
+        yield from traffic(*place, "activations", read=bits, write=bits, of=size)
 
 
 def input_bits(entering: Operand, precision: Precision) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from spikeformers.evaluation.measured.programs import (
     Program,
-    Text,
+    TextWork,
     Whole,
     engine_program,
     open_forward,
@@ -22,6 +22,8 @@ from spikeformers.evaluation.measured.records import (
 )
 from spikeformers.evaluation.measured.run import measure
 
+Text = TextWork  # the earlier name, which continues to work
+
 __all__ = [
     "Energy",
     "Measured",
@@ -30,7 +32,7 @@ __all__ = [
     "Memory",
     "Program",
     "Spread",
-    "Text",
+    "TextWork",
     "Whole",
     "engine_program",
     "measure",

@@ -33,7 +33,7 @@ class Program:
 
 
 @dataclass(frozen=True)
-class Text:
+class TextWork:
     """Read the first ``prompt_tokens`` of ``ids``, then append the others one by one."""
 
     ids: Sequence[int]
@@ -46,21 +46,57 @@ class Text:
                 f"prompt tokens of {len(self.ids)}."
             )
 
+    @property
+    def units(self) -> dict[str, tuple[int, str]]:
+        """Number and name of the units of each phase."""
+        new = len(self.ids) - self.prompt_tokens
+        return {"prefill": (self.prompt_tokens, "token"), "decode": (new, "token")}
+
+    @property
+    def requests(self) -> dict[str, dict[str, Any]]:
+        """The request of each phase to the process of a system (`spikeformers.meters.child`)."""
+        ids = [int(token) for token in self.ids]
+        return {
+            "prefill": {"do": "begin", "ids": ids[: self.prompt_tokens]},
+            "decode": {"do": "steps", "ids": ids[self.prompt_tokens :]},
+        }
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        """Sizes, for the report."""
+        new = len(self.ids) - self.prompt_tokens
+        return {"batch_size": 1, "prompt_tokens": self.prompt_tokens, "new_tokens": new}
+
 
 @dataclass(frozen=True)
 class Whole:
-    """One forward pass over a batch: ``units`` images, or tokens of a masked text."""
+    """One forward pass over a batch: ``number`` images, or tokens of a masked text."""
 
-    units: int
+    number: int
     unit: str
     batch_size: int
 
     def __post_init__(self) -> None:
-        if self.units < 1 or self.batch_size < 1:
+        if self.number < 1 or self.batch_size < 1:
             raise ConfigError(
-                f"measuring needs at least one {self.unit}; got {self.units} in a batch of "
+                f"measuring needs at least one {self.unit}; got {self.number} in a batch of "
                 f"{self.batch_size}."
             )
+
+    @property
+    def units(self) -> dict[str, tuple[int, str]]:
+        """Number and name of the units of each phase."""
+        return {"forward": (self.number, self.unit)}
+
+    @property
+    def requests(self) -> dict[str, dict[str, Any]]:
+        """The request of each phase to the process of a system (`spikeformers.meters.child`)."""
+        return {"forward": {"do": "begin"}}
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        """Sizes, for the report."""
+        return {"batch_size": self.batch_size, f"{self.unit}s": self.number}
 
 
 def text_program(folder: str | Path, *, threads: int = 1, device: str = "cpu") -> Program:

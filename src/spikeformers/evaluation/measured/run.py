@@ -18,7 +18,7 @@ from typing import Any
 
 from spikeformers.errors import ConfigError
 from spikeformers.evaluation.measured.process import Child
-from spikeformers.evaluation.measured.programs import Program, Text, Whole
+from spikeformers.evaluation.measured.programs import Program, TextWork, Whole
 from spikeformers.evaluation.measured.records import (
     RESERVED,
     Energy,
@@ -29,7 +29,7 @@ from spikeformers.evaluation.measured.records import (
     Spread,
 )
 from spikeformers.evaluation.systems import timing_of
-from spikeformers.meters import Tally, find_meters
+from spikeformers.meters import Seconds, Tally, find_meters
 from spikeformers.meters.energy import POWERCAP, net
 from spikeformers.progress import Move, watched
 
@@ -47,7 +47,7 @@ class Reading:
 
 def measure(
     programs: Mapping[str, Program],
-    work: Text | Whole,
+    work: TextWork | Whole,
     *,
     repeats: int = 5,
     warmup: int = 1,
@@ -89,7 +89,7 @@ def measure(
             memory=memory[name],
             phases={
                 phase: _phase(readings[name][phase], at_rest, *units)
-                for phase, units in _units(work).items()
+                for phase, units in work.units.items()
             },
         )
         for name, program in programs.items()
@@ -97,7 +97,10 @@ def measure(
     reasons = [answer["no_hardware"] for answer in opened.values() if answer["no_hardware"]]
     return MeasuredReport(
         systems=systems,
-        setting={**_setting(work, threads, repeats, warmup), "load_average": load},
+        setting={
+            **work.setting,
+            **{"threads": threads, "repeats": repeats, "warmup": warmup, "load_average": load},
+        },
         meters=tuple(before),
         no_meter=tuple(missing),
         idle_watts=idle,
@@ -122,18 +125,18 @@ def _check(
 
 def _turns(
     children: Mapping[str, Child],
-    work: Text | Whole,
+    work: TextWork | Whole,
     tally: Tally,
     warmup: int,
     repeats: int,
     progress: Move | None,
 ) -> dict[str, dict[str, list[Reading]]]:
     readings: dict[str, dict[str, list[Reading]]] = {
-        name: {phase: [] for phase in _units(work)} for name in children
+        name: {phase: [] for phase in work.units} for name in children
     }
     for turn in watched(range(warmup + repeats), progress):
         for name, child in children.items():
-            for phase, request in _requests(work).items():
+            for phase, request in work.requests.items():
                 tally.start()
                 answer = child.ask(request, tally.look)
                 reading = Reading(answer, tally.look(), tally.seconds)
@@ -142,27 +145,12 @@ def _turns(
     return readings
 
 
-def _requests(work: Text | Whole) -> dict[str, dict[str, Any]]:
-    if isinstance(work, Whole):
-        return {"forward": {"do": "begin"}}
-    ids = [int(token) for token in work.ids]
-    return {
-        "prefill": {"do": "begin", "ids": ids[: work.prompt_tokens]},
-        "decode": {"do": "steps", "ids": ids[work.prompt_tokens :]},
-    }
-
-
-def _units(work: Text | Whole) -> dict[str, tuple[int, str]]:
-    if isinstance(work, Whole):
-        return {"forward": (work.units, work.unit)}
-    new = len(work.ids) - work.prompt_tokens
-    return {"prefill": (work.prompt_tokens, "token"), "decode": (new, "token")}
-
-
 def _phase(readings: Sequence[Reading], idle: Watts, units: int, unit: str) -> MeasuredPhase:
     answers = [reading.answer for reading in readings]
-    repeats = [(answer["wall"], answer["cpu"]) for answer in answers]
-    calls = [(step, 0.0) for answer in answers for step in answer.get("steps", [answer["wall"]])]
+    repeats = [Seconds(answer["wall"], answer["cpu"]) for answer in answers]
+    calls = [
+        Seconds(step, 0.0) for answer in answers for step in answer.get("steps", [answer["wall"]])
+    ]
 
     def spread(key: str) -> Spread:
         return Spread.of([answer[key] / units for answer in answers])
@@ -210,11 +198,3 @@ def _idle(tally: Tally, seconds: float) -> Watts:
     time.sleep(seconds)
     joules = tally.look()
     return {zone: used / tally.seconds for zone, used in joules.items()}
-
-
-def _setting(work: Text | Whole, threads: int, repeats: int, warmup: int) -> dict[str, Any]:
-    options: dict[str, Any] = {"threads": threads, "repeats": repeats, "warmup": warmup}
-    if isinstance(work, Whole):
-        return {"batch_size": work.batch_size, f"{work.unit}s": work.units, **options}
-    new = len(work.ids) - work.prompt_tokens
-    return {"batch_size": 1, "prompt_tokens": work.prompt_tokens, "new_tokens": new, **options}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -33,6 +32,7 @@ from spikeformers.evaluation.zeroshot.tasks import (
     quiet,
     silent,
 )
+from spikeformers.meters import Stopwatch
 from spikeformers.progress import Tell
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class Zeroshot:
             raise DataError(f"{name} has no rows in its {loaded.split} split.")
         self._task = name
         self.lm.notes.clear()
-        began = time.perf_counter()
+        watch = Stopwatch()
         loaded.task.set_config("num_fewshot", 0)
         with silent():
             results = evaluate(
@@ -146,7 +146,7 @@ class Zeroshot:
                 limit=None if limit is None else min(limit, available),
                 bootstrap_iters=0,
             )
-        seconds = time.perf_counter() - began
+        seconds = watch.read().wall
         rows = sorted(results["samples"][name], key=lambda row: row["doc_id"])
         config = json.loads(json.dumps(results["configs"][name], default=str))
         shown = ("doc_to_text", "doc_to_target", "doc_to_choice", "target_delimiter")

@@ -47,12 +47,12 @@ void insert(std::vector<Winner>& best, std::size_t limit, const Winner& found) {
 
 // The least whole score with which a key of a page can still be among the winners, given the worst
 // of them and the largest bias of the page. Exact, rounding included, because rounding is monotone;
-// so what it rules out need not be looked at.
+// so the pages that it rules out are not read.
 class Bar {
  public:
   Bar(const Scoring& scoring, bool ties_win) : scoring_(scoring), ties_win_(ties_win) {}
 
-  // Any guess will do: a bisection follows. (NaN is no guess.)
+  // Any guess will do: a bisection follows. (NaN is not a guess.)
   std::int32_t least(float worst, float bias) {
     if (worst == worst_ && bias == bias_) return least_;
     worst_ = worst;

@@ -63,7 +63,7 @@ struct AttentionScratch {
 };
 
 // The `winners` keys of largest score among tokens 0..position, best first, lowest index on ties.
-// Pages whose bound says that they hold no winner are not read.
+// Pages that cannot hold a winner, by their bound, are not read.
 void find_winners(const Kernels& kernels, const BitCache& cache, int head, const std::int8_t* counts,
                   int width, std::int64_t position, const Scoring& scoring, int winners,
                   AttentionScratch& scratch);

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "more.hpp"
+#include "converted_kernels.hpp"
 #include "steps.hpp"
 
 namespace spikeformers {

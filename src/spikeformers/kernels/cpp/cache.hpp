@@ -32,7 +32,7 @@ void own_last_page(std::vector<std::shared_ptr<T[]>>& pages, std::int64_t size) 
 
 // Keys and values of one attention layer and simulation step. A copy shares the pages.
 //
-// A page holds 64 tokens: for each head, keys as [feature][plane] words with one bit a token, and
+// A page holds 64 tokens: for each head, keys as [feature][plane] words with one bit per token, and
 // values as [token][plane][words of the head's features] with one bit a feature. So a query reads
 // the words of its active features for 64 keys at once, and a winner's value is a few words.
 class BitCache {

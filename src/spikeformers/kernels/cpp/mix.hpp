@@ -1,4 +1,5 @@
-// What a sequence remembers of keys and values that are not bits: counts in one or two bytes, reals in two or four.
+// What a sequence remembers of keys and values that are not bits: counts in one or two bytes, reals
+// in two or four.
 #pragma once
 
 #include <cstddef>
@@ -6,7 +7,7 @@
 #include <memory>
 #include <vector>
 
-#include "more.hpp"
+#include "converted_kernels.hpp"
 
 namespace spikeformers {
 

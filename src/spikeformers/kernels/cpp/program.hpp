@@ -19,7 +19,7 @@
 #include "details.hpp"
 #include "kernels.hpp"
 #include "mix.hpp"
-#include "more.hpp"
+#include "converted_kernels.hpp"
 #include "pool.hpp"
 
 namespace spikeformers {

@@ -1,5 +1,5 @@
 // Products of reals: dense where nothing is zero, and reading only the rows of what is not.
-#include "more.hpp"
+#include "converted_kernels.hpp"
 #include "steps.hpp"
 
 namespace spikeformers {

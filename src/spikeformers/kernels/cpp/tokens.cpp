@@ -3,7 +3,7 @@
 #include <atomic>
 
 #include "counts.hpp"
-#include "more.hpp"
+#include "converted_kernels.hpp"
 #include "steps.hpp"
 
 namespace spikeformers {

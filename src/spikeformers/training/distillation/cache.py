@@ -71,7 +71,7 @@ class TeacherCache:
             _claim(self.folder, named)
             self._lock, writer = _writer(self.folder)
             self.parts = {
-                name: Rows(self.folder / name, row[0], writer) for name, row in rows.items()
+                name: CachedRows(self.folder / name, row[0], writer) for name, row in rows.items()
             }
 
     def _probe(self, ids: Tensor) -> tuple[TeacherOutput, dict[str, Tensor]]:
@@ -189,7 +189,7 @@ class TeacherCache:
         os.close(self._lock)
 
 
-class Rows:
+class CachedRows:
     """One part of the outputs: rows of the shape of ``like``, by the start of their window."""
 
     def __init__(self, folder: Path, like: Tensor, writer: int) -> None:

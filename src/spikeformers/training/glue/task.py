@@ -20,7 +20,7 @@ from spikeformers.training.config import TrainConfig
 from spikeformers.training.distributed import World, reshard
 from spikeformers.training.glue.examples import Encoded, ExampleBatches
 from spikeformers.training.glue.metrics import METRICS
-from spikeformers.training.precision import Precision
+from spikeformers.training.precision import ForwardPrecision
 from spikeformers.training.task import Measure, Task
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class SentenceFinetuning(Task):
         tokenizer: PreTrainedTokenizerBase,
         config: TrainConfig,
         world: World,
-        precision: Precision,
+        precision: ForwardPrecision,
     ) -> tuple[Any, Measure]:
         check_context(self.model, config.context)
         data: SentenceData = store.data

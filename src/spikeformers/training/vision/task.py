@@ -15,7 +15,7 @@ from spikeformers.errors import ConfigError, DataError
 from spikeformers.training.config import TrainConfig
 from spikeformers.training.distributed import World
 from spikeformers.training.optim import layer_norms
-from spikeformers.training.precision import Precision
+from spikeformers.training.precision import ForwardPrecision
 from spikeformers.training.task import Batches, Measure, Task
 from spikeformers.training.vision.config import VisionConfig
 from spikeformers.training.vision.store import ImageBatches, ImageStore
@@ -63,7 +63,12 @@ class VisionTask(Task):
         self.module: Classifier = Classifier(model, vision)
 
     def data(
-        self, store: Any, tokenizer: Any, config: TrainConfig, world: World, precision: Precision
+        self,
+        store: Any,
+        tokenizer: Any,
+        config: TrainConfig,
+        world: World,
+        precision: ForwardPrecision,
     ) -> tuple[Batches, Measure]:
         assert isinstance(store, ImageStore)
         if world.strategy == "fsdp":
@@ -105,7 +110,11 @@ class VisionTask(Task):
 
 @torch.no_grad()
 def validate(
-    model: nn.Module, store: ImageStore, config: TrainConfig, world: World, precision: Precision
+    model: nn.Module,
+    store: ImageStore,
+    config: TrainConfig,
+    world: World,
+    precision: ForwardPrecision,
 ) -> dict[str, float]:
     """Cross entropy without smoothing, and accuracy."""
     was_training = model.training

@@ -7,7 +7,7 @@ import pytest
 from torch import Tensor
 
 from spikeformers.energy import FP16, INT8, Phase, load_table, trace
-from spikeformers.energy.pricing.sensitivity import Pair, swings_of
+from spikeformers.energy.pricing.estimate import Pair, swings_of
 
 TABLE = load_table("horowitz45")
 

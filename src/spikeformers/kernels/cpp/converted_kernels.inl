@@ -1,4 +1,4 @@
-// Included by more.cpp once for each instruction set, as body.inl is by path_*.cpp; the same rules.
+// Included by converted_kernels.cpp once for each instruction set, as body.inl is by path_*.cpp; the same rules.
 
 constexpr std::int64_t kFloats = SPIKEFORMERS_VECTOR / 4;
 typedef float Floats __attribute__((vector_size(SPIKEFORMERS_VECTOR)));
