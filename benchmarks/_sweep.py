@@ -260,7 +260,7 @@ def fill_pages(name: str, text: str) -> None:
             _, end, after = rest.partition("<!-- end -->")
             if not end:
                 raise SystemExit(f"{page.name}: {mark.strip()} has no <!-- end -->.")
-            page.write_text(f"{before}{mark}\n{text}\n{end}{after}", encoding="utf-8")
+            write_text(page, f"{before}{mark}\n{text}\n{end}{after}")
 
 
 def mean(values: list[float], digits: int) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 from _sweep import RESULTS, commit, fill_pages
 from spikeformers.meters import clock
 from spikeformers.reporting.tables import markdown
+from spikeformers.storage import write_text
 
 ORDERS = ("scores", "state")
 KEPT = RESULTS / "decode_state.json"
@@ -87,7 +88,7 @@ def main() -> None:
             "torch": torch.__version__,
             "machine": f"{platform.machine()}, {platform.system()}, {args.threads} thread(s)",
         }
-        KEPT.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_text(KEPT, json.dumps(record, indent=1) + "\n")
     text = table(json.loads(KEPT.read_text(encoding="utf-8")))
     fill_pages("decode-state", text)
     print(text)

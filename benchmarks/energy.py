@@ -18,6 +18,7 @@ from typing import Any
 
 from _sweep import RESULTS, commit, fill_pages
 from spikeformers.reporting.tables import markdown
+from spikeformers.storage import write_text
 
 PRICES = ("horowitz45", "tpu7")
 PAIRS = (("int8", "fp16"), ("int8", "int8"), ("fp32", "fp32"))
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
             for side in ("model", "control")
         }
     kept = RESULTS / f"energy-{args.name}.json"
-    kept.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_text(kept, json.dumps(record, indent=1) + "\n")
 
 
 def table(record: dict[str, Any], name: str) -> str:
@@ -91,7 +92,7 @@ def table(record: dict[str, Any], name: str) -> str:
 def tables() -> None:
     for kept in sorted(RESULTS.glob("energy-*.json")):
         text = table(json.loads(kept.read_text(encoding="utf-8")), kept.stem.partition("-")[2])
-        kept.with_suffix(".md").write_text(text, encoding="utf-8")
+        write_text(kept.with_suffix(".md"), text)
         fill_pages(kept.stem, text)
         print(text)
 

@@ -47,6 +47,7 @@ from spikeformers.models import (
     build_model,
     control_of,
 )
+from spikeformers.storage import write_text
 from spikeformers.studies.machine import machine, versions
 
 DENSITIES = (0.05, 0.1, 0.15, 0.2, 0.3)
@@ -336,7 +337,7 @@ def main() -> None:
             )
         kept |= here | {"versions": versions(), "peers": builds(), "commit": commit()}
         kept.setdefault(f"threads {args.threads}", {})[part] = result
-        args.json.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+        write_text(args.json, json.dumps(kept, indent=2) + "\n")
 
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "model": lambda: whole_model(args.threads, args.repeats, keep),

@@ -216,8 +216,8 @@ def table(args: argparse.Namespace) -> None:
         lines.append(cells)
     page = markdown(["row", *pairs, "weights read", "far"], lines)
     target = RESULTS / f"token-threshold-{args.name}"
-    target.with_suffix(".json").write_text(json.dumps(list(whole.values()), indent=1) + "\n")
-    target.with_suffix(".md").write_text(page)
+    write_text(target.with_suffix(".json"), json.dumps(list(whole.values()), indent=1) + "\n")
+    write_text(target.with_suffix(".md"), page)
     print(page)
 
 

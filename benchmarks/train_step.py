@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from spikeformers.meters import Seconds, Stopwatch
 from spikeformers.models import build_config, build_model, control_of
+from spikeformers.storage import write_text
 
 
 def step(model: PreTrainedModel, optimizer: torch.optim.Optimizer, ids: torch.Tensor) -> Seconds:
@@ -99,7 +100,7 @@ def main() -> None:
             "median_processor_seconds": processor,
             "processor_ratio_to_dense": processor_ratio,
         }
-        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_text(args.json, json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from spikeformers.storage import write_text
+
 WAITS: dict[str, dict[str, str]] = {
     "default": {},
     "active": {"OMP_WAIT_POLICY": "active"},
@@ -173,7 +175,7 @@ def main() -> None:
             "ratios": compared,
             "rounds": rounds_by_load,
         }
-        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_text(args.json, json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -166,7 +166,7 @@ def check_table(name: str) -> None:
     )
     columns = ["model", "task", "documents", "log-likelihoods", "acc, here", "acc, harness"]
     text = f"{head}\n\n{markdown([*columns, 'largest difference'], rows)}"
-    (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
+    write_text(RESULTS / f"{name}.md", text)
     fill_pages(name, text)
     print(text)
 

@@ -49,7 +49,7 @@ def refuse_tied_adapter(model: PreTrainedModel) -> None:
         ("embedding", model.get_input_embeddings()),
     ):
         if is_adapter(module):
-            name = next(name for name, one in model.named_modules() if one is module)
+            name = next(name for name, adapter in model.named_modules() if adapter is module)
             raise ConfigError(
                 f"{name}, the {part}, has an adapter, and head and embedding are one weight "
                 "(tie_word_embeddings): merging it would change both. Adapt other modules, or give "

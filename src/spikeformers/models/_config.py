@@ -208,8 +208,8 @@ class SpikingformerConfig(SpikingConfig):
 
     def validate_architecture(self) -> None:
         """Raise ConfigError for fields from which no model can be built."""
-        known = tuple(name for name in ATTENTIONS if name not in self.attentions_of_others)
-        one_of(self, "attention", known)
+        allowed = tuple(name for name in ATTENTIONS if name not in self.attentions_of_others)
+        one_of(self, "attention", allowed)
         one_of(self, "wta", COMPETITIONS)
         NEURONS.get_or_refuse(self.neuron, "neuron")
         one_of(self, "winner_weight", ("one", "mean"))

@@ -10,7 +10,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from spikeformers.errors import ConfigError
-from spikeformers.layers import SpikeLinear
 from spikeformers.models._adapters import refuse_adapters
 from spikeformers.neurons import neurons_of
 
@@ -44,6 +43,6 @@ def expanded(model: Model) -> Model:
     for neuron in neurons_of(twin).values():
         neuron.expanded = True
     for module in twin.modules():
-        if isinstance(module, SpikeLinear):
-            module.fold((neurons[-1] if module is head else neurons[0]).unit)
+        if (fold := getattr(module, "fold", None)) is not None:
+            fold((neurons[-1] if module is head else neurons[0]).unit)
     return twin

@@ -90,10 +90,10 @@ def _targets(config: SpikingConfig, layers: list[str]) -> dict[str, float | None
             targets[name] = None if parts == ("head",) else config.firing_rate_target
     used.add("head")  # checked by the config; a classifier has none of the head that it began with
     if unknown := [key for key in own if key not in used]:
-        known = dict.fromkeys(_component(name) for name in layers)
+        components = dict.fromkeys(_component(name) for name in layers)
         raise ConfigError(
             f"firing_rate_targets names {unknown[0]!r}, which is not part of a neuron layer's "
-            f"name; layers here: {', '.join(known)}, each also by 'layers.N'."
+            f"name; layers here: {', '.join(components)}, each also by 'layers.N'."
         )
     return targets
 

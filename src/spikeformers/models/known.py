@@ -53,21 +53,21 @@ def locate(name: str, gguf_file: str = "") -> ModelSource:
     A folder of that name wins, and so does a ``gguf_file`` of the user's. The package is not
     imported.
     """
-    known = KNOWN.get(name)
-    if known is None or gguf_file or Path(name).expanduser().exists():
+    entry = KNOWN.get(name)
+    if entry is None or gguf_file or Path(name).expanduser().exists():
         return ModelSource(name, gguf_file, "")
-    module = importlib.util.find_spec(known.module)
+    module = importlib.util.find_spec(entry.module)
     for place in (module.submodule_search_locations or ()) if module is not None else ():
-        if (Path(place) / known.gguf_file).is_file():
+        if (Path(place) / entry.gguf_file).is_file():
             description = (
-                f"{known.gguf_file} of the package {known.package} {_version(known.package)}"
-                f"({known.licence})"
+                f"{entry.gguf_file} of the package {entry.package} {_version(entry.package)}"
+                f"({entry.licence})"
             )
-            return ModelSource(place, known.gguf_file, description)
+            return ModelSource(place, entry.gguf_file, description)
     return ModelSource(
-        known.hub,
+        entry.hub,
         "",
-        f"{known.hub} of the Hugging Face hub ({known.licence}); the package {known.package}, "
+        f"{entry.hub} of the Hugging Face hub ({entry.licence}); the package {entry.package}, "
         "which holds it, is not installed",
     )
 

@@ -62,12 +62,12 @@ def _build(
             f"unknown {what} {preset!r}; known: {', '.join(presets)}.{nearest(preset, presets)}"
         )
     entry, overrides = presets.entry(preset), dict(overrides or {})
-    known = _own_fields(entry.config) | set(more)
+    fields = _own_fields(entry.config) | set(more)
     for key in overrides:
-        if key not in known:
+        if key not in fields:
             raise ConfigError(
-                f"unknown model key {key!r} for {preset}.{nearest(key, known)} "
-                f"Known: {', '.join(sorted(known))}."
+                f"unknown model key {key!r} for {preset}.{nearest(key, fields)} "
+                f"Known: {', '.join(sorted(fields))}."
             )
     return _built(entry.config, preset, {**given, **presets[preset], **overrides})
 
