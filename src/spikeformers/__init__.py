@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from spikeformers.evaluation.vision import classify
     from spikeformers.evaluation.zeroshot import evaluate_zeroshot
     from spikeformers.export import open_engine, pack
-    from spikeformers.generation import generate_text
+    from spikeformers.generation import Chat, generate_text
     from spikeformers.models import (
         BiSpikCLMConfig,
         BiSpikCLMForCausalLM,
@@ -80,6 +80,7 @@ if TYPE_CHECKING:
 _ROOM_OF = {
     "BiSpikCLMConfig": "models",
     "BiSpikCLMForCausalLM": "models",
+    "Chat": "generation",
     "ModelEntry": "models",
     "NeurTransformerConfig": "models",
     "NeurTransformerForCausalLM": "models",
@@ -143,6 +144,7 @@ _ROOM_OF = {
 __all__ = [
     "BiSpikCLMConfig",
     "BiSpikCLMForCausalLM",
+    "Chat",
     "ModelEntry",
     "NeurTransformerConfig",
     "NeurTransformerForCausalLM",

@@ -1,7 +1,7 @@
 """The command line: one file per verb, with its arguments, one call and one print.
 
     spikeformers demo | pretrain | distill | train-vision | convert | finetune-attention | finetune
-    spikeformers generate | serve | energy | audit | info | compare
+    spikeformers generate | chat | serve | energy | audit | info | compare
     spikeformers evaluate perplexity | agreement | zeroshot | glue | vision
     spikeformers export engine | bench decode | bench prefill | bench memory
 
@@ -24,6 +24,7 @@ import typer
 from spikeformers.cli import (
     audit,
     bench,
+    chat,
     compare,
     convert,
     demo,
@@ -92,6 +93,7 @@ for _app, _verb in (
     (app, compare.compare),
     (evaluation, evaluate.vision),
     (app, generate.generate),
+    (app, chat.chat),
     (app, serve.serve),
     (app, energy.energy),
     (app, audit.audit),

@@ -9,6 +9,7 @@ Neither torch nor Transformers is imported for an engine.
 
 from __future__ import annotations
 
+from spikeformers.generation.chat import Chat, ChatAnswer, ChatStats
 from spikeformers.generation.generating import (
     Generation,
     generate_text,
@@ -17,4 +18,13 @@ from spikeformers.generation.generating import (
 )
 from spikeformers.generation.text_stream import TextStream
 
-__all__ = ["Generation", "TextStream", "generate_text", "prompt_ids", "why_ended"]
+__all__ = [
+    "Chat",
+    "ChatAnswer",
+    "ChatStats",
+    "Generation",
+    "TextStream",
+    "generate_text",
+    "prompt_ids",
+    "why_ended",
+]
