@@ -64,7 +64,8 @@ def server_process(file: Path, *options: object) -> Iterator[tuple[subprocess.Po
         yield process, address
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
-        assert process.stderr.read().strip() == ""
+        errors = process.stderr.read()
+        assert errors.strip() == "", errors
     finally:
         process.kill()
         process.wait()
