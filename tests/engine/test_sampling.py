@@ -9,9 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import (
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
-from spikeformers.engine.sampling import candidates, make_sampler
+from spikeformers.engine.sampling import adjusted, candidates, make_sampler
 from spikeformers.errors import UsageError
 
 CHOICES: list[dict[str, Any]] = [
@@ -21,11 +26,14 @@ CHOICES: list[dict[str, Any]] = [
     {"temperature": 0.5, "top_k": 20, "top_p": 0.9},
     {"temperature": 2.0, "top_k": 100_000, "top_p": 0.999},
     {"temperature": 0.7, "top_p": 1e-9},
+    {"temperature": 1.2, "min_p": 0.1},
+    {"temperature": 0.9, "top_k": 30, "top_p": 0.95, "min_p": 0.05},
+    {"temperature": 1.0, "min_p": 1.0},
 ]
 
 
 def of_transformers(
-    logits: Any, temperature: float, top_k: int = 0, top_p: float = 1.0
+    logits: Any, temperature: float, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
 ) -> np.ndarray:
     """Probabilities ``[V]`` by the processors that ``generate`` uses, in float64."""
     ids, scores = torch.zeros(1, 1, dtype=torch.long), torch.from_numpy(logits).double()[None]
@@ -34,6 +42,8 @@ def of_transformers(
         scores = TopKLogitsWarper(top_k)(ids, scores)
     if top_p < 1:
         scores = TopPLogitsWarper(top_p)(ids, scores)
+    if min_p:
+        scores = MinPLogitsWarper(min_p)(ids, scores)
     probabilities: np.ndarray = scores.softmax(-1)[0].numpy()
     return probabilities
 
@@ -105,3 +115,18 @@ def test_drawing_imports_no_torch() -> None:
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_logits_are_biased_and_penalised_as_openai_says() -> None:
+    logits = np.arange(6, dtype=np.float32)
+    assert adjusted(logits, {}, {1: 3}) is logits
+    changed = adjusted(logits, {0: 2.5, 5: -100.0}, {1: 3, 2: 1}, 0.5, 0.25)
+    assert changed.tolist() == [2.5, 1 - 0.75 - 0.5, 2 - 0.25 - 0.5, 3, 4, -95]
+    assert adjusted(logits, {}, {4: 2}, frequency_penalty=-1.0)[4] == 6
+    assert logits.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("min_p", [-0.1, 1.1, float("nan")])
+def test_a_min_p_that_is_no_probability_is_refused(min_p: float) -> None:
+    with pytest.raises(UsageError, match="min_p is"):
+        make_sampler(1.0, 0, 1.0, 0, min_p)

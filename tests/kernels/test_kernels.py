@@ -108,17 +108,21 @@ def test_winners_are_exact(
     winners: int,
     distances: int,
 ) -> None:
-    """Whole counts make ties common; a bias of few values makes them commoner still."""
+    """Whole counts make ties common; a bias of few values makes them commoner still.
+
+    All numbers are binary fractions, so that no two scores differ by rounding alone.
+    """
     rng = RNG(seed)
     q, k, v = (spikes(rng, (tokens, heads * width), density, levels, False) for _ in range(3))
-    scale = rng.choice([0.25, 0.37, 1.9], heads).astype(np.float32)
+    scale = rng.choice([0.25, 0.375, 1.875], heads).astype(np.float32)
     bias = None
     if distances:
-        bias = rng.choice([-2.0, -0.1, 0.0, 0.3], (heads, distances)).astype(np.float32)
+        bias = rng.choice([-2.0, -0.125, 0.0, 0.25], (heads, distances)).astype(np.float32)
+    unit = 0.5 ** levels.bit_length()
     given_: dict[str, Any] = {"heads": heads, "scale": scale, "winners": winners, "bias": bias}
-    expected = reference.attend(q, k, v, unit=1 / levels, **given_)
+    expected = reference.attend(q, k, v, unit=unit, **given_)
     for path in PATHS:
-        computed = kernels.attend(q, k, v, levels=levels, unit=1 / levels, path=path, **given_)
+        computed = kernels.attend(q, k, v, levels=levels, unit=unit, path=path, **given_)
         np.testing.assert_allclose(computed, expected, rtol=0, atol=1e-5)
 
 

@@ -144,8 +144,13 @@ PEERS: dict[str, Peer] = {
 """The peers by name."""
 
 
-def write_gpt2_gguf(config: SpikingformerConfig, path: Path, quantization: str = "Q8_0") -> None:
-    """A GPT-2 with random weights and a vocabulary of numbered tokens.
+def write_gpt2_gguf(
+    config: SpikingformerConfig,
+    path: Path,
+    quantization: str = "Q8_0",
+    vocabulary: Sequence[str] | None = None,
+) -> None:
+    """A GPT-2 with random weights and a vocabulary, of numbered tokens unless given.
 
     ``quantization`` applies to all matrices except the head, which is Q8_0: llama.cpp's own Q4_0
     files have a finer head too.
@@ -163,7 +168,7 @@ def write_gpt2_gguf(config: SpikingformerConfig, path: Path, quantization: str =
     out.add_head_count(config.num_attention_heads)
     out.add_layer_norm_eps(1e-5)
     out.add_tokenizer_model("gpt2")
-    tokens = [f"t{number}" for number in range(config.vocab_size)]
+    tokens = vocabulary or [f"t{number}" for number in range(config.vocab_size)]
     out.add_token_list(tokens)
     out.add_token_types([1] * len(tokens))
     out.add_token_merges(["t 0"])

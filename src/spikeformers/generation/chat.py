@@ -135,7 +135,8 @@ class Chat:
                 f"tokens, and the model takes {self.engine.context}. Begin a new one."
             )
         self._predictions = 0
-        stream, new, reason = TextStream(self.tokenizer, ids), [], "stopped"
+        stream, reason = TextStream(self.tokenizer, ids), "stopped"
+        new: list[int] = []
         if self._read(ids, stopped):
             reason = self._write(stream, new, room, show, stopped)
         show(stream.finish())

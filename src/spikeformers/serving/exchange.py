@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from starlette.types import Receive
 
 from spikeformers.serving.answers import ChatForm, Piece, Usage
 from spikeformers.serving.jobs import Ended, Event, Failed, PromptRead, Ticket
+from spikeformers.serving.problems import Problem
 
 if TYPE_CHECKING:
     from spikeformers.serving.metrics import Metrics
@@ -49,11 +51,14 @@ class Exchange:
         self._service.submit(self._tickets, self._mail)
 
     def close(self) -> None:
-        """Cancel what still runs."""
+        """Cancel what still runs; who waits for events gets a Problem."""
         self._service.forget(self._tickets)
         self._tickets = []
+        # A task that was cancelled while `asyncio.wait_for` ended may go on (Python before 3.12).
+        closed = Problem(503, "the request was cancelled.", code="cancelled")
+        self._mail.put_nowait((0, Failed(closed)))
 
-    async def events(self) -> AsyncIterator[tuple[int, Event]]:
+    async def events(self) -> AsyncGenerator[tuple[int, Event], None]:
         """Events by index of the text, until all have ended. Raises Problem where one fails."""
         left, began = len(self._tickets), False
         while left:
@@ -90,7 +95,7 @@ class Exchange:
         ]
         return prepared.form.whole(choices, usage)
 
-    async def chunks(self, include_usage: bool) -> AsyncIterator[dict[str, Any]]:
+    async def chunks(self, include_usage: bool) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of a stream; with ``include_usage`` the last has the usage and no choices."""
         prepared, form = self._prepared, self._prepared.form
         usage = Usage(prompt_tokens=prepared.prompt_tokens)
@@ -100,25 +105,26 @@ class Exchange:
             part = form.chunk([choice], None)
             return part | {"usage": None} if include_usage else part
 
-        async for index, event in self.events():
-            piece = pieces[index]
-            if isinstance(event, Failed):
-                continue
-            if isinstance(event, PromptRead):
-                usage.add(event)
-                piece.logprobs += event.logprobs
-                if isinstance(form, ChatForm):
-                    yield chunk(form.opening(index))
-            elif isinstance(event, Ended):
-                usage.add(event)
-                piece.text += event.text
-                yield chunk(form.choice(index, piece, event.reason, part=True))
-                continue
-            else:
-                piece.add(event)
-            if piece.text:
-                yield chunk(form.choice(index, piece, None, part=True))
-                pieces[index] = Piece()
+        async with contextlib.aclosing(self.events()) as events:
+            async for index, event in events:
+                piece = pieces[index]
+                if isinstance(event, Failed):
+                    continue
+                if isinstance(event, PromptRead):
+                    usage.add(event)
+                    piece.logprobs += event.logprobs
+                    if isinstance(form, ChatForm):
+                        yield chunk(form.opening(index))
+                elif isinstance(event, Ended):
+                    usage.add(event)
+                    piece.text += event.text
+                    yield chunk(form.choice(index, piece, event.reason, part=True))
+                    continue
+                else:
+                    piece.add(event)
+                if piece.text:
+                    yield chunk(form.choice(index, piece, None, part=True))
+                    pieces[index] = Piece()
         if include_usage:
             yield form.chunk([], usage)
 

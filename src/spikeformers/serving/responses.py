@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from starlette.requests import Request
@@ -49,8 +50,7 @@ async def whole_answer(exchange: Exchange, request: Request) -> Response:
             await asyncio.wait({answer, left}, return_when=asyncio.FIRST_COMPLETED)
             return answer_of(answer.result()) if answer.done() else Response(status_code=GONE)
         finally:
-            for task in (answer, left):
-                task.cancel()
+            await _end(answer, left)
 
 
 class EventStream(Response):
@@ -82,28 +82,31 @@ class EventStream(Response):
                 await left
         finally:
             self._exchange.close()
-            for task in (sending, left):
-                task.cancel()
+            await _end(sending, left)
 
     async def _send_all(
-        self, chunks: AsyncIterator[dict[str, Any]], scope: Scope, receive: Receive, send: Send
+        self,
+        chunks: AsyncGenerator[dict[str, Any], None],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
     ) -> None:
-        try:
-            first = await anext(chunks, None)
-        except Problem as problem:
-            await problem_response(problem)(scope, receive, send)
-            return
-        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        await send(start)
-        try:
-            if first is not None:
-                await self._event(send, as_json(first))
-            async for chunk in chunks:
-                await self._event(send, as_json(chunk))
-            await self._event(send, b"[DONE]")
-        except Problem as problem:
-            await self._event(send, as_json(problem.as_dict()))
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        async with contextlib.aclosing(chunks):
+            try:
+                first = await anext(chunks, None)
+            except Problem as problem:
+                await problem_response(problem)(scope, receive, send)
+                return
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            try:
+                if first is not None:
+                    await self._event(send, as_json(first))
+                async for chunk in chunks:
+                    await self._event(send, as_json(chunk))
+                await self._event(send, b"[DONE]")
+            except Problem as problem:
+                await self._event(send, as_json(problem.as_dict()))
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _event(self, send: Send, data: bytes) -> None:
         body = b"data: " + data + b"\n\n"
@@ -112,3 +115,10 @@ class EventStream(Response):
             await asyncio.wait_for(send(message), STALL_SECONDS)
         except asyncio.TimeoutError:
             raise ClientStalled from None
+
+
+async def _end(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel tasks and wait for their end, so that each has closed what it holds."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -108,7 +108,7 @@ def make_router(service: Service, metrics: Metrics) -> APIRouter:
             }
         )
 
-    @router.get("/health")
+    @router.api_route("/health", methods=["GET", "HEAD"])
     async def health() -> Response:
         ready = service.ready
         return answer_of({"status": "ok" if ready else "loading"}, 200 if ready else 503)
@@ -118,7 +118,7 @@ def make_router(service: Service, metrics: Metrics) -> APIRouter:
         text = await asyncio.to_thread(metrics.render)
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @router.get("/")
+    @router.api_route("/", methods=["GET", "HEAD"])
     async def page() -> Response:
         return page_response()
 
