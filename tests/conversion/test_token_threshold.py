@@ -259,6 +259,7 @@ def test_thresholds_per_channel_are_the_default(dense: Dense) -> None:
         ({"power_of_two_units": True, "threshold": "channel"}, "power_of_two_units is for"),
         ({"steps": 13}, "takes 2 to 12 steps, not 13"),
         ({"steps": 1}, "takes 2 to 12 steps, not 1"),
+        ({"steps": 17}, "takes 2 to 12 steps, not 17"),
         ({"code": "rate"}, "is for code='phase'"),
         ({"ffn": "ni-lif"}, "code='phase' is for signed-if"),
         ({"token_reach": 0.0}, "token_reach must be a number above 0"),

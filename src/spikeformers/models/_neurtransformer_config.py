@@ -142,6 +142,7 @@ class NeurTransformerConfig(InstalledCode, PreTrainedConfig):
                 )
         few_steps(self)
         at_least_one(self, "winners")
+        check_token_threshold(self)
         most = MOST_STEPS if self.attention == "kept" else MOST_STEPS_OF_PRODUCTS
         if self.code == "phase" and not (
             self.steps <= most
@@ -153,7 +154,6 @@ class NeurTransformerConfig(InstalledCode, PreTrainedConfig):
                 f"attention={self.attention!r}; asked for ffn={self.ffn!r}, "
                 f"attention_neuron={self.attention_neuron!r}, {self.steps} steps."
             )
-        check_token_threshold(self)
         if self.source is not None and self.source.get("model_type") not in (None, ""):
             source_of(self.source["model_type"])
 
