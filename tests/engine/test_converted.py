@@ -28,7 +28,7 @@ from spikeformers.conversion import Rule, make_plan
 from spikeformers.conversion.calibration import collect, read_sample
 from spikeformers.conversion.stages import convert_module
 from spikeformers.engine import Engine
-from spikeformers.errors import ConfigError
+from spikeformers.errors import ConfigError, UsageError
 from spikeformers.export import pack
 from spikeformers.export.quantising import grouped_reals
 from spikeformers.models import NeurTransformerForCausalLM
@@ -240,19 +240,33 @@ def test_greedy_text_of_512_tokens_is_pytorchs(variant: str, convert: Convert, i
 
 @torch.no_grad()
 def test_caches_are_as_wide_as_what_they_hold(convert: Convert, ids: Ids) -> None:
-    """Counts take a byte, or two; reals four; SSA's past does not grow."""
+    """Counts take a byte, or two; reals four, or two in fp16; SSA's past does not grow."""
     sizes = {}
     for variant in ("rate", "hard", "top-2-phase", "ssa"):
-        engine = Engine(pack(convert(*VARIANTS[variant]), None, "int8"), threads=1)
-        text = engine.sequence()
-        engine.feed(text, ids(5, 128))
-        sizes[variant] = text.bytes / (2 * 128 * 2 * 24)  # layers, tokens, keys and values, width
+        packed = pack(convert(*VARIANTS[variant]), None, "int8")
+        for cache in ("fp32", "auto"):
+            engine = Engine(packed, threads=1, cache=cache)
+            text = engine.sequence()
+            engine.feed(text, ids(5, 128))
+            size = text.bytes / (2 * 128 * 2 * 24)  # layers, tokens, keys and values, width
+            sizes.setdefault(variant, []).append(size)
     assert sizes == {
-        "rate": 4.0,
-        "hard": 1.0,
-        "top-2-phase": 2.0,
-        "ssa": pytest.approx(6 * 8 / 256),
+        "rate": [4.0, 2.0],
+        "hard": [1.0, 1.0],
+        "top-2-phase": [2.0, 2.0],
+        "ssa": [pytest.approx(6 * 8 / 256)] * 2,
     }
+
+
+def test_a_cache_in_fp16_changes_logits_by_its_rounding(convert: Convert, ids: Ids) -> None:
+    packed, tokens = pack(convert(*VARIANTS["token-all"]), None, "fp32"), ids(3, 100)
+    exact, half = (Engine(packed, threads=1, cache=cache) for cache in ("auto", "fp16"))
+    assert (exact.cache, half.cache) == ("fp32", "fp16")
+    wanted, computed = (one.feed_all(one.sequence(), tokens) for one in (exact, half))
+    # A rounded key flips counts further on: what differs is a count's size, not a half's.
+    assert 0 < np.abs(computed - wanted).mean() < 0.01 * np.abs(wanted).max()
+    with pytest.raises(UsageError, match="cache is 'fp8'; it must be one of auto, fp32, fp16"):
+        Engine(packed, cache="fp8")
 
 
 def test_what_the_engine_lacks_is_named(convert: Convert) -> None:

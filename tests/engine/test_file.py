@@ -21,13 +21,14 @@ from spikeformers.engine import (
     NeuronSpec,
     NormSpec,
     Packed,
+    huge_pages,
     is_engine_file,
     load,
     read,
     write,
 )
 from spikeformers.engine.file import PIECE
-from spikeformers.errors import CheckpointError, SpikeformersError, StorageError
+from spikeformers.errors import CheckpointError, SpikeformersError, StorageError, UsageError
 from spikeformers.export import pack
 
 Make = Callable[..., Any]
@@ -252,7 +253,7 @@ def resident():
     part = text[text.index(sys.argv[1]):]
     return 1024 * int(re.search(r"Rss: +([0-9]+) kB", part)[1])
 
-engine = load(sys.argv[1], threads=1)
+engine = load(sys.argv[1], threads=1, huge_pages=False)
 opened = resident()
 engine.advance(engine.sequence(), 0)
 print(opened, resident())
@@ -317,3 +318,41 @@ def test_a_refused_write_leaves_what_was_there(
         write(packed, file)
     assert file.read_bytes() == before
     assert list(file.parent.iterdir()) == [file]
+
+
+@pytest.mark.skipif(not huge_pages.available(), reason="this system gives no huge pages")
+def test_a_copy_in_huge_pages_runs_as_the_mapped_file_does(file: Path) -> None:
+    copied, mapped = read(file, huge_pages=True), read(file, huge_pages=False)
+    for name, tensor in mapped.tensors.items():
+        assert (copied.tensors[name] == tensor).all()
+        assert not copied.tensors[name].flags.writeable
+    engines = [load(file, threads=1, huge_pages=chosen) for chosen in (True, False)]
+    logits = [engine.feed(engine.sequence(), [3, 1, 4, 1, 5]) for engine in engines]
+    assert (logits[0] == logits[1]).all()
+    assert engines[0].counters() == engines[1].counters()
+
+
+def test_a_damaged_file_is_refused_before_its_copy_is_used(file: Path) -> None:
+    raw = bytearray(file.read_bytes())
+    raw[-1] ^= 1
+    file.write_bytes(raw)
+    with pytest.raises(CheckpointError, match="altered or damaged"):
+        read(file, huge_pages=None)
+
+
+def test_huge_pages_are_taken_where_the_system_gives_them_and_memory_suffices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting, free = tmp_path / "enabled", tmp_path / "meminfo"
+    monkeypatch.setattr(huge_pages, "SETTING", setting)
+    monkeypatch.setattr(huge_pages, "FREE", free)
+    assert not huge_pages.available()  # no such file: not Linux
+    setting.write_text("always [madvise] never\n")
+    free.write_text("MemTotal: 9000000 kB\nMemAvailable: 40960 kB\n")
+    assert huge_pages.worthwhile(10 << 20)
+    assert not huge_pages.worthwhile((10 << 20) + 1)  # more than a quarter of 40 MiB
+    assert not huge_pages.worthwhile(1 << 20)  # less than a page
+    setting.write_text("always madvise [never]\n")
+    assert not huge_pages.worthwhile(10 << 20)
+    with pytest.raises(UsageError, match="no huge pages"):
+        huge_pages.allocate(10 << 20)

@@ -149,3 +149,29 @@ def test_attention_over_rows(
         assert (np.abs(first - wanted) <= tolerance).all()
     for path in PATHS:
         assert (kernels.mix(q, k, v, largest=largest, path=path, **given) == first).all()
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("rule", ["softmax", "winners"])
+def test_a_cache_in_halves_is_that_of_rounded_keys_and_values(rule: str, path: str) -> None:
+    rng = RNG(5)
+    q = rng.standard_normal((150, 6 * 20)).astype(np.float32)
+    k, v = (rng.standard_normal((150, 2 * 20)).astype(np.float32) for _ in range(2))
+    v[:8] *= np.float32(1e-6)  # below the smallest normal half
+    v[8, :4] = [65504, -65504, 65503.9, 0]
+    v[9, :2] = 1 + 2.0**-11 * np.array([1, 3])  # half-way between two: to the even one
+    given: dict[str, Any] = {"heads": 6, "kv_heads": 2, "rule": rule, "path": path}
+    given |= {"scale": np.full(6, 0.2, np.float32), "winners": 3 if rule == "winners" else 1}
+    rounded = [x.astype(np.float16).astype(np.float32) for x in (k, v)]
+    computed = kernels.mix(q, k, v, half=True, **given)
+    assert (computed == kernels.mix(q, *rounded, **given)).all()
+    assert (computed != kernels.mix(q, k, v, **given)).any()
+
+
+def test_what_a_half_cannot_hold_is_refused() -> None:
+    x = np.ones((2, 4), np.float32)
+    x[1, 3] = 65505
+    given: dict[str, Any] = {"heads": 1, "kv_heads": 1, "scale": np.ones(1, np.float32)}
+    with pytest.raises(OverflowError, match=r"beyond 65,504.*cache='fp32'"):
+        kernels.mix(x, x, x, half=True, **given)
+    assert np.isfinite(kernels.mix(x / 100, x, x, **given)).all()

@@ -48,7 +48,12 @@ def open_page(browser: Any, running: Any) -> Iterator[Open]:
     asked: list[str] = []
 
     def visit(
-        width: int = 1400, height: int = 1000, url: str = running.url, up: bool = True, **more: Any
+        width: int = 1400,
+        height: int = 1000,
+        url: str = running.url,
+        up: bool = True,
+        before: Callable[[Any], None] = lambda page: None,
+        **more: Any,
     ) -> Any:
         context = browser.new_context(viewport={"width": width, "height": height}, **more)
         context.set_default_timeout(SECONDS)
@@ -57,6 +62,7 @@ def open_page(browser: Any, running: Any) -> Iterator[Open]:
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: asked.append(request.url))
+        before(page)
         page.goto(url)
         page.wait_for_selector("#light.up" if up else "#light.down")
         return page
@@ -66,7 +72,7 @@ def open_page(browser: Any, running: Any) -> Iterator[Open]:
         context.close()
     own = ("http://127.0.0.1:", "data:")
     assert [url for url in asked if not url.startswith(own)] == []
-    refused = "Failed to load resource: the server responded with a status of 4"
+    refused = "Failed to load resource: the server responded with a status of "
     assert [text for text in complaints if not text.startswith(refused)] == []
 
 
@@ -277,6 +283,22 @@ def test_errors_of_the_server_are_shown(open_page: Open) -> None:
     page.wait_for_selector("#problem:not([hidden])")
     assert "context" in page.locator("#problem").text_content()
     assert page.locator(".turn").count() == 0
+
+
+def test_it_waits_for_a_server_that_is_still_loading(open_page: Open) -> None:
+    loading = {"error": {"message": "the model is still loading.", "type": "server_unavailable"}}
+    answers = [lambda route: route.fulfill(status=503, json=loading)]
+
+    def before(page: Any) -> None:
+        page.route(
+            "**/v1/models", lambda route: answers.pop()(route) if answers else route.continue_()
+        )
+
+    page = open_page(up=False, before=before)
+    assert page.locator("#problem").text_content() == "the model is still loading."
+    assert page.locator("#model").text_content() == "waiting for the server"
+    page.wait_for_selector("#light.up")
+    assert page.locator("#problem").is_hidden()
 
 
 def test_a_key_is_asked_for(open_page: Open, start: Start) -> None:

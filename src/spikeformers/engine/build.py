@@ -42,13 +42,16 @@ def build(
     tensors: Mapping[str, NDArray[Any]],
     path: str,
     threads: int,
+    half: bool = False,
 ) -> Built:
     """Hand a description (as plain values) to the native program.
+
+    ``half`` keeps keys and values that are reals in two bytes instead of four.
 
     Raises CheckpointError where it is malformed or does not fit its tensors.
     """
     try:
-        return _build(description, tensors, path, threads)
+        return _build(description, tensors, path, threads, half)
     except (
         *(KeyError, TypeError, ValueError, OverflowError, AttributeError),
         *(MemoryError, RuntimeError),
@@ -57,7 +60,11 @@ def build(
 
 
 def _build(
-    description: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], path: str, threads: int
+    description: Mapping[str, Any],
+    tensors: Mapping[str, NDArray[Any]],
+    path: str,
+    threads: int,
+    half: bool,
 ) -> Built:
     program = native().Program(path, threads, description["steps"], description["vocabulary"])
     ids: dict[str, int] = {}
@@ -77,6 +84,8 @@ def _build(
         name, given = step["op"], {key: value for key, value in step.items() if key != "op"}
         if name not in STEPS:
             raise ValueError(f"unknown step {name!r}")
+        if name == "mix":
+            given["half"] = half
         getattr(program, name)(**_arguments(name, given, ids, tensors))
     if not program.finished:
         raise ValueError("it names no logits: its last step must be finish")

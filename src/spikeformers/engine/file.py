@@ -10,7 +10,7 @@
 
 The checksum covers header and data. The file is read through once on opening, by ordinary reads,
 for the checksum and for values that are not finite; the tensors are a mapping of it, of which only
-the rows that fire become resident.
+the rows that fire become resident, or a copy in huge pages (`spikeformers.engine.huge_pages`).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from spikeformers.engine.huge_pages import allocate, worthwhile
 from spikeformers.errors import CheckpointError
 from spikeformers.foreign import check_object, foreign
 from spikeformers.storage import replacing
@@ -116,11 +117,12 @@ def is_engine_file(path: str | Path) -> bool:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def read(path: str | Path) -> Packed:
-    """Open an engine file; its tensors are views of the mapped file.
+def read(path: str | Path, *, huge_pages: bool | None = False) -> Packed:
+    """Open an engine file; its tensors are views of the mapped file, or of a copy in huge pages.
 
-    Raises CheckpointError for what is missing, truncated, altered, of another version, not an
-    engine file at all, or holds values that are not finite.
+    None copies where `spikeformers.engine.huge_pages.worthwhile` says so. Raises CheckpointError
+    for what is missing, truncated, altered, of another version, not an engine file at all, or holds
+    values that are not finite, UsageError for huge pages where the system has none.
     """
     path = Path(path)
     try:
@@ -134,9 +136,17 @@ def read(path: str | Path) -> Packed:
                 raise CheckpointError(f"{path} is not an engine file: its data are not aligned.")
             metadata, entries = _parse(path, header)
             _check(path, entries, size - 8 - length)
-            broken = _read_through(path, file, header, metadata["sha256"], entries)
+            data = size - 8 - length
+            if huge_pages is None:
+                huge_pages = metadata["weights"] != "fp32" and worthwhile(data)
+            copy = allocate(data) if huge_pages and entries else None
+            broken = _read_through(path, file, header, metadata["sha256"], entries, copy)
             # Of the file that was read, not of one that has its name by now.
-            mapped = np.memmap(file, np.uint8, "r", offset=8 + length) if entries else None  # type: ignore[call-overload]
+            mapped: Any = copy
+            if entries and copy is None:
+                mapped = np.memmap(file, np.uint8, "r", offset=8 + length)  # type: ignore[call-overload]
+            elif copy is not None:
+                copy.flags.writeable = False
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
     if broken is not None:
@@ -144,7 +154,6 @@ def read(path: str | Path) -> Packed:
     tensors: dict[str, NDArray[Any]] = {}
     for name, entry in entries.items():
         begin, end = entry["data_offsets"]
-        assert mapped is not None
         raw = mapped[begin:end].view(TYPES[entry["dtype"]])
         tensors[name] = np.asarray(raw.reshape(entry["shape"]))
     description, config, tokenizer = (
@@ -155,11 +164,17 @@ def read(path: str | Path) -> Packed:
 
 
 def _read_through(
-    path: Path, file: BinaryIO, header: bytes, sha256: str, entries: Mapping[str, Any]
+    path: Path,
+    file: BinaryIO,
+    header: bytes,
+    sha256: str,
+    entries: Mapping[str, Any],
+    copy: NDArray[np.uint8] | None,
 ) -> str | None:
     """Check the digest, and name the first tensor that is not finite, a piece at a time.
 
-    The data stay in the system's cache, not in this process: no page of a mapping is touched.
+    Without a ``copy`` to fill, the data stay in the system's cache, not in this process: no page of
+    a mapping is touched.
     """
     reals = sorted(
         (*entry["data_offsets"], name, TYPES[entry["dtype"]])
@@ -171,6 +186,8 @@ def _read_through(
     while piece := file.read(PIECE):
         digest.update(piece)
         broken = broken or _not_finite(piece, at, reals)
+        if copy is not None:
+            copy[at : at + len(piece)] = np.frombuffer(piece, np.uint8)
         at += len(piece)
     if digest.hexdigest() != sha256:
         raise CheckpointError(f"{path} was altered or damaged (checksum); export it again.")

@@ -24,13 +24,25 @@ if TYPE_CHECKING:
     from spikeformers.kernels._native import Sequence as NativeSequence
 
 CHUNK = 256  # tokens of a prompt that go through the layers together
+CACHES = ("auto", "fp32", "fp16")
 
 
 class Engine:
-    """A model ready to run. Several threads may call it; their calls run one after another."""
+    """A model ready to run. Several threads may call it; their calls run one after another.
+
+    ``cache`` is how keys and values that are reals are kept (spikes are kept as bits whatever it
+    is): fp32, fp16, or auto, which is fp32 beside weights of fp32 and fp16 beside integer ones.
+    Raises CheckpointError for a model that the engine cannot run, UsageError for a number of
+    threads or a cache that does not exist.
+    """
 
     def __init__(
-        self, packed: Packed, *, threads: int | None = None, kernels: str | None = None
+        self,
+        packed: Packed,
+        *,
+        threads: int | None = None,
+        kernels: str | None = None,
+        cache: str = "auto",
     ) -> None:
         self.choice = choose(kernels)
         self.packed = packed
@@ -38,7 +50,11 @@ class Engine:
         if not 1 <= count <= MOST_THREADS:
             raise UsageError(f"the engine takes 1 to {MOST_THREADS} threads, not {count}.")
         count = min(count, native().processors())
-        built = build(packed.description, packed.tensors, self.choice.name, count)
+        if cache not in CACHES:
+            raise UsageError(f"cache is {cache!r}; it must be one of {', '.join(CACHES)}.")
+        half = cache == "fp16" or (cache == "auto" and packed.weights != "fp32")
+        self.cache = "fp16" if half else "fp32"
+        built = build(packed.description, packed.tensors, self.choice.name, count, half)
         self._program, self._buffers = built.program, built.buffers
         self.vocabulary = _count("vocabulary", packed.description)
         self.context = _count("max_position_embeddings", packed.config)
@@ -267,15 +283,26 @@ def open_system(file: str, threads: int) -> EngineSystem:
 
 
 def load_engine(
-    path: str | Path, *, threads: int | None = None, kernels: str | None = None
+    path: str | Path,
+    *,
+    threads: int | None = None,
+    kernels: str | None = None,
+    cache: str = "auto",
+    huge_pages: bool | None = None,
 ) -> Engine:
     """Open an engine file; ``threads`` are all processors unless given.
 
+    ``cache`` is as `Engine` takes it. ``huge_pages`` copies the weights into memory in pages of
+    2 MiB, which the processor reads faster, where the system allows it; without them the file is
+    mapped, only the rows that fire become resident, and processes share them. None copies integer
+    weights that take at most a quarter of the memory that is free.
+
     Raises CheckpointError for a file that is not a complete engine file, EngineUnavailable if the
-    native kernels are missing or cannot run.
+    native kernels are missing or cannot run, UsageError for huge pages where the system has none.
     """
     choose(kernels)
-    return Engine(read(path), threads=threads, kernels=kernels)
+    packed = read(path, huge_pages=huge_pages)
+    return Engine(packed, threads=threads, kernels=kernels, cache=cache)
 
 
 load = load_engine  # as `spikeformers.engine.load`

@@ -189,15 +189,17 @@ def mix(
     winners: int = 1,
     weight: float = 1.0,
     largest: int = 0,
+    half: bool = False,
     path: str | None = None,
     threads: int = 1,
 ) -> NDArray[np.float32]:
     """Causal attention over reals ``[T, heads * K]``, or integers up to ``largest``.
 
-    ``k`` and ``v`` ``[T, kv_heads * K]``; ``rule`` is softmax, winners or ssa.
+    ``k`` and ``v`` ``[T, kv_heads * K]``, kept in two bytes each if ``half``; ``rule`` is softmax,
+    winners or ssa.
     """
     return native().mix(
-        *(q, k, v, heads, kv_heads, rule, winners, weight, scale, largest),
+        *(q, k, v, heads, kv_heads, rule, winners, weight, scale, largest, half),
         choose(path).name,
         threads,
     )

@@ -116,6 +116,7 @@ def mix(
     weight: float,
     scale: NDArray[np.float32],
     largest: int,
+    half: bool,
     path: str,
     threads: int,
 ) -> NDArray[np.float32]: ...
@@ -280,6 +281,7 @@ class Program:
         weight: float,
         scale: NDArray[np.float32],
         largest: int,
+        half: bool,
     ) -> None: ...
     def finish(self, logits: int) -> None: ...
     def layer(self, number: int) -> None: ...

@@ -50,6 +50,11 @@ SPIKEFORMERS_INLINE void widen(const std::uint16_t* half, std::int64_t n, float*
 // sum[64] += the counts of `n` rows, whose sizes are kRun at most together, times 64 weights of each
 // from byte `at` on; an odd row has a silent neighbour after it.
 #if defined(SPIKEFORMERS_AVX512) || defined(SPIKEFORMERS_AVX2)
+SPIKEFORMERS_INLINE __m256 eight_halves(const std::uint16_t* from) {
+  const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+}
+
 // sum[32] += 16-bit sums in lanes as unpacking leaves them.
 SPIKEFORMERS_INLINE void add_wide(std::int32_t* sum, __m256i low, __m256i high) {
   const __m256i half[2] = {_mm256_permute2x128_si256(low, high, 0x20), _mm256_permute2x128_si256(low, high, 0x31)};
@@ -60,22 +65,51 @@ SPIKEFORMERS_INLINE void add_wide(std::int32_t* sum, __m256i low, __m256i high) 
   }
 }
 
-SPIKEFORMERS_INLINE void add_run(const std::uint8_t* const* row, const std::int8_t* count, int n, std::int64_t at,
-                                 std::int32_t* sum) {
+// 16-bit sums of 64 outputs, in lanes as unpacking leaves them.
+SPIKEFORMERS_INLINE void sums_of_run(const std::uint8_t* const* row, const std::int8_t* count, int n, std::int64_t at,
+                                     __m256i* s) {
   const __m256i mask = _mm256_set1_epi8(15);
-  __m256i s[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256()};
+  for (int j = 0; j < 4; ++j) s[j] = _mm256_setzero_si256();
   for (int k = 0; k < n; k += 2) {
     const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row[k] + at));
     const __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row[k + 1] + at));
-    const __m256i counts = _mm256_set1_epi16(static_cast<std::int16_t>((count[k] & 255) | count[k + 1] * 256));
+    std::int16_t pair;
+    __builtin_memcpy(&pair, count + k, sizeof pair);
+    const __m256i counts = _mm256_set1_epi16(pair);
     const __m256i low = _mm256_unpacklo_epi8(a, b), high = _mm256_unpackhi_epi8(a, b);
     const __m256i q[4] = {_mm256_and_si256(low, mask), _mm256_and_si256(high, mask),
                           _mm256_and_si256(_mm256_srli_epi16(low, 4), mask),
                           _mm256_and_si256(_mm256_srli_epi16(high, 4), mask)};
     for (int j = 0; j < 4; ++j) s[j] = _mm256_add_epi16(s[j], _mm256_maddubs_epi16(q[j], counts));
   }
+}
+
+SPIKEFORMERS_INLINE void add_run(const std::uint8_t* const* row, const std::int8_t* count, int n, std::int64_t at,
+                                 std::int32_t* sum) {
+  __m256i s[4];
+  sums_of_run(row, count, n, at, s);
   add_wide(sum, s[0], s[1]);
   add_wide(sum + 32, s[2], s[3]);
+}
+
+// Of the most frequent case, a single run without far counts over 64 outputs that all exist: what
+// add_run(), widen() and add_scaled() do, with sums that stay in registers.
+#define SPIKEFORMERS_WHOLE_STEP
+SPIKEFORMERS_INLINE void add_whole_step(const std::uint8_t* const* row, const std::int8_t* count, int n,
+                                        std::int64_t at, float total, const std::uint16_t* scale,
+                                        const std::uint16_t* minimum, float* out) {
+  __m256i s[4];
+  sums_of_run(row, count, n, at, s);
+  const __m256i half[4] = {_mm256_permute2x128_si256(s[0], s[1], 0x20), _mm256_permute2x128_si256(s[0], s[1], 0x31),
+                           _mm256_permute2x128_si256(s[2], s[3], 0x20), _mm256_permute2x128_si256(s[2], s[3], 0x31)};
+  const __m256 all = _mm256_set1_ps(total);
+  for (int k = 0; k < 8; ++k) {
+    const __m128i eight = k % 2 == 0 ? _mm256_castsi256_si128(half[k / 2]) : _mm256_extracti128_si256(half[k / 2], 1);
+    const __m256 whole = _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(eight));
+    const __m256 by = eight_halves(scale + 8 * k), least = eight_halves(minimum + 8 * k);
+    const __m256 more = _mm256_add_ps(_mm256_mul_ps(by, whole), _mm256_mul_ps(least, all));
+    _mm256_storeu_ps(out + 8 * k, _mm256_add_ps(_mm256_loadu_ps(out + 8 * k), more));
+  }
 }
 
 // The 64 weights of each of a group's rows, unpacked once for many tokens: of each pair of rows the
@@ -214,6 +248,37 @@ SPIKEFORMERS_INLINE void add_far(const GroupedWeights& w, Events far, const std:
   }
 }
 
+// Calls for the lines of the rows of the next group in the order in which they lie, as rows() does.
+struct Caller {
+  const CountedGroup& group;
+  std::int64_t begin, end;  // bytes of a row
+  std::int64_t line;
+  const std::uint8_t* piece = nullptr;  // of rows that are one piece of memory
+  int row = 0;
+
+  Caller(const CountedGroup& next, std::int64_t first, std::int64_t last, std::int64_t stride)
+      : group(next), begin(first), end(last), line(first) {
+    const bool all = next.n > 0 && last - first == stride;
+    if (all && next.row[next.n - 1] - next.row[0] == (next.n - 1) * stride) piece = next.row[0];
+  }
+
+  // As many as a step of 64 outputs reads: half a line of each row.
+  void step() {
+    if (piece != nullptr) {
+      for (int k = 0; k < group.n; k += 2) SPIKEFORMERS_FETCH(piece + k / 2 * kStep);
+      piece += group.n / 2 * kStep;
+      return;
+    }
+    for (int k = 0; k < group.n; k += 2) {
+      SPIKEFORMERS_FETCH(group.row[row] + line);
+      line += kStep;
+      const bool ended = line >= end;
+      line = ended ? begin : line;
+      row += ended & (row < group.n - 1);
+    }
+  }
+};
+
 void grouped(const GroupedWeights& w, const RowCounts& counts, std::int64_t begin, std::int64_t end, float* out) {
   for (std::int64_t tile = begin; tile < end; tile += kSums, out += kSums) {
     const std::int64_t n = end - tile < kSums ? end - tile : kSums;
@@ -226,19 +291,18 @@ void grouped(const GroupedWeights& w, const RowCounts& counts, std::int64_t begi
       const CountedGroup& here = both[now];
       CountedGroup& then = both[1 - now];
       const std::int64_t after = next_group(w, counts, e, f, then);
-      // Rows of the next group in the order in which they lie, as in rows().
-      int row = 0;
-      std::int64_t line = tile / 2;
-      const std::int64_t lines = tile / 2 + (n + 63) / 64 * 32;
+      if (after < 0) then.n = 0;
+      Caller caller(then, tile / 2, tile / 2 + (n + 63) / 64 * 32, w.stride);
       for (std::int64_t o = 0; o < n; o += kStep) {
-        for (int k = 0; after >= 0 && k < then.n; k += 2) {
-          SPIKEFORMERS_FETCH(then.row[row] + line);
-          line += kStep;
-          if (line >= lines) {
-            line = tile / 2;
-            row += row < then.n - 1;
-          }
+        caller.step();
+#if defined(SPIKEFORMERS_WHOLE_STEP)
+        if (n - o >= kStep && here.n <= here.run && here.far.n == 0) {
+          const std::int64_t to = group * w.outputs + tile + o;
+          add_whole_step(here.row, here.count, here.n, (tile + o) / 2, static_cast<float>(here.total), w.scale + to,
+                         w.minimum + to, out + o);
+          continue;
         }
+#endif
         const std::int64_t left = n - o < kStep ? n - o : kStep, at = (tile + o) / 2;
         alignas(64) std::int32_t sum[kStep] = {};
         for (int k = 0; k < here.n; k += here.run)
@@ -289,3 +353,4 @@ void grouped_reals(const GroupedWeights& w, std::int64_t group, std::int64_t inp
     }
   }
 }
+#undef SPIKEFORMERS_WHOLE_STEP

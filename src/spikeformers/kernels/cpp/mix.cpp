@@ -3,12 +3,41 @@
 
 #include <atomic>
 #include <cmath>
+#include <cstring>
 #include <limits>
+#include <stdexcept>
+#include <type_traits>
 
 #include "steps.hpp"
 
 namespace spikeformers {
 namespace {
+
+// Rounded to the nearest half, to an even one on ties.
+Half half_of(float x) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  const std::uint32_t sign = bits >> 16 & 0x8000, size = bits & 0x7fffffff;
+  std::uint32_t rounded = 0x7c00;
+  if (size < 0x38800000) {  // below the smallest normal half: the sum's last place is its last place
+    float small;
+    std::memcpy(&small, &size, sizeof small);
+    small += 0.5f;
+    std::memcpy(&rounded, &small, sizeof rounded);
+    rounded -= 0x3f000000;
+  } else if (size < 0x47800000) {  // below 2^16, where rounding may still end in infinity
+    rounded = (size - 0x38000000 + 0xfff + (size >> 13 & 1)) >> 13;
+  }
+  return {static_cast<std::uint16_t>(sign | rounded)};
+}
+
+template <class T>
+T number_of(float x) {
+  if constexpr (std::is_same_v<T, Half>)
+    return half_of(x);
+  else
+    return static_cast<T>(x);
+}
 
 template <class T>
 void put_as(std::byte* keys, std::byte* values, std::int64_t token, std::int64_t width,
@@ -16,19 +45,57 @@ void put_as(std::byte* keys, std::byte* values, std::int64_t token, std::int64_t
   T* k = reinterpret_cast<T*>(keys);
   T* v = reinterpret_cast<T*>(values);
   for (std::int64_t d = 0; d < width; ++d) {
-    k[d * kPage + token] = static_cast<T>(key[d]);
-    v[d] = static_cast<T>(value[d]);
+    k[d * kPage + token] = number_of<T>(key[d]);
+    v[d] = number_of<T>(value[d]);
   }
 }
 
-struct Scratch {
+// Features of a query that are not zero, and what they are.
+struct Question {
   std::vector<std::int32_t> feature;
-  std::vector<float> query, score, total;
+  std::vector<float> value;
+};
+
+struct Scratch {
+  std::vector<Question> question;  // of each head that shares a key-value head
+  std::vector<float> score;        // of each, pages * kPage
   std::vector<Winner> winners;
 };
 
 bool before(const Winner& a, const Winner& b) {
   return a.value > b.value || (a.value == b.value && a.token < b.token);
+}
+
+constexpr int kLanes = 8;  // of sums and maxima: compilers make vectors of them
+
+// score[j] *= scale; returns the largest.
+float scaled(float* score, std::int64_t n, float scale) {
+  float lane[kLanes], most = score[0] * scale;
+  std::fill_n(lane, kLanes, most);
+  std::int64_t j = 0;
+  for (; j + kLanes <= n; j += kLanes)
+    for (int k = 0; k < kLanes; ++k) {
+      score[j + k] *= scale;
+      lane[k] = score[j + k] > lane[k] ? score[j + k] : lane[k];
+    }
+  for (; j < n; ++j) {
+    score[j] *= scale;
+    most = std::max(most, score[j]);
+  }
+  for (const float largest : lane) most = std::max(most, largest);
+  return most;
+}
+
+// What each score is of their sum.
+void to_shares(float* score, std::int64_t n) {
+  double lane[kLanes] = {}, sum = 0.0;
+  std::int64_t j = 0;
+  for (; j + kLanes <= n; j += kLanes)
+    for (int k = 0; k < kLanes; ++k) lane[k] += score[j + k];
+  for (; j < n; ++j) sum += score[j];
+  for (const double part : lane) sum += part;
+  const auto by = static_cast<float>(1.0 / sum);
+  for (j = 0; j < n; ++j) score[j] *= by;
 }
 
 }  // namespace
@@ -37,7 +104,7 @@ RowCache::RowCache(Number type, int heads, int width)
     : type_(type),
       heads_(heads),
       width_(width),
-      size_(type == Number::i8 ? 1 : type == Number::i16 ? 2 : 4),
+      size_(type == Number::i8 ? 1 : type == Number::f32 ? 4 : 2),
       page_bytes_(2 * heads_ * width_ * kPage * size_) {}
 
 void RowCache::extend() {
@@ -48,17 +115,19 @@ void RowCache::extend() {
 
 void RowCache::put(std::int64_t token, int head, const float* key, const float* value) {
   auto* k = const_cast<std::byte*>(keys(token / kPage, head));
-  auto* v = const_cast<std::byte*>(values(token / kPage, head)) + (token % kPage) * stride() * size_;
+  auto* v = const_cast<std::byte*>(values(token / kPage, head)) + (token % kPage) * width_ * size_;
   if (type_ == Number::i8)
     put_as<std::int8_t>(k, v, token % kPage, width_, key, value);
   else if (type_ == Number::i16)
     put_as<std::int16_t>(k, v, token % kPage, width_, key, value);
+  else if (type_ == Number::f16)
+    put_as<Half>(k, v, token % kPage, width_, key, value);
   else
     put_as<float>(k, v, token % kPage, width_, key, value);
 }
 
 void Program::mix(int query, int key, int value, int out, int heads, int kv_heads, Rule rule,
-                  int winners, float weight, Vector scale, int largest) {
+                  int winners, float weight, Vector scale, int largest, bool half) {
   const Buffer &q = input(query, Holds::reals, "mix"), &k = input(key, Holds::reals, "mix"),
                &v = input(value, Holds::reals, "mix");
   Buffer& to = output(out, Holds::reals, "mix");
@@ -87,7 +156,7 @@ void Program::mix(int query, int key, int value, int out, int heads, int kv_head
     require(sum_bytes(kv_heads, width) <= kMaxSums, "mix: the sums of SSA over heads so wide take more than 1 GiB");
     longest_ = std::min(longest_, INT64_MAX / (size * size * size * width));
   }
-  const Number type = largest == 0 ? Number::f32 : largest <= INT8_MAX ? Number::i8 : Number::i16;
+  const Number type = largest == 0 ? (half ? Number::f16 : Number::f32) : largest <= INT8_MAX ? Number::i8 : Number::i16;
   wrote(to, 1, false);
   steps_.emplace_back(
       Mix{query, key, value, out, heads, kv_heads, rule, winners, weight, scale, type, slots_++});
@@ -103,6 +172,11 @@ void Program::run(const Mix& step, const Frame& frame) {
   const auto slot = static_cast<std::size_t>(step.slot);
   const bool ssa = step.rule == Rule::ssa;
   const auto of = [&](std::int64_t r) -> Sequence& { return *frame.sequence[static_cast<std::size_t>(r)]; };
+  if (step.type == Number::f16)
+    for (const Buffer* one : {&k, &v})
+      for (std::int64_t i = 0; i < rows * k.width; ++i)
+        if (std::fabs(one->real[static_cast<std::size_t>(i)]) > kMaxHalf)
+          throw std::overflow_error("a key or value is beyond 65,504, the largest of a cache in fp16: open the model with cache='fp32'");
   if (!ssa)
     for (std::int64_t r = 0; r < rows; ++r) of(r).rows_[slot]->extend();
   std::atomic<std::int64_t> cache_bytes{0}, pages_read{0};
@@ -133,67 +207,77 @@ void Program::run(const Mix& step, const Frame& frame) {
     cache_bytes += read * width * 8;
   };
 
-  const auto ask = [&](std::int64_t kv, std::int64_t h, std::int64_t r) {
+  // The queries of a token that share a key-value head: each page is read for all of them at once.
+  const auto ask = [&](std::int64_t kv, std::int64_t r) {
     thread_local Scratch scratch;
     const RowCache& cache = *of(r).rows_[slot];
-    const std::int64_t position = frame.position[static_cast<std::size_t>(r)];
+    const std::int64_t position = frame.position[static_cast<std::size_t>(r)], first_head = kv * groups;
     const std::int64_t keys = position + 1, pages = pieces_of(keys, kPage);
-    const float* query = q.real.data() + r * q.width + h * width;
-    float* to = out.real.data() + r * q.width + h * width;
-    scratch.feature.clear();
-    scratch.query.clear();
-    for (std::int64_t d = 0; d < width; ++d)
-      if (query[d] != 0.0f) {
-        scratch.feature.push_back(static_cast<std::int32_t>(d));
-        scratch.query.push_back(query[d]);
-      }
-    const auto n = static_cast<std::int64_t>(scratch.feature.size());
-    scratch.score.resize(static_cast<std::size_t>(pages * kPage));
-    float* score = scratch.score.data();
-    float most = -std::numeric_limits<float>::infinity();
-    for (std::int64_t page = 0; page < pages; ++page)
-      more.key_scores(cache.type(), cache.keys(page, static_cast<int>(kv)), scratch.feature.data(),
-                      scratch.query.data(), n, score + page * kPage);
-    for (std::int64_t j = 0; j < keys; ++j) {
-      score[j] *= step.scale.data[h];
-      most = std::max(most, score[j]);
+    const float* query = q.real.data() + r * q.width + first_head * width;
+    float* to = out.real.data() + r * q.width + first_head * width;
+    scratch.question.resize(static_cast<std::size_t>(groups));
+    scratch.score.resize(static_cast<std::size_t>(groups * pages * kPage));
+    const auto score = [&](std::int64_t g) { return scratch.score.data() + g * pages * kPage; };
+    std::int64_t features = 0;
+    for (std::int64_t g = 0; g < groups; ++g) {
+      Question& question = scratch.question[static_cast<std::size_t>(g)];
+      question.feature.clear();
+      question.value.clear();
+      for (std::int64_t d = 0; d < width; ++d)
+        if (const float x = query[g * width + d]; x != 0.0f) {
+          question.feature.push_back(static_cast<std::int32_t>(d));
+          question.value.push_back(x);
+        }
+      features += static_cast<std::int64_t>(question.feature.size());
     }
-    expect_finite(all_finite(score, keys));
-    std::fill_n(to, width, 0.0f);
-    const auto add = [&](std::int64_t first, std::int64_t count, const float* weight) {
-      const std::byte* from = cache.values(first / kPage, static_cast<int>(kv)) +
-                              (first % kPage) * cache.stride() * cache.size();
-      more.add_rows(cache.type(), from, cache.stride(), count, weight, width, to);
+    for (std::int64_t page = 0; page < pages; ++page)
+      for (std::int64_t g = 0; g < groups; ++g) {
+        const Question& question = scratch.question[static_cast<std::size_t>(g)];
+        more.key_scores(cache.type(), cache.keys(page, static_cast<int>(kv)), question.feature.data(),
+                        question.value.data(), static_cast<std::int64_t>(question.feature.size()),
+                        score(g) + page * kPage);
+      }
+    const auto add = [&](std::int64_t first, std::int64_t count, const float* weight, float* sum) {
+      const std::byte* from = cache.values(first / kPage, static_cast<int>(kv)) + (first % kPage) * width * cache.size();
+      more.add_rows(cache.type(), from, width, count, weight, width, sum);
     };
-    std::int64_t rows_read = keys;
-    if (step.rule == Rule::softmax) {
-      more.exps(score, keys, most);
-      double sum = 0.0;
-      for (std::int64_t j = 0; j < keys; ++j) sum += score[j];
-      for (std::int64_t j = 0; j < keys; ++j) score[j] = static_cast<float>(score[j] / sum);
-      for (std::int64_t first = 0; first < keys; first += kPage)
-        add(first, std::min<std::int64_t>(kPage, keys - first), score + first);
-    } else {
+    std::fill_n(to, groups * width, 0.0f);
+    std::int64_t rows_read = 0;
+    for (std::int64_t g = 0; g < groups; ++g) {
+      const float most = scaled(score(g), keys, step.scale.data[first_head + g]);
+      expect_finite(all_finite(score(g), keys));
+      if (step.rule == Rule::softmax) {
+        more.exps(score(g), keys, most);
+        to_shares(score(g), keys);
+        rows_read += keys;
+        continue;
+      }
       std::vector<Winner>& best = scratch.winners;
       best.clear();
       const auto limit = static_cast<std::size_t>(step.winners);
       for (std::int64_t j = 0; j < keys; ++j) {
-        const Winner found{score[j], j};
+        const Winner found{score(g)[j], j};
         if (best.size() == limit) {
           if (!before(found, best.back())) continue;
           best.pop_back();
         }
         best.insert(std::upper_bound(best.begin(), best.end(), found, before), found);
       }
-      if (Details* details = of(r).details_.get(); details != nullptr) keep_winners(best, details->winners[slot], h);
+      if (Details* details = of(r).details_.get(); details != nullptr)
+        keep_winners(best, details->winners[slot], first_head + g);
       const float one = 1.0f;
-      for (const Winner& winner : best) add(winner.token, 1, &one);  // best first, as PyTorch adds
+      float* sum = to + g * width;
+      for (const Winner& winner : best) add(winner.token, 1, &one, sum);  // best first, as PyTorch adds
       if (step.weight != 1.0f)
-        for (std::int64_t d = 0; d < width; ++d) to[d] *= step.weight;
-      rows_read = static_cast<std::int64_t>(best.size());
+        for (std::int64_t d = 0; d < width; ++d) sum[d] *= step.weight;
+      rows_read += static_cast<std::int64_t>(best.size());
     }
-    cache_bytes += (n * pages * kPage + rows_read * width) * cache.size();
-    pages_read += pages;
+    if (step.rule == Rule::softmax)
+      for (std::int64_t first = 0; first < keys; first += kPage)
+        for (std::int64_t g = 0; g < groups; ++g)
+          add(first, std::min<std::int64_t>(kPage, keys - first), score(g) + first, to + g * width);
+    cache_bytes += (features * pages * kPage + rows_read * width) * cache.size();
+    pages_read += groups * pages;
   };
 
   // One piece is one key-value head: it stores the rows of all tokens, then its queries ask.
@@ -209,8 +293,7 @@ void Program::run(const Mix& step, const Frame& frame) {
       }
     }
     if (ssa) return;
-    for (std::int64_t r = 0; r < rows; ++r)
-      for (std::int64_t h = kv * groups; h < (kv + 1) * groups; ++h) ask(kv, h, r);
+    for (std::int64_t r = 0; r < rows; ++r) ask(kv, r);
   };
   std::int64_t longest = 0;
   for (const std::int64_t position : frame.position) longest += position + 1;

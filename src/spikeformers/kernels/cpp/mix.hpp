@@ -1,4 +1,4 @@
-// What a sequence remembers of keys and values that are no bits: counts in one or two bytes, reals.
+// What a sequence remembers of keys and values that are not bits: counts in one or two bytes, reals in two or four.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +12,7 @@ namespace spikeformers {
 
 // Keys and values of one attention layer. A page holds 64 tokens, for each head: keys as
 // [feature][64 tokens], so that a query reads the features that it has for 64 keys at once, and
-// values as [token][feature]. Pages never move; a copy shares them.
+// values as [token][feature]: what a head reads lies in one piece. Pages never move; a copy shares them.
 class RowCache {
  public:
   RowCache(Number type, int heads, int width);
@@ -25,11 +25,10 @@ class RowCache {
   const std::byte* keys(std::int64_t page, int head) const {
     return pages_[static_cast<std::size_t>(page)].get() + head * width_ * kPage * size_;
   }
-  // Values of the page's first token; the next is stride() numbers further.
+  // Values of the page's first token.
   const std::byte* values(std::int64_t page, int head) const {
-    return pages_[static_cast<std::size_t>(page)].get() + page_bytes_ / 2 + head * width_ * size_;
+    return pages_[static_cast<std::size_t>(page)].get() + page_bytes_ / 2 + head * width_ * kPage * size_;
   }
-  std::int64_t stride() const { return heads_ * width_; }
 
  private:
   Number type_;

@@ -102,7 +102,7 @@ Found activate(const Rows& x, const std::string& kind, const std::string& path) 
 
 // q [T, heads * K], k and v [T, kv_heads * K]: reals, or whole numbers up to `largest`.
 Found mix(const Rows& q, const Rows& k, const Rows& v, int heads, int kv_heads, const std::string& rule,
-          int winners, float weight, const Reals& scale, int largest, const std::string& path, int threads) {
+          int winners, float weight, const Reals& scale, int largest, bool half, const std::string& path, int threads) {
   Program program(*choose_path(path).kernels, threads, 1, 1);
   const auto rows = static_cast<std::int64_t>(q.shape(0));
   int id[3];
@@ -119,7 +119,7 @@ Found mix(const Rows& q, const Rows& k, const Rows& v, int heads, int kv_heads, 
     program.fill(id[i], one.data(), rows, largest);
   }
   const int out = program.real(static_cast<std::int64_t>(q.shape(1)));
-  program.mix(id[0], id[1], id[2], out, heads, kv_heads, rule_of(rule), winners, weight, vector_of(scale), largest);
+  program.mix(id[0], id[1], id[2], out, heads, kv_heads, rule_of(rule), winners, weight, vector_of(scale), largest, half);
   Sequence sequence(program);
   {
     nb::gil_scoped_release free;
@@ -140,7 +140,7 @@ void bind_kernels(nb::module_& m) {
         "dead_zone"_a, "power_of_two"_a, "path"_a, "threads"_a, "repeats"_a);
   m.def("activate", &activate, "x"_a, "kind"_a, "path"_a);
   m.def("mix", &mix, "q"_a, "k"_a, "v"_a, "heads"_a, "kv_heads"_a, "rule"_a, "winners"_a, "weight"_a,
-        "scale"_a, "largest"_a, "path"_a, "threads"_a);
+        "scale"_a, "largest"_a, "half"_a, "path"_a, "threads"_a);
 }
 
 }  // namespace spikeformers

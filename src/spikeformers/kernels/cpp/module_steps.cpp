@@ -92,16 +92,16 @@ void bind_steps(nb::class_<Engine>& program) {
            "reach"_a, "dead_zone"_a, "power_of_two"_a)
       .def("mix",
            [](Engine& e, int query, int key, int value, int out, int heads, int kv_heads,
-              const std::string& rule, int winners, float weight, const Reals& scale, int largest) {
+              const std::string& rule, int winners, float weight, const Reals& scale, int largest, bool half) {
              const Rule chosen = rule_of(rule);
              const Vector by = vector_of(scale);
              alone(e.program, [&] {
-               e.program.mix(query, key, value, out, heads, kv_heads, chosen, winners, weight, by, largest);
+               e.program.mix(query, key, value, out, heads, kv_heads, chosen, winners, weight, by, largest, half);
              });
              e.held.push_back(nb::cast(scale));
            },
            "query"_a, "key"_a, "value"_a, "out"_a, "heads"_a, "kv_heads"_a, "rule"_a, "winners"_a,
-           "weight"_a, "scale"_a, "largest"_a);
+           "weight"_a, "scale"_a, "largest"_a, "half"_a);
 }
 
 }  // namespace spikeformers

@@ -28,12 +28,12 @@ namespace more_avx2 {
 #define SPIKEFORMERS_AVX2
 #define SPIKEFORMERS_VECTOR 32
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,bmi,bmi2,lzcnt,popcnt"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,bmi,bmi2,f16c,lzcnt,popcnt"))), apply_to = function)
 #include "more.inl"
 #pragma clang attribute pop
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2,bmi,bmi2,lzcnt,popcnt")
+#pragma GCC target("avx2,bmi,bmi2,f16c,lzcnt,popcnt")
 #include "more.inl"
 #pragma GCC pop_options
 #endif

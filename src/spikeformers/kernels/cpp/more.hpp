@@ -7,7 +7,13 @@
 namespace spikeformers {
 
 enum class Activation : std::int32_t { relu, silu, gelu_tanh, gelu_erf, quick_gelu };
-enum class Number : std::int32_t { i8, i16, f32 };  // of a cache of rows
+enum class Number : std::int32_t { i8, i16, f16, f32 };  // of a cache of rows
+
+// A float in two bytes, as IEEE 754 has it; infinity where it would be beyond kMaxHalf.
+struct Half {
+  std::uint16_t bits;
+};
+constexpr float kMaxHalf = 65504.0f;
 
 struct MoreKernels {
   // One simulation step of 64 neurons, of edges between a query and the keys of a page:

@@ -22,6 +22,9 @@ SPIKEFORMERS_INLINE void store(void* to, V v) {
 
 SPIKEFORMERS_INLINE Floats floats(const float* from) { return load<Floats>(from); }
 #if defined(SPIKEFORMERS_AVX512)
+SPIKEFORMERS_INLINE Floats floats(const Half* from) {
+  return reinterpret_cast<Floats>(_mm512_cvtph_ps(load<__m256i>(from)));
+}
 SPIKEFORMERS_INLINE Floats floats(const std::int16_t* from) {
   return reinterpret_cast<Floats>(_mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(load<__m256i>(from))));
 }
@@ -29,6 +32,9 @@ SPIKEFORMERS_INLINE Floats floats(const std::int8_t* from) {
   return reinterpret_cast<Floats>(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load<__m128i>(from))));
 }
 #elif defined(SPIKEFORMERS_AVX2)
+SPIKEFORMERS_INLINE Floats floats(const Half* from) {
+  return reinterpret_cast<Floats>(_mm256_cvtph_ps(load<__m128i>(from)));
+}
 SPIKEFORMERS_INLINE Floats floats(const std::int16_t* from) {
   return reinterpret_cast<Floats>(_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(load<__m128i>(from))));
 }
@@ -37,6 +43,12 @@ SPIKEFORMERS_INLINE Floats floats(const std::int8_t* from) {
       _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)))));
 }
 #else
+// Exponents count from -15, not from -127; numbers below the smallest normal one come out right too.
+SPIKEFORMERS_INLINE Floats floats(const Half* from) {
+  const Ints bits = __builtin_convertvector(load<Shorts>(from), Ints);
+  const Floats size = reinterpret_cast<Floats>((bits & 0x7fff) << 13) * 0x1p112f;
+  return reinterpret_cast<Floats>(reinterpret_cast<Ints>(size) | (bits & INT32_MIN));
+}
 // Twice as wide at a time: for more at once GCC has no instruction, and goes number by number.
 SPIKEFORMERS_INLINE Floats floats(Shorts from) {
   return __builtin_convertvector(__builtin_convertvector(from, Ints), Floats);
@@ -174,8 +186,23 @@ void key_scores(Number type, const void* keys, const std::int32_t* feature, cons
     scores_of(static_cast<const std::int8_t*>(keys), feature, query, n, score);
   else if (type == Number::i16)
     scores_of(static_cast<const std::int16_t*>(keys), feature, query, n, score);
+  else if (type == Number::f16)
+    scores_of(static_cast<const Half*>(keys), feature, query, n, score);
   else
     scores_of(static_cast<const float*>(keys), feature, query, n, score);
+}
+
+template <class T>
+SPIKEFORMERS_INLINE float one_float(const T* from) {
+  return static_cast<float>(*from);
+}
+
+SPIKEFORMERS_INLINE float one_float(const Half* from) {
+  const std::uint32_t rest = static_cast<std::uint32_t>(from->bits & 0x7fff) << 13;
+  float size;
+  __builtin_memcpy(&size, &rest, sizeof size);
+  size *= 0x1p112f;
+  return from->bits >> 15 ? -size : size;
 }
 
 template <class T>
@@ -190,7 +217,7 @@ SPIKEFORMERS_INLINE void sum_rows(const T* rows, std::int64_t stride, std::int64
     for (int k = 0; k < 4; ++k) store(out + d + k * kFloats, sum[k]);
   }
   for (std::int64_t j = 0; j < count; ++j)
-    for (std::int64_t i = d; i < n; ++i) out[i] += static_cast<float>(rows[j * stride + i]) * weight[j];
+    for (std::int64_t i = d; i < n; ++i) out[i] += one_float(rows + j * stride + i) * weight[j];
 }
 
 void add_rows(Number type, const void* rows, std::int64_t stride, std::int64_t count,
@@ -199,6 +226,8 @@ void add_rows(Number type, const void* rows, std::int64_t stride, std::int64_t c
     sum_rows(static_cast<const std::int8_t*>(rows), stride, count, weight, n, out);
   else if (type == Number::i16)
     sum_rows(static_cast<const std::int16_t*>(rows), stride, count, weight, n, out);
+  else if (type == Number::f16)
+    sum_rows(static_cast<const Half*>(rows), stride, count, weight, n, out);
   else
     sum_rows(static_cast<const float*>(rows), stride, count, weight, n, out);
 }

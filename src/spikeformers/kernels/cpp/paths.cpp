@@ -2,6 +2,10 @@
 
 #include <stdexcept>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace spikeformers {
 namespace {
 
@@ -10,6 +14,8 @@ std::string missing_avx2() {
   __builtin_cpu_init();
   if (!__builtin_cpu_supports("avx2")) return "avx2";
   if (!__builtin_cpu_supports("bmi2")) return "bmi2";
+  unsigned a = 0, b = 0, c = 0, d = 0;  // not every compiler knows "f16c" by name
+  if (__get_cpuid(1, &a, &b, &c, &d) == 0 || (c & bit_F16C) == 0) return "f16c";
   return "";
 }
 

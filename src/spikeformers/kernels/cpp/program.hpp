@@ -290,7 +290,7 @@ struct Program {
   void rotate(int to, std::int64_t offset, int heads, std::int64_t width, Vector frequency, float factor);
   void group_norm(int in, int out, Vector gain, float eps);
   void mix(int query, int key, int value, int out, int heads, int kv_heads, Rule rule, int winners,
-           float weight, Vector scale, int largest);
+           float weight, Vector scale, int largest, bool half);
   // The steps that follow belong to this layer, from 0 as they come; to none with -1, as at first.
   void layer(int number);
   void finish(int logits);
