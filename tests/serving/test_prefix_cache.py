@@ -86,7 +86,9 @@ def test_it_never_holds_more_than_its_bound(
     for text in texts:
         read_into(cache, engine, [token for number in text for token in block(number)] + [1])
         assert 0 <= cache.bytes <= cache.bound
-        assert cache.bytes == sum(node.size for node in nodes_of(cache))
+        nodes = nodes_of(cache)
+        assert cache.bytes == sum(node.size for node in nodes)
+        assert set(nodes) == set(cache._order)
 
 
 def nodes_of(cache: PrefixCache) -> list:  # type: ignore[type-arg]

@@ -7,6 +7,7 @@ them. Beyond the bound, the leaf that was used longest ago is dropped.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -28,7 +29,6 @@ class _Node:
     size: int
     above: _Node | None
     block: Block
-    used: int = 0
     below: dict[Block, _Node] = field(default_factory=dict)
 
 
@@ -41,7 +41,9 @@ class PrefixCache:
         empty = engine.sequence()
         self._fixed = empty.bytes + OVERHEAD
         self._root = _Node(empty, 0, None, ())
-        self._clock = 0
+        # Longest unused first. What is used moves to the end, then what it continues: so the first
+        # one is always a leaf.
+        self._order: OrderedDict[_Node, None] = OrderedDict()
 
     def begin(self, tokens: Sequence[int]) -> NativeSequence:
         """A sequence that has read the longest known beginning of ``tokens``, but not all of them.
@@ -49,13 +51,12 @@ class PrefixCache:
         It is empty if none is known; its ``tokens`` is the length.
         """
         node = self._root
-        self._clock += 1
         for start in range(0, len(tokens) - BLOCK, BLOCK):
             below = node.below.get(tuple(tokens[start : start + BLOCK]))
             if below is None:
                 break
             node = below
-            node.used = self._clock
+        self._use(node)
         return self._engine.fork(node.sequence)
 
     def keep(self, tokens: Sequence[int], sequence: NativeSequence) -> None:
@@ -72,30 +73,25 @@ class PrefixCache:
                 return
             node = below
         block = tuple(tokens[-BLOCK:])
-        self._clock += 1
         if block in node.below:
-            node.below[block].used = self._clock
+            self._use(node.below[block])
             return
         own = self._engine.fork(sequence)
         size = own.bytes - node.sequence.bytes + self._fixed
         if size > self.bound:
             return
-        node.below[block] = _Node(own, size, node, block, self._clock)
+        added = _Node(own, size, node, block)
+        node.below[block] = added
+        self._order[added] = None
+        self._use(added)
         self.bytes += size
-        self._shrink()
-
-    def _shrink(self) -> None:
         while self.bytes > self.bound:
-            oldest = min(self._leaves(), key=lambda node: node.used)
+            oldest, _ = self._order.popitem(last=False)
             assert oldest.above is not None
             del oldest.above.below[oldest.block]
             self.bytes -= oldest.size
 
-    def _leaves(self) -> list[_Node]:
-        leaves, stack = [], [self._root]
-        while stack:
-            node = stack.pop()
-            stack += node.below.values()
-            if not node.below and node is not self._root:
-                leaves.append(node)
-        return leaves
+    def _use(self, node: _Node) -> None:
+        while node.above is not None:
+            self._order.move_to_end(node)
+            node = node.above

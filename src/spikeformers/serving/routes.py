@@ -108,7 +108,8 @@ def make_router(service: Service, metrics: Metrics) -> APIRouter:
             }
         )
 
-    @router.api_route("/health", methods=["GET", "HEAD"])
+    @router.head("/health", include_in_schema=False)
+    @router.get("/health")
     async def health() -> Response:
         ready = service.ready
         return answer_of({"status": "ok" if ready else "loading"}, 200 if ready else 503)
@@ -118,7 +119,8 @@ def make_router(service: Service, metrics: Metrics) -> APIRouter:
         text = await asyncio.to_thread(metrics.render)
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @router.api_route("/", methods=["GET", "HEAD"])
+    @router.head("/", include_in_schema=False)
+    @router.get("/")
     async def page() -> Response:
         return page_response()
 

@@ -266,10 +266,11 @@ void Program::run(const Mix& step, const Frame& frame) {
         }
         best.insert(std::upper_bound(best.begin(), best.end(), found, before), found);
       }
-      if (Details* details = of(r).details_.get(); details != nullptr) keep_winners(best, details->winners[slot], first_head + g);
+      if (Details* details = of(r).details_.get(); details != nullptr)
+        keep_winners(best, details->winners[slot], first_head + g);
       const float one = 1.0f;
       float* sum = to + g * width;
-      for (const Winner& winner : best)   // best first, as PyTorch adds
+      for (const Winner& winner : best)  // best first, as PyTorch adds
         more.add_rows(cache.type(), value(winner.token), 1, &one, 0, 1, width, sum);
       if (step.weight != 1.0f)
         for (std::int64_t d = 0; d < width; ++d) sum[d] *= step.weight;
