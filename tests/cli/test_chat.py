@@ -133,11 +133,11 @@ class Terminal:
     def wait_for(self, pattern: str, seconds: float = 60.0) -> str:
         """What came up to and with ``pattern``, which the next call begins after."""
         deadline = time.monotonic() + seconds
-        while (found := re.search(pattern, self.seen)) is None:
+        while (match := re.search(pattern, self.seen)) is None:
             assert time.monotonic() < deadline, f"no {pattern!r} in {self.seen!r}"
             if select.select([self.master], [], [], 0.2)[0]:
                 self.seen += os.read(self.master, 65536).decode("utf-8", "replace")
-        before, self.seen = self.seen[: found.end()], self.seen[found.end() :]
+        before, self.seen = self.seen[: match.end()], self.seen[match.end() :]
         return before
 
     def end(self) -> int:

@@ -31,19 +31,19 @@ WINNERS: dict[str, dict[str, Any]] = {
 @torch.no_grad()
 def torch_winners(model: Any, tokens: list[int]) -> list[torch.Tensor]:
     """For each layer, the keys with a weight in any step, ``[H, T, J]``, in double precision."""
-    found: list[torch.Tensor] = []
+    winners: list[torch.Tensor] = []
 
     def keep(core: WTA, given: tuple[torch.Tensor, ...]) -> None:
         q, k, _, allowed = given[:4]
         bias = given[4] if len(given) == 5 else None
-        found.append((core.weights(q, k, allowed, bias) != 0)[:, 0].any(0))
+        winners.append((core.weights(q, k, allowed, bias) != 0)[:, 0].any(0))
 
     cores = [core for core in model.modules() if isinstance(core, WTA)]
     handles = [core.register_forward_pre_hook(keep) for core in cores]
     model.double()(torch.tensor([tokens]))
     for handle in handles:
         handle.remove()
-    return found
+    return winners
 
 
 def token_by_token(engine: Engine, tokens: list[int]) -> list[TokenDetails]:

@@ -23,7 +23,7 @@ COMMANDS = {
     "/quit": "leave, as Ctrl-D does",
 }
 SEVERAL_LINES = (
-    f"A line that ends with \\ goes on in the next one; {BLOCK} begins and ends a block."
+    f"A line that ends with \\ continues in the next one; {BLOCK} begins and ends a block."
 )
 ENDS = {
     "length": "the limit of --max-new-tokens is reached",

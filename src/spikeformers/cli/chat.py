@@ -54,10 +54,10 @@ def chat(
     """Talk with a causal spiking model, run by the engine.
 
     If the tokenizer has a chat template, it is used; if not, the model continues a text, of which
-    each message is a new line. A line that ends with a backslash goes on in the next one, and a
+    each message is a new line. A line that ends with a backslash continues in the next one, and a
     line of three double quotes begins or ends a message of several lines. /reset begins anew,
     /stats shows what the answers took, /help lists all commands, /quit or Ctrl-D leaves. Ctrl-C
-    stops the answer, and the program goes on.
+    stops the answer, and the program continues.
 
     Messages can also be piped in, one per line; answers go to standard output, all else to
     standard error.

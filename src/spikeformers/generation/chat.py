@@ -111,7 +111,7 @@ class Chat:
         """Begin a new conversation, by the same seed; the statistics stay."""
         self.messages: list[dict[str, str]] = list(self._system)
         self._choose = make_sampler(*self._sampling)
-        self._text = ""  # without a template: what was written and said so far
+        self._text = ""  # without a template: messages and answers so far
         self._begin([])
 
     def answer(
