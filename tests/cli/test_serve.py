@@ -127,3 +127,7 @@ def test_without_the_extra_it_says_what_to_install(
     assert ended.code == 2
     assert "the server needs fastapi, uvicorn" in ended.err
     assert "pip install 'spikeformers[serve]'" in ended.err
+
+
+def test_the_help_names_the_extra_in_its_brackets(spikeformers: Any) -> None:
+    assert "pip install 'spikeformers[serve]'" in spikeformers("serve", "--help").out

@@ -41,14 +41,15 @@ SHAPE = {
 Start = Callable[..., Any]
 
 
-def make_model(folder: Path, template: str | None = TEMPLATE) -> tuple[Any, Any]:
+def make_model(folder: Path, template: str | None = TEMPLATE, **overrides: Any) -> tuple[Any, Any]:
     """A small model with random weights, and a byte-level tokenizer."""
     source = folder / "text.txt"
     source.write_text("a spike wins or loses, and the neuron is quiet\n" * 50)
     tokenizer = make_tokenizer("byte", load_corpus(str(source)))
     tokenizer.chat_template = template
     torch.manual_seed(3)
-    model = build_model(build_config("wd-spikingformer-tiny", len(tokenizer), SHAPE)).eval()
+    config = build_config("wd-spikingformer-tiny", len(tokenizer), SHAPE | overrides)
+    model = build_model(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if not name.endswith("amplitude"):

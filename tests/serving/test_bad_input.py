@@ -128,7 +128,7 @@ def test_null_is_the_same_as_nothing(running: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         (b"", "not valid JSON"),
         (b"{", "not valid JSON"),
@@ -146,10 +146,10 @@ def test_null_is_the_same_as_nothing(running: Any) -> None:
     ids=lambda value: str(value)[:30],
 )  # fmt: skip
 @pytest.mark.parametrize("path", [COMPLETIONS, CHAT, "/tokenize", "/detokenize"])
-def test_what_is_not_json_is_refused(running: Any, path: str, body: bytes, said: str) -> None:
+def test_what_is_not_json_is_refused(running: Any, path: str, body: bytes, message: str) -> None:
     headers = {"content-type": "application/json; charset=utf-8"}
     error = error_of(running.http.post(path, content=body, headers=headers))
-    assert said in error["message"]
+    assert message in error["message"]
 
 
 def test_a_number_beyond_all_floats_is_refused(running: Any) -> None:

@@ -234,10 +234,10 @@ def test_what_the_engine_cannot_do_fails_only_those_texts(start: Start) -> None:
             return plain(engine, sequence, tokens, last=last)
 
         engine.feed_all = feed_all
-        for prompt, said in (("a Z", "not finite"), ("a Y", "MemoryError")):
+        for prompt, message in (("a Z", "not finite"), ("a Y", "MemoryError")):
             response = running.post("/v1/completions", prompt=prompt)
             assert response.status_code == 503
-            assert said in response.json()["error"]["message"]
+            assert message in response.json()["error"]["message"]
         assert running.complete("a", max_tokens=1)
         assert running.scheduler.active == 0
         assert running.scheduler.totals.failed == 2

@@ -97,10 +97,10 @@ def test_prompts_may_be_texts_or_tokens_one_or_several(running: Any, engine: Eng
     of_text = running.complete([PROMPT, "loses"], **options)["choices"]
     of_tokens = running.complete([ids, other], **options)["choices"]
     assert [c["text"] for c in of_text] == [c["text"] for c in of_tokens]
-    [one] = running.complete(ids, **options)["choices"]
-    assert one["text"] == of_text[0]["text"]
+    [answer] = running.complete(ids, **options)["choices"]
+    assert answer["text"] == of_text[0]["text"]
     [echoed] = running.complete(ids, **options, echo=True)["choices"]
-    assert echoed["text"] == PROMPT + one["text"]
+    assert echoed["text"] == PROMPT + answer["text"]
 
 
 def test_an_empty_prompt_begins_a_document(running: Any, engine: Engine) -> None:

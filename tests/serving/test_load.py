@@ -60,7 +60,7 @@ def server_process(file: Path, *options: object) -> Iterator[tuple[subprocess.Po
     assert process.stderr is not None
     try:
         lines = iter(process.stderr.readline, "")
-        address = next(found[0] for line in lines if (found := re.search(r"http://\S+\d", line)))
+        address = next(match[0] for line in lines if (match := re.search(r"http://\S+\d", line)))
         yield process, address
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0

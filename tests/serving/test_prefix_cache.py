@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spikeformers.engine import Engine
+from spikeformers.export import pack
 from spikeformers.serving.prefix_cache import BLOCK, PrefixCache
+
+from .conftest import make_model
 
 PLENTY = 1 << 30
 
@@ -41,6 +46,20 @@ def test_blocks_are_found_again_but_never_the_last_token(engine: Engine) -> None
     assert read_into(cache, engine, block(2) + block(1)) == 0
     assert read_into(cache, engine, text[:-1]) == BLOCK
     assert read_into(cache, engine, text[: BLOCK - 1]) == 0
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [{"attention": "ssa"}, {"token_shift": True}, {"attention": "softmax"}],
+    ids=str,
+)
+def test_whatever_a_model_remembers_is_kept(overrides: dict[str, Any], tmp_path: Path) -> None:
+    """A sum over the past, the spikes of the last token: what cannot be cut off a longer text."""
+    engine = Engine(pack(*make_model(tmp_path, **overrides), "int8"), threads=1)
+    cache = PrefixCache(engine, PLENTY)
+    for ending in range(3):
+        known = read_into(cache, engine, block(0) + block(1) + block(ending)[:9])
+        assert known == (2 * BLOCK if ending else 0)
 
 
 def test_parts_of_a_block_are_not_kept(engine: Engine) -> None:

@@ -73,8 +73,11 @@ app.add_typer(
 
 
 def _help(verb: Callable[..., None]) -> str:
-    """A verb's docstring with its paragraphs unwrapped, for any width of terminal."""
-    paragraphs = (inspect.getdoc(verb) or "").split("\n\n")
+    """A verb's docstring with its paragraphs unwrapped, for any width of terminal.
+
+    Brackets, as of 'spikeformers[eval]', are text and not Rich's markup.
+    """
+    paragraphs = (inspect.getdoc(verb) or "").replace("[", r"\[").split("\n\n")
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 

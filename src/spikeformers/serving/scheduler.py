@@ -185,7 +185,7 @@ class Scheduler:
     def _read(self, slot: Slot, events: list[tuple[Ticket, Event]]) -> None:
         before = 0 if slot.sequence is None else slot.sequence.tokens
         try:
-            news = slot.read_block(self.cache)
+            slot_events = slot.read_block(self.cache)
         except Exception as error:  # whatever it is, the others continue
             self._fail([slot.ticket], error)
             return
@@ -193,7 +193,7 @@ class Scheduler:
         cached = slot.cached if before == 0 else 0
         self.totals.cached_tokens += cached
         self.totals.prompt_tokens += slot.sequence.tokens - before - cached
-        events += [(slot.ticket, event) for event in news]
+        events += [(slot.ticket, event) for event in slot_events]
         if slot.prompt_read:
             self._reading.popleft()
             self._writing.append(slot)
@@ -215,19 +215,19 @@ class Scheduler:
         self.totals.steps += 1
         for slot, row in zip(slots, logits, strict=True):
             try:
-                news = slot.accept(row, self.cache)
+                slot_events = slot.accept(row, self.cache)
             except Exception as error:
                 self._fail([slot.ticket], error)
                 continue
             self.totals.new_tokens += 1
-            events += [(slot.ticket, event) for event in news]
+            events += [(slot.ticket, event) for event in slot_events]
 
     def _fail(self, tickets: Sequence[Ticket], error: Exception) -> None:
         """Report texts that the engine cannot continue."""
-        known = isinstance(error, SpikeformersError)
-        if not known:
+        is_expected = isinstance(error, SpikeformersError)
+        if not is_expected:
             logger.error("a text failed", exc_info=error)
-        message = str(error) if known else f"the text failed: {type(error).__name__}."
+        message = str(error) if is_expected else f"the text failed: {type(error).__name__}."
         problem = Problem(503, message, code="engine_error")
         for ticket in tickets:
             self._leave(ticket, failed=True)
