@@ -6,6 +6,7 @@ simulation steps T represent more levels. Printed is the perplexity on held-out 
 
     dense gpt2      perplexity 23.657
     spiking, T = 8  perplexity 23.657
+    spiking, T = 2  perplexity 24.258
 """
 
 import argparse

@@ -49,8 +49,8 @@ settings |= {"tokenizer": "byte", "learning_rate": 3e-3, "eval_batches": 4}
 settings |= {"steps": args.steps, "batch_size": args.batch_size, "context": args.context}
 with tempfile.TemporaryDirectory() as out:
     run = spikeformers.pretrain("wd-spikingformer-tiny", out=out, data=args.data, settings=settings)
-model, ids = run.model.eval(), run.processor("The interpreter", return_tensors="pt").input_ids
-fixed = {"max_new_tokens": 16, "do_sample": False}
+model, ids = run.model.eval(), run.processor("The ", return_tensors="pt").input_ids
+fixed = {"max_new_tokens": args.context - ids.shape[1], "do_sample": False}
 same = torch.equal(model.generate(ids, **fixed), model.generate(ids, **fixed, use_cache=False))
 report = spikeformers.audit(model, [ids])
 print(f"quality       {run.training.final_validation['bits_per_byte']:.2f} bits per byte")

@@ -76,7 +76,7 @@ def test_transformers_trainer_reduces_the_loss_of_a_spiking_model(tmp_path: Path
     assert value(lines, "sample")
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize("architecture", ["gpt2", pytest.param("llama", marks=pytest.mark.slow)])
 def test_a_converted_model_keeps_its_perplexity_with_many_levels(
     tmp_path: Path, architecture: str
 ) -> None:
