@@ -8,7 +8,7 @@ EXTRAS ?= dev,peers
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 STAMP  := $(VENV)/.installed
-FILES  := src tests $(wildcard benchmarks)
+FILES  := src tests $(wildcard benchmarks examples)
 
 .PHONY: setup test demo docs build clean
 .DEFAULT_GOAL := setup
