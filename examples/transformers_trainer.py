@@ -41,8 +41,8 @@ with tempfile.TemporaryDirectory() as out:
         out, max_steps=args.steps, per_device_train_batch_size=args.batch_size, report_to="none",
         learning_rate=3e-3, logging_steps=max(1, args.steps // 6), disable_tqdm=True,
     )  # fmt: skip
-    text = {"train_dataset": examples("train", args.windows), "processing_class": tokenizer}
-    trainer = Trainer(spikeformers.build_model(config), training, **text)
+    inputs = {"train_dataset": examples("train", args.windows), "processing_class": tokenizer}
+    trainer = Trainer(spikeformers.build_model(config), training, **inputs)
     trainer.train()
     held_out = trainer.evaluate(examples("validation", 16))["eval_loss"]
     trainer.save_model(out)
