@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +122,29 @@ def test_zeroshot_asks_for_known_tasks() -> None:
     pytest.importorskip("lm_eval")
     with pytest.raises(ConfigError, match="Did you mean 'arc_easy'"):
         sf.evaluate_zeroshot(None, None, ["arc_eazy"])
+
+
+WITHOUT_EXTRAS = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in set(sys.argv[1].split(",")):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+import spikeformers
+
+for name in sys.argv[2].split(","):
+    getattr(spikeformers, name)
+print("imported")
+"""
+
+
+def test_every_name_of_the_package_is_there_without_its_extras() -> None:
+    """But the server's: what needs an extra imports it when it is called."""
+    extras = "lm_eval,fastapi,uvicorn,prometheus_client,snntorch,kornia"
+    names = ",".join(sorted(set(sf.__all__) - {"serve", "__version__"}))
+    command = [sys.executable, "-c", WITHOUT_EXTRAS, extras, names]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == "imported\n", done.stderr

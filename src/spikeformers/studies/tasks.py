@@ -10,7 +10,6 @@ import torch
 
 from spikeformers.engine import Engine
 from spikeformers.errors import UsageError
-from spikeformers.evaluation.zeroshot import Zeroshot
 from spikeformers.models import load_reference
 from spikeformers.progress import Tell
 from spikeformers.studies.engine_reader import EngineReader, tokenizer_of
@@ -42,6 +41,8 @@ class TaskStudy:
         ``options`` go to `Zeroshot`: batch_size, max_length, cached. Raises UsageError for options
         that an engine does not take; more errors as ``load_reference`` and `Zeroshot`.
         """
+        from spikeformers.evaluation.zeroshot import Zeroshot  # of an extra, and slow to import
+
         self.reports: list[TaskReport] = []
         scored: Any
         if engine is not None:
