@@ -12,7 +12,6 @@ from spikeformers.engine import Engine
 from spikeformers.errors import UsageError
 from spikeformers.models import load_reference
 from spikeformers.progress import Tell
-from spikeformers.studies.engine_reader import EngineReader, tokenizer_of
 from spikeformers.training.distributed import choose_device
 
 if TYPE_CHECKING:
@@ -41,7 +40,9 @@ class TaskStudy:
         ``options`` go to `Zeroshot`: batch_size, max_length, cached. Raises UsageError for options
         that an engine does not take; more errors as ``load_reference`` and `Zeroshot`.
         """
-        from spikeformers.evaluation.zeroshot import Zeroshot  # of an extra, and slow to import
+        # Of an extra, and slow to import.
+        from spikeformers.evaluation.zeroshot import Zeroshot
+        from spikeformers.studies.engine_reader import EngineReader, tokenizer_of
 
         self.reports: list[TaskReport] = []
         scored: Any
