@@ -245,7 +245,7 @@ def test_the_audit_shows_units_per_token_and_far_neurons(spikeformers, control, 
         (("--density", 2, "--calibration", "missing.txt"), "density must lie between 0 and 1"),
         (("--set", "token_reach=-1"), "token_reach must be a number above 0"),
         (("--spiking", "foo"), "spiking_maps names 'foo'"),
-        (("--steps", 99), "at most 16 steps"),
+        (("--steps", 99), "takes 2 to 12 steps, not 99"),
     ],
 )
 def test_options_are_refused_before_text_or_model_are_read(

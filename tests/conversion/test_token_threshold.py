@@ -261,7 +261,7 @@ def test_thresholds_per_channel_are_the_default(dense: Dense) -> None:
         ({"steps": 1}, "takes 2 to 12 steps, not 1"),
         ({"steps": 17}, "takes 2 to 12 steps, not 17"),
         ({"code": "rate"}, "is for code='phase'"),
-        ({"ffn": "ni-lif"}, "code='phase' is for signed-if"),
+        ({"ffn": "ni-lif"}, "is for code='phase' and ffn='signed-if' or 'kept'"),
         ({"token_reach": 0.0}, "token_reach must be a number above 0"),
         ({"spiking_maps": ["ffn", "hed"]}, "names 'hed'.*Did you mean 'head'"),
         ({"spiking_maps": ["head"]}, "leaves out 'ffn'"),

@@ -33,9 +33,9 @@ def test_kinds_by_value(values: tuple[float, ...], kind: str) -> None:
 
 
 def test_spikes_stated_by_a_neuron_need_no_evidence() -> None:
-    silent = side(0.0, 0.0, known=Spikes("ternary", 0.5))
+    silent = side(0.0, 0.0, stated=Spikes("ternary", 0.5))
     assert (silent.kind, silent.source, silent.density) == ("ternary", "neuron", 0.0)
-    wrong = side(0.0, 0.2, 0.7, known=Spikes("ternary", 0.5))
+    wrong = side(0.0, 0.2, 0.7, stated=Spikes("ternary", 0.5))
     assert (wrong.kind, wrong.source) == ("real", "values")
 
 
@@ -70,7 +70,7 @@ def test_two_calls(first: tuple[float, ...], then: tuple[float, ...], kind: str)
 
 
 def test_a_neuron_and_values_are_values() -> None:
-    both = side(0.0, 1.0, 1.0, known=Spikes("binary", 1.0))
+    both = side(0.0, 1.0, 1.0, stated=Spikes("binary", 1.0))
     both.merge(side(0.0, 1.0, 1.0))
     assert (both.kind, both.source) == ("binary", "values")
     assert both.density == pytest.approx(2 / 3)
