@@ -222,3 +222,26 @@ def test_wrong_shapes_are_refused() -> None:
         kernels.product(counts, np.ones((4, 3), np.int8))
     with pytest.raises(ValueError, match="32 bytes a row for each 64 scales"):
         kernels.product(counts, np.ones((4, 32), np.uint8), np.ones(65, np.float32))
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+@pytest.mark.parametrize("tokens", [3, 40, 130])
+def test_weights_packed_for_many_tokens_give_the_bits_of_each_alone(
+    tokens: int, weights: str, path: str
+) -> None:
+    """They are packed for 130 tokens that all fire; not for 40 that half fire, nor for 3."""
+    rng = RNG(4)
+    density = 1.0 if tokens == 130 else 0.5
+    counts = spikes(rng, (tokens, 70), density, 16, False)
+    if tokens == 130:
+        counts = np.maximum(counts, 1)
+    matrix = rng.integers(-7, 8, (70, 200)).astype(np.int8)
+    scale = rng.random(200).astype(np.float32)
+    if weights == "int4":
+        matrix = pack_int4(matrix)
+    together = kernels.product(counts, matrix, scale, unit=0.25, path=path)
+    alone = [
+        kernels.product(counts[[t]], matrix, scale, unit=0.25, path=path) for t in range(tokens)
+    ]
+    assert (together == np.concatenate(alone)).all()

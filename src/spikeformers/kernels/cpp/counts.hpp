@@ -77,6 +77,8 @@ struct GroupCounts {
 constexpr std::int64_t kCountColumns = 64;  // of a panel
 constexpr std::int64_t kCountRows = 128;    // of it; 16 KiB of two-byte weights stay in L1
 constexpr std::int64_t kCountTokens = 4;    // that a panel meets at a time
+// Tokens from which on packing a panel pays: with a scale per output, and in groups.
+constexpr std::int64_t kPackFrom = 8, kPackGroupsFrom = 12;
 
 struct CountKernels {
   Encoded (*encode)(const TokenCode& code, const float* x, std::int64_t n, const TokenCounts& to);

@@ -23,7 +23,7 @@ RowCounts counts_of_row(const Buffer& in, std::int64_t r) {
 }  // namespace
 
 void Program::product_grouped(const Linear& step, const Buffer& in, Buffer& out) {
-  if (in.rows >= kCountTokens) {
+  if (in.rows >= kPackGroupsFrom) {
     product_grouped_batch(step, in, out);
     return;
   }

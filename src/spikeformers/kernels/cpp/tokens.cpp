@@ -79,7 +79,7 @@ void Program::product_counts(const Linear& step, const Buffer& in, Buffer& out) 
     product_grouped(step, in, out);
     return;
   }
-  if (in.rows >= kCountTokens) {
+  if (in.rows >= kPackFrom) {
     product_counts_batch(step, in, out);
     return;
   }
