@@ -382,10 +382,9 @@ def trained_pair() -> Iterator[Line]:
         return f"{statistics.mean(picojoules) / 1e3:,.0f}"
 
     density = statistics.mean(run["energy"]["density"] for run in spiking)
-    seeds = len(spiking)
     yield (
         f"WD-Spikingformer, {spiking[0]['parameters'] / 1e6:.1f} M parameters, WikiText-2 test, "
-        f"{seeds} seed" + ("s" if seeds > 1 else ""),
+        f"seeds: {len(spiking)} and {len(dense)}",
         f"{bits(spiking)} bits/byte; {density:.0%} of neurons fire; {nanojoules(spiking)} nJ/token",
         f"dense twin, a learning rate of its own: {bits(dense)}; {nanojoules(dense)} nJ/token",
     )
