@@ -86,8 +86,9 @@ class Server(uvicorn.Server):
             return
         model = self.service.model
         self._say(
-            f"serving {model.name} ({model.engine.packed.weights}, {model.engine.threads} threads, "
-            f"context {model.context}) at {self.address}; Ctrl-C stops"
+            f"serving {model.name} ({model.engine.packed.weights}, "
+            f"threads: {model.engine.threads}, context: {model.context}) "
+            f"at {self.address}; Ctrl-C stops"
         )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
