@@ -362,13 +362,13 @@ def draw(losses: Mapping[str, Any], run: Mapping[str, Any], text: str) -> None:
         axes.scatter(x, y, marker=marker, color=colour, label=group)
         for row, at, height in zip(rows, x, y, strict=True):
             label = row.removeprefix(group).strip(" ,")
-            right, above = at == fastest, group == "engine"
+            middle, engine = at == fastest, group == "engine"
             axes.annotate(
                 label,
                 (at, height),
-                (-6 if right else 5, 5 if above else -11),
+                (0 if middle else 5 if engine else -6, 7 if middle else 5 if engine else -4),
                 textcoords="offset points",
-                horizontalalignment="right" if right else "left",
+                horizontalalignment="center" if middle else "left" if engine else "right",
                 fontsize=8,
             )
     dense = math.exp(statistics.fmean(losses[DENSE][text]))
