@@ -188,6 +188,7 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_the_program(terminal: Terminal) -> N
     written = int(re.search(r"tokens written +([\d,]+)", stats)[1].replace(",", ""))  # type: ignore[index]
     assert 1 < written < 15000
     terminal.wait_for("> $")
+    time.sleep(0.5)  # until it reads: a prompt is printed before
     terminal.send("\x03")  # at the prompt it ends nothing either
     terminal.wait_for("Ctrl-D leaves")
     terminal.wait_for("> $")
