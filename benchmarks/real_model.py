@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from _sweep import RESULTS, commit, save_table
+from _windows import token_ids, windows_of
 from spikeformers.reporting.tables import markdown
 from spikeformers.storage import write_text
 
@@ -73,6 +74,8 @@ def llama_file(folder: Path, kind: str) -> Path:
 
 def files(args: argparse.Namespace) -> None:
     """Convert, pack and quantise what is not there yet."""
+    import torch
+
     from spikeformers.conversion import allocate, load_source, make_plan, uncalibrated
     from spikeformers.engine import write
     from spikeformers.export import pack
@@ -95,7 +98,7 @@ def files(args: argparse.Namespace) -> None:
         model = uncalibrated(dense, plan)
         if "density" in how:
             ids = token_ids(tokenizer, args.calibration)
-            allocate(model, windows_of(ids, 4), how["density"])
+            allocate(model, torch.tensor(windows_of(ids, 4, CONTEXT)), how["density"])
         write(pack(model, tokenizer, how["weights"]), engine_file(args.folder, row))
         print(f"packed: {row}", flush=True)
         del model
@@ -113,21 +116,6 @@ def quantise(source: Path, target: Path, kind: int) -> None:
         str(source).encode(), str(target).encode(), ctypes.byref(params)
     ):
         raise SystemExit(f"llama.cpp could not write {target}.")
-
-
-def token_ids(tokenizer: Any, path: str) -> list[int]:
-    ids: list[int] = tokenizer(Path(path).read_text("utf-8"), add_special_tokens=False)["input_ids"]
-    return ids
-
-
-def windows_of(ids: Sequence[int], number: int) -> Any:
-    """``[number, CONTEXT]`` ids, spread evenly over the text."""
-    import torch
-
-    if len(ids) < number * CONTEXT:
-        raise SystemExit(f"the text has {len(ids):,} tokens; {number * CONTEXT:,} are needed.")
-    starts = [round(i * (len(ids) - CONTEXT) / max(number - 1, 1)) for i in range(number)]
-    return torch.tensor([list(ids[start : start + CONTEXT]) for start in starts])
 
 
 def loss_of(logits: Any, ids: Sequence[int]) -> float:
@@ -197,7 +185,7 @@ def perplexity(args: argparse.Namespace) -> None:
     texts = {}
     for text in args.text:
         name, _, path = text.partition("=")
-        texts[name] = windows_of(token_ids(tokenizer, path), args.windows).tolist()
+        texts[name] = windows_of(token_ids(tokenizer, path), args.windows, CONTEXT)
     with ExitStack() as stack:
         for row, opened in readers(args.folder, stack).items():
             losses = kept.setdefault(row, {})

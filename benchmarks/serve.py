@@ -38,11 +38,13 @@ import httpx
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from _sweep import commit
+from _sweep import commit, fill_pages
 from engine import random_model
 from spikeformers.engine import write
 from spikeformers.evaluation.peers import builds, write_gpt2_gguf
 from spikeformers.export import pack
+from spikeformers.reporting.tables import markdown
+from spikeformers.storage import write_text
 from spikeformers.studies.machine import machine
 
 SHAPES: dict[str, dict[str, int]] = {
@@ -198,6 +200,32 @@ def systems(arguments: argparse.Namespace, folder: Path, stack: ExitStack) -> di
     return opened
 
 
+def table(report: dict[str, Any]) -> str:
+    """A line per server and number of clients, as Markdown."""
+    setting, rows = report["setting"], []
+    for name, by_clients in report["results"].items():
+        for clients, figures in by_clients.items():
+            rows.append(
+                [
+                    name,
+                    clients.split()[0],
+                    f"{figures['new_tokens_per_second']:.0f}",
+                    f"{figures['time_to_first_token_median_s']:.2f}",
+                    f"{figures['time_to_first_token_p95_s']:.2f}",
+                ]
+            )
+    note = (
+        f"GPT-2 small's shape, spiking at a density of {setting['density']}, int8, beside a dense "
+        f"model of that shape in Q8_0; prompts of {setting['prompt_tokens']} tokens, "
+        f"{setting['new_tokens']} new ones, {setting['requests']} per client, medians of "
+        f"{setting['repeats']} runs; {setting['threads']} threads beside the client's process, "
+        f"{report['machine']['cores']} cores of {report['machine']['processor']}; commit "
+        f"{report['commit']}. llama-cpp-python's server runs one request at a time. Measured."
+    )
+    columns = ["server", "clients", "new tokens/s", "first token, s, median", "95th per cent"]
+    return f"{markdown(columns, rows)}\n{note}\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -213,7 +241,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=4, help="per client")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-peers", dest="peers", action="store_false")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="Keep the result; fills docs/results.md too.")
     arguments = parser.parse_args()
     runs: dict[tuple[str, int], list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
@@ -240,7 +268,8 @@ def main() -> None:
     report = {"results": results, "setting": setting, "machine": machine(), "peers": builds(),
               "commit": commit(), "label": "measured"}  # fmt: skip
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+        write_text(arguments.json, json.dumps(report, indent=1) + "\n")
+        fill_pages("serve", table(report))
     print(json.dumps(results, indent=1))
 
 

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from _sweep import RESULTS, commit
+from _windows import token_ids
+from _windows import windows_of as spread_windows
 from spikeformers.meters import Stopwatch
 from spikeformers.reporting.tables import markdown
 from spikeformers.storage import write_text
@@ -60,13 +62,10 @@ def windows_of(path: str, tokenizer: Any, args: argparse.Namespace, number: int)
     """``number`` windows of ``--context`` ids, spread evenly over the text, ``[W, T]``."""
     import torch
 
-    ids = tokenizer(Path(path).read_text("utf-8"), add_special_tokens=False)["input_ids"]
     first = [tokenizer.bos_token_id] if args.bos else []
-    size = args.context - len(first)
-    if len(ids) < size * number:
-        raise SystemExit(f"{path} has {len(ids):,} tokens; {size * number:,} are needed.")
-    starts = [round(i * (len(ids) - size) / max(number - 1, 1)) for i in range(number)]
-    return torch.tensor([first + ids[start : start + size] for start in starts])
+    return torch.tensor(
+        spread_windows(token_ids(tokenizer, path), number, args.context, first=first)
+    )
 
 
 class Reads:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 
 from spikeformers.errors import ConfigError
-from spikeformers.values import fits, in_words, require_kind
+from spikeformers.values import bytes_in_words, fits, in_words, require_kind
 
 
 @pytest.mark.parametrize(
@@ -67,3 +67,11 @@ def test_a_long_value_is_cut() -> None:
     with pytest.raises(ConfigError) as raised:
         require_kind("key", "x" * 10_000, int)
     assert str(raised.value) == f"key is '{'x' * 75} ...; it must be a whole number."
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (1_536_000, "1.54 MB"), (2.5e15, "2.5e+03 TB")],
+)
+def test_bytes_in_words(count: float, words: str) -> None:
+    assert bytes_in_words(count) == words

@@ -83,6 +83,15 @@ def misfit(name: str, value: Any, kind: Any) -> str:
     return f"{name} is {shortened(value)}; it must be {expected}."
 
 
+def bytes_in_words(count: float) -> str:
+    """A number of bytes with three digits and a decimal unit: "1.5 MB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} TB"
+
+
 def shortened(value: Any, longest: int = 80) -> str:
     """``repr`` of a value on one line, in printable characters, shortened if it is long."""
     text = repr(value)

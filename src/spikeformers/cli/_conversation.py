@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from spikeformers.cli._output import say
 from spikeformers.errors import DataError, SpikeformersError
+from spikeformers.values import bytes_in_words
 
 if TYPE_CHECKING:
     from spikeformers.generation import Chat
@@ -139,14 +140,14 @@ class Conversation:
         meter = SpikeMeter(self.chat.engine)
         spikes = meter.usage(stats.cost, stats.read, stats.predictions).as_dict()
         read, dense = spikes["weight_bytes_read"], spikes["dense_weight_bytes"]
-        share = f" ({read / dense:.1%} of a dense model's {_bytes(dense)})" if dense else ""
+        share = f" ({read / dense:.1%} of a dense model's {bytes_in_words(dense)})" if dense else ""
         rows = {
             "answers": f"{stats.answers:,}",
             "tokens written": f"{stats.tokens:,}",
             "tokens read": f"{stats.read:,}",
             "speed": f"{stats.tokens_per_second:,.1f} tokens/s, measured, prompts included",
             "density": f"{stats.density:.4f} of the neurons fired",
-            "weights read": f"{_bytes(read)}{share}",
+            "weights read": f"{bytes_in_words(read)}{share}",
             "energy": f"{spikes['estimated_nanojoules'] / 1e6:,.3f} mJ, estimated",
         }
         _say_rows(rows)
@@ -179,11 +180,3 @@ def _say_rows(rows: Mapping[str, str]) -> None:
 def _write(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:,.3g} {unit}"
-        count /= 1000
-    return f"{count:,.3g} TB"

@@ -54,7 +54,7 @@ class Exchange:
         """Cancel what still runs; who waits for events gets a Problem."""
         self._service.forget(self._tickets)
         self._tickets = []
-        # A task that was cancelled while `asyncio.wait_for` ended may go on (Python before 3.12).
+        # A task cancelled while `asyncio.wait_for` ended may continue (Python before 3.12).
         closed = Problem(503, "the request was cancelled.", code="cancelled")
         self._mail.put_nowait((0, Failed(closed)))
 

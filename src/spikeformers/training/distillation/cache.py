@@ -41,6 +41,7 @@ from spikeformers.errors import ConfigError, StorageError
 from spikeformers.foreign import read_json
 from spikeformers.storage import row_digest, write_text
 from spikeformers.training.distillation.teacher import Needs, Teacher, TeacherOutput
+from spikeformers.values import bytes_in_words
 
 FORMAT_VERSION = 2  # 1 had no digests
 START = np.dtype([("start", "<i8"), ("xxh3", "<u8")])
@@ -110,8 +111,8 @@ class TeacherCache:
         size, free = len(missing) * self.window_bytes, shutil.disk_usage(self.folder).free
         summary = (
             f"teacher cache {self.folder}: {len(windows) - len(missing):,} of {len(windows):,} "
-            f"windows are there; the others take {_bytes(size)} ({_bytes(self.window_bytes)} "
-            f"each), {_bytes(free)} are free"
+            f"windows are there; the others take {bytes_in_words(size)} "
+            f"({bytes_in_words(self.window_bytes)} each), {bytes_in_words(free)} are free"
         )
         if size > free:
             raise StorageError(
@@ -301,14 +302,6 @@ def _write_all(file: int, raw: memoryview, offset: int) -> None:
 
 def _pick(rows: Mapping[str, Tensor], names: Any) -> tuple[Tensor, ...] | None:
     return None if names is None else tuple(rows[name] for name in names)
-
-
-def _bytes(size: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:,.3g} TB"
 
 
 @contextmanager

@@ -1,0 +1,24 @@
+"""Windows of a text, for the scripts that compare programs on the same tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def token_ids(tokenizer: Any, path: str) -> list[int]:
+    """The ids of a text file, without special tokens."""
+    ids: list[int] = tokenizer(Path(path).read_text("utf-8"), add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def windows_of(
+    ids: Sequence[int], number: int, context: int, *, first: Sequence[int] = ()
+) -> list[list[int]]:
+    """``number`` windows of ``context`` ids, spread evenly over a text, each after ``first``."""
+    size = context - len(first)
+    if len(ids) < size * number:
+        raise SystemExit(f"the text has {len(ids):,} tokens; {size * number:,} are needed.")
+    starts = [round(i * (len(ids) - size) / max(number - 1, 1)) for i in range(number)]
+    return [[*first, *ids[start : start + size]] for start in starts]
