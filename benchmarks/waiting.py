@@ -6,8 +6,8 @@
 Each cell is a process of its own, since OpenMP reads ``OMP_WAIT_POLICY`` once; cells take turns,
 round by round, first on the machine as it is and then beside ``--busy`` processes that this script
 starts and that do nothing but count. Waits: ``default`` (nothing set: threads spin for a while),
-``active`` (they spin), ``passive`` (they sleep, as the command line sets it) and ``brief`` (they
-spin ``GOMP_SPINCOUNT=1000`` times, then sleep; of GNU's library alone). Measured tokens per second
+``active`` (they spin), ``passive`` (they sleep) and ``brief`` (they spin ``GOMP_SPINCOUNT=1000``
+times, then sleep, as the command line sets it; of GNU's library alone). Measured tokens per second
 by the clock, medians over rounds; ratios hold within one run only. Run it on an idle machine.
 """
 

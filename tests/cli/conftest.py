@@ -15,6 +15,7 @@ import pytest
 import rich
 
 from spikeformers.cli import main
+from spikeformers.cli._waiting import WAITING
 
 WORDS = ["the", "spike", "of", "a", "neuron", "wins", "or", "loses", "and", "all", "is", "quiet"]
 SMALL = {
@@ -51,14 +52,15 @@ def sets(**changes: object) -> list[str]:
 def undisturbed() -> Iterator[None]:
     """Put back what the command line sets for its process: log handlers, console, environment."""
     logger = logging.getLogger("spikeformers")
-    waiting = os.environ.get("OMP_WAIT_POLICY")
+    waiting = {name: os.environ.get(name) for name in WAITING}
     before = (logger.level, logger.propagate, list(logger.handlers))
     yield
     logger.level, logger.propagate, logger.handlers = before
     logger.setLevel(before[0])
     rich.reconfigure(stderr=False)
-    if waiting is None:
-        os.environ.pop("OMP_WAIT_POLICY", None)
+    for name, value in waiting.items():
+        if value is None:
+            os.environ.pop(name, None)
 
 
 def execute(*arguments: object) -> int:

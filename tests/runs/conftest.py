@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from spikeformers import runs
 from spikeformers.cli import main
+from spikeformers.cli._waiting import WAITING
 from spikeformers.training.journal import Journal
 
 WORDS = ["the", "spike", "of", "a", "neuron", "wins", "or", "loses", "and", "all", "is", "quiet"]
@@ -55,7 +56,7 @@ def listener() -> Listener:
 def undisturbed() -> Iterator[None]:
     """Each test starts as a fresh process would, and leaves nothing that the command line set."""
     logger = logging.getLogger("spikeformers")
-    waiting = os.environ.get("OMP_WAIT_POLICY")
+    waiting = {name: os.environ.get(name) for name in WAITING}
     before = (logger.level, logger.propagate, list(logger.handlers))
     logger.setLevel(logging.NOTSET)
     logger.propagate, logger.handlers = True, []
@@ -63,8 +64,9 @@ def undisturbed() -> Iterator[None]:
     logger.propagate, logger.handlers = before[1:]
     logger.setLevel(before[0])
     rich.reconfigure(stderr=False)
-    if waiting is None:
-        os.environ.pop("OMP_WAIT_POLICY", None)
+    for name, value in waiting.items():
+        if value is None:
+            os.environ.pop(name, None)
 
 
 def assignments(values: dict[str, Any]) -> list[str]:
