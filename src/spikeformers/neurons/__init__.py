@@ -14,10 +14,13 @@ from spikeformers.neurons._base import (
 from spikeformers.neurons.ilif import ILIF
 from spikeformers.neurons.lif import LIF
 from spikeformers.neurons.nilif import NILIF
+from spikeformers.neurons.norse import from_norse
 from spikeformers.neurons.phase import PhaseIF
 from spikeformers.neurons.qcfs import IF, QCFS, SignedIF, SignedNILIF, by_sign
 from spikeformers.neurons.rectifier import Rectifier
-from spikeformers.neurons.registry import NEURONS, register_neuron
+from spikeformers.neurons.registry import LIBRARIES, NEURONS, register_neuron
+from spikeformers.neurons.snntorch import from_snntorch
+from spikeformers.neurons.spikingjelly import from_spikingjelly
 from spikeformers.neurons.surrogate import SURROGATES
 from spikeformers.neurons.tlif import TLIF
 from spikeformers.neurons.token_if import TokenIF
@@ -25,6 +28,7 @@ from spikeformers.neurons.token_if import TokenIF
 __all__ = [
     "IF",
     "ILIF",
+    "LIBRARIES",
     "LIF",
     "NEURONS",
     "NILIF",
@@ -41,6 +45,9 @@ __all__ = [
     "TokenIF",
     "by_sign",
     "expand",
+    "from_norse",
+    "from_snntorch",
+    "from_spikingjelly",
     "mark_padding",
     "neurons_of",
     "observe",
