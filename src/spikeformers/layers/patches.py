@@ -13,6 +13,7 @@ membranes (Spikformer's position branch also ends in a neuron).
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -46,6 +47,11 @@ class SpikingPatches(nn.Module):
         self.position_neuron = make_neuron() if conv_position else None
         self.position = PatchStage(width, width, None, False, eps) if conv_position else None
 
+    @property
+    def chains(self) -> tuple[tuple[str, ...], ...]:
+        """Modules that data pass through one after another, by name."""
+        return tuple(self.names), ("position_neuron", "position")
+
     def forward(self, pixels: Tensor) -> Tensor:
         u = pixels.unsqueeze(0)
         for name in self.names:
@@ -59,6 +65,9 @@ class SpikingPatches(nn.Module):
 
 class PatchStage(nn.Module):
     """Convolution, batch norm, and optionally a neuron and pooling."""
+
+    chains: ClassVar[tuple[tuple[str, ...], ...]] = (("conv", "norm", "neuron", "pool"),)
+    """Modules that data pass through one after another, by name."""
 
     def __init__(
         self, read: int, out: int, neuron: nn.Module | None, pool: bool, eps: float

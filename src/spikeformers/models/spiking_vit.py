@@ -55,6 +55,14 @@ def _lif(config: SpikingViTConfig, threshold: float | None = None) -> LIF:
 class VisionAttention(nn.Module):
     """Membranes in, a current for them out."""
 
+    chains: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("fire_in", "query", "fire_query"),
+        ("fire_in", "key", "fire_key"),
+        ("fire_in", "value", "fire_value"),
+        ("fire_out", "out", "out_norm"),
+    )
+    """Modules that data pass through one after another, by name."""
+
     def __init__(self, config: SpikingViTConfig) -> None:
         super().__init__()
         width, eps = config.hidden_size, config.norm_eps
@@ -89,6 +97,11 @@ class VisionAttention(nn.Module):
 
 class VisionMLP(nn.Module):
     """Two spike-driven linear maps."""
+
+    chains: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("fire_in", "up", "fire_hidden", "down", "out_norm"),
+    )
+    """Modules that data pass through one after another, by name."""
 
     def __init__(self, config: SpikingViTConfig) -> None:
         super().__init__()
@@ -216,6 +229,9 @@ class SpikingViTModel(SpikingViTPreTrainedModel):
 
 class SpikingViTForImageClassification(SpikingViTPreTrainedModel):
     """A linear map of the mean spike rates over patches."""
+
+    chains: ClassVar[tuple[tuple[str, ...], ...]] = (("head",),)
+    """Modules that data pass through one after another, by name."""
 
     def __init__(self, config: SpikingViTConfig) -> None:
         super().__init__(config)

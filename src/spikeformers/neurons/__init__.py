@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from spikeformers.neurons._base import (
     Activity,
+    BinaryUnits,
     Neuron,
     SpikeType,
     expand,
@@ -36,6 +37,7 @@ __all__ = [
     "SURROGATES",
     "TLIF",
     "Activity",
+    "BinaryUnits",
     "Neuron",
     "PhaseIF",
     "Rectifier",
