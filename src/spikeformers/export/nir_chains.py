@@ -92,7 +92,8 @@ def _measure(model: Any, chains: list[Chain]) -> None:
     model.eval()
     try:
         if is_vision(config):
-            model(torch.zeros(1, config.num_channels, config.image_size, config.image_size))
+            frames = (config.steps,) if config.frames else ()
+            model(torch.zeros(1, *frames, config.num_channels, *(config.image_size,) * 2))
         else:
             model(torch.zeros(1, 2, dtype=torch.long))
     finally:

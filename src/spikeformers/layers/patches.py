@@ -5,7 +5,8 @@
     position "conv"   U <- U + BN(conv 3x3(SN(U)))
 
 Spikformer, https://arxiv.org/abs/2209.15425; the last ``pools`` stages pool (3x3, stride 2). The
-first convolution reads pixels, which are the same at every step, so it is computed once; all others
+first convolution reads pixels; of an image they are the same at every step, so that it is computed
+once, and of a recording of events there is a frame per step; all others
 read spikes. Differs: the output is currents instead of spikes, since the shortcut that follows adds
 membranes (Spikformer's position branch also ends in a neuron).
 """
@@ -21,7 +22,10 @@ from spikeformers.layers.norm import BatchNorm
 
 
 class SpikingPatches(nn.Module):
-    """Images ``[B, C, H, W]`` to currents ``[S, B, T, D]``, T patches row by row."""
+    """Images ``[B, C, H, W]``, or frames ``[B, S, C, H, W]``, to currents ``[S, B, T, D]``.
+
+    T patches row by row.
+    """
 
     def __init__(
         self,
@@ -53,7 +57,7 @@ class SpikingPatches(nn.Module):
         return tuple(self.names), ("position_neuron", "position")
 
     def forward(self, pixels: Tensor) -> Tensor:
-        u = pixels.unsqueeze(0)
+        u = pixels.unsqueeze(0) if pixels.dim() == 4 else pixels.transpose(0, 1)
         for name in self.names:
             u = getattr(self, name)(u, self.steps)
         if len(u) == 1 and self.steps > 1:  # a single stage contains no neuron
