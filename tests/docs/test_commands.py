@@ -27,6 +27,7 @@ NOT_RUN = {
     "spikeformers serve": "runs until it is stopped; tests/cli/test_serve.py starts and stops it",
     ".venv/bin/pip install": "installs packages",
     "PYTHONPATH=.venv-neurobench": "needs a package that brings a torch of its own",
+    "docker ": "needs Docker; tests/test_dockerfile.py reads the Dockerfile",
     "accelerate launch": "tests/docs/test_other_tools.py runs it",
 }
 """Beginnings of commands that no test can run, with the reason."""
