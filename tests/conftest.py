@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -30,6 +31,21 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["SPIKEFORMERS_CACHE"] = str(folder / "spikeformers")
     os.environ["HF_HOME"] = str(folder / "huggingface")
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print the seconds that the tests of each room took, if several rooms ran."""
+    rooms: dict[str, float] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            parts = Path(getattr(report, "nodeid", "").partition("::")[0]).parts
+            if len(parts) > 1 and hasattr(report, "duration"):
+                room = parts[1] if len(parts) > 2 else "tests/*.py"
+                rooms[room] = rooms.get(room, 0.0) + report.duration
+    if len(rooms) > 1:
+        terminalreporter.section("seconds per room")
+        for room, seconds in sorted(rooms.items(), key=lambda item: -item[1]):
+            terminalreporter.write_line(f"{seconds:8.1f}  {room}")
 
 
 @pytest.fixture(scope="session", autouse=True)

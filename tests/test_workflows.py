@@ -59,4 +59,15 @@ def test_only_the_job_that_publishes_may_ask_for_an_identity() -> None:
 def test_the_hooks_before_a_commit_run_the_tools_of_the_environment() -> None:
     config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
     entries = [hook["entry"] for repo in config["repos"] for hook in repo["hooks"]]
-    assert entries == [".venv/bin/ruff format", ".venv/bin/ruff check", ".venv/bin/mypy"]
+    assert entries[:3] == [".venv/bin/ruff format", ".venv/bin/ruff check", ".venv/bin/mypy"]
+    assert entries[3].startswith(".venv/bin/git-clang-format --binary .venv/bin/clang-format")
+    assert len(entries) == 4
+    assert '"clang-format>=' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_the_styles_of_the_kernels_are_complete_yaml() -> None:
+    style = yaml.safe_load((ROOT / ".clang-format").read_text())
+    assert (style["BasedOnStyle"], style["ColumnLimit"]) == ("Google", 100)
+    checks = yaml.safe_load((ROOT / ".clang-tidy").read_text())["Checks"].split(",")
+    assert checks[0].strip() == "-*"  # nothing that is not named
+    assert all(checks)

@@ -53,6 +53,21 @@ def test_other_architectures(spikeformers, text, control, tiny, tmp_path):
         assert 0 < timed["results"]["engine-int8"]["density"] < 1
 
 
+def test_nir_files_and_the_list_of_what_they_hold(spikeformers, causal, tmp_path):
+    pytest.importorskip("nir")
+    folder = tmp_path / "nir"
+    result = spikeformers("export", "nir", causal, "--out", folder, "--json").json
+    files = {row["file"] for row in result["modules"] if row["file"]}
+    assert {path.name for path in folder.iterdir()} == files | {"coverage.json"}
+    assert 0 < result["written"] < result["parameters"]
+    refused = spikeformers("export", "nir", causal, "--out", folder)
+    assert (refused.code, "is not empty" in refused.err) == (2, True)
+    printed = spikeformers("export", "nir", causal, "--out", tmp_path / "again")
+    assert printed.code == 0, printed.err
+    assert "model.layers.1.mlp.up.nir" in printed.out or "mlp.up-down.nir" in printed.out
+    assert "not written: NIR has no product of two spike trains." in printed.out
+
+
 def test_stop_strings_and_the_end_of_the_context(spikeformers, causal, engine_file):
     for more in (("--stop", "e"), ("--max-new-tokens", 500), ("--no-stream",)):
         arguments = ("--prompt", "the spike ", "--temperature", 0, *more)

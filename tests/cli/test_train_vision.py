@@ -211,3 +211,43 @@ def test_two_processes_train_one_model(stripes: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["images_seen"] == 24
     assert load_vision_model(tmp_path / "run").config.num_labels == 3
+
+
+def write_events(folder: Path) -> Path:
+    """N-MNIST's format: a class is a row of the sensor that fires in each tenth of a second."""
+    for split, count in (("Train", 8), ("Test", 3)):
+        for label in range(2):
+            place = folder / split / str(label)
+            place.mkdir(parents=True)
+            for number in range(count):
+                events = [
+                    (x, 4 + 20 * label, 7 * x + number + 100 * part)
+                    for part in range(4)
+                    for x in range(4, 30)
+                ]
+                coded = [(x, y, 128 | (t >> 16), (t >> 8) & 255, t & 255) for x, y, t in events]
+                (place / f"{number}.bin").write_bytes(bytes(b for row in coded for b in row))
+    return folder
+
+
+def test_recordings_of_events_are_trained_on_measured_and_audited(
+    spikeformers: Any, tmp_path: Path
+) -> None:
+    pytest.importorskip("tonic")
+    events, out = write_events(tmp_path / "NMNIST"), tmp_path / "run"
+    small = sets(**{"model.steps": 3, "sps_stages": 2, "batch_size": 4, "steps": 8})
+    request = ("train-vision", "--preset", "a2os2a-nmnist", "--data", events, "--out", out)
+    ended = spikeformers(*request, *small, "--json")
+    assert ended.code == 0, ended.err
+    assert ended.json["images_seen"] == 8 * 4
+    measured = spikeformers("evaluate", "vision", out, "--data", events, "--json").json
+    assert measured["images"] == 6
+    assert sum(map(sum, measured["confusion"])) == 6
+    energy = spikeformers("energy", out, "--data", events, "--images", 4, "--json")
+    assert energy.code == 0, energy.err
+    assert spikeformers("info", out).code == 0
+    refused = spikeformers(*request[:-1], tmp_path / "twin", "--control", *small)
+    assert refused.code == 2
+    assert "no dense twin" in refused.err
+    model = load_vision_model(out)
+    assert (model.config.frames, model.config.steps) == (True, 3)

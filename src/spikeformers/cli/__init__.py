@@ -102,6 +102,7 @@ for _app, _verb in (
     (app, audit.audit),
     (app, info.info),
     (exporting, export.engine),
+    (exporting, export.nir),
     (benching, bench.decode),
     (benching, bench.prefill),
     (benching, bench.memory),

@@ -18,7 +18,8 @@ def train_vision(
         str,
         typer.Option(
             help="Images: digits; cifar10, cifar100, fashion-mnist or imagenet-folder (in --root); "
-            "or a folder of images, npz, IDX or CIFAR binary files."
+            "nmnist or dvs-gesture, recordings of events; or a folder of images, npz, IDX, CIFAR "
+            "binary files or recordings."
         ),
     ] = "",
     root: Root = "",
@@ -35,6 +36,8 @@ def train_vision(
 
     spikeformers train-vision --preset a2os2a-cifar-2-256 --data my_images/ --out runs/cifar
     --set epochs=20 --set attention=ssa
+
+    spikeformers train-vision --preset a2os2a-nmnist --data nmnist --root sets/ --out runs/nmnist
 
     A preset includes its training settings. Keys of --set: fields of TrainConfig (steps,
     batch_size, learning_rate ...), of VisionConfig (epochs, randaugment, mixup, cutmix, erasing,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 
 class Fire(nn.Module):
     """Spikes ``[S, ..., D]`` of currents ``[S, ..., D]``, which ``norm`` (if any) scales first."""
+
+    chains: ClassVar[tuple[tuple[str, ...], ...]] = (("norm", "neuron"),)
+    """Modules that data pass through one after another, by name."""
 
     def __init__(self, neuron: nn.Module, norm: nn.Module | None = None) -> None:
         super().__init__()

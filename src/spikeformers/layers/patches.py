@@ -5,7 +5,8 @@
     position "conv"   U <- U + BN(conv 3x3(SN(U)))
 
 Spikformer, https://arxiv.org/abs/2209.15425; the last ``pools`` stages pool (3x3, stride 2). The
-first convolution reads pixels, which are the same at every step, so it is computed once; all others
+first convolution reads pixels; of an image they are the same at every step, so that it is computed
+once, and of a recording of events there is a frame per step; all others
 read spikes. Differs: the output is currents instead of spikes, since the shortcut that follows adds
 membranes (Spikformer's position branch also ends in a neuron).
 """
@@ -13,6 +14,7 @@ membranes (Spikformer's position branch also ends in a neuron).
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -20,7 +22,10 @@ from spikeformers.layers.norm import BatchNorm
 
 
 class SpikingPatches(nn.Module):
-    """Images ``[B, C, H, W]`` to currents ``[S, B, T, D]``, T patches row by row."""
+    """Images ``[B, C, H, W]``, or frames ``[B, S, C, H, W]``, to currents ``[S, B, T, D]``.
+
+    T patches row by row.
+    """
 
     def __init__(
         self,
@@ -46,8 +51,13 @@ class SpikingPatches(nn.Module):
         self.position_neuron = make_neuron() if conv_position else None
         self.position = PatchStage(width, width, None, False, eps) if conv_position else None
 
+    @property
+    def chains(self) -> tuple[tuple[str, ...], ...]:
+        """Modules that data pass through one after another, by name."""
+        return tuple(self.names), ("position_neuron", "position")
+
     def forward(self, pixels: Tensor) -> Tensor:
-        u = pixels.unsqueeze(0)
+        u = pixels.unsqueeze(0) if pixels.dim() == 4 else pixels.transpose(0, 1)
         for name in self.names:
             u = getattr(self, name)(u, self.steps)
         if len(u) == 1 and self.steps > 1:  # a single stage contains no neuron
@@ -59,6 +69,9 @@ class SpikingPatches(nn.Module):
 
 class PatchStage(nn.Module):
     """Convolution, batch norm, and optionally a neuron and pooling."""
+
+    chains: ClassVar[tuple[tuple[str, ...], ...]] = (("conv", "norm", "neuron", "pool"),)
+    """Modules that data pass through one after another, by name."""
 
     def __init__(
         self, read: int, out: int, neuron: nn.Module | None, pool: bool, eps: float

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +74,14 @@ def make_fire(
 
 class SpikingAttention(nn.Module):
     """Spikes in, heads of spikes through the attention core, membrane current out."""
+
+    chains: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("fire_in", "shift", "query", "fire_query"),
+        ("fire_in", "shift", "key", "fire_key"),
+        ("fire_in", "shift", "value", "fire_value"),
+        ("fire_out", "out", "out_norm"),
+    )
+    """Modules that data pass through one after another, by name."""
 
     def __init__(self, config: SpikingformerConfig, layer: int) -> None:
         super().__init__()
@@ -196,6 +205,11 @@ def _inexact(unit: float) -> float | None:
 
 class SpikingMLP(nn.Module):
     """Two spike-driven linear maps; no GELU."""
+
+    chains: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("fire_in", "shift", "up", "fire_hidden", "down", "out_norm"),
+    )
+    """Modules that data pass through one after another, by name."""
 
     def __init__(self, config: SpikingformerConfig, layer: int) -> None:
         super().__init__()

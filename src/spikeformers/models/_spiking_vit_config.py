@@ -30,6 +30,15 @@ PRESETS: dict[str, dict[str, Any]] = {
     "a2os2a-cifar-2-256": {**_CIFAR, "hidden_size": 256, "num_attention_heads": 8},
     "a2os2a-cifar-2-384": {**_CIFAR, "hidden_size": 384, "num_attention_heads": 12},
     "a2os2a-cifar-2-512": {**_CIFAR, "hidden_size": 512, "num_attention_heads": 8},
+    "a2os2a-nmnist": {
+        **{"image_size": 34, "num_channels": 2, "frames": True, "steps": 10, "num_labels": 10},
+        **{"hidden_size": 128, "num_attention_heads": 4, "num_hidden_layers": 2},
+        **{"sps_stages": 3, "sps_pools": 1, "intermediate_size": 256},
+    },
+    "a2os2a-dvs-gesture": {
+        **{"image_size": 128, "num_channels": 2, "frames": True, "steps": 16, "num_labels": 11},
+        **{"hidden_size": 256, "num_attention_heads": 8, "num_hidden_layers": 2, "sps_pools": 4},
+    },
     "a2os2a-imagenet-10-512": {
         **{"image_size": 224, "num_channels": 3, "num_hidden_layers": 10, "hidden_size": 512},
         **{"num_attention_heads": 8, "sps_pools": 4, "num_labels": 1000},
@@ -55,6 +64,9 @@ class SpikingViTConfig(InstalledCode, PreTrainedConfig):
 
     image_size: int = 32
     num_channels: int = 3
+    frames: bool = False
+    """The input is ``steps`` frames of events, one per simulation step, instead of one image that
+    is the same at every step. ``num_channels`` are then polarities, 2."""
     hidden_size: int = 384
     num_hidden_layers: int = 2
     num_attention_heads: int = 12

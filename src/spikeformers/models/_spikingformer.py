@@ -247,6 +247,8 @@ class SpikingLM(SpikingformerPreTrainedModel):
     """Backbone, neuron, tied head; subclasses name the backbone and call ``_finish``."""
 
     _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
+    chains: ClassVar[tuple[tuple[str, ...], ...]] = (("head_neuron", "lm_head"),)
+    """Modules that data pass through one after another, by name."""
 
     def __init__(self, config: SpikingConfig, model: SpikingformerModel, bias: bool) -> None:
         super().__init__(config)

@@ -150,6 +150,14 @@ def make_fire(config: BiSpikCLMConfig, width: int) -> Fire:
 class BinaryAttention(nn.Module):
     """Spikes in, spikes out: SFSA between four spike-driven linear maps."""
 
+    chains: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("fire_in", "query", "fire_query"),
+        ("fire_in", "key", "fire_key"),
+        ("fire_in", "value", "fire_value"),
+        ("out", "fire_out"),
+    )
+    """Modules that data pass through one after another, by name."""
+
     def __init__(self, config: BiSpikCLMConfig, layer: int) -> None:
         super().__init__()
         width, heads = config.hidden_size, config.num_attention_heads
@@ -194,6 +202,11 @@ class BinaryAttention(nn.Module):
 
 class BinaryMLP(nn.Module):
     """SN, then SFFN: two spike-driven linear maps, each followed by SN."""
+
+    chains: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("fire_in", "up", "fire_hidden", "down", "fire_out"),
+    )
+    """Modules that data pass through one after another, by name."""
 
     def __init__(self, config: BiSpikCLMConfig) -> None:
         super().__init__()

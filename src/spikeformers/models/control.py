@@ -41,6 +41,11 @@ def control_of(
     unless given. The twin of a converted model is what it was converted from. Raises ConfigError
     for the config of a model that has none.
     """
+    if getattr(config, "frames", False):
+        raise ConfigError(
+            "a ViT reads one image, and this model a frame of events per simulation step: it has "
+            "no dense twin. Compare with a twin of images (frames=false)."
+        )
     if not has_control(config):
         raise ConfigError(
             f"control_of() takes the config of a spiking model, not {type(config).__name__}."
@@ -50,8 +55,8 @@ def control_of(
 
 
 def has_control(config: PreTrainedConfig) -> bool:
-    """Whether a config states a dense twin."""
-    return hasattr(config, "dense_twin")
+    """Whether a config states a dense twin; there is none for recordings of events."""
+    return hasattr(config, "dense_twin") and not getattr(config, "frames", False)
 
 
 def vision_twin(config: Any, positions: TwinPositions | None) -> ViTConfig:

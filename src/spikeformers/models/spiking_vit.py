@@ -1,6 +1,6 @@
 """Spiking vision transformer with A2OS2A: images in, classes out.
 
-    U = SPS(image), a static image at each of S steps
+    U = SPS(image), a static image at each of S steps, or one of S frames of events at each
     per block    U <- U + Attention(SN(U));   U <- U + MLP(SN(U))
     Y = head(mean over steps and patches of SN(U))
 
@@ -55,6 +55,14 @@ def _lif(config: SpikingViTConfig, threshold: float | None = None) -> LIF:
 class VisionAttention(nn.Module):
     """Membranes in, a current for them out."""
 
+    chains: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("fire_in", "query", "fire_query"),
+        ("fire_in", "key", "fire_key"),
+        ("fire_in", "value", "fire_value"),
+        ("fire_out", "out", "out_norm"),
+    )
+    """Modules that data pass through one after another, by name."""
+
     def __init__(self, config: SpikingViTConfig) -> None:
         super().__init__()
         width, eps = config.hidden_size, config.norm_eps
@@ -89,6 +97,11 @@ class VisionAttention(nn.Module):
 
 class VisionMLP(nn.Module):
     """Two spike-driven linear maps."""
+
+    chains: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("fire_in", "up", "fire_hidden", "down", "out_norm"),
+    )
+    """Modules that data pass through one after another, by name."""
 
     def __init__(self, config: SpikingViTConfig) -> None:
         super().__init__()
@@ -187,12 +200,19 @@ class SpikingViTModel(SpikingViTPreTrainedModel):
         output_hidden_states: bool | None = None,
         **_: Any,
     ) -> SpikingViTOutput:
-        """``pixel_values`` ``[B, C, H, W]``; ConfigError for another size or number of channels."""
-        expected = (self.config.num_channels, self.config.image_size, self.config.image_size)
+        """``pixel_values`` ``[B, C, H, W]``, or of frames ``[B, S, C, H, W]``.
+
+        Raises ConfigError for another size or number of channels or frames.
+        """
+        config = self.config
+        expected = (config.num_channels, config.image_size, config.image_size)
+        axes = "channels, height, width"
+        if config.frames:
+            expected, axes = (config.steps, *expected), f"frames, {axes}"
         if tuple(pixel_values.shape[1:]) != expected:
             raise ConfigError(
                 f"images of {' x '.join(map(str, pixel_values.shape[1:]))} came, and this model "
-                f"takes {' x '.join(map(str, expected))} (channels, height, width)."
+                f"takes {' x '.join(map(str, expected))} ({axes})."
             )
         u = self.embeddings(pixel_values)
         if self.embed_positions is not None:
@@ -216,6 +236,9 @@ class SpikingViTModel(SpikingViTPreTrainedModel):
 
 class SpikingViTForImageClassification(SpikingViTPreTrainedModel):
     """A linear map of the mean spike rates over patches."""
+
+    chains: ClassVar[tuple[tuple[str, ...], ...]] = (("head",),)
+    """Modules that data pass through one after another, by name."""
 
     def __init__(self, config: SpikingViTConfig) -> None:
         super().__init__(config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from spikeformers.neurons._base import (
     Activity,
+    BinaryUnits,
     Neuron,
     SpikeType,
     expand,
@@ -14,10 +15,13 @@ from spikeformers.neurons._base import (
 from spikeformers.neurons.ilif import ILIF
 from spikeformers.neurons.lif import LIF
 from spikeformers.neurons.nilif import NILIF
+from spikeformers.neurons.norse import from_norse
 from spikeformers.neurons.phase import PhaseIF
 from spikeformers.neurons.qcfs import IF, QCFS, SignedIF, SignedNILIF, by_sign
 from spikeformers.neurons.rectifier import Rectifier
-from spikeformers.neurons.registry import NEURONS, register_neuron
+from spikeformers.neurons.registry import LIBRARIES, NEURONS, register_neuron
+from spikeformers.neurons.snntorch import from_snntorch
+from spikeformers.neurons.spikingjelly import from_spikingjelly
 from spikeformers.neurons.surrogate import SURROGATES
 from spikeformers.neurons.tlif import TLIF
 from spikeformers.neurons.token_if import TokenIF
@@ -25,6 +29,7 @@ from spikeformers.neurons.token_if import TokenIF
 __all__ = [
     "IF",
     "ILIF",
+    "LIBRARIES",
     "LIF",
     "NEURONS",
     "NILIF",
@@ -32,6 +37,7 @@ __all__ = [
     "SURROGATES",
     "TLIF",
     "Activity",
+    "BinaryUnits",
     "Neuron",
     "PhaseIF",
     "Rectifier",
@@ -41,6 +47,9 @@ __all__ = [
     "TokenIF",
     "by_sign",
     "expand",
+    "from_norse",
+    "from_snntorch",
+    "from_spikingjelly",
     "mark_padding",
     "neurons_of",
     "observe",

@@ -41,6 +41,18 @@ class Activity(NamedTuple):
     """Whether autograd recorded the pass, so that a loss of ``mean`` reaches the weights."""
 
 
+class BinaryUnits(NamedTuple):
+    """A neuron as binary units with a reset to zero, which is what NIR can say.
+
+    v <- decay v + current;  a unit for each of ``thresholds`` fires where v > threshold, and then
+    v <- 0. With ``decay`` 0 nothing recurs. The value of the neuron is ``unit`` times their sum.
+    """
+
+    decay: float
+    thresholds: tuple[float, ...]
+    unit: float
+
+
 class Neuron(nn.Module):
     """Base of all neurons; ``fire`` and ``keep`` of each subclass are its specification."""
 
@@ -85,6 +97,10 @@ class Neuron(nn.Module):
     def engine_spec(self) -> dict[str, Any]:
         """Fields of the engine's `NeuronSpec`; ConfigError if the engine does not know it."""
         raise ConfigError(f"the engine does not know the neuron {type(self).__name__}.")
+
+    def binary_units(self, steps: int) -> BinaryUnits:
+        """The neuron as binary units over ``steps`` steps; ConfigError says why it is none."""
+        raise ConfigError(f"NIR has no node for the neuron {type(self).__name__}.")
 
     def reset_parameters(self) -> None:
         """Set learned parameters back to their initial values; by default there are none."""
@@ -180,6 +196,12 @@ class Neuron(nn.Module):
         return Activity(
             counted / (size * self.unit), fired / size, self.rate_target, torch.is_grad_enabled()
         )
+
+
+def below(threshold: float) -> float:
+    """The largest float32 under ``threshold``: greater than it means at least ``threshold``."""
+    limit = torch.tensor(-torch.inf)
+    return float(torch.nextafter(torch.tensor(threshold, dtype=torch.float32), limit))
 
 
 def neurons_of(model: nn.Module) -> dict[str, Neuron]:

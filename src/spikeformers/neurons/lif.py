@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeformers.errors import ConfigError
-from spikeformers.neurons._base import Neuron
+from spikeformers.neurons._base import BinaryUnits, Neuron, below
 from spikeformers.neurons._scan import LIFScan
 from spikeformers.neurons.surrogate import step, surrogate
 
@@ -74,6 +74,17 @@ class LIF(Neuron):
             "threshold": float(torch.as_tensor(self.v_th).detach()),
             "reset": self.reset,
         }
+
+    def binary_units(self, steps: int) -> BinaryUnits:
+        threshold = torch.as_tensor(self.v_th).detach()
+        if threshold.numel() > 1:
+            raise ConfigError("it has a learned threshold per head or channel.")
+        if steps > 1 and self.reset != "hard":
+            raise ConfigError(
+                f"a {self.reset} reset subtracts the threshold, and NIR only resets to a value "
+                "(reset='hard', or one step)."
+            )
+        return BinaryUnits(self.decay if steps > 1 else 0.0, (below(float(threshold)),), 1.0)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -24,7 +24,7 @@ from typing import Any, Literal, TypeVar, get_args
 from torch import Tensor
 
 from spikeformers.errors import ConfigError
-from spikeformers.neurons._base import Neuron
+from spikeformers.neurons._base import BinaryUnits, Neuron, below
 from spikeformers.neurons.surrogate import round_clip, round_clip_soft
 
 IntegerGradient = Literal["rectangular", "sigmoid"]
@@ -80,6 +80,14 @@ class NILIF(Neuron):
             "unit": self.unit,
             "decay": self.decay,
         }
+
+    def binary_units(self, steps: int) -> BinaryUnits:
+        """A unit per level: round(U) is at least k where U > k - 1/2; of halves the odd rise."""
+        if steps > 1:
+            raise ConfigError("its reset subtracts a count, and NIR only resets to a value.")
+        halves = ((k, k - 0.5) for k in range(1, self.levels + 1))
+        thresholds = tuple(half if k % 2 else below(half) for k, half in halves)
+        return BinaryUnits(0.0, thresholds, self.unit)
 
     @property
     def unit(self) -> float:

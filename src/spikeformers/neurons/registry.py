@@ -7,6 +7,9 @@ from spikeformers.neurons._base import Neuron
 from spikeformers.neurons.ilif import ILIF
 from spikeformers.neurons.lif import LIF
 from spikeformers.neurons.nilif import NILIF
+from spikeformers.neurons.norse import Norse
+from spikeformers.neurons.snntorch import SNNTorch
+from spikeformers.neurons.spikingjelly import SpikingJelly
 from spikeformers.neurons.tlif import TLIF
 from spikeformers.registry import Registry
 
@@ -19,10 +22,16 @@ def _check(name: str, kind: type[Neuron]) -> None:
         )
 
 
+LIBRARIES: dict[str, type[Neuron]] = {
+    "snntorch": SNNTorch,
+    "spikingjelly": SpikingJelly,
+    "norse": Norse,
+}
+"""Neurons of other libraries, whose class ``neuron_options`` names."""
 NEURONS: Registry[type[Neuron]] = Registry(
     "neuron",
     "spikeformers.neurons",
-    {"ni-lif": NILIF, "i-lif": ILIF, "lif": LIF, "t-lif": TLIF},
+    {"ni-lif": NILIF, "i-lif": ILIF, "lif": LIF, "t-lif": TLIF, **LIBRARIES},
     _check,
 )
 

@@ -59,7 +59,7 @@ def vision_card(
         "## Loading it\n\n```python\nimport spikeformers  # registers the models\n"
         "from transformers import AutoModelForImageClassification\n\n"
         'model = AutoModelForImageClassification.from_pretrained(".").eval()  # this folder\n'
-        f"# pixel_values: [B, {prep.channels}, {prep.size}, {prep.size}], "
+        f"# pixel_values: [B, {', '.join(map(str, prep.shape))}], "
         f"(byte / 255 - {prep.mean}) / {prep.std}\n"
         "logits = model(pixel_values=pixel_values).logits\n```"
     )

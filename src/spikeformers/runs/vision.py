@@ -68,9 +68,10 @@ def train_vision(
     """Train an image classifier from scratch into the run folder ``out``, as ``train-vision`` does.
 
     ``data`` is digits, cifar10, cifar100, fashion-mnist, imagenet-folder (in ``root``), or a folder
-    of images, npz, IDX or CIFAR's binary files. A preset includes its training
-    settings; ``settings`` are fields of TrainConfig, VisionConfig and the model's config, and keys
-    of the data. All else as in `pretrain`.
+    of images, npz, IDX or CIFAR's binary files; nmnist and dvs-gesture (in ``root``), or a folder
+    of such recordings of events, which a model of ``frames`` reads, one frame per step. A preset
+    includes its training settings; ``settings`` are fields of TrainConfig, VisionConfig and the
+    model's config, and keys of the data. All else as in `pretrain`.
     """
     out, reporter = Path(out), Reporter(progress, on_message)
     check_out(out, resume=resume)
@@ -134,8 +135,7 @@ def open_images(data: Mapping[str, Any], config: PreTrainedConfig) -> ImageStore
     """The images of a recipe's data section, prepared as a model of ``config`` takes them."""
     options = {k: v for k, v in data.items() if k not in ("source", "fit", "broken")}
     images = load_images(str(data["source"]), **options)
-    prep = Prep(config.image_size, config.num_channels)
-    store = ImageStore(images, prep, data["fit"], data["broken"])
+    store = ImageStore(images, Prep.of(config), data["fit"], data["broken"])
     first = np.arange(min(1, len(images.split("train"))))
     store.reader("train").whole_batch(first)  # raises for images that do not fit the model
     return store
@@ -184,7 +184,7 @@ def _description(store: ImageStore, model: PreTrainedModel, config: TrainConfig)
     steps = f"{config.total_steps:,} steps of {config.batch_size} images"
     return [
         f"images    {data.name}, sha256 {data.digest[:12]}: {sizes}; {data.split_by}",
-        f"classes   {len(data.classes)}, of {prep.channels} x {prep.size} x {prep.size} pixels",
+        f"classes   {len(data.classes)}, of {' x '.join(map(str, prep.shape))} pixels",
         f"model     {model.config.model_type}, {model.num_parameters():,} parameters",
         f"training  {steps}, {epochs:.1f} epochs",
     ]

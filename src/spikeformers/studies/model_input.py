@@ -100,5 +100,5 @@ def image_store(
     from spikeformers.training.vision import ImageStore
 
     images = load_images(data, root=root)
-    prep = Prep.from_pretrained(model, config.image_size, config.num_channels)
+    prep = Prep.from_pretrained(model, config)
     return ImageStore(images, prep, fit, broken)

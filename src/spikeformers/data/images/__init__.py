@@ -1,4 +1,4 @@
-"""Labelled images: sources, file formats, and reading with checks."""
+"""Labelled images and recordings of events: sources, formats, and reading with checks."""
 
 from spikeformers.data.images.reader import BROKEN, ImageReader, Prep
 from spikeformers.data.images.sets import ImageData, ImageSplit

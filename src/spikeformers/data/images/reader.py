@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from spikeformers.data.images.events import POLARITIES, EventFiles, UnreadableEvents
 from spikeformers.data.images.sets import Bytes, ImageSplit
 from spikeformers.errors import CheckpointError, ConfigError, DataError, nearest
 from spikeformers.foreign import read_json
@@ -27,23 +29,44 @@ BROKEN = ("refuse", "skip")
 CACHE_BYTES = 1 << 30
 _MODES = {1: "L", 3: "RGB"}
 _UNREADABLE = (OSError, SyntaxError, ValueError, UnidentifiedImageError, EOFError)
+COUNTS = {"mean": 0.0, "std": 1 / 255}
+"""Of frames of events: the model's input is the counts themselves."""
 
 
 @dataclass(frozen=True)
 class Prep:
-    """A model's preprocessing of bytes: ``(x / 255 - mean) / std`` of C x size x size."""
+    """A model's preprocessing of bytes: ``(x / 255 - mean) / std`` of C x size x size.
+
+    With ``frames`` S it takes recordings of events as S frames of counts.
+    """
 
     size: int
     channels: int
     mean: float = 0.5
     std: float = 0.5
+    frames: int = 0
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, size: int, channels: int) -> Prep:
+    def of(cls, config: Any) -> Prep:
+        """The preprocessing of a new model of ``config``."""
+        size, channels = config.image_size, config.num_channels
+        if getattr(config, "frames", False):
+            return cls(size, channels, **COUNTS, frames=config.steps)
+        return cls(size, channels)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image ``[C, H, W]`` or recording ``[S, C, H, W]``."""
+        image = (self.channels, self.size, self.size)
+        return (self.frames, *image) if self.frames else image
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, config: Any) -> Prep:
         """Read what ``save_pretrained`` wrote; the defaults if the folder has no such file."""
         path = Path(folder) / "preprocessor_config.json"
+        new = cls.of(config)
         if not path.is_file():
-            return cls(size, channels)
+            return new
         values = read_json(path)
         numbers = []
         for key in ("image_mean", "image_std"):
@@ -56,21 +79,28 @@ class Prep:
             numbers.append(float(values_per_channel[0]))  # type: ignore[index]
         if numbers[1] <= 0:
             raise CheckpointError(f"{path}: image_std is {numbers[1]}; it must be greater than 0.")
-        return cls(size, channels, *numbers)
+        return cls(new.size, new.channels, *numbers, frames=new.frames)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``preprocessor_config.json``, which Transformers' ViTImageProcessor reads."""
-        values: dict[str, Any] = {
-            "image_processor_type": "ViTImageProcessor",
-            "do_convert_rgb": self.channels == 3,
-            "do_resize": True,
-            "size": {"height": self.size, "width": self.size},
-            "do_rescale": True,
-            "rescale_factor": 1 / 255,
-            "do_normalize": True,
+        statistics = {
             "image_mean": [self.mean] * self.channels,
             "image_std": [self.std] * self.channels,
         }
+        values: dict[str, Any] = (
+            statistics
+            if self.frames
+            else {
+                "image_processor_type": "ViTImageProcessor",
+                "do_convert_rgb": self.channels == 3,
+                "do_resize": True,
+                "size": {"height": self.size, "width": self.size},
+                "do_rescale": True,
+                "rescale_factor": 1 / 255,
+                "do_normalize": True,
+                **statistics,
+            }
+        )
         path = Path(folder) / "preprocessor_config.json"
         path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
@@ -91,19 +121,21 @@ class ImageReader:
             raise ConfigError(
                 f"broken is {broken!r}; one of {', '.join(BROKEN)}.{nearest(broken, BROKEN)}"
             )
-        if prep.channels not in _MODES:
+        if prep.frames and prep.channels != POLARITIES:
+            raise ConfigError(f"events have {POLARITIES} polarities, not {prep.channels} channels.")
+        if not prep.frames and prep.channels not in _MODES:
             raise ConfigError(f"images have 1 or 3 channels, not {prep.channels}.")
         self.split, self.prep, self.fit, self.broken = split, prep, fit, broken
         self.skipped: dict[str, str] = {}
         """Name of a broken image -> the reason why it cannot be read."""
-        self._room = cache_bytes // (prep.channels * prep.size**2)
+        self._room = cache_bytes // math.prod(prep.shape)
         self._cache: dict[int, Bytes] = {}
 
     def __len__(self) -> int:
         return len(self.split)
 
     def read(self, index: int) -> Bytes | None:
-        """Image ``index`` of the split, ``[C, H, W]``; None if it is broken and skipped."""
+        """Image ``index`` of the split, of ``prep.shape``; None if it is broken and skipped."""
         row = int(self.split.rows[index])
         if row in self._cache:
             return self._cache[row]
@@ -111,27 +143,28 @@ class ImageReader:
         if name in self.skipped:
             return None
         try:
-            image = self.split.images.open(row)
-            image.load()
+            pixels = (
+                self._frames(row) if self.prep.frames else self._pixels(self._opened(row), name)
+            )
         except (*_UNREADABLE, Image.DecompressionBombError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             if self.broken == "refuse":
+                kind = "events" if isinstance(error, UnreadableEvents) else "an image"
                 raise DataError(
-                    f"{name} cannot be read as an image: {reason}. Take it out, or set broken=skip."
+                    f"{name} cannot be read as {kind}: {reason}. Take it out, or set broken=skip."
                 ) from error
             logger.warning("%s is skipped: %s", name, reason)
             self.skipped[name] = reason
             return None
-        pixels = self._pixels(image, name)
         if len(self._cache) < self._room:
             self._cache[row] = pixels
         return pixels
 
     def batch(self, indices: NDArray[np.int64]) -> tuple[Bytes, NDArray[np.int64]]:
-        """Bytes ``[B, C, H, W]`` and labels ``[B]`` of the images that can be read."""
+        """Bytes ``[B, *prep.shape]`` and labels ``[B]`` of the images that can be read."""
         images = [(self.read(int(index)), int(index)) for index in indices]
         readable = [(pixels, index) for pixels, index in images if pixels is not None]
-        shape = (0, self.prep.channels, self.prep.size, self.prep.size)
+        shape = (0, *self.prep.shape)
         stacked = (
             np.stack([p for p, _ in readable]) if readable else np.zeros(shape, dtype=np.uint8)
         )
@@ -150,6 +183,20 @@ class ImageReader:
             if self.read(other) is not None:
                 return other
         raise DataError("no image of this split can be read.")
+
+    def _opened(self, row: int) -> Image.Image:
+        image = self.split.images.open(row)
+        image.load()
+        return image
+
+    def _frames(self, row: int) -> Bytes:
+        images, prep = self.split.images, self.prep
+        if not isinstance(images, EventFiles):
+            raise DataError(
+                f"{images.name(row)} is an image, and this model takes recordings of events "
+                "(frames=true). Take a preset for images, or set frames=false."
+            )
+        return images.frames(row, prep.frames, prep.size, self.fit)
 
     def _pixels(self, image: Image.Image, name: str) -> Bytes:
         size, mode = self.prep.size, _MODES[self.prep.channels]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spikeformers.data.images import formats
+from spikeformers.data.images import events, formats
 from spikeformers.data.images.sets import (
     ArrayImages,
     FileImages,
@@ -21,7 +21,10 @@ from spikeformers.data.sampling import HOLD_OUT, philox
 from spikeformers.errors import DataError, nearest
 from spikeformers.values import require_kind
 
-NAMED = ("digits", "cifar10", "cifar100", "fashion-mnist", "imagenet-folder")
+NAMED = (
+    *("digits", "cifar10", "cifar100", "fashion-mnist", "imagenet-folder"),
+    *("nmnist", "dvs-gesture"),
+)
 FASHION = (
     *("T-shirt/top", "trouser", "pullover", "dress", "coat"),
     *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
@@ -29,7 +32,8 @@ FASHION = (
 SYSTEM = Path("/usr/share/datasets")  # where Debian's data packages put theirs
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".gif", ".tif", ".tiff")
 FOLDERS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation"}
-FOLDERS |= {"test": "test"}
+FOLDERS |= {"test": "test", "Train": "train", "Test": "test"}  # capitals: N-MNIST's
+GESTURES = {"train": "ibmGestureTrain", "test": "ibmGestureTest"}
 TEST_DIGITS = 360
 
 Found = tuple[dict[str, ImageSplit], tuple[str, ...], list[Path]]
@@ -41,8 +45,9 @@ def load_images(
     """The images that ``source`` names: ``"digits"``, a known data set, or a folder.
 
     ``cifar10``, ``cifar100`` (binary version), ``fashion-mnist`` (IDX) and ``imagenet-folder`` are
-    looked for in ``root``. A folder holds ``train.npz`` (and ``test.npz``), IDX files, CIFAR's
-    binary files, or one folder per class, optionally inside ``train``, ``val`` and ``test``.
+    looked for in ``root``, as are the recordings of events ``nmnist`` and ``dvs-gesture``. A folder
+    holds ``train.npz`` (and ``test.npz``), IDX files, CIFAR's binary files, or one folder per class
+    with images or recordings, optionally inside ``train``, ``val`` and ``test``.
     Without a validation split, ``validation_fraction`` of the training images become one. Raises
     DataError for missing or damaged data.
     """
@@ -94,6 +99,8 @@ def _find(name: str, root: str) -> Path:
         "cifar100": ("cifar-100-binary", "cifar-100-python", "."),
         "fashion-mnist": ("FashionMNIST/raw", "fashion-mnist", "."),
         "imagenet-folder": (".",),
+        "nmnist": ("NMNIST", "nmnist", "."),
+        "dvs-gesture": ("DVSGesture", "dvs-gesture", "."),
     }
     if name not in inside:
         folder = Path(name).expanduser()
@@ -133,7 +140,23 @@ def _read(folder: Path, name: str) -> Found:
             "so it is not read. Take the binary version (cifar-10-binary.tar.gz or "
             "cifar-100-binary.tar.gz of the same page)."
         )
+    if GESTURES["train"] in names:
+        return _gestures(folder)
     return _folders(folder)
+
+
+def _gestures(folder: Path) -> Found:
+    """DVS-Gesture as tonic keeps it: in each split one folder per user and light."""
+    splits: dict[str, ImageSplit] = {}
+    files: list[Path] = []
+    for split, name in GESTURES.items():
+        if (folder / name).is_dir():
+            paths, labels = events.gesture_files(folder / name)
+            splits[split] = make_split(
+                events.EventFiles(paths), np.array(labels), len(events.GESTURES), str(folder / name)
+            )
+            files += paths
+    return splits, events.GESTURES, files
 
 
 def _npz(folder: Path) -> Found:
@@ -187,7 +210,9 @@ def _cifar(folder: Path, train: list[Path], test: str, label_bytes: int, names: 
 
 def _folders(folder: Path) -> Found:
     """One folder per class, ordered by name; inside train, val and test if these exist."""
-    parts = {FOLDERS[p.name]: p for p in sorted(folder.iterdir()) if p.name in FOLDERS}
+    parts = {
+        FOLDERS[p.name]: p for p in sorted(folder.iterdir()) if p.name in FOLDERS and p.is_dir()
+    }
     if "train" not in parts:
         parts = {"train": folder}
     classes: tuple[str, ...] = ()
@@ -206,15 +231,21 @@ def _folders(folder: Path) -> Found:
             raise DataError(f"{place} and the train folder differ in the class {other[0]!r}.")
         paths, labels = [], []
         for number, name in enumerate(names):
-            images = sorted(p for p in (place / name).rglob("*") if p.suffix.lower() in SUFFIXES)
+            known = (*SUFFIXES, *events.SUFFIXES)
+            images = sorted(p for p in (place / name).rglob("*") if p.suffix.lower() in known)
             if not images:
                 raise DataError(
                     f"{place / name} is a class without an image. Remove the folder, or put images "
-                    f"({', '.join(SUFFIXES)}) into it."
+                    f"({', '.join(SUFFIXES)}) or recordings of events "
+                    f"({', '.join(events.SUFFIXES)}) into it."
                 )
             paths += images
             labels += [number] * len(images)
-        splits[split] = make_split(FileImages(paths), np.array(labels), len(names), str(place))
+        recorded = [path for path in paths if path.suffix.lower() in events.SUFFIXES]
+        if recorded and len(recorded) < len(paths):
+            raise DataError(f"{place} holds images and recordings of events; separate them.")
+        opened = events.EventFiles(paths) if recorded else FileImages(paths)
+        splits[split] = make_split(opened, np.array(labels), len(names), str(place))
         files += paths
     return splits, classes, files
 

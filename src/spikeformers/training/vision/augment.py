@@ -47,9 +47,12 @@ class Augment:
         (word,) = np.random.SeedSequence(place).generate_state(1, np.uint64)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(word) % 2**63)
+            # kornia takes one image: the frames of a recording are changed alike, as channels.
+            shape = x.shape
+            x = x.flatten(1, -3)
             for step in self._steps:
                 x = step(x)
-            return self._mix(x, labels)
+            return self._mix(x.reshape(shape), labels)
 
     def _mix(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         ways = [way for way in ("mixup", "cutmix") if getattr(self.config, way)]

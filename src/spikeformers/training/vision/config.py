@@ -48,6 +48,10 @@ _SPIKFORMER: dict[str, Any] = {
     "label_smoothing": 0.1,
 }  # fmt: skip
 _CIFAR = {**_SPIKFORMER, "crop": 4}
+_EVENTS = {
+    **_SPIKFORMER, "batch_size": 16, "epochs": 100, "flip": False, "randaugment": 0, "mixup": 0.0,
+    "erasing": 0.0, "label_smoothing": 0.1,
+}  # fmt: skip
 TRAINING: dict[str, dict[str, Any]] = {
     "a2os2a-digits": {
         "steps": 300, "batch_size": 64, "learning_rate": 3e-3, "weight_decay": 0.05,
@@ -56,6 +60,8 @@ TRAINING: dict[str, dict[str, Any]] = {
     "a2os2a-cifar-2-256": _CIFAR,
     "a2os2a-cifar-2-384": _CIFAR,
     "a2os2a-cifar-2-512": _CIFAR,
+    "a2os2a-nmnist": _EVENTS,
+    "a2os2a-dvs-gesture": _EVENTS,
     "a2os2a-imagenet-10-512": _SPIKFORMER,
 }  # fmt: skip
 """Values of TrainConfig and VisionConfig that belong to a preset."""

@@ -73,7 +73,10 @@ def normalise(pixels: Tensor, prep: Prep) -> Tensor:
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Images ``[B, C, H, W]``, and classes ``[B]`` or their shares ``[B, classes]``."""
+    """Images ``[B, C, H, W]`` or frames ``[B, S, C, H, W]``, and classes ``[B]`` or their shares.
+
+    Shares are ``[B, classes]``.
+    """
 
     pixel_values: Tensor
     labels: Tensor
