@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         finetune,
         finetune_attention,
         pretrain,
+        tokenize,
         train_vision,
     )
     from spikeformers.runs.overloads import convert, distill
@@ -136,6 +137,7 @@ _ROOM_OF = {
     "register_model": "models",
     "register_neuron": "neurons",
     "serve": "serving",
+    "tokenize": "runs",
     "tokenize_corpus": "data",
     "train": "training",
     "train_vision": "runs",
@@ -200,6 +202,7 @@ __all__ = [
     "register_model",
     "register_neuron",
     "serve",
+    "tokenize",
     "tokenize_corpus",
     "train",
     "train_vision",

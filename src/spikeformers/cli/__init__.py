@@ -1,6 +1,6 @@
 """The command line: one file per verb, with its arguments, one call and one print.
 
-    spikeformers demo | pretrain | distill | train-vision | convert | finetune-attention | finetune
+    spikeformers demo | tokenize | pretrain | distill | train-vision | convert | finetune-attention | finetune
     spikeformers generate | chat | serve | energy | audit | info | compare
     spikeformers evaluate perplexity | agreement | zeroshot | glue | vision
     spikeformers export engine | bench decode | bench prefill | bench memory
@@ -38,6 +38,7 @@ from spikeformers.cli import (
     info,
     pretrain,
     serve,
+    tokenize,
     train_vision,
     zeroshot,
 )
@@ -83,6 +84,7 @@ def _help(verb: Callable[..., None]) -> str:
 
 for _app, _verb in (
     (app, demo.demo),
+    (app, tokenize.tokenize),
     (app, pretrain.pretrain),
     (app, distill.distill),
     (app, train_vision.train_vision),

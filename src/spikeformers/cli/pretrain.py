@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from spikeformers.cli._options import Control, Json, Out, RecipeFile, Resume, RunData, Set
+from spikeformers.cli._options import Control, Json, Out, RecipeFile, Resume, Set
 
 
 def pretrain(
@@ -18,7 +18,14 @@ def pretrain(
             "we-spikingformer-tiny (masked)."
         ),
     ] = "",
-    data: RunData = "",
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data",
+            help="Text: builtin, a text, JSONL or Parquet file, a folder, a data set on the hub, "
+            "or a token store of spikeformers tokenize.",
+        ),
+    ] = "",
     tokenizer: Annotated[
         str,
         typer.Option(help="byte, bpe:SIZE (trained on the text), a folder, or a name on the hub."),
