@@ -34,6 +34,10 @@ def pretrain(
     recipe: RecipeFile = None,
     control: Control = False,
     resume: Resume = False,
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Write a trace of a few steps into the run folder."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train a spiking language model, or its dense twin, from scratch.
@@ -61,6 +65,6 @@ def pretrain(
 
         result = runs.pretrain(
             preset, out=out, data=data, tokenizer=tokenizer, recipe=recipe, settings=assign,
-            control=control, resume=resume, **callbacks,
+            control=control, resume=resume, profile=profile, **callbacks,
         )  # fmt: skip
     print_run(result, as_json=as_json)

@@ -111,9 +111,17 @@ def prepare_text(
 
 
 def carry_out(
-    run: PreparedRun, out: Path, reporter: Reporter, *, resume: bool, name: str = ""
+    run: PreparedRun,
+    out: Path,
+    reporter: Reporter,
+    *,
+    resume: bool,
+    name: str = "",
+    profile: bool = False,
 ) -> RunResult:
     """Train into the run folder ``out``; ``name`` titles the model card (default: the folder's).
+
+    ``profile`` writes a trace of a few steps.
 
     Raises what `train` raises.
     """
@@ -130,6 +138,7 @@ def carry_out(
         resume=resume,
         progress=reporter,
         model_card=lambda result: run.card(name or out.name, result),
+        profile=profile,
     )
     verb = verb_of(run.request)
     return RunResult(out, verb, run.model, run.processor, training, run.unit, run.request)

@@ -46,6 +46,7 @@ def pretrain(
     settings: Settings | None = None,
     control: bool = False,
     resume: bool = False,
+    profile: bool = False,
     progress: Listener | None = None,
     on_message: OnMessage | None = None,
 ) -> RunResult:
@@ -59,6 +60,7 @@ def pretrain(
     recipe (the fields of TrainConfig and of the model's config, and of `load_corpus`), and override
     ``recipe``. ``control`` trains the dense twin instead. ``resume`` continues the run in
     ``out`` exactly, from its newest complete checkpoint; the other arguments are then optional.
+    ``profile`` writes a trace of a few steps into ``out/profile``.
     Ctrl-C ends with a checkpoint, and the result is ``interrupted``.
 
     Raises ``UsageError``, ``ConfigError`` and ``DataError`` for a wrong request, before
@@ -70,7 +72,7 @@ def pretrain(
     resolved = make_recipe(recipe, named, settings)
     check_out(out, resume=resume)
     run = reopen(out, resolved, reporter) if resume else prepare(resolved, reporter)
-    return carry_out(run, out, reporter, resume=resume)
+    return carry_out(run, out, reporter, resume=resume, profile=profile)
 
 
 def prepare(recipe: Recipe, reporter: Reporter) -> PreparedRun:
