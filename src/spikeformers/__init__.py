@@ -73,6 +73,7 @@ if TYPE_CHECKING:
         evaluate_images,
         evaluate_perplexity,
         measure_energy,
+        plan,
         read_input,
     )
     from spikeformers.training import TrainConfig, train
@@ -131,6 +132,7 @@ _ROOM_OF = {
     "open_engine": "export",
     "pack": "export",
     "perplexity": "evaluation.perplexity",
+    "plan": "studies",
     "pretrain": "runs",
     "read_input": "studies",
     "register_attention": "attention",
@@ -196,6 +198,7 @@ __all__ = [
     "open_engine",
     "pack",
     "perplexity",
+    "plan",
     "pretrain",
     "read_input",
     "register_attention",
