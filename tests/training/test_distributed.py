@@ -15,6 +15,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from spikeformers.data import load_corpus, make_tokenizer, tokenize_shards
+from spikeformers.data.store import TokenStore
 from spikeformers.errors import ConfigError
 from spikeformers.models import load_model
 from spikeformers.training import TrainConfig, train
@@ -35,6 +37,15 @@ KINDS = ("gpt2", "bert", "wd", "we")
 ALONE = World(0, 1, torch.device("cpu"), "single")
 
 
+def make_shards(folder: Path) -> None:
+    """The text of ``folder`` in several shards."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("spikeformers.data.encoding.BATCH", 3000)
+        corpus, tokenizer = load_corpus(folder / "text"), make_tokenizer("byte")
+        store = tokenize_shards(corpus, tokenizer, folder / "shards", shard_tokens=2000)
+    assert len(store.split("train").shards) > 2
+
+
 @pytest.fixture(scope="session", params=["ddp", "fsdp"])
 def pair(
     request: pytest.FixtureRequest,
@@ -44,6 +55,7 @@ def pair(
     """What two ranks wrote (see torchrun_worker.py)."""
     folder = tmp_path_factory.mktemp(request.param)
     corpus_text(folder / "text")
+    make_shards(folder)
     worker = Path(__file__).with_name("torchrun_worker.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
@@ -110,6 +122,33 @@ def test_two_ranks_export_the_model_they_trained(pair: Path, fresh: Any) -> None
     assert all(torch.equal(v, exported.state_dict()[k]) for k, v in model.state_dict().items())
     saved = json.loads((pair / "whole" / "config.json").read_text())
     assert saved["architectures"] == ["WESpikingformerForMaskedLM"]
+
+
+@pytest.mark.torchrun
+def test_shards_muon_and_background_checkpoints_on_two_ranks_resume_on_one(
+    pair: Path, fresh: Any, config: Any, tmp_path: Path
+) -> None:
+    store = TokenStore(pair / "shards")
+    muon = {"optimizer": "muon"}
+    alone: list[float] = []
+    model, _, tokenizer = fresh("wd", dropout=0.0)
+    train(
+        model, store, tokenizer, tmp_path / "alone", config(**muon), progress=False,
+        on_step=lambda _, m: alone.append(m["loss"]),
+    )  # fmt: skip
+    losses = json.loads((pair / "scale.json").read_text())
+    assert len(losses) == 3
+    assert losses[0] == pytest.approx(alone[0], abs=1e-5)
+    assert losses == pytest.approx(alone[:3], abs=0.02)  # Muon's sums are in bf16
+    names = [path.name for path in checkpoints(pair / "scale" / "checkpoints")]
+    assert names == ["step-0000002", "step-0000003"]
+    resumed: list[float] = []
+    result = train(
+        fresh("wd", dropout=0.0, seed=5)[0], store, tokenizer, pair / "scale", config(**muon),
+        resume=True, progress=False, on_step=lambda _, m: resumed.append(m["loss"]),
+    )  # fmt: skip
+    assert (result.steps, len(resumed)) == (6, 3)
+    assert resumed == pytest.approx(alone[3:], abs=0.05)
 
 
 @pytest.mark.torchrun

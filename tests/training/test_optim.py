@@ -9,9 +9,17 @@ import pytest
 import torch
 from torch import nn
 
+from spikeformers.errors import ConfigError
 from spikeformers.training import TrainConfig
-from spikeformers.training.distributed import World
-from spikeformers.training.optim import clip, decays, gradient_norm, learning_rate, make_optimizer
+from spikeformers.training.distributed import World, blocks
+from spikeformers.training.optim import (
+    MuonAndAdamW,
+    clip,
+    decays,
+    gradient_norm,
+    learning_rate,
+    make_optimizer,
+)
 
 ALONE = World(0, 1, torch.device("cpu"), "single")
 
@@ -97,3 +105,66 @@ def test_the_gradient_norm_does_not_overflow() -> None:
     assert gradient_norm(one_layer([3e30, 4e30]), ALONE) == pytest.approx(5e30)
     assert math.isnan(gradient_norm(one_layer([1.0, math.nan]), ALONE))
     assert gradient_norm(one_layer([1.0, math.inf]), ALONE) == math.inf
+
+
+# --- Muon -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bert", "wd", "we"])
+def test_muon_takes_the_matrices_of_the_blocks_and_nothing_else(kind: str, fresh: Any) -> None:
+    model = fresh(kind)[0]
+    optimizer = make_optimizer(model, TrainConfig(optimizer="muon", weight_decay=0.3))
+    assert isinstance(optimizer, MuonAndAdamW)
+    inside = [p for block in blocks(model) for p in block.parameters() if p.ndim == 2]
+    assert optimizer.matrices == frozenset(inside)
+    assert len(inside) >= 8
+    listed = [p for group in optimizer.param_groups for p in group["params"]]
+    assert len(listed) == len(set(listed)) == sum(1 for _ in model.parameters())
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0, 0.3]
+
+
+def test_a_step_is_that_of_torch_muon_and_of_adamw(fresh: Any) -> None:
+    config = TrainConfig(optimizer="muon", learning_rate=0.02, muon_momentum=0.9)
+    ours, theirs = fresh("wd")[0], fresh("wd")[0]
+    optimizer = make_optimizer(ours, config)
+    inside = {p for block in blocks(theirs) for p in block.parameters() if p.ndim == 2}
+    muon = torch.optim.Muon(
+        inside, lr=0.02, weight_decay=0.1, momentum=0.9, adjust_lr_fn="match_rms_adamw"
+    )
+    rest = {True: [], False: []}
+    for name, p in theirs.named_parameters():
+        if p not in inside:
+            rest[decays(name, p)].append(p)
+    adamw = torch.optim.AdamW(
+        [{"params": rest[True], "weight_decay": 0.1}, {"params": rest[False], "weight_decay": 0.0}],
+        lr=0.02, betas=(0.9, 0.95), eps=1e-8, fused=True,
+    )  # fmt: skip
+    for step in range(2):
+        for model, parts in ((ours, [optimizer]), (theirs, [muon, adamw])):
+            torch.manual_seed(step)
+            for parameter in model.parameters():
+                parameter.grad = torch.randn_like(parameter)
+            for part in parts:
+                part.step()
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(mine, other)
+
+
+def test_muon_orthogonalises_the_step_of_a_matrix() -> None:
+    """From W = 0 without decay the first step is -lr * 0.2 sqrt(max(A, B)) * U V^T, roughly."""
+    block = nn.Linear(4, 4, bias=False)
+    nn.init.zeros_(block.weight)
+    config = TrainConfig(optimizer="muon", learning_rate=0.5, weight_decay=0.0)
+    optimizer = MuonAndAdamW(
+        [block.weight], torch.optim.AdamW([nn.Parameter(torch.ones(1))]), config
+    )
+    block.weight.grad = torch.diag(torch.tensor([4.0, 2.0, 1.0, -1.0]))
+    optimizer.step()
+    singular = torch.linalg.svdvals(block.weight.detach())
+    assert ((singular > 0.5 * 0.2 * 2 * 0.6) & (singular < 0.5 * 0.2 * 2 * 1.3)).all()
+    assert torch.equal(block.weight.sign().diag(), torch.tensor([-1.0, -1.0, -1.0, 1.0]))
+
+
+def test_a_model_without_blocks_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"names no blocks .* Use optimizer=adamw"):
+        make_optimizer(one_layer([1.0]), TrainConfig(optimizer="muon"))

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from conftest import MASKED, MODELS, tiny
-from spikeformers.data import load_corpus, make_tokenizer, tokenize_corpus
+from spikeformers.data import load_corpus, make_tokenizer, read_store_tokenizer, tokenize_corpus
+from spikeformers.data.store import TokenStore
 from spikeformers.errors import TrainingDiverged, UsageError
 from spikeformers.training import train
 
@@ -45,6 +46,8 @@ def main(strategy: str, folder: Path) -> None:
     config = tiny(strategy=strategy, gradient_accumulation=2, steps=3)
     train(model, store, tokenizer, folder / "whole", config, progress=False)
 
+    at_scale(strategy, folder)
+
     model = MODELS["we"](tokenizer, dropout=0.0)
     if rank == 1:
         model.register_forward_hook(lambda *a: setattr(a[2], "loss", a[2].loss * float("nan")))
@@ -63,6 +66,30 @@ def main(strategy: str, folder: Path) -> None:
         train(model, store, tokenizer, held, tiny(strategy=strategy), progress=False)
     except UsageError as error:
         (folder / f"held-{rank}").write_text(str(error))
+
+
+def at_scale(strategy: str, folder: Path) -> None:
+    """Train on shards with Muon, checkpointed blocks and checkpoints in the background."""
+    rank = int(os.environ["RANK"])
+    store = TokenStore(folder / "shards", content=rank == 0)
+    tokenizer = read_store_tokenizer(store)
+    losses: list[float] = []
+
+    def on_step(step: int, metrics: Mapping[str, float]) -> None:
+        losses.append(metrics["loss"])
+        if step == 3 and rank == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    config = tiny(
+        strategy=strategy, optimizer="muon", activation_checkpointing=True, async_checkpoints=True
+    )
+    model = MODELS["wd"](tokenizer, dropout=0.0)
+    train(
+        model, store, tokenizer, folder / "scale", config, progress=False, on_step=on_step,
+        profile=True,
+    )  # fmt: skip
+    if rank == 0:
+        (folder / "scale.json").write_text(json.dumps(losses))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Scores in blocks of queries: small enough for the cache, without keys that no query may see.
 
 Under a causal mask that is half of T x J, and the full T x J matrix never exists. On an
-accelerator there is one block, because reading the mask would wait for the device.
+accelerator there is one block, because reading the mask would wait for the device; of a fake
+tensor, which has no values, too.
 
 On CPU, torch's bool kernels and its argmax are several times slower than float kernels. Masks are
 therefore 0 and -inf and added, and the first maximum is computed from two float maxima.
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 ROWS = 32
 """Queries per block."""
@@ -41,7 +43,8 @@ def query_blocks(allowed: Tensor, q: Tensor, keys: int, fewest: int = 1) -> list
     """
     queries = q.shape[-2]
     small = q.shape[:-1].numel() * keys <= ONE_BLOCK_SCORES
-    if queries <= ROWS or small or allowed.device.type != "cpu":
+    unreadable = allowed.device.type != "cpu" or isinstance(allowed, FakeTensor)
+    if queries <= ROWS or small or unreadable:
         return [Block(slice(0, queries), slice(0, keys))]
     fewest = min(fewest, keys)
     visible = allowed.any(0)[0]

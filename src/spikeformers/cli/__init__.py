@@ -1,7 +1,7 @@
 """The command line: one file per verb, with its arguments, one call and one print.
 
-    spikeformers demo | pretrain | distill | train-vision | convert | finetune-attention | finetune
-    spikeformers generate | chat | serve | energy | audit | info | compare
+    spikeformers demo | tokenize | pretrain | distill | train-vision | convert | finetune-attention
+    spikeformers finetune | generate | chat | serve | energy | audit | info | plan | compare
     spikeformers evaluate perplexity | agreement | zeroshot | glue | vision
     spikeformers export engine | bench decode | bench prefill | bench memory
 
@@ -36,8 +36,10 @@ from spikeformers.cli import (
     finetune_attention,
     generate,
     info,
+    plan,
     pretrain,
     serve,
+    tokenize,
     train_vision,
     zeroshot,
 )
@@ -83,6 +85,7 @@ def _help(verb: Callable[..., None]) -> str:
 
 for _app, _verb in (
     (app, demo.demo),
+    (app, tokenize.tokenize),
     (app, pretrain.pretrain),
     (app, distill.distill),
     (app, train_vision.train_vision),
@@ -101,6 +104,7 @@ for _app, _verb in (
     (app, energy.energy),
     (app, audit.audit),
     (app, info.info),
+    (app, plan.plan),
     (exporting, export.engine),
     (exporting, export.nir),
     (benching, bench.decode),

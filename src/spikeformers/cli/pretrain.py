@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from spikeformers.cli._options import Control, Json, Out, RecipeFile, Resume, RunData, Set
+from spikeformers.cli._options import Control, Json, Out, RecipeFile, Resume, Set
 
 
 def pretrain(
@@ -18,7 +18,14 @@ def pretrain(
             "we-spikingformer-tiny (masked)."
         ),
     ] = "",
-    data: RunData = "",
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data",
+            help="Text: builtin, a text, JSONL or Parquet file, a folder, a data set on the hub, "
+            "or a token store of spikeformers tokenize.",
+        ),
+    ] = "",
     tokenizer: Annotated[
         str,
         typer.Option(help="byte, bpe:SIZE (trained on the text), a folder, or a name on the hub."),
@@ -27,6 +34,10 @@ def pretrain(
     recipe: RecipeFile = None,
     control: Control = False,
     resume: Resume = False,
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Write a trace of a few steps into the run folder."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train a spiking language model, or its dense twin, from scratch.
@@ -54,6 +65,6 @@ def pretrain(
 
         result = runs.pretrain(
             preset, out=out, data=data, tokenizer=tokenizer, recipe=recipe, settings=assign,
-            control=control, resume=resume, **callbacks,
+            control=control, resume=resume, profile=profile, **callbacks,
         )  # fmt: skip
     print_run(result, as_json=as_json)

@@ -23,6 +23,7 @@ from pathlib import Path
 from spikeformers.data import readers
 from spikeformers.data.builtin import builtin_documents
 from spikeformers.data.readers import Document
+from spikeformers.data.shards import is_store
 from spikeformers.errors import ConfigError, DataError, nearest
 from spikeformers.values import require_kind
 
@@ -86,6 +87,31 @@ def load_corpus(
     configuration of a hub data set. Raises DataError for missing, empty or unreadable data,
     OfflineError if the hub cannot be reached.
     """
+    return _open(source, text_field, validation_fraction, config_name, streaming=False)
+
+
+def stream_corpus(
+    source: str | Path,
+    *,
+    text_field: str = "text",
+    validation_fraction: float = 0.05,
+    config_name: str | None = None,
+) -> Corpus:
+    """As `load_corpus`, but a data set of the hub is read row by row and never stored.
+
+    Its digest is that of its name, configuration and revision, since its content is not known yet.
+    """
+    return _open(source, text_field, validation_fraction, config_name, streaming=True)
+
+
+def _open(
+    source: str | Path,
+    text_field: str,
+    validation_fraction: float,
+    config_name: str | None,
+    *,
+    streaming: bool,
+) -> Corpus:
     require_kind("text_field", text_field, str)
     require_kind("validation_fraction", validation_fraction, float)
     require_kind("config_name", config_name, str | None)
@@ -101,9 +127,10 @@ def load_corpus(
     if path.is_dir():
         return _folder(path, text_field, fraction, options)
     _check_hub_name(str(source))
-    from spikeformers.data.hub import load_splits
+    from spikeformers.data import hub
 
-    streams, digest = load_splits(str(source), config_name, text_field)
+    read = hub.stream_splits if streaming else hub.load_splits
+    streams, digest = read(str(source), config_name, text_field)
     return _finish(
         str(source), _digest(options, [("hub", digest)]), streams, fraction, "its own splits", None
     )
@@ -190,6 +217,7 @@ def _folder(folder: Path, field: str, fraction: Fraction, options: str) -> Corpu
     )
     paths = [p for p in paths if not any(x.startswith(".") for x in p.relative_to(folder).parts)]
     if not paths:
+        refuse_store(folder)
         names = sorted(path.name for path in folder.iterdir())[:8]
         suffixes = " ".join((*readers.TEXT, *readers.ROWS))
         raise DataError(f"{folder}: no file of a kind that is read ({suffixes}); it holds {names}.")
@@ -215,6 +243,12 @@ def _folder(folder: Path, field: str, fraction: Fraction, options: str) -> Corpu
     groups = official or {"train": paths}
     streams: dict[str, Stream] = {k: partial(stream_of, v) for k, v in groups.items()}
     return _finish(folder.name, digest, streams, fraction, split_by if official else "", size)
+
+
+def refuse_store(source: str | Path) -> None:
+    """Raise DataError if ``source``, which should be text, is a token store."""
+    if is_store(Path(source).expanduser()):
+        raise DataError(f"{source} is a token store, and text is needed: only pretrain reads one.")
 
 
 def _documents(path: Path, name: str, field: str) -> Iterable[Document]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import itertools
 import os
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 from spikeformers.data.readers import Document
 from spikeformers.errors import DataError, OfflineError, nearest
+from spikeformers.foreign import foreign
 
 PATIENCE = 15  # seconds until the hub counts as out of reach
 
@@ -25,24 +27,7 @@ def load_splits(
 
     Raises OfflineError if the hub does not answer, DataError for an unknown name or field.
     """
-    try:
-        import datasets
-    except ModuleNotFoundError as error:
-        raise DataError(
-            f"{name!r} is not a file or folder here, and reading it from the Hugging Face hub "
-            "needs the datasets library. `pip install datasets`."
-        ) from error
-    check_online("datasets", name)
-    try:
-        loaded = datasets.load_dataset(name, config_name)
-    except datasets.exceptions.DatasetNotFoundError as error:
-        raise _unknown(name, error) from error
-    except ConnectionError as error:
-        raise _offline(name, error) from error
-    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(
-            f"data set {name!r} (configuration {config_name!r}) cannot be loaded: {error}"
-        ) from error
+    loaded = _load(name, config_name)
     streams: dict[str, Callable[[], Iterable[Document]]] = {}
     digest = hashlib.sha256()
     for split, rows in loaded.items():
@@ -52,23 +37,107 @@ def load_splits(
                 f"{sorted(rows.column_names)}.{nearest(field, rows.column_names)} Set text_field."
             )
         rows = rows.select_columns([field])
-        canonical = {"valid": "validation", "dev": "validation"}.get(str(split), str(split))
+        canonical = _canonical(split)
         streams[canonical] = partial(_documents, rows, canonical, field)
         for row_name, text in streams[canonical]():
             digest.update(f"{row_name}\0{text}\0".encode("utf-8", "surrogatepass"))
+    _require_train(name, streams)
+    return streams, digest.hexdigest()
+
+
+def stream_splits(
+    name: str, config_name: str | None, field: str
+) -> tuple[dict[str, Callable[[], Iterable[Document]]], str]:
+    """As `load_splits`, by streaming; the sha256 is of name, configuration and revision.
+
+    The streams read this revision whenever they are opened, and raise OfflineError if the
+    connection ends.
+    """
+    revision = _revision(name)
+    loaded = _load(name, config_name, streaming=True, revision=revision)
+    streams: dict[str, Callable[[], Iterable[Document]]] = {
+        _canonical(split): partial(_streamed, rows, _canonical(split), field, name)
+        for split, rows in loaded.items()
+    }
+    _require_train(name, streams)
+    return streams, hashlib.sha256(f"{name}\0{config_name}\0{revision}".encode()).hexdigest()
+
+
+def _load(name: str, config_name: str | None, **options: Any) -> Any:
+    """The splits of a data set, by ``datasets.load_dataset`` with ``options``."""
+    try:
+        import datasets
+    except ModuleNotFoundError as error:
+        raise DataError(
+            f"{name!r} is not a file or folder here, and reading it from the Hugging Face hub "
+            "needs the datasets library. `pip install datasets`."
+        ) from error
+    check_online("datasets", name)
+    try:
+        return datasets.load_dataset(name, config_name, **options)
+    except datasets.exceptions.DatasetNotFoundError as error:
+        raise _unknown(name, error) from error
+    except ConnectionError as error:
+        raise _offline(name, error) from error
+    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(
+            f"data set {name!r} (configuration {config_name!r}) cannot be loaded: {error}"
+        ) from error
+
+
+def _revision(name: str) -> str | None:
+    """The commit that the hub has of a data set; None if it may not be called (HF_HUB_OFFLINE)."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    check_online("datasets", name)
+    try:
+        return str(HfApi().dataset_info(name, timeout=PATIENCE).sha)
+    except OfflineModeIsEnabled:
+        return None
+    except HfHubHTTPError as error:
+        raise _unknown(name, error) from error
+    except OSError as error:
+        raise _offline(name, error) from error
+
+
+def _streamed(rows: Any, split: str, field: str, name: str) -> Iterator[Document]:
+    """Documents of a streamed split; the library's own errors become ours."""
+    rows_read = iter(rows)
+    for number in itertools.count():
+        interrupted = f"reading {name!r} from the hub stopped at row {number:,} of split {split}"
+        with foreign(interrupted, OfflineError, "Run the same command again to continue."):
+            row = next(rows_read, None)
+        if row is None:
+            return
+        if field not in row:
+            raise DataError(
+                f"data set {name!r}, split {split}: no column {field!r}; the columns are "
+                f"{sorted(row)}.{nearest(field, row)} Set text_field."
+            )
+        yield f"{split}:{number}", _text(row[field], number, split, field)
+
+
+def _canonical(split: object) -> str:
+    return {"valid": "validation", "dev": "validation"}.get(str(split), str(split))
+
+
+def _require_train(name: str, streams: Mapping[str, Any]) -> None:
     if "train" not in streams:
         raise DataError(f"data set {name!r} has no train split; it has {sorted(streams)}.")
-    return streams, digest.hexdigest()
 
 
 def _documents(rows: Any, split: str, field: str) -> Iterator[Document]:
     for number, row in enumerate(rows):
-        text = row[field]
-        if text is not None and not isinstance(text, str):
-            raise DataError(
-                f"row {number} of split {split}: {field!r} holds {type(text).__name__}, not text."
-            )
-        yield f"{split}:{number}", text or ""
+        yield f"{split}:{number}", _text(row[field], number, split, field)
+
+
+def _text(value: Any, number: int, split: str, field: str) -> str:
+    if value is not None and not isinstance(value, str):
+        raise DataError(
+            f"row {number} of split {split}: {field!r} holds {type(value).__name__}, not text."
+        )
+    return value or ""
 
 
 def check_online(kind: str, name: str) -> None:

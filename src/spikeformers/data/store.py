@@ -1,12 +1,13 @@
-"""Tokens on disk, written once and memory-mapped: one file per split, and a manifest.
+"""Tokens on disk, written once and memory-mapped: the files of each split, and a manifest.
 
     CACHE/tokens-<key>/   key: digests of the corpus, the tokenizer and this format
         manifest.json     counts per split, dtype, digests; per file its XXH3 and largest id
         train.bin ...     little-endian uint16 or uint32 token ids, a separator after each document
 
-A store is written under a temporary name and renamed when complete, so a reader never sees a
-partial one, and a failed write leaves the old one. Opening reads every file once and compares
-digests.
+A store of the cache (format 1) has one file per split. It is written under a temporary name and
+renamed when complete, so a reader never sees a partial one, and a failed write leaves the old one.
+A store that `tokenize_shards` made (format 2) has any number, ``train-00000.bin`` and so on, and
+its tokenizer beside them. Opening reads every file once and compares digests.
 """
 
 from __future__ import annotations
@@ -15,11 +16,9 @@ import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spikeformers.data.corpora import Corpus
-from spikeformers.data.tokenizers import encoding, separator_id, tokenizer_digest
+from spikeformers.data.encoding import Counts, Encoder, Rules, batches, dtype_of
+from spikeformers.data.shards import MANIFEST, Shard, ShardedTokens
+from spikeformers.data.tokenizers import separator_id, tokenizer_digest
 from spikeformers.errors import DataError, StorageError, nearest
 from spikeformers.progress import Move
 from spikeformers.storage import digest_of, file_digest, new_digest
@@ -38,13 +39,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
+FORMAT_VERSION = 1  # of a store with one file per split
+SHARDED_VERSION = 2
 FILES = "files"  # key of the manifest: checks of its files; not copied into a run's record
 DIGEST = "xxh3"  # key of a file's digest there, and of the manifest's own
-PIECE = 1 << 18  # characters handed to the tokenizer at once, from a long document
-BATCH = 1 << 21  # characters in one parallel call of the tokenizer
-_CUT = re.compile(r"(?<=[A-Za-z]) (?=[A-Za-z])")  # no tokenizer merges across this
+TOKENIZER = "tokenizer"  # the folder of the tokenizer in a store of format 2
 
 
 @dataclass(frozen=True)
@@ -64,19 +63,23 @@ class TokenSplit:
     num_documents: int
     largest_id: int | None = None
     """The largest token id; computed from the tokens if the manifest does not state it."""
+    shards: tuple[Shard, ...] = ()
+    """Its files in order, if it has several; ``path`` is the first of them."""
 
     @cached_property
-    def tokens(self) -> NDArray[Any]:
-        """Token ids, 1-D, memory-mapped read-only."""
+    def tokens(self) -> NDArray[Any] | ShardedTokens:
+        """Token ids, 1-D, memory-mapped read-only; those of several files as `ShardedTokens`."""
         if self.num_tokens == 0:
             return np.empty(0, dtype=self.dtype)
+        if len(self.shards) > 1:
+            return ShardedTokens(self.shards, self.dtype)
         return np.memmap(self.path, dtype=self.dtype, mode="r", shape=(self.num_tokens,))
 
     def check_vocabulary(self, size: int) -> None:
         """Raise ``DataError`` if an id lies beyond a model's vocabulary of ``size`` tokens."""
         largest = self.largest_id
         if largest is None:
-            largest = int(self.tokens.max()) if self.num_tokens else -1
+            largest = int(np.asarray(self.tokens).max()) if self.num_tokens else -1
         if largest >= size:
             raise DataError(
                 f"the {self.name} text holds the token id {largest}, and the model's vocabulary is "
@@ -87,28 +90,32 @@ class TokenSplit:
 class TokenStore:
     """A tokenised corpus on disk.
 
-    Opening checks size and digest of every file against the manifest; DataError if they differ.
+    Opening checks size and digest of every file against the manifest (only the size unless
+    ``content``); DataError, which names the file, if they differ.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, content: bool = True) -> None:
         self.folder = Path(folder)
-        self.manifest: dict[str, Any] = _read_manifest(self.folder)
-        self._files: dict[str, dict[str, Any]] = self.manifest.pop(FILES)
-        item = np.dtype(self.manifest["dtype"]).itemsize
-        for name, counts in self.manifest["splits"].items():
-            path = self.folder / f"{name}.bin"
-            size = path.stat().st_size if path.is_file() else -1
-            if size != counts["tokens"] * item:
-                actual = "is missing" if size < 0 else f"holds {size} bytes"
-                problem = f"{path.name} {actual}, and its manifest says {counts['tokens'] * item}"
-            elif (digest := file_digest(path)) != (expected := self._files[name][DIGEST]):
-                problem = f"{path.name} has the digest {digest}, and its manifest says {expected}"
-            else:
-                continue
-            raise DataError(
-                f"the token store {self.folder} is damaged: {problem}. Delete the folder to make "
-                "it again."
+        self.manifest: dict[str, Any] = read_manifest(self.folder)
+        files = self.manifest.pop(FILES)
+        self._shards = {
+            name: tuple(
+                Shard(self.folder / file["name"], file["tokens"], file[DIGEST], file["largest_id"])
+                for file in listed
             )
+            for name, listed in files.items()
+        }
+        for shards in self._shards.values():
+            for shard in shards:
+                if problem := shard.problem(self.manifest["dtype"], content=content):
+                    again = "Delete the folder to make it again."
+                    raise DataError(f"the token store {folder} is damaged: {problem}. {again}")
+
+    @property
+    def tokenizer_folder(self) -> Path | None:
+        """The folder of the store's own tokenizer; None for a store of the cache."""
+        folder = self.folder / TOKENIZER
+        return folder if folder.is_dir() else None
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -121,16 +128,17 @@ class TokenStore:
                 f"corpus {self.manifest['corpus']['name']} has no {name!r} split; it has "
                 f"{', '.join(self.splits)}.{nearest(name, self.splits)}"
             )
-        counts = self.manifest["splits"][name]
+        counts, shards = self.manifest["splits"][name], self._shards[name]
         return TokenSplit(
             name=name,
-            path=self.folder / f"{name}.bin",
+            path=shards[0].path if shards else self.folder,
             dtype=self.manifest["dtype"],
             num_tokens=counts["tokens"],
             num_bytes=counts["bytes"],
             num_words=counts["words"],
             num_documents=counts["documents"],
-            largest_id=self._files[name]["largest_id"],
+            largest_id=max((shard.largest_id for shard in shards), default=-1),
+            shards=shards,
         )
 
 
@@ -186,104 +194,47 @@ def _write(
     digest: str,
     progress: Move | None,
 ) -> None:
-    dtype = np.dtype("<u2" if len(tokenizer) <= 1 << 16 else "<u4")
-    end = np.array([separator_id(tokenizer)], dtype=dtype)
-    bytes_read = 0
+    encoder, bytes_read = Encoder(Rules.of(tokenizer)), 0
     splits: dict[str, dict[str, int]] = {}
     files: dict[str, dict[str, Any]] = {}
     for split in corpus.splits:
-        counts = {"tokens": 0, "bytes": 0, "words": 0, "documents": 0}
-        content, largest = new_digest(), -1
+        counts, content, largest = Counts(), new_digest(), -1
         with (folder / f"{split}.bin").open("wb") as stream:
-            for ids, ends, text in _encoded(corpus, tokenizer, split):
-                array = np.array(ids, dtype=dtype)
-                if ends:
-                    array = np.concatenate((array, end))
-                    counts["documents"] += 1
-                stream.write(array.data)
-                content.update(array.data)
-                counts["tokens"] += len(array)
-                largest = max(largest, int(array.max()) if len(array) else -1)
-                size = len(text.encode("utf-8"))
-                counts["bytes"] += size
-                counts["words"] += len(text.split())
-                bytes_read += size
+            for pieces in batches(corpus.documents(split), corpus.continuous):
+                batch = encoder(pieces, corpus.name)
+                stream.write(batch.content)
+                content.update(batch.content)
+                counts.add(batch.counts)
+                largest = max(largest, batch.largest_id)
+                bytes_read += batch.counts.bytes
                 if progress is not None:
                     progress(bytes_read, corpus.num_bytes)
             stream.flush()
             os.fsync(stream.fileno())
-        splits[split] = counts
+        splits[split] = asdict(counts)
         files[split] = {DIGEST: content.hexdigest(), "largest_id": largest}
     manifest = {
         "format_version": FORMAT_VERSION,
-        "dtype": dtype.str,
+        "dtype": dtype_of(tokenizer).str,
         "corpus": {"name": corpus.name, "digest": corpus.digest, "split_by": corpus.split_by},
         "tokenizer": {"digest": digest, "vocab_size": len(tokenizer)},
-        "separator_id": int(end[0]),
+        "separator_id": separator_id(tokenizer),
         "splits": splits,
         FILES: files,
     }
-    manifest[DIGEST] = _manifest_digest(manifest)
-    with (folder / MANIFEST).open("w", encoding="utf-8") as out:
-        json.dump(manifest, out, indent=2)
+    write_manifest(folder / MANIFEST, manifest)
+
+
+def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
+    """Write a store's manifest, with its own digest, durably but not atomically."""
+    with path.open("w", encoding="utf-8") as out:
+        json.dump(manifest | {DIGEST: _manifest_digest(manifest)}, out, indent=2)
         out.flush()
         os.fsync(out.fileno())
 
 
 def _manifest_digest(manifest: dict[str, Any]) -> str:
     return digest_of([json.dumps(manifest, sort_keys=True).encode()])
-
-
-def _encoded(
-    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, split: str
-) -> Iterator[tuple[list[int], bool, str]]:
-    """``(ids, whether a document ends here, text)`` of every piece of every document.
-
-    Special tokens that are spelled out in the text are encoded as text, so that a text cannot
-    contain a false end of document.
-    """
-    from tokenizers import Tokenizer
-
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.no_padding()
-    backend.no_truncation()
-    backend.encode_special_tokens = True
-    for pieces in _batches(_pieces(corpus.documents(split), corpus.continuous)):
-        with encoding(f"the text of {corpus.name}"):
-            encodings = backend.encode_batch_fast(
-                [text for text, _ in pieces], add_special_tokens=False
-            )
-        for (text, ends), encoded in zip(pieces, encodings, strict=True):
-            yield encoded.ids, ends, text
-
-
-def _pieces(documents: Iterable[str], continuous: bool) -> Iterator[tuple[str, bool]]:
-    """Documents in pieces of about PIECE characters, cut at a space between two letters."""
-    started = False
-    for text in documents:
-        started = True
-        start = 0
-        while len(text) - start > PIECE:
-            space = _CUT.search(text, start + PIECE // 2, start + PIECE)
-            stop = space.start() if space else start + PIECE
-            yield text[start:stop], False
-            start = stop
-        yield text[start:], not continuous
-    if continuous and started:
-        yield "", True
-
-
-def _batches(pieces: Iterable[tuple[str, bool]]) -> Iterator[list[tuple[str, bool]]]:
-    held: list[tuple[str, bool]] = []
-    size = 0
-    for piece in pieces:
-        held.append(piece)
-        size += len(piece[0])
-        if size >= BATCH:
-            yield held
-            held, size = [], 0
-    if held:
-        yield held
 
 
 def _put_in_place(draft: Path, folder: Path) -> None:
@@ -303,21 +254,33 @@ def _put_in_place(draft: Path, folder: Path) -> None:
             raise
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The checked manifest of a store; per split its files as a list, whatever the format.
+
+    Raises DataError if there is none, or if it is damaged.
+    """
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         np.dtype(manifest["dtype"])
-        if manifest["format_version"] != FORMAT_VERSION:
+        if manifest["format_version"] not in (FORMAT_VERSION, SHARDED_VERSION):
             raise ValueError(f"format version {manifest['format_version']}")
         if FILES not in manifest:
             raise ValueError("an older version wrote it, without digests to check its files by")
+        written = manifest.pop(DIGEST, None)
+        digest = _manifest_digest(manifest)
+        if manifest["format_version"] == FORMAT_VERSION:
+            _list_files(manifest)
         for name, counts in manifest["splits"].items():
-            numbers = counts | manifest[FILES][name]
-            for key in ("tokens", "bytes", "words", "documents", "largest_id"):
-                if type(numbers[key]) is not int:
-                    raise TypeError(f"{key} is {numbers[key]!r}")
-        if manifest.pop(DIGEST, None) != _manifest_digest(manifest):
+            listed = manifest[FILES][name]
+            numbers = [(counts, key) for key in asdict(Counts())]
+            numbers += [(file, key) for file in listed for key in ("tokens", "largest_id")]
+            for values, key in numbers:
+                if type(values[key]) is not int:
+                    raise TypeError(f"{key} is {values[key]!r}")
+            if strange := [f["name"] for f in listed if Path(f["name"]).name != f["name"]]:
+                raise ValueError(f"it names a file elsewhere, {strange[0]!r}")
+        if written != digest:
             raise ValueError("its content is not what was written")
     except FileNotFoundError as error:
         raise DataError(f"{folder} is not a token store: it has no {MANIFEST}.") from error
@@ -327,3 +290,11 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             "Delete the folder to make it again."
         ) from error
     return dict(manifest)
+
+
+def _list_files(manifest: dict[str, Any]) -> None:
+    """Describe the one file per split of format 1 as format 2 does."""
+    manifest[FILES] = {
+        name: [{"name": f"{name}.bin", "tokens": counts["tokens"], **manifest[FILES][name]}]
+        for name, counts in manifest["splits"].items()
+    }

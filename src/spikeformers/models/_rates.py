@@ -22,7 +22,27 @@ from spikeformers.errors import ConfigError
 from spikeformers.models._config import SpikingConfig
 from spikeformers.neurons import Activity, neurons_of
 
-Rates = list[Activity]  # of each layer that may be penalised
+
+class Rates(list[Activity]):
+    """Activities of the layers that may be penalised, in one forward pass, until they are taken.
+
+    What is appended afterwards is dropped: with activation checkpointing the backward pass computes
+    the blocks again, and would otherwise keep the graph of all of them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._taken = False
+
+    def append(self, activity: Activity) -> None:
+        """Add the activity of a layer."""
+        if not self._taken:
+            super().append(activity)
+
+    def take(self) -> None:
+        """Forget the activities, and those of the backward pass."""
+        self._taken = True
+        self.clear()
 
 
 def track_rates(model: Any) -> Rates | None:
@@ -36,7 +56,7 @@ def track_rates(model: Any) -> Rates | None:
         for neuron in neurons.values():
             neuron.activity = None
         return None
-    rates: Rates = []
+    rates = Rates()
     for name, target in _targets(config, list(neurons)).items():
         neuron = neurons[name]
         neuron.activity = None if target is None else rates
@@ -55,7 +75,7 @@ def rate_loss(
     if not rates:
         return None
     if torch.is_grad_enabled() and not all(activity.recorded for activity in rates):
-        rates.clear()
+        rates.take()
         raise ConfigError(
             "reentrant gradient checkpointing computes the blocks without a graph, so that the "
             "firing-rate term would be in the loss and in no gradient. Use "
@@ -64,7 +84,7 @@ def rate_loss(
     counts = torch.stack([activity.mean for activity in rates])
     densities = torch.stack([activity.density for activity in rates])
     over = densities > densities.new_tensor([activity.target for activity in rates])
-    rates.clear()  # or the neurons would keep this graph until the next forward
+    rates.take()  # or the neurons would keep this graph until the next forward
     term = config.firing_rate_weight * (counts * over).sum()
     return term if share is None else term * share
 

@@ -49,6 +49,8 @@ class ModelEntry:
     engine: str = ""
     """"module:function" that describes it to the engine, ``(model, weights) -> (description,
     tensors)``; empty if the engine does not run it."""
+    paper_tokens: int = 0
+    """Training tokens that the paper states for its language models; 0 if it states none."""
 
     @property
     def describe(self) -> Callable[..., Any]:
@@ -81,6 +83,7 @@ _OWN = (
         },
         wd.PRESETS,
         "spikeformers.export.spikingformer:describe",
+        paper_tokens=100_000_000,  # FineWeb-Edu, in the comparison of the 0.4 B model
     ),
     ModelEntry(
         "WE-Spikingformer",

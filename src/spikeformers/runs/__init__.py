@@ -6,6 +6,7 @@
     conversion     convert              a dense model into a spiking one
     tuning         finetune_attention   the spiking attention of a converted model
     sentences      finetune             a masked model on sentence tasks, and their scores
+    tokenization   tokenize             a token store of shards, of a corpus of any size
     demonstration  demo                 a spiking model and its dense twin, and a report on both
 
 A recipe (``recipe``) defines what is trained, a run's record (``record``) how a resumed run was
@@ -22,6 +23,7 @@ from spikeformers.runs.prepared import RunResult, check_out
 from spikeformers.runs.pretraining import pretrain
 from spikeformers.runs.recipe import Recipe, read_recipe
 from spikeformers.runs.sentences import FinetuneResult, finetune, score_finetuned
+from spikeformers.runs.tokenization import TokenizeResult, tokenize
 from spikeformers.runs.tuning import finetune_attention
 from spikeformers.runs.vision import train_vision
 
@@ -31,6 +33,7 @@ __all__ = [
     "FinetuneResult",
     "Recipe",
     "RunResult",
+    "TokenizeResult",
     "check_out",
     "convert",
     "demo",
@@ -40,5 +43,6 @@ __all__ = [
     "pretrain",
     "read_recipe",
     "score_finetuned",
+    "tokenize",
     "train_vision",
 ]

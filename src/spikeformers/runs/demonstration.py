@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from spikeformers import kernels
+from spikeformers.data.corpora import refuse_store
 from spikeformers.engine import Engine, load, write
 from spikeformers.errors import EngineUnavailable, UsageError
 from spikeformers.export import pack
@@ -108,6 +109,7 @@ def run_demo(
     a folder with other content, or a demo started with other settings.
     """
     check_folder(out)
+    refuse_store(settings.source)
     with run_lock(out):
         finished = _enter(out, settings, reporter, overwrite)
         if finished is not None:

@@ -43,7 +43,7 @@ from spikeformers.training.distillation.objective import Distillation
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-    from spikeformers.data import Corpus, TokenStore
+    from spikeformers.data import TokenStore
 
 
 def distill(
@@ -113,7 +113,7 @@ def prepare(recipe: Recipe, reporter: Reporter) -> PreparedRun:
     config = TrainConfig.from_dict(training)
     teacher, tokenizer = _teacher(teacher_keys, spad, config)
     data = data_keys() | {"tokenizer": ""} | recipe.data
-    corpus, store = _text(data, tokenizer, reporter)
+    store = _text(data, tokenizer, reporter)
     special = {role: getattr(tokenizer, role) for role in SPECIAL_TOKENS}
     student: PreTrainedConfig = build_config(
         recipe.preset, teacher.config.vocab_size, special | model
@@ -121,7 +121,7 @@ def prepare(recipe: Recipe, reporter: Reporter) -> PreparedRun:
     if recipe.control:
         student = control_of(student)
     request = {"preset": recipe.preset, "control": recipe.control, **data, DISTILL: teacher_keys}
-    return _build(student, teacher, spad, corpus, tokenizer, store, config, request, teacher_keys)
+    return _build(student, teacher, spad, tokenizer, store, config, request, teacher_keys)
 
 
 def reopen(out: Path, changes: Recipe, reporter: Reporter | None = None) -> PreparedRun:
@@ -143,8 +143,8 @@ def reopen(out: Path, changes: Recipe, reporter: Reporter | None = None) -> Prep
     teacher_keys = before | {k: str(v) for k, v in changes.distill.items() if k in TEACHER}
     teacher, tokenizer = _teacher(teacher_keys, spad, config)
     source = {key: value for key, value in request.items() if key in data_keys()}
-    corpus, store = _text(source | changes.data, tokenizer, reporter or Reporter())
-    return _build(student, teacher, spad, corpus, tokenizer, store, config, request, teacher_keys)
+    store = _text(source | changes.data, tokenizer, reporter or Reporter())
+    return _build(student, teacher, spad, tokenizer, store, config, request, teacher_keys)
 
 
 def _teacher(
@@ -162,8 +162,8 @@ def _teacher(
 
 def _text(
     data: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast, reporter: Reporter
-) -> tuple[Corpus, TokenStore]:
-    """Corpus and tokens; a tokenizer of another vocabulary is a ``ConfigError``."""
+) -> TokenStore:
+    """The tokens; a tokenizer of another vocabulary is a ``ConfigError``."""
     options = {k: v for k, v in data.items() if k not in ("source", "tokenizer")}
     corpus = load_corpus(str(data["source"]), **options)
     if name := str(data["tokenizer"] or ""):
@@ -174,14 +174,13 @@ def _text(
                 f"{len(tokenizer):,}; a student learns the teacher's probabilities token by token. "
                 "Leave the tokenizer out: the teacher's is used."
             )
-    return corpus, reporter.tokenize(corpus, tokenizer)
+    return reporter.tokenize(corpus, tokenizer)
 
 
 def _build(
     student: PreTrainedConfig,
     teacher: PreTrainedModel,
     spad: SpADConfig,
-    corpus: Corpus,
     tokenizer: PreTrainedTokenizerFast,
     store: TokenStore,
     config: TrainConfig,
@@ -197,7 +196,7 @@ def _build(
         "distilled from": f"{recorded['teacher']} {recorded['gguf_file']}".strip(),
         "terms": ", ".join(f"{term} {weight:g}" for term, weight in spad.weights.items()),
     }
-    run = prepare_text(corpus, tokenizer, store, model, config, request, task=task, rows=rows)
+    run = prepare_text(tokenizer, store, model, config, request, task=task, rows=rows)
     run.description = [_described(task, recorded), *run.description]
     return run
 

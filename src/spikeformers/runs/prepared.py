@@ -23,7 +23,7 @@ from spikeformers.training.run_folder import refuse_taken
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from spikeformers.data import Corpus, TokenStore
+    from spikeformers.data import TokenStore
     from spikeformers.training.task import Store, Task
 
 POSITIONS = "max_position_embeddings"
@@ -81,7 +81,6 @@ class RunResult:
 
 
 def prepare_text(
-    corpus: Corpus,
     tokenizer: Any,
     store: TokenStore,
     model: PreTrainedModel,
@@ -96,14 +95,14 @@ def prepare_text(
     def card(name: str, result: TrainResult) -> str:
         return training_card(name, model, store, config, result, rows)
 
-    tokens = store.split("train").num_tokens
+    tokens, corpus = store.split("train").num_tokens, store.manifest["corpus"]
     extra_steps = max(0, config.total_steps - config.schedule_span)
     tokenizer_name = request.get("tokenizer") or "the teacher's"
     extra = (
         f"; the last {extra_steps:,} at the schedule's final learning rate" if extra_steps else ""
     )
     description = [
-        f"text      {corpus.name}, sha256 {corpus.digest[:12]}; {corpus.split_by}",
+        f"text      {corpus['name']}, sha256 {corpus['digest'][:12]}; {corpus['split_by']}",
         f"tokens    {tokens:,} to train on; tokenizer {tokenizer_name}",
         f"model     {model.config.model_type}, {model.num_parameters():,} parameters",
         f"training  {config.total_steps:,} steps of {config.tokens_per_step:,} tokens{extra}",
@@ -112,9 +111,17 @@ def prepare_text(
 
 
 def carry_out(
-    run: PreparedRun, out: Path, reporter: Reporter, *, resume: bool, name: str = ""
+    run: PreparedRun,
+    out: Path,
+    reporter: Reporter,
+    *,
+    resume: bool,
+    name: str = "",
+    profile: bool = False,
 ) -> RunResult:
     """Train into the run folder ``out``; ``name`` titles the model card (default: the folder's).
+
+    ``profile`` writes a trace of a few steps.
 
     Raises what `train` raises.
     """
@@ -131,6 +138,7 @@ def carry_out(
         resume=resume,
         progress=reporter,
         model_card=lambda result: run.card(name or out.name, result),
+        profile=profile,
     )
     verb = verb_of(run.request)
     return RunResult(out, verb, run.model, run.processor, training, run.unit, run.request)

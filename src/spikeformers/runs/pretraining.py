@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spikeformers.data import load_corpus, make_tokenizer
+from spikeformers.data.shards import is_store
 from spikeformers.errors import ConfigError, UsageError
 from spikeformers.models import build_config, control_of
 from spikeformers.models.registry import is_masked_preset
@@ -25,6 +27,7 @@ from spikeformers.runs.prepared import (
 from spikeformers.runs.recipe import Recipe, RecipeSource, Settings, data_keys, make_recipe
 from spikeformers.runs.record import MODEL, TEXT, read_record, refuse_another_verb, verb_of
 from spikeformers.runs.reporter import OnMessage, Reporter
+from spikeformers.runs.tokenization import open_store
 from spikeformers.training import TrainConfig
 
 if TYPE_CHECKING:
@@ -43,6 +46,7 @@ def pretrain(
     settings: Settings | None = None,
     control: bool = False,
     resume: bool = False,
+    profile: bool = False,
     progress: Listener | None = None,
     on_message: OnMessage | None = None,
 ) -> RunResult:
@@ -51,11 +55,12 @@ def pretrain(
         spikeformers.pretrain("wd-spikingformer-tiny", data="builtin", out="runs/x",
                               settings={"steps": 500, "wta": "top_k"})
 
-    ``data`` is "builtin", a text, JSONL or Parquet file, a folder, or a data set on the hub;
-    ``tokenizer`` "byte", "bpe:SIZE", a folder or a name on the hub. ``settings`` are keys of the
+    ``data`` is "builtin", a text, JSONL or Parquet file, a folder, a data set on the hub, or a
+    token store of `tokenize`, which has its own tokenizer; ``tokenizer`` "byte", "bpe:SIZE", a folder or a name on the hub. ``settings`` are keys of the
     recipe (the fields of TrainConfig and of the model's config, and of `load_corpus`), and override
     ``recipe``. ``control`` trains the dense twin instead. ``resume`` continues the run in
     ``out`` exactly, from its newest complete checkpoint; the other arguments are then optional.
+    ``profile`` writes a trace of a few steps into ``out/profile``.
     Ctrl-C ends with a checkpoint, and the result is ``interrupted``.
 
     Raises ``UsageError``, ``ConfigError`` and ``DataError`` for a wrong request, before
@@ -67,7 +72,7 @@ def pretrain(
     resolved = make_recipe(recipe, named, settings)
     check_out(out, resume=resume)
     run = reopen(out, resolved, reporter) if resume else prepare(resolved, reporter)
-    return carry_out(run, out, reporter, resume=resume)
+    return carry_out(run, out, reporter, resume=resume, profile=profile)
 
 
 def prepare(recipe: Recipe, reporter: Reporter) -> PreparedRun:
@@ -78,15 +83,14 @@ def prepare(recipe: Recipe, reporter: Reporter) -> PreparedRun:
             f"{next(iter(recipe.distill))} is a key of distillation: use spikeformers distill."
         )
     model, training = lengths(recipe)
-    data = data_keys() | recipe.data
     masked = is_masked_preset(recipe.preset)
-    corpus, tokenizer, store = read_data(data, reporter, masked=masked)
+    data, tokenizer, store = _open_data(recipe.data, data_keys(), reporter, masked=masked)
     special = {role: getattr(tokenizer, role) for role in SPECIAL_TOKENS}
     spiking = build_config(recipe.preset, len(tokenizer), special | model)
     config = TrainConfig.from_dict(training)
     new_model = initialise(control_of(spiking) if recipe.control else spiking, config.seed)
     request = {"preset": recipe.preset, "control": recipe.control, **data}
-    return prepare_text(corpus, tokenizer, store, new_model, config, request)
+    return prepare_text(tokenizer, store, new_model, config, request)
 
 
 def reopen(out: Path, changes: Recipe, reporter: Reporter | None = None) -> PreparedRun:
@@ -108,11 +112,28 @@ def reopen(out: Path, changes: Recipe, reporter: Reporter | None = None) -> Prep
     config, model = record.train_config(changes.train), record.model_config()
     masked = is_masked_preset(request["preset"])
     # The same text may be at another path: `train` compares the digest of its content.
-    corpus, tokenizer, store = read_data(
-        source | changes.data, reporter or Reporter(), masked=masked
+    _, tokenizer, store = _open_data(
+        source | changes.data, {}, reporter or Reporter(), masked=masked
     )
     new_model = initialise(model, config.seed)
-    return prepare_text(corpus, tokenizer, store, new_model, config, request)
+    return prepare_text(tokenizer, store, new_model, config, request)
+
+
+def _open_data(
+    given: Mapping[str, Any], defaults: Mapping[str, Any], reporter: Reporter, *, masked: bool
+) -> tuple[dict[str, Any], PreTrainedTokenizerFast, TokenStore]:
+    """The keys of the data section, tokenizer and tokens, of a token store or of a text.
+
+    The first process of each machine compares the digests of a store's files, the others sizes.
+    """
+    source = Path(str(given["source"])).expanduser()
+    if is_store(source):
+        reporter.stage("checking the token store")
+        first = os.environ.get("LOCAL_RANK", "0") == "0"
+        return open_store(source, given, masked=masked, content=first)
+    data = {**defaults, **given}
+    _, tokenizer, store = read_data(data, reporter, masked=masked)
+    return data, tokenizer, store
 
 
 def read_data(

@@ -144,7 +144,7 @@ def prepare(options: TuningOptions, reporter: Reporter) -> PreparedRun:
     store = reporter.tokenize(corpus, tokenizer)
     rows = {"converted model": options.model, "trained": options.part}
     request = options.request()
-    return prepare_text(corpus, tokenizer, store, model, config, request, task=task, rows=rows)
+    return prepare_text(tokenizer, store, model, config, request, task=task, rows=rows)
 
 
 def _task(

@@ -22,6 +22,7 @@ from spikeformers.studies.images import ImageStudy, evaluate_images
 from spikeformers.studies.model_input import ModelInput, read_input
 from spikeformers.studies.on_machine import measure_folder
 from spikeformers.studies.pair import PairStudy, Trained, measure_pair
+from spikeformers.studies.planning import Plan, plan
 from spikeformers.studies.quality import ModelFigures, measure_model
 from spikeformers.studies.tasks import TaskStudy
 from spikeformers.studies.text import TextStudy, evaluate_agreement, evaluate_perplexity
@@ -36,6 +37,7 @@ __all__ = [
     "ModelFigures",
     "ModelInput",
     "PairStudy",
+    "Plan",
     "TaskStudy",
     "TextStudy",
     "Trained",
@@ -56,6 +58,7 @@ __all__ = [
     "measure_model",
     "measure_pair",
     "outside_blocks",
+    "plan",
     "read_input",
     "windows_of",
 ]

@@ -33,11 +33,11 @@ from torch.distributed.checkpoint.hf_storage import (
 from spikeformers.errors import CheckpointError, StorageError
 from spikeformers.foreign import check_object, read_json
 from spikeformers.training.distributed import World, reshard
+from spikeformers.training.optim import new_state
 
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
-MOMENTS = ("exp_avg", "exp_avg_sq")
 RECORD: dict[str, Any] = {
     "step": int,
     "tokens_seen": int,
@@ -81,6 +81,69 @@ def step_folders(folder: Path) -> list[Path]:
     return [path for _, path in sorted(numbered)]
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A checkpoint that is being written into ``temporary``, to become ``final``."""
+
+    final: Path
+    temporary: Path
+    world: World
+
+    @classmethod
+    def of(cls, folder: Path, step: int, world: World) -> Draft:
+        """The draft of the checkpoint of ``step`` in ``folder``."""
+        final = folder / f"step-{step:07d}"
+        return cls(final, folder / f"{TEMPORARY}{final.name}", world)
+
+    def open(self) -> None:
+        """Make the folder, and remove what earlier drafts left. Every rank calls this."""
+        with self.errors():
+            if self.world.is_main:
+                for leftover in self.final.parent.glob(f"{TEMPORARY}*"):
+                    shutil.rmtree(leftover)
+                self.temporary.mkdir(parents=True)
+
+    def writer(self) -> HuggingFaceStorageWriter:
+        """What writes this rank's tensors."""
+        return HuggingFaceStorageWriter(str(self.temporary), save_distributed=True)
+
+    def publish(self, state: TrainState, steps: Mapping[str, int], keep: int) -> None:
+        """Write the record and rename the folder, when all ranks have written; rank 0 only."""
+        state.optimizer_steps = {n: count for n, count in steps.items() if count != state.step}
+        files = {path.name: _fingerprint(path) for path in _shards(self.temporary)}
+        record = {"format_version": FORMAT_VERSION, **asdict(state), "files": files}
+        record["sha256"] = _record_digest(record)
+        _write_durably(self.temporary / "checkpoint.json", json.dumps(record, indent=2))
+        if self.final.exists():
+            shutil.rmtree(self.final)
+        os.replace(self.temporary, self.final)
+        _prune(self.final.parent, keep)
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turn a refused write, on any rank, into a ``StorageError`` on every rank."""
+        refused: OSError | None = None
+        try:
+            yield
+        except OSError as error:
+            refused = error
+        except CheckpointException as error:
+            causes = [cause for cause, _ in error.failures.values()]
+            refused = next((cause for cause in causes if isinstance(cause, OSError)), None)
+            if refused is None:  # not an error of the disk: a second Ctrl-C, or a bug
+                raise causes[0] from error
+        if self.world.any(refused is not None):
+            if self.world.is_main:
+                shutil.rmtree(self.temporary, ignore_errors=True)
+            earlier = checkpoints(self.final.parent)
+            raise StorageError(
+                f"Could not write the checkpoint {self.final}: "
+                f"{refused or 'another process failed'}. "
+                + (f"The last good one is {earlier[-1]}." if earlier else "No earlier one exists.")
+                + " Free some space and resume."
+            ) from refused
+
+
 def save_checkpoint(
     folder: Path,
     state: TrainState,
@@ -94,34 +157,21 @@ def save_checkpoint(
 
     Raises ``StorageError`` if the disk refuses; earlier checkpoints are unchanged.
     """
-    final = folder / f"step-{state.step:07d}"
-    temporary = folder / f"{TEMPORARY}{final.name}"
-    with _storage_errors(final, temporary, world):
-        if world.is_main:
-            for leftover in folder.glob(f"{TEMPORARY}*"):
-                shutil.rmtree(leftover)
-            temporary.mkdir(parents=True)
-    with _storage_errors(final, temporary, world):
-        tensors, steps = _tensors(model, optimizer)
+    draft = Draft.of(folder, state.step, world)
+    draft.open()
+    with draft.errors():
+        tensors, steps = saved_tensors(model, optimizer)
         with _quiet():
             dcp.save(
                 tensors,
-                storage_writer=HuggingFaceStorageWriter(str(temporary), save_distributed=True),
+                storage_writer=draft.writer(),
                 process_group=world.group,
                 no_dist=world.size == 1,
             )
-    with _storage_errors(final, temporary, world):
+    with draft.errors():
         if world.is_main:
-            state.optimizer_steps = {n: count for n, count in steps.items() if count != state.step}
-            files = {path.name: _fingerprint(path) for path in _shards(temporary)}
-            record = {"format_version": FORMAT_VERSION, **asdict(state), "files": files}
-            record["sha256"] = _record_digest(record)
-            _write_durably(temporary / "checkpoint.json", json.dumps(record, indent=2))
-            if final.exists():
-                shutil.rmtree(final)
-            os.replace(temporary, final)
-            _prune(folder, keep)
-    return final
+            draft.publish(state, steps, keep)
+    return draft.final
 
 
 def load_newest(
@@ -170,11 +220,8 @@ def _load(
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and state.optimizer_steps.get(name, 1):
             steps = state.optimizer_steps.get(name, state.step)
-            optimizer.state[parameter] = {
-                "step": torch.tensor(float(steps), device=parameter.device),
-                **{moment: torch.zeros_like(parameter) for moment in MOMENTS},
-            }
-    tensors, _ = _tensors(model, optimizer)
+            optimizer.state[parameter] = new_state(optimizer, parameter, steps)
+    tensors, _ = saved_tensors(model, optimizer)
     reader = HuggingFaceStorageReader(str(path))
     stored = reader.read_metadata().state_dict_metadata
     shapes = {name: getattr(entry, "size", None) for name, entry in stored.items()}
@@ -272,7 +319,7 @@ def _set_aside(damaged: Mapping[Path, str], valid: Path) -> None:
         )
 
 
-def _tensors(
+def saved_tensors(
     model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
     """Name -> tensor (sharing memory) of everything saved, and the optimiser's step counts."""
@@ -282,10 +329,10 @@ def _tensors(
     for name, parameter in model.named_parameters():
         tensors[f"model.{name}"] = parameter.detach()
         state = optimizer.state.get(parameter, {})
-        if parameter.requires_grad:
+        if parameter.requires_grad and (not state or "step" in state):
             steps[name] = int(state["step"]) if state else 0
-        if state:
-            tensors |= {f"optimizer.{name}.{moment}": state[moment] for moment in MOMENTS}
+        moments = {key: value for key, value in state.items() if key != "step"}
+        tensors |= {f"optimizer.{name}.{moment}": value for moment, value in moments.items()}
     persistent = set(model.state_dict())
     for name, buffer in model.named_buffers():
         if name in persistent:
@@ -327,31 +374,6 @@ def _prune(folder: Path, keep: int) -> None:
         doomed = folder / f"{TEMPORARY}{old.name}"
         os.replace(old, doomed)  # a partly deleted checkpoint must not look complete
         shutil.rmtree(doomed)
-
-
-@contextmanager
-def _storage_errors(final: Path, temporary: Path, world: World) -> Iterator[None]:
-    """Turn a refused write, on any rank, into a ``StorageError`` on every rank."""
-    refused: OSError | None = None
-    try:
-        yield
-    except OSError as error:
-        refused = error
-    except CheckpointException as error:
-        causes = [cause for cause, _ in error.failures.values()]
-        refused = next((cause for cause in causes if isinstance(cause, OSError)), None)
-        if refused is None:  # not an error of the disk: a second Ctrl-C, or a bug
-            raise causes[0] from error
-    if world.any(refused is not None):
-        if world.is_main:
-            shutil.rmtree(temporary, ignore_errors=True)
-        earlier = checkpoints(final.parent)
-        raise StorageError(
-            f"Could not write the checkpoint {final}: "
-            f"{refused or 'another process failed'}. "
-            + (f"The last good one is {earlier[-1]}." if earlier else "No earlier one exists.")
-            + " Free some space and resume."
-        ) from refused
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from spikeformers.training.config_base import ConfigBase, require
 from spikeformers.values import LARGEST_SEED, MOST_THREADS
 
 CHOICES = {
+    "optimizer": ("adamw", "muon"),
     "schedule": ("cosine", "linear", "constant"),
     "precision": ("auto", "fp32", "bf16"),
     "strategy": ("auto", "single", "ddp", "fsdp"),
@@ -23,11 +24,14 @@ POSITIVE = (
 )
 NOT_NEGATIVE = (
     *("tokens", "seed", "weight_decay", "eval_every", "eval_batches", "save_every", "threads"),
-    "schedule_steps",
+    *("schedule_steps", "device_tflops"),
 )
-FRACTIONS = ("min_learning_rate_ratio", "warmup_ratio", "mask_probability")
+FRACTIONS = ("min_learning_rate_ratio", "warmup_ratio", "mask_probability", "muon_momentum")
 
-RESUMABLE_CHANGES = ("eval_every", "eval_batches", "log_every", "save_every", "keep_checkpoints")
+RESUMABLE_CHANGES = (
+    *("eval_every", "eval_batches", "log_every", "save_every", "keep_checkpoints"),
+    *("activation_checkpointing", "async_checkpoints", "device_tflops"),
+)
 """Fields that a resumed run may change and still end with the same weights, bit for bit."""
 
 ROUNDING_CHANGES = ("strategy", "device", "threads", "gradient_accumulation")
@@ -52,6 +56,8 @@ class TrainConfig(ConfigBase):
     context: int = 128  # tokens in one window
     gradient_accumulation: int = 1  # parts into which each process divides its share
 
+    optimizer: str = "adamw"  # muon: matrices of the blocks by Muon, all else by AdamW
+    muon_momentum: float = 0.95
     learning_rate: float = 1e-3
     min_learning_rate_ratio: float = 0.1  # of learning_rate, reached at the last step
     schedule: str = "cosine"
@@ -68,13 +74,16 @@ class TrainConfig(ConfigBase):
     eval_batches: int = 20  # batches of validation windows; 0: all of them
     save_every: int = 250  # steps; 0: at the end only
     keep_checkpoints: int = 2
+    async_checkpoints: bool = False  # written by a thread while training continues
     log_every: int = 10  # steps
 
     precision: str = "auto"  # auto: bf16 on CUDA devices that have it, else fp32
     compile: bool = False
+    activation_checkpointing: bool = False  # compute each block twice, keep only its input
     strategy: str = "auto"  # auto: ddp under torchrun, else single
     device: str = "auto"  # auto: CUDA if available, else the CPU
     threads: int = 0  # CPU threads of each process; 0: unchanged
+    device_tflops: float = 0.0  # peak of one device, for MFU; 0: of its name, if it is a known GPU
 
     def __post_init__(self) -> None:
         self.convert_fields()

@@ -26,13 +26,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class World:
-    """This process among ``size``; ``group`` is a gloo group for numbers and checkpoints."""
+    """This process among ``size``; ``group`` is a gloo group for numbers and checkpoints.
+
+    ``background`` is another one, for checkpoints that a thread writes meanwhile.
+    """
 
     rank: int
     size: int
     device: torch.device
     strategy: str
     group: Any = None
+    background: Any = None
 
     @property
     def is_main(self) -> bool:
@@ -90,31 +94,35 @@ def open_world(config: TrainConfig) -> World:
         return World(0, 1, device, strategy)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    group = _join("nccl" if device.type == "cuda" else "gloo")
-    return World(dist.get_rank(), size, device, strategy, group)
+    groups = _join("nccl" if device.type == "cuda" else "gloo")
+    return World(dist.get_rank(), size, device, strategy, *groups)
 
 
 @functools.cache
-def _join(backend: str) -> Any:
+def _join(backend: str) -> tuple[Any, Any]:
     """Join once, until the process ends: gloo crashes if it is left and joined again.
 
-    Returns a separate group, because checkpoints hang or abort on the default one.
+    Returns two separate groups, because checkpoints hang or abort on the default one, and those of
+    a thread must not meet the sums of the training loop.
     """
     if not dist.is_initialized():
         dist.init_process_group(backend)
         atexit.register(dist.destroy_process_group)
-    return dist.new_group(backend="gloo")
+    return dist.new_group(backend="gloo"), dist.new_group(backend="gloo")
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
-    """The repeated blocks, by the Transformers convention ``_no_split_modules``."""
+    """The repeated blocks, by the Transformers convention ``_no_split_modules``.
+
+    FSDP2 gives a block's class a name with the prefix FSDP.
+    """
     names = set(getattr(model, "_no_split_modules", None) or ())
     return [
         block
         for stack in model.modules()
         if isinstance(stack, nn.ModuleList)
         for block in stack
-        if type(block).__name__ in names
+        if type(block).__name__.removeprefix("FSDP") in names
     ]
 
 

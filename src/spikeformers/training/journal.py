@@ -95,7 +95,7 @@ class Journal:
         words = {"loss": "loss {:.3f}", "tokens_per_second": "{:,.0f} tokens/s"}
         words |= {"images_per_second": "{:,.0f} images/s", "accuracy": "accuracy {:.3f}"}
         words |= {"examples_per_second": "{:,.0f} examples/s"}
-        words["density"] = "density {:.3f}"
+        words |= {"density": "density {:.3f}", "mfu": "MFU {:.3f}"}
         shown = [words[key].format(self._shown[key]) for key in words if key in self._shown]
         self._progress("training", step, self.total, unit="steps", shown="  ".join(shown))
 

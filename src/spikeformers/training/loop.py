@@ -16,15 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from spikeformers.errors import TrainingDiverged
+from spikeformers.errors import ConfigError, TrainingDiverged
 from spikeformers.meters import Stopwatch
 from spikeformers.progress import Listener
-from spikeformers.training.checkpoint import (
-    TrainState,
-    checkpoints,
-    load_newest,
-    save_checkpoint,
-)
+from spikeformers.training.checkpoint import TrainState, checkpoints, load_newest
+from spikeformers.training.checkpoint_writer import CheckpointWriter
 from spikeformers.training.config import TrainConfig
 from spikeformers.training.density import DensityMeter
 from spikeformers.training.distributed import open_world, spread
@@ -33,8 +29,10 @@ from spikeformers.training.interrupt import Interrupt
 from spikeformers.training.journal import Journal
 from spikeformers.training.optim import clip, make_optimizer
 from spikeformers.training.precision import choose_precision
+from spikeformers.training.profiling import StepProfiler
 from spikeformers.training.run_folder import export, held, open_run, run_record
 from spikeformers.training.task import Store, Task
+from spikeformers.training.utilisation import choose_utilisation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -69,6 +67,7 @@ def train(
     progress: bool | Listener = True,
     on_step: Callable[[int, Mapping[str, float]], None] | None = None,
     model_card: str | Callable[[TrainResult], str] | None = None,
+    profile: bool = False,
 ) -> TrainResult:
     """Train ``model`` in place on ``store`` and export it into the run folder ``out``.
 
@@ -76,6 +75,7 @@ def train(
     data with its ``manifest``, a TokenStore for most tasks; ``tokenizer`` (or the preprocessing of
     images) is saved beside the model. ``progress`` is whether to show progress, or a callback that
     receives it instead. ``on_step(step, metrics)`` is called after each step, from 1.
+    ``profile`` writes a trace of a few steps into ``out/profile``.
     Ctrl-C ends the run after the current step with a checkpoint; ``resume=True`` then continues
     exactly, from the previous checkpoint if the last one is damaged. ``out`` is locked against
     other processes until the end.
@@ -90,12 +90,15 @@ def train(
         precision = choose_precision(config.precision, world.device)
         batches, measure = task.data(store, tokenizer, config, world, precision)
         per_step = task.per_step(config)
+        mfu = choose_utilisation(task.flops_per_unit(config), config, world, precision.name)
         task.start(store, config, world)
         record = run_record(model, store.manifest, config, task.record())
         begun = open_run(out, record, world, resume=resume)
         if world.is_main:
             logger.info("precision %s (%s)", precision.name, precision.reason)
             logger.info("%s, %d process(es), %s", world.strategy, world.size, world.device)
+            if mfu is not None:
+                logger.info("MFU of %s", mfu.assumption)
 
         model_class = type(model)
         trained = task.module.train()
@@ -109,14 +112,18 @@ def train(
         validation: dict[str, float] = {}
         stopped = False
 
-        with Journal(
-            out, step=state.step, total=total, enabled=world.is_main, progress=progress
-        ) as journal:
+        with (
+            CheckpointWriter(folder, world, config) as writer,
+            Journal(
+                out, step=state.step, total=total, enabled=world.is_main, progress=progress
+            ) as journal,
+            StepProfiler(out, rank=world.rank, step=state.step, enabled=profile) as profiler,
+        ):
             while state.step < total and not stopped:
                 watch = Stopwatch()
                 logs = state.step + 1 in (1, total) or (state.step + 1) % config.log_every == 0
                 metrics = gradients(state.step, measure=logs)
-                _refuse_divergence(metrics, state.step + 1, out)
+                _refuse_divergence(metrics, state.step + 1, writer)
                 of_task = task.measured() if logs else {}
                 clip(trained, metrics["grad_norm"], config.grad_clip)
                 for group in optimizer.param_groups:
@@ -130,6 +137,8 @@ def train(
                 state.tokens_seen += per_step
                 state.seconds += took
                 metrics[f"{task.unit}s_per_second"] = per_step / took
+                if mfu is not None:
+                    metrics["mfu"] = mfu.of(per_step / took)
                 spent = {f"{task.unit}s_seen": state.tokens_seen, "seconds": state.seconds}
                 measured = meter.report(state.step) | of_task if logs else {}
                 if logs:
@@ -142,11 +151,12 @@ def train(
                 stopped = world.any(interrupt.requested) and not last
                 if last or _due(state.step, config.eval_every):
                     validation = measure(trained)
-                    _refuse_divergence(validation, state.step, out)
+                    _refuse_divergence(validation, state.step, writer)
                     journal.write("validation", state.step, validation | spent)
                 if last or stopped or _due(state.step, config.save_every):
-                    keep = config.keep_checkpoints
-                    save_checkpoint(folder, state, trained, optimizer, world, keep=keep)
+                    writer.save(state, trained, optimizer)
+                profiler.step()
+            writer.finish()
         if stopped:
             return TrainResult(state.step, state.tokens_seen, state.seconds, interrupted=True)
         if not validation:  # resumed when only the export was left to do
@@ -160,11 +170,12 @@ def train(
         return result
 
 
-def _refuse_divergence(metrics: Mapping[str, float], step: int, out: Path) -> None:
+def _refuse_divergence(metrics: Mapping[str, float], step: int, writer: CheckpointWriter) -> None:
     """Raise ``TrainingDiverged`` for a number that is not finite (the same on every rank)."""
     for name, value in metrics.items():
         if not math.isfinite(value):
-            saved = checkpoints(out / "checkpoints")
+            writer.finish()
+            saved = checkpoints(writer.folder)
             last = f"The last good checkpoint is {saved[-1]}" if saved else "None was saved before"
             raise TrainingDiverged(
                 f"The {name} is {value} at step {step}; training stopped there, and the weights "
@@ -179,17 +190,35 @@ def _due(step: int, every: int) -> bool:
 
 @contextmanager
 def _settings(model: PreTrainedModel, config: TrainConfig) -> Iterator[None]:
-    """Training mode, no generation cache, and the configured threads; undone afterwards."""
+    """Training mode, no generation cache, checkpointed blocks and the configured threads; undone
+    afterwards.
+    """
     threads, cached = torch.get_num_threads(), getattr(model.config, "use_cache", None)
     if config.threads:
         torch.set_num_threads(config.threads)
     if cached is not None:
         model.config.use_cache = False
+    if config.activation_checkpointing:
+        if not model.supports_gradient_checkpointing:
+            raise ConfigError(
+                f"activation_checkpointing is true, and {type(model).__name__} does not support it."
+            )
+        _set_checkpointing(model, True)
     model.train()
     try:
         yield
     finally:
+        if config.activation_checkpointing:
+            _set_checkpointing(model, False)
         torch.set_num_threads(threads)
         if cached is not None:
             model.config.use_cache = cached
         model.eval()
+
+
+def _set_checkpointing(model: PreTrainedModel, on: bool) -> None:
+    """Switch activation checkpointing of the blocks, by the name that this Transformers gives it."""
+    verb = "enable" if on else "disable"
+    named = getattr(model, f"activation_checkpointing_{verb}", None)
+    switch = named or getattr(model, f"gradient_checkpointing_{verb}")
+    switch(*([{"use_reentrant": False}] if on else []))

@@ -1,15 +1,23 @@
-"""AdamW with decay on matrices only, the learning rate of a step, and gradient clipping."""
+"""AdamW, or Muon beside it; the learning rate of a step; gradient norm and clipping.
+
+Weight decay is for matrices only. Muon (Jordan et al. 2024,
+https://kellerjordan.github.io/posts/muon/) takes the matrices of the blocks; embeddings, head,
+norms, biases and thresholds stay with AdamW. Its steps have the root mean square of AdamW's (Liu et
+al. 2025, https://arxiv.org/abs/2502.16982), so both share the learning rate and the decay.
+"""
 
 from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 import torch
 from torch import nn
 
+from spikeformers.errors import ConfigError
 from spikeformers.training.config import TrainConfig
-from spikeformers.training.distributed import World, local
+from spikeformers.training.distributed import World, blocks, local
 
 UNDECAYED = re.compile(r"bias|norm|\bln|threshold|decay|tau|amplitude|temperature", re.IGNORECASE)
 
@@ -21,22 +29,88 @@ def decays(name: str, parameter: torch.Tensor) -> bool:
     return sum(size > 1 for size in parameter.shape) >= 2 and not UNDECAYED.search(name)
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101) with two groups."""
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101) with two groups.
+
+    With ``optimizer="muon"`` a third group has the matrices of the blocks. Raises ConfigError if
+    the model names no blocks.
+    """
+    matrices = _matrices_of_blocks(model) if config.optimizer == "muon" else set()
+    groups: dict[str, list[nn.Parameter]] = {"decayed": [], "plain": [], "muon": []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups[decays(name, parameter)].append(parameter)
-    return torch.optim.AdamW(
+            kind = "decayed" if decays(name, parameter) else "plain"
+            groups["muon" if parameter in matrices else kind].append(parameter)
+    adamw = torch.optim.AdamW(
         [
-            {"params": groups[True], "weight_decay": config.weight_decay},
-            {"params": groups[False], "weight_decay": 0.0},
+            {"params": groups["decayed"], "weight_decay": config.weight_decay},
+            {"params": groups["plain"], "weight_decay": 0.0},
         ],
         lr=config.learning_rate,
         betas=config.betas,
         eps=config.eps,
         fused=True,
     )
+    return adamw if config.optimizer == "adamw" else MuonAndAdamW(groups["muon"], adamw, config)
+
+
+class MuonAndAdamW(torch.optim.Optimizer):
+    """Muon for ``matrices``, ``adamw`` for its own parameters, as one optimiser.
+
+    The state of a matrix is its ``momentum_buffer``; that of other parameters is AdamW's.
+    """
+
+    def __init__(
+        self, matrices: list[nn.Parameter], adamw: torch.optim.AdamW, config: TrainConfig
+    ) -> None:
+        muon = torch.optim.Muon(
+            matrices,
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            momentum=config.muon_momentum,
+            adjust_lr_fn="match_rms_adamw",
+        )
+        super().__init__([*adamw.param_groups, *muon.param_groups], {})
+        self._parts = (adamw, muon)
+        self.param_groups = [group for part in self._parts for group in part.param_groups]
+        for part in self._parts:
+            part.state = self.state
+        self.matrices = frozenset(matrices)
+
+    def step(self, closure: Any = None) -> None:
+        """Change every parameter once; ``closure`` is not supported."""
+        if closure is not None:
+            raise ValueError("MuonAndAdamW takes no closure")
+        for part in self._parts:
+            part.step()
+
+
+def new_state(
+    optimizer: torch.optim.Optimizer, parameter: nn.Parameter, steps: int
+) -> dict[str, torch.Tensor]:
+    """An optimiser's state of ``parameter`` after ``steps`` steps, to be filled: all zeros."""
+    if isinstance(optimizer, MuonAndAdamW) and parameter in optimizer.matrices:
+        return {"momentum_buffer": torch.zeros_like(parameter)}
+    return {
+        "step": torch.tensor(float(steps), device=parameter.device),
+        "exp_avg": torch.zeros_like(parameter),
+        "exp_avg_sq": torch.zeros_like(parameter),
+    }
+
+
+def _matrices_of_blocks(model: nn.Module) -> set[nn.Parameter]:
+    found = {
+        parameter
+        for block in blocks(model)
+        for name, parameter in block.named_parameters()
+        if parameter.requires_grad and parameter.ndim == 2 and decays(name, parameter)
+    }
+    if not found:
+        raise ConfigError(
+            "optimizer is 'muon', which takes the matrices of a model's blocks, and this model has "
+            "none to train or names no blocks (_no_split_modules). Use optimizer=adamw."
+        )
+    return found
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:

@@ -13,6 +13,7 @@ from spikeformers.training.batches import MicroBatch, TrainBatches, make_objecti
 from spikeformers.training.config import TrainConfig
 from spikeformers.training.distributed import World
 from spikeformers.training.precision import ForwardPrecision
+from spikeformers.training.utilisation import training_flops_per_token
 from spikeformers.training.validation import validate
 
 if TYPE_CHECKING:
@@ -65,6 +66,9 @@ class Task:
     plain_loss: str = "lm_loss"
     """Name of the loss without penalties in the log; if empty, it is not logged."""
 
+    counts_flops: bool = True
+    """Whether a step is one forward and backward pass of ``model`` over its tokens, as MFU needs."""
+
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.module: nn.Module = model
@@ -96,6 +100,10 @@ class Task:
     def per_step(self, config: TrainConfig) -> int:
         """Units (tokens, images ...) per step, over all ranks."""
         return config.tokens_per_step
+
+    def flops_per_unit(self, config: TrainConfig) -> float | None:
+        """FLOPs of training per token; None if they are not counted."""
+        return training_flops_per_token(self.model, config.context) if self.counts_flops else None
 
     def start(self, store: Any, config: TrainConfig, world: World) -> None:
         """Check the request and prepare, before anything is written. Every rank calls this."""

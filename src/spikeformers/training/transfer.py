@@ -86,6 +86,8 @@ class AttentionTransfer(Task):
     Raises ConfigError for a teacher of another architecture or shape.
     """
 
+    counts_flops = False
+
     plain_loss = ""  # there is only one loss
 
     def __init__(self, model: PreTrainedModel, teacher: PreTrainedModel) -> None:

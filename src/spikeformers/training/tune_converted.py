@@ -77,6 +77,8 @@ def spiking_attentions(model: PreTrainedModel) -> dict[int, SpikingSelfAttention
 class ConvertedTuning(Task):
     """Trains a part of the model on the model's own loss."""
 
+    counts_flops = False
+
     def __init__(self, model: PreTrainedModel, part: str) -> None:
         super().__init__(model)
         self.part = part

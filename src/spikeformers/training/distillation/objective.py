@@ -116,6 +116,8 @@ class Distillation(Task):
     ``cache_teacher`` is a folder, "auto", or "" for none; see ``cache.py``.
     """
 
+    counts_flops = False
+
     def __init__(
         self,
         student: PreTrainedModel,

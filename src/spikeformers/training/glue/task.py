@@ -48,6 +48,8 @@ class SentenceFinetuning(Task):
     ``started_from`` describes the model; a resumed run must start from the same one.
     """
 
+    counts_flops = False
+
     unit = "example"
 
     def __init__(self, model: PreTrainedModel, started_from: Mapping[str, str]) -> None:

@@ -54,6 +54,8 @@ class Classifier(nn.Module):
 class VisionTask(Task):
     """Training of an image classifier on an ``ImageStore``."""
 
+    counts_flops = False
+
     unit = "image"
     plain_loss = ""
 
