@@ -29,6 +29,13 @@ from spikeformers.kernels import Choice, choose
 
 EXTRA = "pip install 'spikeformers[triton]' (Linux on x86-64; CUDA builds of torch bring it)"
 OLDEST_CAPABILITY = (8, 0)
+TYPES = (torch.float32, torch.bfloat16, torch.float16)
+MOST_WINNERS = 8
+"""Winners per query that top-K attention streams."""
+MOST_STEPS = 8
+"""Simulation steps that SFSA streams."""
+WIDEST = {"wta": 256, "sfsa": 128, "a2os2a": 128, "norm_fire": 16384}
+"""Widest head, or row, that a kernel holds in registers."""
 _suspended = 0
 
 
@@ -63,6 +70,13 @@ def refusal(device: str) -> str:
     return ""
 
 
+def type_refusal(x: torch.Tensor) -> str:
+    """Why the kernels do not take tensors of the type of ``x``; "" if they do."""
+    if x.dtype in TYPES:
+        return ""
+    return f"the kernels compute in float32 or half precision, not in {x.dtype}"
+
+
 def runs(device: str, unsupported: str = "") -> bool:
     """Whether `choose` takes Triton for tensors on ``device``; see there for ``unsupported``."""
     return _suspended == 0 and _runs(device, unsupported)
@@ -73,4 +87,15 @@ def _runs(device: str, unsupported: str) -> bool:
     return choose(device=device, unsupported=unsupported).name == "triton"
 
 
-__all__ = ["Choice", "EngineUnavailable", "choose", "refusal", "runs", "suspended"]
+__all__ = [
+    "MOST_STEPS",
+    "MOST_WINNERS",
+    "WIDEST",
+    "Choice",
+    "EngineUnavailable",
+    "choose",
+    "refusal",
+    "runs",
+    "suspended",
+    "type_refusal",
+]

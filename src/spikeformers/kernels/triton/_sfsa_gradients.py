@@ -261,7 +261,7 @@ def operands_of(
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Contiguous; what is missing is replaced by a tensor that is not read."""
     line = scale if line is None else line.contiguous()
-    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+    q, k, v, scale, v_th = (x.contiguous() for x in (q, k, v, scale, v_th))
     return q, k, v, scale, v_th, line, mask_bytes(mask, q)
 
 

@@ -203,7 +203,7 @@ def run(
     temperature: float, weight: float, unit: float | None, line_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     heads, queries, keys, width, batch = sizes_of(q, k, mask)
-    gy, q, k, v = gy.to(v.dtype).contiguous(), q.contiguous(), k.contiguous(), v.contiguous()
+    gy, q, k, v, scale = (x.contiguous() for x in (gy.to(v.dtype), q, k, v, scale))
     delta = (gy * soft).sum(-1)
     line_ = scale if line is None else line.contiguous()
     operands = (q, k, v, scale, line_, mask_bytes(mask, q), gy, lse, delta)

@@ -35,7 +35,6 @@ from spikeformers.kernels.triton._launch import (
 )
 
 CHUNK = 16 if INTERPRETED else 64
-WIDEST = 128
 
 
 @triton.jit
@@ -161,7 +160,6 @@ def addition_only(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Output ``[N, T, K]``, and the state before each chunk, ``[N, chunks, K, K]``.
 
     ``q``, ``k`` and ``v`` ``[N, T, K]`` have one type; rows of ``k`` that are padding are zero.
-    K is at most `WIDEST`.
     """
     y, before = forward_operator(q, k, v)
     return y, before

@@ -22,7 +22,6 @@ from torch import Tensor
 from spikeformers.kernels.triton import _launch
 from spikeformers.kernels.triton._launch import INTERPRETED, OPTIONS, padded, rint
 
-WIDEST = 16384
 PROGRAMS = 2 if INTERPRETED else 512
 """Programs of the backward pass; each adds up the gradients of gain and shift over its rows."""
 NORMS = {"none": 0, "rms": 1, "layer": 2}
@@ -256,7 +255,7 @@ def norm_fire(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Spikes of currents ``x`` ``[S, R, D]``, and of each row ``[S, R]`` their sum and number.
 
-    ``norm`` is layer, rms or none; D is at most `WIDEST`. ``wide``: spikes in float32 whatever the
+    ``norm`` is layer, rms or none. ``wide``: spikes in float32 whatever the
     type of ``x``. The number of spikes that are not zero has no gradient, the sum has.
     """
     spikes, total, fired, _ = forward_operator(

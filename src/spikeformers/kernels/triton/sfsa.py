@@ -8,7 +8,7 @@ them. Backward computes the membranes again. A masked pair has no current, so it
 but the surrogate of its threshold is not zero, and a learned threshold reads all pairs, as in the
 definition. Every sum has a fixed order.
 
-Shapes: S steps, N = B times H heads, T queries, J keys, K per head. S <= `MOST_STEPS`.
+Shapes: S steps, N = B times H heads, T queries, J keys, K per head.
 """
 
 from __future__ import annotations
@@ -30,9 +30,6 @@ from spikeformers.kernels.triton._sfsa_gradients import (
     take,
 )
 from spikeformers.kernels.triton.scan import RESETS, SURROGATES, kept
-
-MOST_STEPS = 8
-WIDEST = 128
 
 
 @triton.jit
@@ -137,8 +134,7 @@ def fired_edges(
     """Sums of V's spikes ``[S, B, H, T, K]``; ``v_th`` and ``scale`` ``[H]``, float32.
 
     ``q`` ``[S, B, H, T, K]``, ``k`` and ``v`` ``[S, B, H, J, K]`` of one type; ``line`` and
-    ``mask`` as of `spikeformers.kernels.triton.wta.winner_take_all`. S is at most `MOST_STEPS`, K
-    at most `WIDEST`.
+    ``mask`` as of `spikeformers.kernels.triton.wta.winner_take_all`.
     """
     y: Tensor = forward_operator(
         q, k, v, scale, v_th, line, mask, causal, v_th.requires_grad,

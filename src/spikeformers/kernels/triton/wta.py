@@ -34,8 +34,6 @@ from spikeformers.kernels.triton._launch import (
 )
 from spikeformers.kernels.triton._wta_gradients import place, scores_of, sizes_of, tile_of
 
-MOST_WINNERS = 8
-WIDEST = 256
 FORWARD = {64: Tile(128, 64, 8, 3), 128: Tile(128, 64, 8, 3), 256: Tile(64, 32, 8, 2)}
 
 
@@ -142,7 +140,7 @@ def _run(
     surrogate: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     heads, queries, keys, width, batch = sizes_of(q, k, mask)
-    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+    q, k, v, scale = (x.contiguous() for x in (q, k, v, scale))
     y = _launch.empty(v, q.shape)
     index = _launch.empty(q, (*q.shape[:-1], winners), torch.int32)
     kept = q.shape if surrogate else (0,)
@@ -232,7 +230,8 @@ def winner_take_all(
     float16); ``scale`` ``[H]``; ``line`` ``[H, T + J - 1]``: the bias of query i and key j is
     ``line[h, T - 1 - i + j]``; ``mask`` (bool), which keys may be seen, ``[B or 1, J]``, or by
     which query, ``[B or 1, T, J]``, with B the fastest part of SB. ``causal``: the last query is
-    at the last key. ``winners`` is at most `MOST_WINNERS`, K at most `WIDEST`.
+    at the last key. See the limits in
+    `spikeformers.kernels.triton`.
     """
     surrogate = torch.is_grad_enabled() and any(
         x is not None and x.requires_grad for x in (q, k, v, scale, line)
