@@ -18,6 +18,12 @@ from spikeformers.kernels.triton.scan import RESETS, SURROGATES
 from spikeformers.kernels.triton.sfsa import fired_edges, forward_operator
 from spikeformers.neurons import LIF
 
+CHECKS = (
+    "test_schema",
+    "test_autograd_registration",
+    "test_faketensor",
+    "test_aot_dispatch_static",
+)
 GENERATE = (Phase.generate,)  # to shrink a failure would take the interpreter an hour
 
 
@@ -31,11 +37,11 @@ def membranes_near_threshold(neuron: LIF, current: Tensor) -> bool:
     return near
 
 
-@settings(max_examples=8, phases=GENERATE)
+@settings(max_examples=6, phases=GENERATE)
 @given(
     seed=st.integers(0, 2**20),
     steps=st.sampled_from([1, 2, 3]),
-    heads=st.integers(1, 2),
+    heads=st.sampled_from([1, 1, 2]),
     queries=st.sampled_from([1, 5, 17]),
     past=st.sampled_from([0, 0, 4]),
     width=st.sampled_from([3, 8, 16]),
@@ -106,4 +112,6 @@ def test_the_operator_is_registered_with_fake_tensors_and_a_gradient(device: str
     line = torch.zeros(1, 5, device=device).requires_grad_()
     inputs = [x.requires_grad_() for x in (q, k, v)]
     options = (True, False, 0.9, RESETS["soft"], SURROGATES["arctan"], 2.0)
-    torch.library.opcheck(forward_operator, (*inputs, ones, ones, line, None, *options))
+    torch.library.opcheck(
+        forward_operator, (*inputs, ones, ones, line, None, *options), test_utils=CHECKS
+    )
