@@ -51,7 +51,7 @@ class RequirementNotMet(SpikeformersError):
 
 
 class EngineUnavailable(SpikeformersError):
-    """The native engine is missing, or this processor or build cannot run the request."""
+    """The engine or a kernel is missing, or this processor or build cannot run the request."""
 
 
 class OfflineError(SpikeformersError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from spikeformers.attention._base import Attention, ScaledAttention, cores_of
+from spikeformers.attention._pairs import Pairs
 from spikeformers.attention.a2os2a import A2OS2A, ORDERS
 from spikeformers.attention.registry import ATTENTIONS, register_attention
 from spikeformers.attention.sfsa import SFSA
@@ -19,6 +20,7 @@ __all__ = [
     "SSA",
     "WTA",
     "Attention",
+    "Pairs",
     "ScaledAttention",
     "SoftmaxAttention",
     "cores_of",

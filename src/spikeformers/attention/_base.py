@@ -5,7 +5,7 @@
 ``allowed`` is a bool mask that broadcasts to ``[B, 1, T, J]``; a query that may see no key
 gets zeros. ``bias`` ``[H, T, J]`` is added to the scores. ``weights(q, k, allowed, bias)``
 returns the weight ``[S, B, H, T, J]`` of each key, for pictures and for counting; it defines
-what ``forward`` computes.
+what ``forward`` computes. A core that ``streams`` takes `Pairs` for both as well.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ class Attention(nn.Module):
     """Both q and k are spikes, so that scores are multiples of the product of their units."""
     default_neurons: tuple[str, str, str] = ("binary", "binary", "binary")
     """Neurons behind q, k and v, for a config that has one field for each and leaves it empty."""
+    exact_in_half: bool = False
+    """q, k and v are spikes that bfloat16 holds exactly, so that half precision invents no ties."""
     score_unit: float | None = None
     """Product of q's and k's spike units if floats do not hold it exactly (such as D = 3).
     Scores are then rounded to its multiples, so that equal counts tie whatever the order of sums.
@@ -75,6 +77,12 @@ class Attention(nn.Module):
     def scale(self) -> Tensor:
         """Factor on ``q k^T`` of each head, ``[H, 1, 1]``, or of all heads, ``[1, 1, 1]``."""
         return torch.ones(1, 1, 1)
+
+    def streams(self, device: str) -> bool:
+        """Whether ``forward`` takes `Pairs` and makes no matrix of queries and keys on a torch
+        device type; by default it does not.
+        """
+        return False
 
     def engine_rule(self) -> dict[str, Any]:
         """How keys are weighted, in the engine's format; ConfigError if the engine has no rule."""

@@ -19,8 +19,11 @@ from typing import Any, Literal, TypeVar, get_args
 import torch
 from torch import Tensor, nn
 
+from spikeformers.attention import _streaming
 from spikeformers.attention._base import Attention
+from spikeformers.attention._pairs import Pairs, written_out
 from spikeformers.errors import ConfigError, nearest
+from spikeformers.kernels.triton import runs
 from spikeformers.layers.roles import RoleNeurons
 
 Kind = TypeVar("Kind", bound="A2OS2A")
@@ -59,9 +62,24 @@ class A2OS2A(Attention):
     def weights(self, q: Tensor, k: Tensor, allowed: Tensor, bias: Tensor | None) -> Tensor:
         return self.scores(q, k, bias) * allowed
 
+    def streams(self, device: str) -> bool:
+        return runs(device, self._refusal())
+
+    def _refusal(self) -> str:
+        return "" if self.causal else "the kernel is for causal attention"
+
+    def _streams(self, q: Tensor, k: Tensor, pairs: Pairs, bias: Tensor | None) -> bool:
+        refusal = self._refusal()
+        if bias is not None or q.shape != k.shape or not pairs.causal:
+            refusal = "the kernel takes whole sequences, causal and without a bias"
+        return _streaming.streams("a2os2a", refusal, q, pairs, bias)
+
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, bias: Tensor | None = None
+        self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | Pairs, bias: Tensor | None = None
     ) -> Tensor:
+        if isinstance(allowed, Pairs) and self._streams(q, k, allowed, bias):
+            return _streaming.a2os2a(q, k, v, allowed)
+        allowed, bias = written_out(allowed, bias, q, k)
         if self.order == "scores":
             return super().forward(q, k, v, allowed, bias)
         if bias is not None:

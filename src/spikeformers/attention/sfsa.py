@@ -17,7 +17,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from spikeformers.attention import _streaming
 from spikeformers.attention._base import ScaledAttention
+from spikeformers.attention._pairs import Pairs, written_out
+from spikeformers.kernels.triton import runs
 from spikeformers.neurons import Neuron
 
 
@@ -26,6 +29,7 @@ class SFSA(ScaledAttention):
 
     weights_are_binary = True
     weights_are_fired = True
+    exact_in_half = True  # q, k and v are 0 or 1
 
     def __init__(
         self, neuron: Neuron, scale: float = 1.0, heads: int = 1, learn_scale: bool = False
@@ -37,3 +41,15 @@ class SFSA(ScaledAttention):
     def weights(self, q: Tensor, k: Tensor, allowed: Tensor, bias: Tensor | None) -> Tensor:
         edges: Tensor = self.neuron(self.scores(q, k, bias) * allowed)
         return edges
+
+    def streams(self, device: str) -> bool:
+        return runs(device, _streaming.sfsa_refusal(self))
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | Pairs, bias: Tensor | None = None
+    ) -> Tensor:
+        refusal = _streaming.sfsa_refusal(self, q.shape[-3], len(q))
+        if _streaming.streams("sfsa", refusal, q, allowed, bias):
+            return _streaming.sfsa(self, q, k, v, allowed, bias)
+        allowed, bias = written_out(allowed, bias, q, k)
+        return super().forward(q, k, v, allowed, bias)

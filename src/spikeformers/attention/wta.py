@@ -27,6 +27,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
+from spikeformers.attention import _streaming
 from spikeformers.attention._base import ScaledAttention, masked_softmax, scale_of
 from spikeformers.attention._blocks import (
     NEVER,
@@ -36,7 +37,9 @@ from spikeformers.attention._blocks import (
     row_numbers,
     terms_of,
 )
+from spikeformers.attention._pairs import Pairs, written_out
 from spikeformers.errors import ConfigError, nearest
+from spikeformers.kernels.triton import runs
 
 Competition = Literal["hard", "top_k", "sparsemax"]
 COMPETITIONS: tuple[Competition, ...] = ("hard", "top_k", "sparsemax")
@@ -209,6 +212,9 @@ class WTA(ScaledAttention):
             config.learn_attention_scale,
         )
 
+    def streams(self, device: str) -> bool:
+        return runs(device, _streaming.wta_refusal(self))
+
     def engine_rule(self) -> dict[str, Any]:
         if self.competition == "sparsemax":
             return {"rule": "sparsemax"}
@@ -228,8 +234,11 @@ class WTA(ScaledAttention):
         return hard - p.detach() + p
 
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, bias: Tensor | None = None
+        self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | Pairs, bias: Tensor | None = None
     ) -> Tensor:
+        if _streaming.streams("wta", _streaming.wta_refusal(self), q, allowed, bias):
+            return _streaming.wta(self, q, k, v, allowed, bias)
+        allowed, bias = written_out(allowed, bias, q, k)
         if self.competition == "sparsemax":
             return super().forward(q, k, v, allowed, bias)
         # Scores of spikes are exact in float32; half precision would invent ties.

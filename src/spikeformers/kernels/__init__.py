@@ -1,6 +1,7 @@
-"""Event-driven kernels in C++ (``cpp/``), chosen for the processor at run time.
+"""Event-driven kernels in C++ (``cpp/``), chosen for the processor at run time; Triton's for GPUs.
 
     choose()                      which path runs, and why; SPIKEFORMERS_KERNELS forces one
+    choose(device="cuda")         the same for tensors that train: triton, or torch's own kernels
     product, attend, fire, norm   one kernel by itself: what tests and benchmarks call
     edges, pair, activate, mix    the same, of BiSpikCLM and of converted models
     token_counts, count_product   the same, of neurons whose threshold follows their token
@@ -37,6 +38,8 @@ except ImportError as error:  # the package was installed without a compiler
     _native, _missing = None, str(error)
 
 VARIABLE = "SPIKEFORMERS_KERNELS"
+TENSOR_PATHS = ("triton", "torch")
+"""Values of SPIKEFORMERS_KERNELS that are for tensors; the engine's own choice ignores them."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +67,22 @@ def native() -> ModuleType:
     return _native
 
 
-def choose(path: str | None = None) -> Choice:
+def choose(path: str | None = None, *, device: str | None = None, unsupported: str = "") -> Choice:
     """The path that runs: ``path``, else that of SPIKEFORMERS_KERNELS, else the fastest one here.
 
-    Raises EngineUnavailable for a path that this processor cannot run or that does not exist.
+    Without ``device``, the engine's: compiled paths of this processor. With a torch device type
+    such as "cuda", that of tensors in training: "triton" (`spikeformers.kernels.triton`) or "torch"
+    (PyTorch's kernels, on a CPU always unless Triton is asked for); ``unsupported`` says why
+    Triton's kernel cannot take this call, if it cannot.
+
+    Raises EngineUnavailable for a path that cannot run here or that does not exist.
     """
-    paths = native().paths()
     forced = path or os.environ.get(VARIABLE) or "auto"
+    if device is not None:
+        return _choose_for_tensors(forced, device, unsupported)
+    paths = native().paths()
+    if path is None and forced in TENSOR_PATHS:
+        forced = "auto"
     refused: dict[str, str] = {}
     for name, runs, reason in paths:
         if forced == "auto" and runs:
@@ -85,6 +97,27 @@ def choose(path: str | None = None) -> Choice:
         )
     names = ", ".join(["auto", *(name for name, _, _ in paths)])
     raise EngineUnavailable(f"kernels[{forced}]: no such path; there are {names}.")
+
+
+def _choose_for_tensors(forced: str, device: str, unsupported: str) -> Choice:
+    """Triton or torch; a path of the engine in SPIKEFORMERS_KERNELS leaves the choice open."""
+    if forced == "torch":
+        return Choice("torch", "asked for", {})
+    if forced != "triton" and device != "cuda":
+        return Choice("torch", f"Triton's kernels are for GPUs, not for {device}", {})
+    from spikeformers.kernels.triton import refusal  # which imports torch
+
+    reason = unsupported or refusal(device)
+    if forced == "triton":
+        if reason:
+            raise EngineUnavailable(
+                f"kernels[triton]: {reason}. 'torch' runs everywhere, 'auto' takes the best that "
+                "runs here."
+            )
+        return Choice("triton", "asked for", {})
+    if reason:
+        return Choice("torch", "runs everywhere", {"triton": reason})
+    return Choice("triton", "streams: memory grows with T, not with T x J", {})
 
 
 def product(
@@ -283,6 +316,7 @@ def norm(
 
 
 __all__ = [
+    "TENSOR_PATHS",
     "VARIABLE",
     "Choice",
     "activate",

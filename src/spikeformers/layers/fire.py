@@ -6,6 +6,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from spikeformers.layers.norm import terms_of
+
 
 class Fire(nn.Module):
     """Spikes ``[S, ..., D]`` of currents ``[S, ..., D]``, which ``norm`` (if any) scales first."""
@@ -20,5 +22,6 @@ class Fire(nn.Module):
         """A `Neuron`, or the rectifier that takes its place behind a projection."""
 
     def forward(self, x: Tensor) -> Tensor:
-        spikes: Tensor = self.neuron(self.norm(x))
+        terms = terms_of(self.norm, x) if self.neuron.fuses_norm(x) else None
+        spikes: Tensor = self.neuron(self.norm(x)) if terms is None else self.neuron(x, terms)
         return spikes

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 from spikeformers.errors import ConfigError, nearest
+from spikeformers.neurons import NormTerms
 
 NORMS = ("layer", "rms", "none")
 
@@ -25,6 +29,24 @@ def make_norm(name: str, width: int, eps: float, gain: float = 1.0) -> nn.Module
     norm.initial_gain = gain  # type: ignore[assignment]
     nn.init.constant_(norm.weight, gain)  # type: ignore[arg-type]
     return norm
+
+
+def terms_of(norm: nn.Module, x: Tensor) -> NormTerms | None:
+    """The norm over the last dimension as numbers, for a kernel that computes it together with what
+    follows; None if it is another one, or if hooks want to see its output.
+    """
+    if norm._forward_hooks or norm._forward_pre_hooks:
+        return None
+    if type(norm) is nn.Identity:
+        return NormTerms("none")
+    if type(norm) not in (nn.LayerNorm, nn.RMSNorm) or norm.normalized_shape != x.shape[-1:]:
+        return None
+    terms: Any = norm
+    if terms.weight is None:
+        return None
+    kind = "layer" if type(norm) is nn.LayerNorm else "rms"
+    eps = torch.finfo(x.dtype).eps if terms.eps is None else terms.eps
+    return NormTerms(kind, terms.weight, getattr(terms, "bias", None), eps)
 
 
 class BatchNorm(nn.BatchNorm1d):

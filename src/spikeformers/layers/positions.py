@@ -34,9 +34,14 @@ class RelativeBias(nn.Module):
 
     def forward(self, queries: int, keys: int, device: torch.device) -> Tensor:
         """Bias for the last ``queries`` of ``keys`` positions, ``[H, queries, keys]``."""
+        # Each row is a window of the line.
+        return self.line(queries, keys, device).unfold(-1, keys, 1).flip(1)
+
+    def line(self, queries: int, keys: int, device: torch.device) -> Tensor:
+        """The same by distance, ``[H, queries + keys - 1]``: from key to query ``keys - 1`` first,
+        down to ``1 - queries``.
+        """
         limit = self.max_distance - 1
         lowest = 0 if self.causal else -limit
-        # One entry per distance, from keys - 1 down to 1 - queries; each row is a window of it.
         distance = torch.arange(keys - 1, -queries, -1, device=device)
-        line = self.bias[:, distance.clamp(lowest, limit) - lowest]
-        return line.unfold(-1, keys, 1).flip(1)
+        return self.bias[:, distance.clamp(lowest, limit) - lowest]

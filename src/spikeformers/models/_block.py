@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from spikeformers.attention import ATTENTIONS, Attention
+from spikeformers.attention import ATTENTIONS, Attention, Pairs
 from spikeformers.errors import ConfigError
 from spikeformers.layers import (
     Fire,
@@ -128,7 +128,7 @@ class SpikingAttention(nn.Module):
     def forward(
         self,
         x: Tensor,
-        allowed: Tensor,
+        allowed: Tensor | Pairs,
         bias: Tensor | None,
         cache: Cache | None,
         want_weights: bool,
@@ -146,13 +146,17 @@ class SpikingAttention(nn.Module):
         if cache is not None:
             k, v = append(cache, k, v, self.layer)
         if self.core.scores_are_counts:
-            self.core.score_unit = _inexact(self.fire_query.neuron.unit * self.fire_key.neuron.unit)
+            neurons = [f.neuron for f in (self.fire_query, self.fire_key, self.fire_value)]
+            self.core.score_unit = _inexact(neurons[0].unit * neurons[1].unit)
+            self.core.exact_in_half = all(neuron.exact_in_half for neuron in neurons)
         weights = None
         if self.fire_in.neuron.expanded:
+            assert isinstance(allowed, Tensor)
             y, weights = self._expanded(q, k, v, allowed, bias)
         else:
             y = self.core(q, k, v, allowed, bias)
             if want_weights:
+                assert isinstance(allowed, Tensor)
                 weights = self.core.weights(q, k, allowed, bias)
         return self._current(y), weights if want_weights else None
 
@@ -165,9 +169,17 @@ class SpikingAttention(nn.Module):
         return current
 
     def _running(
-        self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, cache: Cache | None, want: bool
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        allowed: Tensor | Pairs,
+        cache: Cache | None,
+        want: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """A2OS2A by its state, which the cache keeps in place of keys and values."""
+        if isinstance(allowed, Pairs):
+            return self.core(q, k, v, allowed), None
         if cache is None:
             weights = self.core.weights(q, k, allowed, None) if want else None
             return self.core(q, k, v, allowed), weights
@@ -248,7 +260,7 @@ class SpikingBlock(GradientCheckpointingLayer):
     def forward(
         self,
         x: Tensor,
-        allowed: Tensor,
+        allowed: Tensor | Pairs,
         bias: Tensor | None = None,
         cache: Cache | None = None,
         want_weights: bool = False,

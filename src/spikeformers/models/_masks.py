@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spikeformers.attention import Pairs
 from spikeformers.errors import ConfigError
 
 
@@ -51,13 +52,12 @@ class Sight:
         return self._allowed(0)
 
     def _allowed(self, past: int) -> Tensor:
-        keys = past + self.tokens
-        allowed = torch.ones(self.tokens, keys, dtype=torch.bool, device=self.device)
-        if self.causal:
-            allowed = allowed.tril(past)
-        allowed = allowed[None, None]
-        columns = self.columns
-        return allowed if columns is None else allowed & columns[:, None, None, -keys:]
+        pairs = Pairs(self.causal, self.columns)
+        return pairs.written_out(self.tokens, past + self.tokens, self.device)
+
+    def streamed(self) -> Pairs | None:
+        """``allowed()`` without a matrix; None for a mask of pairs, which is one."""
+        return Pairs(self.causal, self.columns) if self.pairs is None else None
 
     def present(self) -> Tensor | None:
         """Which of the new tokens are not padding, ``[B or 1, T]``; None: all. Padding is what may

@@ -19,8 +19,9 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import ModelOutput
 from transformers.utils import can_return_tuple
 
-from spikeformers.attention import cores_of
+from spikeformers.attention import Pairs, cores_of
 from spikeformers.errors import ConfigError
+from spikeformers.kernels.triton import runs
 from spikeformers.layers import RelativeBias, SpikeLinear, make_norm
 from spikeformers.models._adapters import refuse_tied_adapter
 from spikeformers.models._block import SpikingBlock, make_head_neuron
@@ -31,7 +32,7 @@ from spikeformers.models._generation import CachedGenerationMixin
 from spikeformers.models._loss import share_of
 from spikeformers.models._masks import Sight
 from spikeformers.models._rates import Rates, rate_loss, total, track_rates
-from spikeformers.neurons import Neuron, mark_padding
+from spikeformers.neurons import Neuron, mark_padding, neurons_of
 
 
 @dataclass
@@ -192,7 +193,7 @@ class SpikingformerModel(SpikingformerPreTrainedModel):
         if self.training:
             more["counted"] = present
             mark_padding(self.encoder, present)
-        allowed = sight.allowed_among_new() if self.keeps_states else sight.allowed()
+        allowed = self._allowed(sight, cache, bool(output_attentions))
 
         x = self.dropout(x).unsqueeze(0)
         if self.config.steps > 1:
@@ -202,7 +203,7 @@ class SpikingformerModel(SpikingformerPreTrainedModel):
         for layer, block in enumerate(self.layers):
             if output_hidden_states:
                 hidden.append(x.mean(0))
-            bias = self.relative[layer](tokens, past + tokens, x.device) if self.relative else None
+            bias = self._bias(layer, allowed, tokens, past + tokens, x.device)
             x, weights = block(x, allowed, bias, cache, bool(output_attentions), **more)
             if weights is not None:
                 maps.append(weights.mean(0))
@@ -215,6 +216,28 @@ class SpikingformerModel(SpikingformerPreTrainedModel):
             hidden_states=tuple(hidden) if output_hidden_states else None,
             attentions=tuple(maps) if output_attentions else None,
         )
+
+    def _allowed(self, sight: Sight, cache: Cache | None, weights: bool) -> Tensor | Pairs:
+        """The keys that queries may see, without a matrix if no core needs one."""
+        wanted = weights or (self.keeps_states and cache is not None)
+        if not wanted and runs(sight.device.type) and self._streams(sight.device.type):
+            pairs = sight.streamed()
+            if pairs is not None:
+                return pairs
+        return sight.allowed_among_new() if self.keeps_states else sight.allowed()
+
+    def _streams(self, device: str) -> bool:
+        expanded = any(neuron.expanded for neuron in neurons_of(self.layers).values())
+        return not expanded and all(core.streams(device) for core in cores_of(self.layers))
+
+    def _bias(
+        self, layer: int, allowed: Tensor | Pairs, queries: int, keys: int, device: torch.device
+    ) -> Tensor | None:
+        """The relative bias of block ``layer`` in the form that fits ``allowed``."""
+        if not self.relative:
+            return None
+        bias: Any = self.relative[layer]
+        return (bias.line if isinstance(allowed, Pairs) else bias)(queries, keys, device)
 
     def _cache(
         self, given: Cache | None, use_cache: bool | None, tokens: int, device: torch.device

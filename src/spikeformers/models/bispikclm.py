@@ -42,7 +42,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from spikeformers.attention import SFSA
+from spikeformers.attention import SFSA, Pairs
 from spikeformers.layers import (
     Fire,
     SpikeDropout,
@@ -184,7 +184,7 @@ class BinaryAttention(nn.Module):
     def forward(
         self,
         x: Tensor,
-        allowed: Tensor,
+        allowed: Tensor | Pairs,
         bias: Tensor | None,
         cache: Cache | None,
         want_weights: bool,
@@ -195,7 +195,10 @@ class BinaryAttention(nn.Module):
         v = split_heads(self.fire_value(self.value(spikes)), self.head_width)
         if cache is not None:
             k, v = append(cache, k, v, self.layer)
-        edges = self.core.weights(q, k, allowed, bias) if want_weights else None
+        edges = None
+        if want_weights:
+            assert isinstance(allowed, Tensor)
+            edges = self.core.weights(q, k, allowed, bias)
         o = self.core(q, k, v, allowed, bias) if edges is None else edges @ v
         return self.fire_out(self.out(merge_heads(o))), edges
 
@@ -243,7 +246,7 @@ class BinaryBlock(GradientCheckpointingLayer):
     def forward(
         self,
         x: Tensor,
-        allowed: Tensor,
+        allowed: Tensor | Pairs,
         bias: Tensor | None = None,
         cache: Cache | None = None,
         want_weights: bool = False,

@@ -15,6 +15,7 @@ the engine can run it. Energy, audit and reports ask for nothing else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -51,6 +52,26 @@ class BinaryUnits(NamedTuple):
     decay: float
     thresholds: tuple[float, ...]
     unit: float
+
+
+class ScanRule(NamedTuple):
+    """LIF as `spikeformers.kernels.triton.scan` runs it."""
+
+    v_th: float | Tensor
+    decay: float
+    reset: str
+    surrogate: str
+    sharpness: float
+
+
+class NormTerms(NamedTuple):
+    """A norm over the last dimension, for a neuron that computes it itself (``fuses_norm``)."""
+
+    kind: str
+    """layer, rms or none."""
+    gain: Tensor | None = None
+    shift: Tensor | None = None
+    eps: float = 0.0
 
 
 class Neuron(nn.Module):
@@ -101,6 +122,22 @@ class Neuron(nn.Module):
     def binary_units(self, steps: int) -> BinaryUnits:
         """The neuron as binary units over ``steps`` steps; ConfigError says why it is none."""
         raise ConfigError(f"NIR has no node for the neuron {type(self).__name__}.")
+
+    def scan_rule(self) -> ScanRule | None:
+        """The neuron as a LIF, for a kernel in which neurons have no tensor; None if it is not."""
+        return None
+
+    def fuses_norm(self, current: Tensor) -> bool:
+        """Whether ``forward`` takes the `NormTerms` of the norm before it, beside the norm's input.
+
+        One kernel then computes both.
+        """
+        return False
+
+    @property
+    def exact_in_half(self) -> bool:
+        """Whether bfloat16 holds each value: counts up to 256, of a unit that is a power of two."""
+        return self.levels <= 256 and math.frexp(self.unit)[0] == 0.5
 
     def reset_parameters(self) -> None:
         """Set learned parameters back to their initial values; by default there are none."""

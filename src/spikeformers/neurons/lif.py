@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from spikeformers.errors import ConfigError
-from spikeformers.neurons._base import BinaryUnits, Neuron, below
+from spikeformers.kernels.triton import runs, type_refusal
+from spikeformers.neurons._base import BinaryUnits, Neuron, ScanRule, below
 from spikeformers.neurons._scan import LIFScan
 from spikeformers.neurons.surrogate import step, surrogate
 
@@ -107,7 +108,14 @@ class LIF(Neuron):
             return self.decay * u * (1 - spikes)
         return self.decay * u - self.v_th * spikes
 
+    def scan_rule(self) -> ScanRule:
+        return ScanRule(self.v_th, self.decay, self.reset, self.surrogate_name, self.sharpness)
+
     def run(self, current: Tensor) -> Tensor:
+        if runs(current.device.type, type_refusal(current)):
+            from spikeformers.kernels.triton.scan import lif
+
+            return lif(current, *self.scan_rule())[0]
         spikes: Tensor = LIFScan.apply(
             current, self.v_th, self.decay, self.reset, self.derivative, self.sharpness
         )

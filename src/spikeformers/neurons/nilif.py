@@ -21,10 +21,12 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeVar, get_args
 
+import torch
 from torch import Tensor
 
 from spikeformers.errors import ConfigError
-from spikeformers.neurons._base import BinaryUnits, Neuron, below
+from spikeformers.kernels.triton import WIDEST, runs, type_refusal
+from spikeformers.neurons._base import Activity, BinaryUnits, Neuron, NormTerms, below, expand
 from spikeformers.neurons.surrogate import round_clip, round_clip_soft
 
 IntegerGradient = Literal["rectangular", "sigmoid"]
@@ -92,6 +94,46 @@ class NILIF(Neuron):
     @property
     def unit(self) -> float:
         return 1.0 / self.levels
+
+    def fuses_norm(self, current: Tensor) -> bool:
+        refusal = type_refusal(current)
+        if current.shape[-1] > WIDEST["norm_fire"]:
+            refusal = f"rows are at most {WIDEST['norm_fire']} wide, not {current.shape[-1]}"
+        return runs(current.device.type, refusal)
+
+    def forward(self, current: Tensor, norm: NormTerms | None = None) -> Tensor:
+        """Spikes of currents ``[S, ...]``, or of ``norm`` of them (``fuses_norm``)."""
+        if norm is None:
+            return super().forward(current)
+        from spikeformers.kernels.triton.norm_fire import norm_fire
+
+        autocast = torch.is_autocast_enabled(current.device.type)
+        spikes, total, fired = norm_fire(
+            current.reshape(len(current), -1, current.shape[-1]),
+            norm.gain,
+            norm.shift,
+            norm=norm.kind,
+            eps=norm.eps,
+            levels=self.levels,
+            unit=self.unit,
+            decay=self.decay,
+            gradient=self.gradient,
+            sharpness=self.sharpness,
+            margin=self.margin,
+            leak=self.leak,
+            wide=autocast and norm.kind != "none",  # as autocast computes norms
+        )
+        spikes = spikes.view(current.shape)
+        if self.activity is not None:
+            rows, width = (*current.shape[:-1], 1), current.shape[-1]
+            counted, size = self.total(total.view(rows))
+            number, _ = self.total(fired.view(rows))
+            mean = counted / (size * width * self.unit)
+            recorded = torch.is_grad_enabled()
+            self.activity.append(
+                Activity(mean, number / (size * width), self.rate_target, recorded)
+            )
+        return expand(spikes, self.levels, self.unit) if self.expanded else spikes
 
     def fire(self, u: Tensor) -> Tensor:
         if self.gradient == "sigmoid":

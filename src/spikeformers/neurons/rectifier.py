@@ -17,6 +17,10 @@ class Rectifier(nn.Module):
 
     spike_type = "real"
 
+    def fuses_norm(self, current: Tensor) -> bool:
+        """No kernel computes the norm before it as well."""
+        return False
+
     def values(self) -> str:
         """Its values, in words."""
         return "real numbers, 0 or greater"

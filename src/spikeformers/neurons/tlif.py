@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeformers.errors import ConfigError
+from spikeformers.kernels.triton import runs, type_refusal
 from spikeformers.neurons._base import Neuron
 
 Amplitude = Literal["learnable", "first-batch", "fixed"]
@@ -115,6 +116,14 @@ class TLIF(Neuron):
         if self.reset == "soft":
             return self.decay * (u - spikes)
         return self.decay * u * (spikes == 0)
+
+    def run(self, current: Tensor) -> Tensor:
+        if runs(current.device.type, type_refusal(current)):
+            from spikeformers.kernels.triton.scan import tlif
+
+            a = self.amplitude.abs()
+            return tlif(current, a, self.decay, self.threshold_ratio, self.reset)[0]
+        return super().run(current)
 
     def extra_repr(self) -> str:
         return (

@@ -39,6 +39,7 @@ from spikeformers.energy.counting.module_stack import (
 from spikeformers.energy.counting.operands import Place, Rows, Spikes
 from spikeformers.energy.counting.trace import Trace
 from spikeformers.errors import SpikeformersError
+from spikeformers.kernels.triton import suspended
 from spikeformers.neurons import Neuron
 
 
@@ -79,6 +80,7 @@ class Tracer:
                 module.register_forward_hook(self._leave(name), with_kwargs=True),
             ):
                 self._open.callback(handle.remove)
+        self._open.enter_context(suspended())  # a fused kernel hides the operations to be counted
         self._open.enter_context(FunctionMode(self))
         self._open.enter_context(DispatchMode(self))
         return self
