@@ -34,19 +34,13 @@ from spikeformers.layers import (
 )
 from spikeformers.models._cache import RunningState, append, shifted
 from spikeformers.models._config import SpikingformerConfig
-from spikeformers.neurons import NEURONS, Neuron, mark_padding
-
-
-def make_neuron(config: SpikingformerConfig) -> Neuron:
-    """One neuron layer of the configured kind."""
-    return NEURONS.get_or_refuse(config.neuron, "neuron").from_config(config)
+from spikeformers.models._places import neuron_at
+from spikeformers.neurons import Neuron, mark_padding
 
 
 def make_head_neuron(config: SpikingformerConfig) -> Neuron | None:
     """The neuron in front of the head, or None."""
-    if not config.spiking_head:
-        return None
-    return NEURONS.get_or_refuse(config.neuron, "neuron").head_from_config(config)
+    return neuron_at(config, "head") if config.spiking_head else None
 
 
 def make_attention(config: SpikingformerConfig) -> Attention:
@@ -55,20 +49,15 @@ def make_attention(config: SpikingformerConfig) -> Attention:
 
 
 def make_role(config: SpikingformerConfig, role: str) -> nn.Module:
-    """The neuron of Q, K or V: the attention's own for ``role``, or else the configured kind."""
+    """The neuron of Q, K or V: the attention's own for ``role``, or else that of the place."""
     own = ATTENTIONS.get_or_refuse(config.attention, "attention").role_neuron(config, role)
-    return make_neuron(config) if own is None else own
+    return neuron_at(config, role) if own is None else own
 
 
-def make_fire(
-    config: SpikingformerConfig, width: int, norm: bool, neuron: nn.Module | None = None
-) -> Fire:
-    """Norm, if ``norm``, then ``neuron``; a new one of the configured kind by default."""
+def make_fire(config: SpikingformerConfig, width: int, norm: bool, neuron: nn.Module) -> Fire:
+    """Norm, if ``norm``, then ``neuron``."""
     name = config.norm if norm else "none"
-    return Fire(
-        make_neuron(config) if neuron is None else neuron,
-        make_norm(name, width, config.norm_eps, config.neuron_gain),
-    )
+    return Fire(neuron, make_norm(name, width, config.norm_eps, config.neuron_gain))
 
 
 class SpikingAttention(nn.Module):
@@ -79,7 +68,7 @@ class SpikingAttention(nn.Module):
         width = config.hidden_size
         self.layer, self.heads = layer, config.num_attention_heads
         self.head_width = config.head_width
-        self.fire_in = make_fire(config, width, config.pre_norm)
+        self.fire_in = make_fire(config, width, config.pre_norm, neuron_at(config, "in"))
         self.shift = TokenShift(width) if config.token_shift else None
         self.slot = config.num_hidden_layers + layer  # of the cache: the last token's spikes
         self.query = SpikeLinear(width, width, config.bias)
@@ -92,7 +81,9 @@ class SpikingAttention(nn.Module):
         self.core = make_attention(config)
         # One winner's V row already is spikes; sums of rows have to fire again.
         one_row = self.core.weights_are_binary and self.core.reads_per_query == 1
-        self.fire_out = None if one_row else make_fire(config, width, norm=True)
+        self.fire_out = (
+            None if one_row else make_fire(config, width, True, neuron_at(config, "out"))
+        )
         self.out = SpikeLinear(width, width, config.bias)
         self.out.ends_residual = True
         self.out_norm = make_norm(
@@ -201,11 +192,13 @@ class SpikingMLP(nn.Module):
         super().__init__()
         width, hidden = config.hidden_size, config.intermediate_size
         assert hidden is not None
-        self.fire_in = make_fire(config, width, config.pre_norm)
+        self.fire_in = make_fire(config, width, config.pre_norm, neuron_at(config, "mlp_in"))
         self.shift = TokenShift(width) if config.token_shift else None
         self.slot = 2 * config.num_hidden_layers + layer
         self.up = SpikeLinear(width, hidden, config.bias)
-        self.fire_hidden = make_fire(config, hidden, config.projection_norm)
+        self.fire_hidden = make_fire(
+            config, hidden, config.projection_norm, neuron_at(config, "hidden")
+        )
         self.down = SpikeLinear(hidden, width, config.bias)
         self.down.ends_residual = True
         self.out_norm = make_norm(

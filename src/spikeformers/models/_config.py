@@ -20,6 +20,7 @@ from spikeformers.errors import ConfigError
 from spikeformers.layers import NORMS, ROLE_NEURONS
 from spikeformers.models._auto_map import InstalledCode
 from spikeformers.models._checks import at_least_one, between, check_fields, few_steps, one_of
+from spikeformers.models._places import check_places
 from spikeformers.models.control import TwinPositions, text_twin
 from spikeformers.neurons import NEURONS, SURROGATES
 
@@ -188,6 +189,17 @@ class SpikingformerConfig(SpikingConfig):
     surrogate_leak: float = 0.0
     """Rectangular integer gradient: its value beyond that window."""
 
+    signed: bool = True
+    """Neuron "dead-zone": counts of either sign."""
+    step: float = 0.25
+    """Neuron "dead-zone": the change of a membrane potential that is one count."""
+    dead_zone: float = 0.3
+    """Neuron "dead-zone": the initial threshold below which it is silent."""
+    neurons: dict[str, dict[str, Any]] | None = None
+    """Neurons of single places, by the fields that differ there: {"in": {"neuron": "dead-zone",
+    "levels": 64, "target": 0.25}}. Places: in, mlp_in, query, key, value, out, hidden, head; a
+    target there takes the place of firing_rate_target."""
+
     pre_norm: bool = True
     projection_norm: bool = True
     output_norm: bool = False
@@ -235,3 +247,6 @@ class SpikingformerConfig(SpikingConfig):
         if self.attention_scale is not None:
             between(self, "attention_scale", 0.0, math.inf)
         between(self, "surrogate_temperature", 0.0, math.inf)
+        between(self, "step", 0.0, math.inf)
+        between(self, "dead_zone", -1e-9, math.inf)
+        check_places(self)

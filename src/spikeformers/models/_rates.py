@@ -20,7 +20,7 @@ from torch import Tensor
 
 from spikeformers.errors import ConfigError
 from spikeformers.models._config import SpikingConfig
-from spikeformers.neurons import Activity, neurons_of
+from spikeformers.neurons import Activity, Neuron, neurons_of
 
 Rates = list[Activity]  # of each layer that may be penalised
 
@@ -37,7 +37,7 @@ def track_rates(model: Any) -> Rates | None:
             neuron.activity = None
         return None
     rates: Rates = []
-    for name, target in _targets(config, list(neurons)).items():
+    for name, target in _targets(config, neurons).items():
         neuron = neurons[name]
         neuron.activity = None if target is None else rates
         neuron.rate_target = target or 0.0
@@ -61,7 +61,7 @@ def rate_loss(
             "firing-rate term would be in the loss and in no gradient. Use "
             "gradient_checkpointing_kwargs={'use_reentrant': False}, or firing_rate_weight=0."
         )
-    counts = torch.stack([activity.mean for activity in rates])
+    counts = torch.stack([activity.weight * activity.mean for activity in rates])
     densities = torch.stack([activity.density for activity in rates])
     over = densities > densities.new_tensor([activity.target for activity in rates])
     rates.clear()  # or the neurons would keep this graph until the next forward
@@ -74,18 +74,20 @@ def total(lm_loss: Tensor | None, rate: Tensor | None) -> Tensor | None:
     return lm_loss if lm_loss is None or rate is None else lm_loss + rate
 
 
-def _targets(config: SpikingConfig, layers: list[str]) -> dict[str, float | None]:
+def _targets(config: SpikingConfig, layers: dict[str, Neuron]) -> dict[str, float | None]:
     """The target of each neuron layer; None for a layer that is not penalised."""
     own = {key: tuple(key.split(".")) for key in config.firing_rate_targets or {}}
     used: set[str] = set()
     targets: dict[str, float | None] = {}
-    for name in layers:
+    for name, neuron in layers.items():
         parts = ("head",) if name == "head_neuron" else tuple(name.split("."))
         fitting = [key for key, key_parts in own.items() if _holds(parts, key_parts)]
         used.update(fitting)
         best = max(reversed(fitting), key=lambda key: len(own[key]), default=None)
         if best is not None:
             targets[name] = (config.firing_rate_targets or {})[best]
+        elif neuron.own_target is not None:
+            targets[name] = neuron.own_target
         else:
             targets[name] = None if parts == ("head",) else config.firing_rate_target
     used.add("head")  # checked by the config; a classifier has none of the head that it began with

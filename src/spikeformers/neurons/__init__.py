@@ -11,6 +11,7 @@ from spikeformers.neurons._base import (
     neurons_of,
     observe,
 )
+from spikeformers.neurons.dead_zone import DeadZone
 from spikeformers.neurons.ilif import ILIF
 from spikeformers.neurons.lif import LIF
 from spikeformers.neurons.nilif import NILIF
@@ -32,6 +33,7 @@ __all__ = [
     "SURROGATES",
     "TLIF",
     "Activity",
+    "DeadZone",
     "Neuron",
     "PhaseIF",
     "Rectifier",

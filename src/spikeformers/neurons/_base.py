@@ -39,6 +39,8 @@ class Activity(NamedTuple):
     """The layer's ``rate_target``."""
     recorded: bool
     """Whether autograd recorded the pass, so that a loss of ``mean`` reaches the weights."""
+    weight: float = 1.0
+    """The layer's share in a firing-rate term."""
 
 
 class Neuron(nn.Module):
@@ -58,6 +60,10 @@ class Neuron(nn.Module):
     """The axes of the currents that go over tokens."""
     rate_target: float = 0.0
     """The density above which a firing-rate term penalises this layer."""
+    rate_weight: float = 1.0
+    """The layer's weight in that term."""
+    own_target: float | None = None
+    """The density that its place in the config asks for, if it does."""
     weighted: bool = False
     """Whether a count is a sum of binary digits, one spike (and one accumulate) per digit 1."""
     value_per_token: bool = False
@@ -152,7 +158,7 @@ class Neuron(nn.Module):
         # With one step nothing recurs, so nothing is kept.
         spikes_S = self.fire(current) if current.shape[0] == 1 else self.run(current)
         if self.activity is not None:
-            self.activity.append(self._activity(spikes_S))
+            self.activity.append(self._activity(current, spikes_S))
         return expand(spikes_S, self.levels, self.unit) if self.expanded else spikes_S
 
     def total(self, values: Tensor) -> tuple[Tensor, int | Tensor]:
@@ -170,7 +176,7 @@ class Neuron(nn.Module):
         size = keep.sum() * (values.numel() // keep.numel())
         return (values.sum(others, dtype=dtype) * keep).sum(), size.clamp_min(1)
 
-    def _activity(self, spikes: Tensor) -> Activity:
+    def _activity(self, current: Tensor, spikes: Tensor) -> Activity:
         # Signs add up several times faster than count_nonzero() counts, and the gradient of a sum,
         # unlike a mean's, is one number.
         count, sign = spikes, spikes.detach().sign()
@@ -178,7 +184,11 @@ class Neuron(nn.Module):
             count, sign = spikes.abs(), sign.abs_()
         (counted, size), (fired, _) = self.total(count), self.total(sign)
         return Activity(
-            counted / (size * self.unit), fired / size, self.rate_target, torch.is_grad_enabled()
+            counted / (size * self.unit),
+            fired / size,
+            self.rate_target,
+            torch.is_grad_enabled(),
+            self.rate_weight,
         )
 
 
