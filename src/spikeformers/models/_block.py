@@ -90,6 +90,15 @@ class SpikingAttention(nn.Module):
             config.norm if config.output_norm else "none", width, config.norm_eps
         )
 
+    def readers(self) -> list[tuple[Neuron, list[nn.Linear]]]:
+        """The maps that read each neuron layer's spikes."""
+        out = self.fire_value if self.fire_out is None else self.fire_out
+        pairs = [
+            (self.fire_in.neuron, [self.query, self.key, self.value]),
+            (out.neuron, [self.out]),
+        ]
+        return [(neuron, list(maps)) for neuron, maps in pairs]
+
     @property
     def sums_sub_steps(self) -> bool:
         """Whether neurons emit binary sub-steps, whose scores are summed before the competition."""
@@ -204,6 +213,10 @@ class SpikingMLP(nn.Module):
         self.out_norm = make_norm(
             config.norm if config.output_norm else "none", width, config.norm_eps
         )
+
+    def readers(self) -> list[tuple[Neuron, list[nn.Linear]]]:
+        """The maps that read each neuron layer's spikes."""
+        return [(self.fire_in.neuron, [self.up]), (self.fire_hidden.neuron, [self.down])]
 
     def forward(
         self, x: Tensor, cache: Cache | None = None, present: Tensor | None = None

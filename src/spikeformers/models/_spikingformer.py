@@ -313,6 +313,10 @@ class SpikingLM(SpikingformerPreTrainedModel):
             rate_loss=rate,
         )
 
+    def readers(self) -> list[tuple[Neuron, list[nn.Module]]]:
+        """The map that reads the spikes before the head, if they are spikes."""
+        return [] if self.head_neuron is None else [(self.head_neuron, [self.lm_head])]
+
     def logits_of(self, hidden: Tensor) -> Tensor:
         """Head on the normed mean over steps, ``[B, T, D] -> [B, T, V]``."""
         if self.head_neuron is None:

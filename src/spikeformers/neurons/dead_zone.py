@@ -95,6 +95,7 @@ class DeadZone(Neuron):
     """Counts -``levels`` to ``levels`` (or from 0) of currents beyond a learned threshold."""
 
     spike_type = "integer"
+    learns_threshold = True
 
     def __init__(
         self,
@@ -159,9 +160,7 @@ class DeadZone(Neuron):
         fired, size = self.total(spikes.detach().sign().abs_())
         potentials = self._potentials(current.detach())
         excess, _ = self.total(_Excess.apply(potentials, self.threshold, self.signed))
-        return Activity(
-            excess / size, fired / size, self.rate_target, torch.is_grad_enabled(), self.rate_weight
-        )
+        return self._reported(excess / size, fired / size)
 
     @torch.no_grad()
     def _potentials(self, current: Tensor) -> Tensor:
