@@ -10,14 +10,16 @@ This project's own: NI-LIF (Spike2Former, https://arxiv.org/abs/2412.14587) with
 step and the soft threshold of shrinkage (Donoho 1995, https://doi.org/10.1109/18.382009), which is
 learned. ``unit`` is 1 / L in the blocks, as NI-LIF's, and ``step`` before a head.
 
+A threshold below zero acts as zero and has zero's gradient, so that it can return.
+
 Gradients, with inside = |U| > theta and |Z| <= step L:
 
     dS/dU      unit / step inside, ``leak`` of it in the dead zone and beyond the window
     dS/dtheta  -sign(U) unit / step inside
 
-The firing-rate term is the mean of max(|U| - theta, 0), whose gradient reaches theta alone: it
-widens the dead zone and leaves the weights to the task, so that a target density is met whatever
-the weight of the term.
+The firing-rate term is the mean of step |N|, the rounded max(|U| - theta, 0), and its gradient
+reaches theta alone, -density: it widens the dead zone and leaves the weights to the task, so that
+silence costs a layer resolution at small values and not its gain.
 """
 
 from __future__ import annotations
@@ -74,21 +76,6 @@ def _shrunk(u: Tensor, theta: Tensor, signed: bool) -> Tensor:
     inner = u.clamp(-limit, limit) if signed else u.clamp_max(limit)
     shrunk = u - inner
     return shrunk if signed else shrunk.clamp_min_(0)
-
-
-class _Excess(torch.autograd.Function):
-    """``max(|u| - theta, 0)``, whose gradient reaches theta alone, also where theta is at 0."""
-
-    @staticmethod
-    def forward(ctx: Any, u: Tensor, theta: Tensor, signed: bool) -> Tensor:
-        excess = _shrunk(u.detach(), theta, signed).abs_()
-        ctx.save_for_backward(excess, theta)
-        return excess
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, None]:
-        excess, theta = ctx.saved_tensors
-        return None, -(grads[0] * (excess > 0)).sum().view_as(theta), None
 
 
 class DeadZone(Neuron):
@@ -157,21 +144,12 @@ class DeadZone(Neuron):
         return self.decay * (u - spikes * (self.size_of_step / self.unit))
 
     def _activity(self, current: Tensor, spikes: Tensor) -> Activity:
-        fired, size = self.total(spikes.detach().sign().abs_())
-        potentials = self._potentials(current.detach())
-        excess, _ = self.total(_Excess.apply(potentials, self.threshold, self.signed))
-        return self._reported(excess / size, fired / size)
-
-    @torch.no_grad()
-    def _potentials(self, current: Tensor) -> Tensor:
-        """U of every step."""
-        potentials, carry = [], torch.zeros_like(current[0])
-        if current.shape[0] == 1:
-            return current
-        for now in current.unbind(0):
-            potentials.append(carry + now)
-            carry = self.keep(potentials[-1], self.fire(potentials[-1]))
-        return torch.stack(potentials)
+        size = spikes.detach().abs()
+        (counted, values), (fired, _) = self.total(size), self.total(size.sign_())
+        excess = counted * (self.size_of_step / self.unit) / values
+        density = fired / values
+        threshold = self.threshold.squeeze()
+        return self._reported(excess - density * (threshold - threshold.detach()), density)
 
     def values(self) -> str:
         low = f"-{self.levels}/{self.levels}, ... 0" if self.signed else "0"
