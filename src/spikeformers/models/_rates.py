@@ -7,12 +7,13 @@ is a part of a layer's dotted name ("mlp", "attention.fire_value", "layers.0"), 
 neuron before the head, which is penalised only if it is named, since all logits come from its
 spikes. Of several keys that fit, the one with the most parts applies; among those, the last.
 
-With a ``budget`` the learned thresholds in front of weights are held to one share for all:
+With a ``budget`` the learned thresholds in front of weights are held to one share for all, so that
+each place is as dense as its weights are worth:
 
-    read      = sum_l share_l * density_l            share: of the model's weights, read by layer l
-    rate_loss = budget_weight * sum_l share_l * mean_l * [read > budget]         plus other layers'
+    read      = sum_l share_l * density_l            share_l: of the weights, in maps that read l
+    rate_loss = budget_weight * sum_l share_l * mean_l * [read > budget] + the other layers' terms
 
-so that each place is as dense as its weights are worth. Means and densities exclude padding. If a trainer splits its batch, each forward pass has a term of
+Means and densities exclude padding. If a trainer splits its batch, each forward pass has a term of
 its own, weighted by its share of the targets (``_loss``).
 """
 
