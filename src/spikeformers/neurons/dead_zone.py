@@ -109,10 +109,10 @@ class DeadZone(Neuron):
         super().__init__()
         if levels < 1:
             raise ConfigError(f"levels must be at least 1, not {levels}.")
-        if not step > 0:
-            raise ConfigError(f"step must be above 0, not {step}.")
-        if not threshold >= 0:
-            raise ConfigError(f"dead_zone must be at least 0, not {threshold}.")
+        if not 1e-6 <= step <= 1e6:
+            raise ConfigError(f"step must be 1e-6 to 1e6, not {step}.")
+        if not 0 <= threshold <= 1e6:
+            raise ConfigError(f"dead_zone must be 0 to 1e6, not {threshold}.")
         self.levels, self.size_of_step, self.signed, self.decay = levels, step, signed, decay
         self.leak, self._unit = leak, 1.0 / levels if unit is None else unit
         self.initial_threshold = threshold
@@ -136,6 +136,17 @@ class DeadZone(Neuron):
         neuron._unit = config.step
         return neuron
 
+    def engine_spec(self) -> dict[str, Any]:
+        return {
+            "type": "integer",
+            "levels": self.levels,
+            "unit": self.unit,
+            "decay": self.decay,
+            "signed": self.signed,
+            "step": self.size_of_step,
+            "dead_zone": max(0.0, float(self.threshold.detach())),
+        }
+
     @property
     def unit(self) -> float:
         return self._unit
@@ -153,7 +164,7 @@ class DeadZone(Neuron):
         return spikes
 
     def keep(self, u: Tensor, spikes: Tensor) -> Tensor:
-        return self.decay * (u - spikes * (self.size_of_step / self.unit))
+        return self.decay * (u - spikes / self.unit * self.size_of_step)
 
     def _activity(self, current: Tensor, spikes: Tensor) -> Activity:
         fired, size = self.total(spikes.detach().sign().abs_())
