@@ -58,7 +58,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "odd-widths": {"hidden_size": 42, "num_attention_heads": 3, "intermediate_size": 51},
     "wide-heads": {"hidden_size": 140, "num_attention_heads": 2},
-    "dead-zone": {"neurons": {place: SIGNED for place in ("in", "query", "key", "head")}},
+    "dead-zone": {"neurons": dict.fromkeys(("in", "query", "key", "head"), SIGNED)},
     "dead-zone, one-sided": SIGNED | {"signed": False, "levels": 5, "step": 0.5},
     "dead-zone, every place its own": {
         **{"token_shift": True, "wta": "top_k", "steps": 2},
