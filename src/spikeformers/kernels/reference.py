@@ -43,6 +43,9 @@ def fire(
     threshold: float = 1.0,
     ratio: float = 0.5,
     reset: str = "soft",
+    step: float = 1.0,
+    dead_zone: float = 0.0,
+    signed: bool = False,
 ) -> NDArray[np.int8]:
     """Counts of one neuron layer, ``[S, n]``; `spikeformers.neurons` has the equations.
 
@@ -57,14 +60,16 @@ def fire(
     for now in current:
         u = carry + now
         if spike_type == "integer":
-            count = np.clip(np.round(u), 0, levels)
+            beyond = np.maximum((np.abs(u) if signed else u) - np.float32(dead_zone), 0)
+            count = np.minimum(np.round(beyond / np.float32(step)), levels)
+            count = np.copysign(count, u) if signed else count
         elif spike_type == "binary":
             count = (u - np.float32(threshold) >= 0).astype(u.dtype)
         else:
             x = u / np.float32(unit)
             count = np.sign(x) * (np.abs(x) >= np.float32(ratio))
         worth = np.float32(threshold if spike_type == "binary" else unit)
-        worth = np.float32(1) if spike_type == "integer" else worth
+        worth = np.float32(step) if spike_type == "integer" else worth
         if reset == "hard":
             carry = np.float32(decay) * u * (count == 0)
         elif reset == "delayed":

@@ -35,7 +35,7 @@ from spikeformers.layers import (
 from spikeformers.models._cache import RunningState, append, shifted
 from spikeformers.models._config import SpikingformerConfig
 from spikeformers.models._places import neuron_at
-from spikeformers.neurons import Neuron, mark_padding
+from spikeformers.neurons import Neuron, collapse, mark_padding
 
 
 def make_head_neuron(config: SpikingformerConfig) -> Neuron | None:
@@ -90,30 +90,31 @@ class SpikingAttention(nn.Module):
             config.norm if config.output_norm else "none", width, config.norm_eps
         )
 
-    def readers(self) -> list[tuple[Neuron, list[nn.Linear]]]:
-        """The maps that read each neuron layer's spikes."""
-        out = self.fire_value if self.fire_out is None else self.fire_out
-        pairs = [
-            (self.fire_in.neuron, [self.query, self.key, self.value]),
-            (out.neuron, [self.out]),
-        ]
-        return [(neuron, list(maps)) for neuron, maps in pairs]
-
     @property
     def sums_sub_steps(self) -> bool:
         """Whether neurons emit binary sub-steps, whose scores are summed before the competition."""
         return self.fire_in.neuron.expanded
 
+    def maps(self) -> list[tuple[nn.Module, Neuron]]:
+        """The linear maps, each with the neuron whose spikes it reads."""
+        read = self.fire_value if self.fire_out is None else self.fire_out
+        projections = (self.query, self.key, self.value)
+        return [
+            *((linear, self.fire_in.neuron) for linear in projections),
+            (self.out, read.neuron),
+        ]
+
     def summed_sub_steps(
         self, fired_by: Callable[[nn.Module], Tensor]
     ) -> list[tuple[Tensor, float]]:
         """q, k and v ``[S, B, H, T, K]``, each with its unit; ``fired_by`` gives the sub-steps
-        ``[levels, S, B, T, D]`` that a neuron has just emitted.
+        ``[sub_steps, S, B, T, D]`` that a neuron has just emitted.
         """
         neurons = [fire.neuron for fire in (self.fire_query, self.fire_key, self.fire_value)]
+        counts = [collapse(fired_by(neuron), neuron.off_steps) for neuron in neurons]
         return [
-            (split_heads(fired_by(neuron).sum(0), self.head_width) * neuron.unit, neuron.unit)
-            for neuron in neurons
+            (split_heads(count, self.head_width) * neuron.unit, neuron.unit)
+            for count, neuron in zip(counts, neurons, strict=True)
         ]
 
     def forward(
@@ -137,7 +138,9 @@ class SpikingAttention(nn.Module):
         if cache is not None:
             k, v = append(cache, k, v, self.layer)
         if self.core.scores_are_counts:
-            self.core.score_unit = _inexact(self.fire_query.neuron.unit * self.fire_key.neuron.unit)
+            self.core.score_unit = _inexact(
+                self.fire_query.neuron.spike_value() * self.fire_key.neuron.spike_value()
+            )
         weights = None
         if self.fire_in.neuron.expanded:
             y, weights = self._expanded(q, k, v, allowed, bias)
@@ -178,19 +181,25 @@ class SpikingAttention(nn.Module):
         self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, bias: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Attention over binary sub-steps: one competition on the sum over all pairs."""
-        q_unit, k_unit, v_unit = (
-            fire.neuron.unit for fire in (self.fire_query, self.fire_key, self.fire_value)
+        query, key, value = (
+            fire.neuron for fire in (self.fire_query, self.fire_key, self.fire_value)
         )
-        pairs = torch.einsum("dsbhtk,esbhjk->sbhtj", q, k)
+        # A sum over all pairs of sub-steps is the product of their sums.
+        counts = collapse(k, key.off_steps).transpose(-1, -2)
+        scores = torch.matmul(collapse(q, query.off_steps), counts)
         # The core takes any q k^T: hand it the summed scores as q against an identity k.
-        eye = torch.eye(pairs.shape[-1], device=pairs.device, dtype=pairs.dtype)
-        weights = self.core.weights(pairs * (q_unit * k_unit), eye, allowed, bias)
+        eye = torch.eye(scores.shape[-1], device=scores.device, dtype=scores.dtype)
+        weights = self.core.weights(scores * (query.unit * key.unit), eye, allowed, bias)
         y = torch.matmul(weights, v)
-        return y if self.fire_out is None else y.sum(0) * v_unit, weights
+        if self.fire_out is not None:
+            y = collapse(y, value.off_steps) * value.unit
+        return y, weights
 
 
-def _inexact(unit: float) -> float | None:
+def _inexact(unit: float | Tensor) -> float | Tensor | None:
     """``unit`` unless it is a power of two, whose multiples floats add without rounding."""
+    if isinstance(unit, Tensor):  # learned
+        return unit
     return None if math.frexp(unit)[0] == 0.5 else unit
 
 
@@ -214,9 +223,9 @@ class SpikingMLP(nn.Module):
             config.norm if config.output_norm else "none", width, config.norm_eps
         )
 
-    def readers(self) -> list[tuple[Neuron, list[nn.Linear]]]:
-        """The maps that read each neuron layer's spikes."""
-        return [(self.fire_in.neuron, [self.up]), (self.fire_hidden.neuron, [self.down])]
+    def maps(self) -> list[tuple[nn.Module, Neuron]]:
+        """The linear maps, each with the neuron whose spikes it reads."""
+        return [(self.up, self.fire_in.neuron), (self.down, self.fire_hidden.neuron)]
 
     def forward(
         self, x: Tensor, cache: Cache | None = None, present: Tensor | None = None

@@ -195,6 +195,10 @@ class SpikingformerConfig(SpikingConfig):
     """Neuron "dead-zone": the change of a membrane potential that is one count."""
     dead_zone: float = 0.3
     """Neuron "dead-zone": the initial threshold below which it is silent."""
+    gain: float | None = None
+    """Neuron "dead-zone": initial value of a learned factor on its currents. Unless given there is
+    none; with projection_norm=False, behind q, k, v and the MLP's first map, it is one over the
+    size that currents have at the start."""
     budget: float | None = None
     """Share of weight bytes read per token that learned thresholds hold the model to, the head's
     included. It takes the place of their targets; queries and keys, which read no weights, keep

@@ -14,6 +14,7 @@ the config's own fields describe.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from spikeformers.errors import ConfigError, nearest
@@ -23,10 +24,14 @@ from spikeformers.values import require_kind
 PLACES = ("in", "mlp_in", "query", "key", "value", "out", "hidden", "head")
 FALLS_BACK = {"mlp_in": "in"}
 OF_PLACE = {"target": float, "rate_weight": float}
+BEHIND_MAPS = ("query", "key", "value", "hidden")
+"""Places that have no norm in front with ``projection_norm=False``."""
+SIZE_OF_INPUTS = 0.7
+"""Root mean square of what a dead zone lets pass of currents of size 1, about."""
 OPTIONS = (
     *("neuron", "neuron_options", "levels", "decay", "threshold", "threshold_ratio", "amplitude"),
     *("reset", "surrogate", "surrogate_sharpness", "integer_gradient", "surrogate_margin"),
-    *("surrogate_leak", "signed", "step", "dead_zone"),
+    *("surrogate_leak", "signed", "step", "dead_zone", "gain"),
 )
 """Fields of the config that a place may override."""
 
@@ -52,11 +57,19 @@ def neuron_at(config: Any, place: str) -> Neuron:
     """A new neuron layer of ``place``."""
     own = options_of(config, place)
     target, weight = own.pop("target", None), own.pop("rate_weight", 1.0)
+    if place in BEHIND_MAPS and not config.projection_norm and config.gain is None:
+        own.setdefault("gain", 1 / _size_of_currents(config))
     view = _AtPlace(config, own)
     kind = NEURONS.get_or_refuse(view.neuron, "neuron")
     neuron = kind.head_from_config(view) if place == "head" else kind.from_config(view)
     neuron.own_target, neuron.rate_weight = target, weight
     return neuron
+
+
+def _size_of_currents(config: Any) -> float:
+    """Of the first maps' outputs before training, whose weights have ``initializer_range``."""
+    size: float = config.initializer_range * math.sqrt(config.hidden_size) * SIZE_OF_INPUTS
+    return size
 
 
 def check_places(config: Any) -> None:

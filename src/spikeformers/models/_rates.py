@@ -19,6 +19,7 @@ its own, weighted by its share of the targets (``_loss``).
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch
@@ -58,11 +59,10 @@ def read_shares(model: Any) -> dict[Neuron, float]:
     A token reads the rows of what fires, so that the share of weights read per token is the sum of
     shares times densities.
     """
-    sizes: dict[Neuron, int] = {}
+    sizes: Counter[Neuron] = Counter()
     for module in model.modules():
-        if (readers := getattr(module, "readers", None)) is not None:
-            for neuron, maps in readers():
-                sizes[neuron] = sum(linear.weight.numel() for linear in maps)
+        for linear, neuron in getattr(module, "maps", list)():
+            sizes[neuron] += linear.weight.numel()
     everything = sum(sizes.values())
     return {neuron: size / everything for neuron, size in sizes.items()}
 

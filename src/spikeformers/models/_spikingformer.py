@@ -264,6 +264,10 @@ class SpikingLM(SpikingformerPreTrainedModel):
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
 
+    def maps(self) -> list[tuple[nn.Module, Neuron]]:
+        """The head with the neuron whose spikes it reads; none without such a neuron."""
+        return [] if self.head_neuron is None else [(self.lm_head, self.head_neuron)]
+
     def set_output_embeddings(self, value: nn.Module) -> None:
         """Set the head; a plain linear one (from a resize) is converted to the old head's class."""
         kind = type(self.lm_head)
@@ -312,10 +316,6 @@ class SpikingLM(SpikingformerPreTrainedModel):
             lm_loss=lm_loss,
             rate_loss=rate,
         )
-
-    def readers(self) -> list[tuple[Neuron, list[nn.Module]]]:
-        """The map that reads the spikes before the head, if they are spikes."""
-        return [] if self.head_neuron is None else [(self.head_neuron, [self.lm_head])]
 
     def logits_of(self, hidden: Tensor) -> Tensor:
         """Head on the normed mean over steps, ``[B, T, D] -> [B, T, V]``."""

@@ -83,8 +83,10 @@ class Neuron(nn.Module):
     dead_zone: Tensor
     planes: int = 0
     """Bits of a value on its way to the next layer; 0: as many as its largest count needs."""
+    signed: bool = False
+    """Whether spikes are of either sign."""
     expanded: bool = False
-    """Emit binary sub-steps ``[levels, S, ...]`` instead of counts (see ``expand``)."""
+    """Emit binary sub-steps ``[sub_steps, S, ...]`` instead of counts (see ``expand``)."""
 
     @classmethod
     def from_config(cls: type[Kind], config: Any) -> Kind:
@@ -108,10 +110,24 @@ class Neuron(nn.Module):
         """Value of one spike."""
         return 1.0
 
+    def spike_value(self) -> float | Tensor:
+        """``unit``, as a tensor without a gradient where it is learned."""
+        return self.unit
+
     @property
     def step_levels(self) -> int:
         """D of "T x D": the largest count of one simulated step."""
         return self.levels
+
+    @property
+    def sub_steps(self) -> int:
+        """Binary sub-steps of a step when expanded: ``levels``, and as many of OFF spikes."""
+        return 2 * self.levels if self.signed else self.levels
+
+    @property
+    def off_steps(self) -> int:
+        """How many of them, the last ones, hold OFF spikes, which are subtracted."""
+        return self.levels if self.signed else 0
 
     def values(self) -> str:
         """The values that a step emits, in words, such as ``0, 1/4, ... 4/4``."""
@@ -167,7 +183,9 @@ class Neuron(nn.Module):
         spikes_S = self.fire(current) if current.shape[0] == 1 else self.run(current)
         if self.activity is not None:
             self.activity.append(self._activity(current, spikes_S))
-        return expand(spikes_S, self.levels, self.unit) if self.expanded else spikes_S
+        if not self.expanded:
+            return spikes_S
+        return expand(spikes_S, self.levels, self.unit, self.signed)
 
     def total(self, values: Tensor) -> tuple[Tensor, int | Tensor]:
         """Sum of ``[S, B, ...]``, one value per unit, and how many there are, without padding."""
@@ -216,11 +234,28 @@ def mark_padding(module: nn.Module, present: Tensor | None) -> None:
         neuron.present = present
 
 
-def expand(spikes: Tensor, levels: int, unit: float = 1.0) -> Tensor:
-    """Unroll counts ``[S, ...]`` into binary sub-steps ``[levels, S, ...]`` that sum to them."""
-    count = torch.round(spikes / unit)
+def expand(spikes: Tensor, levels: int, unit: float = 1.0, signed: bool = False) -> Tensor:
+    """Unroll counts ``[S, ...]`` into binary sub-steps ``[levels, S, ...]`` that sum to them.
+
+    With a sign there are two populations, ``[2 * levels, S, ...]``: the sub-steps of ON neurons,
+    which fire for counts above zero, and then those of OFF neurons, which fire for counts below it
+    and are subtracted (see ``collapse``).
+    """
+    count = torch.round(spikes / unit).unsqueeze(0)
     thresholds = torch.arange(levels, device=spikes.device, dtype=spikes.dtype)
-    return (count.unsqueeze(0) > thresholds.view(-1, *([1] * spikes.dim()))).to(spikes.dtype)
+    thresholds = thresholds.view(-1, *([1] * spikes.dim()))
+    populations = (count > thresholds, -count > thresholds) if signed else (count > thresholds,)
+    return torch.cat(populations).to(spikes.dtype)
+
+
+def collapse(sub_steps: Tensor, off_steps: int = 0) -> Tensor:
+    """The counts ``[S, ...]`` of sub-steps ``[D, S, ...]``, the last ``off_steps`` subtracted.
+
+    Also of what is linear in the sub-steps, such as the output of a linear map.
+    """
+    on_steps = sub_steps.shape[0] - off_steps
+    counts = sub_steps[:on_steps].sum(0)
+    return counts - sub_steps[on_steps:].sum(0) if off_steps else counts
 
 
 @contextmanager
