@@ -35,6 +35,23 @@ OPTIONS = (
 )
 """Fields of the config that a place may override."""
 
+_DEAD_ZONE: dict[str, Any] = {"neuron": "dead-zone", "levels": 64, "step": 0.25}
+DEAD_ZONES: dict[str, Any] = {
+    "projection_norm": False,
+    "budget": 0.35,
+    "neurons": {
+        "in": _DEAD_ZONE,
+        "query": {**_DEAD_ZONE, "target": 0.25},
+        "key": {**_DEAD_ZONE, "target": 0.25},
+        "value": _DEAD_ZONE,
+        "hidden": {**_DEAD_ZONE, "signed": False},
+        "head": _DEAD_ZONE,
+    },
+}
+"""Fields of a config whose every neuron has a learned dead zone: no norms behind the maps, signed
+counts in quarter steps, and one budget for the weights that a token reads. Ours; docs/log.md has
+the experiments that led to it."""
+
 
 class _AtPlace:
     """A config with the overrides of one place."""
