@@ -22,6 +22,7 @@ from spikeformers.neurons import observe
 Make = Callable[..., Any]
 Ids = Callable[..., list[int]]
 
+SIGNED = {"neuron": "dead-zone", "levels": 64, "step": 0.125, "dead_zone": 0.3}
 VARIANTS: dict[str, dict[str, Any]] = {
     "hard": {},
     "top-3": {"wta": "top_k"},
@@ -57,6 +58,21 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "odd-widths": {"hidden_size": 42, "num_attention_heads": 3, "intermediate_size": 51},
     "wide-heads": {"hidden_size": 140, "num_attention_heads": 2},
+    "dead-zone": {"neurons": dict.fromkeys(("in", "query", "key", "head"), SIGNED)},
+    "dead-zone, one-sided": SIGNED | {"signed": False, "levels": 5, "step": 0.5},
+    "dead-zone, every place its own": {
+        **{"token_shift": True, "wta": "top_k", "steps": 2},
+        "neurons": {
+            **{"in": SIGNED, "mlp_in": SIGNED | {"levels": 7, "signed": False}},
+            **{"query": SIGNED | {"levels": 3}, "key": SIGNED | {"levels": 12}},
+            **{"value": SIGNED | {"levels": 64}, "out": SIGNED | {"levels": 9, "step": 0.3}},
+            **{"hidden": {"neuron": "i-lif", "levels": 8}, "head": {"neuron": "lif"}},
+        },
+    },
+    "dead-zone everywhere, a signed winner": SIGNED | {"token_shift": True},
+    "dead-zone-ssa": SIGNED | {"attention": "ssa"},
+    "dead-zone-softmax": SIGNED | {"attention": "softmax"},
+    "dead-zone-sparsemax": SIGNED | {"wta": "sparsemax"},
 }
 
 
@@ -105,6 +121,58 @@ def test_one_token_at_a_time_gives_the_bits_of_the_prompt(
     tokens = ids(2, 70)
     packed = pack(model, None, "int8")
     assert_same_bits(packed, tokens)
+
+
+@pytest.mark.parametrize("weights", ["fp32", "int4"])
+def test_signed_counts_give_the_same_bits_however_weights_are_packed(
+    weights: str, make_model: Make, ids: Ids, assert_same_bits: Any
+) -> None:
+    model = make_model(5, **VARIANTS["dead-zone, every place its own"])
+    assert_same_bits(pack(model, None, weights), ids(3, 70))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_signed_counts_times_integer_weights_are_those_of_the_rounded_model(
+    weights: str, make_model: Make, ids: Ids
+) -> None:
+    """The model's maps take the weights that the file holds; spikes and logits then agree."""
+    model, tokens = make_model(5, **VARIANTS["dead-zone"]), ids(3, 60)
+    packed = pack(model, None, weights)
+    engine = Engine(packed, threads=1)
+    computed = engine.feed_all(engine.sequence(), tokens)
+    put_rounded_weights(model, packed)
+    logits, spikes = torch_side(model.double(), tokens)
+    fired = [each["out"] for each in packed.description["operations"] if each["op"] == "fire"]
+    for name, expected in zip(fired, spikes, strict=True):
+        assert (engine.values(name) == expected).all(), name
+    assert min(engine.values("layers.0.query").min(), engine.values("head.in").min()) < 0
+    assert np.abs(computed - logits).max() < 1e-4
+
+
+def put_rounded_weights(model: Any, packed: Packed) -> None:
+    """Give the model the integer weights of the file, times their scales."""
+
+    def rounded(name: str) -> torch.Tensor:
+        matrix, scale = packed.tensors[name], packed.tensors[f"{name}.scale"]
+        if matrix.dtype == np.uint8:
+            halves = matrix.reshape(len(matrix), -1, 1, 32)
+            blocks = np.concatenate([halves & 15, halves >> 4], axis=2).astype(int) - 8
+            matrix = blocks.reshape(len(matrix), -1)[:, : len(scale)]
+        return torch.from_numpy(matrix * scale.astype(np.float64)).T
+
+    model.lm_head.weight.copy_(rounded("head"))
+    width = model.config.hidden_size
+    for number, block in enumerate(model.model.layers):
+        parts = rounded(f"layers.{number}.qkv").split(width)
+        for linear, part in zip(
+            (block.attention.query, block.attention.key, block.attention.value), parts, strict=True
+        ):
+            linear.weight.copy_(part)
+        for name, linear in (
+            *(("out", block.attention.out), ("up", block.mlp.up), ("down", block.mlp.down)),
+        ):
+            linear.weight.copy_(rounded(f"layers.{number}.{name}"))
 
 
 @torch.no_grad()

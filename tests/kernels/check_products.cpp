@@ -37,9 +37,11 @@ int main() {
         if (int(draw() % 100) >= density) continue;
         const int size = worst ? most : 1 + draw() % most;
         index.push_back(i);
-        count.push_back(is_signed && draw() % 2 ? -size : size);
-        coef.push_back(count.back() * 0.25f);
+        const bool below = is_signed && draw() % 2;  // which come first
+        index.insert(below ? index.begin() : index.end(), i);
+        count.insert(below ? count.begin() : count.end(), below ? -size : size);
       }
+      for (const std::int8_t c : count) coef.push_back(c * 0.25f);
       const Events events{index.data(), std::int64_t(index.size())};
       const std::vector<float> scale(outputs, 1.0f), bias(outputs, 0.5f);
       const Finish finish{scale.data(), 1.0f, bias.data()};

@@ -88,6 +88,16 @@ def test_levels_that_a_count_does_not_hold_are_refused(path: str) -> None:
         ({"spike_type": "binary", "threshold": 0.0}, "it must be positive"),
         ({"decay": float("nan")}, "decay=nan"),
         ({"decay": 1.5}, "it must be 0 to 1"),
+        ({"step": 0.0}, "step=0.*: the potential of a count must be 2"),
+        ({"step": 1e-7}, "the potential of a count"),
+        ({"step": float("nan")}, "step=nan"),
+        ({"step": 2.0**21}, "the potential of a count"),
+        ({"dead_zone": -0.1}, "dead_zone=-0.1.*: it must be 0 to"),
+        ({"dead_zone": float("nan")}, "dead_zone=nan"),
+        ({"dead_zone": float("inf")}, "dead_zone=inf"),
+        ({"spike_type": "binary", "signed": True}, "those of an integer neuron"),
+        ({"spike_type": "ternary", "step": 0.5}, "those of an integer neuron"),
+        ({"spike_type": "binary", "dead_zone": 0.5}, "those of an integer neuron"),
     ],
 )
 def test_neurons_that_there_are_not_are_refused(given: dict[str, Any], message: str) -> None:
@@ -125,6 +135,8 @@ def test_whole_numbers_beyond_an_int_are_refused() -> None:
         ({"spike_type": "ternary"}, 2, -1, 1),
         ({"spike_type": "integer", "levels": 4}, 5, 0, 4),
         ({"spike_type": "integer", "levels": 4}, -1, 0, 4),
+        ({"spike_type": "integer", "levels": 64, "signed": True}, 65, -64, 64),
+        ({"spike_type": "integer", "levels": 64, "signed": True}, -65, -64, 64),
     ],
 )
 @pytest.mark.parametrize("place", [0, 1, 2])

@@ -14,12 +14,15 @@ from spikeformers import kernels
 from spikeformers.errors import EngineUnavailable
 from spikeformers.export.quantising import pack_int4
 from spikeformers.kernels import reference
-from spikeformers.neurons import ILIF, LIF, NILIF, TLIF
+from spikeformers.neurons import ILIF, LIF, NILIF, TLIF, DeadZone
 
 native = pytest.importorskip("spikeformers.kernels._native")
 PATHS = [name for name, runs, _ in native.paths() if runs]
 RNG = np.random.default_rng
 BINARY: dict[str, Any] = {"spike_type": "binary", "threshold": 0.7, "decay": 0.5}
+SIGN: dict[str, Any] = {"signed": True}
+DEAD_ZONE: dict[str, Any] = {"levels": 64, "step": 0.25, "dead_zone": 0.3, "decay": 0.5} | SIGN
+NO_SIGN: dict[str, Any] = {"signed": False, "dead_zone": 1.2}
 TERNARY: dict[str, Any] = {"spike_type": "ternary", "unit": 0.75, "decay": 0.5}
 
 
@@ -94,9 +97,10 @@ def test_a_token_alone_gives_the_bits_of_a_batch() -> None:
     heads=st.integers(1, 3),
     width=st.sampled_from([1, 5, 64, 70]),
     density=st.floats(0, 1),
-    levels=st.sampled_from([1, 3, 16]),
+    levels=st.sampled_from([1, 3, 16, 64]),
     winners=st.integers(1, 5),
     distances=st.sampled_from([0, 1, 7, 100]),
+    signed=st.booleans(),
 )
 def test_winners_are_exact(
     seed: int,
@@ -107,13 +111,14 @@ def test_winners_are_exact(
     levels: int,
     winners: int,
     distances: int,
+    signed: bool,
 ) -> None:
     """Whole counts make ties common; a bias of few values makes them commoner still.
 
     All numbers are binary fractions, so that no two scores differ by rounding alone.
     """
     rng = RNG(seed)
-    q, k, v = (spikes(rng, (tokens, heads * width), density, levels, False) for _ in range(3))
+    q, k, v = (spikes(rng, (tokens, heads * width), density, levels, signed) for _ in range(3))
     scale = rng.choice([0.25, 0.375, 1.875], heads).astype(np.float32)
     bias = None
     if distances:
@@ -122,39 +127,44 @@ def test_winners_are_exact(
     given_: dict[str, Any] = {"heads": heads, "scale": scale, "winners": winners, "bias": bias}
     expected = reference.attend(q, k, v, unit=unit, **given_)
     for path in PATHS:
-        computed = kernels.attend(q, k, v, levels=levels, unit=unit, path=path, **given_)
+        computed = kernels.attend(
+            q, k, v, levels=levels, unit=unit, signed=signed, path=path, **given_
+        )
         np.testing.assert_allclose(computed, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("rule", ["ssa", "softmax", "sparsemax", "winners"])
-@pytest.mark.parametrize("kind", ["binary", "integer", "ternary"])
+@pytest.mark.parametrize("kind", ["binary", "integer", "signed", "ternary"])
 def test_every_rule_and_spike_type(rule: str, kind: str, path: str) -> None:
     rng = RNG(5)
-    levels, unit = (16, 1 / 16) if kind == "integer" else (1, 0.75 if kind == "ternary" else 1.0)
-    q, k, v = (spikes(rng, (150, 48), 0.3, levels, kind == "ternary") for _ in range(3))
+    signed = kind == "signed"
+    levels, unit = {"integer": (16, 1 / 16), "signed": (64, 1 / 64), "ternary": (1, 0.75)}.get(
+        kind, (1, 1.0)
+    )
+    q, k, v = (spikes(rng, (150, 48), 0.3, levels, kind in ("signed", "ternary")) for _ in range(3))
     scale = np.array([0.4, 1.3, 0.2], np.float32)
     bias = None if rule == "ssa" else rng.standard_normal((3, 40)).astype(np.float32)
     given_: dict[str, Any] = {"heads": 3, "scale": scale, "rule": rule, "bias": bias, "winners": 3}
     expected = reference.attend(q, k, v, unit=unit, **given_)
-    computed = kernels.attend(
-        q, k, v, spike_type=kind, levels=levels, unit=unit, path=path, **given_
-    )
+    given_ |= {"spike_type": "integer" if signed else kind, "levels": levels, "unit": unit}
+    computed = kernels.attend(q, k, v, signed=signed, path=path, **given_)
     np.testing.assert_allclose(computed, expected, rtol=2e-5, atol=2e-5)
 
 
-def test_no_page_is_ruled_out_wrongly() -> None:
+@pytest.mark.parametrize("signed", [False, True])
+def test_no_page_is_ruled_out_wrongly(signed: bool) -> None:
     """Keys of very different size, and a steep bias: most pages are not read, the winners stand."""
     rng = RNG(8)
-    q, k, v = (spikes(rng, (2000, 64), 0.1, 16, False) for _ in range(3))
-    k[100:1800] = np.minimum(k[100:1800], 1)
+    q, k, v = (spikes(rng, (2000, 64), 0.1, 16, signed) for _ in range(3))
+    k[100:1800] = np.clip(k[100:1800], -1, 1)
     for slope in (0.0, 0.001, 0.1):
         bias = (-slope * np.arange(256, dtype=np.float32))[None]
         given_: dict[str, Any] = {"heads": 1, "scale": np.ones(1, np.float32), "winners": 3}
         expected = reference.attend(q, k, v, unit=1 / 16, bias=bias, **given_)
         for path in PATHS:
             computed = kernels.attend(
-                q, k, v, levels=16, unit=1 / 16, bias=bias, path=path, **given_
+                q, k, v, levels=16, unit=1 / 16, signed=signed, bias=bias, path=path, **given_
             )
             np.testing.assert_allclose(computed, expected, atol=1e-6)
 
@@ -170,6 +180,9 @@ def test_no_page_is_ruled_out_wrongly() -> None:
         (LIF(0.5, 0.7, "delayed"), BINARY | {"reset": "delayed"}),
         (TLIF(0.5, 0.5, "soft", "fixed", 0.75), TERNARY),
         (TLIF(0.5, 0.5, "hard", "fixed", 0.75), TERNARY | {"reset": "hard"}),
+        (DeadZone(64, 0.25, 0.3), DEAD_ZONE),
+        (DeadZone(6, 0.75, 0.0, decay=0.9), {"levels": 6, "step": 0.75, "decay": 0.9} | SIGN),
+        (DeadZone(16, 0.1, 1.2, signed=False), DEAD_ZONE | {"levels": 16, "step": 0.1} | NO_SIGN),
     ],
 )
 def test_neurons_are_those_of_the_models(neuron: Any, given_: dict[str, Any], path: str) -> None:
@@ -227,15 +240,14 @@ def test_wrong_shapes_are_refused() -> None:
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("weights", ["int8", "int4"])
 @pytest.mark.parametrize("tokens", [3, 40, 130])
+@pytest.mark.parametrize("signed", [False, True])
 def test_weights_packed_for_many_tokens_give_the_bits_of_each_alone(
-    tokens: int, weights: str, path: str
+    tokens: int, weights: str, path: str, signed: bool
 ) -> None:
     """They are packed for 130 tokens that all fire; not for 40 that half fire, nor for 3."""
     rng = RNG(4)
     density = 1.0 if tokens == 130 else 0.5
-    counts = spikes(rng, (tokens, 70), density, 16, False)
-    if tokens == 130:
-        counts = np.maximum(counts, 1)
+    counts = spikes(rng, (tokens, 70), density, 64 if signed else 16, signed)
     matrix = rng.integers(-7, 8, (70, 200)).astype(np.int8)
     scale = rng.random(200).astype(np.float32)
     if weights == "int4":

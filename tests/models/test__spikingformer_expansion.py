@@ -100,8 +100,63 @@ def test_binary_model_reports_the_same_attention(make_model: Make, attention: Ch
         torch.testing.assert_close(a, b)
 
 
+SIGNED: Choices = {"neuron": "dead-zone", "levels": 12, "step": 0.25, "dead_zone": 0.3}
+MIXED: Choices = {
+    "in": SIGNED,
+    "mlp_in": {"levels": 3},
+    "query": SIGNED | {"levels": 5},
+    "key": SIGNED | {"levels": 8, "signed": False},
+    "value": SIGNED | {"levels": 2, "step": 0.5},
+    "out": SIGNED | {"levels": 9},
+    "hidden": {"neuron": "i-lif", "levels": 6},
+    "head": SIGNED | {"levels": 7, "step": 0.5},
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "choices",
+    [SIGNED, SIGNED | {"signed": False}, SIGNED | {"steps": 2}, {"neurons": MIXED}],
+    ids=["signed", "one-sided", "two steps", "every place its own"],
+)
+def test_on_and_off_spikes_give_the_logits_of_signed_counts(
+    make_model: Make, attention: Choices, choices: Choices
+) -> None:
+    model = make_model("wd", dtype=F64, token_shift=True, **(attention | choices))
+    tokens = ids(2, 2, 9)
+    logits, binary = model(tokens).logits, model.expand_to_binary()
+    off: set[str] = set()
+
+    def check(name: str, neuron: Neuron, spikes: Tensor) -> None:
+        assert spikes.shape[0] == neuron.levels * (2 if neuron.signed else 1)
+        assert bool(((spikes == 0) | (spikes == 1)).all()), name
+        if neuron.signed and spikes[neuron.levels :].any():
+            off.add(name)
+            assert not (spikes[0] * spikes[neuron.levels]).any()  # ON or OFF, never both
+
+    with observe(binary, check):
+        torch.testing.assert_close(binary(tokens).logits, logits, rtol=0, atol=1e-9)
+    assert off == {n for n, part in binary.named_modules() if getattr(part, "signed", False)}
+    past = binary(tokens[:, :5], use_cache=True).past_key_values
+    rest = binary(tokens[:, 5:], past_key_values=past, use_cache=True).logits
+    torch.testing.assert_close(rest, logits[:, 5:], rtol=0, atol=1e-9)
+    if model.model.layers[0].attention.core.weights_are_binary:
+        expected = model(tokens, output_attentions=True).attentions
+        got = binary(tokens, output_attentions=True).attentions
+        assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+@torch.no_grad()
+def test_a_masked_model_of_signed_counts_expands(make_model: Make) -> None:
+    model = make_model("we", dtype=F64, neurons=MIXED)
+    tokens = ids(2, 2, 9)
+    binary = model.expand_to_binary()
+    torch.testing.assert_close(binary(tokens).logits, model(tokens).logits, rtol=0, atol=1e-9)
+
+
 def test_ternary_spikes_do_not_expand(make_model: Make) -> None:
-    with pytest.raises(ConfigError, match="t-lif spikes have a sign"):
+    message = "that of model.layers.0.attention.fire_in.neuron is ternary"
+    with pytest.raises(ConfigError, match=message):
         make_model("wd", neuron="t-lif").expand_to_binary()
 
 

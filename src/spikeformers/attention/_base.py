@@ -56,7 +56,7 @@ class Attention(nn.Module):
     """Neurons behind q, k and v, for a config that has one field for each and leaves it empty."""
     exact_in_half: bool = False
     """q, k and v are spikes that bfloat16 holds exactly, so that half precision invents no ties."""
-    score_unit: float | None = None
+    score_unit: float | Tensor | None = None
     """Product of q's and k's spike units if floats do not hold it exactly (such as D = 3).
     Scores are then rounded to its multiples, so that equal counts tie whatever the order of sums.
     """

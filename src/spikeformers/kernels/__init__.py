@@ -155,6 +155,7 @@ def attend(
     spike_type: str = "integer",
     levels: int = 1,
     unit: float = 1.0,
+    signed: bool = False,
     path: str | None = None,
     threads: int = 1,
 ) -> NDArray[np.float32]:
@@ -163,7 +164,7 @@ def attend(
     ``rule`` is winners (hard and top-K), sparsemax, softmax or ssa.
     """
     result, _ = native().attend(
-        *(q, k, v, spike_type, levels, unit, heads, rule, winners, weight, scale, bias),
+        *(q, k, v, spike_type, levels, unit, heads, rule, winners, weight, scale, bias, signed),
         choose(path).name,
         threads,
     )
@@ -243,6 +244,7 @@ def token_counts(
     steps: int = 8,
     reach: float = 8.0,
     dead_zone: float = 0.0,
+    gain: float = 1.0,
     power_of_two: bool = False,
     *,
     path: str | None = None,
@@ -265,6 +267,7 @@ def count_product(
     steps: int = 8,
     reach: float = 8.0,
     dead_zone: float = 0.0,
+    gain: float = 1.0,
     power_of_two: bool = False,
     path: str | None = None,
     threads: int = 1,
@@ -294,11 +297,16 @@ def fire(
     threshold: float = 1.0,
     ratio: float = 0.5,
     reset: str = "soft",
+    step: float = 1.0,
+    dead_zone: float = 0.0,
+    gain: float = 1.0,
+    signed: bool = False,
     path: str | None = None,
 ) -> NDArray[np.int8]:
     """Counts ``[S, n]`` of one neuron layer for currents ``[S, n]``; ``levels`` are 1 to 64."""
     return native().fire(
-        *(current, spike_type, levels, unit, decay, threshold, ratio, reset), choose(path).name
+        *(current, spike_type, levels, unit, decay, threshold, ratio, reset),
+        *(step, dead_zone, gain, signed, choose(path).name),
     )
 
 

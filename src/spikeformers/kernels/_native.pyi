@@ -38,6 +38,7 @@ def attend(
     weight: float,
     scale: NDArray[np.float32],
     bias: NDArray[np.float32] | None,
+    signed: bool,
     path: str,
     threads: int,
 ) -> tuple[NDArray[np.float32], float]: ...
@@ -58,6 +59,10 @@ def fire(
     threshold: float,
     ratio: float,
     reset: str,
+    step: float,
+    dead_zone: float,
+    gain: float,
+    signed: bool,
     path: str,
 ) -> NDArray[np.int8]: ...
 def edges(
@@ -148,6 +153,10 @@ class Program:
         threshold: float,
         ratio: float,
         reset: str,
+        step: float = 1.0,
+        dead_zone: float = 0.0,
+        gain: float = 1.0,
+        signed: bool = False,
     ) -> int: ...
     def counts(self, width: int) -> int: ...
     def embed(
@@ -218,6 +227,10 @@ class Program:
         threshold: float,
         ratio: float,
         reset: str,
+        step: float = 1.0,
+        dead_zone: float = 0.0,
+        gain: float = 1.0,
+        signed: bool = False,
     ) -> None: ...
     def edges(
         self,

@@ -35,19 +35,13 @@ from spikeformers.layers import (
 )
 from spikeformers.models._cache import RunningState, append, shifted
 from spikeformers.models._config import SpikingformerConfig
-from spikeformers.neurons import NEURONS, Neuron, mark_padding
-
-
-def make_neuron(config: SpikingformerConfig) -> Neuron:
-    """One neuron layer of the configured kind."""
-    return NEURONS.get_or_refuse(config.neuron, "neuron").from_config(config)
+from spikeformers.models._places import neuron_at
+from spikeformers.neurons import Neuron, collapse, mark_padding
 
 
 def make_head_neuron(config: SpikingformerConfig) -> Neuron | None:
     """The neuron in front of the head, or None."""
-    if not config.spiking_head:
-        return None
-    return NEURONS.get_or_refuse(config.neuron, "neuron").head_from_config(config)
+    return neuron_at(config, "head") if config.spiking_head else None
 
 
 def make_attention(config: SpikingformerConfig) -> Attention:
@@ -56,20 +50,15 @@ def make_attention(config: SpikingformerConfig) -> Attention:
 
 
 def make_role(config: SpikingformerConfig, role: str) -> nn.Module:
-    """The neuron of Q, K or V: the attention's own for ``role``, or else the configured kind."""
+    """The neuron of Q, K or V: the attention's own for ``role``, or else that of the place."""
     own = ATTENTIONS.get_or_refuse(config.attention, "attention").role_neuron(config, role)
-    return make_neuron(config) if own is None else own
+    return neuron_at(config, role) if own is None else own
 
 
-def make_fire(
-    config: SpikingformerConfig, width: int, norm: bool, neuron: nn.Module | None = None
-) -> Fire:
-    """Norm, if ``norm``, then ``neuron``; a new one of the configured kind by default."""
+def make_fire(config: SpikingformerConfig, width: int, norm: bool, neuron: nn.Module) -> Fire:
+    """Norm, if ``norm``, then ``neuron``."""
     name = config.norm if norm else "none"
-    return Fire(
-        make_neuron(config) if neuron is None else neuron,
-        make_norm(name, width, config.norm_eps, config.neuron_gain),
-    )
+    return Fire(neuron, make_norm(name, width, config.norm_eps, config.neuron_gain))
 
 
 class SpikingAttention(nn.Module):
@@ -88,7 +77,7 @@ class SpikingAttention(nn.Module):
         width = config.hidden_size
         self.layer, self.heads = layer, config.num_attention_heads
         self.head_width = config.head_width
-        self.fire_in = make_fire(config, width, config.pre_norm)
+        self.fire_in = make_fire(config, width, config.pre_norm, neuron_at(config, "in"))
         self.shift = TokenShift(width) if config.token_shift else None
         self.slot = config.num_hidden_layers + layer  # of the cache: the last token's spikes
         self.query = SpikeLinear(width, width, config.bias)
@@ -101,7 +90,9 @@ class SpikingAttention(nn.Module):
         self.core = make_attention(config)
         # One winner's V row already is spikes; sums of rows have to fire again.
         one_row = self.core.weights_are_binary and self.core.reads_per_query == 1
-        self.fire_out = None if one_row else make_fire(config, width, norm=True)
+        self.fire_out = (
+            None if one_row else make_fire(config, width, True, neuron_at(config, "out"))
+        )
         self.out = SpikeLinear(width, width, config.bias)
         self.out.ends_residual = True
         self.out_norm = make_norm(
@@ -113,16 +104,26 @@ class SpikingAttention(nn.Module):
         """Whether neurons emit binary sub-steps, whose scores are summed before the competition."""
         return self.fire_in.neuron.expanded
 
+    def maps(self) -> list[tuple[nn.Module, Neuron]]:
+        """The linear maps, each with the neuron whose spikes it reads."""
+        read = self.fire_value if self.fire_out is None else self.fire_out
+        projections = (self.query, self.key, self.value)
+        return [
+            *((linear, self.fire_in.neuron) for linear in projections),
+            (self.out, read.neuron),
+        ]
+
     def summed_sub_steps(
         self, fired_by: Callable[[nn.Module], Tensor]
     ) -> list[tuple[Tensor, float]]:
         """q, k and v ``[S, B, H, T, K]``, each with its unit; ``fired_by`` gives the sub-steps
-        ``[levels, S, B, T, D]`` that a neuron has just emitted.
+        ``[sub_steps, S, B, T, D]`` that a neuron has just emitted.
         """
         neurons = [fire.neuron for fire in (self.fire_query, self.fire_key, self.fire_value)]
+        counts = [collapse(fired_by(neuron), neuron.off_steps) for neuron in neurons]
         return [
-            (split_heads(fired_by(neuron).sum(0), self.head_width) * neuron.unit, neuron.unit)
-            for neuron in neurons
+            (split_heads(count, self.head_width) * neuron.unit, neuron.unit)
+            for count, neuron in zip(counts, neurons, strict=True)
         ]
 
     def forward(
@@ -147,7 +148,7 @@ class SpikingAttention(nn.Module):
             k, v = append(cache, k, v, self.layer)
         if self.core.scores_are_counts:
             neurons = [f.neuron for f in (self.fire_query, self.fire_key, self.fire_value)]
-            self.core.score_unit = _inexact(neurons[0].unit * neurons[1].unit)
+            self.core.score_unit = _inexact(neurons[0].spike_value() * neurons[1].spike_value())
             self.core.exact_in_half = all(neuron.exact_in_half for neuron in neurons)
         weights = None
         if self.fire_in.neuron.expanded:
@@ -199,19 +200,25 @@ class SpikingAttention(nn.Module):
         self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, bias: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Attention over binary sub-steps: one competition on the sum over all pairs."""
-        q_unit, k_unit, v_unit = (
-            fire.neuron.unit for fire in (self.fire_query, self.fire_key, self.fire_value)
+        query, key, value = (
+            fire.neuron for fire in (self.fire_query, self.fire_key, self.fire_value)
         )
-        pairs = torch.einsum("dsbhtk,esbhjk->sbhtj", q, k)
+        # A sum over all pairs of sub-steps is the product of their sums.
+        counts = collapse(k, key.off_steps).transpose(-1, -2)
+        scores = torch.matmul(collapse(q, query.off_steps), counts)
         # The core takes any q k^T: hand it the summed scores as q against an identity k.
-        eye = torch.eye(pairs.shape[-1], device=pairs.device, dtype=pairs.dtype)
-        weights = self.core.weights(pairs * (q_unit * k_unit), eye, allowed, bias)
+        eye = torch.eye(scores.shape[-1], device=scores.device, dtype=scores.dtype)
+        weights = self.core.weights(scores * (query.unit * key.unit), eye, allowed, bias)
         y = torch.matmul(weights, v)
-        return y if self.fire_out is None else y.sum(0) * v_unit, weights
+        if self.fire_out is not None:
+            y = collapse(y, value.off_steps) * value.unit
+        return y, weights
 
 
-def _inexact(unit: float) -> float | None:
+def _inexact(unit: float | Tensor) -> float | Tensor | None:
     """``unit`` unless it is a power of two, whose multiples floats add without rounding."""
+    if isinstance(unit, Tensor):  # learned
+        return unit
     return None if math.frexp(unit)[0] == 0.5 else unit
 
 
@@ -227,16 +234,22 @@ class SpikingMLP(nn.Module):
         super().__init__()
         width, hidden = config.hidden_size, config.intermediate_size
         assert hidden is not None
-        self.fire_in = make_fire(config, width, config.pre_norm)
+        self.fire_in = make_fire(config, width, config.pre_norm, neuron_at(config, "mlp_in"))
         self.shift = TokenShift(width) if config.token_shift else None
         self.slot = 2 * config.num_hidden_layers + layer
         self.up = SpikeLinear(width, hidden, config.bias)
-        self.fire_hidden = make_fire(config, hidden, config.projection_norm)
+        self.fire_hidden = make_fire(
+            config, hidden, config.projection_norm, neuron_at(config, "hidden")
+        )
         self.down = SpikeLinear(hidden, width, config.bias)
         self.down.ends_residual = True
         self.out_norm = make_norm(
             config.norm if config.output_norm else "none", width, config.norm_eps
         )
+
+    def maps(self) -> list[tuple[nn.Module, Neuron]]:
+        """The linear maps, each with the neuron whose spikes it reads."""
+        return [(self.up, self.fire_in.neuron), (self.down, self.fire_hidden.neuron)]
 
     def forward(
         self, x: Tensor, cache: Cache | None = None, present: Tensor | None = None

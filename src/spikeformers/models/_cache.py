@@ -109,16 +109,16 @@ def append(cache: Cache, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tens
 
     The cache holds ``[B, H, J, S * K]``: batch first, so that beams can be reordered.
     """
-    lead, width = k.shape[:-4], k.shape[-1]
 
     def pack(x: Tensor) -> Tensor:
         return x.flatten(0, -5).permute(1, 2, 3, 0, 4).flatten(-2)
 
-    def unpack(x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, width)).permute(3, 0, 1, 2, 4).unflatten(0, lead)
+    def unpack(x: Tensor, new: Tensor) -> Tensor:
+        rows = x.unflatten(-1, (-1, new.shape[-1])).permute(3, 0, 1, 2, 4)
+        return rows.unflatten(0, new.shape[:-4])
 
     k_all, v_all = append_rows(cache, pack(k), pack(v), layer)
-    return unpack(k_all), unpack(v_all)
+    return unpack(k_all, k), unpack(v_all, v)
 
 
 def append_rows(cache: Cache, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:

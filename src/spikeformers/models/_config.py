@@ -20,6 +20,7 @@ from spikeformers.errors import ConfigError
 from spikeformers.layers import NORMS, ROLE_NEURONS
 from spikeformers.models._auto_map import InstalledCode
 from spikeformers.models._checks import at_least_one, between, check_fields, few_steps, one_of
+from spikeformers.models._places import check_places
 from spikeformers.models.control import TwinPositions, text_twin
 from spikeformers.neurons import NEURONS, SURROGATES
 
@@ -188,6 +189,27 @@ class SpikingformerConfig(SpikingConfig):
     surrogate_leak: float = 0.0
     """Rectangular integer gradient: its value beyond that window."""
 
+    signed: bool = True
+    """Neuron "dead-zone": counts of either sign."""
+    step: float = 0.25
+    """Neuron "dead-zone": the change of a membrane potential that is one count."""
+    dead_zone: float = 0.3
+    """Neuron "dead-zone": the initial threshold below which it is silent."""
+    gain: float | None = None
+    """Neuron "dead-zone": initial value of a learned factor on its currents. Unless given there is
+    none; with projection_norm=False, behind q, k, v and the MLP's first map, it is one over the
+    size that currents have at the start."""
+    budget: float | None = None
+    """Share of weight bytes read per token that learned thresholds hold the model to, the head's
+    included. It takes the place of their targets; queries and keys, which read no weights, keep
+    theirs."""
+    budget_weight: float = 1.0
+    """Weight of the term that holds the budget."""
+    neurons: dict[str, dict[str, Any]] | None = None
+    """Neurons of single places, by the fields that differ there: {"in": {"neuron": "dead-zone",
+    "levels": 64, "target": 0.25}}. Places: in, mlp_in, query, key, value, out, hidden, head; a
+    target there takes the place of firing_rate_target."""
+
     pre_norm: bool = True
     projection_norm: bool = True
     output_norm: bool = False
@@ -235,3 +257,6 @@ class SpikingformerConfig(SpikingConfig):
         if self.attention_scale is not None:
             between(self, "attention_scale", 0.0, math.inf)
         between(self, "surrogate_temperature", 0.0, math.inf)
+        between(self, "step", 0.0, math.inf)
+        between(self, "dead_zone", -1e-9, math.inf)
+        check_places(self)

@@ -20,22 +20,25 @@ Model = TypeVar("Model", bound=PreTrainedModel)
 def expanded(model: Model) -> Model:
     """Return a copy that computes the same logits from binary sub-steps only.
 
-    Every neuron emits ``[levels, S, ...]`` zeros and ones, the value of a spike is folded into the
-    weights behind it, and the head is untied. For checking and for hardware; not for training or
-    saving. Raises ConfigError for ternary neurons, whose spikes have a sign and do not expand, and
-    for a rectifier, which has none.
+    Every neuron emits ``[sub_steps, S, ...]`` zeros and ones, the value of a spike is folded into
+    the weights behind it, and the head is untied. A neuron whose counts have a sign becomes two
+    populations: ON spikes are added by the maps behind it, OFF spikes are subtracted. For checking
+    and for hardware; not for training or saving. Raises ConfigError for ternary neurons, and for a
+    rectifier, which has no spikes.
     """
     refuse_adapters(model, "expand_to_binary()")
-    neurons = list(neurons_of(model).values())
-    if any(neuron.spike_type == "ternary" for neuron in neurons):
-        raise ConfigError(
-            "expand_to_binary() needs binary or integer neurons; t-lif spikes have a sign."
-        )
+    neurons = neurons_of(model)
+    for name, neuron in neurons.items():
+        if neuron.spike_type not in ("binary", "integer"):
+            raise ConfigError(
+                f"expand_to_binary() needs binary or integer neurons; that of {name} is "
+                f"{neuron.spike_type}."
+            )
     if any(getattr(m, "spike_type", None) == "real" for m in model.modules()):
         raise ConfigError(
             "expand_to_binary() needs spikes everywhere; K of A2OS2A is real (key_neuron='relu')."
         )
-    for neuron in neurons:
+    for neuron in neurons.values():
         neuron.activity = None
     twin = copy.deepcopy(model).eval()
     head = twin.get_output_embeddings()
@@ -43,6 +46,6 @@ def expanded(model: Model) -> Model:
     for neuron in neurons_of(twin).values():
         neuron.expanded = True
     for module in twin.modules():
-        if (fold := getattr(module, "fold", None)) is not None:
-            fold((neurons[-1] if module is head else neurons[0]).unit)
+        for linear, neuron in getattr(module, "maps", list)():
+            linear.fold(neuron.unit, neuron.off_steps)
     return twin

@@ -289,6 +289,10 @@ class SpikingLM(SpikingformerPreTrainedModel):
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
 
+    def maps(self) -> list[tuple[nn.Module, Neuron]]:
+        """The head with the neuron whose spikes it reads; none without such a neuron."""
+        return [] if self.head_neuron is None else [(self.lm_head, self.head_neuron)]
+
     def set_output_embeddings(self, value: nn.Module) -> None:
         """Set the head; a plain linear one (from a resize) is converted to the old head's class."""
         kind = type(self.lm_head)

@@ -9,11 +9,13 @@ from spikeformers.neurons._base import (
     NormTerms,
     ScanRule,
     SpikeType,
+    collapse,
     expand,
     mark_padding,
     neurons_of,
     observe,
 )
+from spikeformers.neurons.dead_zone import DeadZone
 from spikeformers.neurons.ilif import ILIF
 from spikeformers.neurons.lif import LIF
 from spikeformers.neurons.nilif import NILIF
@@ -40,6 +42,7 @@ __all__ = [
     "TLIF",
     "Activity",
     "BinaryUnits",
+    "DeadZone",
     "Neuron",
     "NormTerms",
     "PhaseIF",
@@ -50,6 +53,7 @@ __all__ = [
     "SpikeType",
     "TokenIF",
     "by_sign",
+    "collapse",
     "expand",
     "from_norse",
     "from_snntorch",

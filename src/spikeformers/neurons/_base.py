@@ -40,6 +40,12 @@ class Activity(NamedTuple):
     """The layer's ``rate_target``."""
     recorded: bool
     """Whether autograd recorded the pass, so that a loss of ``mean`` reaches the weights."""
+    weight: float = 1.0
+    """The layer's ``rate_weight``."""
+    share: float = 0.0
+    """The layer's ``read_share``."""
+    learns_threshold: bool = False
+    """Whether ``mean`` reaches a threshold alone."""
 
 
 class BinaryUnits(NamedTuple):
@@ -91,6 +97,14 @@ class Neuron(nn.Module):
     """The axes of the currents that go over tokens."""
     rate_target: float = 0.0
     """The density above which a firing-rate term penalises this layer."""
+    rate_weight: float = 1.0
+    """The layer's weight in that term."""
+    read_share: float = 0.0
+    """The share of the model's weights in maps that read this layer's spikes."""
+    learns_threshold: bool = False
+    """Whether a firing-rate term reaches a threshold alone, and no weights."""
+    own_target: float | None = None
+    """The density that its place in the config asks for, if it does."""
     weighted: bool = False
     """Whether a count is a sum of binary digits, one spike (and one accumulate) per digit 1."""
     value_per_token: bool = False
@@ -102,8 +116,10 @@ class Neuron(nn.Module):
     dead_zone: Tensor
     planes: int = 0
     """Bits of a value on its way to the next layer; 0: as many as its largest count needs."""
+    signed: bool = False
+    """Whether spikes are of either sign."""
     expanded: bool = False
-    """Emit binary sub-steps ``[levels, S, ...]`` instead of counts (see ``expand``)."""
+    """Emit binary sub-steps ``[sub_steps, S, ...]`` instead of counts (see ``expand``)."""
 
     @classmethod
     def from_config(cls: type[Kind], config: Any) -> Kind:
@@ -147,10 +163,24 @@ class Neuron(nn.Module):
         """Value of one spike."""
         return 1.0
 
+    def spike_value(self) -> float | Tensor:
+        """``unit``, as a tensor without a gradient where it is learned."""
+        return self.unit
+
     @property
     def step_levels(self) -> int:
         """D of "T x D": the largest count of one simulated step."""
         return self.levels
+
+    @property
+    def sub_steps(self) -> int:
+        """Binary sub-steps of a step when expanded: ``levels``, and as many of OFF spikes."""
+        return 2 * self.levels if self.signed else self.levels
+
+    @property
+    def off_steps(self) -> int:
+        """How many of them, the last ones, hold OFF spikes, which are subtracted."""
+        return self.levels if self.signed else 0
 
     def values(self) -> str:
         """The values that a step emits, in words, such as ``0, 1/4, ... 4/4``."""
@@ -205,8 +235,10 @@ class Neuron(nn.Module):
         # With one step nothing recurs, so nothing is kept.
         spikes_S = self.fire(current) if current.shape[0] == 1 else self.run(current)
         if self.activity is not None:
-            self.activity.append(self._activity(spikes_S))
-        return expand(spikes_S, self.levels, self.unit) if self.expanded else spikes_S
+            self.activity.append(self._activity(current, spikes_S))
+        if not self.expanded:
+            return spikes_S
+        return expand(spikes_S, self.levels, self.unit, self.signed)
 
     def total(self, values: Tensor) -> tuple[Tensor, int | Tensor]:
         """Sum of ``[S, B, ...]``, one value per unit, and how many there are, without padding."""
@@ -223,15 +255,24 @@ class Neuron(nn.Module):
         size = keep.sum() * (values.numel() // keep.numel())
         return (values.sum(others, dtype=dtype) * keep).sum(), size.clamp_min(1)
 
-    def _activity(self, spikes: Tensor) -> Activity:
+    def _activity(self, current: Tensor, spikes: Tensor) -> Activity:
         # Signs add up several times faster than count_nonzero() counts, and the gradient of a sum,
         # unlike a mean's, is one number.
         count, sign = spikes, spikes.detach().sign()
         if self.spike_type == "ternary":
             count, sign = spikes.abs(), sign.abs_()
         (counted, size), (fired, _) = self.total(count), self.total(sign)
+        return self._reported(counted / (size * self.unit), fired / size)
+
+    def _reported(self, mean: Tensor, density: Tensor) -> Activity:
         return Activity(
-            counted / (size * self.unit), fired / size, self.rate_target, torch.is_grad_enabled()
+            mean,
+            density,
+            self.rate_target,
+            torch.is_grad_enabled(),
+            self.rate_weight,
+            self.read_share,
+            self.learns_threshold,
         )
 
 
@@ -252,11 +293,28 @@ def mark_padding(module: nn.Module, present: Tensor | None) -> None:
         neuron.present = present
 
 
-def expand(spikes: Tensor, levels: int, unit: float = 1.0) -> Tensor:
-    """Unroll counts ``[S, ...]`` into binary sub-steps ``[levels, S, ...]`` that sum to them."""
-    count = torch.round(spikes / unit)
+def expand(spikes: Tensor, levels: int, unit: float = 1.0, signed: bool = False) -> Tensor:
+    """Unroll counts ``[S, ...]`` into binary sub-steps ``[levels, S, ...]`` that sum to them.
+
+    With a sign there are two populations, ``[2 * levels, S, ...]``: the sub-steps of ON neurons,
+    which fire for counts above zero, and then those of OFF neurons, which fire for counts below it
+    and are subtracted (see ``collapse``).
+    """
+    count = torch.round(spikes / unit).unsqueeze(0)
     thresholds = torch.arange(levels, device=spikes.device, dtype=spikes.dtype)
-    return (count.unsqueeze(0) > thresholds.view(-1, *([1] * spikes.dim()))).to(spikes.dtype)
+    thresholds = thresholds.view(-1, *([1] * spikes.dim()))
+    populations = (count > thresholds, -count > thresholds) if signed else (count > thresholds,)
+    return torch.cat(populations).to(spikes.dtype)
+
+
+def collapse(sub_steps: Tensor, off_steps: int = 0) -> Tensor:
+    """The counts ``[S, ...]`` of sub-steps ``[D, S, ...]``, the last ``off_steps`` subtracted.
+
+    Also of what is linear in the sub-steps, such as the output of a linear map.
+    """
+    on_steps = sub_steps.shape[0] - off_steps
+    counts = sub_steps[:on_steps].sum(0)
+    return counts - sub_steps[on_steps:].sum(0) if off_steps else counts
 
 
 @contextmanager

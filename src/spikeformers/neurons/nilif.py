@@ -26,7 +26,7 @@ from torch import Tensor
 
 from spikeformers.errors import ConfigError
 from spikeformers.kernels.triton import WIDEST, runs, type_refusal
-from spikeformers.neurons._base import Activity, BinaryUnits, Neuron, NormTerms, below, expand
+from spikeformers.neurons._base import BinaryUnits, Neuron, NormTerms, below, expand
 from spikeformers.neurons.surrogate import round_clip, round_clip_soft
 
 IntegerGradient = Literal["rectangular", "sigmoid"]
@@ -129,10 +129,7 @@ class NILIF(Neuron):
             counted, size = self.total(total.view(rows))
             number, _ = self.total(fired.view(rows))
             mean = counted / (size * width * self.unit)
-            recorded = torch.is_grad_enabled()
-            self.activity.append(
-                Activity(mean, number / (size * width), self.rate_target, recorded)
-            )
+            self.activity.append(self._reported(mean, number / (size * width)))
         return expand(spikes, self.levels, self.unit) if self.expanded else spikes
 
     def fire(self, u: Tensor) -> Tensor:

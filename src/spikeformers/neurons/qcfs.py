@@ -88,7 +88,6 @@ class QCFS(nn.Module):
 class IF(Neuron):
     """Non-negative spikes; ``threshold`` ``[1, *shape]`` broadcasts against the current."""
 
-    signed: bool = False
     power_of_two: bool = False
     """Whether every value is a power of two."""
 

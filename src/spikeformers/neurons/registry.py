@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from spikeformers.errors import ConfigError
 from spikeformers.neurons._base import Neuron
+from spikeformers.neurons.dead_zone import DeadZone
 from spikeformers.neurons.ilif import ILIF
 from spikeformers.neurons.lif import LIF
 from spikeformers.neurons.nilif import NILIF
@@ -31,7 +32,7 @@ LIBRARIES: dict[str, type[Neuron]] = {
 NEURONS: Registry[type[Neuron]] = Registry(
     "neuron",
     "spikeformers.neurons",
-    {"ni-lif": NILIF, "i-lif": ILIF, "lif": LIF, "t-lif": TLIF, **LIBRARIES},
+    {"ni-lif": NILIF, "i-lif": ILIF, "lif": LIF, "t-lif": TLIF, "dead-zone": DeadZone, **LIBRARIES},
     _check,
 )
 

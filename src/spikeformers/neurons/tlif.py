@@ -46,6 +46,7 @@ class TLIF(Neuron):
     """Spikes in {-a, 0, +a}; one amplitude a per neuron layer."""
 
     spike_type = "ternary"
+    signed = True
     calibrated: Tensor
 
     def __init__(

@@ -41,7 +41,8 @@ void Program::attend(int query, int key, int value, int out, int heads, Rule rul
     require(rule == Rule::winners && winners == 1 && weight == 1.0f,
             "attend: only one winner's value is spikes; sums of rows are reals");
     const Neuron &from = at(value, "attend").neuron, &declared = to.neuron;
-    require(from.type == declared.type && from.levels == declared.levels && from.unit == declared.unit,
+    require(from.type == declared.type && from.levels == declared.levels && from.unit == declared.unit &&
+                from.sign == declared.sign,
             "attend: its output has another neuron than the values");
   }
   std::vector<BiasLine> lines = bias_lines(bias, heads, "attend");

@@ -47,7 +47,7 @@ void Program::recount(int in, int out) {
   const Buffer& from = input(in, Holds::reals, "recount");
   Buffer& to = output(out, Holds::spikes, "recount");
   require(from.width == to.width, "recount: widths differ");
-  require(to.neuron.type != SpikeType::ternary, "recount: counts have no sign");
+  require(!has_sign(to.neuron), "recount: counts have no sign");
   wrote(to, from.steps, from.selected);
   steps_.emplace_back(Recount{in, out});
 }

@@ -74,24 +74,31 @@ SPIKEFORMERS_INLINE float nearest(float u) {
   return (u + big) - big;
 }
 
-void fire(const Neuron& neuron, const float* current, float* carry, bool first, std::int64_t n,
+// The count of an integer neuron at potential u; of NaN 0.
+SPIKEFORMERS_INLINE float count_of(const Neuron& neuron, float u) {
+  const float size_of_u = neuron.sign ? __builtin_fabsf(u) : u;
+  const float beyond = size_of_u * neuron.gain - neuron.dead_zone;
+  const float steps = (beyond > 0.0f ? beyond : 0.0f) / neuron.step;
+  const float top = static_cast<float>(neuron.levels);
+  const float size = nearest(steps < top ? steps : top);
+  return neuron.sign && u < 0.0f ? -size : size;
+}
+
+void fire(const Neuron& given, const float* current, float* carry, bool first, std::int64_t n,
           std::int8_t* count) {
+  const Neuron neuron = given;  // a copy, which bytes written to `count` cannot change
   const float decay = neuron.decay;
   if (neuron.type == SpikeType::integer) {
-    const float top = static_cast<float>(neuron.levels);
     if (carry == nullptr) {
-      for (std::int64_t i = 0; i < n; ++i) {
-        const float u = current[i] > 0.0f ? current[i] : 0.0f;
-        count[i] = static_cast<std::int8_t>(static_cast<std::int32_t>(nearest(u < top ? u : top)));
-      }
+      for (std::int64_t i = 0; i < n; ++i)
+        count[i] = static_cast<std::int8_t>(static_cast<std::int32_t>(count_of(neuron, current[i])));
       return;
     }
     for (std::int64_t i = 0; i < n; ++i) {
       const float u = first ? current[i] : carry[i] + current[i];
-      const float up = u > 0.0f ? u : 0.0f;
-      const float c = nearest(up < top ? up : top);
+      const float c = count_of(neuron, u);
       count[i] = static_cast<std::int8_t>(static_cast<std::int32_t>(c));
-      carry[i] = decay * (u - c);
+      carry[i] = decay * (u - c * (neuron.step / neuron.gain));
     }
     return;
   }

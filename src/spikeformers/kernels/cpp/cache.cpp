@@ -2,23 +2,19 @@
 
 #include <cstring>
 
+#include "limits.hpp"
+
 namespace spikeformers {
 
 Planes Planes::of(const Neuron& neuron) {
   Planes planes;
-  if (neuron.type == SpikeType::ternary) {
-    planes.n = 2;
-    planes.weight[1] = -1;
-  } else if (neuron.type == SpikeType::integer) {
-    for (planes.n = 0; neuron.levels >> planes.n != 0; ++planes.n)
-      planes.weight[planes.n] = 1 << planes.n;
+  for (planes.n = 0; most_count(neuron) >> planes.n != 0; ++planes.n)
+    planes.weight[planes.n] = 1 << planes.n;
+  if (has_sign(neuron)) {
+    planes.weight[planes.n] = -(1 << planes.n);
+    ++planes.n;
   }
   return planes;
-}
-
-std::uint32_t Planes::bits(int count) const {
-  if (count < 0) return 2;  // ternary
-  return static_cast<std::uint32_t>(count);
 }
 
 BitCache::BitCache(int heads, int width, const Planes& keys, const Planes& values)
@@ -55,7 +51,7 @@ void BitCache::put_key(std::int64_t token, int head, const std::int8_t* count) {
   std::int32_t sum = 0, top = 0;
   for (int d = 0; d < width_; ++d) {
     if (count[d] == 0) continue;
-    const std::uint32_t set = keys_.bits(count[d]);
+    const auto set = static_cast<std::uint32_t>(count[d]);
     for (int p = 0; p < keys_.n; ++p)
       if (set >> p & 1) words[d * keys_.n + p] |= bit;
     const std::int32_t size = count[d] < 0 ? -count[d] : count[d];
@@ -71,7 +67,7 @@ void BitCache::put_value(std::int64_t token, int head, const std::int8_t* count)
   std::uint64_t* words = mutable_value(token, head);
   for (int d = 0; d < width_; ++d) {
     if (count[d] == 0) continue;
-    const std::uint32_t set = values_.bits(count[d]);
+    const auto set = static_cast<std::uint32_t>(count[d]);
     for (int p = 0; p < values_.n; ++p)
       if (set >> p & 1) words[p * words_ + d / 64] |= std::uint64_t{1} << (d % 64);
   }

@@ -11,13 +11,13 @@
 
 namespace spikeformers {
 
-// Bits of the counts 0..levels, or of +1 and -1, and what each is worth.
+// Bits of a neuron's counts, and what each is worth: where it has a sign, those of two's complement,
+// whose highest bit is worth less than nothing.
 struct Planes {
   int n = 1;
   std::int32_t weight[kMaxPlanes] = {1};
 
   static Planes of(const Neuron& neuron);
-  std::uint32_t bits(int count) const;  // which planes are set for a count
 };
 
 // The last page before a token is put into it: where a fork of the sequence reads it too, it is copied,

@@ -10,7 +10,7 @@
 namespace spikeformers {
 
 constexpr int kPage = 64;        // tokens of a cache page: one machine word holds a bit of each
-constexpr int kMaxPlanes = 7;    // counts to 64
+constexpr int kMaxPlanes = 8;    // counts to 64, and a sign
 constexpr int kMaxLevels = 64;   // of counts, by size: two times a weight, 2 * 64 * 255, fit 16 bits
 
 enum class SpikeType : std::int32_t { binary, integer, ternary };
@@ -20,12 +20,16 @@ enum class NormKind : std::int32_t { none, layer, rms };
 // One neuron layer: see spikeformers/neurons, whose files are the specification.
 struct Neuron {
   SpikeType type = SpikeType::integer;
-  int levels = 1;         // integer: counts 0..levels
+  int levels = 1;         // integer: counts to this
   float unit = 1.0f;      // value of one spike; amplitude of a ternary one
   float decay = 0.0f;     // with more than one simulation step
   float threshold = 1.0f; // binary
   float ratio = 0.5f;     // ternary: it fires from ratio * unit
   Reset reset = Reset::soft;
+  // integer: counts of either sign; the potential, times the gain, of one count, and below which
+  // there is none
+  bool sign = false;
+  float step = 1.0f, dead_zone = 0.0f, gain = 1.0f;
 };
 
 // The inputs of one row that fired: indices in ascending order.
@@ -77,12 +81,13 @@ struct Kernels {
   // out[begin..end) of sum_e coef[e] * w[index[e]][...], w input-major with rows of `stride`.
   void (*rows_f32)(const float* w, std::int64_t stride, Events events, const float* coef,
                    std::int64_t begin, std::int64_t end, float* out);
-  // The same over int8 rows and whole counts up to kMaxLevels by size, of at most 131072 inputs:
-  // exact, in 16-bit sums that spill in time into 32; count[e] is that of index[e].
+  // The same over int8 rows and whole counts up to kMaxLevels by size, those below zero first, of at
+  // most 131072 inputs: exact, in 16-bit sums that spill in time into 32; count[e] is that of index[e].
   void (*rows_i8)(const std::int8_t* w, std::int64_t stride, Events events,
                   const std::int8_t* count, std::int64_t begin, std::int64_t end,
                   const Finish& finish, float* out);
-  // The same over rows of 4 bits, `stride` bytes long; `begin` is a multiple of 64.
+  // The same over rows of 4 bits, `stride` bytes long, and counts in any order; `begin` is a multiple
+  // of 64.
   void (*rows_i4)(const std::int8_t* w, std::int64_t stride, Events events,
                   const std::int8_t* count, std::int64_t begin, std::int64_t end,
                   const Finish& finish, float* out);

@@ -43,10 +43,11 @@ inline bool all_finite(const float* x, std::int64_t n) {
 }
 
 // Counts that a neuron emits.
-inline int least_count(const Neuron& neuron) { return neuron.type == SpikeType::ternary ? -1 : 0; }
 inline int most_count(const Neuron& neuron) {
   return neuron.type == SpikeType::integer ? neuron.levels : 1;
 }
+inline bool has_sign(const Neuron& neuron) { return neuron.type == SpikeType::ternary || neuron.sign; }
+inline int least_count(const Neuron& neuron) { return has_sign(neuron) ? -most_count(neuron) : 0; }
 
 inline void check_neuron(const Neuron& neuron) {
   require(neuron.levels >= 1 && neuron.levels <= kMaxLevels,
@@ -58,6 +59,15 @@ inline void check_neuron(const Neuron& neuron) {
           "threshold=" + std::to_string(neuron.threshold) + ": it must be positive, and at most 2^40");
   require(between(neuron.ratio, 0.0f, kMaxThreshold),
           "ratio=" + std::to_string(neuron.ratio) + ": it must be 0 to 2^40");
+  require(between(neuron.step, kMinUnit, kMaxUnit),
+          "step=" + std::to_string(neuron.step) + ": the potential of a count must be 2^-20 to 2^20");
+  require(between(neuron.dead_zone, 0.0f, kMaxThreshold),
+          "dead_zone=" + std::to_string(neuron.dead_zone) + ": it must be 0 to 2^40");
+  require(between(neuron.gain, kMinUnit, kMaxUnit),
+          "gain=" + std::to_string(neuron.gain) + ": it must be 2^-20 to 2^20");
+  require(neuron.type == SpikeType::integer || (!neuron.sign && neuron.step == 1.0f && neuron.dead_zone == 0.0f &&
+                                                      neuron.gain == 1.0f),
+          "sign, step, dead zone and gain are those of an integer neuron");
   require(neuron.type != SpikeType::integer || neuron.reset == Reset::soft,
           "an integer neuron has the reset \"soft\"");
   require(neuron.type != SpikeType::ternary || neuron.reset != Reset::delayed,

@@ -123,6 +123,7 @@ Timed product(const Counts& counts, const Matrix& matrix, const std::optional<Re
   Neuron neuron;
   neuron.levels = kMaxLevels;
   neuron.unit = unit;
+  neuron.sign = true;
   const int in = program.spikes(static_cast<std::int64_t>(counts.shape(1)), neuron);
   const Weights weights = weights_of(matrix, scale, true);
   const int out = program.real(weights.outputs);
@@ -135,13 +136,13 @@ Timed product(const Counts& counts, const Matrix& matrix, const std::optional<Re
 
 Timed attend(const Counts& q, const Counts& k, const Counts& v, const std::string& type, int levels,
              float unit, int heads, const std::string& rule, int winners, float weight,
-             const Reals& scale, const std::optional<Reals>& bias, const std::string& path,
+             const Reals& scale, const std::optional<Reals>& bias, bool sign, const std::string& path,
              int threads) {
   if (q.shape(0) != k.shape(0) || q.shape(0) != v.shape(0) || q.shape(1) != k.shape(1) ||
       q.shape(1) != v.shape(1))
     throw std::invalid_argument("attend: q, k and v differ in shape");
   Program program(*choose_path(path).kernels, threads, 1, 1);
-  const Neuron neuron = neuron_of(type, levels, unit, 0.0f, 1.0f, 0.5f, "soft");
+  const Neuron neuron = neuron_of(type, levels, unit, 0.0f, 1.0f, 0.5f, "soft", 1.0f, 0.0f, 1.0f, sign);
   const auto rows = static_cast<std::int64_t>(q.shape(0)), width = static_cast<std::int64_t>(q.shape(1));
   int id[3];
   const Counts* given[3] = {&q, &k, &v};
@@ -175,11 +176,13 @@ nb::ndarray<nb::numpy, float> normalise(const Reals& x, const std::string& kind,
 // Currents [steps, n] through one neuron layer.
 nb::ndarray<nb::numpy, std::int8_t> fire(const Reals& current, const std::string& type, int levels,
                                          float unit, float decay, float threshold, float ratio,
-                                         const std::string& reset, const std::string& path) {
+                                         const std::string& reset, float step, float dead_zone,
+                                         float gain, bool sign, const std::string& path) {
   require_aligned(current.data());
   if (current.ndim() != 2) throw std::invalid_argument("fire: currents are [steps, n]");
   const std::size_t steps = current.shape(0), n = current.shape(1);
-  const Neuron neuron = neuron_of(type, levels, unit, decay, threshold, ratio, reset);
+  const Neuron neuron =
+      neuron_of(type, levels, unit, decay, threshold, ratio, reset, step, dead_zone, gain, sign);
   require(all_finite(current.data(), static_cast<std::int64_t>(steps * n)), "fire: a current is not finite");
   std::vector<std::int8_t> count(steps * n);
   std::vector<float> carry(n);
@@ -205,10 +208,10 @@ NB_MODULE(_native, m) {
   m.def("product", &product, "counts"_a, "matrix"_a, "scale"_a.none(), "bias"_a.none(), "unit"_a,
         "path"_a, "threads"_a, "repeats"_a);
   m.def("attend", &attend, "q"_a, "k"_a, "v"_a, "type"_a, "levels"_a, "unit"_a, "heads"_a, "rule"_a,
-        "winners"_a, "weight"_a, "scale"_a, "bias"_a.none(), "path"_a, "threads"_a);
+        "winners"_a, "weight"_a, "scale"_a, "bias"_a.none(), "signed"_a, "path"_a, "threads"_a);
   m.def("norm", &normalise, "x"_a, "kind"_a, "gain"_a.none(), "shift"_a.none(), "eps"_a, "path"_a);
   m.def("fire", &fire, "current"_a, "type"_a, "levels"_a, "unit"_a, "decay"_a, "threshold"_a,
-        "ratio"_a, "reset"_a, "path"_a);
+        "ratio"_a, "reset"_a, "step"_a, "dead_zone"_a, "gain"_a, "signed"_a, "path"_a);
 
   nb::class_<Sequence>(m, "Sequence")
       .def_prop_ro("tokens", [](const Sequence& s) { return alone(s.program(), [&] { return s.tokens(); }); })
@@ -226,11 +229,14 @@ NB_MODULE(_native, m) {
            "width"_a)
       .def("spikes",
            [](Engine& e, std::int64_t width, const std::string& type, int levels, float unit,
-              float decay, float threshold, float ratio, const std::string& reset) {
-             const Neuron neuron = neuron_of(type, levels, unit, decay, threshold, ratio, reset);
+              float decay, float threshold, float ratio, const std::string& reset, float step,
+              float dead_zone, float gain, bool sign) {
+             const Neuron neuron =
+                 neuron_of(type, levels, unit, decay, threshold, ratio, reset, step, dead_zone, gain, sign);
              return alone(e.program, [&] { return e.program.spikes(width, neuron); });
            },
-           "width"_a, "type"_a, "levels"_a, "unit"_a, "decay"_a, "threshold"_a, "ratio"_a, "reset"_a)
+           "width"_a, "type"_a, "levels"_a, "unit"_a, "decay"_a, "threshold"_a, "ratio"_a, "reset"_a,
+           "step"_a = 1.0f, "dead_zone"_a = 0.0f, "gain"_a = 1.0f, "signed"_a = false)
       .def("counts", [](Engine& e, std::int64_t width) { return alone(e.program, [&] { return e.program.counts(width); }); },
            "width"_a)
       .def("embed",

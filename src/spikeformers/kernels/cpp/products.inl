@@ -65,57 +65,7 @@ struct Group {
 
 // 64 weights of 4 bits lie in 32 bytes: the low halves are outputs 0 to 31, the high ones 32 to 63,
 // each plus 8, so that halves are unsigned; 8 times the sum of counts is taken off in the end.
-#if defined(SPIKEFORMERS_NEON)
-// One instruction multiplies eight bytes by a signed count and adds them to 16-bit sums.
-SPIKEFORMERS_INLINE void add_sixteen(int8x16_t weights, std::int16_t count, std::int16_t* sum) {
-  const int8x16_t c = vdupq_n_s8(static_cast<std::int8_t>(count));
-  vst1q_s16(sum, vmlal_s8(vld1q_s16(sum), vget_low_s8(weights), vget_low_s8(c)));
-  vst1q_s16(sum + 8, vmlal_high_s8(vld1q_s16(sum + 8), weights, c));
-}
-
-template <int kBits>
-SPIKEFORMERS_INLINE void add_plain(const Group& group, std::int64_t o, std::int16_t* to) {
-  std::int16_t sum[kBlock];  // in registers, as the compiler sees the bounds
-  __builtin_memcpy(sum, to + o, sizeof sum);
-  for (int k = 0; k < kRows; ++k)
-    for (std::int64_t at = 0; at < (kBits == 8 ? kBlock : kBlock / 2); at += 16) {
-      const std::int8_t* from = group.row[k] + (kBits == 8 ? o : o / 2) + at;
-      if constexpr (kBits == 8) {
-        add_sixteen(vld1q_s8(from), group.count[k], sum + at);
-      } else {
-        const uint8x16_t two = vreinterpretq_u8_s8(vld1q_s8(from));
-        const uint8x16_t low = vandq_u8(two, vdupq_n_u8(15)), high = vshrq_n_u8(two, 4);
-        add_sixteen(vreinterpretq_s8_u8(low), group.count[k], sum + at);
-        add_sixteen(vreinterpretq_s8_u8(high), group.count[k], sum + kBlock / 2 + at);
-      }
-    }
-  __builtin_memcpy(to + o, sum, sizeof sum);
-}
-#else
-template <int kBits>
-SPIKEFORMERS_INLINE void add_plain(const Group& group, std::int64_t o, std::int16_t* sum) {
-  if constexpr (kBits == 8) {
-    for (std::int64_t at = o; at < o + kBlock; at += kShorts) {
-      Shorts s = load<Shorts>(sum + at);
-      for (int k = 0; k < kRows; ++k)
-        s += __builtin_convertvector(load<Bytes>(group.row[k] + at), Shorts) * group.count[k];
-      store(sum + at, s);
-    }
-  } else {
-    for (std::int64_t at = 0; at < kBlock / 2; at += kShorts) {
-      Shorts low = load<Shorts>(sum + o + at), high = load<Shorts>(sum + o + at + kBlock / 2);
-      for (int k = 0; k < kRows; ++k) {
-        const Bytes two = load<Bytes>(group.row[k] + o / 2 + at);
-        low += __builtin_convertvector(two & 15, Shorts) * group.count[k];
-        high += __builtin_convertvector((two >> 4) & 15, Shorts) * group.count[k];
-      }
-      store(sum + o + at, low);
-      store(sum + o + at + kBlock / 2, high);
-    }
-  }
-}
-#endif
-
+//
 // maddubs multiplies unsigned by signed bytes and adds neighbours: counts by weights of 8 bits, at
 // most 2 * 64 * 128, or weights of 4 bits by counts. Two rows are unpacked into neighbours, in lanes
 // of 128 bits, so a block of sums lies out of order until in_order() puts it right.
@@ -135,7 +85,7 @@ SPIKEFORMERS_INLINE __m512i times(__m512i counts, __m512i weights) {
 }
 
 template <int kBits>
-SPIKEFORMERS_INLINE void add_pairs(const Group& group, std::int64_t o, std::int16_t* sum) {
+SPIKEFORMERS_INLINE void add_group(const Group& group, std::int64_t o, std::int16_t* sum) {
   __m512i low = _mm512_load_si512(sum + o), high = _mm512_load_si512(sum + o + 32);
   for (int k = 0; k < kRows; k += 2) {
     const __m512i a = block_of<kBits>(group.row[k], o), b = block_of<kBits>(group.row[k + 1], o);
@@ -179,7 +129,7 @@ SPIKEFORMERS_INLINE __m256i times(__m256i counts, __m256i weights) {
 }
 
 template <int kBits>
-SPIKEFORMERS_INLINE void add_pairs(const Group& group, std::int64_t o, std::int16_t* sum) {
+SPIKEFORMERS_INLINE void add_group(const Group& group, std::int64_t o, std::int16_t* sum) {
   for (int half = 0; half < 2; ++half) {
     std::int16_t* at = sum + o + 32 * half;
     __m256i low = at256(at), high = at256(at + 16);
@@ -203,10 +153,56 @@ SPIKEFORMERS_INLINE void in_order(std::int64_t n, std::int16_t* sum) {
     put256(sum + o + 16, _mm256_permute2x128_si256(low, high, 0x31));
   }
 }
+#elif defined(SPIKEFORMERS_NEON)
+// One instruction multiplies eight bytes by a signed count and adds them to 16-bit sums.
+SPIKEFORMERS_INLINE void add_sixteen(int8x16_t weights, std::int16_t count, std::int16_t* sum) {
+  const int8x16_t c = vdupq_n_s8(static_cast<std::int8_t>(count));
+  vst1q_s16(sum, vmlal_s8(vld1q_s16(sum), vget_low_s8(weights), vget_low_s8(c)));
+  vst1q_s16(sum + 8, vmlal_high_s8(vld1q_s16(sum + 8), weights, c));
+}
+
+template <int kBits>
+SPIKEFORMERS_INLINE void add_group(const Group& group, std::int64_t o, std::int16_t* to) {
+  std::int16_t sum[kBlock];  // in registers, as the compiler sees the bounds
+  __builtin_memcpy(sum, to + o, sizeof sum);
+  for (int k = 0; k < kRows; ++k)
+    for (std::int64_t at = 0; at < (kBits == 8 ? kBlock : kBlock / 2); at += 16) {
+      const std::int8_t* from = group.row[k] + (kBits == 8 ? o : o / 2) + at;
+      if constexpr (kBits == 8) {
+        add_sixteen(vld1q_s8(from), group.count[k], sum + at);
+      } else {
+        const uint8x16_t two = vreinterpretq_u8_s8(vld1q_s8(from));
+        const uint8x16_t low = vandq_u8(two, vdupq_n_u8(15)), high = vshrq_n_u8(two, 4);
+        add_sixteen(vreinterpretq_s8_u8(low), group.count[k], sum + at);
+        add_sixteen(vreinterpretq_s8_u8(high), group.count[k], sum + kBlock / 2 + at);
+      }
+    }
+  __builtin_memcpy(to + o, sum, sizeof sum);
+}
+
+SPIKEFORMERS_INLINE void in_order(std::int64_t, std::int16_t*) {}
 #else
 template <int kBits>
-SPIKEFORMERS_INLINE void add_pairs(const Group& group, std::int64_t o, std::int16_t* sum) {
-  add_plain<kBits>(group, o, sum);
+SPIKEFORMERS_INLINE void add_group(const Group& group, std::int64_t o, std::int16_t* sum) {
+  if constexpr (kBits == 8) {
+    for (std::int64_t at = o; at < o + kBlock; at += kShorts) {
+      Shorts s = load<Shorts>(sum + at);
+      for (int k = 0; k < kRows; ++k)
+        s += __builtin_convertvector(load<Bytes>(group.row[k] + at), Shorts) * group.count[k];
+      store(sum + at, s);
+    }
+  } else {
+    for (std::int64_t at = 0; at < kBlock / 2; at += kShorts) {
+      Shorts low = load<Shorts>(sum + o + at), high = load<Shorts>(sum + o + at + kBlock / 2);
+      for (int k = 0; k < kRows; ++k) {
+        const Bytes two = load<Bytes>(group.row[k] + o / 2 + at);
+        low += __builtin_convertvector(two & 15, Shorts) * group.count[k];
+        high += __builtin_convertvector((two >> 4) & 15, Shorts) * group.count[k];
+      }
+      store(sum + o + at, low);
+      store(sum + o + at + kBlock / 2, high);
+    }
+  }
 }
 
 SPIKEFORMERS_INLINE void in_order(std::int64_t, std::int16_t*) {}
@@ -218,16 +214,16 @@ SPIKEFORMERS_INLINE void rows_whole(const std::int8_t* w, std::int64_t stride, E
                                     const Finish& finish, float* out) {
   alignas(64) std::int16_t sum[kWideTile];
   alignas(64) std::int32_t spilled[kWideTile];
-  bool paired = true;  // counts of weights of 8 bits have to be unsigned for it
   std::int32_t all = 0;
-  for (std::int64_t e = 0; e < events.n; ++e) {
-    paired = paired && (kBits == 4 || count[e] >= 0);
+  std::int64_t below = 0;  // how many are below zero, of weights of 8 bits: counts have to be unsigned,
+  for (std::int64_t e = 0; e < events.n; ++e) {  // so their sizes are added and the sums turned round
+    below += kBits == 8 && count[e] < 0;
     all += count[e];
   }
   const std::int32_t offset = kBits == 4 ? 8 * all : 0;
   // Counts that a 16-bit sum holds at worst: 15 * 2184 is below 2^15; -128 * 256 is -2^15, which
-  // counts below zero would turn into +2^15.
-  const int most = kBits == 4 ? 2184 : paired ? 256 : 255;
+  // cannot be turned round.
+  const int most = kBits == 4 ? 2184 : below == 0 ? 256 : 255;
   for (std::int64_t tile = begin; tile < end; tile += kWideTile) {
     const std::int64_t n = end - tile < kWideTile ? end - tile : kWideTile;
     // Rows of 4 bits are filled up to whole blocks.
@@ -237,49 +233,53 @@ SPIKEFORMERS_INLINE void rows_whole(const std::int8_t* w, std::int64_t stride, E
     for (std::int64_t o = 0; o < sums; ++o) sum[o] = 0;
     int held = 0;
     bool over = false;
-    for (std::int64_t e = 0; e < events.n;) {
-      Group group;
-      int taken = 0, total = 0;
-      for (; taken < kRows && e + taken < events.n; ++taken) {
-        const int c = count[e + taken];
-        const int size = c < 0 ? -c : c;
-        if (total + size > most) break;
-        total += size;
-        group.row[taken] = w + events.index[e + taken] * stride + from;
-        group.count[taken] = static_cast<std::int16_t>(c);
+    for (std::int64_t e = 0, part = 0; part < 2; ++part) {  // those below zero, then the others
+      const std::int64_t stop = part == 0 ? below : events.n;
+      while (e < stop) {
+        Group group;
+        int taken = 0, total = 0;
+        for (; taken < kRows && e + taken < stop; ++taken) {
+          const int c = count[e + taken];
+          const int size = c < 0 ? -c : c;
+          if (total + size > most) break;
+          total += size;
+          group.row[taken] = w + events.index[e + taken] * stride + from;
+          group.count[taken] = static_cast<std::int16_t>(kBits == 8 ? size : c);
+        }
+        for (int k = taken; k < kRows; ++k) {
+          group.row[k] = group.row[0];
+          group.count[k] = 0;
+        }
+        e += taken;
+        for (int k = 0; k < kRows; ++k)
+          group.next[k] = w + events.index[e + k < events.n ? e + k : events.n - 1] * stride + from;
+        if (held + total > most) {
+          in_order(blocks, sum);
+          if (over)
+            for (std::int64_t o = 0; o < n; ++o) spilled[o] += sum[o];
+          else
+            for (std::int64_t o = 0; o < n; ++o) spilled[o] = sum[o];
+          for (std::int64_t o = 0; o < sums; ++o) sum[o] = 0;
+          over = true;
+          held = 0;
+        }
+        held += total;
+        for (std::int64_t o = 0; o < blocks; o += kBlock) {
+          for (int k = 0; k < kRows; ++k) SPIKEFORMERS_FETCH(group.next[k] + (kBits == 4 ? o / 2 : o));
+          add_group<kBits>(group, o, sum);
+        }
+        for (std::int64_t o = blocks; o < n; ++o) {
+          int s = sum[o];
+          for (int k = 0; k < kRows; ++k) s += group.row[k][o] * group.count[k];
+          sum[o] = static_cast<std::int16_t>(s);
+        }
       }
-      for (int k = taken; k < kRows; ++k) {
-        group.row[k] = group.row[0];
-        group.count[k] = 0;
-      }
-      e += taken;
-      for (int k = 0; k < kRows; ++k)
-        group.next[k] = w + events.index[e + k < events.n ? e + k : events.n - 1] * stride + from;
-      if (held + total > most) {
-        if (paired) in_order(blocks, sum);
-        if (over)
-          for (std::int64_t o = 0; o < n; ++o) spilled[o] += sum[o];
-        else
-          for (std::int64_t o = 0; o < n; ++o) spilled[o] = sum[o];
-        for (std::int64_t o = 0; o < sums; ++o) sum[o] = 0;
-        over = true;
-        held = 0;
-      }
-      held += total;
-      for (std::int64_t o = 0; o < blocks; o += kBlock) {
-        for (int k = 0; k < kRows; ++k) SPIKEFORMERS_FETCH(group.next[k] + (kBits == 4 ? o / 2 : o));
-        if (paired)
-          add_pairs<kBits>(group, o, sum);
-        else
-          add_plain<kBits>(group, o, sum);
-      }
-      for (std::int64_t o = blocks; o < n; ++o) {
-        int s = sum[o];
-        for (int k = 0; k < kRows; ++k) s += group.row[k][o] * group.count[k];
-        sum[o] = static_cast<std::int16_t>(s);
+      if (part == 0 && below > 0) {
+        for (std::int64_t o = 0; o < sums; ++o) sum[o] = static_cast<std::int16_t>(-sum[o]);
+        for (std::int64_t o = 0; over && o < n; ++o) spilled[o] = -spilled[o];
       }
     }
-    if (paired) in_order(blocks, sum);
+    in_order(blocks, sum);
     const float* scale = finish.scale + tile;
     float* to = out + tile;
     if (over)

@@ -238,12 +238,21 @@ void Program::product_whole(const Linear& step, const Buffer& in, Buffer& out) {
   if (in.rows > 1) columns = std::min(columns, std::max<std::int64_t>(512, kTile / in.width / 64 * 64));
   pool.run(pieces_of(w.outputs, columns), [&](std::int64_t piece) {
     thread_local std::vector<std::int8_t> counts;
+    thread_local std::vector<std::int32_t> index;
     const std::int64_t begin = piece * columns, end = std::min(w.outputs, begin + columns);
     for (std::int64_t r = 0; r < in.rows; ++r) {
-      const Events events = in.events(r);
+      Events events = in.events(r);
+      const std::int8_t* all = in.count.data() + r * in.width;
       counts.resize(static_cast<std::size_t>(events.n));
-      for (std::int64_t e = 0; e < events.n; ++e)
-        counts[static_cast<std::size_t>(e)] = in.count[static_cast<std::size_t>(r * in.width + events.index[e])];
+      if (w.i8 != nullptr && has_sign(in.neuron)) {
+        index.resize(static_cast<std::size_t>(events.n));
+        std::int64_t n = 0;
+        for (const bool below : {true, false})
+          for (std::int64_t e = 0; e < events.n; ++e)
+            if ((all[events.index[e]] < 0) == below) index[static_cast<std::size_t>(n++)] = events.index[e];
+        events.index = index.data();
+      }
+      for (std::int64_t e = 0; e < events.n; ++e) counts[static_cast<std::size_t>(e)] = all[events.index[e]];
       const auto rows = w.i8 != nullptr ? kernels.rows_i8 : kernels.rows_i4;
       rows(w.i8 != nullptr ? w.i8 : w.i4, w.row_bytes(), events, counts.data(), begin, end,
            {w.scale, in.neuron.unit, step.bias.data}, out.real.data() + r * w.outputs);

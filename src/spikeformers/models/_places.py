@@ -1,0 +1,118 @@
+"""The places of neurons in a block, and the neuron that a config puts into each.
+
+    in      before the maps of q, k and v, and before the MLP
+    mlp_in  before the MLP, if it differs
+    query, key, value
+    out     of attention that sums several rows and fires again, before the output map
+    hidden  inside the MLP
+    head    before the language-model head
+
+``neurons`` of a config maps a place to the fields that differ there: ``{"in": {"neuron":
+"dead-zone", "levels": 64, "target": 0.25}}``. A place that it does not name has the neuron that
+the config's own fields describe.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from spikeformers.errors import ConfigError, nearest
+from spikeformers.neurons import NEURONS, Neuron
+from spikeformers.values import require_kind
+
+PLACES = ("in", "mlp_in", "query", "key", "value", "out", "hidden", "head")
+FALLS_BACK = {"mlp_in": "in"}
+OF_PLACE = {"target": float, "rate_weight": float}
+BEHIND_MAPS = ("query", "key", "value", "hidden")
+"""Places that have no norm in front with ``projection_norm=False``."""
+SIZE_OF_INPUTS = 0.7
+"""Root mean square of what a dead zone lets pass of currents of size 1, about."""
+OPTIONS = (
+    *("neuron", "neuron_options", "levels", "decay", "threshold", "threshold_ratio", "amplitude"),
+    *("reset", "surrogate", "surrogate_sharpness", "integer_gradient", "surrogate_margin"),
+    *("surrogate_leak", "signed", "step", "dead_zone", "gain"),
+)
+"""Fields of the config that a place may override."""
+
+_DEAD_ZONE: dict[str, Any] = {"neuron": "dead-zone", "levels": 64, "step": 0.25}
+DEAD_ZONES: dict[str, Any] = {
+    "projection_norm": False,
+    "budget": 0.35,
+    "neurons": {
+        "in": _DEAD_ZONE,
+        "query": {**_DEAD_ZONE, "target": 0.25},
+        "key": {**_DEAD_ZONE, "target": 0.25},
+        "value": _DEAD_ZONE,
+        "hidden": {**_DEAD_ZONE, "signed": False},
+        "head": _DEAD_ZONE,
+    },
+}
+"""Fields of a config whose every neuron has a learned dead zone: no norms behind the maps, signed
+counts in quarter steps, and one budget for the weights that a token reads. Ours; docs/log.md has
+the experiments that led to it."""
+
+
+class _AtPlace:
+    """A config with the overrides of one place."""
+
+    def __init__(self, config: Any, own: dict[str, Any]) -> None:
+        self._config, self._own = config, own
+
+    def __getattr__(self, name: str) -> Any:
+        return self._own[name] if name in self._own else getattr(self._config, name)
+
+
+def options_of(config: Any, place: str) -> dict[str, Any]:
+    """The fields that ``config.neurons`` overrides at ``place``; empty if it does not name it."""
+    named = config.neurons or {}
+    fallback = FALLS_BACK.get(place, place)
+    return dict(named.get(place, named.get(fallback, {})))
+
+
+def neuron_at(config: Any, place: str) -> Neuron:
+    """A new neuron layer of ``place``."""
+    own = options_of(config, place)
+    target, weight = own.pop("target", None), own.pop("rate_weight", 1.0)
+    if place in BEHIND_MAPS and not config.projection_norm and config.gain is None:
+        own.setdefault("gain", 1 / _size_of_currents(config))
+    view = _AtPlace(config, own)
+    kind = NEURONS.get_or_refuse(view.neuron, "neuron")
+    neuron = kind.head_from_config(view) if place == "head" else kind.from_config(view)
+    neuron.own_target, neuron.rate_weight = target, weight
+    return neuron
+
+
+def _size_of_currents(config: Any) -> float:
+    """Of the first maps' outputs before training, whose weights have ``initializer_range``."""
+    size: float = config.initializer_range * math.sqrt(config.hidden_size) * SIZE_OF_INPUTS
+    return size
+
+
+def check_places(config: Any) -> None:
+    """ConfigError for a place, an option or a value of ``config.neurons`` that does not exist."""
+    for place, own in (config.neurons or {}).items():
+        if place not in PLACES:
+            raise ConfigError(
+                f"neurons names {place!r}; places of neurons are {', '.join(PLACES)}."
+                f"{nearest(place, PLACES)}"
+            )
+        if not isinstance(own, dict):
+            raise ConfigError(
+                f"neurons[{place!r}] is {own!r}; it must be options by name, such as "
+                '{"neuron": "dead-zone", "levels": 64}.'
+            )
+        allowed = (*OPTIONS, *OF_PLACE)
+        for key, value in own.items():
+            if key not in allowed:
+                raise ConfigError(
+                    f"neurons[{place!r}] names {key!r}; its options are {', '.join(allowed)}."
+                    f"{nearest(key, allowed)}"
+                )
+            if key in OF_PLACE:
+                require_kind(f"neurons[{place!r}][{key!r}]", value, OF_PLACE[key])
+        if not 0 <= own.get("target", 0.0) < 1:
+            raise ConfigError(
+                f"neurons[{place!r}]['target'] must be a density in [0, 1), not {own['target']!r}."
+            )
+        neuron_at(config, place)

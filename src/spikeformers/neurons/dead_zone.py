@@ -1,0 +1,188 @@
+"""Signed integer neuron with a learned dead zone.
+
+    U[t] = H[t-1] + X[t]
+    Z[t] = sign(U[t]) max(gain |U[t]| - theta, 0)      soft threshold; theta >= 0, one per layer
+    N[t] = clip(round(Z[t] / step), -L, L)             without sign: 0 to L
+    S[t] = unit N[t],   unit = step / gain             so that S[t] is in the units of U[t]
+    H[t] = decay (U[t] - S[t])
+
+This project's own: NI-LIF (Spike2Former, https://arxiv.org/abs/2412.14587) with a sign, a finer
+step, and the soft threshold of shrinkage (Donoho 1995, https://doi.org/10.1109/18.382009), which is
+learned. Behind a norm ``gain`` is 1. Where currents have no norm it is learned, one per layer, as
+the step of LSQ is (Esser et al. 2020, https://arxiv.org/abs/1902.08153).
+
+A threshold below zero acts as zero and has zero's gradient, so that it can return.
+
+Gradients, with inside = gain |U| > theta and |Z| <= step L:
+
+    dS/dU      1 inside, ``leak`` in the dead zone and beyond the window
+    dS/dtheta  -sign(U) / gain inside
+    dS/dgain   ([inside] U - S) / gain
+
+The firing-rate term is the mean of step |N|, the rounded max(gain |U| - theta, 0), and its gradient
+reaches theta alone, -density: it widens the dead zone and leaves the weights to the task, so that
+silence costs a layer resolution at small values and not its gain.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from spikeformers.errors import ConfigError
+from spikeformers.neurons._base import Activity, Neuron
+
+Kind = TypeVar("Kind", bound="DeadZone")
+
+
+class _Fire(torch.autograd.Function):
+    """Spikes of potentials ``u``; ``gain`` and ``theta`` are tensors ``[1]``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        u: Tensor,
+        theta: Tensor,
+        gain: Tensor,
+        step: float,
+        low: int,
+        high: int,
+        leak: float,
+    ) -> Tensor:
+        z = _shrunk(u * gain, theta, low < 0)
+        spikes = z.div_(step).round_().clamp_(low, high).mul_(step / gain)
+        ctx.save_for_backward(u, theta, gain, spikes)
+        ctx.step, ctx.low, ctx.high, ctx.leak = step, low, high, leak
+        return spikes
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        u, theta, gain, spikes = ctx.saved_tensors
+        size = (u.abs() if ctx.low < 0 else u) * gain
+        limit = theta.clamp_min(0)
+        inside = (size > limit) & (size <= limit + ctx.step * ctx.high)
+        passed = grads[0] * inside
+        g_theta = g_gain = None
+        if ctx.needs_input_grad[1]:
+            g_theta = (-(passed * u.sign()).sum() / gain).view_as(theta)
+        if ctx.needs_input_grad[2]:
+            g_gain = (((passed * u).sum() - (grads[0] * spikes).sum()) / gain).view_as(gain)
+        if ctx.leak:
+            passed = torch.where(inside, grads[0], grads[0] * ctx.leak)
+        return passed, g_theta, g_gain, None, None, None, None
+
+
+def _shrunk(u: Tensor, theta: Tensor, signed: bool) -> Tensor:
+    """``sign(u) max(|u| - theta, 0)``, or ``max(u - theta, 0)`` without a sign; a new tensor."""
+    limit = theta.clamp_min(0)
+    inner = u.clamp(-limit, limit) if signed else u.clamp_max(limit)
+    shrunk = u - inner
+    return shrunk if signed else shrunk.clamp_min_(0)
+
+
+class DeadZone(Neuron):
+    """Counts -``levels`` to ``levels`` (or from 0) of currents beyond a learned threshold."""
+
+    spike_type = "integer"
+    learns_threshold = True
+
+    def __init__(
+        self,
+        levels: int = 64,
+        step: float = 0.25,
+        threshold: float = 0.3,
+        signed: bool = True,
+        decay: float = 0.5,
+        gain: float | None = None,
+        leak: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if levels < 1:
+            raise ConfigError(f"levels must be at least 1, not {levels}.")
+        if not 1e-6 <= step <= 1e6:
+            raise ConfigError(f"step must be 1e-6 to 1e6, not {step}.")
+        if not 0 <= threshold <= 1e6:
+            raise ConfigError(f"dead_zone must be 0 to 1e6, not {threshold}.")
+        if gain is not None and not 1e-6 <= gain <= 1e6:
+            raise ConfigError(f"gain must be 1e-6 to 1e6, not {gain}.")
+        self.levels, self.size_of_step, self.signed, self.decay = levels, step, signed, decay
+        self.leak, self.initial_threshold, self.initial_gain = leak, threshold, gain
+        self.threshold = nn.Parameter(torch.full((1,), float(threshold)))
+        self.gain = None if gain is None else nn.Parameter(torch.full((1,), float(gain)))
+
+    @classmethod
+    def from_config(cls: type[Kind], config: Any) -> Kind:
+        return cls(
+            config.levels,
+            config.step,
+            config.dead_zone,
+            config.signed,
+            config.decay,
+            config.gain,
+            config.surrogate_leak,
+        )
+
+    def engine_spec(self) -> dict[str, Any]:
+        return {
+            "type": "integer",
+            "levels": self.levels,
+            "unit": self.unit,
+            "decay": self.decay,
+            "signed": self.signed,
+            "step": self.size_of_step,
+            "dead_zone": max(0.0, float(self.threshold.detach())),
+            "gain": self._gain(),
+        }
+
+    @property
+    def unit(self) -> float:
+        return self.size_of_step / self._gain()
+
+    def _gain(self) -> float:
+        return 1.0 if self.gain is None else float(self.gain.detach())
+
+    def spike_value(self) -> float | Tensor:
+        if self.gain is None:
+            return self.size_of_step
+        return self.size_of_step / self.gain.detach().squeeze()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        self.threshold.fill_(self.initial_threshold)
+        if self.gain is not None and self.initial_gain is not None:
+            self.gain.fill_(self.initial_gain)
+
+    def fire(self, u: Tensor) -> Tensor:
+        low = -self.levels if self.signed else 0
+        threshold = self.threshold.to(u.dtype)
+        gain = torch.ones_like(threshold) if self.gain is None else self.gain.to(u.dtype)
+        spikes: Tensor = _Fire.apply(
+            u, threshold, gain, self.size_of_step, low, self.levels, self.leak
+        )
+        return spikes
+
+    def keep(self, u: Tensor, spikes: Tensor) -> Tensor:
+        return self.decay * (u - spikes)
+
+    def _activity(self, current: Tensor, spikes: Tensor) -> Activity:
+        size = spikes.detach().abs()
+        (counted, values), (fired, _) = self.total(size), self.total(size.sign_())
+        excess = counted / values
+        if self.gain is not None:
+            excess = excess * self.gain.detach().squeeze()
+        density = fired / values
+        threshold = self.threshold.squeeze()
+        return self._reported(excess - density * (threshold - threshold.detach()), density)
+
+    def values(self) -> str:
+        low = f"-{self.levels}" if self.signed else "0"
+        factor = f"{self.size_of_step:g}" if self.gain is None else "a learned number"
+        return f"{low}, ... {self.levels}, times {factor}"
+
+    def extra_repr(self) -> str:
+        return (
+            f"levels={self.levels}, step={self.size_of_step}, signed={self.signed}, "
+            f"threshold={self.initial_threshold}, gain={self.initial_gain}, decay={self.decay}"
+        )
