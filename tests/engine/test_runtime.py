@@ -70,6 +70,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
         },
     },
     "dead-zone everywhere, a signed winner": SIGNED | {"token_shift": True},
+    "dead-zone, a gain in place of norms": SIGNED | {"gain": 1.7, "projection_norm": False},
+    "dead-zone, another gain in each place": {
+        **{"projection_norm": False, "token_shift": True, "steps": 2},
+        "neurons": {
+            **{"in": SIGNED, "query": SIGNED | {"gain": 0.9}, "key": SIGNED | {"gain": 2.3}},
+            **{"value": SIGNED | {"gain": 3.1}, "hidden": SIGNED | {"gain": 0.7, "signed": False}},
+            "head": SIGNED,
+        },
+    },
     "dead-zone-ssa": SIGNED | {"attention": "ssa"},
     "dead-zone-softmax": SIGNED | {"attention": "softmax"},
     "dead-zone-sparsemax": SIGNED | {"wta": "sparsemax"},

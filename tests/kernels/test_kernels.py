@@ -182,6 +182,7 @@ def test_no_page_is_ruled_out_wrongly(signed: bool) -> None:
         (TLIF(0.5, 0.5, "hard", "fixed", 0.75), TERNARY | {"reset": "hard"}),
         (DeadZone(64, 0.25, 0.3), DEAD_ZONE),
         (DeadZone(6, 0.75, 0.0, decay=0.9), {"levels": 6, "step": 0.75, "decay": 0.9} | SIGN),
+        (DeadZone(64, 0.25, 0.3, gain=2.5), DEAD_ZONE | {"gain": 2.5}),
         (DeadZone(16, 0.1, 1.2, signed=False), DEAD_ZONE | {"levels": 16, "step": 0.1} | NO_SIGN),
     ],
 )

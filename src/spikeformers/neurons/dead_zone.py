@@ -11,7 +11,8 @@ step, and the soft threshold of shrinkage (Donoho 1995, https://doi.org/10.1109/
 learned. Behind a norm ``gain`` is 1. Where currents have no norm it is learned, one per layer, as
 the step of LSQ is (Esser et al. 2020, https://arxiv.org/abs/1902.08153).
 
-A threshold below zero acts as zero and has zero's gradient, so that it can return.
+A threshold below zero acts as zero and has zero's gradient, so that it can return; a gain counts by
+its size.
 
 Gradients, with inside = gain |U| > theta and |Z| <= step L:
 
@@ -141,12 +142,12 @@ class DeadZone(Neuron):
         return self.size_of_step / self._gain()
 
     def _gain(self) -> float:
-        return 1.0 if self.gain is None else float(self.gain.detach())
+        return 1.0 if self.gain is None else abs(float(self.gain.detach()))
 
     def spike_value(self) -> float | Tensor:
         if self.gain is None:
             return self.size_of_step
-        return self.size_of_step / self.gain.detach().squeeze()
+        return self.size_of_step / self.gain.detach().abs().squeeze()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -157,7 +158,7 @@ class DeadZone(Neuron):
     def fire(self, u: Tensor) -> Tensor:
         low = -self.levels if self.signed else 0
         threshold = self.threshold.to(u.dtype)
-        gain = torch.ones_like(threshold) if self.gain is None else self.gain.to(u.dtype)
+        gain = torch.ones_like(threshold) if self.gain is None else self.gain.abs().to(u.dtype)
         spikes: Tensor = _Fire.apply(
             u, threshold, gain, self.size_of_step, low, self.levels, self.leak
         )
@@ -171,7 +172,7 @@ class DeadZone(Neuron):
         (counted, values), (fired, _) = self.total(size), self.total(size.sign_())
         excess = counted / values
         if self.gain is not None:
-            excess = excess * self.gain.detach().squeeze()
+            excess = excess * self.gain.detach().abs().squeeze()
         density = fired / values
         threshold = self.threshold.squeeze()
         return self._reported(excess - density * (threshold - threshold.detach()), density)
