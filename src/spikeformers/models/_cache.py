@@ -109,6 +109,7 @@ def append(cache: Cache, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tens
 
     The cache holds ``[B, H, J, S * K]``: batch first, so that beams can be reordered.
     """
+
     def pack(x: Tensor) -> Tensor:
         return x.flatten(0, -5).permute(1, 2, 3, 0, 4).flatten(-2)
 

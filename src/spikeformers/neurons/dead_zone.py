@@ -22,6 +22,7 @@ the weight of the term.
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeVar
 
 import torch
@@ -185,9 +186,24 @@ class DeadZone(Neuron):
             carry = self.keep(potentials[-1], self.fire(potentials[-1]))
         return torch.stack(potentials)
 
+    def operations(self, values: int, steps: int) -> dict[str, int]:
+        """A comparison per level and one of the sign; the soft threshold is subtracted."""
+        carried = values // steps * (steps - 1)
+        scaled = 0 if self.size_of_step == 1 else 1
+        return {
+            "compare": (self.levels + self.signed) * values,
+            "add": values + 2 * carried,
+            "mult": scaled * values + (1 + scaled) * carried,
+        }
+
     def values(self) -> str:
-        low = f"-{self.levels}/{self.levels}, ... 0" if self.signed else "0"
-        return f"{low}, 1/{self.levels}, ... {self.levels}/{self.levels}"
+        fraction = math.isclose(self.unit * self.levels, 1)
+        size = [
+            f"{count}/{self.levels}" if fraction else f"{count * self.unit:g}"
+            for count in (1, self.levels)
+        ]
+        low = f"-{size[1]}, ... -{size[0]}, " if self.signed else ""
+        return f"{low}0, {size[0]}, ... {size[1]}"
 
     def extra_repr(self) -> str:
         return (
