@@ -86,8 +86,11 @@ def full_tables(study: EnergyStudy) -> list[Table]:
         for phase in full.phases
     ]
     middle = full.phases[0] if full.pair is None else full.pair.phase
+    paper = study.paper
+    two_prices = paper.digit_sop_per_token != paper.sop_per_token
+    code = "; a count is a rate code" if two_prices else ""
     return [
-        Table(f"In full, memory included, by {full.table.name} (estimated)", heads, rows),
+        Table(f"In full, memory included, by {full.table.name} (estimated{code})", heads, rows),
         Table(
             f"At {middle.title}, by what the energy is spent on",
             heads,

@@ -103,7 +103,7 @@ def planes_of(x: Tensor, spikes: Spikes) -> int:
         return 1
     if spikes.planes:
         return spikes.planes
-    least, most = (float(value) for value in x.float().aminmax())
+    least, most = (float(value) for value in x.detach().float().aminmax())
     largest = round(max(-least, most) / spikes.unit)
     return max(1, largest.bit_length()) + (1 if least < 0 or spikes.kind == "ternary" else 0)
 
