@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from _sweep import Sweep, at_best_rate, cpu_seconds, mean
+from spikeformers.models import DEAD_ZONES
 from spikeformers.reporting.tables import markdown
 
 SETTING = ("tokenizer", "preset", "steps", "batch", "context")
@@ -48,6 +49,12 @@ class Row:
 ROWS: dict[str, Row] = {
     "dense-rotary": Row(twin="rotary", seeds=THREE, label="dense twin, rotary positions"),
     "cwssa-hard": Row(seeds=THREE, label="**spiking, CWSSA hard**"),
+    "dead zones, budget 0.35": Row(
+        DEAD_ZONES, seeds=THREE, label="**spiking, dead zones, budget 0.35**"
+    ),
+    "dead zones, budget 0.15": Row(
+        {**DEAD_ZONES, "budget": 0.15}, seeds=THREE, label="spiking, dead zones, budget 0.15"
+    ),
     "dense-learned": Row(
         twin="learned", seeds=THREE, label="dense twin, learned positions (GPT-2)"
     ),

@@ -134,7 +134,7 @@ def test_activity_appends_mean_count_and_density(kind: str) -> None:
     neuron.rate_target = 0.3
     neuron(current)
     neuron(torch.zeros(2, 30))
-    (count, density, target, recorded), (silent_count, silent_density, *_) = kept
+    (count, density, target, recorded, *_), (silent_count, silent_density, *_) = kept
     assert (target, recorded) == (0.3, True)
     assert count.item() == pytest.approx(spikes.abs().mean().item() / neuron.unit, rel=1e-5)
     assert density.item() == pytest.approx((spikes != 0).float().mean().item())

@@ -54,7 +54,7 @@ class Attention(nn.Module):
     """Both q and k are spikes, so that scores are multiples of the product of their units."""
     default_neurons: tuple[str, str, str] = ("binary", "binary", "binary")
     """Neurons behind q, k and v, for a config that has one field for each and leaves it empty."""
-    score_unit: float | None = None
+    score_unit: float | Tensor | None = None
     """Product of q's and k's spike units if floats do not hold it exactly (such as D = 3).
     Scores are then rounded to its multiples, so that equal counts tie whatever the order of sums.
     """

@@ -67,7 +67,7 @@ def block_scores(
     k: Tensor,
     scale: Tensor,
     terms: tuple[Tensor, ...],
-    unit: float | None,
+    unit: float | Tensor | None,
     batch: torch.Size,
     block: Block,
 ) -> Tensor:

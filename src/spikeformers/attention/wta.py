@@ -97,7 +97,7 @@ class _Compete(torch.autograd.Function):
         temperature: float,
         winners: int,
         weight: float,
-        unit: float | None = None,
+        unit: float | Tensor | None = None,
     ) -> Tensor:
         batch, y = q.shape[:-2], torch.zeros_like(q)
         allowed = allowed.expand(-1, -1, q.shape[-2], k.shape[-2])

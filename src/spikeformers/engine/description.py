@@ -31,9 +31,11 @@ class NeuronSpec:
     signed: bool = False
     """Integer: counts of either sign."""
     step: float = 1.0
-    """Integer: the change of a membrane potential that is one count."""
+    """Integer: the change of a membrane potential, times ``gain``, that is one count."""
     dead_zone: float = 0.0
-    """Integer: potentials up to this size are silent, and it is taken off those beyond."""
+    """Integer: potentials, times ``gain``, up to this size are silent, and it is taken off those
+    beyond."""
+    gain: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -211,6 +211,7 @@ def token_counts(
     steps: int = 8,
     reach: float = 8.0,
     dead_zone: float = 0.0,
+    gain: float = 1.0,
     power_of_two: bool = False,
     *,
     path: str | None = None,
@@ -233,6 +234,7 @@ def count_product(
     steps: int = 8,
     reach: float = 8.0,
     dead_zone: float = 0.0,
+    gain: float = 1.0,
     power_of_two: bool = False,
     path: str | None = None,
     threads: int = 1,
@@ -264,13 +266,14 @@ def fire(
     reset: str = "soft",
     step: float = 1.0,
     dead_zone: float = 0.0,
+    gain: float = 1.0,
     signed: bool = False,
     path: str | None = None,
 ) -> NDArray[np.int8]:
     """Counts ``[S, n]`` of one neuron layer for currents ``[S, n]``; ``levels`` are 1 to 64."""
     return native().fire(
         *(current, spike_type, levels, unit, decay, threshold, ratio, reset),
-        *(step, dead_zone, signed, choose(path).name),
+        *(step, dead_zone, gain, signed, choose(path).name),
     )
 
 

@@ -61,6 +61,7 @@ def fire(
     reset: str,
     step: float,
     dead_zone: float,
+    gain: float,
     signed: bool,
     path: str,
 ) -> NDArray[np.int8]: ...
@@ -154,6 +155,7 @@ class Program:
         reset: str,
         step: float = 1.0,
         dead_zone: float = 0.0,
+        gain: float = 1.0,
         signed: bool = False,
     ) -> int: ...
     def counts(self, width: int) -> int: ...
@@ -227,6 +229,7 @@ class Program:
         reset: str,
         step: float = 1.0,
         dead_zone: float = 0.0,
+        gain: float = 1.0,
         signed: bool = False,
     ) -> None: ...
     def edges(

@@ -45,6 +45,7 @@ def fire(
     reset: str = "soft",
     step: float = 1.0,
     dead_zone: float = 0.0,
+    gain: float = 1.0,
     signed: bool = False,
 ) -> NDArray[np.int8]:
     """Counts of one neuron layer, ``[S, n]``; `spikeformers.neurons` has the equations.
@@ -60,7 +61,8 @@ def fire(
     for now in current:
         u = carry + now
         if spike_type == "integer":
-            beyond = np.maximum((np.abs(u) if signed else u) - np.float32(dead_zone), 0)
+            size = (np.abs(u) if signed else u) * np.float32(gain)
+            beyond = np.maximum(size - np.float32(dead_zone), 0)
             count = np.minimum(np.round(beyond / np.float32(step)), levels)
             count = np.copysign(count, u) if signed else count
         elif spike_type == "binary":
@@ -69,7 +71,7 @@ def fire(
             x = u / np.float32(unit)
             count = np.sign(x) * (np.abs(x) >= np.float32(ratio))
         worth = np.float32(threshold if spike_type == "binary" else unit)
-        worth = np.float32(step) if spike_type == "integer" else worth
+        worth = np.float32(step) / np.float32(gain) if spike_type == "integer" else worth
         if reset == "hard":
             carry = np.float32(decay) * u * (count == 0)
         elif reset == "delayed":
@@ -209,6 +211,7 @@ def token_counts(
     steps: int,
     reach: float = 8.0,
     dead_zone: float = 0.0,
+    gain: float = 1.0,
     power_of_two: bool = False,
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Counts ``[T, n]`` and units ``[T]`` of rows ``x``; `spikeformers.neurons.token_if` has why.
@@ -240,6 +243,7 @@ def count_product(
     steps: int = 8,
     reach: float = 8.0,
     dead_zone: float = 0.0,
+    gain: float = 1.0,
     power_of_two: bool = False,
 ) -> NDArray[np.float32]:
     """``counts @ matrix * (scale * unit) + bias`` of int8 weights, bit for bit.
@@ -268,6 +272,7 @@ def grouped_product(
     steps: int = 8,
     reach: float = 8.0,
     dead_zone: float = 0.0,
+    gain: float = 1.0,
     power_of_two: bool = False,
 ) -> NDArray[np.float32]:
     """Counts times weights of 4 bits in groups of 32 inputs, bit for bit.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from spikeformers.models._checks import config_errors
 from spikeformers.models._config import SpikingConfig, SpikingformerConfig
+from spikeformers.models._places import DEAD_ZONES
 from spikeformers.models._spiking_vit_config import SpikingViTConfig
 from spikeformers.models._spikingformer import SpikingLMOutput
 from spikeformers.models.bispikclm import (
@@ -44,6 +45,7 @@ from spikeformers.models.we_spikingformer import (
 )
 
 __all__ = [
+    "DEAD_ZONES",
     "MODELS",
     "PRESETS",
     "VISION_PRESETS",

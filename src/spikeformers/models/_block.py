@@ -138,7 +138,9 @@ class SpikingAttention(nn.Module):
         if cache is not None:
             k, v = append(cache, k, v, self.layer)
         if self.core.scores_are_counts:
-            self.core.score_unit = _inexact(self.fire_query.neuron.unit * self.fire_key.neuron.unit)
+            self.core.score_unit = _inexact(
+                self.fire_query.neuron.spike_value() * self.fire_key.neuron.spike_value()
+            )
         weights = None
         if self.fire_in.neuron.expanded:
             y, weights = self._expanded(q, k, v, allowed, bias)
@@ -194,8 +196,10 @@ class SpikingAttention(nn.Module):
         return y, weights
 
 
-def _inexact(unit: float) -> float | None:
+def _inexact(unit: float | Tensor) -> float | Tensor | None:
     """``unit`` unless it is a power of two, whose multiples floats add without rounding."""
+    if isinstance(unit, Tensor):  # learned
+        return unit
     return None if math.frexp(unit)[0] == 0.5 else unit
 
 

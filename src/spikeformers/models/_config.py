@@ -195,6 +195,16 @@ class SpikingformerConfig(SpikingConfig):
     """Neuron "dead-zone": the change of a membrane potential that is one count."""
     dead_zone: float = 0.3
     """Neuron "dead-zone": the initial threshold below which it is silent."""
+    gain: float | None = None
+    """Neuron "dead-zone": initial value of a learned factor on its currents. Unless given there is
+    none; with projection_norm=False, behind q, k, v and the MLP's first map, it is one over the
+    size that currents have at the start."""
+    budget: float | None = None
+    """Share of weight bytes read per token that learned thresholds hold the model to, the head's
+    included. It takes the place of their targets; queries and keys, which read no weights, keep
+    theirs."""
+    budget_weight: float = 1.0
+    """Weight of the term that holds the budget."""
     neurons: dict[str, dict[str, Any]] | None = None
     """Neurons of single places, by the fields that differ there: {"in": {"neuron": "dead-zone",
     "levels": 64, "target": 0.25}}. Places: in, mlp_in, query, key, value, out, hidden, head; a

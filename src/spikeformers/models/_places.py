@@ -14,6 +14,7 @@ the config's own fields describe.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from spikeformers.attention import ATTENTIONS
@@ -25,12 +26,33 @@ PLACES = ("in", "mlp_in", "query", "key", "value", "out", "hidden", "head")
 ROLES = ("query", "key", "value")
 FALLS_BACK = {"mlp_in": "in"}
 OF_PLACE = {"target": float, "rate_weight": float}
+BEHIND_MAPS = ("query", "key", "value", "hidden")
+"""Places that have no norm in front with ``projection_norm=False``."""
+SIZE_OF_INPUTS = 0.7
+"""Root mean square of what a dead zone lets pass of currents of size 1, about."""
 OPTIONS = (
     *("neuron", "neuron_options", "levels", "decay", "threshold", "threshold_ratio", "amplitude"),
     *("reset", "surrogate", "surrogate_sharpness", "integer_gradient", "surrogate_margin"),
-    *("surrogate_leak", "signed", "step", "dead_zone"),
+    *("surrogate_leak", "signed", "step", "dead_zone", "gain"),
 )
 """Fields of the config that a place may override."""
+
+_DEAD_ZONE: dict[str, Any] = {"neuron": "dead-zone", "levels": 64, "step": 0.25}
+DEAD_ZONES: dict[str, Any] = {
+    "projection_norm": False,
+    "budget": 0.35,
+    "neurons": {
+        "in": _DEAD_ZONE,
+        "query": {**_DEAD_ZONE, "target": 0.25},
+        "key": {**_DEAD_ZONE, "target": 0.25},
+        "value": _DEAD_ZONE,
+        "hidden": {**_DEAD_ZONE, "signed": False},
+        "head": _DEAD_ZONE,
+    },
+}
+"""Fields of a config whose every neuron has a learned dead zone: no norms behind the maps, signed
+counts in quarter steps, and one budget for the weights that a token reads. Ours; docs/log.md has
+the experiments that led to it."""
 
 
 class _AtPlace:
@@ -54,11 +76,19 @@ def neuron_at(config: Any, place: str) -> Neuron:
     """A new neuron layer of ``place``."""
     own = options_of(config, place)
     target, weight = own.pop("target", None), own.pop("rate_weight", 1.0)
+    if place in BEHIND_MAPS and not config.projection_norm and config.gain is None:
+        own.setdefault("gain", 1 / _size_of_currents(config))
     view = _AtPlace(config, own)
     kind = NEURONS.get_or_refuse(view.neuron, "neuron")
     neuron = kind.head_from_config(view) if place == "head" else kind.from_config(view)
     neuron.own_target, neuron.rate_weight = target, weight
     return neuron
+
+
+def _size_of_currents(config: Any) -> float:
+    """Of the first maps' outputs before training, whose weights have ``initializer_range``."""
+    size: float = config.initializer_range * math.sqrt(config.hidden_size) * SIZE_OF_INPUTS
+    return size
 
 
 def check_places(config: Any) -> None:

@@ -7,12 +7,19 @@ is a part of a layer's dotted name ("mlp", "attention.fire_value", "layers.0"), 
 neuron before the head, which is penalised only if it is named, since all logits come from its
 spikes. Of several keys that fit, the one with the most parts applies; among those, the last.
 
+With a ``budget`` the learned thresholds in front of weights are held to one share for all, so that
+each place is as dense as its weights are worth:
+
+    read      = sum_l share_l * density_l            share_l: of the weights, in maps that read l
+    rate_loss = budget_weight * sum_l share_l * mean_l * [read > budget] + the other layers' terms
+
 Means and densities exclude padding. If a trainer splits its batch, each forward pass has a term of
 its own, weighted by its share of the targets (``_loss``).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch
@@ -37,11 +44,27 @@ def track_rates(model: Any) -> Rates | None:
             neuron.activity = None
         return None
     rates: Rates = []
+    shares = read_shares(model) if getattr(config, "budget", None) is not None else {}
     for name, target in _targets(config, neurons).items():
         neuron = neurons[name]
-        neuron.activity = None if target is None else rates
-        neuron.rate_target = target or 0.0
+        neuron.read_share = shares.get(neuron, 0.0)
+        neuron.activity = None if target is None and not neuron.read_share else rates
+        neuron.rate_target = 1.0 if target is None else target
     return rates
+
+
+def read_shares(model: Any) -> dict[Neuron, float]:
+    """The share of the model's weights that is in the maps reading each layer's spikes.
+
+    A token reads the rows of what fires, so that the share of weights read per token is the sum of
+    shares times densities.
+    """
+    sizes: Counter[Neuron] = Counter()
+    for module in model.modules():
+        for linear, neuron in getattr(module, "maps", list)():
+            sizes[neuron] += linear.weight.numel()
+    everything = sum(sizes.values())
+    return {neuron: size / everything for neuron, size in sizes.items()}
 
 
 def rate_loss(
@@ -61,11 +84,23 @@ def rate_loss(
             "firing-rate term would be in the loss and in no gradient. Use "
             "gradient_checkpointing_kwargs={'use_reentrant': False}, or firing_rate_weight=0."
         )
-    counts = torch.stack([activity.weight * activity.mean for activity in rates])
-    densities = torch.stack([activity.density for activity in rates])
-    over = densities > densities.new_tensor([activity.target for activity in rates])
+    budgeted, others = [], []
+    for activity in rates:
+        held_by_budget = activity.share > 0 and activity.learns_threshold
+        (budgeted if held_by_budget else others).append(activity)
+    terms = []
+    if others:
+        counts = torch.stack([activity.weight * activity.mean for activity in others])
+        densities = torch.stack([activity.density for activity in others])
+        over = densities > densities.new_tensor([activity.target for activity in others])
+        terms.append(config.firing_rate_weight * (counts * over).sum())
+    if budgeted:
+        budgets: Any = config
+        read = sum(activity.share * activity.density for activity in rates)
+        excess = sum(activity.share * activity.mean for activity in budgeted)
+        terms.append(budgets.budget_weight * excess * (read > budgets.budget))
     rates.clear()  # or the neurons would keep this graph until the next forward
-    term = config.firing_rate_weight * (counts * over).sum()
+    term = torch.stack(terms).sum()
     return term if share is None else term * share
 
 

@@ -40,7 +40,11 @@ class Activity(NamedTuple):
     recorded: bool
     """Whether autograd recorded the pass, so that a loss of ``mean`` reaches the weights."""
     weight: float = 1.0
-    """The layer's share in a firing-rate term."""
+    """The layer's ``rate_weight``."""
+    share: float = 0.0
+    """The layer's ``read_share``."""
+    learns_threshold: bool = False
+    """Whether ``mean`` reaches a threshold alone."""
 
 
 class Neuron(nn.Module):
@@ -62,6 +66,10 @@ class Neuron(nn.Module):
     """The density above which a firing-rate term penalises this layer."""
     rate_weight: float = 1.0
     """The layer's weight in that term."""
+    read_share: float = 0.0
+    """The share of the model's weights in maps that read this layer's spikes."""
+    learns_threshold: bool = False
+    """Whether a firing-rate term reaches a threshold alone, and no weights."""
     own_target: float | None = None
     """The density that its place in the config asks for, if it does."""
     weighted: bool = False
@@ -101,6 +109,10 @@ class Neuron(nn.Module):
     def unit(self) -> float:
         """Value of one spike."""
         return 1.0
+
+    def spike_value(self) -> float | Tensor:
+        """``unit``, as a tensor without a gradient where it is learned."""
+        return self.unit
 
     @property
     def step_levels(self) -> int:
@@ -197,12 +209,17 @@ class Neuron(nn.Module):
         if self.signed:
             count, sign = spikes.abs(), sign.abs_()
         (counted, size), (fired, _) = self.total(count), self.total(sign)
+        return self._reported(counted / (size * self.unit), fired / size)
+
+    def _reported(self, mean: Tensor, density: Tensor) -> Activity:
         return Activity(
-            counted / (size * self.unit),
-            fired / size,
+            mean,
+            density,
             self.rate_target,
             torch.is_grad_enabled(),
             self.rate_weight,
+            self.read_share,
+            self.learns_threshold,
         )
 
 

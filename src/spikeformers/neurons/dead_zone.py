@@ -1,28 +1,31 @@
 """Signed integer neuron with a learned dead zone.
 
     U[t] = H[t-1] + X[t]
-    Z[t] = sign(U[t]) max(|U[t]| - theta, 0)          soft threshold; theta >= 0, one per layer
-    N[t] = clip(round(Z[t] / step), -L, L)            without sign: 0 to L
-    S[t] = unit N[t]
-    H[t] = decay (U[t] - step N[t])
+    Z[t] = sign(U[t]) max(gain |U[t]| - theta, 0)      soft threshold; theta >= 0, one per layer
+    N[t] = clip(round(Z[t] / step), -L, L)             without sign: 0 to L
+    S[t] = unit N[t],   unit = step / gain             so that S[t] is in the units of U[t]
+    H[t] = decay (U[t] - S[t])
 
 This project's own: NI-LIF (Spike2Former, https://arxiv.org/abs/2412.14587) with a sign, a finer
-step and the soft threshold of shrinkage (Donoho 1995, https://doi.org/10.1109/18.382009), which is
-learned. ``unit`` is 1 / L in the blocks, as NI-LIF's, and ``step`` before a head.
+step, and the soft threshold of shrinkage (Donoho 1995, https://doi.org/10.1109/18.382009), which is
+learned. Behind a norm ``gain`` is 1. Where currents have no norm it is learned, one per layer, as
+the step of LSQ is (Esser et al. 2020, https://arxiv.org/abs/1902.08153).
 
-Gradients, with inside = |U| > theta and |Z| <= step L:
+A threshold below zero acts as zero and has zero's gradient, so that it can return.
 
-    dS/dU      unit / step inside, ``leak`` of it in the dead zone and beyond the window
-    dS/dtheta  -sign(U) unit / step inside
+Gradients, with inside = gain |U| > theta and |Z| <= step L:
 
-The firing-rate term is the mean of max(|U| - theta, 0), whose gradient reaches theta alone: it
-widens the dead zone and leaves the weights to the task, so that a target density is met whatever
-the weight of the term.
+    dS/dU      1 inside, ``leak`` in the dead zone and beyond the window
+    dS/dtheta  -sign(U) / gain inside
+    dS/dgain   ([inside] U - S) / gain
+
+The firing-rate term is the mean of step |N|, the rounded max(gain |U| - theta, 0), and its gradient
+reaches theta alone, -density: it widens the dead zone and leaves the weights to the task, so that
+silence costs a layer resolution at small values and not its gain.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any, TypeVar
 
 import torch
@@ -34,39 +37,41 @@ from spikeformers.neurons._base import Activity, Neuron
 Kind = TypeVar("Kind", bound="DeadZone")
 
 
-class _Shrink(torch.autograd.Function):
-    """``unit * clip(round(shrink(u, theta) / step), low, high)``."""
+class _Fire(torch.autograd.Function):
+    """Spikes of potentials ``u``; ``gain`` and ``theta`` are tensors ``[1]``."""
 
     @staticmethod
     def forward(
         ctx: Any,
         u: Tensor,
         theta: Tensor,
+        gain: Tensor,
         step: float,
         low: int,
         high: int,
-        unit: float,
         leak: float,
     ) -> Tensor:
-        ctx.save_for_backward(u, theta)
-        ctx.step, ctx.low, ctx.high, ctx.unit, ctx.leak = step, low, high, unit, leak
-        z = _shrunk(u, theta, low < 0)
-        return z.div_(step).round_().clamp_(low, high).mul_(unit)
+        z = _shrunk(u * gain, theta, low < 0)
+        spikes = z.div_(step).round_().clamp_(low, high).mul_(step / gain)
+        ctx.save_for_backward(u, theta, gain, spikes)
+        ctx.step, ctx.low, ctx.high, ctx.leak = step, low, high, leak
+        return spikes
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        u, theta = ctx.saved_tensors
-        size = u.abs() if ctx.low < 0 else u
+        u, theta, gain, spikes = ctx.saved_tensors
+        size = (u.abs() if ctx.low < 0 else u) * gain
         limit = theta.clamp_min(0)
         inside = (size > limit) & (size <= limit + ctx.step * ctx.high)
-        grad = grads[0] * (ctx.unit / ctx.step)
-        passed = grad * inside
-        g_theta = None
+        passed = grads[0] * inside
+        g_theta = g_gain = None
         if ctx.needs_input_grad[1]:
-            g_theta = -(passed * u.sign()).sum().view_as(theta)
+            g_theta = (-(passed * u.sign()).sum() / gain).view_as(theta)
+        if ctx.needs_input_grad[2]:
+            g_gain = (((passed * u).sum() - (grads[0] * spikes).sum()) / gain).view_as(gain)
         if ctx.leak:
-            passed = torch.where(inside, grad, grad * ctx.leak)
-        return passed, g_theta, None, None, None, None, None
+            passed = torch.where(inside, grads[0], grads[0] * ctx.leak)
+        return passed, g_theta, g_gain, None, None, None, None
 
 
 def _shrunk(u: Tensor, theta: Tensor, signed: bool) -> Tensor:
@@ -77,25 +82,11 @@ def _shrunk(u: Tensor, theta: Tensor, signed: bool) -> Tensor:
     return shrunk if signed else shrunk.clamp_min_(0)
 
 
-class _Excess(torch.autograd.Function):
-    """``max(|u| - theta, 0)``, whose gradient reaches theta alone, also where theta is at 0."""
-
-    @staticmethod
-    def forward(ctx: Any, u: Tensor, theta: Tensor, signed: bool) -> Tensor:
-        excess = _shrunk(u.detach(), theta, signed).abs_()
-        ctx.save_for_backward(excess, theta)
-        return excess
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, None]:
-        excess, theta = ctx.saved_tensors
-        return None, -(grads[0] * (excess > 0)).sum().view_as(theta), None
-
-
 class DeadZone(Neuron):
     """Counts -``levels`` to ``levels`` (or from 0) of currents beyond a learned threshold."""
 
     spike_type = "integer"
+    learns_threshold = True
 
     def __init__(
         self,
@@ -104,7 +95,7 @@ class DeadZone(Neuron):
         threshold: float = 0.3,
         signed: bool = True,
         decay: float = 0.5,
-        unit: float | None = None,
+        gain: float | None = None,
         leak: float = 0.0,
     ) -> None:
         super().__init__()
@@ -114,10 +105,12 @@ class DeadZone(Neuron):
             raise ConfigError(f"step must be 1e-6 to 1e6, not {step}.")
         if not 0 <= threshold <= 1e6:
             raise ConfigError(f"dead_zone must be 0 to 1e6, not {threshold}.")
+        if gain is not None and not 1e-6 <= gain <= 1e6:
+            raise ConfigError(f"gain must be 1e-6 to 1e6, not {gain}.")
         self.levels, self.size_of_step, self.signed, self.decay = levels, step, signed, decay
-        self.leak, self._unit = leak, 1.0 / levels if unit is None else unit
-        self.initial_threshold = threshold
+        self.leak, self.initial_threshold, self.initial_gain = leak, threshold, gain
         self.threshold = nn.Parameter(torch.full((1,), float(threshold)))
+        self.gain = None if gain is None else nn.Parameter(torch.full((1,), float(gain)))
 
     @classmethod
     def from_config(cls: type[Kind], config: Any) -> Kind:
@@ -127,15 +120,9 @@ class DeadZone(Neuron):
             config.dead_zone,
             config.signed,
             config.decay,
-            leak=config.surrogate_leak,
+            config.gain,
+            config.surrogate_leak,
         )
-
-    @classmethod
-    def head_from_config(cls, config: Any) -> DeadZone:
-        """With the step as the value of a spike: 1/L would starve logits."""
-        neuron = cls.from_config(config)
-        neuron._unit = config.step
-        return neuron
 
     def engine_spec(self) -> dict[str, Any]:
         return {
@@ -146,50 +133,53 @@ class DeadZone(Neuron):
             "signed": self.signed,
             "step": self.size_of_step,
             "dead_zone": max(0.0, float(self.threshold.detach())),
+            "gain": self._gain(),
         }
 
     @property
     def unit(self) -> float:
-        return self._unit
+        return self.size_of_step / self._gain()
+
+    def _gain(self) -> float:
+        return 1.0 if self.gain is None else float(self.gain.detach())
+
+    def spike_value(self) -> float | Tensor:
+        if self.gain is None:
+            return self.size_of_step
+        return self.size_of_step / self.gain.detach().squeeze()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         self.threshold.fill_(self.initial_threshold)
+        if self.gain is not None and self.initial_gain is not None:
+            self.gain.fill_(self.initial_gain)
 
     def fire(self, u: Tensor) -> Tensor:
         low = -self.levels if self.signed else 0
         threshold = self.threshold.to(u.dtype)
-        spikes: Tensor = _Shrink.apply(
-            u, threshold, self.size_of_step, low, self.levels, self.unit, self.leak
+        gain = torch.ones_like(threshold) if self.gain is None else self.gain.to(u.dtype)
+        spikes: Tensor = _Fire.apply(
+            u, threshold, gain, self.size_of_step, low, self.levels, self.leak
         )
         return spikes
 
     def keep(self, u: Tensor, spikes: Tensor) -> Tensor:
-        return self.decay * (u - spikes / self.unit * self.size_of_step)
+        return self.decay * (u - spikes)
 
     def _activity(self, current: Tensor, spikes: Tensor) -> Activity:
-        fired, size = self.total(spikes.detach().sign().abs_())
-        potentials = self._potentials(current.detach())
-        excess, _ = self.total(_Excess.apply(potentials, self.threshold, self.signed))
-        return Activity(
-            excess / size, fired / size, self.rate_target, torch.is_grad_enabled(), self.rate_weight
-        )
-
-    @torch.no_grad()
-    def _potentials(self, current: Tensor) -> Tensor:
-        """U of every step."""
-        potentials, carry = [], torch.zeros_like(current[0])
-        if current.shape[0] == 1:
-            return current
-        for now in current.unbind(0):
-            potentials.append(carry + now)
-            carry = self.keep(potentials[-1], self.fire(potentials[-1]))
-        return torch.stack(potentials)
+        size = spikes.detach().abs()
+        (counted, values), (fired, _) = self.total(size), self.total(size.sign_())
+        excess = counted / values
+        if self.gain is not None:
+            excess = excess * self.gain.detach().squeeze()
+        density = fired / values
+        threshold = self.threshold.squeeze()
+        return self._reported(excess - density * (threshold - threshold.detach()), density)
 
     def operations(self, values: int, steps: int) -> dict[str, int]:
         """A comparison per level and one of the sign; the soft threshold is subtracted."""
         carried = values // steps * (steps - 1)
-        scaled = 0 if self.size_of_step == 1 else 1
+        scaled = 0 if self.size_of_step == 1 and self.gain is None else 1
         return {
             "compare": (self.levels + self.signed) * values,
             "add": values + 2 * carried,
@@ -197,16 +187,12 @@ class DeadZone(Neuron):
         }
 
     def values(self) -> str:
-        fraction = math.isclose(self.unit * self.levels, 1)
-        size = [
-            f"{count}/{self.levels}" if fraction else f"{count * self.unit:g}"
-            for count in (1, self.levels)
-        ]
-        low = f"-{size[1]}, ... -{size[0]}, " if self.signed else ""
-        return f"{low}0, {size[0]}, ... {size[1]}"
+        low = f"-{self.levels}" if self.signed else "0"
+        factor = f"{self.size_of_step:g}" if self.gain is None else "a learned number"
+        return f"{low}, ... {self.levels}, times {factor}"
 
     def extra_repr(self) -> str:
         return (
             f"levels={self.levels}, step={self.size_of_step}, signed={self.signed}, "
-            f"threshold={self.initial_threshold}, decay={self.decay}"
+            f"threshold={self.initial_threshold}, gain={self.initial_gain}, decay={self.decay}"
         )

@@ -136,7 +136,7 @@ E named(const std::string& name, std::initializer_list<std::pair<const char*, E>
 
 inline Neuron neuron_of(const std::string& type, int levels, float unit, float decay, float threshold,
                  float ratio, const std::string& reset, float step = 1.0f, float dead_zone = 0.0f,
-                 bool sign = false) {
+                 float gain = 1.0f, bool sign = false) {
   Neuron neuron;
   neuron.type = named<SpikeType>(type, {{"binary", SpikeType::binary},
                                         {"integer", SpikeType::integer},
@@ -150,6 +150,7 @@ inline Neuron neuron_of(const std::string& type, int levels, float unit, float d
       reset, {{"soft", Reset::soft}, {"hard", Reset::hard}, {"delayed", Reset::delayed}});
   neuron.step = step;
   neuron.dead_zone = dead_zone;
+  neuron.gain = gain;
   neuron.sign = sign;
   check_neuron(neuron);
   return neuron;

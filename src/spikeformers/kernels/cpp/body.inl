@@ -76,7 +76,8 @@ SPIKEFORMERS_INLINE float nearest(float u) {
 
 // The count of an integer neuron at potential u; of NaN 0.
 SPIKEFORMERS_INLINE float count_of(const Neuron& neuron, float u) {
-  const float beyond = (neuron.sign ? __builtin_fabsf(u) : u) - neuron.dead_zone;
+  const float size_of_u = neuron.sign ? __builtin_fabsf(u) : u;
+  const float beyond = size_of_u * neuron.gain - neuron.dead_zone;
   const float steps = (beyond > 0.0f ? beyond : 0.0f) / neuron.step;
   const float top = static_cast<float>(neuron.levels);
   const float size = nearest(steps < top ? steps : top);
@@ -97,7 +98,7 @@ void fire(const Neuron& given, const float* current, float* carry, bool first, s
       const float u = first ? current[i] : carry[i] + current[i];
       const float c = count_of(neuron, u);
       count[i] = static_cast<std::int8_t>(static_cast<std::int32_t>(c));
-      carry[i] = decay * (u - c * neuron.step);
+      carry[i] = decay * (u - c * (neuron.step / neuron.gain));
     }
     return;
   }

@@ -26,9 +26,10 @@ struct Neuron {
   float threshold = 1.0f; // binary
   float ratio = 0.5f;     // ternary: it fires from ratio * unit
   Reset reset = Reset::soft;
-  // integer: counts of either sign; the potential of one count, and below which there is none
+  // integer: counts of either sign; the potential, times the gain, of one count, and below which
+  // there is none
   bool sign = false;
-  float step = 1.0f, dead_zone = 0.0f;
+  float step = 1.0f, dead_zone = 0.0f, gain = 1.0f;
 };
 
 // The inputs of one row that fired: indices in ascending order.

@@ -63,8 +63,11 @@ inline void check_neuron(const Neuron& neuron) {
           "step=" + std::to_string(neuron.step) + ": the potential of a count must be 2^-20 to 2^20");
   require(between(neuron.dead_zone, 0.0f, kMaxThreshold),
           "dead_zone=" + std::to_string(neuron.dead_zone) + ": it must be 0 to 2^40");
-  require(neuron.type == SpikeType::integer || (!neuron.sign && neuron.step == 1.0f && neuron.dead_zone == 0.0f),
-          "sign, step and dead zone are those of an integer neuron");
+  require(between(neuron.gain, kMinUnit, kMaxUnit),
+          "gain=" + std::to_string(neuron.gain) + ": it must be 2^-20 to 2^20");
+  require(neuron.type == SpikeType::integer || (!neuron.sign && neuron.step == 1.0f && neuron.dead_zone == 0.0f &&
+                                                      neuron.gain == 1.0f),
+          "sign, step, dead zone and gain are those of an integer neuron");
   require(neuron.type != SpikeType::integer || neuron.reset == Reset::soft,
           "an integer neuron has the reset \"soft\"");
   require(neuron.type != SpikeType::ternary || neuron.reset != Reset::delayed,

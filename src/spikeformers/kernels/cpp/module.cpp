@@ -142,7 +142,7 @@ Timed attend(const Counts& q, const Counts& k, const Counts& v, const std::strin
       q.shape(1) != v.shape(1))
     throw std::invalid_argument("attend: q, k and v differ in shape");
   Program program(*choose_path(path).kernels, threads, 1, 1);
-  const Neuron neuron = neuron_of(type, levels, unit, 0.0f, 1.0f, 0.5f, "soft", 1.0f, 0.0f, sign);
+  const Neuron neuron = neuron_of(type, levels, unit, 0.0f, 1.0f, 0.5f, "soft", 1.0f, 0.0f, 1.0f, sign);
   const auto rows = static_cast<std::int64_t>(q.shape(0)), width = static_cast<std::int64_t>(q.shape(1));
   int id[3];
   const Counts* given[3] = {&q, &k, &v};
@@ -177,12 +177,12 @@ nb::ndarray<nb::numpy, float> normalise(const Reals& x, const std::string& kind,
 nb::ndarray<nb::numpy, std::int8_t> fire(const Reals& current, const std::string& type, int levels,
                                          float unit, float decay, float threshold, float ratio,
                                          const std::string& reset, float step, float dead_zone,
-                                         bool sign, const std::string& path) {
+                                         float gain, bool sign, const std::string& path) {
   require_aligned(current.data());
   if (current.ndim() != 2) throw std::invalid_argument("fire: currents are [steps, n]");
   const std::size_t steps = current.shape(0), n = current.shape(1);
   const Neuron neuron =
-      neuron_of(type, levels, unit, decay, threshold, ratio, reset, step, dead_zone, sign);
+      neuron_of(type, levels, unit, decay, threshold, ratio, reset, step, dead_zone, gain, sign);
   require(all_finite(current.data(), static_cast<std::int64_t>(steps * n)), "fire: a current is not finite");
   std::vector<std::int8_t> count(steps * n);
   std::vector<float> carry(n);
@@ -211,7 +211,7 @@ NB_MODULE(_native, m) {
         "winners"_a, "weight"_a, "scale"_a, "bias"_a.none(), "signed"_a, "path"_a, "threads"_a);
   m.def("norm", &normalise, "x"_a, "kind"_a, "gain"_a.none(), "shift"_a.none(), "eps"_a, "path"_a);
   m.def("fire", &fire, "current"_a, "type"_a, "levels"_a, "unit"_a, "decay"_a, "threshold"_a,
-        "ratio"_a, "reset"_a, "step"_a, "dead_zone"_a, "signed"_a, "path"_a);
+        "ratio"_a, "reset"_a, "step"_a, "dead_zone"_a, "gain"_a, "signed"_a, "path"_a);
 
   nb::class_<Sequence>(m, "Sequence")
       .def_prop_ro("tokens", [](const Sequence& s) { return alone(s.program(), [&] { return s.tokens(); }); })
@@ -230,13 +230,13 @@ NB_MODULE(_native, m) {
       .def("spikes",
            [](Engine& e, std::int64_t width, const std::string& type, int levels, float unit,
               float decay, float threshold, float ratio, const std::string& reset, float step,
-              float dead_zone, bool sign) {
+              float dead_zone, float gain, bool sign) {
              const Neuron neuron =
-                 neuron_of(type, levels, unit, decay, threshold, ratio, reset, step, dead_zone, sign);
+                 neuron_of(type, levels, unit, decay, threshold, ratio, reset, step, dead_zone, gain, sign);
              return alone(e.program, [&] { return e.program.spikes(width, neuron); });
            },
            "width"_a, "type"_a, "levels"_a, "unit"_a, "decay"_a, "threshold"_a, "ratio"_a, "reset"_a,
-           "step"_a = 1.0f, "dead_zone"_a = 0.0f, "signed"_a = false)
+           "step"_a = 1.0f, "dead_zone"_a = 0.0f, "gain"_a = 1.0f, "signed"_a = false)
       .def("counts", [](Engine& e, std::int64_t width) { return alone(e.program, [&] { return e.program.counts(width); }); },
            "width"_a)
       .def("embed",

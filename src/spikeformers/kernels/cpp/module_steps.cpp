@@ -22,13 +22,13 @@ void bind_steps(nb::class_<Engine>& program) {
       .def("rate",
            [](Engine& e, int in, int out, int steps, const std::string& type, int levels, float unit,
               float decay, float threshold, float ratio, const std::string& reset, float step,
-              float dead_zone, bool sign) {
+              float dead_zone, float gain, bool sign) {
              const Neuron neuron =
-                 neuron_of(type, levels, unit, decay, threshold, ratio, reset, step, dead_zone, sign);
+                 neuron_of(type, levels, unit, decay, threshold, ratio, reset, step, dead_zone, gain, sign);
              alone(e.program, [&] { e.program.rate(in, out, neuron, steps); });
            },
            "input"_a, "out"_a, "steps"_a, "type"_a, "levels"_a, "unit"_a, "decay"_a, "threshold"_a,
-           "ratio"_a, "reset"_a, "step"_a = 1.0f, "dead_zone"_a = 0.0f, "signed"_a = false)
+           "ratio"_a, "reset"_a, "step"_a = 1.0f, "dead_zone"_a = 0.0f, "gain"_a = 1.0f, "signed"_a = false)
       .def("edges",
            [](Engine& e, int query, int key, int value, int out, int heads, float decay,
               const Reals& scale, const Reals& threshold, const std::optional<Reals>& bias) {
