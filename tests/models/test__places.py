@@ -53,7 +53,7 @@ def test_a_place_has_its_neuron_and_the_others_keep_theirs(
             assert (neuron.levels, neuron.size_of_step, neuron.signed) == (9, 0.5, False)
             assert neuron.initial_threshold == 0.7
             assert neuron.own_target == 0.1
-            assert neuron.unit == (0.5 if place == "head" else 1 / 9)
+            assert neuron.unit == 0.5
         else:
             assert isinstance(neuron, ILIF if name == "head_neuron" else NILIF)
             assert (neuron.levels, neuron.own_target) == (4, None)
@@ -179,10 +179,9 @@ def test_neurons_by_place_are_shown_by_place() -> None:
     config = build_config("wd-spikingformer-tiny", 259, {"neurons": places})
     dead_zone = "dead-zone, 1x64 (T x D)"
     assert config.neuron_rows() == {
-        "neuron at in, mlp_in, query": f"{dead_zone}, -64/64, ... -1/64, 0, 1/64, ... 64/64, "
+        "neuron at in, mlp_in, query, head": f"{dead_zone}, -64, ... 64, times 0.25, "
         "target density 0.25",
         "neuron at value": "ni-lif, 1x2 (T x D), 0, 1/2, ... 2/2",
-        "neuron at head": f"{dead_zone}, -16, ... -0.25, 0, 0.25, ... 16, target density 0.25",
     }
     assert config.card_rows().items() >= config.neuron_rows().items()
     assert build_config("wd-spikingformer-tiny", 259, {"neurons": None}).neuron_rows() == {}

@@ -116,8 +116,12 @@ MIXED: Choices = {
 @torch.no_grad()
 @pytest.mark.parametrize(
     "choices",
-    [SIGNED, SIGNED | {"signed": False}, SIGNED | {"steps": 2}, {"neurons": MIXED}],
-    ids=["signed", "one-sided", "two steps", "every place its own"],
+    [
+        SIGNED | {"projection_norm": False},
+        SIGNED | {"signed": False, "steps": 2},
+        {"neurons": MIXED},
+    ],
+    ids=["signed, learned gains", "one-sided, two steps", "every place its own"],
 )
 def test_on_and_off_spikes_give_the_logits_of_signed_counts(
     make_model: Make, attention: Choices, choices: Choices

@@ -240,11 +240,11 @@ def test_signed_sub_steps_cost_what_their_counts_cost() -> None:
     current = torch.linspace(-3, 3, 24).view(1, 1, 4, 6)
     counted = neuron(current)
     kind = rules.neuron(trace, PLACE, Rows(1, 4, None), neuron, current, counted)
-    assert (kind.kind, kind.unit) == ("integer", 1 / 8)
+    assert (kind.kind, kind.unit) == ("integer", 0.25)
     neuron.expanded = True
     sub_steps = neuron(current)
     binary = rules.spikes_by(neuron)
     assert binary == Spikes("binary", 1.0)
-    expected = int((counted.abs() * 8).round().sum())
+    expected = int((counted.abs() / 0.25).sum())
     assert trace.neurons["here"].total == int(sub_steps.sum()) == expected > 0
     assert trace.operations["neurons", 0] == {"compare": 9 * 24, "add": 24, "mult": 24}
