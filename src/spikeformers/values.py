@@ -17,8 +17,14 @@ MOST_THREADS = 1024
 LARGEST_SEED = (1 << 64) - 1
 """Seeds of PyTorch's generators have 64 bits."""
 
-_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-_PLURALS = {bool: "true or false", int: "whole numbers", float: "numbers", str: "texts"}
+_WORDS: dict[Any, str] = {
+    **{bool: "true or false", int: "a whole number", float: "a number", str: "text"},
+    Any: "any value",
+}
+_PLURALS: dict[Any, str] = {
+    **{bool: "true or false", int: "whole numbers", float: "numbers", str: "texts"},
+    Any: "values",
+}
 _COUNTS = {2: "two", 3: "three"}
 
 

@@ -64,7 +64,7 @@ def test_nir_files_and_the_list_of_what_they_hold(spikeformers, causal, tmp_path
     assert (refused.code, "is not empty" in refused.err) == (2, True)
     printed = spikeformers("export", "nir", causal, "--out", tmp_path / "again")
     assert printed.code == 0, printed.err
-    assert "model.layers.1.mlp.up.nir" in printed.out or "mlp.up-down.nir" in printed.out
+    assert "model.layers.1.mlp.up-down-2.nir" in printed.out
     assert "not written: NIR has no product of two spike trains." in printed.out
 
 

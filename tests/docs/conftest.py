@@ -155,7 +155,7 @@ AFTER: dict[str, list[str]] = {
     "train-vision": sets(IMAGES),
     "convert": ["--steps", "2", "--calibration-tokens", "32", *TINY],
     "finetune-attention": [*SHORT, "--set", "eval_batches=1"],
-    "energy": ["--tokens", "32", "--images", "2"],
+    "energy": ["--tokens", "32", "--images", "2", "--no-measure"],
     "audit": ["--tokens", "32", "--images", "2"],
     "generate": ["--max-new-tokens", "3"],
     "evaluate perplexity": list(TINY),

@@ -8,6 +8,7 @@ that is none of ours needs an entry in ``NOT_RUN`` or ``ELSEWHERE``, or a test f
 from __future__ import annotations
 
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +117,17 @@ def test_tests_that_run_a_command_exist() -> None:
         assert f"def {name}(" in (ROOT / path).read_text(), entry
 
 
+@cache
+def command_line() -> Any:
+    """The parser of all verbs, which takes a while to make."""
+    return get_command(app)
+
+
 @pytest.mark.parametrize("command", ALL, ids=lambda command: command.line[:60])
 def test_it_parses(command: Command) -> None:
     if command.words[0] != "spikeformers":
         return
-    parser: Any = get_command(app)
+    parser = command_line()
     words = [word for part in command.words[1:] for word in
              (REST[command.verb] if part == "..." else [part])]  # fmt: skip
     settings = {"token_normalize_func": lambda name: RENAMED.get(name, name)}

@@ -66,8 +66,8 @@ def test_nir_files_are_read_by_snntorch(workspace: Workspace, inside: Path) -> N
     pytest.importorskip("nirtorch")
     pytest.importorskip("snntorch")
     workspace.need("mine-nir")
-    (width,) = [part for part in text.split('"') if part.endswith(".nir")]
-    assert Path(width).is_file()
+    (path,) = [part for part in text.split('"') if part.endswith(".nir")]
+    assert Path(path).is_file()
     assert run(text)["network"](torch.ones(1, 32))[0].shape[0] == 1
 
 

@@ -25,6 +25,7 @@ WINNERS: dict[str, dict[str, Any]] = {
     "top-2-mean": {"wta": "top_k", "winners": 2, "winner_weight": "mean"},
     "three steps": {"wta": "top_k", "neuron": "lif", "steps": 3, "threshold": 0.5},
     "learned positions": {"position": "learned"},
+    "signed counts": {"neuron": "dead-zone", "levels": 64, "step": 0.125},
 }
 
 
@@ -102,7 +103,15 @@ def test_a_prompt_leaves_the_details_of_its_last_token(make_model: Make, ids: Id
 
 
 @pytest.mark.parametrize("weights", ["fp32", "int8", "int4"])
-@pytest.mark.parametrize("variant", [{}, {"attention": "ssa"}, {"neuron": "lif", "steps": 2}])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {},
+        {"attention": "ssa"},
+        {"neuron": "lif", "steps": 2},
+        {"neuron": "dead-zone", "levels": 64},
+    ],
+)
 def test_costs_add_up_to_the_counters(
     variant: dict[str, Any], weights: str, make_model: Make, ids: Ids
 ) -> None:

@@ -74,6 +74,11 @@ class Attention(nn.Module):
         """
         return None
 
+    @property
+    def hands_on_one_row(self) -> bool:
+        """Whether each output is one row of V, so that it already is spikes."""
+        return self.weights_are_binary and self.reads_per_query == 1
+
     def scale(self) -> Tensor:
         """Factor on ``q k^T`` of each head, ``[H, 1, 1]``, or of all heads, ``[1, 1, 1]``."""
         return torch.ones(1, 1, 1)

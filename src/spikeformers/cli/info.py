@@ -23,8 +23,8 @@ def info(
     A preset is described with the vocabulary size of its default config.
 
     JSON: model_type, class, parameters, shape, neuron (kind, spike_type, steps, levels, values,
-    layers, detail), attention (kind, competition, winners, binary_weights, softmax_free, causal,
-    detail), points (point, spike_type, values), tensors (name, shape, count, parameters).
+    places, layers, detail), attention (kind, competition, winners, binary_weights, softmax_free,
+    causal, detail), points (point, spike_type, values), tensors (name, shape, count, parameters).
     """
     from spikeformers.cli._output import print_json, print_tables, start
     from spikeformers.reporting.model_tables import model_tables

@@ -157,7 +157,8 @@ def _measure(module: Any, values: Tensor) -> tuple[str, float, float]:
         top = float(values.max())
         bins = torch.zeros_like(values) if top == 0 else (values / top * BINS).ceil()
         return "real", _bits(bins), math.log2(BINS + 1)
-    possible = {"binary": 2, "ternary": 3, "integer": module.levels + 1}[spike_type]
+    sizes = module.levels * (2 if module.signed else 1)
+    possible = {"binary": 2, "ternary": 3, "integer": sizes + 1}[spike_type]
     return spike_type, _bits(values), math.log2(possible)
 
 

@@ -89,9 +89,9 @@ class SpikingAttention(nn.Module):
         )
         self.core = make_attention(config)
         # One winner's V row already is spikes; sums of rows have to fire again.
-        one_row = self.core.weights_are_binary and self.core.reads_per_query == 1
+        fires_again = not self.core.hands_on_one_row
         self.fire_out = (
-            None if one_row else make_fire(config, width, True, neuron_at(config, "out"))
+            make_fire(config, width, True, neuron_at(config, "out")) if fires_again else None
         )
         self.out = SpikeLinear(width, width, config.bias)
         self.out.ends_residual = True

@@ -20,7 +20,7 @@ from spikeformers.errors import ConfigError
 from spikeformers.layers import NORMS, ROLE_NEURONS
 from spikeformers.models._auto_map import InstalledCode
 from spikeformers.models._checks import at_least_one, between, check_fields, few_steps, one_of
-from spikeformers.models._places import check_places
+from spikeformers.models._places import check_places, rows_of
 from spikeformers.models.control import TwinPositions, text_twin
 from spikeformers.neurons import NEURONS, SURROGATES
 
@@ -226,7 +226,12 @@ class SpikingformerConfig(SpikingConfig):
         return {
             "attention": f"{self.attention}{competition}",
             "neuron": f"{self.neuron}, {self.steps}x{self.levels} (T x D)",
+            **self.neuron_rows(),
         }
+
+    def neuron_rows(self) -> dict[str, str]:
+        """For people: the neurons of places that differ, in words."""
+        return rows_of(self)
 
     def validate_architecture(self) -> None:
         """Raise ConfigError for fields from which no model can be built."""

@@ -17,11 +17,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from spikeformers.attention import ATTENTIONS
 from spikeformers.errors import ConfigError, nearest
 from spikeformers.neurons import NEURONS, Neuron
 from spikeformers.values import require_kind
 
 PLACES = ("in", "mlp_in", "query", "key", "value", "out", "hidden", "head")
+ROLES = ("query", "key", "value")
 FALLS_BACK = {"mlp_in": "in"}
 OF_PLACE = {"target": float, "rate_weight": float}
 BEHIND_MAPS = ("query", "key", "value", "hidden")
@@ -97,11 +99,6 @@ def check_places(config: Any) -> None:
                 f"neurons names {place!r}; places of neurons are {', '.join(PLACES)}."
                 f"{nearest(place, PLACES)}"
             )
-        if not isinstance(own, dict):
-            raise ConfigError(
-                f"neurons[{place!r}] is {own!r}; it must be options by name, such as "
-                '{"neuron": "dead-zone", "levels": 64}.'
-            )
         allowed = (*OPTIONS, *OF_PLACE)
         for key, value in own.items():
             if key not in allowed:
@@ -115,4 +112,39 @@ def check_places(config: Any) -> None:
             raise ConfigError(
                 f"neurons[{place!r}]['target'] must be a density in [0, 1), not {own['target']!r}."
             )
+        _refuse_without_neuron(config, place)
         neuron_at(config, place)
+
+
+def rows_of(config: Any) -> dict[str, str]:
+    """For people: the neurons of the places that ``config.neurons`` sets, in words."""
+    places: dict[str, list[str]] = {}
+    for place in PLACES:
+        own = options_of(config, place)
+        if not own or (place == "head" and not config.spiking_head):
+            continue
+        view, neuron = _AtPlace(config, own), neuron_at(config, place)
+        steps = f"{config.steps}x{neuron.step_levels} (T x D)"
+        target = "" if neuron.own_target is None else f", target density {neuron.own_target:g}"
+        words = f"{view.neuron}, {steps}, {neuron.values()}{target}"
+        places.setdefault(words, []).append(place)
+    return {f"neuron at {', '.join(named)}": words for words, named in places.items()}
+
+
+def _refuse_without_neuron(config: Any, place: str) -> None:
+    """ConfigError if the model has no neuron at ``place``, or its attention brings its own."""
+    attention = ATTENTIONS.get(config.attention)
+    if place == "head" and not config.spiking_head:
+        raise ConfigError("neurons names 'head', and spiking_head=False puts no neuron there.")
+    if attention is None:  # refused elsewhere
+        return
+    if place in ROLES and attention.role_neuron(config, place) is not None:
+        raise ConfigError(
+            f"neurons names {place!r}, and attention={config.attention!r} sets this neuron itself: "
+            f"use {place}_neuron."
+        )
+    if place == "out" and attention.from_config(config).hands_on_one_row:
+        raise ConfigError(
+            f"neurons names 'out', and attention={config.attention!r} with one winner hands on its "
+            "spikes: there is no neuron."
+        )

@@ -205,7 +205,7 @@ class SpikingViTModel(SpikingViTPreTrainedModel):
         Raises ConfigError for another size or number of channels or frames.
         """
         config = self.config
-        expected = (config.num_channels, config.image_size, config.image_size)
+        expected: tuple[int, ...] = (config.num_channels, config.image_size, config.image_size)
         axes = "channels, height, width"
         if config.frames:
             expected, axes = (config.steps, *expected), f"frames, {axes}"

@@ -259,7 +259,7 @@ class Neuron(nn.Module):
         # Signs add up several times faster than count_nonzero() counts, and the gradient of a sum,
         # unlike a mean's, is one number.
         count, sign = spikes, spikes.detach().sign()
-        if self.spike_type == "ternary":
+        if self.signed:
             count, sign = spikes.abs(), sign.abs_()
         (counted, size), (fired, _) = self.total(count), self.total(sign)
         return self._reported(counted / (size * self.unit), fired / size)

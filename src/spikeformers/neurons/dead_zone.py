@@ -177,6 +177,16 @@ class DeadZone(Neuron):
         threshold = self.threshold.squeeze()
         return self._reported(excess - density * (threshold - threshold.detach()), density)
 
+    def operations(self, values: int, steps: int) -> dict[str, int]:
+        """A comparison per level and one of the sign; the soft threshold is subtracted."""
+        carried = values // steps * (steps - 1)
+        scaled = 0 if self.size_of_step == 1 and self.gain is None else 1
+        return {
+            "compare": (self.levels + self.signed) * values,
+            "add": values + 2 * carried,
+            "mult": scaled * values + (1 + scaled) * carried,
+        }
+
     def values(self) -> str:
         low = f"-{self.levels}" if self.signed else "0"
         factor = f"{self.size_of_step:g}" if self.gain is None else "a learned number"

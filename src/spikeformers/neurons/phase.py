@@ -32,10 +32,10 @@ MOST_STEPS_OF_PRODUCTS = 8
 
 def digits(count: Tensor) -> Tensor:
     """The number of binary digits of each integer that are 1."""
-    left, ones = count.to(torch.int64), torch.zeros_like(count)
-    while bool(left.any()):
-        ones += (left & 1).to(ones.dtype)
-        left = left >> 1
+    left, ones = count.to(torch.int32), torch.zeros_like(count)
+    for _ in range(int(left.max()).bit_length() if left.numel() else 0):
+        ones += left & 1
+        left >>= 1
     return ones
 
 

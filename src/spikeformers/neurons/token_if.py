@@ -84,6 +84,7 @@ class TokenIF(Neuron):
 
     spike_type = "integer"
     weighted = True
+    signed = True
     value_per_token = True
     has_dead_zone = True
 

@@ -105,10 +105,10 @@ def _operand(history: OperandHistory, title: str) -> str:
         if history.shift and not history.is_spikes:
             return "powers of two"
         name = "weights" if title == "product" else "constants"
-        return name if history.kind == "real" else f"{history.kind} {name}"
+        return name if history.kind == "real" else f"{history.in_words} {name}"
     source = " by value" if history.source == "values" else ""
     source += "" if history.unit_per is None else f", unit per {history.unit_per}"
-    return f"{history.kind} {{}}{source}" if history.is_spikes else history.kind
+    return f"{history.in_words} {{}}{source}" if history.is_spikes else history.kind
 
 
 def _with_density(form: str, rows: Sequence[Row]) -> str:

@@ -35,9 +35,13 @@ def paper_tables(study: EnergyStudy) -> list[Table]:
         row("sum", [side.with_elementwise_per_token / 1000 for side in sides]),
         row("matrix products alone", [side.picojoules_per_token / 1000 for side in sides]),
     ]
+    two_prices = any(side.digit_sop_per_token != side.sop_per_token for side in sides)
+    if two_prices:
+        digits = [side.digit_picojoules_per_token / 1000 for side in sides]
+        parts.append(row("the same, counts as binary digits instead of a rate", digits))
     tables = [
         Table("As the papers estimate: energy by component", columns, parts),
-        Table(f"Counted, per {report.unit} (measured)", ("", *names), _counted(sides)),
+        Table(f"Counted, per {report.unit} (measured)", ("", *names), _counted(sides, two_prices)),
     ]
     if report.neurons:
         layers = [
@@ -49,10 +53,12 @@ def paper_tables(study: EnergyStudy) -> list[Table]:
     return tables
 
 
-def _counted(sides: Sequence[EnergyReport]) -> list[tuple[str, ...]]:
+def _counted(sides: Sequence[EnergyReport], two_prices: bool) -> list[tuple[str, ...]]:
+    digits = row("with counts as binary digits", [side.digit_sop_per_token for side in sides], 0)
     return [
         row("dense MACs of the products", [side.macs_per_token for side in sides], 0),
         row("synaptic operations", [side.sop_per_token for side in sides], 0),
+        *((digits,) if two_prices else ()),
         row("comparisons for winners", [side.winner_comparisons_per_token for side in sides], 0),
         ("firing density", *(dash(side.density, "{:.3f}") for side in sides)),
     ]
@@ -80,8 +86,11 @@ def full_tables(study: EnergyStudy) -> list[Table]:
         for phase in full.phases
     ]
     middle = full.phases[0] if full.pair is None else full.pair.phase
+    paper = study.paper
+    two_prices = paper.digit_sop_per_token != paper.sop_per_token
+    code = "; a count is a rate code" if two_prices else ""
     return [
-        Table(f"In full, memory included, by {full.table.name} (estimated)", heads, rows),
+        Table(f"In full, memory included, by {full.table.name} (estimated{code})", heads, rows),
         Table(
             f"At {middle.title}, by what the energy is spent on",
             heads,

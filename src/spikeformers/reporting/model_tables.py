@@ -16,6 +16,7 @@ def model_tables(name: str, described: Mapping[str, Any], *, tensors: bool = Fal
         ("parameters", f"{described['parameters']:,}"),
         *shape,
         ("neuron", _neuron(described["neuron"])),
+        *(described["neuron"] or {"places": {}})["places"].items(),
         ("attention", _attention(described["attention"])),
     ]
     points = [(row["point"], row["spike_type"], row["values"]) for row in described["points"]]

@@ -99,6 +99,7 @@ def _neuron(model: PreTrainedModel, neurons: dict[str, Neuron]) -> dict[str, Any
         "steps": config.steps,
         "levels": first.step_levels,
         "values": first.values(),
+        "places": getattr(config, "neuron_rows", dict)(),
         "layers": len(neurons),
         "detail": first.extra_repr(),
     }

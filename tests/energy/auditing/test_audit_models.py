@@ -206,3 +206,41 @@ def test_an_audit_changes_nothing(spiking: Make, ids: Tensor) -> None:
     assert model.training
     assert torch.equal(model(ids).logits, before)
     assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_signed_counts_are_integer_spikes_that_an_adder_takes(
+    spiking: Make, ids: Tensor, signed: bool
+) -> None:
+    neurons = {"hidden": {"neuron": "ni-lif", "levels": 3}}
+    given = {"neuron": "dead-zone", "levels": 12, "signed": signed, "wta": "top_k"}
+    report = audit(spiking("wd", neurons=neurons, **given), [ids])
+    assert report.failures("addition-only") == []
+    words = {}
+    for name, product in report.products().items():
+        spikes = product.operands[1 if name.endswith(".values") else 0]
+        assert (spikes.kind, spikes.source) == ("integer", "neuron")
+        words[name] = spikes.in_words
+    expected = "signed integer" if signed else "integer"
+    assert {n: word for n, word in words.items() if word != expected} == {
+        n: "integer" for n in words if signed and n.endswith("mlp.down")
+    }
+
+
+@torch.no_grad()
+def test_on_and_off_spikes_cost_what_signed_counts_cost(spiking: Make, ids: Tensor) -> None:
+    """In a rate code; of zeros and ones there is no cheaper one."""
+    neurons = {"query": {"levels": 5}, "value": {"neuron": "i-lif", "levels": 3}}
+    given = {"neuron": "dead-zone", "levels": 12, "wta": "top_k", "neurons": neurons}
+    model = spiking("wd", spiking_head=True, **given)
+    counted, unrolled = trace(model, ids), trace(model.expand_to_binary(), ids)
+    assert counted.products.keys() == unrolled.products.keys()
+    cheaper = 0
+    for name, product in counted.products.items():
+        twin = unrolled.products[name]
+        assert product.sop == twin.sop > 0, name
+        if product.role == "linear":
+            assert twin.digit_sop == twin.sop
+        assert product.digit_sop <= product.sop
+        cheaper += product.digit_sop < product.sop
+    assert cheaper > len(counted.products) / 2

@@ -16,7 +16,7 @@ from spikeformers.attention._base import Attention
 from spikeformers.energy import Trace
 from spikeformers.energy.counting import rules
 from spikeformers.energy.counting.operands import Place, Rows, Spikes
-from spikeformers.neurons import LIF, NILIF, TLIF
+from spikeformers.neurons import LIF, NILIF, TLIF, DeadZone
 
 PLACE = Place("here", "attention scores and values", 0)
 COUNTS = Spikes("integer", 1.0)
@@ -192,3 +192,59 @@ def test_rows_keep_everything_but_padding() -> None:
     assert rows.select(x.view(4, 1)).flatten().tolist() == [1, 2, 3]
     heads = x.view(1, 2, 1, 2, 1)  # [S, B, H, T, K]
     assert rows.select_heads(heads).flatten().tolist() == [1, 2, 3]
+
+
+SIGNED = torch.tensor([[7.0, 0.0], [-40.0, 3.0]])[None, None, None]  # digits 3, 0; 2, 2
+
+
+def test_a_count_has_two_prices_and_a_negative_one_costs_the_same() -> None:
+    trace = Trace()
+    weight = torch.randn(2, 5)
+    rules.linear(trace, PLACE, Rows(1, 2, None), SIGNED[0, 0], COUNTS, weight)
+    product = trace.products["here"]
+    assert (product.sop, product.digit_sop) == ((7 + 40 + 3) * 5, (3 + 2 + 2) * 5)
+    assert (product.left.total, product.left.digits, product.left.nonzero) == (50, 7, 3)
+    assert product.left.planes == 6 + 1  # 40 in six bits, and the sign
+    assert product.left.as_dict()["mean_digits"] == 7 / 4
+
+
+@torch.no_grad()
+def test_attention_of_signed_counts_by_hand() -> None:
+    """Rate: |q| |k| of allowed pairs, and of the V rows that win; digits: of their digits."""
+    trace = attend(WTA(1.0), q=SIGNED, k=SIGNED, v=SIGNED)
+    scores, values = trace.products["here.scores"], trace.products["here.values"]
+    # (0,0): 7 * 7. (1,0): 40 * 7. (1,1): 40 * 40 + 3 * 3. In digits 3 * 3, 2 * 3, 2 * 2 + 2 * 2.
+    assert scores.sop == 49 + 280 + 1609
+    assert scores.digit_sop == 9 + 6 + 8
+    # Row 0 takes V's row 0, row 1 its own: -40 * 7 loses to 40 * 40 + 9.
+    assert (values.sop, values.digit_sop) == (7 + 43, 3 + 4)
+
+
+def test_digits_are_not_counted_twice_where_a_neuron_counts_them_already() -> None:
+    weighted = Spikes("integer", 1.0, weighted=True)
+    trace = Trace()
+    rules.linear(trace, PLACE, Rows(1, 2, None), SIGNED[0, 0], weighted, torch.ones(2, 5))
+    assert trace.products["here"].sop == trace.products["here"].digit_sop == 7 * 5
+
+
+def test_both_prices_add_up_over_runs() -> None:
+    trace = Trace()
+    for _ in range(2):
+        rules.linear(trace, PLACE, Rows(1, 2, None), SIGNED[0, 0], COUNTS, torch.ones(2, 5))
+    product = trace.products["here"]
+    assert (product.sop, product.digit_sop, product.left.digits) == (500, 70, 14)
+
+
+def test_signed_sub_steps_cost_what_their_counts_cost() -> None:
+    neuron, trace = DeadZone(8, 0.25), Trace()
+    current = torch.linspace(-3, 3, 24).view(1, 1, 4, 6)
+    counted = neuron(current)
+    kind = rules.neuron(trace, PLACE, Rows(1, 4, None), neuron, current, counted)
+    assert (kind.kind, kind.unit) == ("integer", 0.25)
+    neuron.expanded = True
+    sub_steps = neuron(current)
+    binary = rules.spikes_by(neuron)
+    assert binary == Spikes("binary", 1.0)
+    expected = int((counted.abs() / 0.25).sum())
+    assert trace.neurons["here"].total == int(sub_steps.sum()) == expected > 0
+    assert trace.operations["neurons", 0] == {"compare": 9 * 24, "add": 24, "mult": 24}

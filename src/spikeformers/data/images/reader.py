@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,8 @@ class Prep:
             numbers.append(float(values_per_channel[0]))  # type: ignore[index]
         if numbers[1] <= 0:
             raise CheckpointError(f"{path}: image_std is {numbers[1]}; it must be greater than 0.")
-        return cls(new.size, new.channels, *numbers, frames=new.frames)
+        mean, std = numbers
+        return replace(new, mean=mean, std=std)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``preprocessor_config.json``, which Transformers' ViTImageProcessor reads."""

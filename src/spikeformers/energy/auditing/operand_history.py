@@ -55,6 +55,8 @@ class OperandHistory:
 
     unit_per_token: bool = False
     """Of spikes times one factor per token, which comes out of a sum over channels."""
+    signed: bool = False
+    """Some values were below zero: an integer count then subtracts rows of weights."""
 
     @property
     def unit_per(self) -> str | None:
@@ -71,6 +73,11 @@ class OperandHistory:
         if self.nonzero == 0 and self.size:
             return "silent"
         return "real" if self.nonzero == 1 else self.observed_kind
+
+    @property
+    def in_words(self) -> str:
+        """The kind, and the sign of integer counts that have one."""
+        return f"signed {self.kind}" if self.signed and self.kind == "integer" else self.kind
 
     @property
     def is_spikes(self) -> bool:
@@ -100,6 +107,7 @@ class OperandHistory:
         self.nonzero += other.nonzero
         self.constant &= other.constant
         self.shift &= other.shift
+        self.signed |= other.signed
 
     def _merge_units(self, other: OperandHistory) -> None:
         if self.unit_per_token != other.unit_per_token and self.nonzero and other.nonzero:
@@ -116,6 +124,7 @@ class OperandHistory:
         """Plain values for JSON."""
         return {
             "kind": self.kind,
+            "signed": self.signed,
             "unit_per": self.unit_per,
             "source": self.source,
             "density": self.density,
@@ -137,7 +146,11 @@ def history_of(x: Tensor, stated: Spikes | None, constant: bool) -> OperandHisto
     unit = 1.0 if spikes is None else spikes.unit
     nonzero = int(torch.count_nonzero(x))
     shift = constant and not x.is_complex() and _powers_of_two(x)
-    return OperandHistory(kind, unit, source, tuple(x.shape), x.numel(), nonzero, constant, shift)
+    signed = not x.is_complex() and bool((x < 0).any())
+    shape = tuple(x.shape)
+    return OperandHistory(
+        kind, unit, source, shape, x.numel(), nonzero, constant, shift, signed=signed
+    )
 
 
 def with_units(spikes: OperandHistory, units: Tensor) -> OperandHistory:

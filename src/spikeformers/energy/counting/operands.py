@@ -12,7 +12,7 @@ u is the smallest non-zero ``|x|`` (u = 1 if all x are integers):
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
@@ -75,13 +75,26 @@ def counts(x: Tensor, spikes: Spikes | None) -> Tensor:
     return digits(count) if spikes.weighted else count
 
 
+def in_digits(spikes: Spikes | None) -> Spikes | None:
+    """``spikes``, with integer counts encoded in binary."""
+    return spikes._replace(weighted=True) if has_two_prices(spikes) else spikes
+
+
+def has_two_prices(spikes: Spikes | None) -> TypeGuard[Spikes]:
+    """Whether counts cost one amount as a rate and another as binary digits."""
+    return spikes is not None and spikes.kind == "integer" and not spikes.weighted
+
+
 def operand(x: Tensor, spikes: Spikes | None) -> Operand:
     """Sizes and sums of ``x``."""
     nonzero = int(torch.count_nonzero(x))
     if spikes is None:
         return Operand("real", x.numel(), nonzero, 0)
-    total = int(counts(x, spikes).sum(dtype=torch.float64))
-    return Operand(spikes.kind, x.numel(), nonzero, total, planes_of(x, spikes))
+    count = counts(x, spikes)
+    total = ones = int(count.sum(dtype=torch.float64))
+    if has_two_prices(spikes):
+        ones = int(digits(count).sum(dtype=torch.float64))
+    return Operand(spikes.kind, x.numel(), nonzero, total, planes_of(x, spikes), ones)
 
 
 def planes_of(x: Tensor, spikes: Spikes) -> int:
@@ -90,7 +103,7 @@ def planes_of(x: Tensor, spikes: Spikes) -> int:
         return 1
     if spikes.planes:
         return spikes.planes
-    least, most = (float(value) for value in x.float().aminmax())
+    least, most = (float(value) for value in x.detach().float().aminmax())
     largest = round(max(-least, most) / spikes.unit)
     return max(1, largest.bit_length()) + (1 if least < 0 or spikes.kind == "ternary" else 0)
 

@@ -1,5 +1,8 @@
 """How each kind of module is counted, in closed form.
 
+With integer counts there is a second sum, of binary digits that are 1 in place of counts
+(``Product.digit_sop``).
+
     linear     SOP = (sum of counts at the input) * outputs;  MACs = rows * inputs * outputs
     conv       SOP = sum over inputs of count * (windows that cover it) * outputs;  MACs = windows
                * their size * inputs * outputs, zeros of the padding included, as papers count them
@@ -39,7 +42,16 @@ from torch import Tensor, nn
 
 from spikeformers.attention import Attention
 from spikeformers.attention.softmax import softmax_operations
-from spikeformers.energy.counting.operands import Place, Rows, Spikes, counts, operand, spikes_of
+from spikeformers.energy.counting.operands import (
+    Place,
+    Rows,
+    Spikes,
+    counts,
+    has_two_prices,
+    in_digits,
+    operand,
+    spikes_of,
+)
 from spikeformers.energy.counting.sizes import attending_of, weights_of, weights_of_convolution
 from spikeformers.energy.counting.trace import Attending, Operand, Product, State, Synapses, Trace
 from spikeformers.neurons import Neuron
@@ -55,11 +67,11 @@ def linear(
     stored = spikes_of(weight)
     right = operand(weight, stored)
     times = left.size // inputs
-    sop = 0
+    sop = digit_sop = 0
     if spikes is not None:
-        sop = left.total * outputs
+        sop, digit_sop = left.total * outputs, left.digits * outputs
     elif stored is not None:
-        sop = right.total * times
+        sop, digit_sop = right.total * times, right.digits * times
     trace.add_product(
         Product(
             place.name, "linear", place.component, place.layer, left, right,
@@ -67,6 +79,7 @@ def linear(
             weights=weights_of(
                 x, rows.shape, rows.keep, weight.numel(), times * outputs, times
             ),
+            digit_sop=digit_sop,
         )
     )  # fmt: skip
     return x.numel() * outputs
@@ -84,20 +97,24 @@ def convolution(
     """Count a convolution of ``[N, C, H, W]``; returns the MACs that were executed."""
     spikes, stored = spikes_of(x, stated), spikes_of(module.weight)
     macs = out.numel() * (module.weight.numel() // module.weight.shape[0])
-    sop = 0
-    if spikes is not None or stored is not None:
+
+    def accumulates(entering: Spikes | None, held: Spikes | None) -> int:
         # A kernel of ones sums the counts in each window; a real operand counts one.
-        kernel = counts(module.weight, None if spikes is not None else stored)
+        kernel = counts(module.weight, None if entering is not None else held)
         covered = nn.functional.conv2d(
-            counts(x, spikes).double(), kernel.double(), None,
+            counts(x, entering).double(), kernel.double(), None,
             module.stride, module.padding, module.dilation, module.groups,
         )  # fmt: skip
-        sop = int(covered.sum())
+        return int(covered.sum())
+
+    spiking = spikes is not None or stored is not None
     trace.add_product(
         Product(
             place.name, "linear", place.component, place.layer,
-            operand(x, spikes), operand(module.weight, stored), macs=macs, sop=sop,
+            operand(x, spikes), operand(module.weight, stored), macs=macs,
+            sop=accumulates(spikes, stored) if spiking else 0,
             weights=weights_of_convolution(x, rows.shape[0], module, out.numel()),
+            digit_sop=accumulates(in_digits(spikes), in_digits(stored)) if spiking else 0,
         )
     )  # fmt: skip
     return macs
@@ -227,15 +244,21 @@ def attention(
     def extent() -> Attending:
         return attending_of(q, own_k, queries, number, rows.shape[0], core)
 
-    coincidences = torch.matmul(counts(q, q_spikes), counts(k, k_spikes).transpose(-1, -2))
+    def coincidences(of_q: Spikes | None, of_k: Spikes | None) -> int:
+        pairwise = torch.matmul(counts(q, of_q), counts(k, of_k).transpose(-1, -2))
+        return int((pairwise * pairs).sum(dtype=torch.float64))
+
     dense = q_spikes is None and k_spikes is None
+    sop = 0 if dense else coincidences(q_spikes, k_spikes)
+    as_digits = has_two_prices(q_spikes) or has_two_prices(k_spikes)
     trace.add_product(
         Product(
             f"{place.name}.scores", "scores", place.component, place.layer,
             operand(rows.select_heads(q), q_spikes), operand(rows.select_heads(own_k), k_spikes),
             macs=number * q.shape[-1],
-            sop=0 if dense else int((coincidences * pairs).sum(dtype=torch.float64)),
+            sop=sop,
             attending=extent(),
+            digit_sop=coincidences(in_digits(q_spikes), in_digits(k_spikes)) if as_digits else sop,
         )
     )  # fmt: skip
 
@@ -246,7 +269,10 @@ def attention(
     if weights is not None and w_spikes is not None:
         total = int((counts(weights, w_spikes) * pairs).sum(dtype=torch.float64))
     readers = attended.sum(-2).double()
-    gathered = int((readers * counts(v, v_spikes).sum(-1, dtype=torch.float64)).sum())
+
+    def gathered(spikes: Spikes | None) -> int:
+        return int((readers * counts(v, spikes).sum(-1, dtype=torch.float64)).sum())
+
     dense = w_spikes is None and v_spikes is None
     trace.add_product(
         Product(
@@ -254,8 +280,9 @@ def attention(
             Operand(w_spikes.kind if w_spikes else "real", number, int(attended.sum()), total),
             operand(rows.select_heads(own_v), v_spikes),
             macs=number * v.shape[-1],
-            sop=0 if dense else gathered,
+            sop=0 if dense else gathered(v_spikes),
             attending=extent(),
+            digit_sop=0 if dense else gathered(in_digits(v_spikes)),
         )
     )  # fmt: skip
     return pairs
@@ -276,10 +303,14 @@ def state_attention(
     left, right, reader = operand(k, k_spikes), operand(v, v_spikes), operand(q, q_spikes)
     # Separate the heads again, since only k and v of one head are multiplied.
     width = operands[1].shape[-1]
-    k_events, v_events = (
-        counts(x, kind).unflatten(-1, (-1, width)).sum(-1, dtype=torch.float64)
-        for x, kind in ((k, k_spikes), (v, v_spikes))
-    )
+
+    def added(of_k: Spikes | None, of_v: Spikes | None) -> int:
+        k_events, v_events = (
+            counts(x, kind).unflatten(-1, (-1, width)).sum(-1, dtype=torch.float64)
+            for x, kind in ((k, of_k), (v, of_v))
+        )
+        return int((k_events * v_events).sum())
+
     spiking = left.is_spikes or right.is_spikes
     tokens = left.size // width
     extent = attending_of(operands[0], operands[1], tokens, tokens, rows.shape[0])
@@ -287,8 +318,9 @@ def state_attention(
         Product(
             f"{place.name}.state", "state", place.component, place.layer, left, right,
             macs=left.size * width,
-            sop=int((k_events * v_events).sum()) if spiking else 0,
+            sop=added(k_spikes, v_spikes) if spiking else 0,
             attending=extent,
+            digit_sop=added(in_digits(k_spikes), in_digits(v_spikes)) if spiking else 0,
         )
     )  # fmt: skip
     trace.add_product(
@@ -298,6 +330,7 @@ def state_attention(
             macs=reader.size * width,
             sop=reader.total * width,
             attending=replace(extent),
+            digit_sop=reader.digits * width,
         )
     )  # fmt: skip
 

@@ -1,7 +1,11 @@
 """The records of a trace: operands, matrix products, elementwise operations.
 
-A *count* is the value of a spike in units of one spike: 1 for binary and ternary spikes, 0..D for
-integer ones. A count of c costs c accumulates, because it unrolls into c binary spikes.
+A *count* is the value of a spike in units of one spike: 1 for binary and ternary spikes, up to D
+for integer ones. Of a negative count the size is meant: a subtraction costs what an addition does.
+
+An integer count has two prices. In a rate code it is c binary spikes, so it costs c accumulates
+(``total``, ``sop``). As binary digits it is one spike per digit that is 1, each an accumulate of a
+shifted weight (``digits``, ``digit_sop``): 40 costs 40 or 2, and a count to 64 at most 6.
 """
 
 from __future__ import annotations
@@ -52,6 +56,12 @@ class Operand:
     """Sum of the counts; 0 for real operands."""
     planes: int = field(default=1, compare=False)
     """Bits per value of spikes: those of the largest count, and one for a sign."""
+    digits: int = -1
+    """Sum of the counts' binary digits; as ``total`` where counts are 0 or 1."""
+
+    def __post_init__(self) -> None:
+        if self.digits < 0:
+            self.digits = self.total
 
     @property
     def is_spikes(self) -> bool:
@@ -68,12 +78,18 @@ class Operand:
         """Mean count of a value; with S steps, the mean over steps."""
         return self.total / self.size if self.size else 0.0
 
+    @property
+    def mean_digits(self) -> float:
+        """Mean number of binary digits that are 1 in the count of a value."""
+        return self.digits / self.size if self.size else 0.0
+
     def merge(self, other: Operand) -> None:
         """Add the same operand of another forward pass."""
         self.kind = max(self.kind, other.kind, key=_KINDS.index)
         self.size += other.size
         self.nonzero += other.nonzero
         self.total += other.total
+        self.digits += other.digits
         self.planes = max(self.planes, other.planes)
 
     def as_dict(self) -> dict[str, Any]:
@@ -83,6 +99,7 @@ class Operand:
             "kind": self.kind,
             "density": self.density,
             "mean_count": None if real else self.mean_count,
+            "mean_digits": None if real else self.mean_digits,
         }
 
 
@@ -145,7 +162,8 @@ class Product:
 
     ``macs`` are the multiply-accumulates of a dense model in its place: only allowed (query, key)
     pairs, without padding, in every simulation step. ``sop`` are the accumulates that remain for
-    spikes; 0 if neither operand is spikes.
+    spikes; 0 if neither operand is spikes. ``digit_sop`` are those where integer counts are sent as
+    binary digits; as ``sop`` where there are none.
     """
 
     name: str
@@ -160,6 +178,11 @@ class Product:
     """Only of linear maps and convolutions."""
     attending: Attending | None = field(default=None, compare=False)
     """Only of attention."""
+    digit_sop: int = -1
+
+    def __post_init__(self) -> None:
+        if self.digit_sop < 0:
+            self.digit_sop = self.sop
 
     @property
     def spiking(self) -> bool:
@@ -183,6 +206,7 @@ class Product:
         self.right.merge(other.right)
         self.macs += other.macs
         self.sop += other.sop
+        self.digit_sop += other.digit_sop
         if self.weights is not None and other.weights is not None:
             self.weights.merge(other.weights)
         if self.attending is not None and other.attending is not None:

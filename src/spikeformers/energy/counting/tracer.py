@@ -219,7 +219,7 @@ class Tracer:
         if self.recorder is not None and frame.dispatched <= pairs * q.shape[-1]:
             self.recorder.rows_gathered([*self.stack, frame], weights, v)
         self._check(frame, allowed_pairs * q.shape[-1], pairs * (q.shape[-1] + v.shape[-1]))
-        if module.weights_are_binary and module.reads_per_query == 1 and stated[2] is not None:
+        if module.hands_on_one_row and stated[2] is not None:
             self.stated[output] = stated[2]  # each output row is one row of V
 
     def _expanded(self, frame: Frame, inputs: dict[str, Any], output: Any) -> None:

@@ -81,7 +81,9 @@ PAPER = Prices(
 RULES = (
     "estimated: events are counted in a real run, picojoules come from the price table",
     "paper: MACs of products without a spike operand at the mac price, and synaptic operations "
-    "(SOP) of the others at the accumulate price; an integer count c is c accumulates",
+    "(SOP) of the others at the accumulate price; an integer count c is c accumulates, those of a "
+    "rate code; figures 'as binary digits' take one per digit of c that is 1, of a shifted weight; "
+    "a negative count subtracts, at the same price",
     "attention: allowed (query, key) pairs only, for spiking and dense models alike; Q K^T costs "
     "coincidences, A_w V one accumulate for each event of V under a weight that is not zero",
     "winner comparisons, norms, neurons, residual adds, biases, activations, softmax and positions "
@@ -100,6 +102,11 @@ class Share:
     """Picojoules of elementwise operations, which the papers leave out."""
     macs: float = 0.0
     sop: float = 0.0
+    """Synaptic operations, counts as a rate code."""
+    digit_picojoules: float = 0.0
+    """Picojoules by the papers' sum, counts as binary digits."""
+    digit_sop: float = 0.0
+    """Synaptic operations, counts as binary digits."""
     operations: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -114,6 +121,8 @@ class Share:
             "with_elementwise": self.with_elementwise,
             "macs": self.macs,
             "sop": self.sop,
+            "digit_picojoules": self.digit_picojoules,
+            "digit_sop": self.digit_sop,
             "operations": self.operations,
         }
 
@@ -161,6 +170,16 @@ class EnergyReport:
         return self.total.sop
 
     @property
+    def digit_picojoules_per_token(self) -> float:
+        """Picojoules by the papers' sum where counts are sent as binary digits."""
+        return self.total.digit_picojoules
+
+    @property
+    def digit_sop_per_token(self) -> float:
+        """Synaptic operations where counts are sent as binary digits."""
+        return self.total.digit_sop
+
+    @property
     def winner_comparisons_per_token(self) -> float:
         """Comparisons of the winner-take-all, which the papers leave out."""
         return self.total.operations.get("winner_compare", 0.0)
@@ -192,6 +211,8 @@ class EnergyReport:
             "with_elementwise_per_token": self.with_elementwise_per_token,
             "macs_per_token": self.macs_per_token,
             "sop_per_token": self.sop_per_token,
+            "digit_picojoules_per_token": self.digit_picojoules_per_token,
+            "digit_sop_per_token": self.digit_sop_per_token,
             "winner_comparisons_per_token": self.winner_comparisons_per_token,
             "density": self.density,
             "density_by_macs": self.density_by_macs,
@@ -207,6 +228,7 @@ class EnergyReport:
                     "right": product.right.as_dict(),
                     "macs_per_token": product.macs / self.tokens,
                     "sop_per_token": product.sop / self.tokens,
+                    "digit_sop_per_token": product.digit_sop / self.tokens,
                 }
                 for product in self.products
             ],
@@ -246,12 +268,15 @@ def report_of(counted: Trace, prices: Prices, model: str) -> EnergyReport:
     for product in counted.products.values():
         if product.spiking:
             picojoules = product.sop * prices.accumulate.picojoules
+            digit_picojoules = product.digit_sop * prices.accumulate.picojoules
         else:
-            picojoules = product.macs * prices.mac.picojoules
+            picojoules = digit_picojoules = product.macs * prices.mac.picojoules
         for share in (by_component[product.component], by_layer[_layer(product.layer)]):
             share.picojoules += picojoules / counted.tokens
             share.macs += product.macs / counted.tokens
             share.sop += product.sop / counted.tokens
+            share.digit_picojoules += digit_picojoules / counted.tokens
+            share.digit_sop += product.digit_sop / counted.tokens
     for (component, layer), operations in counted.operations.items():
         for share in (by_component[component], by_layer[_layer(layer)]):
             share.elementwise += prices.of_operations(operations) / counted.tokens
@@ -281,6 +306,8 @@ def _sum(shares: Iterable[Share]) -> Share:
         total.elementwise += share.elementwise
         total.macs += share.macs
         total.sop += share.sop
+        total.digit_picojoules += share.digit_picojoules
+        total.digit_sop += share.digit_sop
         for kind, n in share.operations.items():
             operations[kind] += n  # type: ignore[assignment]
     total.operations = dict(operations)
