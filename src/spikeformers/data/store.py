@@ -32,7 +32,7 @@ from spikeformers.data.shards import MANIFEST, Shard, ShardedTokens
 from spikeformers.data.tokenizers import separator_id, tokenizer_digest
 from spikeformers.errors import DataError, StorageError, nearest
 from spikeformers.progress import Move
-from spikeformers.storage import digest_of, file_digest, new_digest
+from spikeformers.storage import digest_of, new_digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

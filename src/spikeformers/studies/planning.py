@@ -9,9 +9,9 @@ Weights and gradients are float32. Activations are the tensors that PyTorch's ow
 the backward pass (attention scores written out whole), counted for one and two blocks and two and
 three windows, which gives any number of both. With checkpointing each block keeps its input only.
 The working memory is the larger of two: the gradient of the logits, twice, where the backward pass
-begins; and, in the backward pass of a block, four times the scores of its attention, unless it
-streams, its gradients, and with checkpointing its activations, when the logits are gone. With FSDP2 weights, gradients and optimiser are divided by
-the number of GPUs, and two blocks are gathered.
+begins; and, in the backward pass of a block, when the logits are gone, its gradients, four times
+the scores of its attention unless it streams, and with checkpointing its activations. With FSDP2
+weights, gradients and optimiser are divided by the number of GPUs, and two blocks are gathered.
 
 Speed is an assumption, the share of the GPUs' peak (MFU) that training reaches; see
 `spikeformers.training.utilisation` for its definition.

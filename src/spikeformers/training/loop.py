@@ -200,9 +200,8 @@ def _settings(model: PreTrainedModel, config: TrainConfig) -> Iterator[None]:
         model.config.use_cache = False
     if config.activation_checkpointing:
         if not model.supports_gradient_checkpointing:
-            raise ConfigError(
-                f"activation_checkpointing is true, and {type(model).__name__} does not support it."
-            )
+            name = type(model).__name__
+            raise ConfigError(f"activation_checkpointing: {name} does not support it.")
         _set_checkpointing(model, True)
     model.train()
     try:
