@@ -216,7 +216,7 @@ def _settings(model: PreTrainedModel, config: TrainConfig) -> Iterator[None]:
 
 
 def _set_checkpointing(model: PreTrainedModel, on: bool) -> None:
-    """Switch activation checkpointing of the blocks, by the name that this Transformers gives it."""
+    """Switch activation checkpointing of the blocks, by the name that Transformers gives it."""
     verb = "enable" if on else "disable"
     named = getattr(model, f"activation_checkpointing_{verb}", None)
     switch = named or getattr(model, f"gradient_checkpointing_{verb}")
