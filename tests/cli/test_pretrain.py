@@ -68,6 +68,13 @@ def test_json_is_all_that_goes_to_standard_output(spikeformers, tiny, text, tmp_
     assert "sha256" in ended.err
 
 
+def test_a_profile_is_a_trace_in_the_run_folder(spikeformers, tiny, text, tmp_path):
+    out = tmp_path / "run"
+    ended = spikeformers("pretrain", *WD, "--data", text, "--out", out, *tiny(), "--profile")
+    assert ended.code == 0, ended.err
+    assert [path.name for path in (out / "profile").iterdir()] == ["steps-3-5-rank-0.json"]
+
+
 def test_context_and_positions_follow_each_other(spikeformers, tiny, text, tmp_path):
     arguments = ("pretrain", *WD, "--data", text)
     first, second = tmp_path / "one", tmp_path / "two"

@@ -28,7 +28,7 @@ from spikeformers.data.shards import ShardedTokens
 from spikeformers.data.store import TokenStore
 from spikeformers.errors import ConfigError, DataError, StorageError, UsageError
 
-WORDS = "the spike of a neuron wins or loses größer als 12 and all is quiet\n".split(" ")
+WORDS = ["the", "spike", "of", "a", "neuron", "wins", "größer", "als", "12", "is", "quiet\n"]
 
 
 def documents(number: int) -> list[str]:
@@ -260,7 +260,9 @@ def test_a_full_disk_keeps_the_complete_shards(
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(StorageError, match="No space left on device. The complete shards are kept"):
+    with pytest.raises(
+        StorageError, match=r"No space left on device\. The complete shards are kept"
+    ):
         tokenize_shards(corpus_of(), tokenizer, out, shard_tokens=1000)
     assert len(_draft(out)["splits"]["train"]) == 2
     tokenize_shards(corpus_of(), tokenizer, out, shard_tokens=1000)
@@ -328,8 +330,8 @@ def both(whole: Path) -> tuple[ShardedTokens, Any]:
 @pytest.mark.parametrize(
     "index",
     [
-        slice(None), slice(0, 0), slice(5, 3), slice(990, 1010), slice(3, 4000, 7), slice(-20, None),
-        slice(None, 1 << 40), 0, -1, 1234, np.arange(0), np.arange(980, 1040),
+        slice(None), slice(0, 0), slice(5, 3), slice(990, 1010), slice(3, 4000, 7),
+        slice(-20, None), slice(None, 1 << 40), 0, -1, 1234, np.arange(0), np.arange(980, 1040),
         np.array([[0, 3999], [1500, 1000]]),
     ],
 )  # fmt: skip
@@ -348,7 +350,7 @@ def test_an_index_outside_is_an_error(both: Any) -> None:
 
 
 def test_windows_of_shards_are_those_of_one_file(both: Any, whole: Path) -> None:
-    sharded, array = both
+    _, array = both
     split = TokenStore(whole).split("train")
     sampler = WindowSampler(split.num_tokens, 64, 8, seed=3)
     for step in (0, 1, 17):

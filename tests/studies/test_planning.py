@@ -1,4 +1,4 @@
-"""The plan's memory against what a training step really allocates, and its other numbers by hand."""
+"""The plan's memory against what a training step allocates, and its other numbers by hand."""
 
 from __future__ import annotations
 

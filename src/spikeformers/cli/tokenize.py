@@ -14,7 +14,7 @@ def tokenize(
     source: Annotated[
         str,
         typer.Argument(
-            help="Text: builtin, a text, JSONL or Parquet file, a folder, or a data set on the hub.",
+            help="Text: builtin, a text, JSONL or Parquet file, a folder, a data set on the hub.",
             metavar="SOURCE",
             show_default=False,
         ),

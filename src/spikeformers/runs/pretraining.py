@@ -56,9 +56,10 @@ def pretrain(
                               settings={"steps": 500, "wta": "top_k"})
 
     ``data`` is "builtin", a text, JSONL or Parquet file, a folder, a data set on the hub, or a
-    token store of `tokenize`, which has its own tokenizer; ``tokenizer`` "byte", "bpe:SIZE", a folder or a name on the hub. ``settings`` are keys of the
-    recipe (the fields of TrainConfig and of the model's config, and of `load_corpus`), and override
-    ``recipe``. ``control`` trains the dense twin instead. ``resume`` continues the run in
+    token store of `tokenize`, which has its own tokenizer; ``tokenizer`` "byte", "bpe:SIZE", a
+    folder or a name on the hub. ``settings`` are keys of the recipe (the fields of TrainConfig and
+    of the model's config, and of `load_corpus`), and override ``recipe``. ``control`` trains the
+    dense twin instead. ``resume`` continues the run in
     ``out`` exactly, from its newest complete checkpoint; the other arguments are then optional.
     ``profile`` writes a trace of a few steps into ``out/profile``.
     Ctrl-C ends with a checkpoint, and the result is ``interrupted``.

@@ -70,8 +70,8 @@ def tokenize(
 
     ``source``, ``text_field``, ``validation_fraction`` and ``config_name`` are those of
     `spikeformers.data.load_corpus`, but a data set of the hub is streamed and never stored.
-    ``tokenizer`` as for `pretrain`; ``masked`` makes it one for masked models. ``workers`` processes
-    encode. A shard is complete with its ``shard_tokens``-th token or soon after it.
+    ``tokenizer`` as for `pretrain`; ``masked`` makes it one for masked models. ``workers``
+    processes encode. A shard is complete with its ``shard_tokens``-th token or soon after it.
 
     The same call continues what was interrupted, and ends with the same store, byte for byte.
     Raises what `spikeformers.data.tokenize_shards` and `make_tokenizer` raise.

@@ -9,9 +9,9 @@ Weights and gradients are float32. Activations are the tensors that PyTorch's ow
 the backward pass (attention scores written out whole), counted for one and two blocks and two and
 three windows, which gives any number of both. With checkpointing each block keeps its input only.
 The working memory is the larger of two: the gradient of the logits, twice, where the backward pass
-begins; and, in the backward pass of a block, four times the scores of its attention, unless it
-streams, its gradients, and with checkpointing its activations, when the logits are gone. With FSDP2 weights, gradients and optimiser are divided by
-the number of GPUs, and two blocks are gathered.
+begins; and, in the backward pass of a block, when the logits are gone, its gradients, four times
+the scores of its attention unless it streams, and with checkpointing its activations. With FSDP2
+weights, gradients and optimiser are divided by the number of GPUs, and two blocks are gathered.
 
 Speed is an assumption, the share of the GPUs' peak (MFU) that training reaches; see
 `spikeformers.training.utilisation` for its definition.
@@ -59,8 +59,9 @@ class Activations:
     """Bytes that the forward pass keeps: ``outside`` the blocks, and per block.
 
     ``scores`` are those of a block's attention, a number per pair of tokens, which a kernel that
-    streams does not keep; ``block_input`` is what checkpointing keeps of a block; ``gradients`` are
-    those that exist in a block's backward pass: of the head, and on both sides of its widest map.
+    streams does not keep; ``block_input``, the stream and the relative bias, is what checkpointing
+    keeps of a block; ``gradients`` are those that exist in a block's backward pass: of the head,
+    and on both sides of its widest map.
     """
 
     outside: int
@@ -270,29 +271,37 @@ def activation_counter(
         def line(first: int, second: int) -> int:
             return first + (windows - 2) * (second - first)
 
-        one, two, scores_one, scores_two = (
-            line(counted[layers, 2][kind], counted[layers, 3][kind])
-            for kind in (0, 1)
-            for layers in (1, 2)
+        (saved, saved_two), (scores, scores_two), (inputs, inputs_two) = (
+            [line(counted[layers, 2][kind], counted[layers, 3][kind]) for layers in (1, 2)]
+            for kind in range(3)
         )
-        block = two - one
-        width = config.hidden_size
+        block, width = saved_two - saved, config.hidden_size
         numbers = getattr(config, "steps", 1) * windows * context
         widest = getattr(config, "intermediate_size", None) or 4 * width
         gradients = FLOAT * (config.vocab_size * width + 2 * numbers * widest)
-        stream = FLOAT * numbers * width
-        return Activations(one - block, block, scores_two - scores_one, stream, gradients)
+        return Activations(
+            saved - block, block, scores_two - scores, inputs_two - inputs, gradients
+        )
 
     return of
 
 
 def _kept(
     config: Any, layers: int, windows: int, context: int, precision: Precision
-) -> tuple[int, int]:
-    """Bytes that a forward pass with ``layers`` blocks saves, and those of attention scores."""
+) -> tuple[int, int, int]:
+    """Bytes that a forward pass with ``layers`` blocks saves, of these those of attention scores,
+    and those of the blocks' inputs.
+    """
     shorter = type(config).from_dict({**config.to_dict(), "num_hidden_layers": layers})
     shorter.use_cache = False
     saved: dict[int, tuple[torch.UntypedStorage, bool]] = {}
+
+    inputs: dict[int, torch.UntypedStorage] = {}
+
+    def enter(_: nn.Module, args: tuple[Any, ...], more: dict[str, Any]) -> None:
+        for value in (*args, *more.values()):
+            if isinstance(value, torch.Tensor):
+                inputs[value.untyped_storage()._cdata] = value.untyped_storage()
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -302,6 +311,8 @@ def _kept(
 
     with _fake():
         model = build_model(shorter).train()
+        for block in blocks(model):
+            block.register_forward_pre_hook(enter, with_kwargs=True)
         own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
         ids = torch.zeros((windows, context), dtype=torch.long)
         autocast = torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext()
@@ -309,7 +320,9 @@ def _kept(
             output = model(input_ids=ids, labels=ids)
         del output
     sizes = [(s.nbytes(), pairs) for key, (s, pairs) in saved.items() if key not in own]
-    return sum(size for size, _ in sizes), sum(size for size, pairs in sizes if pairs)
+    scores = sum(size for size, pairs in sizes if pairs)
+    entering = sum(storage.nbytes() for storage in inputs.values())
+    return sum(size for size, _ in sizes), scores, entering
 
 
 def _cache_bytes(config: Any, context: int) -> int:

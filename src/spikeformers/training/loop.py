@@ -200,9 +200,8 @@ def _settings(model: PreTrainedModel, config: TrainConfig) -> Iterator[None]:
         model.config.use_cache = False
     if config.activation_checkpointing:
         if not model.supports_gradient_checkpointing:
-            raise ConfigError(
-                f"activation_checkpointing is true, and {type(model).__name__} does not support it."
-            )
+            name = type(model).__name__
+            raise ConfigError(f"activation_checkpointing: {name} does not support it.")
         _set_checkpointing(model, True)
     model.train()
     try:
@@ -217,7 +216,7 @@ def _settings(model: PreTrainedModel, config: TrainConfig) -> Iterator[None]:
 
 
 def _set_checkpointing(model: PreTrainedModel, on: bool) -> None:
-    """Switch activation checkpointing of the blocks, by the name that this Transformers gives it."""
+    """Switch activation checkpointing of the blocks, by the name that Transformers gives it."""
     verb = "enable" if on else "disable"
     named = getattr(model, f"activation_checkpointing_{verb}", None)
     switch = named or getattr(model, f"gradient_checkpointing_{verb}")

@@ -67,7 +67,7 @@ class Task:
     """Name of the loss without penalties in the log; if empty, it is not logged."""
 
     counts_flops: bool = True
-    """Whether a step is one forward and backward pass of ``model`` over its tokens, as MFU needs."""
+    """Whether a step is one pass of ``model`` over its tokens and back, as MFU needs."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
