@@ -232,6 +232,8 @@ def bits_per_byte(
 
 def bars(record: dict[str, Any]) -> dict[str, Any]:
     """The value of each bar, and whether it is met; missing measurements are None."""
+    if record["dry"]:
+        return {bar: {"value": None, "met": None} for bar in BARS}
     by_length = {row["tokens"]: row for row in record.get("attention") or []}
     steps = {row["preset"]: row for row in record.get("steps") or []}
 
@@ -326,6 +328,7 @@ def run(args: argparse.Namespace) -> int:
         "title": "Dry run, toy sizes: no number means anything" if args.dry_run else name,
         "kernels": str(choose("triton" if args.dry_run else None, device=device)),
         "torch": torch.__version__,
+        "dry": args.dry_run,
         "failures": {},
     }
     rows: list[Any] = []

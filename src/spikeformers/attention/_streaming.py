@@ -110,14 +110,16 @@ def sfsa(
     heads = q.shape[-3]
     rule = core.neuron.scan_rule()
     assert rule is not None
-    v_th = torch.as_tensor(rule.v_th, dtype=torch.float32, device=q.device)
+    v_th = rule.v_th
+    if not isinstance(v_th, Tensor):
+        v_th = torch.full((1,), v_th, device=q.device)
     spikes = cast(core.exact_in_half, q, k, v)
     y = fired_edges(
         spikes[0],
         spikes[1],
         spikes[2],
         core.scale().float().expand(heads, 1, 1).reshape(heads),
-        v_th.expand(heads, 1, 1).reshape(heads),
+        v_th.float().expand(heads, 1, 1).reshape(heads),
         None if bias is None else bias.float(),
         None if mask is None else mask[..., -k.shape[-2] :],
         causal=causal,

@@ -56,6 +56,6 @@ def close() -> Callable[[Tensor, Tensor, torch.dtype], None]:
         got, expected = got.detach(), expected.detach()
         assert bool(got.isfinite().all())
         error = (got.float() - expected.float()).abs().max()
-        assert float(error) <= tolerance * max(float(expected.abs().max()), 1e-2)
+        assert float(error) <= tolerance * max(float(expected.abs().max()), 0.1)
 
     return compare

@@ -37,7 +37,7 @@ def membranes_near_threshold(neuron: LIF, current: Tensor) -> bool:
     return near
 
 
-@settings(max_examples=6, phases=GENERATE)
+@settings(max_examples=4, phases=GENERATE)
 @given(
     seed=st.integers(0, 2**20),
     steps=st.sampled_from([1, 2, 3]),

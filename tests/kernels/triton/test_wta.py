@@ -109,13 +109,13 @@ def check(case: dict[str, Any], dtype: torch.dtype, device: str, close: Any) -> 
             close(got.grad.cpu(), twin.grad, dtype)
 
 
-@settings(max_examples=8, phases=GENERATE)
+@settings(max_examples=6, phases=GENERATE)
 @given(case=cases)
 def test_output_and_every_gradient_are_the_definitions(case: Any, device: str, close: Any) -> None:
     check(case, torch.float32, device, close)
 
 
-@settings(max_examples=4, phases=GENERATE)
+@settings(max_examples=2, phases=GENERATE)
 @given(case=cases)
 def test_gradients_in_bfloat16_are_the_definitions_to_its_precision(
     case: Any, device: str, close: Any
