@@ -16,8 +16,8 @@ from spikeformers.models import (
     WDSpikingformerConfig,
     WDSpikingformerForCausalLM,
 )
-from spikeformers.models._rates import rate_loss
-from spikeformers.neurons import Activity, Neuron, observe
+from spikeformers.models._rates import rate_loss, read_shares
+from spikeformers.neurons import Activity, Neuron, neurons_of, observe
 
 Make = Callable[..., Any]
 
@@ -312,3 +312,65 @@ def test_masks_of_columns_and_of_pairs_leave_the_same_padding_out() -> None:
     ]
     assert losses[0].rate_loss.item() == losses[1].rate_loss.item() > 0
     assert losses[0].loss.item() == losses[1].loss.item()
+
+
+DEAD_ZONE = {"neuron": "dead-zone", "levels": 64}
+BUDGETED: dict[str, Any] = {
+    "spiking_head": True,
+    "firing_rate_weight": 1.0,
+    "firing_rate_target": 0.99,
+    "neurons": {place: DEAD_ZONE for place in ("in", "query", "key", "value", "hidden", "head")},
+}
+
+
+def test_a_layers_share_is_that_of_the_weights_that_read_it(make_model: Make) -> None:
+    """Width 16, hidden 32, two layers, vocabulary 23: 2 (4 16^2 + 2 16 32) + 23 16 weights."""
+    model = make_model("wd", **BUDGETED)
+    shares = {name: read_shares(model).get(n) for name, n in neurons_of(model).items()}
+    everything = 2 * (4 * 256 + 2 * 512) + 368
+    for name, share in shares.items():
+        read = {"attention.fire_in": 768, "fire_value": 256, "mlp": 512, "head": 368}
+        expected = next((size / everything for part, size in read.items() if part in name), None)
+        assert share == (None if expected is None else pytest.approx(expected)), name
+    assert sum(share or 0 for share in shares.values()) == pytest.approx(1)
+
+
+def test_a_budget_weighs_each_layer_by_its_share_and_reaches_thresholds_alone(
+    make_model: Make,
+) -> None:
+    tokens = torch.arange(16).view(2, 8) % 7
+    every = activity(make_model("wd", **BUDGETED).train(), tokens)
+    model = make_model("wd", **BUDGETED, budget=0.01, budget_weight=3.0).train()
+    shares = {n: read_shares(model).get(neuron, 0.0) for n, neuron in neurons_of(model).items()}
+    expected = 3.0 * sum(0.25 * count * shares[name] for name, (count, _) in every.items())
+    rate = model(tokens).rate_loss
+    assert rate.item() == pytest.approx(expected, rel=1e-4)
+    rate.backward()
+    for name, parameter in model.named_parameters():
+        if not name.endswith("neuron.threshold"):
+            assert parameter.grad is None or not parameter.grad.any(), name
+        elif shares[name.removesuffix(".threshold")]:
+            share, (_, density) = (
+                shares[name.removesuffix(".threshold")],
+                every[name.removesuffix(".threshold")],
+            )
+            assert parameter.grad.item() == pytest.approx(-3.0 * share * density, rel=1e-4)
+
+
+def test_a_budget_that_is_kept_costs_nothing(make_model: Make) -> None:
+    tokens = torch.arange(16).view(2, 8) % 7
+    model = make_model("wd", **BUDGETED)
+    every, shares = activity(model.train(), tokens), read_shares(model)
+    read = sum(
+        shares.get(neuron, 0.0) * every[name][1] for name, neuron in neurons_of(model).items()
+    )
+    assert 0 < read < 1
+    for budget, pays in ((read * 0.99, True), (read * 1.01, False)):
+        loss = make_model("wd", **BUDGETED, budget=budget).train()(tokens).rate_loss
+        assert (loss.item() > 0) == pays
+
+
+@pytest.mark.parametrize("key", ["budget", "budget_weight"])
+def test_a_budget_out_of_range_is_refused(key: str, make_model: Make) -> None:
+    with pytest.raises(ConfigError, match=f"{key} must be a number"):
+        make_model("wd", **BUDGETED, **{key: -0.1})

@@ -264,4 +264,7 @@ class SpikingformerConfig(SpikingConfig):
         between(self, "surrogate_temperature", 0.0, math.inf)
         between(self, "step", 0.0, math.inf)
         between(self, "dead_zone", -1e-9, math.inf)
+        if self.budget is not None:
+            between(self, "budget", 0.0, 1.0)
+        between(self, "budget_weight", 0.0, math.inf)
         check_places(self)
