@@ -4,8 +4,8 @@
 
 Builds a JSON Lines file of the given size from the built-in corpus, or from the text files below a
 folder (documents are repeated as often as needed), tokenises it with each number of workers, and
-reports MB of text per second and the most memory that all its processes held together. The bare
-tokenizer encodes the same batches in one process with one thread, and writes nothing.
+reports MB of text per second, by the clock and by the processor time of all its processes (which
+other work disturbs less), and the most memory that they held together. The bare tokenizer encodes the same batches in one process with one thread, and writes nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
@@ -45,20 +46,21 @@ def build(path: Path, megabytes: float, text: str) -> int:
     raise AssertionError  # a cycle does not end
 
 
-def bare(path: Path, tokenizer: Any, megabytes: float) -> float:
-    """MB per second of the tokenizer alone, on the first ``megabytes`` of the text."""
+def bare(path: Path, tokenizer: Any, megabytes: float) -> tuple[float, float]:
+    """MB per second of the tokenizer alone, by the clock and by processor time."""
     corpus = load_corpus(path, validation_fraction=0)
     backend = tokenizer.backend_tokenizer
-    size = seconds = 0.0
+    size = seconds = processor = 0.0
     for pieces in batches(corpus.documents("train"), False):
         texts = [text for text, _ in pieces]
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         backend.encode_batch_fast(texts, add_special_tokens=False)
         seconds += time.perf_counter() - start
+        processor += time.process_time() - used
         size += sum(len(text.encode()) for text in texts)
         if size >= megabytes * 1e6:
             break
-    return size / 1e6 / seconds
+    return size / 1e6 / seconds, size / 1e6 / processor
 
 
 def family(pid: int) -> Iterator[int]:
@@ -83,11 +85,17 @@ def memory(pid: int) -> int:
     return 0
 
 
+def processor_seconds() -> float:
+    """Processor time of all processes that this one started and waited for, and of theirs."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def run(path: Path, out: Path, tokenizer: str, workers: int) -> dict[str, float]:
     """Time one run of the verb in a process of its own, and follow its memory."""
     command = [sys.executable, "-m", "spikeformers", "tokenize", str(path), "--out", str(out)]
     command += ["--tokenizer", tokenizer, "--workers", str(workers), "--json"]
-    start, most = time.perf_counter(), 0
+    start, used, most = time.perf_counter(), processor_seconds(), 0
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None:
             most = max(most, sum(memory(pid) for pid in family(process.pid)))
@@ -100,6 +108,7 @@ def run(path: Path, out: Path, tokenizer: str, workers: int) -> dict[str, float]
         "seconds": seconds,
         "encoding_seconds": result["seconds"],
         "megabytes_per_second": size / 1e6 / result["seconds"],
+        "megabytes_per_processor_second": size / 1e6 / (processor_seconds() - used),
         "peak_megabytes": most / 1e6,
     }
 
@@ -119,15 +128,20 @@ def main() -> None:
         tokenizer = make_tokenizer(f"bpe:{args.vocabulary}", load_corpus(args.text))
         tokenizer.save_pretrained(Path(folder) / "tokenizer")
         size = build(source, args.megabytes, args.text)
-        alone = bare(source, tokenizer, args.bare_megabytes)
-        print(f"{size / 1e6:,.0f} MB of text; bare tokenizer {alone:.2f} MB/s", flush=True)
+        alone, alone_processor = bare(source, tokenizer, args.bare_megabytes)
+        print(
+            f"{size / 1e6:,.0f} MB of text; bare tokenizer {alone:.2f} MB/s, "
+            f"{alone_processor:.2f} MB per processor second",
+            flush=True,
+        )
         rows = {}
         for workers in args.workers:
             out = Path(folder) / f"store-{workers}"
             rows[workers] = row = run(source, out, f"{folder}/tokenizer", workers)
             print(
                 f"{workers} worker(s): {row['megabytes_per_second']:.2f} MB/s, "
-                f"{row['megabytes_per_second'] / alone:.2f} of the bare tokenizer; at most "
+                f"{row['megabytes_per_second'] / alone:.2f} of the bare tokenizer; "
+                f"{row['megabytes_per_processor_second']:.2f} MB per processor second; at most "
                 f"{row['peak_megabytes']:,.0f} MB in all processes",
                 flush=True,
             )
@@ -137,6 +151,7 @@ def main() -> None:
             "megabytes": size / 1e6,
             "vocabulary": args.vocabulary,
             "bare_megabytes_per_second": alone,
+            "bare_megabytes_per_processor_second": alone_processor,
             "workers": rows,
             "machine": f"{platform.machine()}, {os.cpu_count()} processors",
             "note": args.note,

@@ -16,7 +16,7 @@ from spikeformers.models import (
     WDSpikingformerConfig,
     WDSpikingformerForCausalLM,
 )
-from spikeformers.models._rates import rate_loss, read_shares
+from spikeformers.models._rates import Rates, rate_loss, read_shares
 from spikeformers.neurons import Activity, Neuron, neurons_of, observe
 
 Make = Callable[..., Any]
@@ -114,16 +114,19 @@ def test_a_target_that_is_no_density_is_refused(make_model: Make, value: float) 
 def test_rate_loss_by_hand(make_model: Make) -> None:
     """0.5 * (2 + 3): the second layer is at its target, and pays nothing."""
     config = make_model("wd", firing_rate_weight=0.5).config
-    rates = [
+    activities = [
         Activity(torch.tensor(2.0), torch.tensor(0.25), 0.2, recorded=True),
         Activity(torch.tensor(7.0), torch.tensor(0.25), 0.25, recorded=True),
         Activity(torch.tensor(3.0), torch.tensor(0.01), 0.0, recorded=True),
     ]
+    rates = Rates(activities)
     loss = rate_loss(config, rates)
     assert loss is not None
     assert loss.item() == 2.5
     assert rates == []
-    assert rate_loss(config, []) is None
+    rates.append(Activity(torch.ones(()), torch.ones(()), 0.1, True))
+    assert rates == []  # of the backward pass, which computes checkpointed blocks again
+    assert rate_loss(config, Rates()) is None
 
 
 # --- padding --------------------------------------------------------------------------------------
@@ -319,7 +322,7 @@ BUDGETED: dict[str, Any] = {
     "spiking_head": True,
     "firing_rate_weight": 1.0,
     "firing_rate_target": 0.99,
-    "neurons": {place: DEAD_ZONE for place in ("in", "query", "key", "value", "hidden", "head")},
+    "neurons": dict.fromkeys(("in", "query", "key", "value", "hidden", "head"), DEAD_ZONE),
 }
 
 

@@ -18,7 +18,7 @@ import re
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -152,7 +152,7 @@ class Encoder:
 
 def encoded(
     rules: Rules, work: Iterable[list[Piece]], name: str, workers: int
-) -> Iterator[Encoded]:
+) -> Generator[Encoded, None, None]:
     """Encode the batches ``work`` of the text ``name``, in order, in ``workers`` processes.
 
     One worker is this process. Raises DataError for a text that cannot be encoded.

@@ -116,7 +116,7 @@ def batch(
     split: TokenSplit | NDArray[Any], starts: NDArray[np.int64], context: int
 ) -> NDArray[np.int64]:
     """Tokens of the windows that begin at ``starts``, int64 ``[len(starts), context]``."""
-    tokens: NDArray[Any] = split if isinstance(split, np.ndarray) else split.tokens
+    tokens: Any = split if isinstance(split, np.ndarray) else split.tokens
     starts = np.asarray(starts, dtype=np.int64)
     if len(starts) and (starts.min() < 0 or starts.max() + context > len(tokens)):
         raise DataError(

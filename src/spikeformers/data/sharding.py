@@ -186,7 +186,7 @@ def _open_draft(
         draft.write(folder)
         return draft
     advice = f"Delete {folder} to begin again."
-    schema = {"request": dict, "splits": dict[str, list], "read": list[str]}
+    schema = {"request": dict, "splits": dict[str, list[Any]], "read": list[str]}
     content = read_json(path, DataError, advice, schema)
     for entry in (entry for listed in content["splits"].values() for entry in listed):
         check_object(entry, ENTRY, path, DataError, advice)

@@ -20,6 +20,7 @@ its own, weighted by its share of the targets (``_loss``).
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -37,8 +38,8 @@ class Rates(list[Activity]):
     the blocks again, and would otherwise keep the graph of all of them.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, activities: Iterable[Activity] = ()) -> None:
+        super().__init__(activities)
         self._taken = False
 
     def append(self, activity: Activity) -> None:

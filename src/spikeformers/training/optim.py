@@ -77,7 +77,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
             part.state = self.state
         self.matrices = frozenset(matrices)
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """Change every parameter once; ``closure`` is not supported."""
         if closure is not None:
             raise ValueError("MuonAndAdamW takes no closure")
