@@ -25,10 +25,20 @@ import spikeformers
 STEPS = int(os.environ.get("NOTEBOOK_STEPS", "100"))
 DATA = os.environ.get("NOTEBOOK_DATA", "builtin")
 folder = tempfile.mkdtemp()
-settings = {"tokenizer": "byte", "context": 64, "batch_size": 8, "steps": STEPS, "learning_rate": 3e-3}
+settings = {
+    "tokenizer": "byte",
+    "context": 64,
+    "batch_size": 8,
+    "steps": STEPS,
+    "learning_rate": 3e-3,
+}
 runs = {
     name: spikeformers.pretrain(
-        "wd-spikingformer-tiny", out=f"{folder}/{name}", data=DATA, settings=settings, control=control
+        "wd-spikingformer-tiny",
+        out=f"{folder}/{name}",
+        data=DATA,
+        settings=settings,
+        control=control,
     )
     for name, control in (("spiking", False), ("dense", True))
 }
@@ -52,7 +62,9 @@ energy = spikeformers.measure_energy(
 )
 spiking, dense = energy.paper, energy.paper_control
 print(f"density of spikes {spiking.density:.3f}")
-print(f"papers' sum: {spiking.picojoules_per_token / dense.picojoules_per_token:.3f} of the twin's energy")
+print(
+    f"papers' sum: {spiking.picojoules_per_token / dense.picojoules_per_token:.3f} of the twin's energy"
+)
 
 # %% [markdown]
 # And what kind of arithmetic was it really? The audit looks at the operands of every matrix product of a run.

@@ -25,7 +25,13 @@ import spikeformers
 STEPS = int(os.environ.get("NOTEBOOK_STEPS", "100"))
 DATA = os.environ.get("NOTEBOOK_DATA", "builtin")
 folder = tempfile.mkdtemp()
-settings = {"tokenizer": "byte", "context": 64, "batch_size": 8, "steps": STEPS, "learning_rate": 3e-3}
+settings = {
+    "tokenizer": "byte",
+    "context": 64,
+    "batch_size": 8,
+    "steps": STEPS,
+    "learning_rate": 3e-3,
+}
 dense = spikeformers.pretrain(
     "wd-spikingformer-tiny", out=f"{folder}/dense", data=DATA, settings=settings, control=True
 )
@@ -39,9 +45,15 @@ print(f"{dense.model.config.model_type}, {dense.model.num_parameters():,} parame
 perplexity = {}
 for levels in (2, 4, 8):
     out = f"{folder}/spiking-{levels}"
-    spikeformers.convert(f"{folder}/dense", out=out, settings={"threshold": "token", "steps": levels})
-    perplexity[levels] = spikeformers.evaluate_perplexity(out, DATA, tokens=512).as_dict()["perplexity"]
-original = spikeformers.evaluate_perplexity(f"{folder}/dense", DATA, tokens=512).as_dict()["perplexity"]
+    spikeformers.convert(
+        f"{folder}/dense", out=out, settings={"threshold": "token", "steps": levels}
+    )
+    perplexity[levels] = spikeformers.evaluate_perplexity(out, DATA, tokens=512).as_dict()[
+        "perplexity"
+    ]
+original = spikeformers.evaluate_perplexity(f"{folder}/dense", DATA, tokens=512).as_dict()[
+    "perplexity"
+]
 print(f"original  perplexity {original:.2f}")
 for levels, value in perplexity.items():
     print(f"T = {levels}     perplexity {value:.2f} ({value / original - 1:+.1%})")

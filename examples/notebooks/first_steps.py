@@ -31,8 +31,16 @@ folder = tempfile.mkdtemp()
 # and of the training can be changed in `settings`. A run folder is an ordinary Transformers model folder.
 
 # %%
-settings = {"tokenizer": "byte", "context": 64, "batch_size": 8, "steps": STEPS, "learning_rate": 3e-3}
-run = spikeformers.pretrain("wd-spikingformer-tiny", out=f"{folder}/run", data=DATA, settings=settings)
+settings = {
+    "tokenizer": "byte",
+    "context": 64,
+    "batch_size": 8,
+    "steps": STEPS,
+    "learning_rate": 3e-3,
+}
+run = spikeformers.pretrain(
+    "wd-spikingformer-tiny", out=f"{folder}/run", data=DATA, settings=settings
+)
 quality = run.training.final_validation["bits_per_byte"]
 print(f"{run.model.num_parameters():,} parameters, {run.training.tokens_seen:,} tokens")
 print(f"{quality:.2f} bits per byte; 8 would be all bytes equally likely")
@@ -45,7 +53,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained(f"{folder}/run")
 tokenizer = AutoTokenizer.from_pretrained(f"{folder}/run")
-text = spikeformers.generate_text(model, "The ", tokenizer=tokenizer, max_new_tokens=60, seed=0).text
+text = spikeformers.generate_text(
+    model, "The ", tokenizer=tokenizer, max_new_tokens=60, seed=0
+).text
 print(text)
 
 # %% [markdown]
@@ -56,7 +66,9 @@ print(text)
 energy = spikeformers.measure_energy(f"{folder}/run", DATA, tokens=256)
 spiking, dense = energy.paper, energy.paper_control
 print(f"density {spiking.density:.3f}: that share of the neurons fires")
-print(f"{spiking.picojoules_per_token / 1e3:,.0f} nJ per token, dense twin {dense.picojoules_per_token / 1e3:,.0f} (estimated)")
+print(
+    f"{spiking.picojoules_per_token / 1e3:,.0f} nJ per token, dense twin {dense.picojoules_per_token / 1e3:,.0f} (estimated)"
+)
 
 # %%
 assert 0 < spiking.density < 1

@@ -25,7 +25,9 @@ from spikeformers.neurons import observe
 
 torch.manual_seed(0)
 tokenizer = spikeformers.make_tokenizer("byte", None)
-config = spikeformers.build_config("wd-spikingformer-tiny", len(tokenizer), {"num_hidden_layers": 2})
+config = spikeformers.build_config(
+    "wd-spikingformer-tiny", len(tokenizer), {"num_hidden_layers": 2}
+)
 model = spikeformers.build_model(config).eval()
 ids = tokenizer("A neuron fires at its threshold.", return_tensors="pt").input_ids
 
@@ -34,7 +36,10 @@ ids = tokenizer("A neuron fires at its threshold.", return_tensors="pt").input_i
 
 # %%
 spikes = {}
-with torch.no_grad(), observe(model, lambda name, neuron, out: spikes.update({name: out / neuron.unit})):
+with (
+    torch.no_grad(),
+    observe(model, lambda name, neuron, out: spikes.update({name: out / neuron.unit})),
+):
     output = model(input_ids=ids, output_attentions=True)
 for name, counts in list(spikes.items())[:6]:
     fired = (counts != 0).float().mean()

@@ -80,8 +80,10 @@ def test_trl_tunes(workspace: Workspace, inside: Path, folder: str, lora: bool) 
     workspace.need(folder)
     if lora:
         peft = pytest.importorskip("peft")
-        text = text.replace("SFTTrainer(", "SFTTrainer(peft_config=LoraConfig(r=2, target_modules="
-                            "['query', 'value', 'up', 'down']), ")  # fmt: skip
+        adapter = "LoraConfig(r=2, target_modules=['query', 'value', 'up', 'down'])"
+        end = "processing_class=tokenizer)"
+        assert end in text
+        text = text.replace(end, f"{end[:-1]}, peft_config={adapter})")
         text = f"from peft import LoraConfig\n{text}"
         assert peft
     text = text.replace("max_length=64", "max_length=16").replace("max_steps=4", "max_steps=2")
