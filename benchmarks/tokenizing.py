@@ -5,7 +5,8 @@
 Builds a JSON Lines file of the given size from the built-in corpus, or from the text files below a
 folder (documents are repeated as often as needed), tokenises it with each number of workers, and
 reports MB of text per second, by the clock and by the processor time of all its processes (which
-other work disturbs less), and the most memory that they held together. The bare tokenizer encodes the same batches in one process with one thread, and writes nothing.
+other work disturbs less), and the most memory that they held together. The bare tokenizer encodes
+the same batches in one process with one thread, and writes nothing.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from spikeformers.training.config_base import ConfigBase, require
 
-UNUSED = ("context", "tokens", "mask_probability")
+UNUSED = ("context", "tokens", "mask_probability", "device_tflops")
 """Fields of TrainConfig that have no meaning for images."""
 
 
