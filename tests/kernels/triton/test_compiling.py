@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("triton", reason="triton is not installed: pip install 'spikeformers[triton]'")
 
 SCRIPT = Path(__file__).parent / "compile_all.py"
-SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}
+SHARED_MEMORY = {90: 227 * 1024}
 """Bytes that a program may have, by compute capability."""
 
 

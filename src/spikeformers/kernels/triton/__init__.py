@@ -64,6 +64,8 @@ def refusal(device: str) -> str:
             "Triton compiles for GPUs; on a CPU it runs in its interpreter, for tests: set "
             "TRITON_INTERPRET=1 before Triton is imported"
         )
+    if not torch.cuda.is_available():
+        return "there is no CUDA device"
     capability = torch.cuda.get_device_capability()
     if torch.version.hip is None and capability < OLDEST_CAPABILITY:
         return f"compute capability {capability[0]}.{capability[1]} is below 8.0"
