@@ -80,7 +80,7 @@ def wta(
         temperature=core.temperature,
         winners=core.winners,
         weight=core.weight,
-        unit=core.score_unit,
+        unit=None if core.score_unit is None else float(core.score_unit),
     )
     return y.view(q.shape).to(v.dtype)
 

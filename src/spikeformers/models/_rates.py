@@ -105,7 +105,8 @@ def rate_loss(
             "firing-rate term would be in the loss and in no gradient. Use "
             "gradient_checkpointing_kwargs={'use_reentrant': False}, or firing_rate_weight=0."
         )
-    budgeted, others = [], []
+    budgeted: list[Activity] = []
+    others: list[Activity] = []
     for activity in rates:
         held_by_budget = activity.share > 0 and activity.learns_threshold
         (budgeted if held_by_budget else others).append(activity)
