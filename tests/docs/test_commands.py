@@ -30,6 +30,14 @@ NOT_RUN = {
     "PYTHONPATH=.venv-neurobench": "needs a package that brings a torch of its own",
     "docker ": "needs Docker; tests/test_dockerfile.py reads the Dockerfile",
     "accelerate launch": "tests/docs/test_other_tools.py runs it",
+    "torchrun --nproc_per_node 8": "needs eight GPUs",
+    "torchrun --nnodes": "needs two machines",
+    "head=$(scontrol": "needs a cluster",
+    "srun torchrun": "needs a cluster",
+    "tensorboard": "runs until it is stopped",
+    "pytest tests/kernels/triton": "tests run by it are part of this run",
+    "pytest -m": "needs a GPU, or a compiler's time",
+    "spikeformers tokenize HuggingFaceFW": "needs the hub, and a disk",
 }
 """Beginnings of commands that no test can run, with the reason."""
 ELSEWHERE = {

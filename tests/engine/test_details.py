@@ -25,7 +25,7 @@ WINNERS: dict[str, dict[str, Any]] = {
     "top-2-mean": {"wta": "top_k", "winners": 2, "winner_weight": "mean"},
     "three steps": {"wta": "top_k", "neuron": "lif", "steps": 3, "threshold": 0.5},
     "learned positions": {"position": "learned"},
-    "signed counts": {"neuron": "dead-zone", "levels": 64, "step": 0.125},
+    "signed counts": {"neuron": "dead-zone", "levels": 64, "step_size": 0.125},
 }
 
 

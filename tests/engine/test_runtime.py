@@ -22,7 +22,7 @@ from spikeformers.neurons import observe
 Make = Callable[..., Any]
 Ids = Callable[..., list[int]]
 
-SIGNED = {"neuron": "dead-zone", "levels": 64, "step": 0.125, "dead_zone": 0.3}
+SIGNED = {"neuron": "dead-zone", "levels": 64, "step_size": 0.125, "dead_zone": 0.3}
 VARIANTS: dict[str, dict[str, Any]] = {
     "hard": {},
     "top-3": {"wta": "top_k"},
@@ -59,13 +59,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "odd-widths": {"hidden_size": 42, "num_attention_heads": 3, "intermediate_size": 51},
     "wide-heads": {"hidden_size": 140, "num_attention_heads": 2},
     "dead-zone": {"neurons": dict.fromkeys(("in", "query", "key", "head"), SIGNED)},
-    "dead-zone, one-sided": SIGNED | {"signed": False, "levels": 5, "step": 0.5},
+    "dead-zone, one-sided": SIGNED | {"signed": False, "levels": 5, "step_size": 0.5},
     "dead-zone, every place its own": {
         **{"token_shift": True, "wta": "top_k", "steps": 2},
         "neurons": {
             **{"in": SIGNED, "mlp_in": SIGNED | {"levels": 7, "signed": False}},
             **{"query": SIGNED | {"levels": 3}, "key": SIGNED | {"levels": 12}},
-            **{"value": SIGNED | {"levels": 64}, "out": SIGNED | {"levels": 9, "step": 0.3}},
+            **{"value": SIGNED | {"levels": 64}, "out": SIGNED | {"levels": 9, "step_size": 0.3}},
             **{"hidden": {"neuron": "i-lif", "levels": 8}, "head": {"neuron": "lif"}},
         },
     },

@@ -40,7 +40,7 @@ def name_of(place: str) -> str:
 def test_a_place_has_its_neuron_and_the_others_keep_theirs(
     place: str, family: str, make_model: Make
 ) -> None:
-    own = {"neuron": "dead-zone", "levels": 9, "step": 0.5, "dead_zone": 0.7, "signed": False}
+    own = {"neuron": "dead-zone", "levels": 9, "step_size": 0.5, "dead_zone": 0.7, "signed": False}
     model = make_model(
         family, wta="top_k", levels=4, spiking_head=True, neurons={place: own | {"target": 0.1}}
     )
@@ -50,7 +50,7 @@ def test_a_place_has_its_neuron_and_the_others_keep_theirs(
         neuron = neurons[name]
         if name in moved:
             assert isinstance(neuron, DeadZone)
-            assert (neuron.levels, neuron.size_of_step, neuron.signed) == (9, 0.5, False)
+            assert (neuron.levels, neuron.step_size, neuron.signed) == (9, 0.5, False)
             assert neuron.initial_threshold == 0.7
             assert neuron.own_target == 0.1
             assert neuron.unit == 0.5
@@ -68,11 +68,11 @@ def test_the_place_before_the_mlp_can_differ_from_that_before_attention() -> Non
 
 def test_fields_that_a_place_does_not_name_are_those_of_the_config() -> None:
     neurons = {"query": {"neuron": "dead-zone"}, "key": {"neuron": "lif", "threshold": 2.0}}
-    config = WDSpikingformerConfig(levels=6, step=0.5, decay=0.25, neurons=neurons)
+    config = WDSpikingformerConfig(levels=6, step_size=0.5, decay=0.25, neurons=neurons)
     query, key = neuron_at(config, "query"), neuron_at(config, "key")
     assert isinstance(query, DeadZone)
     assert isinstance(key, LIF)
-    assert (query.levels, query.size_of_step, query.decay) == (6, 0.5, 0.25)
+    assert (query.levels, query.step_size, query.decay) == (6, 0.5, 0.25)
     assert (key.threshold, key.decay) == (2.0, 0.25)
 
 
@@ -87,7 +87,7 @@ def test_fields_that_a_place_does_not_name_are_those_of_the_config() -> None:
         ({"neurons": {"query": {"target": "low"}}}, "low"),
         ({"neurons": {"query": {"neuron": "dead-zoen"}}}, "dead-zone"),
         ({"neurons": {"query": DEAD_ZONE | {"levels": 0}}}, "levels must be at least 1"),
-        ({"neurons": {"query": DEAD_ZONE | {"step": 0.0}}}, "step must be"),
+        ({"neurons": {"query": DEAD_ZONE | {"step_size": 0.0}}}, "step_size must be"),
         ({"neurons": {"query": DEAD_ZONE | {"dead_zone": -1.0}}}, "dead_zone must be"),
         ({"neurons": {"out": DEAD_ZONE}}, "with one winner hands on its spikes"),
         ({"neurons": {"head": DEAD_ZONE}, "spiking_head": False}, "spiking_head=False"),

@@ -100,16 +100,16 @@ def test_binary_model_reports_the_same_attention(make_model: Make, attention: Ch
         torch.testing.assert_close(a, b)
 
 
-SIGNED: Choices = {"neuron": "dead-zone", "levels": 12, "step": 0.25, "dead_zone": 0.3}
+SIGNED: Choices = {"neuron": "dead-zone", "levels": 12, "step_size": 0.25, "dead_zone": 0.3}
 MIXED: Choices = {
     "in": SIGNED,
     "mlp_in": {"levels": 3},
     "query": SIGNED | {"levels": 5},
     "key": SIGNED | {"levels": 8, "signed": False},
-    "value": SIGNED | {"levels": 2, "step": 0.5},
+    "value": SIGNED | {"levels": 2, "step_size": 0.5},
     "out": SIGNED | {"levels": 9},
     "hidden": {"neuron": "i-lif", "levels": 6},
-    "head": SIGNED | {"levels": 7, "step": 0.5},
+    "head": SIGNED | {"levels": 7, "step_size": 0.5},
 }
 
 

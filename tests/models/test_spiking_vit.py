@@ -172,12 +172,13 @@ def test_saving_and_loading(tmp_path: Any) -> None:
 
 
 def test_presets_build() -> None:
-    for preset, patches in zip(VISION_PRESETS, (16, 64, 64, 64, 196), strict=True):
+    sizes = ((16, 4), (64, 4), (64, 4), (64, 4), (289, 10), (64, 16), (196, 4))
+    for preset, (patches, steps) in zip(VISION_PRESETS, sizes, strict=True):
         config = build_vision_config(preset)
         with torch.device("meta"):
             model = build_model(config)
         assert config.num_patches == patches
-        assert (config.steps, config.decay, config.threshold) == (4, 0.5, 1.0)
+        assert (config.steps, config.decay, config.threshold) == (steps, 0.5, 1.0)
         assert model.num_parameters() > 50_000
     config = build_vision_config("a2os2a-cifar-2-384", {"num_labels": 100, "steps": 2})
     assert (config.num_labels, config.hidden_size, config.steps) == (100, 384, 2)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from spikeformers.data import make_tokenizer
 from spikeformers.data.images import Prep
@@ -134,10 +134,11 @@ def test_weights(survive: Survive, folders: dict[str, Path], kind: str) -> None:
 
 def test_preprocessor_config(survive: Survive, folders: dict[str, Path]) -> None:
     file = folders["vision"] / "preprocessor_config.json"
+    config = AutoConfig.from_pretrained(folders["vision"])
 
     def use(mutant: bytes) -> None:
         file.write_bytes(mutant)
-        Prep.from_pretrained(file.parent, 8, 1)
+        Prep.from_pretrained(file.parent, config)
 
     with restored(file) as content:
         came = survive(content, change_json, use)

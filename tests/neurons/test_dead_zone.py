@@ -27,7 +27,7 @@ ONE_SIDED = ([2, 0, 0, 0, 0], [0.0, -0.45, -0.075, -3.0375, -0.76875])
     ("signed", "counts", "carries"), [(True, *SIGNED), (False, *ONE_SIDED)], ids=["signed", "not"]
 )
 def test_trajectory_by_hand(signed: bool, counts: list[int], carries: list[float]) -> None:
-    neuron = DeadZone(levels=8, step=0.5, threshold=0.25, signed=signed, decay=0.5)
+    neuron = DeadZone(levels=8, step_size=0.5, threshold=0.25, signed=signed, decay=0.5)
     carry, spikes, kept = None, [], []
     with torch.no_grad():
         for now in torch.tensor(CURRENT).unsqueeze(-1):
@@ -42,7 +42,7 @@ def test_trajectory_by_hand(signed: bool, counts: list[int], carries: list[float
 def test_one_step_shrinks_scales_rounds_and_clips() -> None:
     u = torch.tensor([[-9.0, -1.0, -0.5, -0.3, 0.0, 0.3, 0.42, 0.43, 0.675, 0.925, 9.0]])
     counts = [-16, -3, -1, 0, 0, 0, 0, 1, 2, 2, 16]  # 0.675 and 0.925 are at 1.5 and 2.5 steps
-    neuron = DeadZone(levels=16, step=0.25, threshold=0.3)
+    neuron = DeadZone(levels=16, step_size=0.25, threshold=0.3)
     assert (neuron(u) / 0.25).tolist() == [counts]
     neuron.signed = False
     assert (neuron(u) / 0.25).tolist() == [[max(0, count) for count in counts]]
@@ -75,8 +75,8 @@ def test_a_threshold_below_zero_acts_as_zero() -> None:
 
 def numeric(neuron: DeadZone, u: Tensor, by: str, size: float = 1e-6) -> Tensor:
     """Slope of clip(Z, -L step or 0, L step) / gain, which the rule takes, per value of u."""
-    gain, theta = neuron.size_of_step / neuron.unit, neuron.threshold.detach()
-    limit = neuron.levels * neuron.size_of_step
+    gain, theta = neuron.step_size / neuron.unit, neuron.threshold.detach()
+    limit = neuron.levels * neuron.step_size
 
     def smooth(u: Tensor, theta: Tensor) -> Tensor:
         excess = (gain * (u.abs() if neuron.signed else u) - theta).clamp_min(0)
@@ -90,7 +90,7 @@ def numeric(neuron: DeadZone, u: Tensor, by: str, size: float = 1e-6) -> Tensor:
 @pytest.mark.parametrize("gain", [None, 2.5])
 @pytest.mark.parametrize("signed", [True, False])
 def test_gradients_are_those_of_the_rule(signed: bool, gain: float | None) -> None:
-    neuron = DeadZone(levels=6, step=0.5, threshold=0.3, signed=signed, gain=gain).double()
+    neuron = DeadZone(levels=6, step_size=0.5, threshold=0.3, signed=signed, gain=gain).double()
     points = torch.tensor([[-9.0, -3.0, -0.31, -0.29, 0.1, 0.29, 0.31, 1.2, 3.2, 3.4, 9.0]])
     u = (points.double() / (gain or 1)).requires_grad_()
     weight = torch.linspace(1, 2, u.numel(), dtype=torch.float64)
@@ -109,7 +109,7 @@ def test_a_threshold_below_zero_has_the_gradient_of_zero() -> None:
     points = torch.tensor([[-2.0, 0.4, 1.0]])
     grads = []
     for theta in (0.0, -0.5):
-        neuron = DeadZone(levels=8, step=0.5, threshold=0.0)
+        neuron = DeadZone(levels=8, step_size=0.5, threshold=0.0)
         with torch.no_grad():
             neuron.threshold.fill_(theta)
         (neuron(points) * torch.tensor([1.0, 2.0, 4.0])).sum().backward()
@@ -118,7 +118,7 @@ def test_a_threshold_below_zero_has_the_gradient_of_zero() -> None:
 
 
 def test_a_leak_passes_a_share_where_the_rule_is_silent() -> None:
-    neuron = DeadZone(levels=2, step=0.5, threshold=0.3, leak=0.1)
+    neuron = DeadZone(levels=2, step_size=0.5, threshold=0.3, leak=0.1)
     u = torch.tensor([[-5.0, -0.5, 0.1, 1.0, 5.0]], requires_grad=True)
     neuron(u).sum().backward()
     torch.testing.assert_close(u.grad, torch.tensor([[0.1, 1, 0.1, 1, 0.1]]))
@@ -126,7 +126,7 @@ def test_a_leak_passes_a_share_where_the_rule_is_silent() -> None:
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_the_rate_term_moves_the_threshold_alone(steps: int) -> None:
-    neuron = DeadZone(levels=8, step=0.5, threshold=0.5, decay=0.5)
+    neuron = DeadZone(levels=8, step_size=0.5, threshold=0.5, decay=0.5)
     recorded: list[Activity] = []
     neuron.activity, neuron.rate_target, neuron.rate_weight = recorded, 0.25, 2.0
     values = [[[[1.5, -0.7, 0.2, 0.0]]], [[[0.1, 0.6, -0.3, -2.0]]]][:steps]
@@ -190,8 +190,8 @@ def test_values_in_words(neuron: DeadZone, values: str) -> None:
     ("given", "message"),
     [
         ({"levels": 0}, "levels must be at least 1"),
-        ({"step": 0.0}, "step must be 1e-6 to 1e6, not 0.0"),
-        ({"step": float("nan")}, "step must be"),
+        ({"step_size": 0.0}, "step_size must be 1e-6 to 1e6, not 0.0"),
+        ({"step_size": float("nan")}, "step_size must be"),
         ({"threshold": -0.1}, "dead_zone must be 0 to 1e6, not -0.1"),
         ({"threshold": float("inf")}, "dead_zone must be"),
         ({"gain": 0.0}, "gain must be 1e-6 to 1e6, not 0.0"),

@@ -211,7 +211,6 @@ def token_counts(
     steps: int,
     reach: float = 8.0,
     dead_zone: float = 0.0,
-    gain: float = 1.0,
     power_of_two: bool = False,
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Counts ``[T, n]`` and units ``[T]`` of rows ``x``; `spikeformers.neurons.token_if` has why.
@@ -243,7 +242,6 @@ def count_product(
     steps: int = 8,
     reach: float = 8.0,
     dead_zone: float = 0.0,
-    gain: float = 1.0,
     power_of_two: bool = False,
 ) -> NDArray[np.float32]:
     """``counts @ matrix * (scale * unit) + bias`` of int8 weights, bit for bit.
@@ -272,7 +270,6 @@ def grouped_product(
     steps: int = 8,
     reach: float = 8.0,
     dead_zone: float = 0.0,
-    gain: float = 1.0,
     power_of_two: bool = False,
 ) -> NDArray[np.float32]:
     """Counts times weights of 4 bits in groups of 32 inputs, bit for bit.

@@ -22,6 +22,7 @@ class Fire(nn.Module):
         """A `Neuron`, or the rectifier that takes its place behind a projection."""
 
     def forward(self, x: Tensor) -> Tensor:
-        terms = terms_of(self.norm, x) if self.neuron.fuses_norm(x) else None
+        fuses = getattr(self.neuron, "fuses_norm", None)
+        terms = terms_of(self.norm, x) if fuses is not None and fuses(x) else None
         spikes: Tensor = self.neuron(self.norm(x)) if terms is None else self.neuron(x, terms)
         return spikes

@@ -99,7 +99,7 @@ class SpikingConfig(InstalledCode, PreTrainedConfig):
         ):
             at_least_one(self, key)
         few_steps(self)
-        for key in ("surrogate_sharpness", "threshold", "neuron_gain"):
+        for key in ("surrogate_sharpness", "threshold", "neuron_gain", "initializer_range"):
             between(self, key, 0.0, math.inf)
         between(self, "dropout", -1e-9, 1.0)
         between(self, "decay", -1e-9, 1 + 1e-9)
@@ -191,7 +191,7 @@ class SpikingformerConfig(SpikingConfig):
 
     signed: bool = True
     """Neuron "dead-zone": counts of either sign."""
-    step: float = 0.25
+    step_size: float = 0.25
     """Neuron "dead-zone": the change of a membrane potential that is one count."""
     dead_zone: float = 0.3
     """Neuron "dead-zone": the initial threshold below which it is silent."""
@@ -262,7 +262,7 @@ class SpikingformerConfig(SpikingConfig):
         if self.attention_scale is not None:
             between(self, "attention_scale", 0.0, math.inf)
         between(self, "surrogate_temperature", 0.0, math.inf)
-        between(self, "step", 0.0, math.inf)
+        between(self, "step_size", 0.0, math.inf)
         between(self, "dead_zone", -1e-9, math.inf)
         if self.budget is not None:
             between(self, "budget", 0.0, 1.0)

@@ -33,11 +33,11 @@ SIZE_OF_INPUTS = 0.7
 OPTIONS = (
     *("neuron", "neuron_options", "levels", "decay", "threshold", "threshold_ratio", "amplitude"),
     *("reset", "surrogate", "surrogate_sharpness", "integer_gradient", "surrogate_margin"),
-    *("surrogate_leak", "signed", "step", "dead_zone", "gain"),
+    *("surrogate_leak", "signed", "step_size", "dead_zone", "gain"),
 )
 """Fields of the config that a place may override."""
 
-_DEAD_ZONE: dict[str, Any] = {"neuron": "dead-zone", "levels": 64, "step": 0.25}
+_DEAD_ZONE: dict[str, Any] = {"neuron": "dead-zone", "levels": 64, "step_size": 0.25}
 DEAD_ZONES: dict[str, Any] = {
     "projection_norm": False,
     "budget": 0.35,

@@ -144,7 +144,10 @@ class SpikingViTConfig(InstalledCode, PreTrainedConfig):
         ):
             at_least_one(self, key)
         few_steps(self)
-        for key in ("threshold", "attention_threshold", "surrogate_sharpness", "threshold_ratio"):
+        for key in (
+            *("threshold", "attention_threshold", "surrogate_sharpness", "threshold_ratio"),
+            "initializer_range",
+        ):
             between(self, key, 0.0, math.inf)
         for key in ("decay", "ternary_decay"):
             between(self, key, -1e-9, 1 + 1e-9)

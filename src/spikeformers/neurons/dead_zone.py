@@ -92,7 +92,7 @@ class DeadZone(Neuron):
     def __init__(
         self,
         levels: int = 64,
-        step: float = 0.25,
+        step_size: float = 0.25,
         threshold: float = 0.3,
         signed: bool = True,
         decay: float = 0.5,
@@ -102,13 +102,13 @@ class DeadZone(Neuron):
         super().__init__()
         if levels < 1:
             raise ConfigError(f"levels must be at least 1, not {levels}.")
-        if not 1e-6 <= step <= 1e6:
-            raise ConfigError(f"step must be 1e-6 to 1e6, not {step}.")
+        if not 1e-6 <= step_size <= 1e6:
+            raise ConfigError(f"step_size must be 1e-6 to 1e6, not {step_size}.")
         if not 0 <= threshold <= 1e6:
             raise ConfigError(f"dead_zone must be 0 to 1e6, not {threshold}.")
         if gain is not None and not 1e-6 <= gain <= 1e6:
             raise ConfigError(f"gain must be 1e-6 to 1e6, not {gain}.")
-        self.levels, self.size_of_step, self.signed, self.decay = levels, step, signed, decay
+        self.levels, self.step_size, self.signed, self.decay = levels, step_size, signed, decay
         self.leak, self.initial_threshold, self.initial_gain = leak, threshold, gain
         self.threshold = nn.Parameter(torch.full((1,), float(threshold)))
         self.gain = None if gain is None else nn.Parameter(torch.full((1,), float(gain)))
@@ -117,7 +117,7 @@ class DeadZone(Neuron):
     def from_config(cls: type[Kind], config: Any) -> Kind:
         return cls(
             config.levels,
-            config.step,
+            config.step_size,
             config.dead_zone,
             config.signed,
             config.decay,
@@ -132,22 +132,22 @@ class DeadZone(Neuron):
             "unit": self.unit,
             "decay": self.decay,
             "signed": self.signed,
-            "step": self.size_of_step,
+            "step": self.step_size,
             "dead_zone": max(0.0, float(self.threshold.detach())),
             "gain": self._gain(),
         }
 
     @property
     def unit(self) -> float:
-        return self.size_of_step / self._gain()
+        return self.step_size / self._gain()
 
     def _gain(self) -> float:
         return 1.0 if self.gain is None else abs(float(self.gain.detach()))
 
     def spike_value(self) -> float | Tensor:
         if self.gain is None:
-            return self.size_of_step
-        return self.size_of_step / self.gain.detach().abs().squeeze()
+            return self.step_size
+        return self.step_size / self.gain.detach().abs().squeeze()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -160,7 +160,7 @@ class DeadZone(Neuron):
         threshold = self.threshold.to(u.dtype)
         gain = torch.ones_like(threshold) if self.gain is None else self.gain.abs().to(u.dtype)
         spikes: Tensor = _Fire.apply(
-            u, threshold, gain, self.size_of_step, low, self.levels, self.leak
+            u, threshold, gain, self.step_size, low, self.levels, self.leak
         )
         return spikes
 
@@ -180,7 +180,7 @@ class DeadZone(Neuron):
     def operations(self, values: int, steps: int) -> dict[str, int]:
         """A comparison per level and one of the sign; the soft threshold is subtracted."""
         carried = values // steps * (steps - 1)
-        scaled = 0 if self.size_of_step == 1 and self.gain is None else 1
+        scaled = 0 if self.step_size == 1 and self.gain is None else 1
         return {
             "compare": (self.levels + self.signed) * values,
             "add": values + 2 * carried,
@@ -189,11 +189,11 @@ class DeadZone(Neuron):
 
     def values(self) -> str:
         low = f"-{self.levels}" if self.signed else "0"
-        factor = f"{self.size_of_step:g}" if self.gain is None else "a learned number"
+        factor = f"{self.step_size:g}" if self.gain is None else "a learned number"
         return f"{low}, ... {self.levels}, times {factor}"
 
     def extra_repr(self) -> str:
         return (
-            f"levels={self.levels}, step={self.size_of_step}, signed={self.signed}, "
+            f"levels={self.levels}, step_size={self.step_size}, signed={self.signed}, "
             f"threshold={self.initial_threshold}, gain={self.initial_gain}, decay={self.decay}"
         )

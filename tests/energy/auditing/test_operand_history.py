@@ -93,6 +93,7 @@ def test_plain_values() -> None:
         "source": "values",
         "density": 0.5,
         "unit": 0.5,
+        "signed": False,
         "constant": False,
         "shape": [2, 2],
     }
