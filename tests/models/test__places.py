@@ -198,4 +198,8 @@ def test_neurons_by_place_are_shown_by_place() -> None:
         "neuron at value": "ni-lif, 1x2 (T x D), 0, 1/2, ... 2/2",
     }
     assert config.card_rows().items() >= config.neuron_rows().items()
+    assert config.card_rows()["neuron"] == "ni-lif, 1x16 (T x D)"
+    assert (
+        build_config("wd-spikingformer-tiny", 259, DEAD_ZONES).card_rows()["neuron"] == "by place"
+    )
     assert build_config("wd-spikingformer-tiny", 259, {"neurons": None}).neuron_rows() == {}

@@ -20,7 +20,7 @@ from spikeformers.errors import ConfigError
 from spikeformers.layers import NORMS, ROLE_NEURONS
 from spikeformers.models._auto_map import InstalledCode
 from spikeformers.models._checks import at_least_one, between, check_fields, few_steps, one_of
-from spikeformers.models._places import check_places, rows_of
+from spikeformers.models._places import all_named, check_places, rows_of
 from spikeformers.models.control import TwinPositions, text_twin
 from spikeformers.neurons import NEURONS, SURROGATES
 
@@ -222,12 +222,18 @@ class SpikingformerConfig(SpikingConfig):
         super().__post_init__(**kwargs)
 
     def card_rows(self) -> dict[str, str]:
+        common = f"{self.neuron}, {self.steps}x{self.levels} (T x D)"
         competition = f", {self.wta}" if ATTENTIONS[self.attention].has_competition else ""
         return {
             "attention": f"{self.attention}{competition}",
-            "neuron": f"{self.neuron}, {self.steps}x{self.levels} (T x D)",
+            "neuron": "by place" if self.has_neurons_by_place else common,
             **self.neuron_rows(),
         }
+
+    @property
+    def has_neurons_by_place(self) -> bool:
+        """Whether ``neurons`` names every place, so that the other fields describe no neuron."""
+        return all_named(self)
 
     def neuron_rows(self) -> dict[str, str]:
         """For people: the neurons of places that differ, in words."""

@@ -131,20 +131,31 @@ def rows_of(config: Any) -> dict[str, str]:
     return {f"neuron at {', '.join(named)}": words for words, named in places.items()}
 
 
+def all_named(config: Any) -> bool:
+    """Whether ``config.neurons`` names every place that has a neuron of the config."""
+    return all(
+        options_of(config, place) for place in PLACES if _without_neuron(config, place) == ""
+    )
+
+
 def _refuse_without_neuron(config: Any, place: str) -> None:
     """ConfigError if the model has no neuron at ``place``, or its attention brings its own."""
+    if reason := _without_neuron(config, place):
+        raise ConfigError(f"neurons names {place!r}, and {reason}.")
+
+
+def _without_neuron(config: Any, place: str) -> str:
+    """Why no neuron of the config is at ``place``; "" if there is one."""
     attention = ATTENTIONS.get(config.attention)
     if place == "head" and not config.spiking_head:
-        raise ConfigError("neurons names 'head', and spiking_head=False puts no neuron there.")
+        return "spiking_head=False puts no neuron there"
     if attention is None:  # refused elsewhere
-        return
+        return ""
     if place in ROLES and attention.role_neuron(config, place) is not None:
-        raise ConfigError(
-            f"neurons names {place!r}, and attention={config.attention!r} sets this neuron itself: "
-            f"use {place}_neuron."
-        )
+        return f"attention={config.attention!r} sets this neuron itself: use {place}_neuron"
     if place == "out" and attention.from_config(config).hands_on_one_row:
-        raise ConfigError(
-            f"neurons names 'out', and attention={config.attention!r} with one winner hands on its "
-            "spikes: there is no neuron."
+        return (
+            f"attention={config.attention!r} with one winner hands on its spikes: there is no "
+            "neuron"
         )
+    return ""

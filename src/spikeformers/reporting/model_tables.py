@@ -41,6 +41,8 @@ def model_tables(name: str, described: Mapping[str, Any], *, tensors: bool = Fal
 def _neuron(neuron: Mapping[str, Any] | None) -> str:
     if not neuron:
         return "none: a dense model"
+    if neuron.get("by_place"):
+        return f"by place, {neuron['layers']} layers"
     steps = f"{neuron['steps']}x{neuron['levels']} (T x D)"
     return f"{neuron['kind']}, {steps}, {neuron['layers']} layers"
 

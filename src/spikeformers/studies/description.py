@@ -100,6 +100,7 @@ def _neuron(model: PreTrainedModel, neurons: dict[str, Neuron]) -> dict[str, Any
         "levels": first.step_levels,
         "values": first.values(),
         "places": getattr(config, "neuron_rows", dict)(),
+        "by_place": getattr(config, "has_neurons_by_place", False),
         "layers": len(neurons),
         "detail": first.extra_repr(),
     }
