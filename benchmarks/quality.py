@@ -138,7 +138,7 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
         ).as_dict()
         chosen_by = {"validation_loss": validation["nats_per_token"], "validation": validation}
     tokens = torch.tensor(held_out.tokens[: 16 * args.context].astype("int64"))
-    energy = energy_of(model, [tokens.view(16, args.context)])
+    energy = energy_of(model, [tokens.view(16, args.context)]).as_dict()
     return {
         "setting": {key: getattr(args, key) for key in SETTING},
         "learning_rate": rate,
@@ -148,9 +148,24 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
         "train_cpu_seconds": None if resumed else time.process_time() - began,
         "perplexity": report.as_dict(),
         **chosen_by,
-        "energy": {k: v for k, v in energy.as_dict().items() if k not in ("products", "prices")},
+        "energy": {k: v for k, v in energy.items() if k not in ("products", "prices")},
+        "weights_read": weights_read(model, energy["by_neuron"]),
         "corpus": corpus.digest,
     }
+
+
+def weights_read(model: Any, by_neuron: dict[str, Any]) -> float | None:
+    """The share of weights that a token reads, the head's included; None for a dense model."""
+    from spikeformers.models import read_shares
+    from spikeformers.neurons import neurons_of
+
+    if not by_neuron:
+        return None
+    shares = read_shares(model)
+    return sum(
+        shares.get(neuron, 0.0) * by_neuron[name]["density"]
+        for name, neuron in neurons_of(model).items()
+    )
 
 
 def shift_inputs(twin: Any) -> None:
@@ -196,6 +211,7 @@ def table(name: str, results: list[dict[str, Any]]) -> str:
                 mean([r["perplexity"]["nats_per_token"] for r in runs], 3),
                 mean([r["perplexity"]["bits_per_byte"] for r in runs], 3),
                 mean([e["density"] for e in energy], 3) if spiking else "1",
+                _read(runs) if spiking else "1",
                 mean([e["picojoules_per_token"] / 1e3 for e in energy], 0),
                 mean([e["with_elementwise_per_token"] / 1e3 for e in energy], 0),
                 cpu_seconds(runs),
@@ -203,11 +219,26 @@ def table(name: str, results: list[dict[str, Any]]) -> str:
             ]
         )
     columns = [
-        *("row", "seeds", "rate", "nats/token", "bits/byte", "density", "nJ/token, papers'"),
+        *(
+            "row",
+            "seeds",
+            "rate",
+            "nats/token",
+            "bits/byte",
+            "density",
+            "weights read",
+            "nJ/token, papers'",
+        ),
         *("nJ/token, with elementwise", "train CPU s", "parameters"),
     ]
     text = f"{head}\n\n{markdown(columns, rows)}"
     return f"{text}\n{search_table(results)}" if searched else text
+
+
+def _read(runs: list[dict[str, Any]]) -> str:
+    """Share of weights read per token; a dash for results from before it was recorded."""
+    shares = [run["weights_read"] for run in runs if run.get("weights_read") is not None]
+    return mean(shares, 3) if shares else "-"
 
 
 def search_table(results: list[dict[str, Any]]) -> str:
