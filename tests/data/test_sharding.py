@@ -169,6 +169,18 @@ if __name__ == "__main__":
 """
 
 
+def test_what_a_killed_write_left_is_removed(tmp_path: Path) -> None:
+    source, out = tmp_path / "text", tmp_path / "store"
+    source.mkdir()
+    (source / "a.txt").write_text("a few words", encoding="utf-8")
+    out.mkdir()
+    (out / ".draft.json.4242.tmp").write_text("{", encoding="utf-8")
+    corpus = load_corpus(source)
+    tokenize_shards(corpus, make_tokenizer("byte", corpus), out, shard_tokens=20_000)
+    assert not list(out.glob(".*.tmp"))
+    assert (out / "manifest.json").is_file()
+
+
 def test_a_killed_process_leaves_a_store_that_is_continued(tmp_path: Path) -> None:
     source, out = tmp_path / "text", tmp_path / "store"
     source.mkdir()

@@ -39,7 +39,7 @@ from spikeformers.data.tokenizers import load_tokenizer, tokenizer_digest
 from spikeformers.errors import ConfigError, DataError, StorageError, UsageError
 from spikeformers.foreign import check_object, read_json
 from spikeformers.progress import Move
-from spikeformers.storage import digest_of, new_digest, replacing, run_lock, write_text
+from spikeformers.storage import LEFT_OVER, digest_of, new_digest, replacing, run_lock, write_text
 from spikeformers.values import shortened
 
 if TYPE_CHECKING:
@@ -174,7 +174,9 @@ def _open_draft(
     path = folder / DRAFT
     if not path.is_file():
         strangers = sorted(
-            p.name for p in folder.iterdir() if p.name not in ("run.lock", TOKENIZER)
+            p.name
+            for p in folder.iterdir()
+            if p.name not in ("run.lock", TOKENIZER) and not p.match(LEFT_OVER)
         )
         if strangers:
             raise UsageError(
@@ -287,7 +289,7 @@ def _finish(folder: Path, draft: _Draft) -> None:
     manifest = draft.request | {"content": content, "splits": splits, FILES: files}
     known = {file["name"] for listed in files.values() for file in listed}
     with _storage_errors(folder):
-        for path in (*folder.glob(f"*{PARTIAL}"), *folder.glob("*.bin")):
+        for path in (*folder.glob(f"*{PARTIAL}"), *folder.glob("*.bin"), *folder.glob(LEFT_OVER)):
             if path.name not in known:
                 path.unlink()
         with replacing(folder / MANIFEST) as temporary:

@@ -10,6 +10,9 @@ from pathlib import Path
 from spikeformers.errors import StorageError
 from spikeformers.storage.writable import why_not
 
+LEFT_OVER = ".*.tmp"
+"""Names of what `replacing` leaves of a process that was killed while it wrote."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
