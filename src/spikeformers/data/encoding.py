@@ -216,7 +216,8 @@ class Pool:
             raise SpikeformersError(
                 f"a worker that encodes {name} ended"
                 f"{'' if code is None else f' with code {code}'}; perhaps the system stopped it "
-                "for want of memory. Run the same command again to continue, with fewer --workers."
+                "because memory ran out. Run the same command again to continue, with fewer "
+                "--workers."
             ) from error
         finally:
             self._free.put(process)
