@@ -373,6 +373,22 @@ def test_a_budget_that_is_kept_costs_nothing(make_model: Make) -> None:
         assert (loss.item() > 0) == pays
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"neurons": None}, "no neuron before weights has one"),
+        ({"neurons": {"query": DEAD_ZONE}}, "no neuron before weights has one"),
+        ({"firing_rate_weight": 0.0}, "switches off the term"),
+        ({"neurons": {"in": DEAD_ZONE}, "spiking_head": False}, "reads whole"),
+    ],
+)
+def test_a_budget_that_nothing_would_hold_is_refused(
+    changes: dict[str, Any], message: str, make_model: Make
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_model("wd", **{**BUDGETED, "budget": 0.3, **changes})
+
+
 @pytest.mark.parametrize("key", ["budget", "budget_weight"])
 def test_a_budget_out_of_range_is_refused(key: str, make_model: Make) -> None:
     with pytest.raises(ConfigError, match=f"{key} must be a number"):

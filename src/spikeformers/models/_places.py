@@ -114,6 +114,26 @@ def check_places(config: Any) -> None:
             )
         _refuse_without_neuron(config, place)
         neuron_at(config, place)
+    if config.budget is not None:
+        _check_budget(config)
+
+
+def _check_budget(config: Any) -> None:
+    """ConfigError for a budget that nothing would hold."""
+    if not config.spiking_head:
+        raise ConfigError("budget counts the head's weights, which spiking_head=False reads whole.")
+    if config.firing_rate_weight == 0:
+        raise ConfigError("firing_rate_weight=0 switches off the term that holds the budget.")
+    before_weights = (
+        place
+        for place in PLACES
+        if place not in ("query", "key") and not _without_neuron(config, place)
+    )
+    if not any(neuron_at(config, place).learns_threshold for place in before_weights):
+        raise ConfigError(
+            "budget holds learned thresholds, and no neuron before weights has one; use "
+            "neuron='dead-zone', or name places in neurons."
+        )
 
 
 def rows_of(config: Any) -> dict[str, str]:
