@@ -1,9 +1,10 @@
-"""The slice of the classic books that the benchmarks use: 40 books to train, 7 to validate.
+"""Slices of the classic books that the benchmarks use: 40 books to train, 7 to validate, 5 to test.
 
-    python benchmarks/books.py FOLDER_OF_MARKDOWN OUT
+    python benchmarks/books.py FOLDER_OF_MARKDOWN OUT [--training 190]
 
-FOLDER has one Markdown file a book (755 public-domain books). A book whose sha256 of the file name,
-as a number, is divisible by 50 is validation; of the others, the 40 with the smallest are training.
+FOLDER has one Markdown file per book (755 public-domain books). A book whose sha256 of the file
+name, as a number, is divisible by 50 is validation; one that leaves 1 when divided by 200 is test;
+of the others, the 40 with the smallest are training, or as many as ``--training`` says.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import hashlib
 import shutil
 from pathlib import Path
 
-TRAINING, EVERY = 40, 50
+TRAINING = 40
+VALIDATION_EVERY, TEST_EVERY = 50, 200
 
 
 def digest(book: Path) -> int:
@@ -26,15 +28,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--training", type=int, default=TRAINING, help="how many books to train on")
     args = parser.parse_args()
     books = sorted(args.folder.rglob("*.md"), key=digest)
     if not books:
         raise SystemExit(f"{args.folder} has no Markdown files.")
     if args.out.exists():
         raise SystemExit(f"{args.out} exists; give a new folder, or move that one away.")
-    held_out = [book for book in books if digest(book) % EVERY == 0]
-    training = [book for book in books if digest(book) % EVERY][:TRAINING]
-    for split, chosen in (("train", training), ("validation", held_out)):
+    held_out = [book for book in books if digest(book) % VALIDATION_EVERY == 0]
+    test = [book for book in books if digest(book) % TEST_EVERY == 1]
+    others = [book for book in books if book not in held_out + test]
+    splits = {"train": others[: args.training], "validation": held_out, "test": test}
+    for split, chosen in splits.items():
         folder = args.out / split
         folder.mkdir(parents=True)
         for book in chosen:

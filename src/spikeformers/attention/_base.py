@@ -196,7 +196,9 @@ class ScaledAttention(Attention):
 def masked_softmax(scores: Tensor, allowed: Tensor) -> Tensor:
     """Softmax over the allowed keys; rows that allow none are zero, not NaN."""
     p = torch.softmax(scores.masked_fill(~allowed, float("-inf")), dim=-1)
-    return p if bool(allowed.any(-1).all()) else torch.nan_to_num(p, nan=0.0)
+    if not torch.compiler.is_compiling() and bool(allowed.any(-1).all()):
+        return p  # a compiled graph holds the next pass in any case, fused
+    return torch.nan_to_num(p, nan=0.0)
 
 
 def scale_of(config: Any) -> float:

@@ -125,7 +125,8 @@ class _Compete(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, scale, index, counts, *terms = ctx.saved_tensors
         gy = grads[0].flatten(0, -3)
-        some_see_none = not bool(counts[..., :1].all())
+        # A compiled graph holds the mask in any case, where it costs no pass of its own.
+        some_see_none = torch.compiler.is_compiling() or not bool(counts[..., :1].all())
         g_q, g_k = torch.empty_like(q), torch.zeros_like(k)
         g_bias = torch.zeros_like(terms[0]) if ctx.needs_input_grad[3] else None
         for block in ctx.blocks:

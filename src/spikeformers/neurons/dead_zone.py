@@ -144,6 +144,11 @@ class DeadZone(Neuron):
     def _gain(self) -> float:
         return 1.0 if self.gain is None else abs(float(self.gain.detach()))
 
+    @property
+    def exact_in_half(self) -> bool:
+        """A learned gain makes no power of two; to read it would break a compiled graph."""
+        return self.gain is None and super().exact_in_half
+
     def spike_value(self) -> float | Tensor:
         if self.gain is None:
             return self.step_size
