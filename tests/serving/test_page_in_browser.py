@@ -77,16 +77,17 @@ def open_page(browser: Any, running: Any) -> Iterator[Open]:
 
 
 @pytest.fixture
-def slowly(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine takes 10 ms per step, so that there is time to see a text being written."""
+def slowly(running: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """The engine takes ``pace["seconds"]`` per step, to give time to see a text being written."""
     engine = running.service.model.engine
-    step = engine.step
+    step, pace = engine.step, {"seconds": 0.01}
 
     def slow_step(*given: Any) -> Any:
-        time.sleep(0.01)
+        time.sleep(pace["seconds"])
         return step(*given)
 
     monkeypatch.setattr(engine, "step", slow_step)
+    return pace
 
 
 def write(page: Any, prompt: str, most: int = 24, seed: int = 3) -> None:
@@ -109,16 +110,18 @@ def texts(page: Any) -> list[str]:
 
 
 def test_tokens_arrive_one_after_another_and_are_those_of_the_interface(
-    open_page: Open, running: Any, slowly: None
+    open_page: Open, running: Any, slowly: dict[str, float]
 ) -> None:
     page = open_page()
     page.get_by_label("Continue a text").check(force=True)
     page.fill("#prompt", "a spike")
     page.fill("#most", "200")
     page.fill("#seed", "3")
+    slowly["seconds"] = 0.5
     page.get_by_role("button", name="Write").click()
     page.wait_for_selector(".token", state="attached")
     early = page.locator(".token").count()
+    slowly["seconds"] = 0.0
     page.wait_for_selector("#write:not([hidden])")
     assert 0 < early < page.locator(".token").count() == 200
     answer = running.complete("a spike", max_tokens=200, temperature=0.8, seed=3)
@@ -127,11 +130,14 @@ def test_tokens_arrive_one_after_another_and_are_those_of_the_interface(
     assert page.locator("#state").text_content() == "ended at the limit of tokens"
 
 
-def test_stop_ends_the_text_and_frees_its_slot(open_page: Open, running: Any, slowly: None) -> None:
+def test_stop_ends_the_text_and_frees_its_slot(
+    open_page: Open, running: Any, slowly: dict[str, float]
+) -> None:
     page = open_page()
     page.get_by_label("Continue a text").check(force=True)
     page.fill("#prompt", "a spike")
     page.fill("#most", "300")
+    slowly["seconds"] = 0.5  # 150 seconds for the text, however slow the machine is
     page.keyboard.press("Control+Enter")
     page.wait_for_selector(".token", state="attached")
     page.get_by_role("button", name="Stop").click()
@@ -177,6 +183,21 @@ def test_a_token_under_the_pointer_shows_its_figures_and_winners(
     marked = {place for place in range(before) if is_marked(spans.nth(place))}
     marked |= {before + place for place in range(24) if is_marked(tokens.nth(place))}
     assert marked == {position for head in tenth["winners"][0] for position in head}
+
+
+def test_a_layer_that_is_pressed_stays_until_it_is_released(open_page: Open) -> None:
+    """The figures are drawn anew whenever the pointer moves or a token arrives."""
+    page = open_page()
+    write(page, "a spike")
+    box = page.locator("#token .layer").first.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.evaluate("""async () => {
+      refresh();
+      await new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)));
+    }""")
+    page.mouse.up()
+    page.wait_for_selector("#token .layer[aria-pressed=true]")
 
 
 def test_totals_and_shades_are_those_of_the_tokens(open_page: Open, running: Any) -> None:
