@@ -99,7 +99,7 @@ class TLIF(Neuron):
         return float(self.amplitude.detach().abs())
 
     def forward(self, current: Tensor) -> Tensor:
-        if self.training and not bool(self.calibrated):
+        if self.training and self.mode == "first-batch" and not bool(self.calibrated):
             with torch.no_grad():
                 total, size = self.total(current.abs())
                 amplitude = 2 * total / size
