@@ -36,51 +36,70 @@ from spikeformers.errors import ConfigError
 from spikeformers.neurons._base import Activity, Neuron
 
 Kind = TypeVar("Kind", bound="DeadZone")
+EPSILON = 1e-6  # of the window of gradients, relative: float32's own is 1.2e-7
 
 
 class _Fire(torch.autograd.Function):
-    """Spikes of potentials ``u``; ``gain`` and ``theta`` are tensors ``[1]``."""
+    """Spikes of potentials ``u``; ``theta`` and ``gain`` are tensors ``[1]``, ``gain`` or None.
+
+    Both passes are bound by memory, so that each avoids passes over tensors of the size of ``u``.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
         u: Tensor,
         theta: Tensor,
-        gain: Tensor,
+        gain: Tensor | None,
         step: float,
         low: int,
         high: int,
         leak: float,
     ) -> Tensor:
-        z = _shrunk(u * gain, theta, low < 0)
-        spikes = z.div_(step).round_().clamp_(low, high).mul_(step / gain)
-        ctx.save_for_backward(u, theta, gain, spikes)
+        z = _shrunk(u if gain is None else u * gain, theta, low < 0)
+        unit = step if gain is None else step / gain
+        spikes = z.div_(step).round_().clamp_(low, high).mul_(unit)
+        saved = (u, theta) if gain is None else (u, theta, gain, spikes)
+        ctx.save_for_backward(*saved)
         ctx.step, ctx.low, ctx.high, ctx.leak = step, low, high, leak
         return spikes
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        u, theta, gain, spikes = ctx.saved_tensors
-        size = (u.abs() if ctx.low < 0 else u) * gain
-        limit = theta.clamp_min(0)
-        inside = (size > limit) & (size <= limit + ctx.step * ctx.high)
-        passed = grads[0] * inside
+        u, theta, *scaled = ctx.saved_tensors
+        (grad,), signed = grads, ctx.low < 0
+        size, limit = u.abs() if signed else u, theta.clamp_min(0)
+        beyond = torch.addcmul(-limit, size, scaled[0]) if scaled else size - limit
+        # The gradient where 0 < beyond <= step L, in one pass; hardtanh's window is open above.
+        top = ctx.step * ctx.high * (1 + EPSILON)
+        passed = torch.ops.aten.hardtanh_backward(grad, beyond, 0.0, top)
         g_theta = g_gain = None
         if ctx.needs_input_grad[1]:
-            g_theta = (-(passed * u.sign()).sum() / gain).view_as(theta)
-        if ctx.needs_input_grad[2]:
-            g_gain = (((passed * u).sum() - (grads[0] * spikes).sum()) / gain).view_as(gain)
+            by_sign = _dot(passed, u.sign()) if signed else passed.sum()
+            g_theta = -by_sign.view_as(theta)
+            g_theta = g_theta / scaled[0] if scaled else g_theta
+        if scaled and ctx.needs_input_grad[2]:
+            gain, spikes = scaled
+            g_gain = ((_dot(passed, u) - _dot(grad, spikes)) / gain).view_as(gain)
         if ctx.leak:
-            passed = torch.where(inside, grads[0], grads[0] * ctx.leak)
+            outside = (beyond <= 0) | (beyond >= top)
+            passed = torch.where(outside, grad * ctx.leak, passed)
         return passed, g_theta, g_gain, None, None, None, None
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """The sum of products; in single precision and above without a tensor of them."""
+    if a.element_size() < 4:
+        return (a * b).sum()  # which adds in single precision
+    return torch.dot(a.reshape(-1), b.reshape(-1))
 
 
 def _shrunk(u: Tensor, theta: Tensor, signed: bool) -> Tensor:
     """``sign(u) max(|u| - theta, 0)``, or ``max(u - theta, 0)`` without a sign; a new tensor."""
     limit = theta.clamp_min(0)
-    inner = u.clamp(-limit, limit) if signed else u.clamp_max(limit)
-    shrunk = u - inner
-    return shrunk if signed else shrunk.clamp_min_(0)
+    if not signed:
+        return (u - limit).clamp_min_(0)
+    return u - u.clamp(-limit, limit)
 
 
 class DeadZone(Neuron):
@@ -163,7 +182,7 @@ class DeadZone(Neuron):
     def fire(self, u: Tensor) -> Tensor:
         low = -self.levels if self.signed else 0
         threshold = self.threshold.to(u.dtype)
-        gain = torch.ones_like(threshold) if self.gain is None else self.gain.abs().to(u.dtype)
+        gain = None if self.gain is None else self.gain.abs().to(u.dtype)
         spikes: Tensor = _Fire.apply(
             u, threshold, gain, self.step_size, low, self.levels, self.leak
         )
