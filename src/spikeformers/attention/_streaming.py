@@ -80,9 +80,17 @@ def wta(
         temperature=core.temperature,
         winners=core.winners,
         weight=core.weight,
-        unit=None if core.score_unit is None else float(core.score_unit),
+        unit=_unit(core, q),
     )
     return y.view(q.shape).to(v.dtype)
+
+
+def _unit(core: WTA, q: Tensor) -> Tensor | None:
+    """``score_unit`` ``[1]``, where ``q`` is: a learned one is never read by the processor."""
+    unit = core.score_unit
+    if unit is None or isinstance(unit, Tensor):
+        return unit if unit is None else unit.reshape(1)
+    return torch.full((1,), unit, device=q.device)
 
 
 def sfsa_refusal(core: SFSA, heads: int | None = None, steps: int = 1) -> str:

@@ -57,10 +57,12 @@ def test_a_core_takes_pairs_under_autocast_or_not(
         close(got, expected, torch.bfloat16 if half else torch.float32)
 
 
+@pytest.mark.parametrize("unit", [None, 0.3], ids=["exact", "learned unit"])
 def test_a_compiled_core_keeps_the_kernel_as_one_node(
-    device: str, close: Any, monkeypatch: pytest.MonkeyPatch
+    unit: float | None, device: str, close: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     core = WTA(0.5).to(device)
+    core.score_unit = None if unit is None else torch.tensor(unit, device=device)
     q, k, v = (torch.rand(1, 1, 1, 5, 4, device=device).requires_grad_() for _ in range(3))
     graphs = []
 

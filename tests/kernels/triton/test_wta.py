@@ -76,7 +76,7 @@ def check(case: dict[str, Any], dtype: torch.dtype, device: str, close: Any) -> 
     line = torch.randn(heads, queries + keys - 1, generator=generator) if case["biased"] else None
     gy = torch.randn(q.shape, generator=generator).to(dtype)
     mask = mask_of(case["mask"], queries, keys, generator)
-    unit = 1 / 9 if case["levels"] == 3 and dtype == torch.float32 else None
+    unit = torch.tensor([1 / 9]) if case["levels"] == 3 and dtype == torch.float32 else None
 
     inputs = [
         x if x is None else x.to(device, copy=True).requires_grad_() for x in (q, k, v, scale, line)
@@ -85,7 +85,7 @@ def check(case: dict[str, Any], dtype: torch.dtype, device: str, close: Any) -> 
     y, _ = winner_take_all(
         *inputs,
         None if mask is None else mask.to(device),
-        unit=unit,
+        unit=None if unit is None else unit.to(device),
         **{name: case[name] for name in names},
     )
     y.backward(gy.to(device))

@@ -55,8 +55,8 @@ def place(pid, count, heads, batch):
 
 @triton.jit
 def _backward_queries(
-    Q, K, V, SCALE, LINE, MASK, GY, LSE, DELTA, GQ, GSCALE,
-    heads, queries, keys, width, batch, unit, temperature,
+    Q, K, V, SCALE, LINE, MASK, GY, LSE, DELTA, UNITS, GQ, GSCALE,
+    heads, queries, keys, width, batch, temperature,
     UNIT: tl.constexpr, BIASED: tl.constexpr, MASKED: tl.constexpr, CAUSAL: tl.constexpr,
     BT: tl.constexpr, BJ: tl.constexpr, BK: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
@@ -70,7 +70,7 @@ def _backward_queries(
     gy = read_rows(GY + n * queries * width, rows, dims, queries, width)
     lse = tl.load(LSE + n * queries + rows, mask=rows < queries, other=float("inf"))
     delta = tl.load(DELTA + n * queries + rows, mask=rows < queries, other=0.0)
-    scale = tl.load(SCALE + h)
+    scale, unit = tl.load(SCALE + h), tl.load(UNITS)
     gq = tl.zeros([BT, BK], tl.float32)
     end = keys
     if CAUSAL:
@@ -92,8 +92,8 @@ def _backward_queries(
 
 @triton.jit
 def _backward_keys(
-    Q, K, V, SCALE, LINE, MASK, GY, LSE, DELTA, INDEX, GK, GV,
-    heads, queries, keys, width, batch, unit, temperature, weight,
+    Q, K, V, SCALE, LINE, MASK, GY, LSE, DELTA, UNITS, INDEX, GK, GV,
+    heads, queries, keys, width, batch, temperature, weight,
     W: tl.constexpr, UNIT: tl.constexpr, BIASED: tl.constexpr, MASKED: tl.constexpr,
     CAUSAL: tl.constexpr, BT: tl.constexpr, BJ: tl.constexpr, BK: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
@@ -109,7 +109,7 @@ def _backward_keys(
     MASK = first_mask(MASK, b, queries, keys, MASKED)
     k = read_rows(K + n * keys * width, j, dims, keys, width)
     v = read_rows(V + n * keys * width, j, dims, keys, width)
-    scale = tl.load(SCALE + h)
+    scale, unit = tl.load(SCALE + h), tl.load(UNITS)
     gk = tl.zeros([BJ, BK], tl.float32)
     gv = tl.zeros([BJ, BK], tl.float32)
     first = 0
@@ -140,8 +140,8 @@ def _backward_keys(
 
 @triton.jit
 def _backward_line(
-    Q, K, V, SCALE, LINE, MASK, GY, LSE, DELTA, PARTS,
-    heads, queries, keys, width, batch, unit, temperature, number,
+    Q, K, V, SCALE, LINE, MASK, GY, LSE, DELTA, UNITS, PARTS,
+    heads, queries, keys, width, batch, temperature, number,
     UNIT: tl.constexpr, MASKED: tl.constexpr, CAUSAL: tl.constexpr,
     SIZE: tl.constexpr, BK: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
@@ -154,7 +154,7 @@ def _backward_line(
     V += n * keys * width
     LINE += h * (queries + keys - 1)
     MASK = first_mask(MASK, b, queries, keys, MASKED)
-    scale = tl.load(SCALE + h)
+    scale, unit = tl.load(SCALE + h), tl.load(UNITS)
     shift = block - tl.cdiv(queries, SIZE) + 1
     upper = tl.zeros([SIZE], tl.float32)
     lower = tl.zeros([SIZE], tl.float32)
@@ -197,17 +197,22 @@ def sizes_of(q: Tensor, k: Tensor, mask: Tensor | None) -> tuple[int, int, int, 
     return q.shape[1], q.shape[2], k.shape[2], q.shape[3], 1 if mask is None else mask.shape[0]
 
 
+def unit_of(unit: Tensor | None, scale: Tensor) -> Tensor:
+    """What the kernels read the unit of scores from; any number where there is none."""
+    return scale if unit is None else unit.float().contiguous()
+
+
 def run(
     gy: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: Tensor, line: Tensor | None,
     mask: Tensor | None, index: Tensor, soft: Tensor, lse: Tensor, causal: bool,
-    temperature: float, weight: float, unit: float | None, line_gradient: bool,
+    temperature: float, weight: float, unit: Tensor | None, line_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     heads, queries, keys, width, batch = sizes_of(q, k, mask)
     gy, q, k, v, scale = (x.contiguous() for x in (gy.to(v.dtype), q, k, v, scale))
     delta = (gy * soft).sum(-1)
     line_ = scale if line is None else line.contiguous()
-    operands = (q, k, v, scale, line_, mask_bytes(mask, q), gy, lse, delta)
-    sizes = (heads, queries, keys, width, batch, unit or 1.0, temperature)
+    operands = (q, k, v, scale, line_, mask_bytes(mask, q), gy, lse, delta, unit_of(unit, scale))
+    sizes = (heads, queries, keys, width, batch, temperature)
     flags = {"UNIT": unit is not None, "BK": padded(width), **pair_flags(line, mask, causal)}
     numbers, t = q.shape[0] * heads, tile_of(BACKWARD, q)
     blocks = triton.cdiv(queries, t.rows)

@@ -32,7 +32,7 @@ from spikeformers.kernels.triton._launch import (
     read_rows,
     write_rows,
 )
-from spikeformers.kernels.triton._wta_gradients import place, scores_of, sizes_of, tile_of
+from spikeformers.kernels.triton._wta_gradients import place, scores_of, sizes_of, tile_of, unit_of
 
 FORWARD = {64: Tile(128, 64, 8, 3), 128: Tile(128, 64, 8, 3), 256: Tile(64, 32, 8, 2)}
 
@@ -56,8 +56,8 @@ def _keep_best(scores, j, values, indices, W: tl.constexpr, SLOTS: tl.constexpr)
 
 @triton.jit
 def _forward(
-    Q, K, V, SCALE, LINE, MASK, Y, INDEX, SOFT, LSE,
-    heads, queries, keys, width, batch, unit, temperature, weight,
+    Q, K, V, SCALE, LINE, MASK, UNITS, Y, INDEX, SOFT, LSE,
+    heads, queries, keys, width, batch, temperature, weight,
     W: tl.constexpr, SLOTS: tl.constexpr, UNIT: tl.constexpr, BIASED: tl.constexpr,
     MASKED: tl.constexpr, CAUSAL: tl.constexpr, SURROGATE: tl.constexpr,
     BT: tl.constexpr, BJ: tl.constexpr, BK: tl.constexpr, WIDE: tl.constexpr,
@@ -69,7 +69,7 @@ def _forward(
     LINE += h * (queries + keys - 1)
     MASK = first_mask(MASK, b, queries, keys, MASKED)
     q = read_rows(Q + n * queries * width, rows, dims, queries, width)
-    scale = tl.load(SCALE + h)
+    scale, unit = tl.load(SCALE + h), tl.load(UNITS)
 
     best = tl.full([BT], float("-inf"), tl.float32)
     index = tl.full([BT], -1, tl.int32)
@@ -136,7 +136,7 @@ def _forward(
 
 def _run(
     q: Tensor, k: Tensor, v: Tensor, scale: Tensor, line: Tensor | None, mask: Tensor | None,
-    causal: bool, temperature: float, winners: int, weight: float, unit: float | None,
+    causal: bool, temperature: float, winners: int, weight: float, unit: Tensor | None,
     surrogate: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     heads, queries, keys, width, batch = sizes_of(q, k, mask)
@@ -149,8 +149,8 @@ def _run(
     t = tile_of(FORWARD, q)
     line_ = scale if line is None else line.contiguous()
     _forward[(triton.cdiv(queries, t.rows) * q.shape[0] * heads,)](
-        q, k, v, scale, line_, mask_bytes(mask, q), y, index, soft, lse,
-        heads, queries, keys, width, batch, unit or 1.0, temperature, weight,
+        q, k, v, scale, line_, mask_bytes(mask, q), unit_of(unit, scale), y, index, soft, lse,
+        heads, queries, keys, width, batch, temperature, weight,
         W=winners, SLOTS=triton.next_power_of_2(winners), SURROGATE=surrogate,
         BT=t.rows, BJ=t.columns, BK=padded(width), UNIT=unit is not None,
         **pair_flags(line, mask, causal), **t.options,
@@ -160,7 +160,7 @@ def _run(
 
 def _fake(
     q: Tensor, k: Tensor, v: Tensor, scale: Tensor, line: Tensor | None, mask: Tensor | None,
-    causal: bool, temperature: float, winners: int, weight: float, unit: float | None,
+    causal: bool, temperature: float, winners: int, weight: float, unit: Tensor | None,
     surrogate: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     kept = q.shape if surrogate else (0,)
@@ -173,19 +173,20 @@ def _fake(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:6], *output[1:])
-    ctx.causal, ctx.temperature, _, ctx.weight, ctx.unit, _ = inputs[6:]
+    tensors, (causal, temperature, _, weight, unit, _) = inputs[:6], inputs[6:]
+    ctx.save_for_backward(*tensors, unit, *output[1:])
+    ctx.causal, ctx.temperature, ctx.weight = causal, temperature, weight
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, gy: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    q, k, v, scale, line, mask, index, soft, lse = ctx.saved_tensors
+    q, k, v, scale, line, mask, unit, index, soft, lse = ctx.saved_tensors
     if gy is None:
         return (None,) * 12
     biased = line is not None and ctx.needs_input_grad[4]
     gq, gk, gv, gscale, gline = backward_operator(
         gy, q, k, v, scale, line, mask, index, soft, lse,
-        ctx.causal, ctx.temperature, ctx.weight, ctx.unit, biased,
+        ctx.causal, ctx.temperature, ctx.weight, unit, biased,
     )  # fmt: skip
     return gq, gk, gv, gscale, gline if biased else None, *(None,) * 7
 
@@ -194,7 +195,7 @@ _OPTIONS = "bool causal, float temperature, "
 backward_operator = _launch.operator(
     "wta_backward",
     "(Tensor gy, Tensor q, Tensor k, Tensor v, Tensor scale, Tensor? line, Tensor? mask, "
-    f"Tensor index, Tensor soft, Tensor lse, {_OPTIONS}float weight, float? unit, "
+    f"Tensor index, Tensor soft, Tensor lse, {_OPTIONS}float weight, Tensor? unit, "
     "bool line_gradient) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     _wta_gradients.run,
     _wta_gradients.fake,
@@ -202,7 +203,7 @@ backward_operator = _launch.operator(
 forward_operator = _launch.operator(
     "wta",
     f"(Tensor q, Tensor k, Tensor v, Tensor scale, Tensor? line, Tensor? mask, {_OPTIONS}"
-    "int winners, float weight, float? unit, bool surrogate) -> (Tensor, Tensor, Tensor, Tensor)",
+    "int winners, float weight, Tensor? unit, bool surrogate) -> (Tensor, Tensor, Tensor, Tensor)",
     _run,
     _fake,
     _backward,
@@ -222,7 +223,7 @@ def winner_take_all(
     temperature: float = 1.0,
     winners: int = 1,
     weight: float = 1.0,
-    unit: float | None = None,
+    unit: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Output ``[SB, H, T, K]``, and the winners' keys ``[SB, H, T, W]``, best first, -1 for none.
 
@@ -230,8 +231,8 @@ def winner_take_all(
     float16); ``scale`` ``[H]``; ``line`` ``[H, T + J - 1]``: the bias of query i and key j is
     ``line[h, T - 1 - i + j]``; ``mask`` (bool), which keys may be seen, ``[B or 1, J]``, or by
     which query, ``[B or 1, T, J]``, with B the fastest part of SB. ``causal``: the last query is
-    at the last key. See the limits in
-    `spikeformers.kernels.triton`.
+    at the last key. Scores before the scale are rounded to multiples of ``unit`` ``[1]``. See the
+    limits in `spikeformers.kernels.triton`.
     """
     surrogate = torch.is_grad_enabled() and any(
         x is not None and x.requires_grad for x in (q, k, v, scale, line)
