@@ -34,6 +34,7 @@ def measure(order: str, context: int, tokens: int) -> dict[str, Any]:
 
     torch.manual_seed(0)
     shape = {"attention": "a2os2a", "attention_order": order, "position": "none"}
+    shape["neuron"] = "ni-lif"
     model = build_model(build_config("wd-spikingformer-tiny", 512, shape)).eval()
     ids = torch.randint(0, 512, (1, context))
     times = []
