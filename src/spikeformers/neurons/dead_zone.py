@@ -52,7 +52,7 @@ class _Fire(torch.autograd.Function):
         high: int,
         leak: float,
     ) -> Tensor:
-        z = _shrunk(u * gain, theta, low < 0)
+        z = _shrink(u * gain, theta, low < 0)
         spikes = z.div_(step).round_().clamp_(low, high).mul_(step / gain)
         ctx.save_for_backward(u, theta, gain, spikes)
         ctx.step, ctx.low, ctx.high, ctx.leak = step, low, high, leak
@@ -61,26 +61,31 @@ class _Fire(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         u, theta, gain, spikes = ctx.saved_tensors
-        size = (u.abs() if ctx.low < 0 else u) * gain
+        work = u * gain  # one tensor for all products, which are as large as the layer
+        size = work if ctx.low >= 0 else work.abs_()
         limit = theta.clamp_min(0)
-        inside = (size > limit) & (size <= limit + ctx.step * ctx.high)
-        passed = grads[0] * inside
+        inside = size > limit
+        inside &= size <= limit + ctx.step * ctx.high
         g_theta = g_gain = None
         if ctx.needs_input_grad[1]:
-            g_theta = (-(passed * u.sign()).sum() / gain).view_as(theta)
+            by_sign = torch.sign(u, out=work).mul_(inside).mul_(grads[0]).sum()
+            g_theta = (-by_sign / gain).view_as(theta)
         if ctx.needs_input_grad[2]:
-            g_gain = (((passed * u).sum() - (grads[0] * spikes).sum()) / gain).view_as(gain)
+            by_size = torch.mul(u, inside, out=work).mul_(grads[0]).sum()
+            by_spikes = torch.mul(grads[0], spikes, out=work).sum()
+            g_gain = ((by_size - by_spikes) / gain).view_as(gain)
+        passed = torch.mul(grads[0], inside, out=work)
         if ctx.leak:
             passed = torch.where(inside, grads[0], grads[0] * ctx.leak)
         return passed, g_theta, g_gain, None, None, None, None
 
 
-def _shrunk(u: Tensor, theta: Tensor, signed: bool) -> Tensor:
-    """``sign(u) max(|u| - theta, 0)``, or ``max(u - theta, 0)`` without a sign; a new tensor."""
+def _shrink(u: Tensor, theta: Tensor, signed: bool) -> Tensor:
+    """``sign(u) max(|u| - theta, 0)``, or ``max(u - theta, 0)`` without a sign, in place of ``u``."""
     limit = theta.clamp_min(0)
-    inner = u.clamp(-limit, limit) if signed else u.clamp_max(limit)
-    shrunk = u - inner
-    return shrunk if signed else shrunk.clamp_min_(0)
+    if signed:
+        return u.sub_(u.clamp(-limit, limit))
+    return u.sub_(limit).clamp_min_(0)
 
 
 class DeadZone(Neuron):
