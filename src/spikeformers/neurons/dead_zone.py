@@ -81,7 +81,7 @@ class _Fire(torch.autograd.Function):
 
 
 def _shrink(u: Tensor, theta: Tensor, signed: bool) -> Tensor:
-    """``sign(u) max(|u| - theta, 0)``, or ``max(u - theta, 0)`` without a sign, in place of ``u``."""
+    """``sign(u) max(|u| - theta, 0)`` or, unsigned, ``max(u - theta, 0)``, in place of ``u``."""
     limit = theta.clamp_min(0)
     if signed:
         return u.sub_(u.clamp(-limit, limit))
