@@ -65,8 +65,9 @@ def table(record: dict[str, Any]) -> str:
         for result in record["rows"]
     ]
     head = (
-        f"A2OS2A in the causal model, `wd-spikingformer-tiny`'s shape, untrained; PyTorch; commit "
-        f"{record['commit']}; torch {record['torch']}, {record['machine']}. Measured."
+        "A2OS2A in the causal model, `wd-spikingformer-tiny`'s shape, NI-LIF elsewhere, untrained; "
+        f"PyTorch; commit {record['commit']}; torch {record['torch']}, {record['machine']}. "
+        "Measured."
     )
     columns = ["order", "context", "ms/token", "cache, bytes"]
     return f"{head}\n\n{markdown(columns, rows)}"

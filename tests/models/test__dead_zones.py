@@ -165,6 +165,11 @@ def test_attention_that_sums_rows_fires_again_with_a_dead_zone(choices: dict[str
     assert all(grad is None or grad.isfinite().all() for grad in grads)
 
 
+@pytest.mark.parametrize("choices", [{"pre_norm": False, "output_norm": True}, {"norm": "none"}])
+def test_without_norms_before_neurons_the_neuron_is_the_config_s(choices: dict[str, Any]) -> None:
+    assert of_neurons(chosen(**choices)) == OWN
+
+
 def test_attention_with_neurons_of_its_own_keeps_those_and_the_config_s() -> None:
     config = chosen(attention="a2os2a")
     assert of_neurons(config) == OWN

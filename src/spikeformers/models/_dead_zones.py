@@ -37,14 +37,16 @@ def with_dead_zones(
 
     What is chosen holds at every place: a field of neurons among ``choices`` is no place's any
     more, a target for firing rates takes the place of the budget and of the places' targets, and a
-    ``neuron``, ``neurons``, or an attention that sets its neurons itself, that of all of
-    `DEAD_ZONES`. Raises ConfigError for choices of which no model can be built.
+    ``neuron``, ``neurons``, an attention that sets its neurons itself, or a block without norms
+    before its neurons, whose small currents no dead zone would pass, that of all of `DEAD_ZONES`.
+    Raises ConfigError for choices of which no model can be built.
     """
     values = {**sizes, **choices}
     if "neuron" in choices or "neurons" in choices:
         return values
     plain = kind(**{key: value for key, value in values.items() if key != "budget"})
-    if not all(has_neuron(plain, role) for role in ROLES):
+    normed = plain.pre_norm and plain.norm != "none"
+    if not (normed and all(has_neuron(plain, role) for role in ROLES)):
         return values
     by_targets = "firing_rate_target" in choices or "firing_rate_targets" in choices
     everywhere = {*choices, "target"} if by_targets else {*choices}
