@@ -34,6 +34,7 @@ def measure(order: str, context: int, tokens: int) -> dict[str, Any]:
 
     torch.manual_seed(0)
     shape = {"attention": "a2os2a", "attention_order": order, "position": "none"}
+    shape["neuron"] = "ni-lif"
     model = build_model(build_config("wd-spikingformer-tiny", 512, shape)).eval()
     ids = torch.randint(0, 512, (1, context))
     times = []
@@ -64,8 +65,9 @@ def table(record: dict[str, Any]) -> str:
         for result in record["rows"]
     ]
     head = (
-        f"A2OS2A in the causal model, `wd-spikingformer-tiny`'s shape, untrained; PyTorch; commit "
-        f"{record['commit']}; torch {record['torch']}, {record['machine']}. Measured."
+        "A2OS2A in the causal model, `wd-spikingformer-tiny`'s shape, NI-LIF elsewhere, untrained; "
+        f"PyTorch; commit {record['commit']}; torch {record['torch']}, {record['machine']}. "
+        "Measured."
     )
     columns = ["order", "context", "ms/token", "cache, bytes"]
     return f"{head}\n\n{markdown(columns, rows)}"

@@ -59,7 +59,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "real values": REAL,
     "real values, no norms behind the maps": {**REAL, "projection_norm": False},
     "real values, softmax": {**REAL, "attention": "softmax"},
-    "NI-LIF": {},
+    "NI-LIF": {"neuron": "ni-lif"},
     "dead zones": DEAD_ZONES,
     "dead zones, norms behind the maps": {**DEAD_ZONES, "projection_norm": True},
 }

@@ -46,9 +46,11 @@ class Row:
     """Its name in the table, where it is not the key."""
 
 
+NI_LIF: dict[str, Any] = {"neuron": "ni-lif"}
+"""The paper's neuron, with norms behind the maps, in place of the preset's dead zones."""
 ROWS: dict[str, Row] = {
     "dense-rotary": Row(twin="rotary", seeds=THREE, label="dense twin, rotary positions"),
-    "cwssa-hard": Row(seeds=THREE, label="**spiking, CWSSA hard**"),
+    "cwssa-hard": Row(NI_LIF, seeds=THREE, label="**spiking, NI-LIF, CWSSA hard**"),
     "dead zones, budget 0.35": Row(
         DEAD_ZONES, seeds=THREE, label="**spiking, dead zones, budget 0.35**"
     ),
@@ -58,28 +60,43 @@ ROWS: dict[str, Row] = {
     "dense-learned": Row(
         twin="learned", seeds=THREE, label="dense twin, learned positions (GPT-2)"
     ),
-    "softmax": Row({"attention": "softmax"}, seeds=THREE, label="spiking, softmax"),
-    "cwssa-top3": Row({"wta": "top_k", "winners": 3}, seeds=THREE, label="spiking, CWSSA top-3"),
-    "ssa": Row({"attention": "ssa"}, seeds=THREE, label="spiking, SSA (learned positions)"),
+    "softmax": Row(
+        {**NI_LIF, "attention": "softmax"}, seeds=THREE, label="spiking, NI-LIF, softmax"
+    ),
+    "cwssa-top3": Row(
+        {**NI_LIF, "wta": "top_k", "winners": 3},
+        seeds=THREE,
+        label="spiking, NI-LIF, CWSSA top-3",
+    ),
+    "ssa": Row(
+        {**NI_LIF, "attention": "ssa"},
+        seeds=THREE,
+        label="spiking, NI-LIF, SSA (learned positions)",
+    ),
     "a2os2a": Row(
-        {"attention": "a2os2a"}, seeds=THREE, label="spiking, A2OS2A (learned positions)"
+        {**NI_LIF, "attention": "a2os2a"},
+        seeds=THREE,
+        label="spiking, NI-LIF, A2OS2A (learned positions)",
     ),
     "dense-rotary, token shift": Row(
         twin="rotary", shift=True, seeds=THREE, label="dense twin, rotary positions, token shift"
     ),
     "cwssa-hard, token shift": Row(
-        {"token_shift": True}, seeds=THREE, label="spiking, CWSSA hard, token shift"
+        {**NI_LIF, "token_shift": True},
+        seeds=THREE,
+        label="spiking, NI-LIF, CWSSA hard, token shift",
     ),
-    "cwssa-hard, 8 levels": Row({"levels": 8}),
-    "cwssa-hard, 4 levels": Row({"levels": 4}),
+    "cwssa-hard, 8 levels": Row({**NI_LIF, "levels": 8}),
+    "cwssa-hard, 4 levels": Row({**NI_LIF, "levels": 4}),
     "cwssa-hard, any density": Row(
-        {"firing_rate_weight": 0.0}, label="spiking, CWSSA hard, no firing-rate target"
+        {**NI_LIF, "firing_rate_weight": 0.0},
+        label="spiking, NI-LIF, CWSSA hard, no firing-rate target",
     ),
-    "cwssa-hard, target 0.2": Row({"firing_rate_target": 0.2}),
-    "cwssa-hard, target 0.05": Row({"firing_rate_target": 0.05}),
-    "cwssa-hard, head 0.1": Row({"firing_rate_targets": {"head": 0.1}}),
-    "cwssa-hard, real head": Row({"spiking_head": False}),
-    "cwssa-hard, learned positions": Row({"position": "learned"}),
+    "cwssa-hard, target 0.2": Row({**NI_LIF, "firing_rate_target": 0.2}),
+    "cwssa-hard, target 0.05": Row({**NI_LIF, "firing_rate_target": 0.05}),
+    "cwssa-hard, head 0.1": Row({**NI_LIF, "firing_rate_targets": {"head": 0.1}}),
+    "cwssa-hard, real head": Row({**NI_LIF, "spiking_head": False}),
+    "cwssa-hard, learned positions": Row({**NI_LIF, "position": "learned"}),
 }
 
 

@@ -48,17 +48,26 @@ def main() -> None:
     torch.manual_seed(0)
 
     base = build_config(args.preset, args.vocab)
+    of_ni_lif = {
+        "hard": {},
+        "hard, 1x4": {"levels": 4},
+        "top-3": {"wta": "top_k"},
+        "spiking softmax": {"attention": "softmax"},
+        "ssa": {"attention": "ssa"},
+    }
     variants = {
         "dense twin": control_of(base),
-        "hard": base,
-        "hard, 1x4": build_config(args.preset, args.vocab, {"levels": 4}),
-        "top-3": build_config(args.preset, args.vocab, {"wta": "top_k"}),
-        "spiking softmax": build_config(args.preset, args.vocab, {"attention": "softmax"}),
-        "ssa": build_config(args.preset, args.vocab, {"attention": "ssa"}),
+        "dead zones": base,
+        **{
+            f"NI-LIF, {name}": build_config(
+                args.preset, args.vocab, {"neuron": "ni-lif", **options}
+            )
+            for name, options in of_ni_lif.items()
+        },
     }
     models = {name: build_model(config).train() for name, config in variants.items()}
     if args.compile:
-        for name in ("dense twin", "hard"):
+        for name in ("dense twin", "dead zones", "NI-LIF, hard"):
             model = build_model(variants[name]).train()
             model.compile()
             models[f"{name}, compiled"] = model

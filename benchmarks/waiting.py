@@ -49,7 +49,7 @@ def child(preset: str, threads: int, batch: int, context: int, steps: int) -> di
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    model = build_model(build_config(preset, VOCABULARY)).train()
+    model = build_model(build_config(preset, VOCABULARY, {"neuron": "ni-lif"})).train()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     ids = torch.randint(0, VOCABULARY, (batch, context))
     watch = Stopwatch()

@@ -13,7 +13,7 @@ def test_json_of_a_model(spikeformers, causal):
     assert described["shape"] == {
         "width": 16, "layers": 2, "heads": 2, "MLP width": 64, "vocabulary": 258, "positions": 32
     }  # fmt: skip
-    assert described["neuron"]["kind"] == "ni-lif"
+    assert (described["neuron"]["kind"], described["neuron"]["levels"]) == ("by place", 64)
     assert sum(row["parameters"] for row in described["tensors"]) == described["parameters"]
 
 
@@ -21,9 +21,10 @@ def test_the_tables(spikeformers, causal):
     ended = spikeformers("info", causal, "--tensors")
     assert ended.code == 0
     for text in (
-        "ni-lif, 1x4 (T x D)",
+        "by place, 13 layers",
+        "dead-zone, 1x64 (T x D)",
         "cwssa, hard, 1 winner per query, causal",
-        "0, 1/4, ... 4/4",
+        "-64, ... 64",
     ):
         assert text in ended.out
     assert "model.layers.*.mlp.up.weight" in ended.out

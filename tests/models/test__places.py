@@ -14,11 +14,10 @@ from spikeformers.models import DEAD_ZONES, WDSpikingformerConfig, build_config,
 from spikeformers.models._places import PLACES, neuron_at
 from spikeformers.models.loading import load_weights
 from spikeformers.neurons import ILIF, LIF, NILIF, DeadZone, neurons_of
-from spikeformers.runs.recipe import from_assignments, read_recipe
+from spikeformers.runs.recipe import from_assignments
 
 Make = Callable[..., Any]
 DEAD_ZONE: dict[str, Any] = {"neuron": "dead-zone", "levels": 64, "target": 0.25}
-RECIPES = Path(__file__).parents[2] / "recipes"
 # What each place is in a block, and outside.
 MODULES = {
     "in": "attention.fire_in",
@@ -159,33 +158,6 @@ def test_without_neurons_by_place_the_neuron_of_the_config_is_everywhere(preset:
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     kinds = {type(neuron) for neuron in neurons_of(build_model(config)).values()}
     assert kinds == ({NILIF, ILIF} if config.spiking_head else {NILIF})
-
-
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*-paper*.yaml")), ids=lambda path: path.stem)
-def test_recipes_of_the_paper_have_its_neuron_everywhere(path: Path) -> None:
-    recipe = read_recipe(path)
-    config = build_config(recipe.preset, 259, recipe.model)
-    assert config.neurons is None
-    assert (config.neuron, config.steps, config.levels) == ("ni-lif", 1, 4)
-    config.num_hidden_layers = 1
-    with torch.device("meta"):
-        neurons = neurons_of(build_model(config))
-    assert {type(neuron) for neuron in neurons.values()} <= {NILIF, ILIF}
-    assert all(neuron.gradient == "rectangular" for neuron in neurons.values())
-
-
-def test_the_recipe_with_dead_zones_is_the_set_that_the_library_names() -> None:
-    recipe = read_recipe(RECIPES / "wd-spikingformer-tiny-dead-zones.yaml")
-    assert recipe.model == DEAD_ZONES
-    model = build_model(build_config(recipe.preset, 259, recipe.model))
-    neurons = neurons_of(model)
-    assert {type(neuron) for neuron in neurons.values()} == {DeadZone}
-    signed = {name.split("fire_")[-1] for name, neuron in neurons.items() if not neuron.signed}
-    assert signed == {"hidden.neuron"}
-    learned = {n.split("fire_")[-1] for n, neuron in neurons.items() if neuron.gain is not None}
-    assert learned == {f"{place}.neuron" for place in ("query", "key", "value", "hidden")}
-    gain = 1 / (0.02 * 128**0.5 * 0.7)  # weights of 0.02, 128 inputs of size 0.7
-    assert neurons["model.layers.0.attention.fire_query.neuron"].gain.item() == pytest.approx(gain)
 
 
 def test_neurons_by_place_are_shown_by_place() -> None:

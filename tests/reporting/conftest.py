@@ -19,7 +19,7 @@ from spikeformers.models import build_config, build_model, control_of
 WORDS = ["the", "spike", "of", "a", "neuron", "wins", "or", "loses", "and", "all", "is", "quiet"]
 SMALL = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
-    "max_position_embeddings": 32, "levels": 4,
+    "max_position_embeddings": 32,
 }  # fmt: skip
 
 

@@ -59,7 +59,9 @@ def test_a_card_of_every_kind(build, tokens, preset, control, auto, task):
     assert "| time | 2.0 s (measured) |" in text
     assert f"{model.num_parameters():,} parameters" in text
     assert "| width | 16 |" in text
-    assert ("| neuron | ni-lif, 1x4 (T x D) |" in text) != control
+    neuron = "by place" if preset.startswith("wd") else "ni-lif, 1x16 (T x D)"
+    assert (f"| neuron | {neuron} |" in text) != control
+    assert ("| neuron at hidden | dead-zone, " in text) == (neuron == "by place" and not control)
     assert ("masked tokens" in text) == (task == "fill-mask")
 
 

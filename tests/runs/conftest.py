@@ -24,7 +24,7 @@ from spikeformers.training.journal import Journal
 
 WORDS = ["the", "spike", "of", "a", "neuron", "wins", "or", "loses", "and", "all", "is", "quiet"]
 SMALL: dict[str, Any] = {
-    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "levels": 4,
+    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
     "context": 32, "batch_size": 4, "steps": 6, "eval_batches": 2, "log_every": 1,
     "learning_rate": 0.01, "device": "cpu",
 }  # fmt: skip

@@ -55,15 +55,18 @@ def test_what_it_says_of_operands_is_what_a_trace_sees(build):
     assert seen[f"{first}.mlp.down"].operands[0].kind == described["MLP hidden"]
 
 
+NI_LIF = {"neuron": "ni-lif", "levels": 4}
+
+
 @pytest.mark.parametrize(
     ("changes", "neuron", "weights", "values"),
     [
         ({"neuron": "lif"}, "binary", "binary", "0, 1"),
         ({"neuron": "t-lif"}, "ternary", "binary", "-a, 0, a"),
         ({"neuron": "i-lif", "levels": 3}, "integer", "binary", "0, 1, ... 3"),
-        ({"wta": "top_k"}, "integer", "binary", "0, 1/4, ... 4/4"),
-        ({"wta": "sparsemax"}, "integer", "real", "0, 1/4, ... 4/4"),
-        ({"attention": "softmax"}, "integer", "real", "0, 1/4, ... 4/4"),
+        ({"wta": "top_k", **NI_LIF}, "integer", "binary", "0, 1/4, ... 4/4"),
+        ({"wta": "sparsemax", **NI_LIF}, "integer", "real", "0, 1/4, ... 4/4"),
+        ({"attention": "softmax", **NI_LIF}, "integer", "real", "0, 1/4, ... 4/4"),
     ],
 )
 def test_neurons_and_competitions(build, changes, neuron, weights, values):

@@ -42,7 +42,8 @@ def demo(
 
     JSON (and summary.json): spiking and control, each with bits_per_byte, perplexity, parameters,
     tokens_seen, train_seconds, energy_pj_per_token (estimated), tokens_per_second (training),
-    generation_tokens_per_second (PyTorch), sample; spiking also density and density_by_layer;
+    generation_tokens_per_second (PyTorch), sample; spiking also density, density_by_layer and
+    weights_read (the share of weights that a token reads);
     engine (generation_tokens_per_second, weights, threads, kernels; or absent, the reason); corpus,
     machine, versions, seed, settings.
     """

@@ -37,23 +37,6 @@ OPTIONS = (
 )
 """Fields of the config that a place may override."""
 
-_DEAD_ZONE: dict[str, Any] = {"neuron": "dead-zone", "levels": 64, "step_size": 0.25}
-DEAD_ZONES: dict[str, Any] = {
-    "projection_norm": False,
-    "budget": 0.35,
-    "neurons": {
-        "in": _DEAD_ZONE,
-        "query": {**_DEAD_ZONE, "target": 0.25},
-        "key": {**_DEAD_ZONE, "target": 0.25},
-        "value": _DEAD_ZONE,
-        "hidden": {**_DEAD_ZONE, "signed": False},
-        "head": _DEAD_ZONE,
-    },
-}
-"""Fields of a config whose every neuron has a learned dead zone: no norms behind the maps, signed
-counts in quarter steps, and one budget for the weights that a token reads. Ours; docs/log.md has
-the experiments that led to it."""
-
 
 class _AtPlace:
     """A config with the overrides of one place."""
@@ -125,9 +108,7 @@ def _check_budget(config: Any) -> None:
     if config.firing_rate_weight == 0:
         raise ConfigError("firing_rate_weight=0 switches off the term that holds the budget.")
     before_weights = (
-        place
-        for place in PLACES
-        if place not in ("query", "key") and not _without_neuron(config, place)
+        place for place in PLACES if place not in ("query", "key") and has_neuron(config, place)
     )
     if not any(neuron_at(config, place).learns_threshold for place in before_weights):
         raise ConfigError(
@@ -153,9 +134,12 @@ def rows_of(config: Any) -> dict[str, str]:
 
 def all_named(config: Any) -> bool:
     """Whether ``config.neurons`` names every place that has a neuron of the config."""
-    return all(
-        options_of(config, place) for place in PLACES if _without_neuron(config, place) == ""
-    )
+    return all(options_of(config, place) for place in PLACES if has_neuron(config, place))
+
+
+def has_neuron(config: Any, place: str) -> bool:
+    """Whether the model has a neuron at ``place`` that is the config's and not its attention's."""
+    return _without_neuron(config, place) == ""
 
 
 def _refuse_without_neuron(config: Any, place: str) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any
 
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -13,7 +13,6 @@ from spikeformers.errors import ConfigError, nearest
 from spikeformers.models._checks import config_errors
 from spikeformers.models.registry import AUTO_CLASS, PRESETS, VISION_PRESETS, Presets, task_of
 
-Config = TypeVar("Config", bound=PreTrainedConfig)
 LABELS = ("num_labels", "id2label", "label2id")
 
 
@@ -28,7 +27,13 @@ def vision_keys() -> set[str]:
 
 
 def build_config(preset: str, vocab_size: int, overrides: Mapping[str, Any] | None = None) -> Any:
-    """Config of ``preset`` with ``overrides``; ConfigError names the nearest preset or key."""
+    """Config of ``preset`` with ``overrides``; ConfigError names the nearest preset or key.
+
+    A preset of WD-Spikingformer has its sizes and the neurons of `DEAD_ZONES`. What ``overrides``
+    say of neurons holds at every place: a field of theirs (levels, step_size, signed) as well as a
+    firing-rate target, in place of the budget; ``neuron``, ``neurons`` (None included) or an
+    attention with neurons of its own take the place of all of `DEAD_ZONES`.
+    """
     return _build(PRESETS, "preset", preset, {"vocab_size": vocab_size}, overrides)
 
 
@@ -69,9 +74,5 @@ def _build(
                 f"unknown model key {key!r} for {preset}.{nearest(key, fields)} "
                 f"Known: {', '.join(sorted(fields))}."
             )
-    return _built(entry.config, preset, {**given, **presets[preset], **overrides})
-
-
-def _built(kind: Callable[..., Config], preset: str, values: dict[str, Any]) -> Config:
     with config_errors(preset):
-        return kind(**values)
+        return entry.config(**entry.preset_fields({**given, **presets[preset]}, overrides))

@@ -30,6 +30,10 @@ AUTO_CLASS: dict[Task, str] = {
 """The Auto class of Transformers that a task's model is built and loaded with."""
 
 
+def _joined(sizes: Mapping[str, Any], choices: Mapping[str, Any]) -> dict[str, Any]:
+    return {**sizes, **choices}
+
+
 @dataclass(frozen=True)
 class ModelEntry:
     """The facts about a kind of model, looked up by its config's ``model_type``."""
@@ -51,6 +55,9 @@ class ModelEntry:
     tensors)``; empty if the engine does not run it."""
     paper_tokens: int = 0
     """Training tokens that the paper states for its language models; 0 if it states none."""
+    preset_fields: Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]] = _joined
+    """``(sizes, choices) -> fields`` of the config of a preset of these sizes, with the fields that
+    are chosen beside it on top; more than the two if presets are more than sizes."""
 
     @property
     def describe(self) -> Callable[..., Any]:
@@ -84,6 +91,7 @@ _OWN = (
         wd.PRESETS,
         "spikeformers.export.spikingformer:describe",
         paper_tokens=100_000_000,  # FineWeb-Edu, in the comparison of the 0.4 B model
+        preset_fields=wd.preset_fields,
     ),
     ModelEntry(
         "WE-Spikingformer",

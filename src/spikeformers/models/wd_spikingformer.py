@@ -9,11 +9,13 @@ encoding; see ``SpikingformerConfig`` for the rest.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 
 from spikeformers.models._config import SpikingformerConfig
+from spikeformers.models._dead_zones import with_dead_zones
 from spikeformers.models._spikingformer import SpikingCausalLM, SpikingformerModel
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -55,6 +57,11 @@ class WDSpikingformerConfig(SpikingformerConfig):
     """Configuration of WD-Spikingformer; fields and defaults in ``SpikingformerConfig``."""
 
     model_type = "wd_spikingformer"
+
+
+def preset_fields(sizes: Mapping[str, Any], choices: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a preset: ``sizes``, ``choices``, and dead zones where these leave neurons open."""
+    return with_dead_zones(WDSpikingformerConfig, sizes, choices)
 
 
 class WDSpikingformerModel(SpikingformerModel):

@@ -42,7 +42,8 @@ EPSILON = 1e-6  # of the window of gradients, relative: float32's own is 1.2e-7
 class _Fire(torch.autograd.Function):
     """Spikes of potentials ``u``; ``theta`` and ``gain`` are tensors ``[1]``, ``gain`` or None.
 
-    Both passes are bound by memory, so that each avoids passes over tensors of the size of ``u``.
+    Both passes are bound by memory: each has few passes over tensors of the size of ``u``, and the
+    backward pass no more than two such tensors at a time.
     """
 
     @staticmethod
@@ -67,24 +68,28 @@ class _Fire(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         u, theta, *scaled = ctx.saved_tensors
-        (grad,), signed = grads, ctx.low < 0
-        size, limit = u.abs() if signed else u, theta.clamp_min(0)
-        beyond = torch.addcmul(-limit, size, scaled[0]) if scaled else size - limit
+        (grad,), signed, limit = grads, ctx.low < 0, theta.clamp_min(0)
+        beyond = _beyond(u.abs() if signed else u, limit, *scaled[:1])
         # The gradient where 0 < beyond <= step L, in one pass; hardtanh's window is open above.
         top = ctx.step * ctx.high * (1 + EPSILON)
         passed = torch.ops.aten.hardtanh_backward(grad, beyond, 0.0, top)
+        outside = (beyond <= 0) | (beyond >= top) if ctx.leak else None
         g_theta = g_gain = None
         if ctx.needs_input_grad[1]:
-            by_sign = _dot(passed, u.sign()) if signed else passed.sum()
+            by_sign = _dot(passed, torch.sign(u, out=beyond)) if signed else passed.sum()
             g_theta = -by_sign.view_as(theta)
             g_theta = g_theta / scaled[0] if scaled else g_theta
         if scaled and ctx.needs_input_grad[2]:
             gain, spikes = scaled
             g_gain = ((_dot(passed, u) - _dot(grad, spikes)) / gain).view_as(gain)
-        if ctx.leak:
-            outside = (beyond <= 0) | (beyond >= top)
+        if outside is not None:
             passed = torch.where(outside, grad * ctx.leak, passed)
         return passed, g_theta, g_gain, None, None, None, None
+
+
+def _beyond(size: Tensor, limit: Tensor, gain: Tensor | None = None) -> Tensor:
+    """``gain * size - limit``, in one pass; a new tensor."""
+    return size - limit if gain is None else torch.addcmul(-limit, size, gain)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
@@ -97,9 +102,9 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 def _shrunk(u: Tensor, theta: Tensor, signed: bool) -> Tensor:
     """``sign(u) max(|u| - theta, 0)``, or ``max(u - theta, 0)`` without a sign; a new tensor."""
     limit = theta.clamp_min(0)
-    if not signed:
-        return (u - limit).clamp_min_(0)
-    return u - u.clamp(-limit, limit)
+    if signed:
+        return u - u.clamp(-limit, limit)
+    return (u - limit).clamp_min_(0)
 
 
 class DeadZone(Neuron):

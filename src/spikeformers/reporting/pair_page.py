@@ -26,6 +26,7 @@ ROWS = (
         "{:,.1f}",
         "estimated",
     ),
+    ("share of weights read per token", "weights_read", "{:.3f}", "measured"),
     ("parameters", "parameters", "{:,}", ""),
     ("training tokens seen", "tokens_seen", "{:,}", ""),
     ("training time, s", "train_seconds", "{:,.1f}", "measured"),

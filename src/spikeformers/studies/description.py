@@ -93,14 +93,15 @@ def _neuron(model: PreTrainedModel, neurons: dict[str, Neuron]) -> dict[str, Any
     if first is None:
         return None
     config = model.config
+    by_place = getattr(config, "has_neurons_by_place", False)
     return {
-        "kind": config.neuron,
+        "kind": "by place" if by_place else config.neuron,
         "spike_type": first.spike_type,
         "steps": config.steps,
         "levels": first.step_levels,
         "values": first.values(),
         "places": getattr(config, "neuron_rows", dict)(),
-        "by_place": getattr(config, "has_neurons_by_place", False),
+        "by_place": by_place,
         "layers": len(neurons),
         "detail": first.extra_repr(),
     }

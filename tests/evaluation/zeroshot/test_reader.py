@@ -17,6 +17,7 @@ from spikeformers.evaluation.zeroshot.reader import ReaderLM
 from spikeformers.evaluation.zeroshot.run import Zeroshot
 from spikeformers.evaluation.zeroshot.scorer import SpikeformersLM
 from spikeformers.export import pack
+from spikeformers.neurons import neurons_of
 from spikeformers.studies.engine_reader import EngineReader, tokenizer_of
 
 LONG = "all is quiet then it fires again and " * 12
@@ -65,7 +66,9 @@ def test_tasks_score_as_in_pytorch(sides: Any, sets: Path, task: str, tmp_path: 
         assert result.metrics[metric]["value"] == pytest.approx(values["value"], rel=1e-5)
     assert result.docs_sha256 == expected.docs_sha256
     assert (spikes.record["class"], spikes.record["dtype"]) == ("Engine", "fp32")
-    assert spikes.record["parameters"] == model.num_parameters()
+    # A file's tensors: thresholds and gains of neurons stand in its description.
+    of_neurons = sum(p.numel() for n in neurons_of(model).values() for p in n.parameters())
+    assert spikes.record["parameters"] == model.num_parameters() - of_neurons
     assert (spikes.settings["device"], spikes.settings["batch_size"]) == ("engine", 1)
     assert spikes.record["weights_sha256"] != other.record["weights_sha256"]  # no score is shared
 

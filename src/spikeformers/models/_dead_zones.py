@@ -1,0 +1,60 @@
+"""The neurons of presets: every one with a learned dead zone, this project's own.
+
+A config's defaults are the paper's neuron. Presets replace it, as far as what is chosen beside the
+preset leaves that open; docs/log.md has the experiments that led to these neurons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from spikeformers.models._places import ROLES, has_neuron
+
+_SIGNED: dict[str, Any] = {"neuron": "dead-zone", "levels": 64, "step_size": 0.25}
+_OF_SUMS: dict[str, Any] = {"out": _SIGNED}
+"""The place that only attention has which sums rows of V."""
+DEAD_ZONES: dict[str, Any] = {
+    "projection_norm": False,
+    "budget": 0.35,
+    "neurons": {
+        "in": _SIGNED,
+        "query": {**_SIGNED, "target": 0.25},
+        "key": {**_SIGNED, "target": 0.25},
+        "value": _SIGNED,
+        "hidden": {**_SIGNED, "signed": False},
+        "head": _SIGNED,
+    },
+}
+"""Fields of a config whose every neuron has a learned dead zone: no norms behind the maps, signed
+counts in quarter steps, and one budget for the weights that a token reads."""
+
+
+def with_dead_zones(
+    kind: type, sizes: Mapping[str, Any], choices: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Fields of a config of class ``kind``: ``sizes``, dead zones, and over both ``choices``.
+
+    What is chosen holds at every place: a field of neurons among ``choices`` is no place's any
+    more, a target for firing rates takes the place of the budget and of the places' targets, and a
+    ``neuron``, ``neurons``, an attention that sets its neurons itself, or a block without norms
+    before its neurons, whose small currents no dead zone would pass, that of all of `DEAD_ZONES`.
+    Raises ConfigError for choices of which no model can be built.
+    """
+    values = {**sizes, **choices}
+    if "neuron" in choices or "neurons" in choices:
+        return values
+    plain = kind(**{key: value for key, value in values.items() if key != "budget"})
+    normed = plain.pre_norm and plain.norm != "none"
+    if not (normed and all(has_neuron(plain, role) for role in ROLES)):
+        return values
+    by_targets = "firing_rate_target" in choices or "firing_rate_targets" in choices
+    everywhere = {*choices, "target"} if by_targets else {*choices}
+    neurons = {
+        place: {key: value for key, value in own.items() if key not in everywhere}
+        for place, own in (DEAD_ZONES["neurons"] | _OF_SUMS).items()
+        if has_neuron(plain, place)
+    }
+    by_budget = plain.spiking_head and plain.firing_rate_weight > 0 and not by_targets
+    budget = DEAD_ZONES["budget"] if by_budget else None
+    return {**sizes, **DEAD_ZONES, "neurons": neurons, "budget": budget, **choices}
