@@ -56,7 +56,7 @@ def measure_speed(sweep: Sweep, args: argparse.Namespace) -> None:
             raise SystemExit(f"no trained row of {name} has a run folder here: run `run` first.")
         systems = {row["system"]: row.pop("open") for row in rows}
         for row in rows:
-            row |= {"tokens_per_second": [], **_counted(systems[row["system"]], texts, args.prompt)}
+            row |= {"tokens_per_second": [], **counted(systems[row["system"]], texts, args.prompt)}
         for turn, text in enumerate(texts):
             _, decode = time_systems(
                 systems, text, prompt_tokens=args.prompt, repeats=1, warmup=int(turn == 0)
@@ -154,7 +154,7 @@ def _peers(
             yield f"{size}, {program}", other, program
 
 
-def _counted(system: Any, texts: list[list[int]], prompt: int) -> dict[str, float]:
+def counted(system: Any, texts: list[list[int]], prompt: int) -> dict[str, float]:
     """Share of weight bytes that decoding reads, and density, counted; 1 for other programs."""
     engine = getattr(system, "engine", None)
     if engine is None:

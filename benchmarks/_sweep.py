@@ -19,7 +19,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -262,9 +262,9 @@ def commit() -> str:
     return done.stdout.strip()
 
 
-def fill_pages(name: str, text: str) -> None:
+def fill_pages(name: str, text: str, pages: Sequence[Path] = PAGES) -> None:
     """Replace the text between the marks of ``name`` in README and docs/results.md."""
-    for page in PAGES:
+    for page in pages:
         before, mark, rest = page.read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
         if mark:
             _, end, after = rest.partition("<!-- end -->")
