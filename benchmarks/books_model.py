@@ -42,7 +42,11 @@ PROMPT = "It was a dark and stormy night"
 SEEDS = range(10)
 TOKENS = 100
 """Of each sample."""
-LICENCE = "Apache-2.0, as the package; the books are in the public domain in the United States"
+LICENCE = (
+    "The weights: Apache-2.0, as the package. The collection that the books come from gives all of "
+    "them as in the public domain; outside the United States, those of authors who died less than "
+    "70 years ago may not be."
+)
 
 
 def pack_files(run: Path, home: Path) -> None:
@@ -67,7 +71,10 @@ def pack_files(run: Path, home: Path) -> None:
         shutil.copyfile(run / name, home / name)
     total = sum(file.stat().st_size for file in home.iterdir())
     if total > MOST_BYTES:
-        raise SystemExit(f"{home} holds {total:,} bytes, more than {MOST_BYTES:,}.")
+        raise SystemExit(
+            f"{home} holds {total:,} bytes, more than {MOST_BYTES:,}; {len(recipe)} parameters are "
+            f"matrices of the engine file, {len(rest)} are stored beside it."
+        )
     print(f"{home}: {total:,} bytes", flush=True)
 
 
@@ -273,7 +280,8 @@ def samples_text(result: dict[str, Any]) -> str:
             parts.append("Not yet trained.\n")
             continue
         for seed, text in zip(SEEDS, texts, strict=True):
-            quoted = "\n".join(f"> {line}".rstrip() for line in text.strip().splitlines())
+            plain = re.sub(r"([\\`*_\[\]<>#])", r"\\\1", f"{PROMPT}{text.rstrip()}")
+            quoted = "\n".join(f"> {line}".rstrip() for line in plain.splitlines())
             parts.append(f"**Seed {seed}**\n\n{quoted}\n")
     return "\n".join(parts)
 
@@ -301,7 +309,7 @@ def card(result: dict[str, Any]) -> str:
         "```python\nimport spikeformers\nfrom transformers import AutoModelForCausalLM\n\n"
         'model = AutoModelForCausalLM.from_pretrained(spikeformers.weights("books"))\n```\n\n'
         f"{note(result)}\n{figures_table(result)}\n"
-        f"## Licence\n\n{LICENCE}.\n\n"
+        f"## Licence\n\n{LICENCE}\n\n"
         "## Limits\n\nA research model of 5.8 M parameters: it writes in the manner of its books, "
         "with their prejudices, and nothing that it states is reliable.\n\n"
         f"## Books\n\n{list_of_books(result)}"

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import spikeformers
 from spikeformers.cli import main
+from spikeformers.cli.demo import _show_packaged_text
 from spikeformers.data import make_tokenizer
 from spikeformers.engine import load
 from spikeformers.errors import CheckpointError, StorageError, UsageError
@@ -186,6 +187,25 @@ def test_a_packaged_text_says_what_it_read(home: Path) -> None:
     assert written.text == packaged_text(max_new_tokens=12).text
     assert 0 < written.weights_read < 1
     assert written.threads == 1
+
+
+def test_the_demo_shows_a_text_or_says_why_there_is_none(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _show_packaged_text()
+    shown = capsys.readouterr().out
+    assert f"(books) continues {PROMPT!r}" in shown
+    assert "of the weights (counted)" in shown
+    (home / ENGINE).unlink()
+    _show_packaged_text()
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "model.engine is missing" in printed.err
+
+
+def test_a_name_that_is_nearly_right_is_corrected(home: Path) -> None:
+    with pytest.raises(CheckpointError, match="Did you mean 'books'"):
+        load_model("boks")
 
 
 @shipped

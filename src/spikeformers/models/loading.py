@@ -22,7 +22,7 @@ from spikeformers.foreign import foreign, read_json
 from spikeformers.models._checks import check_labels, config_errors
 from spikeformers.models._weights import check_finite, check_numbers, check_shapes, read_header
 from spikeformers.models.registry import MODELS, is_vision
-from spikeformers.packaged import folder_or_path
+from spikeformers.packaged import KNOWN, folder_or_path
 from spikeformers.values import fits, shortened
 
 if TYPE_CHECKING:
@@ -142,6 +142,7 @@ def check_folder(path: Path) -> None:
         what = "is a file, not a model folder" if path.exists() else "does not exist"
         raise CheckpointError(
             f"{path} {what}; a model is a folder with config.json and model.safetensors."
+            f"{nearest(str(path), KNOWN)}"
         )
     config = path / "config.json"
     if not config.is_file():
