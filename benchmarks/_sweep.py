@@ -8,7 +8,7 @@ over several sessions. ``one`` trains a row in any case, and its result replaces
 With ``--search`` each row gets its own learning rate: seed 0 runs at each of the row's rates, and
 at half or double the best rate while that is the lowest or highest one, compared by
 ``validation_loss`` of the results; then the other seeds run at the best rate. The test split is not
-used for this choice.
+used for this choice. A sweep may choose where a row's search begins by the results so far.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +41,8 @@ class Sweep:
     ``train(args, out)`` trains ``args.row`` with ``args.seed`` into ``out`` and returns the result,
     or None if it was interrupted; ``table(name, results)`` is Markdown. ``more`` are tables of the
     same results under other marks, empty if there is nothing to show. ``rates``: the first learning
-    rates of each row's search, for a sweep that offers one.
+    rates of each row's search, for a sweep that offers one; ``start(row, results)`` chooses others.
+    ``verbs``: further commands, each with its options and its action.
     """
 
     script: str
@@ -52,6 +53,10 @@ class Sweep:
     options: Setup
     rates: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     more: Mapping[str, Callable[[list[dict[str, Any]]], str]] = field(default_factory=dict)
+    start: Callable[[str, list[dict[str, Any]]], tuple[float, ...]] | None = None
+    verbs: Mapping[str, tuple[Setup, Callable[[argparse.Namespace], None]]] = field(
+        default_factory=dict
+    )
 
     @property
     def runs(self) -> Path:
@@ -78,6 +83,8 @@ class Sweep:
             run.add_argument("--search", action="store_true", help="a learning rate for each row")
             one_row.add_argument("--rate", type=float, help="learning rate; the row's unless given")
         commands.add_parser("table", help="write the tables of all results")
+        for verb, (setup, _) in self.verbs.items():
+            setup(commands.add_parser(verb))
         args, rest = parser.parse_known_args()
         if rest:
             parser.error(f"unknown arguments: {' '.join(rest)}")
@@ -85,6 +92,8 @@ class Sweep:
             self._run(args)
         elif args.command == "one":
             self._one(args)
+        elif args.command in self.verbs:
+            self.verbs[args.command][1](args)
         else:
             self._tables()
 
@@ -124,7 +133,8 @@ class Sweep:
         def search(row: str) -> None:
             """Find the row's learning rate with its first seed, then run its other seeds."""
             first, *others = [seed for seed in seeds if seed in self.seeds[row]]
-            rates = list(self.rates[row])
+            start = self.start and self.start(row, self.results(name))
+            rates = list(start or self.rates[row])
             for rate in rates:  # grows while the best is the lowest or highest
                 if not train(first, row, rate):
                     return
@@ -252,9 +262,9 @@ def commit() -> str:
     return done.stdout.strip()
 
 
-def fill_pages(name: str, text: str) -> None:
+def fill_pages(name: str, text: str, pages: Sequence[Path] = PAGES) -> None:
     """Replace the text between the marks of ``name`` in README and docs/results.md."""
-    for page in PAGES:
+    for page in pages:
         before, mark, rest = page.read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
         if mark:
             _, end, after = rest.partition("<!-- end -->")

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from _sweep import Sweep, at_best_rate, cpu_seconds, mean
+from _training import train_row
 from spikeformers.models import DEAD_ZONES
 from spikeformers.reporting.tables import markdown
 
@@ -112,77 +112,23 @@ TARGETS = {
 
 def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
     """Train (or resume) one row with one seed."""
-    import torch
-    from transformers import set_seed
-
     from spikeformers.data import load_corpus, make_tokenizer, tokenize_corpus
-    from spikeformers.energy import energy_of
-    from spikeformers.evaluation import perplexity
     from spikeformers.models import build_config, build_model, control_of
-    from spikeformers.training import TrainConfig, train
 
     row = ROWS[args.row]
-    rate = args.rate or row.learning_rate
     corpus = load_corpus(args.data)
     tokenizer = make_tokenizer(args.tokenizer, corpus)
     store = tokenize_corpus(corpus, tokenizer)
-    set_seed(args.seed)
-    spiking = build_config(args.preset, len(tokenizer), row.model)
-    model = build_model(control_of(spiking, row.twin) if row.twin else spiking)  # type: ignore[arg-type]
-    if row.shift:
-        shift_inputs(model)
-    config = TrainConfig(
-        steps=args.steps,
-        batch_size=args.batch,
-        context=args.context,
-        learning_rate=rate,
-        seed=args.seed,
-        threads=1,
-        eval_every=max(1, args.steps // 10),
-        save_every=max(1, args.steps // 10),
-        keep_checkpoints=1,
-    )
-    began, resumed = time.process_time(), (out / "run.json").is_file()
-    result = train(model, store, tokenizer, out, config, resume=resumed, progress=False)
-    if result.interrupted:
-        return None
-    held_out = store.split("test" if args.rate else "validation")
-    report = perplexity(model, tokenizer, held_out, context=args.context)
-    chosen_by = {}
-    if args.rate:
-        validation = perplexity(
-            model, tokenizer, store.split("validation"), context=args.context
-        ).as_dict()
-        chosen_by = {"validation_loss": validation["nats_per_token"], "validation": validation}
-    tokens = torch.tensor(held_out.tokens[: 16 * args.context].astype("int64"))
-    energy = energy_of(model, [tokens.view(16, args.context)]).as_dict()
-    return {
-        "setting": {key: getattr(args, key) for key in SETTING},
-        "learning_rate": rate,
-        "parameters": model.num_parameters(),
-        "tokens_seen": result.tokens_seen,
-        "train_seconds": result.seconds,
-        "train_cpu_seconds": None if resumed else time.process_time() - began,
-        "perplexity": report.as_dict(),
-        **chosen_by,
-        "energy": {k: v for k, v in energy.items() if k not in ("products", "prices")},
-        "weights_read": weights_read(model, energy["by_neuron"]),
-        "corpus": corpus.digest,
-    }
 
+    def build() -> Any:
+        spiking = build_config(args.preset, len(tokenizer), row.model)
+        model = build_model(control_of(spiking, row.twin) if row.twin else spiking)  # type: ignore[arg-type]
+        if row.shift:
+            shift_inputs(model)
+        return model
 
-def weights_read(model: Any, by_neuron: dict[str, Any]) -> float | None:
-    """The share of weights that a token reads, the head's included; None for a dense model."""
-    from spikeformers.models import read_shares
-    from spikeformers.neurons import neurons_of
-
-    if not by_neuron:
-        return None
-    shares = read_shares(model)
-    return sum(
-        shares.get(neuron, 0.0) * by_neuron[name]["density"]
-        for name, neuron in neurons_of(model).items()
-    )
+    done = train_row(args, out, build, (store, tokenizer), args.rate or row.learning_rate)
+    return done and {"setting": {key: getattr(args, key) for key in SETTING}, **done[1]}
 
 
 def shift_inputs(twin: Any) -> None:

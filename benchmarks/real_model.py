@@ -79,7 +79,7 @@ def files(args: argparse.Namespace) -> None:
     from spikeformers.conversion import allocate, load_source, make_plan, uncalibrated
     from spikeformers.engine import write
     from spikeformers.export import pack
-    from spikeformers.models.known import locate
+    from spikeformers.packaged import locate
 
     args.folder.mkdir(parents=True, exist_ok=True)
     source = locate(MODEL)

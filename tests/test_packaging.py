@@ -52,6 +52,9 @@ def test_it_has_the_package_the_kernels_and_the_types_and_no_source_of_them(whee
     assert wheel.name.startswith(f"spikeformers-{spikeformers.__version__}-")
     assert "spikeformers/py.typed" in names
     assert "spikeformers/serving/page.html" in names
+    home = ROOT / "src" / "spikeformers" / "packaged"
+    files = [file for file in home.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+    assert {f"spikeformers/packaged/{file.relative_to(home)}" for file in files} <= {*names}
     assert [name for name in names if re.search(r"kernels/_native.*\.(so|dylib)$", name)]
     assert not [name for name in names if name.endswith((".cpp", ".hpp", ".inl"))]
     assert not [name for name in names if name.startswith("tests/")]

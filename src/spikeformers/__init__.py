@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         register_model,
     )
     from spikeformers.neurons import register_neuron
+    from spikeformers.packaged import weights
     from spikeformers.runs import (
         demo,
         finetune,
@@ -143,6 +144,7 @@ _ROOM_OF = {
     "tokenize_corpus": "data",
     "train": "training",
     "train_vision": "runs",
+    "weights": "packaged",
 }
 
 __all__ = [
@@ -209,6 +211,7 @@ __all__ = [
     "tokenize_corpus",
     "train",
     "train_vision",
+    "weights",
 ]
 
 

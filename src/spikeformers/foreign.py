@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from spikeformers.errors import CheckpointError, SpikeformersError
+from spikeformers.errors import CheckpointError, DataError, SpikeformersError
 from spikeformers.values import fits, misfit
 
 
@@ -39,6 +39,16 @@ def foreign(
         if not _is_panic(cause):  # Ctrl-C, an exit
             raise
         raise error(f"{subject}: {one_line(cause)}.{advice and ' '}{advice}") from cause
+
+
+@contextmanager
+def encoding(subject: object = "the text") -> Iterator[None]:
+    """Raise ``DataError`` for ``subject`` if a call in the block cannot encode its text.
+
+    For instance, the vocabulary may lack a word and have no token for unknown words.
+    """
+    with foreign(f"the tokenizer cannot encode {subject}", DataError):
+        yield
 
 
 def one_line(error: BaseException, longest: int = 300) -> str:

@@ -9,7 +9,10 @@ import typer
 
 from spikeformers.values import MOST_THREADS
 
-Model = Annotated[Path, typer.Argument(help="Model folder.", metavar="MODEL", show_default=False)]
+Model = Annotated[
+    Path,
+    typer.Argument(help="Model folder, or books.", metavar="MODEL", show_default=False),
+]
 Data = Annotated[
     str,
     typer.Option(

@@ -14,7 +14,9 @@ from spikeformers.values import LARGEST_SEED
 def chat(
     model: Annotated[
         Path,
-        typer.Argument(help="Model folder or engine file.", metavar="MODEL", show_default=False),
+        typer.Argument(
+            help="Model folder, engine file, or books.", metavar="MODEL", show_default=False
+        ),
     ],
     system: Annotated[
         str | None,
@@ -68,9 +70,11 @@ def chat(
     from spikeformers.errors import UsageError
     from spikeformers.export import open_engine
     from spikeformers.generation import Chat
+    from spikeformers.packaged import engine_or_path
 
     if top_p == 0:
         raise UsageError("--top-p is 0; it must be greater, up to 1, which draws from all tokens.")
+    model = engine_or_path(model)
     start(verbose=False, transformers=not is_engine_file(model))
     engine = open_engine(model, threads=threads, weights=weights)
     conversation = Chat(

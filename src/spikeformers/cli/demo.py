@@ -33,12 +33,14 @@ def demo(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a tiny spiking model and its dense twin on built-in text, and report on both.
+    """Show text of the packaged model, then train a tiny one and its dense twin, and report.
 
-    Both see the same tokens in the same order; nothing is downloaded. The number of steps follows
-    from --minutes alone, so results do not depend on the machine's speed. The engine then runs the
-    spiking model, timed against PyTorch. After Ctrl-C, the same command continues from the last
-    checkpoint. OUT/report.html shows the results.
+    First the model that comes with this package writes some text in the engine (not with --json).
+    Then a tiny spiking model and its dense twin are trained on built-in text. Both see the same
+    tokens in the same order; nothing is downloaded. The number of steps follows from --minutes
+    alone, so results do not depend on the machine's speed. The engine then runs the spiking model,
+    timed against PyTorch. After Ctrl-C, the same command continues from the last checkpoint.
+    OUT/report.html shows the results.
 
     JSON (and summary.json): spiking and control, each with bits_per_byte, perplexity, parameters,
     tokens_seen, train_seconds, energy_pj_per_token (estimated), tokens_per_second (training),
@@ -49,6 +51,8 @@ def demo(
     """
     from spikeformers.cli._output import make_table, on_terminal, print_json, print_table, say
 
+    if not as_json:
+        _show_packaged_text()
     with on_terminal() as callbacks:
         from spikeformers import runs
 
@@ -88,3 +92,23 @@ def demo(
     print(f"models  {out / 'spiking'}  {out / 'control'}")
     if (file := out / "spiking.engine").is_file():
         print(f"engine  spikeformers generate {file} --prompt {summary['prompt']!r}")
+
+
+def _show_packaged_text() -> None:
+    """Print what the packaged model writes, or why it cannot."""
+    from spikeformers.cli._output import say
+    from spikeformers.errors import CheckpointError, EngineUnavailable
+    from spikeformers.generation.packaged_text import packaged_text
+
+    try:
+        written = packaged_text()
+    except (CheckpointError, EngineUnavailable) as error:
+        say(f"The packaged model writes no text here: {error}")
+        return
+    print(f"The packaged model (books) continues {written.prompt!r}:\n{written.text.strip()}\n")
+    print(
+        f"{written.tokens_per_second:,.0f} tokens/s on one thread (measured), of which each read "
+        f"{written.weights_read:.0%} of the weights (counted). "
+        "Again: spikeformers generate books --prompt ...\n",
+        flush=True,
+    )

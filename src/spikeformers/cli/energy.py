@@ -15,7 +15,9 @@ SWINGS = 8  # rows of the sensitivity table
 def energy(
     models: Annotated[
         list[Path],
-        typer.Argument(help="One or more model folders.", metavar="MODEL...", show_default=False),
+        typer.Argument(
+            help="One or more model folders, or books.", metavar="MODEL...", show_default=False
+        ),
     ],
     data: AnyData,
     split: Split = "validation",

@@ -15,7 +15,9 @@ from spikeformers.values import LARGEST_SEED
 def generate(
     model: Annotated[
         Path,
-        typer.Argument(help="Model folder or engine file.", metavar="MODEL", show_default=False),
+        typer.Argument(
+            help="Model folder, engine file, or books.", metavar="MODEL", show_default=False
+        ),
     ],
     prompt: Annotated[str, typer.Option(help="Text to continue; - reads standard input.")],
     max_new_tokens: Annotated[
@@ -66,7 +68,8 @@ def generate(
     same model by additions for what fires (in fp32 from a model folder; `export engine` writes a
     file that opens at once). The same options and seed give the same text again; at temperature 0
     PyTorch and the engine write the same, otherwise each draws with a generator of its own. --chat
-    needs a model whose tokenizer has a chat template.
+    needs a model whose tokenizer has a chat template. books is a model that comes with this
+    package: it needs no network, and runs on the engine.
 
     JSON: prompt, text, tokens, prompt_tokens, seconds, tokens_per_second, finish_reason (end,
     stop, length, context), seed.
@@ -75,6 +78,7 @@ def generate(
     from spikeformers.engine import is_engine_file
     from spikeformers.errors import UsageError
     from spikeformers.generation import generate_text
+    from spikeformers.packaged import engine_or_path
 
     if top_p == 0:
         raise UsageError("--top-p is 0; it must be greater, up to 1, which draws from all tokens.")
@@ -85,6 +89,7 @@ def generate(
             sys.stdout.write(piece)
             sys.stdout.flush()
 
+    model = engine_or_path(model)
     packed = is_engine_file(model)
     start(verbose=False, transformers=not packed)
     writer, tokenizer = _open(model, threads, engine or packed)

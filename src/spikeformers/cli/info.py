@@ -11,7 +11,8 @@ from spikeformers.cli._options import Json
 
 def info(
     model: Annotated[
-        str, typer.Argument(help="Model folder, or the name of a preset.", show_default=False)
+        str,
+        typer.Argument(help="Model folder, books, or the name of a preset.", show_default=False),
     ],
     as_json: Json = False,
     tensors: Annotated[

@@ -8,7 +8,9 @@ import typer
 
 from spikeformers.cli._options import Threads
 
-MODEL = typer.Argument(help="Model folder or engine file.", metavar="MODEL", show_default=False)
+MODEL = typer.Argument(
+    help="Model folder, engine file, or books.", metavar="MODEL", show_default=False
+)
 
 
 def serve(
@@ -67,10 +69,11 @@ def serve(
     """
     from spikeformers.cli._output import say, start
     from spikeformers.engine import is_engine_file
+    from spikeformers.packaged import engine_or_path
     from spikeformers.serving import serve as serve_model
     from spikeformers.serving.options import MEBIBYTE
 
-    start(verbose=False, transformers=not is_engine_file(model))
+    start(verbose=False, transformers=not is_engine_file(engine_or_path(model)))
     serve_model(
         model,
         host=host, port=port, threads=threads, slots=slots, context=context, weights=weights,

@@ -26,8 +26,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from spikeformers.data.tokenizers import encoding, separator_id
+from spikeformers.data.tokenizers import separator_id
 from spikeformers.errors import DataError, SpikeformersError
+from spikeformers.foreign import encoding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -10,15 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spikeformers.errors import (
     CheckpointError,
     ConfigError,
-    DataError,
     OfflineError,
     SpikeformersError,
 )
@@ -114,16 +111,6 @@ def _try_out(tokenizer: Any) -> None:
         if not all(type(number) is int and number >= 0 for number in encoded):
             raise ValueError("it gives no token ids")
     tokenizer([text[:3], text[:9]], text_pair=[text[:9], text[:3]])
-
-
-@contextmanager
-def encoding(subject: object = "the text") -> Iterator[None]:
-    """Raise ``DataError`` for ``subject`` if a call in the block cannot encode its text.
-
-    For instance, the vocabulary may lack a word and have no token for unknown words.
-    """
-    with foreign(f"the tokenizer cannot encode {subject}", DataError):
-        yield
 
 
 def check_vocabulary(tokenizer: Any, rows: int, name: object) -> None:

@@ -76,7 +76,7 @@ def _of_split(tokenizer: Any, split: TokenSplit, limit: int | None, end: int) ->
 def _of_documents(tokenizer: Any, documents: Iterable[str], limit: int | None, end: int) -> Text:
     from tokenizers import Tokenizer
 
-    from spikeformers.data.tokenizers import encoding
+    from spikeformers.foreign import encoding
 
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_padding()

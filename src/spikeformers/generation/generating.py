@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from spikeformers.engine import Engine
 from spikeformers.errors import UsageError
-from spikeformers.foreign import foreign
+from spikeformers.foreign import encoding, foreign
 from spikeformers.generation.text_stream import TextStream
 from spikeformers.meters import Stopwatch
 
@@ -245,8 +245,6 @@ def prompt_ids(
     Raises DataError for a text that cannot be encoded, UsageError for an empty one where no token
     begins a text, and for a token that the model lacks.
     """
-    from spikeformers.data.tokenizers import encoding
-
     with encoding("the prompt"):
         ids: list[int] = tokenizer(prompt, add_special_tokens=special)["input_ids"]
     if not ids:

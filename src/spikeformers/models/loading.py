@@ -22,6 +22,7 @@ from spikeformers.foreign import foreign, read_json
 from spikeformers.models._checks import check_labels, config_errors
 from spikeformers.models._weights import check_finite, check_numbers, check_shapes, read_header
 from spikeformers.models.registry import MODELS, is_vision
+from spikeformers.packaged import KNOWN, folder_or_path
 from spikeformers.values import fits, shortened
 
 if TYPE_CHECKING:
@@ -33,12 +34,12 @@ PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".pickle")
 
 
 def load_model(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return the model, in eval mode, and its tokenizer.
+    """Return the model, in eval mode, and its tokenizer; ``folder`` may name a packaged model.
 
     Raises CheckpointError for a missing folder, a pickle, a truncated file, weights that belong to
     another model or are not finite, and for a model of images (``load_vision_model``).
     """
-    path = Path(folder)
+    path = folder_or_path(folder)
     model = load_weights(path)
     if is_vision(model.config):
         raise CheckpointError(f"{path} holds a model of images, and this needs one of text.")
@@ -64,7 +65,8 @@ def load_vision_model(folder: str | Path) -> PreTrainedModel:
 
 
 def load_weights(path: Path) -> PreTrainedModel:
-    """The model of a folder, in eval mode, of text or images."""
+    """The model of a folder or of a packaged model's name, in eval mode, of text or images."""
+    path = folder_or_path(path)
     check_folder(path)
     config = read_config(path)
     architecture = architecture_of(config)
@@ -140,6 +142,7 @@ def check_folder(path: Path) -> None:
         what = "is a file, not a model folder" if path.exists() else "does not exist"
         raise CheckpointError(
             f"{path} {what}; a model is a folder with config.json and model.safetensors."
+            f"{nearest(str(path), KNOWN)}"
         )
     config = path / "config.json"
     if not config.is_file():

@@ -1,8 +1,8 @@
 """Load any causal language model: the teacher of a distillation, the reference of a comparison.
 
 A folder of this project or of Transformers, a name on the Hugging Face hub, a short name of
-``known.py``, or a GGUF file, whose weights are dequantised, so that the model trains and is saved
-like any other. Only safetensors and GGUF are read, never a pickle.
+``packaged.known``, or a GGUF file, whose weights are dequantised, so that the model trains and is
+saved like any other. Only safetensors and GGUF are read, never a pickle.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from spikeformers.errors import CheckpointError, ConfigError, OfflineError, Spik
 from spikeformers.foreign import foreign
 from spikeformers.models._checks import config_errors
 from spikeformers.models._weights import check_finite, check_shapes, read_gguf_config
-from spikeformers.models.known import locate
 from spikeformers.models.loading import (
     SAFELY,
     architecture_of,
@@ -31,6 +30,7 @@ from spikeformers.models.loading import (
     rows_of,
 )
 from spikeformers.models.registry import is_masked
+from spikeformers.packaged import locate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

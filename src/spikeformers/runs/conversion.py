@@ -24,8 +24,8 @@ from spikeformers.data import load_corpus
 from spikeformers.errors import ConfigError, UsageError, nearest
 from spikeformers.evaluation import context_of
 from spikeformers.models import NeurTransformerConfig, NeurTransformerForCausalLM
-from spikeformers.models.known import locate
 from spikeformers.models.neurtransformer import neurtransformer_config
+from spikeformers.packaged import locate
 from spikeformers.progress import LOG, Listener, Progress
 from spikeformers.reporting import report_conversion
 from spikeformers.runs.recipe import Settings, setting_values
@@ -97,9 +97,9 @@ def convert(
                                   settings={"steps": 16, "attention": "kept"})
 
     ``model`` is a folder, a name on the hub (``gguf_file``: a GGUF file there) or a short name of
-    `models.known`. Thresholds are chosen by ``rule`` on ``calibration_tokens`` of the training text
-    that ``calibration`` names, in windows of ``context`` tokens (as trained, at most 512); both
-    models are then measured on ``tokens`` of its validation text. Thresholds per token need no
+    `packaged.locate`. Thresholds are chosen by ``rule`` on ``calibration_tokens`` of the training
+    text that ``calibration`` names, in windows of ``context`` tokens (as trained, at most 512);
+    both models are then measured on ``tokens`` of its validation text. Thresholds per token need no
     calibration: without a text, both models are measured on the built-in one. ``density`` in (0, 1)
     is the target share of weights read per token, for thresholds per token. ``settings`` are fields
     of NeurTransformerConfig. ``allow_dense`` leaves modules without a conversion dense.

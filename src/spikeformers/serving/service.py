@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from spikeformers.errors import CheckpointError, UsageError
 from spikeformers.export import open_engine
+from spikeformers.packaged import engine_or_path
 from spikeformers.serving.answers import TokenTexts
 from spikeformers.serving.jobs import Event, Ticket
 from spikeformers.serving.options import ServeOptions
@@ -159,7 +160,7 @@ class Service:
 
     def _open(self) -> LoadedModel:
         options = self.options
-        path = Path(options.model)
+        path = engine_or_path(options.model)
         if not path.exists():
             raise CheckpointError(f"there is no model at {path}: give an engine file or a folder.")
         engine = open_engine(path, threads=options.threads, weights=options.weights)

@@ -24,6 +24,7 @@ from spikeformers.evaluation.peers import builds, running, usable
 from spikeformers.evaluation.systems import System, TorchSystem, time_systems, weight_bytes_of
 from spikeformers.kernels import choose
 from spikeformers.models import build_model, control_of, load_model
+from spikeformers.packaged import folder_or_path
 from spikeformers.progress import Tell
 from spikeformers.studies.machine import machine
 from spikeformers.studies.on_machine import Pack
@@ -131,7 +132,7 @@ class _Opened:
     ) -> None:
         choose()
         torch.set_num_threads(threads)
-        self.folder, self.threads = Path(folder), threads
+        self.folder, self.threads = folder_or_path(folder), threads
         self.prompt_tokens, self.new_tokens = prompt_tokens, new_tokens
         self.tell = progress or (lambda *_: None)
         self.tell("packing the weights", 0, None)

@@ -22,6 +22,7 @@ from spikeformers.models import (
 from spikeformers.models.loading import load_weights
 from spikeformers.models.registry import is_vision
 from spikeformers.neurons import Neuron, neurons_of
+from spikeformers.packaged import KNOWN, folder_or_path
 from spikeformers.studies.gather import EDGES, POINTS, point_of
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ _BLOCK = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def describe(model: PreTrainedModel | str | Path) -> dict[str, Any]:
-    """Describe a model; ``model`` is one, its folder, or the name of a preset.
+    """Describe a model; ``model`` is one, its folder, or the name of a preset or packaged model.
 
     A preset is described with the vocabulary size of its default config, without memory for its
     weights. Raises CheckpointError for a name that is neither.
@@ -80,12 +81,13 @@ def open_described(name: str) -> PreTrainedModel:
             return build_model(build_config(name, WDSpikingformerConfig().vocab_size))
         if name in VISION_PRESETS:
             return build_model(build_vision_config(name))
-    if not Path(name).exists():
+    folder = folder_or_path(name)
+    if not folder.exists():
         raise CheckpointError(
             f"{name} is neither a model folder nor a preset ({', '.join(presets)})."
-            f"{nearest(name, presets)}"
+            f"{nearest(name, [*presets, *KNOWN])}"
         )
-    return load_weights(Path(name))
+    return load_weights(folder)
 
 
 def _neuron(model: PreTrainedModel, neurons: dict[str, Neuron]) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from spikeformers.evaluation import context_of
 from spikeformers.models import load_model, load_vision_model
 from spikeformers.models.loading import check_folder, read_config
 from spikeformers.models.registry import is_vision
+from spikeformers.packaged import folder_or_path
 from spikeformers.progress import Tell
 from spikeformers.studies.gather import windows_of
 
@@ -58,7 +59,7 @@ def read_input(
     and Parquet) or, for an image classifier, a set of images (``root`` holds named ones). Raises
     CheckpointError for the model, DataError and UsageError for the data.
     """
-    folder = Path(model)
+    folder = folder_or_path(model)
     check_folder(folder)
     if is_vision(read_config(folder)):
         loaded = load_vision_model(folder)

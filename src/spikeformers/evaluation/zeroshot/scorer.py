@@ -33,9 +33,9 @@ from lm_eval.models.utils import has_bos_prefix
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 
-from spikeformers.data.tokenizers import encoding
 from spikeformers.errors import ConfigError, DataError
 from spikeformers.evaluation.zeroshot.cache import LikelihoodCache, Value, request_key
+from spikeformers.foreign import encoding
 from spikeformers.models import load_reference
 from spikeformers.progress import Move
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from spikeformers.data.glue import Examples
 from spikeformers.data.sampling import ORDER, philox
-from spikeformers.data.tokenizers import encoding
+from spikeformers.foreign import encoding
 from spikeformers.training.batches import MicroBatch
 from spikeformers.training.config import TrainConfig
 from spikeformers.training.distributed import World

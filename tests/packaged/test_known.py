@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spikeformers.models.known import KNOWN, locate
+from spikeformers.packaged import KNOWN, locate
 
 
 @pytest.fixture

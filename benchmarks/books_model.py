@@ -1,0 +1,376 @@
+"""The model that comes with the package: its files, its card, and its page in the documentation.
+
+    python benchmarks/books_model.py RUN --data STORE --texts BOOKS [--twin TWIN]
+    python benchmarks/books_model.py --table
+
+RUN is the run folder of recipes/wd-spikingformer-books.yaml, TWIN that of the same command with
+--control; STORE is the token store that they read, BOOKS the folder of benchmarks/books.py that it
+was made from. Writes src/spikeformers/packaged/books (the engine file in int8, what the model
+folder is made from, the card), benchmarks/results/books-model.json and docs/assets/books.png, and
+fills the marks in docs/books.md. Losses are measured on the whole test split: of RUN in fp32, of
+what is shipped, and of the twin in fp32. ``--table`` writes card, page and picture again from the
+results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from _sweep import RESULTS, ROOT, commit, fill_pages
+from spikeformers.packaged import ENGINE, RECIPE, REST
+from spikeformers.reporting.tables import markdown
+from spikeformers.storage import write_text
+
+NAME = "books"
+HOME = ROOT / "src" / "spikeformers" / "packaged" / NAME
+PAGE = ROOT / "docs" / "books.md"
+PICTURE = ROOT / "docs" / "assets" / "books.png"
+KEPT = RESULTS / "books-model.json"
+COPIED = ("generation_config.json", "tokenizer.json", "tokenizer_config.json")
+MOST_BYTES = 12_000_000
+PROMPT = "It was a dark and stormy night"
+SEEDS = range(10)
+TOKENS = 100
+"""Of each sample."""
+LICENCE = (
+    "The weights: Apache-2.0, as the package. The collection that the books come from gives all of "
+    "them as in the public domain; outside the United States, those of authors who died less than "
+    "70 years ago may not be."
+)
+
+
+def pack_files(run: Path, home: Path) -> None:
+    """Write the files of a packaged model; SystemExit if they are too large for the repository."""
+    from safetensors.numpy import load_file, save_file
+
+    from spikeformers.engine import write
+    from spikeformers.export import pack
+    from spikeformers.models import load_model
+
+    home.mkdir(parents=True, exist_ok=True)
+    packed = pack(*load_model(run), "int8")
+    write(packed, home / ENGINE)
+    recipe, rest = split(packed.tensors, load_file(run / "model.safetensors"))
+    save_file(rest, home / REST)
+    (home / REST).chmod(0o644)
+    write_text(home / RECIPE, json.dumps(recipe, indent=1) + "\n")
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    config.pop("auto_map", None)  # of a folder that brings its own loader
+    write_text(home / "config.json", json.dumps(config, indent=2) + "\n")
+    for name in COPIED:
+        shutil.copyfile(run / name, home / name)
+    total = sum(file.stat().st_size for file in home.iterdir())
+    if total > MOST_BYTES:
+        raise SystemExit(
+            f"{home} holds {total:,} bytes, more than {MOST_BYTES:,}; {len(recipe)} parameters are "
+            f"matrices of the engine file, {len(rest)} are stored beside it."
+        )
+    print(f"{home}: {total:,} bytes", flush=True)
+
+
+def split(
+    packed: Mapping[str, NDArray[Any]], parameters: Mapping[str, NDArray[Any]]
+) -> tuple[dict[str, list[Any]], dict[str, NDArray[Any]]]:
+    """Where the engine has each matrix, and the parameters that it has no integers of.
+
+    A parameter ``[out, in]`` is where columns of an int8 matrix ``[in, out]`` have its scales and
+    its whole numbers.
+    """
+    from spikeformers.export.quantising import int8
+
+    places: dict[str, list[Any]] = {}
+    rest: dict[str, NDArray[Any]] = {}
+    for name, value in parameters.items():
+        place = None
+        if value.ndim == 2:
+            place = _place(packed, *int8(np.ascontiguousarray(value.T, np.float32)))
+        if place is None:
+            rest[name] = np.ascontiguousarray(value)
+        else:
+            places[name] = place
+    return places, rest
+
+
+def _place(
+    packed: Mapping[str, NDArray[Any]], whole: NDArray[Any], scale: NDArray[Any]
+) -> list[Any] | None:
+    for matrix, tensor in packed.items():
+        if tensor.dtype != np.int8 or tensor.ndim != 2 or len(tensor) != len(whole):
+            continue
+        scales = packed[f"{matrix}.scale"]
+        for first in np.flatnonzero(scales == scale[0]).tolist():
+            last = first + len(scale)
+            if np.array_equal(scales[first:last], scale) and np.array_equal(
+                tensor[:, first:last], whole
+            ):
+                return [matrix, first, last]
+    return None
+
+
+# --- figures -------------------------------------------------------------------------------------
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """All figures of the page, of the run, of what is shipped, and of the twin if there is one."""
+    import torch
+
+    from _frontier_speed import counted
+    from frontier import decode_picojoules
+    from spikeformers.engine import EngineSystem, load
+    from spikeformers.evaluation import perplexity
+    from spikeformers.models import load_model
+    from spikeformers.packaged.restoring import restore
+    from spikeformers.runs.tokenization import open_store
+
+    torch.set_num_threads(args.threads)
+    _, _, store = open_store(args.data, {}, masked=False)
+    test = store.split("test")
+    record = json.loads((args.run / "run.json").read_text(encoding="utf-8"))
+    context = record["config"]["context"]
+
+    def figures(folder: Path) -> dict[str, Any]:
+        model, tokenizer = load_model(folder)
+        report = perplexity(model, tokenizer, test, context=context, max_tokens=args.tokens)
+        return {
+            "parameters": model.num_parameters(),
+            "bits_per_byte": report.bits_per_byte,
+            "nats_per_token": report.nats_per_token,
+            "tokens": report.tokens,
+            "decode_picojoules": decode_picojoules(model, store, context),
+        }
+
+    result: dict[str, Any] = {
+        "spiking": figures(args.run) | about(args.run),
+        "data": {
+            "splits": store.manifest["splits"],
+            "digest": store.manifest["corpus"]["digest"],
+            "books": {part: titles(args.texts / part) for part in ("train", "validation", "test")},
+        },
+        "commit": commit(),
+        "torch": torch.__version__,
+    }
+    with tempfile.TemporaryDirectory() as temporary:
+        restore(HOME, Path(temporary))
+        result["shipped"] = figures(Path(temporary))
+    system = EngineSystem(load(HOME / ENGINE, threads=1))
+    starts = np.linspace(0, test.num_tokens - context, 8).astype(int).tolist()
+    texts = [np.asarray(test.tokens[at : at + context]).tolist() for at in starts]
+    result["shipped"] |= counted(system, texts, 32) | {"bytes": sizes()}
+    result["samples"] = {"spiking": samples(system.engine, None)}
+    if args.twin is not None:
+        result["twin"] = figures(args.twin) | about(args.twin)
+        result["samples"]["twin"] = samples(*load_model(args.twin))
+    return result
+
+
+def about(run: Path) -> dict[str, Any]:
+    """How a run was trained, and its validation losses on the way."""
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    points = [json.loads(line) for line in lines]
+    keys = ("tokens_seen", "bits_per_byte", "seconds")
+    return {
+        "config": record["config"],
+        "model": {key: record["model"].get(key) for key in ("model_type", "budget")},
+        "shape": [
+            record["model"][key]
+            for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+        ],
+        "curve": [
+            {key: point[key] for key in keys} for point in points if point["kind"] == "validation"
+        ],
+    }
+
+
+def titles(folder: Path) -> list[list[str]]:
+    """Title, author and year of each book of a folder, from the first lines of its file."""
+    books = []
+    for file in sorted(folder.glob("*.md")):
+        head = file.read_text(encoding="utf-8")[:2000]
+
+        def field(name: str, head: str = head) -> str:
+            match = re.search(rf"^#+ *{name}: *(.+?) *$", head, re.MULTILINE)
+            return match[1] if match else ""
+
+        books.append([field("Title") or file.stem, field("Author"), field("Year")])
+    return books
+
+
+def sizes() -> dict[str, int]:
+    return {file.name: file.stat().st_size for file in sorted(HOME.iterdir())}
+
+
+def samples(model: Any, tokenizer: Any) -> list[str]:
+    """A text per seed, at temperature 0.8 and the other defaults of `spikeformers generate`."""
+    from spikeformers.generation import generate_text
+
+    return [
+        generate_text(
+            model, PROMPT, tokenizer=tokenizer, max_new_tokens=TOKENS, temperature=0.8, seed=seed
+        ).text
+        for seed in SEEDS
+    ]
+
+
+# --- pages ---------------------------------------------------------------------------------------
+
+
+def figures_table(result: dict[str, Any]) -> str:
+    """The spiking model as trained and as shipped, beside its twin."""
+    spiking, shipped, twin = result["spiking"], result["shipped"], result.get("twin")
+
+    def column(what: str, digits: int = 4, scale: float = 1.0) -> list[str]:
+        cells = [spiking, shipped, twin]
+        return ["not yet trained" if c is None else f"{c[what] * scale:,.{digits}f}" for c in cells]
+
+    def trained(what: str) -> list[str]:
+        rate = spiking["config"][what]
+        return [f"{rate:g}", "", "not yet trained" if twin is None else f"{twin['config'][what]:g}"]
+
+    seen = [
+        "not yet trained" if each is None else f"{each['curve'][-1]['tokens_seen']:,}"
+        for each in (spiking, twin)
+    ]
+    rows = [
+        ["bits per byte on test", *column("bits_per_byte")],
+        ["nats per token on test", *column("nats_per_token", 3)],
+        ["parameters", *column("parameters", 0)],
+        ["tokens seen in training", seen[0], "", seen[1]],
+        ["learning rate", *trained("learning_rate")],
+        ["weights read per token, counted", "", f"{shipped['read']:.3f}", "1"],
+        ["density of spikes, counted", "", f"{shipped['density']:.3f}", ""],
+        ["uJ per token in decode, estimated", *column("decode_picojoules", 1, 1e-6)],
+    ]
+    return markdown(["", "as trained, fp32", "as shipped, int8", "dense twin, fp32"], rows)
+
+
+def note(result: dict[str, Any]) -> str:
+    config, splits = result["spiking"]["config"], result["data"]["splits"]
+    width, layers, heads, vocabulary = result["spiking"]["shape"]
+    size = sum(result["shipped"]["bytes"].values()) / 1e6
+    seen = result["spiking"]["curve"][-1]["tokens_seen"]
+    return (
+        f"{layers} layers of width {width}, {heads} heads, BPE of {vocabulary:,}, a budget of "
+        f"{result['spiking']['model']['budget']:g} of the weights per token, a context of "
+        f"{config['context']} tokens. Trained on {splits['train']['documents']} books "
+        f"({splits['train']['tokens']:,} tokens) for {seen:,} tokens; tested on "
+        f"{result['spiking']['tokens']:,} tokens of {splits['test']['documents']} others. Files: "
+        f"{size:.1f} MB. Measured at commit {result['commit']}, torch {result['torch']}; energy is "
+        "estimated with memory, int8, at the training context.\n"
+    )
+
+
+def samples_text(result: dict[str, Any]) -> str:
+    """All samples, none chosen, none left out."""
+    parts = []
+    for kind, title in (("spiking", "The spiking model"), ("twin", "Its dense twin")):
+        texts = result["samples"].get(kind)
+        parts.append(f"### {title}\n")
+        if texts is None:
+            parts.append("Not yet trained.\n")
+            continue
+        for seed, text in zip(SEEDS, texts, strict=True):
+            plain = re.sub(r"([\\`*_\[\]<>#])", r"\\\1", f"{PROMPT}{text.rstrip()}")
+            quoted = "\n".join(f"> {line}".rstrip() for line in plain.splitlines())
+            parts.append(f"**Seed {seed}**\n\n{quoted}\n")
+    return "\n".join(parts)
+
+
+def list_of_books(result: dict[str, Any]) -> str:
+    """Titles and authors of every split."""
+    lines = []
+    for part, books in result["data"]["books"].items():
+        lines.append(f"**{part}** ({len(books)} books)\n")
+        lines += [
+            f"- {title}" + "".join(f", {more}" for more in (author, year) if more)
+            for title, author, year in books
+        ]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def card(result: dict[str, Any]) -> str:
+    """The data card that lies beside the files."""
+    return (
+        "---\nlibrary_name: spikeformers\npipeline_tag: text-generation\nlicense: apache-2.0\n"
+        "tags: [spikeformers, spiking-neural-network]\n---\n\n# books\n\n"
+        "A small spiking language model of English prose, which comes with spikeformers.\n\n"
+        f'```bash\nspikeformers generate books --prompt "{PROMPT}"\n```\n\n'
+        "```python\nimport spikeformers\nfrom transformers import AutoModelForCausalLM\n\n"
+        'model = AutoModelForCausalLM.from_pretrained(spikeformers.weights("books"))\n```\n\n'
+        f"{note(result)}\n{figures_table(result)}\n"
+        f"## Licence\n\n{LICENCE}\n\n"
+        "## Limits\n\nA research model of 5.8 M parameters: it writes in the manner of its books, "
+        "with their prejudices, and nothing that it states is reliable.\n\n"
+        f"## Books\n\n{list_of_books(result)}"
+    )
+
+
+def draw(result: dict[str, Any]) -> None:
+    """Validation loss over tokens, of both models."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7.6, 3.8), layout="constrained")
+    for key, label, colour in (
+        ("spiking", "spiking", "#1b7f5c"), ("twin", "dense twin", "#7a7a7a"),
+    ):  # fmt: skip
+        if key in result:
+            curve = result[key]["curve"]
+            x = [point["tokens_seen"] / 1e6 for point in curve]
+            y = [point["bits_per_byte"] for point in curve]
+            axes.plot(x, y, marker="o", markersize=3, color=colour, label=label)
+    axes.set_xlabel("tokens seen, millions")
+    axes.set_ylabel("bits per byte on validation")
+    axes.set_title("The packaged model in training", loc="left")
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(PICTURE, dpi=120)
+    plt.close(figure)
+
+
+def fill(result: dict[str, Any]) -> None:
+    """Write card, picture and page."""
+    write_text(HOME / "README.md", card(result))
+    draw(result)
+    picture = "![Bits per byte on validation over the tokens seen](assets/books.png)"
+    texts = {
+        "books-figures": f"{note(result)}\n{figures_table(result)}\n{picture}\n",
+        "books-samples": samples_text(result),
+        "books-list": list_of_books(result),
+    }
+    for mark, text in texts.items():
+        fill_pages(mark, text, (PAGE,))
+
+
+def main() -> None:
+    """Pack, measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, nargs="?")
+    parser.add_argument("--twin", type=Path)
+    parser.add_argument("--data", type=Path, help="the token store of the runs")
+    parser.add_argument("--texts", type=Path, help="the books that it was made from")
+    parser.add_argument("--tokens", type=int, help="of the test split; all unless given")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--table", action="store_true", help="only pages, of kept results")
+    args = parser.parse_args()
+    if not args.table:
+        if None in (args.run, args.data, args.texts):
+            parser.error("give RUN, --data and --texts, or --table.")
+        pack_files(args.run, HOME)
+        write_text(KEPT, json.dumps(measure(args), indent=1) + "\n")
+    result = json.loads(KEPT.read_text(encoding="utf-8"))
+    fill(result)
+    print(f"{note(result)}\n{figures_table(result)}")
+
+
+if __name__ == "__main__":
+    main()
