@@ -1,4 +1,4 @@
-"""A dense language model for the engine: what a spiking model is compared with, on the same kernels.
+"""A dense language model for the engine, to compare a spiking one with on the same kernels.
 
     embed -> [ Q(Norm(x)) W_qkv -> rotate -> softmax attention -> Q(.) W_o + x
                Q(Norm(x)) W_up -> act -> Q(.) W_down + x ] * layers -> Q(Norm) W_head
