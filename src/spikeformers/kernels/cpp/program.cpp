@@ -249,7 +249,8 @@ void Program::linear(int in, int out, const Weights& weights, Vector bias) {
   require(bias.data == nullptr || bias.n == to.width, "linear: the bias" + sizes(bias.n, to.width));
   wrote(to, from.steps, from.selected);
   if (from.holds == Holds::spikes) list(at(in, "linear"), weights.i8 != nullptr);
-  steps_.emplace_back(Linear{in, out, weights, bias});
+  steps_.emplace_back(Linear{in, out, weights, bias, sweeps_.size()});
+  sweeps_.emplace_back();
 }
 
 // From now on the buffer lists what fired, as a product with these weights takes it.

@@ -107,6 +107,14 @@ struct Buffer {
   }
 };
 
+// What a product knows about its inputs, and its matrix as CountKernels::sweep takes it, once it is
+// worth the memory.
+struct Sweep {
+  std::int64_t rows = 0, fired = 0;  // single tokens so far, and inputs that fired in them
+  bool refused = false;              // a weight is -128, or there is too much of it
+  std::vector<std::int8_t> packed;
+};
+
 // Rows of reals, each in a unit of its own where `unit` is not null.
 struct RealRows {
   const float* x;
@@ -176,6 +184,7 @@ struct Linear {
   int in, out;
   Weights weights;
   Vector bias;
+  std::size_t sweep;  // its place in Program::sweeps_
 };
 struct Attend {
   int query, key, value, out, heads;
@@ -385,6 +394,10 @@ struct Program {
   void run(const Mix& step, const Frame& frame);
   void run(const Encode& step, const Frame& frame);
   void product_real(const Linear& step, const RealRows& in, Buffer& out);
+  // The matrix as a sweep reads it, where that is faster for a token in which `fired` inputs did; or
+  // null. Packs it where most tokens are of that kind.
+  const std::int8_t* swept(const Linear& step, std::int64_t fired, float from);
+  void pack_sweep(Sweep& sweep, const Weights& w);
   void product_counts(const Linear& step, const Buffer& in, Buffer& out);
   void product_counts_batch(const Linear& step, const Buffer& in, Buffer& out);
   void product_grouped(const Linear& step, const Buffer& in, Buffer& out);
@@ -398,6 +411,8 @@ struct Program {
 
   std::vector<std::unique_ptr<Buffer>> buffers_;
   std::vector<Step> steps_;
+  std::vector<Sweep> sweeps_;  // of each linear step
+  std::int64_t swept_bytes_ = 0;
   int logits_ = -1, slots_ = 0, shifts_ = 0, layers_ = 0;
   std::vector<std::pair<std::size_t, int>> layer_marks_;  // from this step on, this layer
   std::int64_t longest_ = INT32_MAX;  // tokens of a sequence that its whole sums hold

@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "steps.hpp"
+#include "sweep.hpp"
 
 namespace spikeformers {
 namespace {
@@ -245,6 +246,21 @@ void Program::run(const Linear& step, const Frame&) {
 
 void Program::product_whole(const Linear& step, const Buffer& in, Buffer& out) {
   const Weights& w = step.weights;
+  const CountKernels& count = count_kernels(kernels);
+  if (const std::int8_t* packed =
+          in.rows == 1 ? swept(step, in.events(0).n, count.sweep_spikes_from) : nullptr) {
+    thread_local std::vector<std::int8_t> all;
+    all.assign(static_cast<std::size_t>(pieces_of(in.width, 4) * 4), 0);
+    std::copy_n(in.count.data(), in.width, all.data());
+    sweep_token(pool, count, w, packed, all, [&](std::int64_t begin, std::int64_t end, const std::int32_t* sum) {
+      float* to = out.real.data() + begin;
+      for (std::int64_t o = 0; o < end - begin; ++o)
+        to[o] = static_cast<float>(sum[o]) * (w.scale[begin + o] * in.neuron.unit);
+      if (step.bias.data != nullptr)
+        for (std::int64_t o = 0; o < end - begin; ++o) to[o] += step.bias.data[begin + o];
+    });
+    return;
+  }
   std::int64_t work = 0;
   for (std::int64_t r = 0; r < in.rows; ++r) work += in.events(r).n * w.outputs;
   std::int64_t columns = work < kSmall ? w.outputs : columns_of_a_piece(w.outputs, pool.threads());
