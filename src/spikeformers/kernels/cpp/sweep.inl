@@ -10,7 +10,7 @@ void sweep(const std::int8_t* block, std::int64_t fours, const std::int8_t* coun
   for (std::int64_t i = 0; i < 4 * fours; ++i) total += count[i];
   for (int k = 0; k < 4; ++k) {
     s[0][k] = _mm512_set1_epi32(-128 * total);
-    s[1][k] = _mm512_setzero_si512();
+    s[1][k] = _mm512_set1_epi32(0);
   }
   std::int64_t g = 0;
   for (; g + 2 <= fours; g += 2, block += 512)
