@@ -57,7 +57,7 @@ def test_int4_is_half_of_int8_but_for_head_and_embeddings() -> None:
 def test_what_the_engine_does_not_run_is_refused() -> None:
     config = WDSpikingformerConfig(**SHAPE)
     masked = WESpikingformerForMaskedLM(WESpikingformerConfig(**SHAPE))
-    for model in (masked, build_model(control_of(config))):
+    for model in (masked, build_model(control_of(masked.config))):
         with pytest.raises(UsageError, match="the engine runs WD-Spikingformer"):
             pack(model, None)
     with pytest.raises(ConfigError, match="fp32, int8, int4"):

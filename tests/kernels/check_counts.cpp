@@ -84,6 +84,28 @@ Row row_of(int inputs, int density, bool worst) {
   return row;
 }
 
+// A matrix from end to end, packed as counts.hpp says, against sums taken one weight at a time.
+void check_sweep(std::vector<std::int8_t> eight, int inputs, int outputs, const std::vector<std::int8_t>& dense) {
+  const auto n = static_cast<std::size_t>(outputs);
+  for (auto& w : eight) w = std::max<std::int8_t>(w, -127);
+  const int fours = (inputs + 3) / 4;
+  std::vector<std::int8_t> count(static_cast<std::size_t>(4 * fours));
+  std::copy_n(dense.begin(), inputs, count.begin());
+  for (int begin = 0; begin < outputs; begin += 64) {
+    const int columns = std::min(64, outputs - begin);
+    std::vector<std::int8_t> block(static_cast<std::size_t>(256 * fours));
+    std::vector<std::int32_t> wanted(64), got(64, 1 << 30);
+    for (int i = 0; i < inputs; ++i)
+      for (int o = 0; o < columns; ++o) {
+        const std::int8_t w = eight[static_cast<std::size_t>(i) * n + static_cast<std::size_t>(begin + o)];
+        block[static_cast<std::size_t>(256 * (i / 4) + 4 * o + i % 4)] = w;
+        wanted[static_cast<std::size_t>(o)] += w * count[static_cast<std::size_t>(i)];
+      }
+    checked::table.sweep(block.data(), fours, count.data(), got.data());
+    compare(got, wanted);
+  }
+}
+
 void check(int trial) {
   const bool worst = trial % 5 == 0;
   const int inputs = between(1, 300), outputs = between(1, trial % 10 == 0 ? 5000 : 400), density = between(0, 100);
@@ -141,6 +163,8 @@ void check(int trial) {
     compare(got, wanted);
     scaled.push_back(wanted);
   }
+
+  check_sweep(eight, inputs, outputs, rows[0].dense);
 
   // Blocks of four tokens; far counts of `block` are added by far_rows, and left out here.
   for (int begin = 0; begin < outputs; begin += 64) {

@@ -71,6 +71,11 @@ inline V512 minus(V512 a, const V512& b) {
   return a;
 }
 
+inline V512 plus(V512 a, const V512& b) {
+  for (int i = 0; i < 16; ++i) a.at[i] += b.at[i];
+  return a;
+}
+
 inline V512 either(V512 a, const V512& b) {
   for (int i = 0; i < 16; ++i) a.at[i] ^= b.at[i];
   return a;
@@ -87,6 +92,7 @@ inline V512 dot_of(const V512& sum, const V512& a, const V512& b) {
 #define _mm512_set1_epi8(x) emulated::cast<emulated::V512>(emulated::each<emulated::Vector<std::int8_t, 64>>(x))
 #define _mm512_xor_si512(a, b) emulated::either(a, b)
 #define _mm512_sub_epi32(a, b) emulated::minus(a, b)
+#define _mm512_add_epi32(a, b) emulated::plus(a, b)
 #define _mm512_unpacklo_epi8(a, b) emulated::unpack<std::int8_t>(a, b, false)
 #define _mm512_unpackhi_epi8(a, b) emulated::unpack<std::int8_t>(a, b, true)
 #define _mm512_unpacklo_epi16(a, b) emulated::unpack<std::int16_t>(a, b, false)

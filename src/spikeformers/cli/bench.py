@@ -34,17 +34,18 @@ def decode(
     """Time token-by-token generation, batch 1, in tokens per second.
 
     Compared are the engine in int8, int4 and fp32, the same model in PyTorch, its dense twin in
-    Transformers, a dense GPT-2 of its shape in llama.cpp (Q8_0 and Q4_0, each with and without
-    flash attention) if llama-cpp-python and gguf are installed, and in CTranslate2 (int8) if
-    ctranslate2 is. The twins have random weights, on which speed does not depend. The spiking model
-    reads text that it wrote itself, so its spike density is realistic. The systems take turns, and
-    figures are medians.
+    Transformers and in the engine (int8), a dense GPT-2 of its shape in llama.cpp (Q8_0 and Q4_0,
+    each with and without flash attention) if llama-cpp-python and gguf are installed, and in
+    CTranslate2 (int8) if ctranslate2 is. The twins have random weights, on which speed does not
+    depend. The model reads text that it wrote itself, so its spike density is realistic. The
+    systems take turns, and figures are medians. A dense model has no twin.
 
     JSON: results (by system: tokens_per_second, slowest, fastest, cpu_tokens_per_second,
-    milliseconds p50 p90 p99; the engine too: density, weight_bytes_per_token,
-    cache_bytes_read_per_token, cache_bytes_per_token), ratios (engine-int8 to each, by the wall
-    clock), cpu_ratios (by processor time), what, model, threads, prompt_tokens, new_tokens,
-    repeats, kernels, machine, peers (how each was built).
+    milliseconds p50 p90 p99; the engine too: density, weight_bytes_per_token, weight_share (of all
+    weights' bytes), cache_bytes_read_per_token, cache_bytes_per_token, and microseconds of a token
+    by part: products, neurons (and norms), attention, head, sampling, other), ratios (engine-int8
+    to each, by the wall clock), cpu_ratios (by processor time), what, model, threads,
+    prompt_tokens, new_tokens, repeats, kernels, machine, peers (how each was built).
     """
     from spikeformers.studies import bench_decode
 

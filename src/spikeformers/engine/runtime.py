@@ -204,6 +204,17 @@ class Engine:
         """Counts since loading: tokens, neurons, events, bytes of weights and cache."""
         return self._program.counters()
 
+    def time(self, timed: bool = True) -> None:
+        """From now on, take the time of each part of a step, from zero; or take none."""
+        self._program.time(timed)
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by part since `time` was called.
+
+        Parts: products, neurons (and norms), attention, head, sampling (of `advance`), other.
+        """
+        return self._program.seconds()
+
     def values(self, buffer: str) -> NDArray[Any]:
         """The content of a buffer of the description after the last call, ``[S * T, width]``."""
         if buffer not in self._buffers:

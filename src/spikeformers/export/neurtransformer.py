@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from spikeformers.engine import Description, NormSpec
 from spikeformers.errors import ConfigError
 from spikeformers.export.packer import DescriptionWriter
-from spikeformers.models._sources import source_of, unsupported
+from spikeformers.models._sources import Shape, source_of, unsupported
 from spikeformers.neurons import IF
 
 if TYPE_CHECKING:
@@ -57,32 +57,55 @@ def describe(
     model: NeurTransformerForCausalLM, weights: str
 ) -> tuple[Description, dict[str, NDArray[Any]]]:
     """Description and tensors of a converted model; ConfigError names what is not supported."""
-    return _Converted(model, weights).written()
+    _refuse(model.config, source_of(model.model.config.model_type).shape(model.model.config))
+    return SourceWriter(model, model.model, weights).written()
 
 
-class _Converted:
-    """One model being written."""
+def _refuse(config: Any, shape: Shape) -> None:
+    """ConfigError for options of a conversion that the engine does not run."""
+    if config.unrolled:
+        raise ConfigError(
+            "the engine emits each neuron's sum over its steps: unrolled=True does not run "
+            "there. unrolled=False computes the same sums."
+        )
+    if config.ffn == "qcfs" and config.schedule == "pipelined" and not shape.gated:
+        raise ConfigError(
+            "the engine runs QCFS with schedule='layerwise'; schedule='pipelined' is not there."
+        )
 
-    def __init__(self, model: NeurTransformerForCausalLM, weights: str) -> None:
-        self.model, self.config, self.dense = model, model.config, model.model
-        self.described: Any = model.model.config
+
+class SourceWriter:
+    """One model being written: a source's blocks, whose parts may spike.
+
+    ``model`` is the whole, ``dense`` the source in it. What spikes is up to the methods that a
+    subclass overrides (`export.dense`).
+    """
+
+    def __init__(self, model: Any, dense: Any, weights: str) -> None:
+        self.model, self.config, self.dense = model, model.config, dense
+        self.described: Any = dense.config
         self.source = source_of(self.described.model_type)
         self.shape = self.source.shape(self.described)
         self._refuse()
         self.writer = DescriptionWriter(self.described.vocab_size, 1, weights, grouped=True)
         self.to, self.pack = self.writer.to, self.writer.pack
 
+    def attention_spikes(self, layer: int) -> bool:
+        """Whether the attention of a layer was converted."""
+        spikes: bool = self.config.attention_spikes(layer)
+        return spikes
+
+    def feed_forward_spikes(self, layer: int) -> bool:
+        """Whether the feed-forward of a layer was converted."""
+        return not self.config.is_dense(layer, "mlp")
+
+    def kept_input(self, out: str, source: str, size: int) -> str:
+        """The buffer that a map of a kept part reads: the reals themselves."""
+        return source
+
     def _refuse(self) -> None:
-        config, kind = self.config, self.described.model_type
-        if config.unrolled:
-            raise ConfigError(
-                "the engine emits each neuron's sum over its steps: unrolled=True does not run "
-                "there. unrolled=False computes the same sums."
-            )
-        if config.ffn == "qcfs" and config.schedule == "pipelined" and not self.shape.gated:
-            raise ConfigError(
-                "the engine runs QCFS with schedule='layerwise'; schedule='pipelined' is not there."
-            )
+        """ConfigError for a source that the engine does not run."""
+        kind = self.described.model_type
         if self.shape.activation not in ACTIVATIONS:
             raise ConfigError(
                 f"the engine does not know the activation {self.shape.activation!r}; it knows "
@@ -132,14 +155,14 @@ class _Converted:
             attention = getattr(block, self.source.attention)
             mlp = getattr(block, self.source.mlp)
             norm = self.pack.norm(f"{prefix}.attention.norm", before)
-            if self.config.attention_spikes(number):
+            if self.attention_spikes(number):
                 self._spiking_attention(prefix, attention, norm)
             else:
                 self._kept_attention(prefix, attention, norm)
             if not parallel:
                 to.add("y", "x")
             norm = self.pack.norm(f"{prefix}.mlp.norm", after)
-            spiking = not self.config.is_dense(number, "mlp")
+            spiking = self.feed_forward_spikes(number)
             self._feed_forward(prefix, mlp, norm, "other" if parallel else "y", spiking=spiking)
             if parallel:
                 to.add("other", "x")
@@ -149,7 +172,7 @@ class _Converted:
         to.select("x", "last")
         norm = self.pack.norm("norm", _last_norm(body))
         fire = getattr(output, "fire", None)
-        source = self._input_of("head.in", "last", "last", norm, fire, shape.width)
+        source = self.input_of("head.in", "last", "last", norm, fire, shape.width)
         to.linear(source, "logits", head)
         to.finish("logits")
         return to, self.pack.tensors
@@ -161,7 +184,7 @@ class _Converted:
         to, shape = self.to, self.shape
         maps = _modules(mlp) if spiking else self.source.read_mlp(mlp)
         fire = mlp.fire_in if spiking else None
-        source = self._input_of(f"{prefix}.mlp.in", "x", "n", norm, fire, shape.width)
+        source = self.input_of(f"{prefix}.mlp.in", "x", "n", norm, fire, shape.width)
         self._linear(source, "hidden", f"{prefix}.{'gate' if shape.gated else 'up'}", maps)
         hidden = "hidden"
         if spiking and mlp.fire_act is not None:
@@ -174,6 +197,8 @@ class _Converted:
             hidden = "gated"
         if spiking and mlp.fire_hidden is not None:
             hidden = self._spikes(f"{prefix}.mlp.hidden", hidden, mlp.fire_hidden, shape.hidden)
+        elif not spiking:
+            hidden = self.kept_input(f"{prefix}.mlp.hidden", hidden, shape.hidden)
         self._linear(hidden, out, f"{prefix}.down", maps)
 
     def _kept_attention(self, prefix: str, module: Any, norm: NormSpec) -> None:
@@ -192,6 +217,8 @@ class _Converted:
         out, size = "sum", shape.heads * shape.head_width
         if fire_out is not None:
             out = self._spikes(f"{prefix}.attention.out", "sum", fire_out, size)
+        else:
+            out = self.kept_input(f"{prefix}.attention.out", "sum", size)
         self._linear(out, "y", f"{prefix}.out", maps)
 
     def _spiking_attention(self, prefix: str, module: SpikingSelfAttention, norm: NormSpec) -> None:
@@ -253,7 +280,7 @@ class _Converted:
     def _projections(self, prefix: str, maps: dict[str, Tensor], norm: NormSpec, fire: Any) -> None:
         """From "x" into "qkv"."""
         shape = self.shape
-        source = self._input_of(f"{prefix}.attention.in", "x", "n", norm, fire, shape.width)
+        source = self.input_of(f"{prefix}.attention.in", "x", "n", norm, fire, shape.width)
         self._linear(source, "qkv", f"{prefix}.qkv", maps, ("query", "key", "value"))
 
     def _mix(self, names: list[str], rule: dict[str, Any], scale: str, largest: int) -> None:
@@ -268,7 +295,7 @@ class _Converted:
             **rule,
         )
 
-    def _input_of(
+    def input_of(
         self, out: str, source: str, normed: str, norm: NormSpec, neuron: Any, size: int
     ) -> str:
         """The input of maps after a norm: reals in ``normed``, or spikes in a buffer ``out``."""

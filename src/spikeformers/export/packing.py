@@ -20,9 +20,10 @@ WEIGHTS = ("fp32", "int8", "int4")
 def pack(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, weights: str = "int8"
 ) -> Packed:
-    """Pack a causal spiking model for the engine; ``weights``: fp32, or int8 or int4 per channel.
+    """Pack a causal model for the engine; ``weights``: fp32, or int8 or int4 per channel.
 
-    A converted model's int4 has a scale and a minimum for each 32 inputs of an output.
+    Spiking models, and their dense twins (`export.dense`). int4 of a converted or dense model has a
+    scale and a minimum for each 32 inputs of an output.
 
     Raises UsageError for a model that the engine does not run, ConfigError for other weights,
     CheckpointError for a tensor with NaN or infinite values.
@@ -34,11 +35,11 @@ def pack(
         )
     refuse_adapters(model, "the engine")
     entry = MODELS.get(model.config.model_type)
-    if entry is None or not entry.engine or type(model) is not entry.heads["AutoModelForCausalLM"]:
+    if entry is None or not entry.engine or type(model) is not entry.causal_class:
         runs = ", ".join(each.title for each in MODELS.values() if each.engine)
         raise UsageError(
-            f"the engine runs {runs}, not {type(model).__name__}: give a causal spiking model of "
-            "one of these."
+            f"the engine runs {runs}, not {type(model).__name__}: give a causal model of one of "
+            "these."
         )
     check_finite(model, type(model).__name__)
     description, tensors = entry.describe(model, weights)

@@ -60,6 +60,14 @@ class ModelEntry:
     are chosen beside it on top; more than the two if presets are more than sizes."""
 
     @property
+    def causal_class(self) -> type[PreTrainedModel] | None:
+        """What AutoModelForCausalLM creates of its config; None of a model of another task."""
+        if self.heads or self.task != "causal":
+            return self.heads.get("AutoModelForCausalLM")
+        kind: type[PreTrainedModel] = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[self.config]
+        return kind
+
+    @property
     def describe(self) -> Callable[..., Any]:
         """The function that ``engine`` names. Raises ConfigError if it cannot be imported."""
         module, _, name = self.engine.partition(":")
@@ -73,11 +81,12 @@ class ModelEntry:
         return function
 
 
-def _twin(title: str, task: Task, config: type[PreTrainedConfig]) -> ModelEntry:
-    return ModelEntry(title, "a dense twin", task, config)
+def _twin(title: str, task: Task, config: type[PreTrainedConfig], engine: str = "") -> ModelEntry:
+    return ModelEntry(title, "a dense twin", task, config, engine=engine)
 
 
 _WTA = "https://arxiv.org/abs/2604.11321"
+_DENSE = "spikeformers.export.dense:describe"
 _OWN = (
     ModelEntry(
         "WD-Spikingformer",
@@ -136,8 +145,8 @@ _OWN = (
         },
         _spiking_vit_config.PRESETS,
     ),
-    _twin("GPT-2", "causal", transformers.GPT2Config),
-    _twin("GPT-NeoX", "causal", transformers.GPTNeoXConfig),
+    _twin("GPT-2", "causal", transformers.GPT2Config, _DENSE),
+    _twin("GPT-NeoX", "causal", transformers.GPTNeoXConfig, _DENSE),
     _twin("BERT", "masked", transformers.BertConfig),
     _twin("RoFormer", "masked", transformers.RoFormerConfig),
     _twin("ViT", "images", transformers.ViTConfig),

@@ -38,16 +38,28 @@ def bench_table(study: BenchStudy) -> Table:
 
 
 def engine_reads(study: BenchStudy) -> str:
-    """Density and bytes read per token of the int8 engine; empty for a study of memory."""
+    """What a token of the int8 engine reads, and where its time goes; empty for memory."""
     figures = study.results["engine-int8"]
     if "density" not in figures:
         return ""
-    return (
+    read = (
         f"density {figures['density']:.3f}; read per token: "
-        f"{figures['weight_bytes_per_token']:,.0f} bytes of weights, "
+        f"{figures['weight_bytes_per_token']:,.0f} bytes of weights "
+        f"({figures['weight_share']:.1%}), "
         f"{figures['cache_bytes_read_per_token']:,.0f} of cache; "
         f"cache: {figures['cache_bytes_per_token']:,.0f} bytes per token"
     )
+    return read + _time_by_part(figures.get("microseconds", {}))
+
+
+def _time_by_part(microseconds: dict[str, float]) -> str:
+    """Where the time of a token goes, the largest part first; empty without parts."""
+    total = sum(microseconds.values())
+    if total == 0:
+        return ""
+    largest_first = sorted(microseconds.items(), key=lambda part: -part[1])
+    parts = ", ".join(f"{name} {time / total:.0%}" for name, time in largest_first)
+    return f"; time of a token: {parts} of {total:,.1f} us"
 
 
 def _mib(size: int | None) -> str:

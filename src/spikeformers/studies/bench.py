@@ -23,7 +23,8 @@ from spikeformers.evaluation.memory import (
 from spikeformers.evaluation.peers import builds, running, usable
 from spikeformers.evaluation.systems import System, TorchSystem, time_systems, weight_bytes_of
 from spikeformers.kernels import choose
-from spikeformers.models import build_model, control_of, load_model
+from spikeformers.models import MODELS, build_model, control_of, load_model
+from spikeformers.models.control import has_control
 from spikeformers.packaged import folder_or_path
 from spikeformers.progress import Tell
 from spikeformers.studies.machine import machine
@@ -36,6 +37,7 @@ REFERENCE = "engine-int8"
 WEIGHTS = ("int8", "int4", "fp32")
 COUNTED = ("events", "neurons", "weight_bytes", "cache_bytes")
 LLAMA = "llama.cpp-q8_0"
+TWIN = "engine-int8-dense-twin"
 MEMORY_TOKENS = 32
 
 
@@ -46,7 +48,8 @@ class BenchStudy:
     what: str
     """"decode", "prefill" or "memory"."""
     results: dict[str, dict[str, Any]]
-    """By system: figures of `Timing` and, for the engine, its counters; or bytes."""
+    """By system: figures of `Timing` and, for the engine, its counters, the share of the weights
+    that it reads, and of "decode" the microseconds of a token by part; or bytes."""
     ratios: dict[str, float]
     """engine-int8 to each: tokens per second by the wall clock, or resident bytes."""
     setting: dict[str, Any]
@@ -75,10 +78,11 @@ def bench_decode(
     peers: bool = True,
     progress: Tell | None = None,
 ) -> BenchStudy:
-    """Tokens per second of token-by-token generation, batch 1, of a causal spiking model folder.
+    """Tokens per second of token-by-token generation, batch 1, of a causal model folder.
 
-    Compares the engine in int8, int4 and fp32, PyTorch, the dense twin and, with ``peers``, other
-    installed programs with a dense GPT-2 of its shape. All read a text that the model wrote itself.
+    Compares the engine in int8, int4 and fp32, PyTorch, the dense twin in Transformers and in the
+    engine (int8) and, with ``peers``, other installed programs with a dense GPT-2 of its shape. The
+    model may be dense itself; then it has no twin. All read a text that the model wrote itself.
     The systems take turns; figures are medians of ``repeats``. ``pack`` is ``spikeformers.pack``.
     Raises UsageError for more tokens than the context has and for a model that the engine does not
     run, EngineUnavailable without native kernels.
@@ -132,7 +136,7 @@ class _Opened:
     ) -> None:
         choose()
         torch.set_num_threads(threads)
-        self.folder, self.threads = folder_or_path(folder), threads
+        self.folder, self.threads, self.pack = folder_or_path(folder), threads, pack
         self.prompt_tokens, self.new_tokens = prompt_tokens, new_tokens
         self.tell = progress or (lambda *_: None)
         self.tell("packing the weights", 0, None)
@@ -165,7 +169,7 @@ class _Opened:
             name: EngineSystem(engine) for name, engine in self.engines.items()
         }
         systems["pytorch"] = TorchSystem(self.model)
-        systems["dense-twin"] = TorchSystem(build_model(control_of(config)))
+        systems |= self._twins()
         with ExitStack() as stack:
             if peers and _is_gpt2(config):
                 systems |= stack.enter_context(running(config, self.threads))
@@ -177,10 +181,12 @@ class _Opened:
         timings = stepping if what == "decode" else reading
         results = {name: timing.as_dict() for name, timing in timings.items()}
         for name, engine in self.engines.items():
-            results[name] |= _counted(before[name], engine.counters())
+            results[name] |= _counted(before[name], engine)
             text = engine.sequence()
             engine.feed(text, ids)
             results[name]["cache_bytes_per_token"] = text.bytes / text.tokens
+            if what == "decode":
+                results[name]["microseconds"] = self._parts(engine, ids, repeats)
         tokens = {"prompt_tokens": self.prompt_tokens, "new_tokens": self.new_tokens}
         return BenchStudy(
             what,
@@ -189,6 +195,33 @@ class _Opened:
             self._setting(peers) | tokens | {"repeats": repeats},
             _ratios(results, "cpu_tokens_per_second"),
         )
+
+    def _twins(self) -> dict[str, System]:
+        """The dense twin with random weights, on which speed does not depend, in two programs."""
+        if not has_control(self.model.config):
+            return {}
+        twin = build_model(control_of(self.model.config))
+        systems: dict[str, System] = {"dense-twin": TorchSystem(twin)}
+        entry = MODELS.get(twin.config.model_type)
+        if entry is not None and entry.engine:
+            packed = self.pack(twin, None, "int8")
+            systems[TWIN] = EngineSystem(Engine(packed, threads=self.threads))
+        return systems
+
+    def _parts(self, engine: Engine, ids: list[int], repeats: int) -> dict[str, float]:
+        """Microseconds of a token by part, of the fastest repeat."""
+        best: dict[str, float] = {}
+        for _ in range(repeats):
+            text = engine.sequence()
+            engine.feed(text, ids[: self.prompt_tokens])
+            engine.time()
+            for token in ids[self.prompt_tokens :]:
+                engine.advance(text, token)
+            parts = {name: 1e6 * s / self.new_tokens for name, s in engine.seconds().items()}
+            engine.time(False)
+            if not best or sum(parts.values()) < sum(best.values()):
+                best = parts
+        return best
 
     def memory(self, peers: bool) -> BenchStudy:
         """Peak resident bytes of each system, in its own process."""
@@ -199,12 +232,12 @@ class _Opened:
                 size = write(packed, file)
                 self.tell(f"a process of {name}", 0, None)
                 results[name] = _bytes(resident_of_engine(file, self.threads), size)
-            twin = build_model(control_of(self.model.config))
-            twin.save_pretrained(Path(temporary) / "twin")
-            for name, model, at in (
-                ("pytorch", self.model, self.folder),
-                ("dense-twin", twin, Path(temporary) / "twin"),
-            ):
+            systems = [("pytorch", self.model, self.folder)]
+            if has_control(self.model.config):
+                twin = build_model(control_of(self.model.config))
+                twin.save_pretrained(Path(temporary) / "twin")
+                systems.append(("dense-twin", twin, Path(temporary) / "twin"))
+            for name, model, at in systems:
                 self.tell(f"a process of {name}", 0, None)
                 resident = resident_of_model(at, self.threads)
                 results[name] = _bytes(resident, weight_bytes_of(model))
@@ -239,10 +272,13 @@ def _ratios(results: dict[str, Any], key: str) -> dict[str, float]:
     return {name: results[REFERENCE][key] / figures[key] for name, figures in results.items()}
 
 
-def _counted(before: dict[str, int], after: dict[str, int]) -> dict[str, float]:
+def _counted(before: dict[str, int], engine: Engine) -> dict[str, float]:
+    after = engine.counters()
     moved = {key: after[key] - before[key] for key in (*COUNTED, "tokens")}
+    read = moved["weight_bytes"] / moved["tokens"]
     return {
-        "density": moved["events"] / moved["neurons"],
-        "weight_bytes_per_token": moved["weight_bytes"] / moved["tokens"],
+        "density": moved["events"] / max(1, moved["neurons"]),
+        "weight_bytes_per_token": read,
+        "weight_share": read / engine.dense_weight_bytes,
         "cache_bytes_read_per_token": moved["cache_bytes"] / moved["tokens"],
     }

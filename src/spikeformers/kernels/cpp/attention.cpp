@@ -16,9 +16,14 @@ Query query_of(const std::int8_t* counts, int width, const BitCache& cache,
   scratch.worth.clear();
   std::int64_t spikes = 0, top = 0;
   const int planes = cache.key_planes();
+  const bool bytes = cache.keys_in_bytes();
   for (int d = 0; d < width; ++d) {
     if (counts[d] == 0) continue;
-    for (int p = 0; p < planes; ++p) {
+    if (bytes) {
+      scratch.word.push_back(d);
+      scratch.worth.push_back(counts[d]);
+    }
+    for (int p = 0; p < planes && !bytes; ++p) {
       scratch.word.push_back(d * planes + p);
       scratch.worth.push_back(static_cast<std::int16_t>(counts[d] * cache.key_weights()[p]));
     }
@@ -28,8 +33,11 @@ Query query_of(const std::int8_t* counts, int width, const BitCache& cache,
   }
   const bool narrow = spikes * kMaxLevels <= std::numeric_limits<std::int16_t>::max();
   return {scratch.word.data(), scratch.worth.data(), static_cast<std::int64_t>(scratch.word.size()),
-          spikes, top, narrow};
+          spikes, top, narrow, bytes};
 }
+
+// Words of eight bytes of a page that a query reads.
+std::int64_t words_of(const Query& query) { return query.bytes ? query.n * kPage / 8 : query.n; }
 
 // Puts a key among the best. Pages come in descending or ascending order; either way a tie goes to
 // the lower index, because `before` compares indices too.
@@ -103,7 +111,7 @@ void find_winners(const Kernels& kernels, const BitCache& cache, int head, const
                   int width, std::int64_t position, const Scoring& scoring, int winners,
                   AttentionScratch& scratch) {
   const Query query = query_of(counts, width, cache, scratch);
-  const std::int64_t pages = position / kPage + 1;
+  const std::int64_t pages = position / kPage + 1, words = words_of(query);
   const auto limit = static_cast<std::size_t>(winners);
   std::vector<Winner>& best = scratch.winners;
   best.clear();
@@ -125,11 +133,18 @@ void find_winners(const Kernels& kernels, const BitCache& cache, int head, const
     k += found.looked;
     scratch.pages_read += found.read;
     scratch.pages_skipped += found.looked - found.read;
-    scratch.words_read += found.read * query.n;
+    scratch.words_read += found.read * words;
     const std::int64_t first = (page + step * (found.looked - 1)) * kPage;
     if (position + 1 - first < kPage)
       found.reached &= (std::uint64_t{1} << (position + 1 - first)) - 1;
     const float* bias = scoring.bias->page(first, position);
+    if (limit == 1 && found.reached != 0) {  // keys after the query have a bias of -inf
+      alignas(64) float value[kPage];
+      const float top = kernels.page_values(score, scoring.unit, scoring.scale, bias, value);
+      const Winner one{top, first + (std::find(value, value + kPage, top) - value)};
+      if (best.empty() || before(one, best.front())) best.assign(1, one);
+      continue;
+    }
     for (; found.reached != 0; found.reached &= found.reached - 1) {
       const int j = __builtin_ctzll(found.reached);
       const float value = scoring.of(score[j]) + bias[j];
@@ -148,7 +163,7 @@ void weigh_all(const Kernels& kernels, const BitCache& cache, int head, const st
   float top = kNever;
   for (std::int64_t page = 0; page < pages; ++page) {
     ++scratch.pages_read;
-    scratch.words_read += query.n;
+    scratch.words_read += words_of(query);
     alignas(64) std::int32_t score[kPage];
     kernels.page_scores(cache.keys(page, head), query, score);
     top = std::max(top, kernels.page_values(score, scoring.unit, scoring.scale,

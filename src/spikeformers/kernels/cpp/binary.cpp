@@ -23,6 +23,7 @@ void Program::join(int in, int to, Joining how) {
             "join: \"or\" is of zeros and ones");
     stream.counts = 0;
   }
+  list(at(in, "join"), false);
   steps_.emplace_back(Join{in, to, how});
 }
 

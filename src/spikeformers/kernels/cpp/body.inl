@@ -26,6 +26,7 @@ SPIKEFORMERS_INLINE void store(void* to, V v) {
 
 #include "products.inl"
 #include "panels.inl"
+#include "lists.inl"
 
 // ---- norms and neurons -------------------------------------------------------------------------
 
@@ -209,7 +210,42 @@ SPIKEFORMERS_INLINE std::uint64_t any_page(const std::uint64_t* keys, const Quer
   return reached;
 }
 
+// Keys in bytes, 64 of a feature after each other: whole rows are added, as in products.
+SPIKEFORMERS_INLINE void byte_scores(const std::uint64_t* page, const Query& query,
+                                     std::int32_t* score) {
+  const auto* keys = reinterpret_cast<const std::int8_t*>(page);
+  if (query.narrow) {
+    Shorts sum[kPage / kShorts] = {};
+    for (std::int64_t i = 0; i < query.n; ++i) {
+      const std::int8_t* row = keys + query.word[i] * kPage;
+      for (std::int64_t k = 0; k < kPage / kShorts; ++k)
+        sum[k] += __builtin_convertvector(load<Bytes>(row + k * kShorts), Shorts) * query.worth[i];
+    }
+    alignas(64) std::int16_t narrow[kPage];
+    for (std::int64_t k = 0; k < kPage / kShorts; ++k) store(narrow + k * kShorts, sum[k]);
+    for (int j = 0; j < kPage; ++j) score[j] = narrow[j];
+    return;
+  }
+  for (int j = 0; j < kPage; ++j) score[j] = 0;
+  for (std::int64_t i = 0; i < query.n; ++i) {
+    const std::int8_t* row = keys + query.word[i] * kPage;
+    for (int j = 0; j < kPage; ++j) score[j] += row[j] * query.worth[i];
+  }
+}
+
+SPIKEFORMERS_INLINE std::uint64_t byte_page(const std::uint64_t* keys, const Query& query,
+                                            std::int32_t least, std::int32_t* score) {
+  byte_scores(keys, query, score);
+  std::uint64_t reached = 0;
+  for (int j = 0; j < kPage; ++j) reached |= static_cast<std::uint64_t>(score[j] >= least) << j;
+  return reached;
+}
+
 void page_scores(const std::uint64_t* keys, const Query& query, std::int32_t* score) {
+  if (query.bytes) {
+    byte_scores(keys, query, score);
+    return;
+  }
 #if defined(SPIKEFORMERS_AVX512) || defined(SPIKEFORMERS_AVX2)
   if (query.narrow) {
     narrow_page(keys, keys, query, -32768, score);
@@ -231,6 +267,11 @@ Found page_scan(const Pages& pages, const Query& query, std::int32_t least, std:
     if (query.spikes * most.count < least || query.top * most.sum < least) continue;
     ++found.read;
     const std::uint64_t* keys = pages.page[at] + pages.offset;
+    if (query.bytes) {
+      found.reached = byte_page(keys, query, least, score);
+      if (found.reached != 0) break;
+      continue;
+    }
 #if defined(SPIKEFORMERS_AVX512) || defined(SPIKEFORMERS_AVX2)
     const std::uint64_t* next =
         found.looked < pages.count ? pages.page[at + pages.step] + pages.offset : keys;
@@ -263,4 +304,4 @@ float page_values(const std::int32_t* score, float unit, float scale, const floa
 
 const Kernels table = {SPIKEFORMERS_PATH, rows_f32,   rows_i8,   rows_i4, rows_i4_real,
                        unpack_i4,         panel_pack, panel_add, norm,    fire,
-                       page_scores,       page_scan,  page_values};
+                       list,              page_scores, page_scan, page_values};

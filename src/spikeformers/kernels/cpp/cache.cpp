@@ -24,7 +24,8 @@ BitCache::BitCache(int heads, int width, const Planes& keys, const Planes& value
       keys_(keys),
       values_(values),
       key_words_(static_cast<std::int64_t>(width) * keys.n),
-      page_words_(heads * (key_words_ + static_cast<std::int64_t>(kPage) * values.n * words_)) {}
+      value_words_(in_bytes(values) ? (width + 7) / 8 : std::int64_t{values.n} * words_),
+      page_words_(heads * (key_words_ + kPage * value_words_)) {}
 
 std::int64_t BitCache::bytes() const {
   return static_cast<std::int64_t>(pages_.size()) * page_words_ * 8 +
@@ -48,12 +49,17 @@ void BitCache::put_key(std::int64_t token, int head, const std::int8_t* count) {
   const auto page = static_cast<std::size_t>(token / kPage);
   std::uint64_t* words = pages_[page].get() + head * key_words_;
   const std::uint64_t bit = std::uint64_t{1} << (token % kPage);
+  const bool bytes = in_bytes(keys_);
+  auto* byte = reinterpret_cast<std::int8_t*>(words) + token % kPage;
   std::int32_t sum = 0, top = 0;
   for (int d = 0; d < width_; ++d) {
     if (count[d] == 0) continue;
     const auto set = static_cast<std::uint32_t>(count[d]);
-    for (int p = 0; p < keys_.n; ++p)
-      if (set >> p & 1) words[d * keys_.n + p] |= bit;
+    if (bytes)
+      byte[d * kPage] = count[d];
+    else
+      for (int p = 0; p < keys_.n; ++p)
+        if (set >> p & 1) words[d * keys_.n + p] |= bit;
     const std::int32_t size = count[d] < 0 ? -count[d] : count[d];
     sum += size;
     top = top < size ? size : top;
@@ -65,6 +71,10 @@ void BitCache::put_key(std::int64_t token, int head, const std::int8_t* count) {
 
 void BitCache::put_value(std::int64_t token, int head, const std::int8_t* count) {
   std::uint64_t* words = mutable_value(token, head);
+  if (in_bytes(values_)) {
+    std::memcpy(words, count, static_cast<std::size_t>(width_));
+    return;
+  }
   for (int d = 0; d < width_; ++d) {
     if (count[d] == 0) continue;
     const auto set = static_cast<std::uint32_t>(count[d]);

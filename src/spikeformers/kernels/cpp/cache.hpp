@@ -35,6 +35,9 @@ void own_last_page(std::vector<std::shared_ptr<T[]>>& pages, std::int64_t size) 
 // A page holds 64 tokens: for each head, keys as [feature][plane] words with one bit per token, and
 // values as [token][plane][words of the head's features] with one bit a feature. So a query reads
 // the words of its active features for 64 keys at once, and a winner's value is a few words.
+//
+// Counts of eight planes are kept as bytes instead, keys as [feature][token] and values as
+// [token][feature]: no larger, and a feature is added for 64 keys by a few instructions.
 class BitCache {
  public:
   BitCache(int heads, int width, const Planes& keys, const Planes& values);
@@ -58,6 +61,12 @@ class BitCache {
   template <class T>
   void add_value(std::int64_t token, int head, T weight, T* out) const {
     const std::uint64_t* word = value(token, head);
+    if (in_bytes(values_)) {
+      const auto* count = reinterpret_cast<const std::int8_t*>(word);
+      for (int d = 0; d < width_; ++d)
+        if (count[d] != 0) out[d] = static_cast<T>(out[d] + weight * static_cast<T>(count[d]));
+      return;
+    }
     for (int p = 0; p < values_.n; ++p)
       for (int w = 0; w < words_; ++w)
         for (std::uint64_t bits = word[p * words_ + w]; bits != 0; bits &= bits - 1) {
@@ -65,14 +74,16 @@ class BitCache {
           sum = static_cast<T>(sum + weight * static_cast<T>(values_.weight[p]));
         }
   }
-  std::int64_t value_bytes() const { return 8 * values_.n * words_; }
+  std::int64_t value_bytes() const { return 8 * value_words_; }
+  bool keys_in_bytes() const { return in_bytes(keys_); }
   int key_planes() const { return keys_.n; }
   const std::int32_t* key_weights() const { return keys_.weight; }
 
  private:
+  static bool in_bytes(const Planes& planes) { return planes.n == kMaxPlanes; }
   const std::uint64_t* value(std::int64_t token, int head) const {
     return pages_[static_cast<std::size_t>(token / kPage)].get() + heads_ * key_words_ +
-           ((token % kPage) * heads_ + head) * values_.n * words_;
+           ((token % kPage) * heads_ + head) * value_words_;
   }
   std::uint64_t* mutable_value(std::int64_t token, int head) {
     return const_cast<std::uint64_t*>(value(token, head));
@@ -80,7 +91,7 @@ class BitCache {
 
   int heads_, width_, words_;
   Planes keys_, values_;
-  std::int64_t key_words_, page_words_, tokens_ = 0;
+  std::int64_t key_words_, value_words_, page_words_, tokens_ = 0;
   std::vector<std::shared_ptr<std::uint64_t[]>> pages_;
   std::vector<const std::uint64_t*> page_;  // the same, as kernels take them
   std::vector<Most> most_;                  // [page][head]

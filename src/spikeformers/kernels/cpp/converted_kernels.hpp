@@ -23,7 +23,7 @@ struct MoreKernels {
   // where x >= 0 and by `off` elsewhere; times that value unless `counts`.
   void (*pair)(const float* x, const float* on, const float* off, std::int64_t n, float low, float high,
                bool counts, float* out);
-  // In place; gelu_erf is not among them.
+  // In place.
   void (*activate)(Activation kind, float* x, std::int64_t n);
   // x[i] = exp(x[i] - most).
   void (*exps)(float* x, std::int64_t n, float most);

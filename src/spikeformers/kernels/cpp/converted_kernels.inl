@@ -129,7 +129,17 @@ SPIKEFORMERS_INLINE Floats exp_of(Floats x) {
 
 SPIKEFORMERS_INLINE Floats sigmoid(Floats x) { return 1.0f / (1.0f + exp_of(-x)); }
 
-enum class Map { exp, relu, silu, quick_gelu, gelu_tanh };
+// 1 - erf(z) of z >= 0, within 2e-7: Abramowitz and Stegun, 7.1.26.
+SPIKEFORMERS_INLINE Floats erfc_of(Floats z) {
+  const Floats t = 1.0f / (z * 0.3275911f + 1.0f);
+  Floats p = t * 1.061405429f - 1.453152027f;
+  p = p * t + 1.421413741f;
+  p = p * t - 0.284496736f;
+  p = p * t + 0.254829592f;
+  return p * t * exp_of(-(z * z));
+}
+
+enum class Map { exp, relu, silu, quick_gelu, gelu_tanh, gelu_erf };
 
 // No lambda: GCC would not compile one for the target of this file.
 template <Map map>
@@ -137,6 +147,10 @@ SPIKEFORMERS_INLINE Floats mapped(Floats v, float most) {
   if constexpr (map == Map::exp) return exp_of(v - most);
   if constexpr (map == Map::relu) return v < Floats{} ? Floats{} : v;  // NaN stays
   if constexpr (map == Map::silu) return v * sigmoid(v);
+  if constexpr (map == Map::gelu_erf) {
+    const Floats size = v < Floats{} ? -v : v, rest = erfc_of(size * 0.70710678118654752f);
+    return v * 0.5f * (v < Floats{} ? rest : 2.0f - rest);  // NaN stays
+  }
   if constexpr (map == Map::quick_gelu) return v * sigmoid(v * 1.702f);
   // x / 2 * (1 + tanh(y)) is x * sigmoid(2 y)
   return v * sigmoid(1.5957691216057308f * (v + 0.044715f * (v * v * v)));
@@ -161,6 +175,8 @@ void activate(Activation kind, float* x, std::int64_t n) {
     each<Map::silu>(x, n, 0.0f);
   else if (kind == Activation::quick_gelu)
     each<Map::quick_gelu>(x, n, 0.0f);
+  else if (kind == Activation::gelu_erf)
+    each<Map::gelu_erf>(x, n, 0.0f);
   else
     each<Map::gelu_tanh>(x, n, 0.0f);
 }

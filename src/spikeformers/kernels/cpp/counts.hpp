@@ -80,6 +80,11 @@ constexpr std::int64_t kCountTokens = 4;    // that a panel meets at a time
 // Tokens from which on packing a panel pays: with a scale per output, and in groups.
 constexpr std::int64_t kPackFrom = 8, kPackGroupsFrom = 12;
 
+// A matrix for tokens in which most inputs fire, whose product reads it from end to end: blocks of 64
+// outputs, of each the inputs in fours, of each the four weights of an output beside each other.
+// Missing ones are 0.
+constexpr std::int64_t kSweepColumns = 64;
+
 struct CountKernels {
   Encoded (*encode)(const TokenCode& code, const float* x, std::int64_t n, const TokenCounts& to);
   // sum[0..end-begin) = sum_e count[e] * w[index[e]][begin..end), of at most kMaxTokenInputs rows.
@@ -105,6 +110,11 @@ struct CountKernels {
   // weight[kGroup][64] of one group and 64 outputs in reals.
   void (*grouped_reals)(const GroupedWeights& w, std::int64_t group, std::int64_t inputs, std::int64_t begin,
                         float* weight);
+  // sum[64] = sum_i count[i] * w[i][..] of one block of a matrix that is packed as above, of no weight
+  // -128; `count` has `fours` times four.
+  void (*sweep)(const std::int8_t* block, std::int64_t fours, const std::int8_t* count, std::int32_t* sum);
+  // The share of inputs from which on that is faster than rows: of counts, and of spikes. 2: never.
+  float sweep_counts_from, sweep_spikes_from;
 };
 
 // Those of the same path as `chosen`.

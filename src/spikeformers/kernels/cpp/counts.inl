@@ -370,8 +370,11 @@ void block(const std::int16_t* panel, std::int64_t inputs, const std::int8_t* co
 #endif
 
 #include "grouped.inl"
+#include "sweep.inl"
 
 #undef SPIKEFORMERS_INLINE
 #undef SPIKEFORMERS_FETCH
 
-const CountKernels table = {encode, rows, far_rows, pack, block, grouped, grouped_block, grouped_reals};
+const CountKernels table = {encode,        rows,          far_rows, pack,
+                            block,         grouped,       grouped_block, grouped_reals,
+                            sweep,         kSweepCountsFrom, kSweepSpikesFrom};

@@ -46,13 +46,15 @@ struct Finish {
 };
 
 // One query against pages of keys (cache.hpp has the layout): the words of the features that fired,
-// one for each bit plane, and what a set bit of each adds to the score.
+// one for each bit plane, and what a set bit of each adds to the score; of keys in bytes, the features
+// and their counts.
 struct Query {
   const std::int32_t* word;
   const std::int16_t* worth;
   std::int64_t n;
   std::int64_t spikes, top;  // sum of its counts, and the largest
   bool narrow;               // every score fits 16 bits
+  bool bytes = false;
 };
 
 // The largest spike count, and sum of them, of any key of a page: no score can be larger than
@@ -108,6 +110,11 @@ struct Kernels {
   // silent.
   void (*fire)(const Neuron& neuron, const float* current, float* carry, bool first,
                std::int64_t n, std::int8_t* count);
+  // Lists the inputs of one row that fired, ascending, and their counts; with `below_first` those below
+  // zero come before the others, as rows_i8 takes them. Returns how many; with a null `index` it only
+  // counts. `scratch` has room for 2 * (n + 8).
+  std::int64_t (*list)(const std::int8_t* count, std::int64_t n, bool below_first,
+                       std::int32_t* scratch, std::int32_t* index, std::int8_t* listed);
   // Scores of the 64 keys of a page, as whole numbers.
   void (*page_scores)(const std::uint64_t* keys, const Query& query, std::int32_t* score);
   // Goes through pages until one has a key whose score is at least `least`: writes its scores.

@@ -53,7 +53,14 @@ std::int32_t place_of_largest(const float* x, std::int64_t n) {
 // The likeliest token after `token`, the lowest id on ties: a whole step without logits leaving.
 std::int32_t advance(Engine& engine, Sequence& sequence, std::int32_t token) {
   return alone(engine.program, [&] {
-    return place_of_largest(engine.program.forward({&sequence}, {token}, {0}), engine.program.vocabulary);
+    Program& program = engine.program;
+    Sequence* const only = &sequence;
+    constexpr std::int64_t kFirst = 0;
+    const float* logits = program.forward({&only, 1}, {&token, 1}, {&kFirst, 1});
+    const auto start = program.timed() ? Clock::now() : Clock::time_point{};
+    const std::int32_t likeliest = place_of_largest(logits, program.vocabulary);
+    if (program.timed()) program.took(Part::sampling, start);
+    return likeliest;
   });
 }
 
@@ -92,6 +99,14 @@ nb::dict counters_of(const Engine& engine) {
   found["pages_skipped"] = c.pages_skipped;
   found["pairs"] = c.pairs;
   found["edges"] = c.edges;
+  return found;
+}
+
+nb::dict seconds_by_part(const Engine& engine) {
+  const auto nanoseconds = alone(engine.program, [&] { return engine.program.nanoseconds(); });
+  nb::dict found;
+  for (std::size_t i = 0; i < std::size(kParts); ++i)
+    found[kParts[i]] = 1e-9 * static_cast<double>(nanoseconds[i]);
   return found;
 }
 
@@ -323,6 +338,8 @@ NB_MODULE(_native, m) {
       .def("details", &details_of, "sequence"_a)
       .def("forward", &forward, "sequences"_a, "tokens"_a, "wanted"_a)
       .def("advance", &advance, "sequence"_a, "token"_a)
+      .def("time", [](Engine& e, bool timed) { alone(e.program, [&] { e.program.time(timed); }); }, "timed"_a)
+      .def("seconds", &seconds_by_part)
       .def("values", &values_of, "buffer"_a)
       .def("counters", &counters_of);
   bind_steps(program);

@@ -79,7 +79,7 @@ void Pool::serve() {
   }
 }
 
-void Pool::run(std::int64_t pieces, const std::function<void(std::int64_t)>& work) {
+void Pool::run(std::int64_t pieces, const Work& work) {
   if (workers_.empty() || pieces < 2) {
     for (std::int64_t piece = 0; piece < pieces; ++piece) work(piece);
     return;

@@ -4,11 +4,26 @@
 #include <atomic>
 #include <cstdint>
 #include <exception>
-#include <functional>
 #include <thread>
 #include <vector>
 
 namespace spikeformers {
+
+// What Pool::run calls: it names a function that outlives the call, and owns nothing, so that a
+// token allocates nothing for it.
+class Work {
+ public:
+  template <class Function>
+  Work(const Function& function)  // NOLINT: as std::function, made from what is called
+      : function_(&function), call_([](const void* to, std::int64_t piece) {
+          (*static_cast<const Function*>(to))(piece);
+        }) {}
+  void operator()(std::int64_t piece) const { call_(function_, piece); }
+
+ private:
+  const void* function_;
+  void (*call_)(const void*, std::int64_t);
+};
 
 // The caller works too, and never waits for a thread that has not taken a piece: a thread that the
 // system does not run costs nothing. There are never more threads than processors to run them.
@@ -24,7 +39,7 @@ class Pool {
 
   // Calls work(piece) for each piece in [0, pieces), in any order, and returns when all are done;
   // then throws the first exception that any of them threw. One caller at a time.
-  void run(std::int64_t pieces, const std::function<void(std::int64_t)>& work);
+  void run(std::int64_t pieces, const Work& work);
 
  private:
   void serve();
@@ -35,7 +50,7 @@ class Pool {
   // late can never take a piece of a round that it has not read.
   std::atomic<std::uint64_t> ticket_{0};
   std::atomic<std::uint32_t> pieces_{0};
-  std::atomic<const std::function<void(std::int64_t)>*> work_{nullptr};
+  std::atomic<const Work*> work_{nullptr};
   std::atomic<std::uint32_t> done_{0};
   std::atomic<std::uint32_t> round_{0};  // what idle threads sleep on
   std::atomic<bool> stop_{false};

@@ -231,6 +231,8 @@ SPIKEFORMERS_INLINE void rows_whole(const std::int8_t* w, std::int64_t stride, E
     const std::int64_t sums = blocks > n ? blocks : n;
     const std::int64_t from = kBits == 4 ? tile / 2 : tile;
     for (std::int64_t o = 0; o < sums; ++o) sum[o] = 0;
+    // Short rows are added sooner than the next eight arrive.
+    const std::int64_t ahead = n <= 1024 ? kRows : 0;
     int held = 0;
     bool over = false;
     for (std::int64_t e = 0, part = 0; part < 2; ++part) {  // those below zero, then the others
@@ -252,7 +254,7 @@ SPIKEFORMERS_INLINE void rows_whole(const std::int8_t* w, std::int64_t stride, E
         }
         e += taken;
         for (int k = 0; k < kRows; ++k)
-          group.next[k] = w + events.index[e + k < events.n ? e + k : events.n - 1] * stride + from;
+          group.next[k] = w + events.index[e + k + ahead < events.n ? e + k + ahead : events.n - 1] * stride + from;
         if (held + total > most) {
           in_order(blocks, sum);
           if (over)

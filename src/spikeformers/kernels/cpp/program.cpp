@@ -42,8 +42,9 @@ void Buffer::resize(std::int64_t wanted) {
     grow(real, size);
   } else {
     grow(count, size);
-    grow(index, size);
     grow(fired, static_cast<std::size_t>(wanted));
+    if (is_listed || holds == Holds::counts) grow(index, size);
+    if (is_listed) grow(listed, size);
   }
   if (holds == Holds::counts) {
     for (auto* each : {&far_index, &far_count}) grow(*each, static_cast<std::size_t>(wanted * far_width));
@@ -247,7 +248,18 @@ void Program::linear(int in, int out, const Weights& weights, Vector bias) {
           "linear: spikes of one unit take weights of fp32, int8, or int4 with a scale per output");
   require(bias.data == nullptr || bias.n == to.width, "linear: the bias" + sizes(bias.n, to.width));
   wrote(to, from.steps, from.selected);
-  steps_.emplace_back(Linear{in, out, weights, bias});
+  if (from.holds == Holds::spikes) list(at(in, "linear"), weights.i8 != nullptr);
+  steps_.emplace_back(Linear{in, out, weights, bias, sweeps_.size()});
+  sweeps_.emplace_back();
+}
+
+// From now on the buffer lists what fired, as a product with these weights takes it.
+void Program::list(Buffer& spikes, bool whole_bytes) {
+  spikes.is_listed = true;
+  spikes.below_first = spikes.below_first || (whole_bytes && has_sign(spikes.neuron));
+  if (spikes.rows == 0) return;
+  spikes.resize(spikes.rows);
+  collect(spikes, false);  // it was filled before
 }
 
 void Program::add(int in, int to) {

@@ -5,10 +5,13 @@
 // only some architectures take are in binary.cpp (BiSpikCLM) and converted.cpp.
 #pragma once
 
+#include <array>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <variant>
 #include <vector>
@@ -72,6 +75,8 @@ struct Buffer {
   std::vector<float> real;
   std::vector<std::int8_t> count;
   std::vector<std::int32_t> index;    // of the inputs that fired, a row of `width` for each row
+  std::vector<std::int8_t> listed;    // and their counts, of spikes that a product reads
+  bool is_listed = false, below_first = false;  // in the order that the product takes
   std::vector<std::int64_t> fired;    // how many did
   // Of counts with a unit for each row: `count`, `index` and `fired` are those of near neurons, the
   // counts packed as the indices are; far neurons have their own.
@@ -100,6 +105,14 @@ struct Buffer {
     }
     return all;
   }
+};
+
+// What a product knows about its inputs, and its matrix as CountKernels::sweep takes it, once it is
+// worth the memory.
+struct Sweep {
+  std::int64_t rows = 0, fired = 0;  // single tokens so far, and inputs that fired in them
+  bool refused = false;              // a weight is -128, or there is too much of it
+  std::vector<std::int8_t> packed;
 };
 
 // Rows of reals, each in a unit of its own where `unit` is not null.
@@ -171,6 +184,7 @@ struct Linear {
   int in, out;
   Weights weights;
   Vector bias;
+  std::size_t sweep;  // its place in Program::sweeps_
 };
 struct Attend {
   int query, key, value, out, heads;
@@ -260,6 +274,12 @@ struct Counters {
                pages_read = 0, pages_skipped = 0, pairs = 0, edges = 0;
 };
 
+// What the time of a step is spent on. `head` is the product that makes the logits; `sampling` the
+// choice of a token, which is not a step.
+enum class Part : std::int32_t { products, neurons, attention, head, sampling, other };
+constexpr const char* kParts[] = {"products", "neurons", "attention", "head", "sampling", "other"};
+using Clock = std::chrono::steady_clock;
+
 struct Program {
   Program(const Kernels& kernels, int threads, int steps, std::int64_t vocabulary);
 
@@ -300,8 +320,14 @@ struct Program {
   // rows whose logits are computed, ascending. Returns them, [wanted, vocabulary], in a buffer that
   // the next call overwrites. Throws std::invalid_argument for what cannot be fed, which changes
   // nothing, and std::overflow_error where a value is not finite; then the sequences are done for.
-  const float* forward(const std::vector<Sequence*>& sequence, const std::vector<std::int32_t>& token,
-                       const std::vector<std::int64_t>& wanted);
+  const float* forward(std::span<Sequence* const> sequence, std::span<const std::int32_t> token,
+                       std::span<const std::int64_t> wanted);
+
+  // From now on, whether the time of each part is taken, from zero; without it nothing is.
+  void time(bool timed);
+  bool timed() const { return timed_; }
+  void took(Part part, Clock::time_point start);
+  const std::array<std::int64_t, std::size(kParts)>& nanoseconds() const { return nanoseconds_; }
 
   // For a step by itself, in tests and benchmarks: spikes to read, then every step of the program
   // once more, over `rows` tokens of `sequence`.
@@ -327,10 +353,10 @@ struct Program {
  private:
   friend class Sequence;
   struct Frame {
-    const std::vector<Sequence*>& sequence;
-    const std::vector<std::int32_t>& token;
-    const std::vector<std::int64_t>& wanted;
-    std::vector<std::int64_t> position;
+    std::span<Sequence* const> sequence;
+    std::span<const std::int32_t> token;
+    std::span<const std::int64_t> wanted;
+    std::span<const std::int64_t> position;
     bool details = false;  // whether any of the sequences keeps them
   };
   Buffer& at(int id, const char* what);
@@ -339,6 +365,7 @@ struct Program {
   void check_norm(const char* what, NormKind kind, Vector gain, Vector shift, float eps,
                   std::int64_t width) const;
   void run_steps(const Frame& frame);
+  Part part_of(const Step& step) const;
   int layer_of(std::size_t step) const;
   void begin_details(const Frame& frame);
   void count_details(std::size_t step, const Frame& frame);  // after it ran
@@ -367,11 +394,16 @@ struct Program {
   void run(const Mix& step, const Frame& frame);
   void run(const Encode& step, const Frame& frame);
   void product_real(const Linear& step, const RealRows& in, Buffer& out);
+  // The matrix as a sweep reads it, where that is faster for a token in which `fired` inputs did; or
+  // null. Packs it where most tokens are of that kind.
+  const std::int8_t* swept(const Linear& step, std::int64_t fired, float from);
+  void pack_sweep(Sweep& sweep, const Weights& w);
   void product_counts(const Linear& step, const Buffer& in, Buffer& out);
   void product_counts_batch(const Linear& step, const Buffer& in, Buffer& out);
   void product_grouped(const Linear& step, const Buffer& in, Buffer& out);
   void product_grouped_batch(const Linear& step, const Buffer& in, Buffer& out);
   void product_grouped_real(const Linear& step, const RealRows& in, Buffer& out);
+  void list(Buffer& spikes, bool whole_bytes);
   // Finds the inputs that fired; they count as events where they are a neuron's of this step.
   void collect(Buffer& out, bool fired_here);
   void product_whole(const Linear& step, const Buffer& in, Buffer& out);
@@ -379,10 +411,15 @@ struct Program {
 
   std::vector<std::unique_ptr<Buffer>> buffers_;
   std::vector<Step> steps_;
+  std::vector<Sweep> sweeps_;  // of each linear step
+  std::int64_t swept_bytes_ = 0;
   int logits_ = -1, slots_ = 0, shifts_ = 0, layers_ = 0;
   std::vector<std::pair<std::size_t, int>> layer_marks_;  // from this step on, this layer
   std::int64_t longest_ = INT32_MAX;  // tokens of a sequence that its whole sums hold
   std::atomic<bool> finite_{true};
+  std::vector<std::int64_t> position_;  // of the rows of a call
+  bool timed_ = false;
+  std::array<std::int64_t, std::size(kParts)> nanoseconds_{};
   mutable std::mutex busy_;
 };
 

@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "steps.hpp"
+#include "sweep.hpp"
 
 namespace spikeformers {
 namespace {
@@ -21,11 +22,10 @@ bool is_worth_packing(const Buffer& in) {
 
 }  // namespace
 
-const float* Program::forward(const std::vector<Sequence*>& sequence,
-                              const std::vector<std::int32_t>& token,
-                              const std::vector<std::int64_t>& wanted) {
+const float* Program::forward(std::span<Sequence* const> sequence, std::span<const std::int32_t> token,
+                              std::span<const std::int64_t> wanted) {
   require(finished(), "the program is not finished");
-  Frame frame{sequence, token, wanted, {}, false};
+  position_.clear();
   const auto rows = static_cast<std::int64_t>(token.size());
   if (sequence.size() != token.size())
     throw std::invalid_argument(std::to_string(sequence.size()) + " sequences for " + std::to_string(rows) +
@@ -48,14 +48,14 @@ const float* Program::forward(const std::vector<Sequence*>& sequence,
       throw std::invalid_argument("token " + std::to_string(id) + " is not among the " +
                                   std::to_string(vocabulary) + " of the vocabulary");
   const std::int64_t most = positions < 0 ? longest_ : std::min(positions, longest_);
-  frame.position.reserve(token.size());
-  for (Sequence* one : sequence) frame.position.push_back(one->tokens_++);
-  for (const std::int64_t position : frame.position)
+  for (Sequence* one : sequence) position_.push_back(one->tokens_++);
+  for (const std::int64_t position : position_)
     if (position >= most) {
       for (Sequence* one : sequence) one->tokens_ -= 1;
       throw std::invalid_argument("token " + std::to_string(position + 1) + " is past the " +
                                   std::to_string(most) + " positions of this model");
     }
+  Frame frame{sequence, token, wanted, position_, false};
   frame.details = std::any_of(sequence.begin(), sequence.end(), [](const Sequence* one) { return one->details_ != nullptr; });
   try {
     if (frame.details) begin_details(frame);
@@ -74,7 +74,9 @@ const float* Program::forward(const std::vector<Sequence*>& sequence,
 void Program::run_steps(const Frame& frame) {
   finite_.store(true, std::memory_order_relaxed);
   for (std::size_t i = 0; i < steps_.size(); ++i) {
+    const auto start = timed_ ? Clock::now() : Clock::time_point{};
     std::visit([&](const auto& one) { run(one, frame); }, steps_[i]);
+    if (timed_) took(part_of(steps_[i]), start);
     if (!finite_.load(std::memory_order_relaxed))
       throw std::overflow_error("step " + std::to_string(i + 1) + " of " + std::to_string(steps_.size()) +
                                 " reads values that are not finite, or a norm of zeros without an eps");
@@ -82,13 +84,36 @@ void Program::run_steps(const Frame& frame) {
   }
 }
 
+void Program::took(Part part, Clock::time_point start) {
+  const auto span = std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start);
+  nanoseconds_[static_cast<std::size_t>(part)] += span.count();
+}
+
+Part Program::part_of(const Step& step) const {
+  if (const auto* linear = std::get_if<Linear>(&step))
+    return buffers_[static_cast<std::size_t>(linear->out)]->selected ? Part::head : Part::products;
+  if (std::holds_alternative<Attend>(step) || std::holds_alternative<Mix>(step) ||
+      std::holds_alternative<Edges>(step))
+    return Part::attention;
+  const bool neurons = std::holds_alternative<Fire>(step) || std::holds_alternative<Encode>(step) ||
+                       std::holds_alternative<Pair>(step) || std::holds_alternative<Rate>(step) ||
+                       std::holds_alternative<Recount>(step) || std::holds_alternative<Norm>(step) ||
+                       std::holds_alternative<GroupNorm>(step);
+  return neurons ? Part::neurons : Part::other;
+}
+
+void Program::time(bool timed) {
+  timed_ = timed;
+  nanoseconds_.fill(0);
+}
+
 void Program::run_alone(Sequence& sequence, std::int64_t rows) {
   const std::vector<Sequence*> all(static_cast<std::size_t>(rows), &sequence);
   const std::vector<std::int32_t> tokens(static_cast<std::size_t>(rows), 0);
-  Frame frame{all, tokens, {}, {}, false};
   require(rows <= longest_, std::to_string(rows) + " tokens: whole sums hold " + std::to_string(longest_));
-  for (std::int64_t r = 0; r < rows; ++r) frame.position.push_back(sequence.tokens_++);
-  run_steps(frame);
+  position_.clear();
+  for (std::int64_t r = 0; r < rows; ++r) position_.push_back(sequence.tokens_++);
+  run_steps({all, tokens, {}, position_, false});
 }
 
 void Program::run(const Embed& step, const Frame& frame) {
@@ -165,25 +190,14 @@ void Program::run(const Fire& step, const Frame&) {
 }
 
 void Program::collect(Buffer& out, bool fired_here) {
-  pool.run(pieces_of(out.rows, kRowsAtOnce), [&](std::int64_t piece) {
-    const std::int64_t end = std::min(out.rows, (piece + 1) * kRowsAtOnce);
-    for (std::int64_t r = piece * kRowsAtOnce; r < end; ++r) {
-      const std::int8_t* count = out.count.data() + r * out.width;
-      std::int32_t* index = out.index.data() + r * out.width;
-      std::int64_t n = 0, i = 0;
-      for (; i + 8 <= out.width; i += 8) {  // most words of eight are silent
-        std::uint64_t word;
-        std::memcpy(&word, count + i, 8);
-        if (word == 0) continue;
-        for (std::int64_t k = i; k < i + 8; ++k) {
-          index[n] = static_cast<std::int32_t>(k);
-          n += count[k] != 0;
-        }
-      }
-      for (; i < out.width; ++i)
-        if (count[i] != 0) index[n++] = static_cast<std::int32_t>(i);
-      out.fired[static_cast<std::size_t>(r)] = n;
-    }
+  for_rows(pool, out.rows, [&](std::int64_t r) {
+    thread_local std::vector<std::int32_t> scratch;
+    scratch.resize(static_cast<std::size_t>(2 * (out.width + 8)));
+    const std::int64_t at = r * out.width;
+    out.fired[static_cast<std::size_t>(r)] =
+        kernels.list(out.count.data() + at, out.width, out.below_first, scratch.data(),
+                     out.is_listed ? out.index.data() + at : nullptr,
+                     out.is_listed ? out.listed.data() + at : nullptr);
   });
   if (!fired_here) return;
   counters.neurons += out.rows * out.width;
@@ -212,10 +226,10 @@ void Program::run(const Linear& step, const Frame&) {
   coef.resize(static_cast<std::size_t>(in.rows * in.width));
   for (std::int64_t r = 0; r < in.rows; ++r) {
     const Events events = in.events(r);
-    const std::int8_t* count = in.count.data() + r * in.width;
+    const std::int8_t* count = in.listed.data() + r * in.width;
     for (std::int64_t e = 0; e < events.n; ++e)
       coef[static_cast<std::size_t>(r * in.width + e)] =
-          static_cast<float>(count[events.index[e]]) * in.neuron.unit;
+          static_cast<float>(count[e]) * in.neuron.unit;
   }
   const std::int64_t columns = in.rows == 1 ? columns_of_a_piece(w.outputs, pool.threads()) : 128;
   const auto one = [&](std::int64_t piece) {
@@ -232,31 +246,31 @@ void Program::run(const Linear& step, const Frame&) {
 
 void Program::product_whole(const Linear& step, const Buffer& in, Buffer& out) {
   const Weights& w = step.weights;
+  const CountKernels& count = count_kernels(kernels);
+  if (const std::int8_t* packed =
+          in.rows == 1 ? swept(step, in.events(0).n, count.sweep_spikes_from) : nullptr) {
+    thread_local std::vector<std::int8_t> all;
+    all.assign(static_cast<std::size_t>(pieces_of(in.width, 4) * 4), 0);
+    std::copy_n(in.count.data(), in.width, all.data());
+    sweep_token(pool, count, w, packed, all, [&](std::int64_t begin, std::int64_t end, const std::int32_t* sum) {
+      float* to = out.real.data() + begin;
+      for (std::int64_t o = 0; o < end - begin; ++o)
+        to[o] = static_cast<float>(sum[o]) * (w.scale[begin + o] * in.neuron.unit);
+      if (step.bias.data != nullptr)
+        for (std::int64_t o = 0; o < end - begin; ++o) to[o] += step.bias.data[begin + o];
+    });
+    return;
+  }
   std::int64_t work = 0;
   for (std::int64_t r = 0; r < in.rows; ++r) work += in.events(r).n * w.outputs;
   std::int64_t columns = work < kSmall ? w.outputs : columns_of_a_piece(w.outputs, pool.threads());
   if (in.rows > 1) columns = std::min(columns, std::max<std::int64_t>(512, kTile / in.width / 64 * 64));
   pool.run(pieces_of(w.outputs, columns), [&](std::int64_t piece) {
-    thread_local std::vector<std::int8_t> counts;
-    thread_local std::vector<std::int32_t> index;
     const std::int64_t begin = piece * columns, end = std::min(w.outputs, begin + columns);
-    for (std::int64_t r = 0; r < in.rows; ++r) {
-      Events events = in.events(r);
-      const std::int8_t* all = in.count.data() + r * in.width;
-      counts.resize(static_cast<std::size_t>(events.n));
-      if (w.i8 != nullptr && has_sign(in.neuron)) {
-        index.resize(static_cast<std::size_t>(events.n));
-        std::int64_t n = 0;
-        for (const bool below : {true, false})
-          for (std::int64_t e = 0; e < events.n; ++e)
-            if ((all[events.index[e]] < 0) == below) index[static_cast<std::size_t>(n++)] = events.index[e];
-        events.index = index.data();
-      }
-      for (std::int64_t e = 0; e < events.n; ++e) counts[static_cast<std::size_t>(e)] = all[events.index[e]];
-      const auto rows = w.i8 != nullptr ? kernels.rows_i8 : kernels.rows_i4;
-      rows(w.i8 != nullptr ? w.i8 : w.i4, w.row_bytes(), events, counts.data(), begin, end,
+    const auto rows = w.i8 != nullptr ? kernels.rows_i8 : kernels.rows_i4;
+    for (std::int64_t r = 0; r < in.rows; ++r)
+      rows(w.i8 != nullptr ? w.i8 : w.i4, w.row_bytes(), in.events(r), in.listed.data() + r * in.width, begin, end,
            {w.scale, in.neuron.unit, step.bias.data}, out.real.data() + r * w.outputs);
-    }
   });
 }
 

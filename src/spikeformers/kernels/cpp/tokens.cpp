@@ -5,6 +5,7 @@
 #include "counts.hpp"
 #include "converted_kernels.hpp"
 #include "steps.hpp"
+#include "sweep.hpp"
 
 namespace spikeformers {
 
@@ -84,6 +85,19 @@ void Program::product_counts(const Linear& step, const Buffer& in, Buffer& out) 
     return;
   }
   const CountKernels& count = count_kernels(kernels);
+  if (const std::int8_t* packed =
+          in.rows == 1 ? swept(step, in.events(0).n, count.sweep_counts_from) : nullptr) {
+    thread_local std::vector<std::int8_t> near;
+    near.assign(static_cast<std::size_t>(pieces_of(in.width, 4) * 4), 0);
+    const Events events = in.events(0);
+    for (std::int64_t e = 0; e < events.n; ++e)
+      near[static_cast<std::size_t>(events.index[e])] = in.count[static_cast<std::size_t>(e)];
+    sweep_token(pool, count, w, packed, near, [&](std::int64_t begin, std::int64_t end, std::int32_t* sum) {
+      count.far_rows(w.i8, w.outputs, in.far_events(0), in.far_counts(0), begin, end, sum);
+      finish_row(sum, step, in.unit[0], begin, end, out.real.data() + begin);
+    });
+    return;
+  }
   const std::int64_t columns = columns_of_a_piece(w.outputs, pool.threads());
   pool.run(pieces_of(w.outputs, columns), [&](std::int64_t piece) {
     thread_local std::vector<std::int32_t> sums;
