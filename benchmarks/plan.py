@@ -17,7 +17,7 @@ import torch
 
 from spikeformers.models import build_config, build_model, control_of
 from spikeformers.storage import write_text
-from spikeformers.studies.planning import estimated_step_bytes, measured_step_bytes
+from spikeformers.studies.step_memory import estimated_step_bytes, measured_step_bytes
 
 VOCABULARY = 4096
 

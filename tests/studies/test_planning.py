@@ -10,7 +10,7 @@ import torch
 import spikeformers as sf
 from spikeformers.errors import ConfigError
 from spikeformers.models import build_config, build_model, control_of
-from spikeformers.studies.planning import estimated_step_bytes, measured_step_bytes
+from spikeformers.studies.step_memory import estimated_step_bytes, measured_step_bytes
 
 SHAPE = {
     "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
