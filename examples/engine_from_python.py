@@ -4,11 +4,11 @@ The engine reads only the weights of inputs that fire. Printed are the size of t
 share of weights read, and details of the prompt's last token: how many neurons fired, what each
 layer read, and which token each of its first heads chose (places in the text, from 0):
 
-    file      0.99 MB, int8 weights
-    text      'et teatef on rec.   ofeutin  te iset de '
-    read      0.143 of the weights per token, over 54 tokens
-    token     614 of 4736 neurons fired
-    layer 0    33280 bytes, winners [14, 14, 14, 14]
+    file      0.96 MB, int8 weights
+    text      ' t tans n ther ie cen lutin ate pret me '
+    read      0.493 of the weights per token, over 54 tokens
+    token     2575 of 4736 neurons fired
+    layer 0   119424 bytes, winners [13, 14, 13, 13]
 """
 
 import argparse

@@ -1,12 +1,12 @@
 """Transformers' own Trainer on a spiking model, which is a PreTrainedModel like any other.
 
-It needs `pip install accelerate`. The loss contains the term that keeps firing rates low. Printed
-are Trainer's first and last loss, the loss on held-out text, the density of spikes, and a sample
-from the model folder that Trainer saved:
+It needs `pip install accelerate`. The loss contains the term that holds firing to its budget.
+Printed are Trainer's first and last loss, the loss on held-out text without that term, the density
+of spikes, and a sample from the model folder that Trainer saved:
 
-    loss      4.78 -> 3.30 nats/token
-    held out  3.28 nats/token
-    density   0.137 of the neurons fire
+    loss      5.28 -> 4.20 with the term
+    held out  3.04 nats/token
+    density   0.638 of the neurons fire
 """
 
 import argparse
@@ -50,7 +50,7 @@ with tempfile.TemporaryDirectory() as out:
 losses = [record["loss"] for record in trainer.state.log_history if "loss" in record]
 energy = spikeformers.energy_of(model, [examples("validation", 1)[0]["input_ids"][None]])
 text = spikeformers.generate_text(model, "The ", tokenizer=tokenizer, max_new_tokens=30).text
-print(f"loss      {losses[0]:.2f} -> {losses[-1]:.2f} nats/token")
+print(f"loss      {losses[0]:.2f} -> {losses[-1]:.2f} with the term")
 print(f"held out  {held_out:.2f} nats/token")
 print(f"density   {energy.density:.3f} of the neurons fire")
 print(f"sample    {text!r}")

@@ -43,7 +43,7 @@ with (
     output = model(input_ids=ids, output_attentions=True)
 for name, counts in list(spikes.items())[:6]:
     fired = (counts != 0).float().mean()
-    print(f"{name:45} {fired:5.3f} of the neurons fire, at most {int(counts.max())} times")
+    print(f"{name:45} {fired:5.3f} of the neurons fire, at most {counts.abs().max():.0f} times")
 
 # %% [markdown]
 # A raster: each row a token, each column a neuron of the first MLP; darker is more spikes.

@@ -14,7 +14,7 @@ def test_the_table_folds_layers_and_says_how_much_it_saw(spikeformers, causal, t
     ended = run(spikeformers, causal, text)
     assert ended.code == 0
     (query,) = [line.split() for line in ended.out.splitlines() if "attention.query" in line]
-    assert query[:3] == ["attention.query", "product", "integer"]
+    assert query[:4] == ["attention.query", "product", "signed", "integer"]
     assert query[-4:] == ["x", "weights", "adder", "2"]
     assert "In the blocks: model.layers.*" in ended.out
     assert "Outside the blocks" in ended.out

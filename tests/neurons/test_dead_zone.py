@@ -201,3 +201,17 @@ def test_values_in_words(neuron: DeadZone, values: str) -> None:
 def test_what_is_no_neuron_is_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         DeadZone(**given)
+
+
+@torch.no_grad()
+def test_binary_units_sum_to_the_counts_without_a_sign_and_are_refused_with_one() -> None:
+    neuron = DeadZone(levels=9, step_size=0.25, threshold=0.3, signed=False, gain=2.0)
+    units = neuron.binary_units(1)
+    currents = torch.linspace(-1, 2, 997).view(1, 1, 1, -1)
+    fired = sum((currents > threshold).float() for threshold in units.thresholds)
+    torch.testing.assert_close(fired * units.unit, neuron(currents))
+    assert len(units.thresholds) == fired.max() == 9
+    with pytest.raises(ConfigError, match="its counts have a sign"):
+        DeadZone().binary_units(1)
+    with pytest.raises(ConfigError, match="its reset subtracts a count"):
+        neuron.binary_units(2)

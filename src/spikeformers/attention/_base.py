@@ -202,7 +202,11 @@ def masked_softmax(scores: Tensor, allowed: Tensor) -> Tensor:
 
 
 def scale_of(config: Any) -> float:
-    """The config's ``attention_scale``; ``levels / sqrt(head width)`` if it is None."""
+    """The config's ``attention_scale``; ``levels / sqrt(head width)`` if it is None.
+
+    ``levels`` is the config's, whatever neurons q and k have: with dead zones in their places an
+    initial scale of a quarter makes no difference (docs/log.md), and it is learned.
+    """
     if config.attention_scale is not None:
         return float(config.attention_scale)
     return float(config.levels / math.sqrt(config.head_width))

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeformers.errors import ConfigError
-from spikeformers.neurons._base import Activity, Neuron
+from spikeformers.neurons._base import Activity, BinaryUnits, Neuron, below
 
 Kind = TypeVar("Kind", bound="DeadZone")
 EPSILON = 1e-6  # of the window of gradients, relative: float32's own is 1.2e-7
@@ -160,6 +160,18 @@ class DeadZone(Neuron):
             "dead_zone": max(0.0, float(self.threshold.detach())),
             "gain": self._gain(),
         }
+
+    def binary_units(self, steps: int) -> BinaryUnits:
+        """A unit per level: N is at least k where Z > (k - 1/2) step; of halves the odd rise."""
+        if self.signed:
+            raise ConfigError("its counts have a sign, and units of NIR have one value.")
+        if steps > 1:
+            raise ConfigError("its reset subtracts a count, and NIR only resets to a value.")
+        theta = max(0.0, float(self.threshold.detach()))
+        levels = range(1, self.levels + 1)
+        halves = [(theta + (k - 0.5) * self.step_size) / self._gain() for k in levels]
+        thresholds = tuple(h if k % 2 else below(h) for k, h in zip(levels, halves, strict=True))
+        return BinaryUnits(0.0, thresholds, self.unit)
 
     @property
     def unit(self) -> float:
