@@ -181,6 +181,7 @@ def about(run: Path) -> dict[str, Any]:
     keys = ("tokens_seen", "bits_per_byte", "seconds")
     return {
         "config": record["config"],
+        "tokens_seen": max(point.get("tokens_seen", 0) for point in points),
         "model": {key: record["model"].get(key) for key in ("model_type", "budget")},
         "shape": [
             record["model"][key]
@@ -238,7 +239,7 @@ def figures_table(result: dict[str, Any]) -> str:
         return [f"{rate:g}", "", "not yet trained" if twin is None else f"{twin['config'][what]:g}"]
 
     seen = [
-        "not yet trained" if each is None else f"{each['curve'][-1]['tokens_seen']:,}"
+        "not yet trained" if each is None else f"{each['tokens_seen']:,}"
         for each in (spiking, twin)
     ]
     rows = [
@@ -258,15 +259,26 @@ def note(result: dict[str, Any]) -> str:
     config, splits = result["spiking"]["config"], result["data"]["splits"]
     width, layers, heads, vocabulary = result["spiking"]["shape"]
     size = sum(result["shipped"]["bytes"].values()) / 1e6
-    seen = result["spiking"]["curve"][-1]["tokens_seen"]
+    seen = result["spiking"]["tokens_seen"]
+    budget = f"{result['spiking']['model']['budget']:g}"
     return (
-        f"{layers} layers of width {width}, {heads} heads, BPE of {vocabulary:,}, a budget of "
-        f"{result['spiking']['model']['budget']:g} of the weights per token, a context of "
+        f"{_unfinished(config, seen)}{layers} layers of width {width}, {heads} heads, BPE of "
+        f"{vocabulary:,}, a budget of {budget} of the weights per token, a context of "
         f"{config['context']} tokens. Trained on {splits['train']['documents']} books "
         f"({splits['train']['tokens']:,} tokens) for {seen:,} tokens; tested on "
         f"{result['spiking']['tokens']:,} tokens of {splits['test']['documents']} others. Files: "
         f"{size:.1f} MB. Measured at commit {result['commit']}, torch {result['torch']}; energy is "
         "estimated with memory, int8, at the training context.\n"
+    )
+
+
+def _unfinished(config: Mapping[str, Any], seen: int) -> str:
+    """A sentence about a model from before the end of its run; "" for one that was trained."""
+    if seen >= config["tokens"]:
+        return ""
+    return (
+        f"**A checkpoint of a run that is not finished: {seen:,} of {config['tokens']:,} tokens, "
+        "at a learning rate that has not yet come down.** "
     )
 
 

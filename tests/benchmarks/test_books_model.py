@@ -28,7 +28,8 @@ def script() -> Any:
 def figures(bits: float) -> dict[str, Any]:
     return {
         **{"bits_per_byte": bits, "nats_per_token": 3.5, "parameters": 1000, "tokens": 50},
-        **{"decode_picojoules": 2e6, "config": {"learning_rate": 2.5e-3, "context": 256}},
+        **{"decode_picojoules": 2e6, "tokens_seen": 20},
+        "config": {"learning_rate": 2.5e-3, "context": 256, "tokens": 20},
         **{"model": {"budget": 0.2}, "shape": [256, 6, 8, 4096]},
         "curve": [{"tokens_seen": 10, "bits_per_byte": 2.0, "seconds": 1.0}],
     }
@@ -56,6 +57,12 @@ def test_what_is_shipped_stands_beside_what_was_trained(script: Any) -> None:
     assert "| bits per byte on test | 1.5000 | 1.5100 | 1.4000 |" in with_twin
     assert "not yet trained" not in with_twin
     assert "Files: 6.0 MB" in script.note(result())
+
+
+def test_a_checkpoint_from_before_the_end_says_so(script: Any) -> None:
+    early = result(spiking=figures(1.5) | {"tokens_seen": 15})
+    assert script.note(early).startswith("**A checkpoint of a run that is not finished: 15 of 20 t")
+    assert "not finished" not in script.note(result())
 
 
 def test_all_samples_are_shown_and_none_is_read_as_markdown(script: Any) -> None:
