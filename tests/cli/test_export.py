@@ -49,7 +49,9 @@ def test_other_architectures(spikeformers, text, control, tiny, tmp_path):
         timed = spikeformers("bench", "decode", model, "--prompt-tokens", 4, "--new-tokens", 3,
                              "--repeats", 1, "--no-peers", "--json").json  # fmt: skip
         engines = {"engine-int8", "engine-int4", "engine-fp32"}
-        assert set(timed["results"]) == engines | {"pytorch", "dense-twin"}
+        twins = {"dense-twin", "engine-int8-dense-twin"}
+        assert set(timed["results"]) >= engines | {"pytorch", "dense-twin"}
+        assert set(timed["results"]) <= engines | {"pytorch"} | twins
         assert 0 < timed["results"]["engine-int8"]["density"] < 1
 
 
@@ -64,7 +66,7 @@ def test_nir_files_and_the_list_of_what_they_hold(spikeformers, causal, tmp_path
     assert (refused.code, "is not empty" in refused.err) == (2, True)
     printed = spikeformers("export", "nir", causal, "--out", tmp_path / "again")
     assert printed.code == 0, printed.err
-    assert "model.layers.1.mlp.up-down-2.nir" in printed.out
+    assert "model.layers.1.mlp.up-down.nir" in printed.out
     assert "not written: NIR has no product of two spike trains." in printed.out
 
 

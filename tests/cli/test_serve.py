@@ -47,7 +47,7 @@ def test_a_signal_finishes_what_runs_and_exits_0(engine_file: Path, how: signal.
 
 def test_a_model_folder_is_packed_on_the_way(causal: Path, engine_file: Path) -> None:
     texts = []
-    for model, more in ((causal, ("--weights", "int8")), (engine_file, ())):
+    for model, more in ((causal, ("--weights", "fp32")), (engine_file, ())):
         process, url = started(model, "--threads", 1, *more)
         body = {"prompt": "the spike", "max_tokens": 8, "seed": 1}
         texts.append(httpx.post(f"{url}/v1/completions", json=body).json()["choices"][0]["text"])

@@ -17,6 +17,7 @@ SIZES = {
     "num_attention_heads": 2,
     "intermediate_size": 32,
     "max_position_embeddings": 32,
+    "neuron": "ni-lif",
     "levels": 4,
     "spiking_head": False,
 }
@@ -47,7 +48,7 @@ def spiking() -> Callable[..., PreTrainedModel]:
 def binary() -> PreTrainedModel:
     """A BiSpikCLM of 4 steps."""
     torch.manual_seed(3)
-    sizes = {key: value for key, value in SIZES.items() if key != "levels"}
+    sizes = {key: value for key, value in SIZES.items() if key not in ("neuron", "levels")}
     return _liven(build_model(build_config("bispikclm-tiny", 50, sizes)))
 
 

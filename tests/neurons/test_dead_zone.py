@@ -117,6 +117,17 @@ def test_a_threshold_below_zero_has_the_gradient_of_zero() -> None:
     assert grads == [torch.tensor([1.0 - 2 - 4])] * 2
 
 
+def test_a_layer_whose_gain_vanished_is_silent() -> None:
+    neuron = DeadZone(levels=8, step_size=0.5, threshold=0.1, gain=1.0)
+    with torch.no_grad():
+        neuron.gain.zero_()
+    spikes = neuron(torch.tensor([[-2.0, 0.4, 1.0]], requires_grad=True))
+    assert torch.equal(spikes, torch.zeros(1, 3))
+    spikes.sum().backward()
+    assert neuron.threshold.grad.isfinite().all()
+    assert 0 < neuron.unit < float("inf")
+
+
 def test_a_leak_passes_a_share_where_the_rule_is_silent() -> None:
     neuron = DeadZone(levels=2, step_size=0.5, threshold=0.3, leak=0.1)
     u = torch.tensor([[-5.0, -0.5, 0.1, 1.0, 5.0]], requires_grad=True)

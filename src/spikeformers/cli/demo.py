@@ -51,11 +51,11 @@ def demo(
     """
     from spikeformers.cli._output import make_table, on_terminal, print_json, print_table, say
 
-    if not as_json:
-        _show_packaged_text()
     with on_terminal() as callbacks:
         from spikeformers import runs
 
+        if not as_json:
+            callbacks["on_start"] = _show_packaged_text
         summary = runs.demo(
             out, minutes=minutes, seed=seed, resume=resume, overwrite=overwrite, **callbacks
         )

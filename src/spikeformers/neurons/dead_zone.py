@@ -36,6 +36,8 @@ from spikeformers.errors import ConfigError
 from spikeformers.neurons._base import Activity, BinaryUnits, Neuron, below
 
 Kind = TypeVar("Kind", bound="DeadZone")
+LEAST_GAIN = 1e-6
+"""A smaller one counts as this, so that a layer whose gain vanished is silent."""
 EPSILON = 1e-6  # of the window of gradients, relative: float32's own is 1.2e-7
 
 
@@ -130,7 +132,7 @@ class DeadZone(Neuron):
             raise ConfigError(f"step_size must be 1e-6 to 1e6, not {step_size}.")
         if not 0 <= threshold <= 1e6:
             raise ConfigError(f"dead_zone must be 0 to 1e6, not {threshold}.")
-        if gain is not None and not 1e-6 <= gain <= 1e6:
+        if gain is not None and not LEAST_GAIN <= gain <= 1e6:
             raise ConfigError(f"gain must be 1e-6 to 1e6, not {gain}.")
         self.levels, self.step_size, self.signed, self.decay = levels, step_size, signed, decay
         self.leak, self.initial_threshold, self.initial_gain = leak, threshold, gain
@@ -178,17 +180,21 @@ class DeadZone(Neuron):
         return self.step_size / self._gain()
 
     def _gain(self) -> float:
-        return 1.0 if self.gain is None else abs(float(self.gain.detach()))
+        return 1.0 if self.gain is None else float(self._size_of_gain(self.gain.detach()))
 
     @property
     def exact_in_half(self) -> bool:
         """A learned gain makes no power of two; to read it would break a compiled graph."""
         return self.gain is None and super().exact_in_half
 
+    @staticmethod
+    def _size_of_gain(gain: Tensor) -> Tensor:
+        return gain.abs().clamp_min(LEAST_GAIN)
+
     def spike_value(self) -> float | Tensor:
         if self.gain is None:
             return self.step_size
-        return self.step_size / self.gain.detach().abs().squeeze()
+        return self.step_size / self._size_of_gain(self.gain.detach()).squeeze()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -199,7 +205,7 @@ class DeadZone(Neuron):
     def fire(self, u: Tensor) -> Tensor:
         low = -self.levels if self.signed else 0
         threshold = self.threshold.to(u.dtype)
-        gain = None if self.gain is None else self.gain.abs().to(u.dtype)
+        gain = None if self.gain is None else self._size_of_gain(self.gain).to(u.dtype)
         spikes: Tensor = _Fire.apply(
             u, threshold, gain, self.step_size, low, self.levels, self.leak
         )
@@ -213,7 +219,7 @@ class DeadZone(Neuron):
         (counted, values), (fired, _) = self.total(size), self.total(size.sign_())
         excess = counted / values
         if self.gain is not None:
-            excess = excess * self.gain.detach().abs().squeeze()
+            excess = excess * self._size_of_gain(self.gain.detach()).squeeze()
         density = fired / values
         threshold = self.threshold.squeeze()
         return self._reported(excess - density * (threshold - threshold.detach()), density)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,12 +83,14 @@ def demo(
     overwrite: bool = False,
     progress: Listener | None = None,
     on_message: OnMessage | None = None,
+    on_start: Callable[[], None] = lambda: None,
 ) -> dict[str, Any] | None:
     """Train a tiny spiking model and its dense twin, and report on both, in ``out``.
 
     It takes about ``minutes`` on two cores; they set the number of steps, so that results do not
     depend on the machine's speed. ``overwrite`` first removes an earlier demo from ``out``;
-    ``resume`` never starts a new one. Returns the content of summary.json, or None if Ctrl-C
+    ``resume`` never starts a new one. ``on_start`` is called when ``out`` is accepted, before
+    anything is trained. Returns the content of summary.json, or None if Ctrl-C
     interrupted it.
     Raises what `run_demo` raises.
     """
@@ -97,11 +100,17 @@ def demo(
     if resume and not (out / "demo.json").is_file():
         raise UsageError(f"nothing to resume: {out} contains no demo.")
     settings = make_settings(seed=seed, minutes=minutes)
-    return run_demo(out, settings, Reporter(progress, on_message), overwrite=overwrite)
+    reporter = Reporter(progress, on_message)
+    return run_demo(out, settings, reporter, overwrite=overwrite, on_start=on_start)
 
 
 def run_demo(
-    out: Path, settings: DemoSettings, reporter: Reporter, *, overwrite: bool = False
+    out: Path,
+    settings: DemoSettings,
+    reporter: Reporter,
+    *,
+    overwrite: bool = False,
+    on_start: Callable[[], None] = lambda: None,
 ) -> dict[str, Any] | None:
     """Train what is not trained yet, measure and report; returns the summary; None if interrupted.
 
@@ -114,6 +123,7 @@ def run_demo(
         finished = _enter(out, settings, reporter, overwrite)
         if finished is not None:
             return finished
+        on_start()
         for part in PARTS:
             if not _train(out, part, settings, reporter):
                 return None
