@@ -266,10 +266,16 @@ def note(result: dict[str, Any]) -> str:
         f"{vocabulary:,}, a budget of {budget} of the weights per token, a context of "
         f"{config['context']} tokens. Trained on {splits['train']['documents']} books "
         f"({splits['train']['tokens']:,} tokens) for {seen:,} tokens; tested on "
-        f"{result['spiking']['tokens']:,} tokens of {splits['test']['documents']} others. Files: "
+        f"{_tested(result)} of {splits['test']['documents']} others. Files: "
         f"{size:.1f} MB. Measured at commit {result['commit']}, torch {result['torch']}; energy is "
         "estimated with memory, int8, at the training context.\n"
     )
+
+
+def _tested(result: Mapping[str, Any]) -> str:
+    """How many tokens of the test split, which `perplexity` reads from its beginning."""
+    tokens, split = result["spiking"]["tokens"], result["data"]["splits"]["test"]["tokens"]
+    return f"all {tokens:,} tokens" if tokens >= split - 1 else f"the first {tokens:,} tokens"
 
 
 def _unfinished(config: Mapping[str, Any], seen: int) -> str:

@@ -40,7 +40,10 @@ def result(**more: Any) -> dict[str, Any]:
         "spiking": figures(1.5),
         "shipped": figures(1.51) | {"read": 0.21, "density": 0.18, "bytes": {"a": 6_000_000}},
         "data": {
-            "splits": {"train": {"documents": 2, "tokens": 9}, "test": {"documents": 1}},
+            "splits": {
+                "train": {"documents": 2, "tokens": 9},
+                "test": {"documents": 1, "tokens": 50},
+            },
             "books": {"train": [["A", "B", "1900"], ["C", "", ""]], "test": [["D", "E", ""]]},
         },
         "samples": {"spiking": [f" text {seed}" for seed in range(10)]},
@@ -57,6 +60,7 @@ def test_what_is_shipped_stands_beside_what_was_trained(script: Any) -> None:
     assert "| bits per byte on test | 1.5000 | 1.5100 | 1.4000 |" in with_twin
     assert "not yet trained" not in with_twin
     assert "Files: 6.0 MB" in script.note(result())
+    assert "tested on all 50 tokens of 1 others" in script.note(result())
 
 
 def test_a_checkpoint_from_before_the_end_says_so(script: Any) -> None:
