@@ -37,7 +37,7 @@ from spikeformers.studies import Trained, measure_pair
 # What the demo trains, chosen so that it takes about five minutes on two cores.
 DEMO_PRESET = "wd-spikingformer-tiny"
 DEMO_TOKENIZER = "bpe:2048"
-DEMO_MODEL: dict[str, Any] = {}
+DEMO_MODEL: dict[str, Any] = {"neuron": "ni-lif"}  # dead zones need more steps to settle
 DEMO_CONTEXT = 128
 DEMO_BATCH = 16
 DEMO_STEPS = 450  # of each model, at DEMO_MINUTES
