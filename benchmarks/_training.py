@@ -30,6 +30,7 @@ def train_row(
 
     from spikeformers.energy import energy_of
     from spikeformers.evaluation import perplexity
+    from spikeformers.models import share_read
     from spikeformers.training import TrainConfig, train
 
     store, tokenizer = data
@@ -66,6 +67,7 @@ def train_row(
         chosen_by = {"validation_loss": validation["nats_per_token"], "validation": validation}
     tokens = torch.tensor(held_out.tokens[: 16 * args.context].astype("int64"))
     energy = energy_of(model, [tokens.view(16, args.context)]).as_dict()
+    densities = {name: figures["density"] for name, figures in energy["by_neuron"].items()}
     return model, {
         "learning_rate": rate,
         "parameters": model.num_parameters(),
@@ -75,20 +77,6 @@ def train_row(
         "perplexity": report.as_dict(),
         **chosen_by,
         "energy": {k: v for k, v in energy.items() if k not in ("products", "prices")},
-        "weights_read": weights_read(model, energy["by_neuron"]),
+        "weights_read": share_read(model, densities) if densities else None,  # None: dense
         "corpus": store.manifest["corpus"]["digest"],
     }
-
-
-def weights_read(model: Any, by_neuron: dict[str, Any]) -> float | None:
-    """The share of weights that a token reads, the head's included; None for a dense model."""
-    from spikeformers.models import read_shares
-    from spikeformers.neurons import neurons_of
-
-    if not by_neuron:
-        return None
-    shares = read_shares(model)
-    return sum(
-        shares.get(neuron, 0.0) * by_neuron[name]["density"]
-        for name, neuron in neurons_of(model).items()
-    )

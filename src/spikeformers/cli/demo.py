@@ -107,8 +107,8 @@ def _show_packaged_text() -> None:
         return
     print(f"The packaged model (books) continues {written.prompt!r}:\n{written.text.strip()}\n")
     print(
-        f"{written.tokens_per_second:,.0f} tokens/s on one thread (measured), of which each read "
+        f"{written.tokens_per_second:,.0f} tokens/s on one thread (measured); a token reads "
         f"{written.weights_read:.0%} of the weights (counted). "
-        "Again: spikeformers generate books --prompt ...\n",
+        "Try it: spikeformers generate books --prompt ...\n",
         flush=True,
     )

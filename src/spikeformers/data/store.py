@@ -17,7 +17,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +31,7 @@ from spikeformers.data.shards import MANIFEST, Shard, ShardedTokens
 from spikeformers.data.tokenizers import separator_id, tokenizer_digest
 from spikeformers.errors import DataError, StorageError, nearest
 from spikeformers.progress import Move
-from spikeformers.storage import digest_of, new_digest
+from spikeformers.storage import digest_of, draft_of, new_digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -168,22 +167,16 @@ def tokenize_corpus(
             return TokenStore(folder)
         except DataError as error:
             logger.warning("%s It is made again.", error)
-    draft: Path | None = None
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=cache))
-        draft.chmod(0o755)  # a cache may be shared
-        _write(draft, corpus, tokenizer, digest, progress)
-        _put_in_place(draft, folder)
+        with draft_of(folder) as draft:
+            _write(draft, corpus, tokenizer, digest, progress)
+            _put_in_place(draft, folder)
     except OSError as error:
         raise StorageError(
             f"the tokens of {corpus.name} cannot be written below {cache}: "
             f"{error.strerror or error}. Existing files are unchanged. Free some space, or "
             "name another folder in SPIKEFORMERS_CACHE."
         ) from error
-    finally:
-        if draft is not None and draft.exists():
-            shutil.rmtree(draft, ignore_errors=True)
     return TokenStore(folder)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from spikeformers.models._checks import config_errors
 from spikeformers.models._config import SpikingConfig, SpikingformerConfig
 from spikeformers.models._dead_zones import DEAD_ZONES
-from spikeformers.models._rates import read_shares
+from spikeformers.models._rates import read_shares, share_read
 from spikeformers.models._spiking_vit_config import SpikingViTConfig
 from spikeformers.models._spikingformer import SpikingLMOutput
 from spikeformers.models.bispikclm import (
@@ -79,5 +79,6 @@ __all__ = [
     "load_vision_model",
     "read_shares",
     "register_model",
+    "share_read",
     "task_of",
 ]

@@ -35,11 +35,11 @@ def with_dead_zones(
 ) -> dict[str, Any]:
     """Fields of a config of class ``kind``: ``sizes``, dead zones, and over both ``choices``.
 
-    What is chosen holds at every place: a field of neurons among ``choices`` is no place's any
-    more, a target for firing rates takes the place of the budget and of the places' targets, and a
-    ``neuron``, ``neurons``, an attention that sets its neurons itself, or a block without norms
-    before its neurons, whose small currents no dead zone would pass, that of all of `DEAD_ZONES`.
-    Raises ConfigError for choices of which no model can be built.
+    Choices hold at every place. A field of neurons among them replaces that field of all places,
+    and a firing-rate target replaces the budget and the places' own targets. No place has a dead
+    zone if the choices name ``neuron`` or ``neurons``, if the attention sets its neurons itself, or
+    if no norm stands before the neurons, whose small currents a dead zone would never pass.
+    Raises ConfigError for choices that no model can be built from.
     """
     values = {**sizes, **choices}
     if "neuron" in choices or "neurons" in choices:

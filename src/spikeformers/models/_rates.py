@@ -20,7 +20,7 @@ its own, weighted by its share of the targets (``_loss``).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -86,6 +86,17 @@ def read_shares(model: Any) -> dict[Neuron, float]:
             sizes[neuron] += linear.weight.numel()
     everything = sum(sizes.values())
     return {neuron: size / everything for neuron, size in sizes.items()}
+
+
+def share_read(model: Any, densities: Mapping[str, float]) -> float:
+    """The share of the weights in maps of spikes that a token reads, the head's included.
+
+    ``densities`` by the names that `neurons_of` gives.
+    """
+    shares = read_shares(model)
+    return sum(
+        shares.get(neuron, 0.0) * densities[name] for name, neuron in neurons_of(model).items()
+    )
 
 
 def rate_loss(

@@ -13,11 +13,10 @@ from, so that another version of the package makes its own.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from spikeformers.errors import CheckpointError, StorageError, UsageError, nearest
 from spikeformers.foreign import foreign, read_json
 from spikeformers.packaged.known import KNOWN, PackagedModel
+from spikeformers.storage import digest_of, draft_of
 
 HOME = Path(__file__).parent
 ENGINE, REST, RECIPE = "model.engine", "rest.safetensors", "restore.json"
@@ -57,23 +57,17 @@ def weights(name: str) -> Path:
     folder = cache / f"{name}-{_digest(home)}"
     if folder.is_dir():
         return folder
-    draft: Path | None = None
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=cache))
-        draft.chmod(0o755)
-        restore(home, draft)
-        if not folder.is_dir():  # another process may have made it meanwhile
-            os.rename(draft, folder)
+        with draft_of(folder) as draft:
+            restore(home, draft)
+            if not folder.is_dir():  # another process may have made it meanwhile
+                os.rename(draft, folder)
     except OSError as error:
         if not folder.is_dir():
             raise StorageError(
                 f"the model {name} cannot be written below {cache}: {error.strerror or error}. "
                 "Free some space, or name another folder in SPIKEFORMERS_CACHE."
             ) from error
-    finally:
-        if draft is not None and draft.exists():
-            shutil.rmtree(draft, ignore_errors=True)
     return folder
 
 
@@ -137,7 +131,6 @@ def _home(name: str) -> Path:
 
 def _digest(home: Path) -> str:
     """The digest of all files that the folder is made from."""
-    digest = hashlib.sha256()
-    for file in sorted(each for each in home.iterdir() if each.is_file()):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()[:16]
+    files = sorted(each for each in home.iterdir() if each.is_file())
+    parts = ((file.name.encode(), b"\0", file.read_bytes()) for file in files)
+    return digest_of(chain.from_iterable(parts))[:16]

@@ -40,7 +40,7 @@ DEMO_TOKENIZER = "bpe:2048"
 DEMO_MODEL: dict[str, Any] = {"neuron": "ni-lif"}  # dead zones need more steps to settle
 DEMO_CONTEXT = 128
 DEMO_BATCH = 16
-DEMO_STEPS = 450  # of each model, at DEMO_MINUTES
+DEMO_STEPS = 500  # of each model, at DEMO_MINUTES
 DEMO_MINUTES = 5.0
 DEMO_TRAIN: dict[str, Any] = {"learning_rate": 5e-3, "eval_batches": 8}
 DEMO_PROMPT = "Return the"
@@ -90,8 +90,7 @@ def demo(
     It takes about ``minutes`` on two cores; they set the number of steps, so that results do not
     depend on the machine's speed. ``overwrite`` first removes an earlier demo from ``out``;
     ``resume`` never starts a new one. ``on_start`` is called when ``out`` is accepted, before
-    anything is trained. Returns the content of summary.json, or None if Ctrl-C
-    interrupted it.
+    anything is trained. Returns the content of summary.json, or None if Ctrl-C interrupted it.
     Raises what `run_demo` raises.
     """
     out = Path(out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from spikeformers.storage.digest import digest_of, file_digest, new_digest, row_digest
 from spikeformers.storage.files import LEFT_OVER, replacing, write_bytes, write_text
 from spikeformers.storage.lock import check_unlocked, run_lock
-from spikeformers.storage.publish import publishing
+from spikeformers.storage.publish import draft_of, publishing
 from spikeformers.storage.writable import check_file, check_folder
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "check_folder",
     "check_unlocked",
     "digest_of",
+    "draft_of",
     "file_digest",
     "new_digest",
     "publishing",

@@ -1,9 +1,10 @@
-"""Several files that appear in a folder together, the one that makes them valid last."""
+"""Files that appear together: in a folder, the one that makes them valid last, or as a folder."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,3 +34,18 @@ def publishing(folder: Path, *, last: str, failed: str, advice: str) -> Iterator
         if not isinstance(error, (OSError, SafetensorError)):
             raise
         raise StorageError(f"{failed}: {error}. {advice}") from error
+
+
+@contextmanager
+def draft_of(folder: Path) -> Iterator[Path]:
+    """Yield a new folder beside ``folder``, for what is renamed to it once it is complete.
+
+    It is removed at the end unless it was renamed. Folders above are made if they are missing.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        draft.chmod(0o755)  # a cache may be shared
+        yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

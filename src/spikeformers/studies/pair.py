@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from spikeformers.energy import EnergyReport
 from spikeformers.engine import Engine, EngineSystem
 from spikeformers.evaluation.systems import System, Timing, TorchSystem, time_systems
-from spikeformers.models import read_shares
-from spikeformers.neurons import neurons_of
+from spikeformers.models import share_read
 from spikeformers.progress import Move, Tell
 from spikeformers.studies.gather import (
     Curve,
@@ -119,7 +118,7 @@ def measure_pair(
     summary["spiking"] |= {
         "density": figures["spiking"].energy.density,
         "density_by_layer": density,
-        "weights_read": _weights_read(spiking.model, density),
+        "weights_read": share_read(spiking.model, density),
     }
     summary |= {
         "engine": _engine(engine, speeds) if engine is not None else {"absent": no_engine},
@@ -144,14 +143,6 @@ def measure_pair(
         winners(model, ids),
         spelled(tokenizer, ids[0].tolist()),
         {TITLES[name]: _components(each.energy) for name, each in figures.items()},
-    )
-
-
-def _weights_read(model: PreTrainedModel, density: Mapping[str, float]) -> float:
-    """Of the weights in maps that read spikes, the share whose inputs fired, per token."""
-    shares = read_shares(model)
-    return sum(
-        shares.get(neuron, 0.0) * density[name] for name, neuron in neurons_of(model).items()
     )
 
 
