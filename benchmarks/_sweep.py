@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from spikeformers.reporting.tables import markdown
 from spikeformers.storage import write_text
 
 RESULTS = Path(__file__).parent / "results"
@@ -230,6 +231,26 @@ def at_best_rate(results: list[dict[str, Any]], row: str) -> list[dict[str, Any]
     of_row = [r for r in results if r["row"] == row]
     best = best_rate(of_row, row) if of_row and "validation_loss" in of_row[0] else 0.0
     return [r for r in of_row if _rate(r) == best]
+
+
+def search_table(results: list[dict[str, Any]], labels: Mapping[str, str], quantity: str) -> str:
+    """Validation loss of each row's first seed at every learning rate that was searched.
+
+    ``labels``: the rows in their order, and what the table calls them; ``quantity``: the loss.
+    """
+    tried = sorted({run["learning_rate"] for run in results})
+    rows = []
+    for key, label in labels.items():
+        of_row = [run for run in results if run["row"] == key]
+        first = min((run["seed"] for run in of_row), default=0)
+        losses = {
+            run["learning_rate"]: f"{run['validation_loss']:.3f}"
+            for run in of_row
+            if run["seed"] == first
+        }
+        if losses:
+            rows.append([label, *(losses.get(rate, "-") for rate in tried)])
+    return markdown([f"{quantity} at a rate of", *map("{:g}".format, tried)], rows)
 
 
 def with_kept(name: str, results: list[dict[str, Any]]) -> list[dict[str, Any]]:

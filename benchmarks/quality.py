@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from _sweep import Sweep, at_best_rate, cpu_seconds, mean
+from _sweep import Sweep, at_best_rate, cpu_seconds, mean, search_table
 from _training import train_row
 from spikeformers.models import DEAD_ZONES
 from spikeformers.reporting.tables import markdown
@@ -195,25 +195,16 @@ def table(name: str, results: list[dict[str, Any]]) -> str:
         *("nJ/token, with elementwise", "train CPU s", "parameters"),
     ]
     text = f"{head}\n\n{markdown(columns, rows)}"
-    return f"{text}\n{search_table(results)}" if searched else text
+    if not searched:
+        return text
+    labels = {key: row.label or key for key, row in ROWS.items()}
+    return f"{text}\n{search_table(results, labels, 'validation nats/token')}"
 
 
 def _read(runs: list[dict[str, Any]]) -> str:
     """Share of weights read per token; a dash for results from before it was recorded."""
     shares = [run["weights_read"] for run in runs if run.get("weights_read") is not None]
     return mean(shares, 3) if shares else "-"
-
-
-def search_table(results: list[dict[str, Any]]) -> str:
-    """Validation loss of each row's first seed at every learning rate that was searched."""
-    tried = sorted({run["learning_rate"] for run in results})
-    rows = []
-    for key, row in ROWS.items():
-        runs = [r for r in results if r["row"] == key and r["seed"] == row.seeds[0]]
-        losses = {r["learning_rate"]: f"{r['validation_loss']:.3f}" for r in runs}
-        if losses:
-            rows.append([row.label or key, *(losses.get(rate, "-") for rate in tried)])
-    return markdown(["validation nats/token at a rate of", *map("{:g}".format, tried)], rows)
 
 
 def density_table(results: list[dict[str, Any]]) -> str:

@@ -1,12 +1,15 @@
 """Ablation of A2OS2A on images: what K and V are, other attentions, the dense twin.
 
     python benchmarks/vision.py run --data my_images/ --name cifar-10-jpeg --steps 2000 --jobs 2
+    python benchmarks/vision.py run --data digits --name digits-searched --search --jobs 2
+                                    --preset a2os2a-digits --steps 300 --batch 64
     python benchmarks/vision.py table
 
 ``run`` trains every row of ROWS through the library's own loop, one process and one thread each
 (``--device cuda`` where there is one), under ``runs/vision/``; rows that are done are kept and
 unfinished ones resume. All rows see the same images in the same order on the same schedule.
-``--set`` changes the model of every row, its twin's too: ``--set image_size=28``.
+``--set`` changes the model of every row, its twin's too: ``--set image_size=28``. With ``--search``
+each row has a learning rate of its own, chosen by the cross-entropy of the whole validation split.
 ``table`` writes ``benchmarks/results/vision-NAME.json`` and ``.md``, and puts the tables into
 docs/results.md between the marks ``<!-- vision-NAME -->`` and ``<!-- end -->``. Accuracy is of the
 test split (validation where there is none), whole unless ``--limit``, in float32, measured;
@@ -25,12 +28,14 @@ from typing import Any
 
 import yaml
 
-from _sweep import Sweep, mean
+from _sweep import Sweep, at_best_rate, mean, search_table
 from spikeformers.reporting.tables import markdown
 
 SETTING = ("preset", "steps", "batch", "augment")
 THREE = (0, 1, 2)
 COUNTED = 64  # images that energy and entropy are measured on
+RATES = (1e-3, 2e-3, 4e-3)
+"""Where each row's search for its learning rate begins."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,9 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
     )
     config |= {
         **{"steps": args.steps, "batch_size": args.batch, "seed": args.seed, "threads": 1},
-        **{"learning_rate": row.learning_rate or args.learning_rate or config["learning_rate"]},
+        "learning_rate": (
+            args.rate or row.learning_rate or args.learning_rate or config["learning_rate"]
+        ),
         **{"device": args.device},
         **{"eval_every": max(1, args.steps // 10), "save_every": max(1, args.steps // 10)},
         **{"keep_checkpoints": 1, "eval_batches": -(-args.curve // args.batch)},
@@ -113,6 +120,15 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
     spent = time.process_time() - began
     split = "test" if "test" in data.splits else "validation"
     report = classify(model, store.batches(split, 128, args.limit), data.classes)
+    chosen_by = {}
+    if args.rate:
+        if split == "validation":
+            raise SystemExit(
+                "--search: the data has no test split, so that figures would be of the images that "
+                "chose the rate. Give data with a test split."
+            )
+        validation = classify(model, store.batches("validation", 128), data.classes)
+        chosen_by = {"validation_loss": validation.loss, "validation": validation.as_dict()}
     model.cpu()
     energy = energy_of(model, store.batches(split, 8, COUNTED))
     entropies = entropy_of(model, store.batches(split, 8, COUNTED))
@@ -127,6 +143,7 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
         "split": split,
         "accuracy": report.accuracy,
         "report": report.as_dict(),
+        **chosen_by,
         "curve": _curve(out),
         "entropy": [entropy.as_dict() for entropy in entropies],
         "energy": {k: v for k, v in energy.as_dict().items() if k not in ("products", "prices")},
@@ -155,7 +172,7 @@ def _curves(results: list[dict[str, Any]]) -> list[str]:
     """One line per row that has them: accuracy by images seen, mean over seeds."""
     lines = []
     for key, row in ROWS.items():
-        curves = [run["curve"] for run in results if run["row"] == key and run.get("curve")]
+        curves = [run["curve"] for run in at_best_rate(results, key) if run.get("curve")]
         if curves:
             points = ", ".join(
                 f"{at[0][0]:,}: {100 * statistics.mean(value for _, value in at):.1f}"
@@ -168,23 +185,29 @@ def _curves(results: list[dict[str, Any]]) -> list[str]:
 def table(name: str, results: list[dict[str, Any]]) -> str:
     """One line per row, mean and sample deviation over its seeds."""
     setting = results[0]["setting"]
+    searched = "validation_loss" in results[0]
     commits = ", ".join(sorted({run["commit"] for run in results}))
     preset = setting["preset"] + "".join(f", {k} {v}" for k, v in setting.get("set", {}).items())
     tested = (
         f"{setting['limit']:,} images, spread evenly, of the" if "limit" in setting else "the whole"
     )
+    rates = (
+        "the rate of each row chosen by the validation split (rates searched, with the loss of "
+        "the first seed, below)"
+        if searched
+        else "rates not searched"
+    )
     head = (
         f"{name}, {preset}, {setting['steps']:,} steps of {setting['batch']} images in "
-        f"{setting.get('precision', 'fp32')}, augmentation: {setting['augment']}, rate "
-        f"{results[0]['learning_rate']:g} unless stated otherwise; seeds from 0; "
-        f"commits {commits}; torch {results[0]['torch']}, {results[0]['machine']}. Accuracy "
-        f"measured on {tested} {results[0]['split']} split; entropy of Q, K and V in bits per "
-        "value, mean over the blocks, measured; energies estimated, by the papers' sum and with "
-        "elementwise operations."
+        f"{setting.get('precision', 'fp32')}, augmentation: {setting['augment']}, {rates}; "
+        f"seeds from 0; commits {commits}; torch {results[0]['torch']}, {results[0]['machine']}. "
+        f"Accuracy measured on {tested} {results[0]['split']} split; entropy of Q, K and V in "
+        "bits per value, mean over the blocks, measured; energies estimated, by the papers' sum "
+        "and with elementwise operations."
     )
     rows = []
     for key, row in ROWS.items():
-        runs = [r for r in results if r["row"] == key]
+        runs = at_best_rate(results, key)
         if not runs:
             continue
         energy = [r["energy"] for r in runs]
@@ -193,6 +216,7 @@ def table(name: str, results: list[dict[str, Any]]) -> str:
             [
                 row.label or key,
                 str(len(runs)),
+                f"{runs[0]['learning_rate']:g}",
                 mean([100 * r["accuracy"] for r in runs], 2),
                 mean([e["density"] for e in energy], 3) if spiking else "1",
                 " / ".join(_entropy(runs, role) for role in ("query", "key", "value"))
@@ -205,10 +229,13 @@ def table(name: str, results: list[dict[str, Any]]) -> str:
             ]
         )
     columns = [
-        *("row", "seeds", "accuracy, %", "density", "bits of Q / K / V", "uJ/image, papers'"),
-        *("uJ/image, with elementwise", "train CPU s", "parameters"),
+        *("row", "seeds", "rate", "accuracy, %", "density", "bits of Q / K / V"),
+        *("uJ/image, papers'", "uJ/image, with elementwise", "train CPU s", "parameters"),
     ]
     text = f"{head}\n\n{markdown(columns, rows)}"
+    if searched:
+        labels = {key: row.label or key for key, row in ROWS.items()}
+        text += f"\n{search_table(results, labels, 'validation cross-entropy')}"
     return "\n".join([text, *(f"{line}\n" for line in _curves(results))])
 
 
@@ -243,4 +270,5 @@ def _pair(text: str) -> tuple[str, Any]:
 SEEDS = {key: row.seeds for key, row in ROWS.items()}
 
 if __name__ == "__main__":
-    Sweep(__file__, "vision", SEEDS, train_one, table, options).main(__doc__)
+    rates = dict.fromkeys(ROWS, RATES)
+    Sweep(__file__, "vision", SEEDS, train_one, table, options, rates).main(__doc__)
