@@ -41,11 +41,13 @@ class Row:
     shift: bool = False
     """A twin whose maps read, as with ``token_shift``, half of the token before."""
     learning_rate: float = 5e-3
+    optimizer: str = "adamw"
     seeds: tuple[int, ...] = (0,)
     label: str | None = None
     """Its name in the table, where it is not the key."""
 
 
+MUON_RATES = (5e-3, 1e-2)
 NI_LIF: dict[str, Any] = {"neuron": "ni-lif"}
 """The paper's neuron, with norms behind the maps, in place of the preset's dead zones."""
 ROWS: dict[str, Row] = {
@@ -56,6 +58,20 @@ ROWS: dict[str, Row] = {
     ),
     "dead zones, budget 0.15": Row(
         {**DEAD_ZONES, "budget": 0.15}, seeds=THREE, label="spiking, dead zones, budget 0.15"
+    ),
+    "dense-rotary, Muon": Row(
+        twin="rotary",
+        optimizer="muon",
+        rates=MUON_RATES,
+        seeds=THREE,
+        label="dense twin, rotary positions, Muon",
+    ),
+    "dead zones, budget 0.35, Muon": Row(
+        DEAD_ZONES,
+        optimizer="muon",
+        rates=MUON_RATES,
+        seeds=THREE,
+        label="spiking, dead zones, budget 0.35, Muon",
     ),
     "dense-learned": Row(
         twin="learned", seeds=THREE, label="dense twin, learned positions (GPT-2)"
@@ -127,7 +143,8 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
             shift_inputs(model)
         return model
 
-    done = train_row(args, out, build, (store, tokenizer), args.rate or row.learning_rate)
+    rate = args.rate or row.learning_rate
+    done = train_row(args, out, build, (store, tokenizer), rate, optimizer=row.optimizer)
     return done and {"setting": {key: getattr(args, key) for key in SETTING}, **done[1]}
 
 
