@@ -31,7 +31,7 @@ from spikeformers.data import load_corpus, make_tokenizer
 from spikeformers.data.encoding import batches
 from spikeformers.storage import write_text
 
-EVERY = 0.05  # seconds between two looks at the processes' memory
+EVERY = 1.0  # seconds between two looks at the memory; a look takes milliseconds from the work
 
 
 def build(path: Path, megabytes: float, text: str) -> int:
@@ -135,10 +135,19 @@ def main() -> None:
             f"{alone_processor:.2f} MB per processor second",
             flush=True,
         )
-        rows = {}
+        result: dict[str, Any] = {
+            "text": args.text,
+            "megabytes": size / 1e6,
+            "vocabulary": args.vocabulary,
+            "bare_megabytes_per_second": alone,
+            "bare_megabytes_per_processor_second": alone_processor,
+            "workers": {},
+            "machine": f"{platform.machine()}, {os.cpu_count()} processors",
+            "note": args.note,
+        }
         for workers in args.workers:
             out = Path(folder) / f"store-{workers}"
-            rows[workers] = row = run(source, out, f"{folder}/tokenizer", workers)
+            result["workers"][workers] = row = run(source, out, f"{folder}/tokenizer", workers)
             print(
                 f"{workers} worker(s): {row['megabytes_per_second']:.2f} MB/s, "
                 f"{row['megabytes_per_second'] / alone:.2f} of the bare tokenizer; "
@@ -146,18 +155,8 @@ def main() -> None:
                 f"{row['peak_megabytes']:,.0f} MB in all processes",
                 flush=True,
             )
-    if args.json:
-        result = {
-            "text": args.text,
-            "megabytes": size / 1e6,
-            "vocabulary": args.vocabulary,
-            "bare_megabytes_per_second": alone,
-            "bare_megabytes_per_processor_second": alone_processor,
-            "workers": rows,
-            "machine": f"{platform.machine()}, {os.cpu_count()} processors",
-            "note": args.note,
-        }
-        write_text(args.json, json.dumps(result, indent=2) + "\n")
+            if args.json:  # after each row: the next may take an hour
+                write_text(args.json, json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

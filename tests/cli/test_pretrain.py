@@ -133,7 +133,7 @@ def test_ctrl_c_and_resume_end_as_if_nothing_had_happened(
     assert (before["config"], before["model"]) == (after["config"], after["model"])
 
 
-def test_resume_takes_what_may_change_and_refuses_the_rest(spikeformers, causal, text):
+def test_resume_takes_what_may_change_and_refuses_the_rest(spikeformers, causal, text, tmp_path):
     arguments = ("pretrain", "--out", causal, "--resume")
     assert spikeformers(*arguments, "--set", "log_every=2").code == 0
     ended = spikeformers(*arguments, "--set", "learning_rate=0.5")
@@ -141,9 +141,28 @@ def test_resume_takes_what_may_change_and_refuses_the_rest(spikeformers, causal,
     assert "learning_rate was 0.01, now 0.5" in ended.err
     ended = spikeformers(*arguments, "--set", "hidden_size=32")
     assert ended.code == 2
-    assert "cannot change the model" in ended.err
+    assert "not with hidden_size=32; --resume cannot change the model" in ended.err
     assert spikeformers(*arguments, "--preset", "we-spikingformer-tiny").code == 2
-    assert spikeformers(*arguments, "--data", "builtin").code == 2  # another text
+    (other := tmp_path / "other.txt").write_text("Another text than before.\n\n" * 40)
+    ended = spikeformers(*arguments, "--data", other)
+    assert ended.code == 2, ended.err
+    assert "text" in ended.err or "data" in ended.err, ended.err
+
+
+def test_the_command_that_started_a_run_resumes_it(spikeformers, tiny, text, tmp_path):
+    recipe, out = tmp_path / "recipe.yaml", tmp_path / "run"
+    recipe.write_text("model:\n  neurons: {head: {levels: 2}}\n  decay: 0.25\n")
+    command = ("pretrain", *WD, "--recipe", recipe, "--data", text, "--out", out, *tiny())
+    assert spikeformers(*command).code == 0
+    before = weights(out)
+    ended = spikeformers(*command, "--resume")
+    assert ended.code == 0, ended.err
+    assert weights(out) == before
+    recipe.write_text("model:\n  neurons: {head: {levels: 4}}\n  decay: 0.25\n")
+    ended = spikeformers(*command, "--resume")
+    assert ended.code == 2
+    assert "not with neurons={'head': {'levels': 4}}; --resume cannot change" in ended.err
+    assert weights(out) == before
 
 
 def test_a_finished_run_is_continued_for_more_steps(spikeformers, tiny, text, tmp_path):

@@ -22,6 +22,7 @@ from spikeformers.runs.prepared import (
     check_out,
     initialise,
     lengths,
+    model_request,
     prepare_text,
     refuse_another_model,
 )
@@ -120,7 +121,7 @@ def prepare(recipe: Recipe, reporter: Reporter) -> PreparedRun:
     )
     if recipe.control:
         student = control_of(student)
-    request = {"preset": recipe.preset, "control": recipe.control, **data, DISTILL: teacher_keys}
+    request = {**model_request(recipe), **data, DISTILL: teacher_keys}
     return _build(student, teacher, spad, tokenizer, store, config, request, teacher_keys)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from spikeformers.models import PRESETS, build_model
 from spikeformers.progress import is_main_process
 from spikeformers.reporting import training_card
 from spikeformers.runs.recipe import Recipe
-from spikeformers.runs.record import REQUEST, verb_of
+from spikeformers.runs.record import CHOICES, REQUEST, verb_of
 from spikeformers.runs.reporter import Reporter
 from spikeformers.storage import check_folder, check_unlocked
 from spikeformers.training import TrainConfig, TrainResult, train
@@ -175,11 +176,33 @@ def check_out(out: Path, *, resume: bool) -> None:
         refuse_taken(out)
 
 
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as a file of JSON gives them back."""
+    return dict(json.loads(json.dumps(dict(values), default=str)))
+
+
+def model_request(recipe: Recipe) -> dict[str, Any]:
+    """What a new run's request says of its model."""
+    return {"preset": recipe.preset, "control": recipe.control, CHOICES: plain(recipe.model)}
+
+
 def refuse_another_model(out: Path, request: Mapping[str, Any], changes: Recipe) -> None:
-    """Raise ``ConfigError`` if a resumed run would change its model."""
-    other = bool(changes.preset) and changes.preset != request["preset"]
-    if changes.model or other or (changes.control and not request["control"]):
+    """Raise ``ConfigError`` if a resumed run would change its model.
+
+    What is given again as it was at the start changes nothing.
+    """
+    started = request.get(CHOICES, {})
+    others = {
+        key: value for key, value in plain(changes.model).items() if started.get(key) != value
+    }
+    if changes.preset and changes.preset != request["preset"]:
+        others["preset"] = changes.preset
+    if changes.control and not request["control"]:
+        others["control"] = True
+    if others:
+        changed = ", ".join(f"{key}={value!r}" for key, value in others.items())
+        control = " --control" if request["control"] else ""
         raise ConfigError(
-            f"{out} was started as {request['preset']}{' --control' if request['control'] else ''}"
-            "; --resume cannot change the model. Use another --out."
+            f"{out} was started as {request['preset']}{control}, and not with {changed}; "
+            "--resume cannot change the model. Use another --out."
         )

@@ -21,6 +21,7 @@ from spikeformers.runs.prepared import (
     check_out,
     initialise,
     lengths,
+    model_request,
     prepare_text,
     refuse_another_model,
 )
@@ -90,7 +91,7 @@ def prepare(recipe: Recipe, reporter: Reporter) -> PreparedRun:
     spiking = build_config(recipe.preset, len(tokenizer), special | model)
     config = TrainConfig.from_dict(training)
     new_model = initialise(control_of(spiking) if recipe.control else spiking, config.seed)
-    request = {"preset": recipe.preset, "control": recipe.control, **data}
+    request = {**model_request(recipe), **data}
     return prepare_text(tokenizer, store, new_model, config, request)
 
 

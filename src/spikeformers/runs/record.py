@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 REQUEST = "request"  # key of run.json's data section with the request of the data
 DISTILL = "distill"  # key of that request, in a run of `distill`
 VISION = "images"  # key of that request, in a run of `train-vision`: its data section
+CHOICES = "model"  # key of that request with what was chosen beside the preset
 VERB = "verb"  # key of that request that names any other verb
 
 ADVICE = "Use another --out."
@@ -39,7 +40,8 @@ class RunRecord:
         """The request of the run; empty for a run that no verb started."""
         request = self.sections["data"].get(REQUEST) or {}
         where = self._of("request")
-        return dict(check_object(request, {}, where, advice=ADVICE, optional={VERB: str}))
+        optional = {VERB: str, CHOICES: dict}
+        return dict(check_object(request, {}, where, advice=ADVICE, optional=optional))
 
     def checked_request(self, *schemas: Mapping[str, Any]) -> dict[str, Any]:
         """The request, with the keys and types of ``schemas``."""

@@ -20,6 +20,7 @@ from spikeformers.runs.prepared import (
     carry_out,
     check_out,
     initialise,
+    model_request,
     refuse_another_model,
 )
 from spikeformers.runs.recipe import (
@@ -104,8 +105,7 @@ def prepare(recipe: Recipe) -> PreparedRun:
         training["steps"] = -(-vision.epochs * len(store.data.split("train")) // batch)
     config = TrainConfig.from_dict(training)
     new_model = initialise(control_of(spiking) if recipe.control else spiking, config.seed)
-    model_request = {"preset": recipe.preset, "control": recipe.control}
-    request = {VERB: "train-vision", **model_request, VISION: data}
+    request = {VERB: "train-vision", **model_request(recipe), VISION: data}
     return _prepared(store, new_model, config, vision, request)
 
 
