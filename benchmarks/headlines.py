@@ -171,7 +171,7 @@ def sentences() -> Iterator[Line]:
         )
         return f"{of_task['means']['standard']:.1f} ({each})"
 
-    result, before = results[0], results[0]["setting"]["pretrained"]
+    result, before = results[0], results[0]["pretrained"]
     tokens = before["steps"] * before["batch_size"] * before["context"] / 1e6
     seeds = len({run["seed"] for run in results})
     same = ", ".join(f"{t} {x['majority']['standard']:.1f}" for t, x in spiking["tasks"].items())
