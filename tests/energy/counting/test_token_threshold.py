@@ -86,14 +86,16 @@ def test_far_neurons_are_counted_apart_and_within_their_layer() -> None:
     model = make()
     fired, traced = counts(model), trace(model, IDS)
     name = "model.model.layers.1.mlp.fire_hidden"
-    far = fired[name].abs() // 16
-    own = traced.populations[f"{name}.far"]
+    near, far = fired[name].abs() % 16, fired[name].abs() // 16
+    of_near, own = (traced.populations[f"{name}.{kind}"] for kind in ("near", "far"))
+    assert (of_near.nonzero, of_near.total) == (int((near > 0).sum()), ones(near))
     assert (own.nonzero, own.total) == (int((far > 0).sum()), ones(far))
-    assert own.nonzero > 0
+    assert 0 < own.nonzero < of_near.nonzero
     assert traced.neurons[name].total == ones(fired[name])
     assert f"{name}.far" not in traced.neurons
     densities = density_of(model, [IDS])
     assert densities[f"{name}.far"].nonzero == own.nonzero
+    assert densities[f"{name}.near"].nonzero == of_near.nonzero
     assert densities[name].nonzero == int((fired[name] != 0).sum())
 
 
@@ -124,13 +126,13 @@ def test_an_audit_sees_a_unit_per_token_at_every_map(report: Any) -> None:
             } == {"scores", "values"}  # fmt: skip
 
 
-def test_an_audit_shows_how_many_far_neurons_fired(report: Any) -> None:
+def test_an_audit_shows_how_many_near_and_far_neurons_fired(report: Any) -> None:
     shown = report.as_dict()["populations"]
-    assert len(shown) == 2 * 4 + 1
-    head = shown["model.lm_head.fire.far"]
-    assert head["size"] == 2 * IDS.numel() * 16
-    assert 0 < head["fired"] < head["size"] / 5
-    assert head["kind"] == "integer"
+    assert len(shown) == 2 * (2 * 4 + 1)
+    near, far = (shown[f"model.lm_head.fire.{kind}"] for kind in ("near", "far"))
+    assert near["size"] == far["size"] == 2 * IDS.numel() * 16
+    assert 0 < far["fired"] < far["size"] / 5 < near["fired"] <= near["size"]
+    assert near["kind"] == far["kind"] == "integer"
 
 
 def test_a_factor_per_token_that_no_neuron_states_is_no_unit() -> None:
