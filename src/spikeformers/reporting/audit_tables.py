@@ -106,6 +106,8 @@ def _operand(history: OperandHistory, title: str) -> str:
             return "powers of two"
         name = "weights" if title == "product" else "constants"
         return name if history.kind == "real" else f"{history.in_words} {name}"
+    if history.is_shift:
+        return "powers of two by value"
     source = " by value" if history.source == "values" else ""
     source += "" if history.unit_per is None else f", unit per {history.unit_per}"
     return f"{history.in_words} {{}}{source}" if history.is_spikes else history.kind

@@ -135,6 +135,19 @@ def test_an_audit_shows_how_many_near_and_far_neurons_fired(report: Any) -> None
     assert near["kind"] == far["kind"] == "integer"
 
 
+def test_units_that_are_powers_of_two_need_no_division() -> None:
+    def verdicts(**choices: Any) -> dict[str, str]:
+        seen = audit(make(**choices), [IDS])
+        assert all(row.verdict != "unknown" for row in seen.rows)
+        by_unit = [row for row in seen.rows if row.name.endswith(("fire", "fire_in", "fire_hidden"))
+                   and row.title == "division" and not row.operands[1].constant]  # fmt: skip
+        assert len(by_unit) == 2 * 4 + 1
+        return {row.name: row.verdict for row in by_unit}
+
+    assert set(verdicts().values()) == {"multiplier"}
+    assert set(verdicts(power_of_two_units=True).values()) == {"adder"}
+
+
 def test_a_factor_per_token_that_no_neuron_states_is_no_unit() -> None:
     """The same arithmetic on the counts of a neuron whose spikes have one value."""
 
