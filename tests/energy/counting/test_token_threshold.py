@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig
+from transformers import Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen3Config
 
 from spikeformers.energy import audit, density_of, trace
 from spikeformers.models import NeurTransformerConfig, NeurTransformerForCausalLM
@@ -17,11 +17,19 @@ IDS = torch.randint(0, 50, (2, 9), generator=torch.Generator().manual_seed(1))
 ALL = ["ffn", "qkv", "out", "head"]
 
 
-def make(**choices: Any) -> NeurTransformerForCausalLM:
-    source = LlamaConfig(
-        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, intermediate_size=24, max_position_embeddings=32,
-    )  # fmt: skip
+SIZES: dict[str, Any] = {
+    **{"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4},
+    **{"num_key_value_heads": 2, "intermediate_size": 24, "max_position_embeddings": 32},
+}
+OTHERS = {
+    "mistral": MistralConfig(**SIZES, sliding_window=4),
+    "qwen3": Qwen3Config(**SIZES, head_dim=8),
+    "gemma3_text": Gemma3TextConfig(**SIZES, head_dim=8, sliding_window=4),
+}
+
+
+def make(source: Any = None, **choices: Any) -> NeurTransformerForCausalLM:
+    source = source or LlamaConfig(**SIZES)
     torch.manual_seed(5)
     fields: dict[str, Any] = {
         **{"threshold": "token", "code": "phase", "attention": "kept", "spiking_maps": ALL},
@@ -124,6 +132,20 @@ def test_an_audit_sees_a_unit_per_token_at_every_map(report: Any) -> None:
         assert (row.operands[0].kind, row.operands[0].source) == ("integer", "neuron"), name
     assert {row.name.rsplit(".", 1)[-1] for row in report.failures("addition-only", scope="model")
             } == {"scores", "values"}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_every_map_of_the_other_sources_reads_spikes_too(kind: str) -> None:
+    model = make(OTHERS[kind])
+    fired, report = counts(model), audit(model, [IDS])
+    for name, row in report.products("model").items():
+        assert row.verdict == ("multiplier" if name.endswith(("scores", "values")) else "adder")
+    traced = trace(model, IDS)
+    assert len(traced.products) == 2 * 9 + 1
+    assert traced.products["model.lm_head"].sop == ones(fired["model.lm_head.fire"]) * 50
+    query = traced.products["model.model.layers.0.self_attn.inner.q_proj"]
+    outputs = 4 * (4 if kind == "mistral" else 8)
+    assert query.sop == ones(fired["model.model.layers.0.self_attn.fire"]) * outputs
 
 
 def test_an_audit_shows_how_many_near_and_far_neurons_fired(report: Any) -> None:
