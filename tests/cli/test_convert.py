@@ -208,9 +208,11 @@ def test_thresholds_per_token_take_no_calibration(spikeformers, control, text, t
     assert abs(lost) < 0.02
 
     arguments = ("--threshold", "token", "--spiking", "ffn,head", "--density", 0.7, *TOKENS)
-    ended = spikeformers("convert", control, "--calibration", text, *arguments, "--out", out / "x")
+    arguments = (*arguments, "--power-of-two-units", "--out", out / "x")
+    ended = spikeformers("convert", control, "--calibration", text, *arguments)
     assert ended.code == 0, ended.err
     report = json.loads((out / "x" / "report.json").read_text())
+    assert report["method"]["power_of_two_units"] is True
     names = [place["name"].rsplit(".", 1)[-1] for place in report["dead_zones"]]
     assert names == ["fire_in", "fire_hidden"] * 2 + ["fire"]
     weights = sum(place["weights"] for place in report["dead_zones"])
@@ -226,7 +228,9 @@ def test_what_is_calibrated_needs_text(spikeformers, control, tmp_path):
         assert not (tmp_path / "out").exists()
 
 
-def test_the_audit_shows_units_per_token_and_far_neurons(spikeformers, control, text, tmp_path):
+def test_the_audit_shows_units_per_token_and_near_and_far_neurons(
+    spikeformers, control, text, tmp_path
+):
     out, sizes = tmp_path / "token", ("--tokens", 64, "--context", 16)
     ended = spikeformers("convert", control, "--threshold", "token", "--out", out, *sizes)
     assert ended.code == 0, ended.err
@@ -234,8 +238,9 @@ def test_the_audit_shows_units_per_token_and_far_neurons(spikeformers, control, 
     assert ended.code == 0, ended.err
     shown = " ".join(ended.out.split())
     assert "unit per token" in shown
-    assert "Further neurons of the layers" in shown
-    assert "fire_hidden" in shown
+    assert "Layers with several kinds of neurons" in shown
+    assert "fire_hidden.near" in shown
+    assert "fire_hidden.far" in shown
 
 
 @pytest.mark.parametrize(
@@ -245,6 +250,7 @@ def test_the_audit_shows_units_per_token_and_far_neurons(spikeformers, control, 
         (("--density", 2, "--calibration", "missing.txt"), "density must lie between 0 and 1"),
         (("--set", "token_reach=-1"), "token_reach must be a number above 0"),
         (("--spiking", "foo"), "spiking_maps names 'foo'"),
+        (("--threshold", "channel", "--power-of-two-units"), "is for threshold='token'"),
         (("--steps", 99), "takes 2 to 12 steps, not 99"),
     ],
 )

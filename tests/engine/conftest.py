@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig
+from transformers import Gemma3TextConfig, LlamaConfig
 
 from spikeformers.engine import Engine
 from spikeformers.kernels import native
@@ -81,14 +81,19 @@ def make_other() -> Make:
                 "intermediate_size": 48,
                 "max_position_embeddings": 96,
             }
-            source = LlamaConfig(**shape, num_attention_heads=2, **more)
+            source: Any = LlamaConfig(**shape, num_attention_heads=2, **more)
             attention = kind.removeprefix("converted-")
             choices: dict[str, Any] = {"attention": attention, "wta": "top_k", "steps": 4}
-            if attention == "token":
+            if attention in ("token", "gemma3"):
                 maps = {"spiking_maps": ["ffn", "qkv", "out", "head"]}
                 choices = {"attention": "kept", "threshold": "token", "steps": 6, "code": "phase"}
                 choices |= maps
-            described = source.to_dict() | {"model_type": "llama"}
+            if attention == "gemma3":
+                more |= {"head_dim": 8, "sliding_window": 3, "final_logit_softcapping": 5.0}
+                source = Gemma3TextConfig(
+                    **shape, num_attention_heads=2, layer_types=["sliding_attention"], **more
+                )
+            described = source.to_dict() | {"model_type": source.model_type}
             model = NeurTransformerForCausalLM(NeurTransformerConfig(source=described, **choices))
         with torch.no_grad():
             for name, parameter in model.named_parameters():

@@ -16,12 +16,14 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
     PreTrainedModel,
     Qwen2Config,
+    Qwen3Config,
 )
 
 from spikeformers.conversion import Rule, make_plan
@@ -31,7 +33,7 @@ from spikeformers.engine import Engine
 from spikeformers.errors import ConfigError, UsageError
 from spikeformers.export import pack
 from spikeformers.export.quantising import grouped_reals
-from spikeformers.models import NeurTransformerForCausalLM
+from spikeformers.models import NeurTransformerConfig, NeurTransformerForCausalLM
 from spikeformers.neurons import observe
 
 Ids = Callable[..., list[int]]
@@ -56,9 +58,19 @@ CONFIGS: dict[str, Callable[..., Any]] = {
     "llama": lambda **more: LlamaConfig(**(GROUPED | {"tie_word_embeddings": True} | more)),
     "qwen2": lambda **more: Qwen2Config(**(GROUPED | more)),
     "mistral": lambda **more: MistralConfig(**(GROUPED | {"sliding_window": None} | more)),
+    "qwen3": lambda **more: Qwen3Config(**(GROUPED | {"head_dim": 10} | more)),
+    "gemma3_text": lambda **more: Gemma3TextConfig(
+        **(GROUPED | {"head_dim": 10, "query_pre_attn_scalar": 30, "sliding_window": 20} | more),
+        layer_types=["sliding_attention", "full_attention"],
+    ),
 }
 TOKEN: dict[str, Any] = {"threshold": "token", "attention": "kept", "steps": 8}
 ALL_MAPS = {"spiking_maps": ["ffn", "qkv", "out", "head"]}
+WINDOW = {"use_sliding_window": True, "sliding_window": 20, "max_window_layers": 1}
+ROTARY = {
+    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+}
 VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "rate": ("gpt2", {}, {"attention": "kept", "steps": 4}),
     "phase": ("gpt2", {}, {"attention": "kept", "steps": 10, "code": "phase"}),
@@ -100,6 +112,20 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "token-out-and-head": ("llama", {}, TOKEN | {"ffn": "kept", "spiking_maps": ["out", "head"]}),
     "token-ssa": ("llama", {}, TOKEN | {"attention": "ssa", "steps": 6}),
     "token-hard": ("gpt2", {}, TOKEN | {"attention": "cwssa", "steps": 6}),
+    "mistral-window": ("mistral", {"sliding_window": 20}, {"attention": "kept", "steps": 8}),
+    "qwen2-window": ("qwen2", WINDOW | {"sliding_window": 70}, TOKEN | ALL_MAPS),
+    "qwen2-dense-window": (
+        *("qwen2", WINDOW),
+        {"attention": "cwssa", "steps": 4, "allow_dense": True},
+    ),
+    "qwen3": ("qwen3", {}, {"attention": "kept", "steps": 8}),
+    "qwen3-token": ("qwen3", {"attention_bias": True}, TOKEN | ALL_MAPS),
+    "gemma3": ("gemma3_text", {}, {"attention": "kept", "steps": 8}),
+    "gemma3-token": ("gemma3_text", {"sliding_window": 70}, TOKEN | ALL_MAPS),
+    "gemma3-capped": (
+        *("gemma3_text", {"final_logit_softcapping": 2.0, "rope_parameters": ROTARY}),
+        TOKEN | ALL_MAPS | {"steps": 6, "power_of_two_units": True},
+    ),
 }
 
 
@@ -116,6 +142,8 @@ def convert(tmp_path: Path, ids: Ids) -> Convert:
             for name, parameter in dense.named_parameters():
                 if "bias" in name:
                     parameter.normal_(0, 0.2)
+                elif "norm" in name and kind in ("qwen3", "gemma3_text"):
+                    parameter.add_(0.3 * torch.randn_like(parameter))
                 elif parameter.dim() == 2:
                     parameter.mul_(8)
         choices = dict(choices)
@@ -192,18 +220,21 @@ def test_what_neurons_say_and_logits_are_pytorchs(variant: str, convert: Convert
 
 @pytest.mark.parametrize(
     "variant",
-    ["rate", "qcfs", "ssa", "hard", "top-2-phase", "llama", "neox", "token-all", "token-far"],
+    [
+        *("rate", "qcfs", "ssa", "hard", "top-2-phase", "llama", "neox", "token-all", "token-far"),
+        *("mistral-window", "qwen3-token", "gemma3", "gemma3-capped"),
+    ],
 )
 def test_one_token_at_a_time_gives_the_bits_of_the_prompt(
     variant: str, convert: Convert, ids: Ids, assert_same_bits: Any
 ) -> None:
     tokens = ids(2, 150)
-    weights = "int4" if variant in ("neox", "token-far") else "int8"
+    weights = "int4" if variant in ("neox", "token-far", "qwen3-token") else "int8"
     packed = pack(convert(*VARIANTS[variant]), None, weights)
     assert_same_bits(packed, tokens)
 
 
-@pytest.mark.parametrize("variant", ["token-all", "token-far", "neox"])
+@pytest.mark.parametrize("variant", ["token-all", "token-far", "neox", "gemma3-token"])
 def test_int4_is_the_weights_that_its_groups_stand_for(
     variant: str, convert: Convert, ids: Ids
 ) -> None:
@@ -217,7 +248,7 @@ def test_int4_is_the_weights_that_its_groups_stand_for(
             name = step["weight"]
             each = (tensors[name], tensors.pop(f"{name}.scale"), tensors.pop(f"{name}.minimum"))
             tensors[name] = grouped_reals(each, widths[step["input"]])
-    assert len(grouped) == (8 if variant == "neox" else 10 if variant == "token-all" else 8)
+    assert len(grouped) == (8 if variant in ("neox", "token-far") else 10)
     plain = replace(packed, tensors=tensors)
     computed, expected = (
         engine.feed_all(engine.sequence(), tokens)
@@ -230,7 +261,9 @@ def test_int4_is_the_weights_that_its_groups_stand_for(
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("variant", ["rate", "ssa", "llama-hard"])
+@pytest.mark.parametrize(
+    "variant", ["rate", "ssa", "llama-hard", pytest.param("gemma3", marks=pytest.mark.slow)]
+)
 def test_greedy_text_of_512_tokens_is_pytorchs(variant: str, convert: Convert, ids: Ids) -> None:
     model, prompt = convert(*VARIANTS[variant]), ids(4, 8)
     engine = Engine(pack(model, None, "fp32"), threads=1)
@@ -269,17 +302,70 @@ def test_a_cache_in_fp16_changes_logits_by_its_rounding(convert: Convert, ids: I
         Engine(packed, cache="fp8")
 
 
+def test_a_cache_keeps_the_pages_of_its_window(convert: Convert, ids: Ids) -> None:
+    """Of 300 tokens in pages of 64, the next one sees those from 281 on: one page of five."""
+    packed, tokens = pack(convert(*VARIANTS["gemma3"]), None, "fp32"), ids(5, 330)
+    engine = Engine(packed, threads=1)
+    text = engine.sequence()
+    engine.feed(text, tokens[:300])
+    page = 64 * 2 * (2 * 10) * 4  # tokens, keys and values, width, bytes
+    assert text.bytes == (1 + 5) * page
+    fork = engine.fork(text)
+    expected = engine.feed_all(text, tokens[300:])
+    assert (engine.feed_all(fork, tokens[300:]) == expected).all()
+    assert (engine.feed_all(engine.sequence(), tokens)[300:] == expected).all()
+    assert text.bytes == (2 + 6) * page  # the window of token 330 begins in the page before
+
+
+@torch.no_grad()
+def test_keys_beyond_a_window_change_nothing(convert: Convert, ids: Ids) -> None:
+    """Two layers with a window of 20 look back 38 tokens."""
+    model, end = convert("mistral", {"sliding_window": 20}, TOKEN | ALL_MAPS), ids(1, 39)
+    engine = Engine(pack(model, None, "fp32"), threads=1)
+    first, second = (engine.feed(engine.sequence(), ids(seed, 40) + end) for seed in (2, 3))
+    assert (first == second).all()
+    third = engine.feed(engine.sequence(), [*ids(2, 40), (end[0] + 1) % 61, *end[1:]])
+    assert (third != first).any()
+
+
+def test_a_description_from_before_windows_runs_as_before(convert: Convert, ids: Ids) -> None:
+    packed, tokens = pack(convert(*VARIANTS["llama"]), None, "int8"), ids(1, 20)
+    expected = Engine(packed, threads=1)
+    for operation in packed.description["operations"]:
+        assert operation.pop("window", 0) == 0
+    older = Engine(packed, threads=1)
+    assert (
+        older.feed(older.sequence(), tokens) == expected.feed(expected.sequence(), tokens)
+    ).all()
+
+
 def test_what_the_engine_lacks_is_named(convert: Convert) -> None:
     llama = {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}
-    sliding = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 0}
     kept = {"attention": "kept", "steps": 2}
     for kind, changes, choices, message in (
         ("gpt2", {}, {"unrolled": True, "steps": 2}, "unrolled=True"),
         ("gpt2", {}, kept | {"ffn": "qcfs", "schedule": "pipelined"}, "schedule='pipelined'"),
         ("gpt2", {"activation_function": "mish"}, kept, "activation 'mish'"),
         ("llama", llama, kept, "rotary positions of type 'dynamic'"),
-        ("qwen2", sliding, kept, "0.attention: sliding_attention sees a window"),
+        ("gemma3_text", {"attn_logit_softcapping": 9.0}, kept, "attn_logit_softcapping=9.0"),
+        ("gemma3_text", {"use_bidirectional_attention": True}, kept, "_bidirectional_attention"),
     ):
         with pytest.raises(ConfigError, match="engine") as caught:
             pack(convert(kind, changes, choices), None, "fp32")
         assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("qwen2", WINDOW, "1.attention: sliding_attention sees a window of the keys only"),
+        ("qwen3", {}, "0.attention: q and k have a norm per head"),
+    ],
+)
+def test_spiking_attention_that_a_plan_would_refuse_is_not_exported(
+    kind: str, changes: dict[str, Any], message: str
+) -> None:
+    described = CONFIGS[kind](**changes).to_dict()
+    config = NeurTransformerConfig(source=described, attention="cwssa", steps=4)
+    with pytest.raises(ConfigError, match=f"the engine does not run this {kind}: {message}"):
+        pack(NeurTransformerForCausalLM(config), None, "fp32")

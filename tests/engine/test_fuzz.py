@@ -22,7 +22,8 @@ from spikeformers.kernels import native
 
 Make = Callable[..., Any]
 
-KINDS = ("wd", "bispikclm", "converted-ssa", "converted-cwssa", "converted-kept", "converted-token")
+CONVERTED = tuple(f"converted-{how}" for how in ("ssa", "cwssa", "kept", "token", "gemma3"))
+KINDS = ("wd", "bispikclm", *CONVERTED)
 PATHS = [name for name, runs, _ in native().paths() if runs]
 NAN, INF = float("nan"), float("inf")
 REALS = (0.0, -0.0, 0.5, -1.0, 1e-45, 1e-38, 1e-30, 1e-7, 1e7, 1e30, 3.4e38, -3.4e38, NAN, INF)

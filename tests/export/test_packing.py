@@ -6,11 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from peft import LoraConfig, get_peft_model
+from torch import nn
 from transformers import GPT2Config
+from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 
 from spikeformers.errors import ConfigError, UsageError
 from spikeformers.export import pack
+from spikeformers.export.packer import Packer
 from spikeformers.models import (
     NeurTransformerConfig,
     NeurTransformerForCausalLM,
@@ -34,6 +38,18 @@ def test_matrices_lie_input_major_and_the_tied_head_once() -> None:
     assert packed.tensors["head"].shape == (8, 19)
     assert "embedding" not in packed.tensors
     assert all(tensor.flags.c_contiguous for tensor in packed.tensors.values())
+
+
+def test_a_norm_is_packed_with_its_offset_and_never_left_out() -> None:
+    packer, norm = Packer("fp32"), Gemma3RMSNorm(3, eps=1e-3)
+    norm.weight.data = torch.tensor([0.5, -0.25, 2.0], dtype=torch.bfloat16)
+    spec = packer.norm("head", norm, 1.0)
+    assert (spec.kind, spec.weight, spec.eps) == ("rms", "head.weight", 1e-3)
+    assert packer.tensors["head.weight"].tolist() == [1.5, 0.75, 3.0]
+    assert packer.norm("no", nn.Identity()).kind == "none"
+    for other in (nn.BatchNorm1d(3), nn.Linear(3, 3)):
+        with pytest.raises(ConfigError, match=f"does not know the norm {type(other).__name__}"):
+            packer.norm("other", other)
 
 
 def test_int8_is_a_quarter_of_the_matrices() -> None:

@@ -111,6 +111,16 @@ def test_activations(kind: str) -> None:
     assert all((kernels.activate(x, kind, path=path) == first).all() for path in PATHS)
 
 
+@pytest.mark.parametrize("cap", [2.0**-20, 0.5, 30.0, 2.0**40])
+def test_soft_caps(cap: float) -> None:
+    x = np.concatenate([np.linspace(-12, 12, 1001), [0.0, -0.0, 1e-30, -3e38, 3e38]])
+    x = (x * cap).clip(-3e38, 3e38).astype(np.float32)[None]
+    expected = cap * np.tanh(x / cap)
+    first = kernels.soft_cap(x, cap)
+    assert (np.abs(first - expected) <= 3e-7 * cap).all()
+    assert all((kernels.soft_cap(x, cap, path=path) == first).all() for path in PATHS)
+
+
 @given(
     seed=st.integers(0, 2**32 - 1),
     tokens=st.sampled_from([1, 2, 64, 65, 130]),
@@ -119,9 +129,17 @@ def test_activations(kind: str) -> None:
     width=st.integers(1, 70),
     rule=st.sampled_from(["softmax", "winners", "ssa"]),
     largest=st.sampled_from([0, 4, 255]),
+    window=st.sampled_from([0, 1, 3, 64, 65, 200]),
 )
 def test_attention_over_rows(
-    seed: int, tokens: int, kv_heads: int, groups: int, width: int, rule: str, largest: int
+    seed: int,
+    tokens: int,
+    kv_heads: int,
+    groups: int,
+    width: int,
+    rule: str,
+    largest: int,
+    window: int,
 ) -> None:
     rng = RNG(seed)
     largest = largest or (4 if rule == "ssa" else 0)
@@ -141,6 +159,7 @@ def test_attention_over_rows(
         "scale": (rng.uniform(0.2, 1.5, heads) / size).astype(np.float32),
         "winners": 3 if rule == "winners" else 1,
         "weight": 1 / 3 if rule == "winners" else 1.0,
+        "window": window if rule == "softmax" else 0,
     }
     expected = reference.mix(q, k, v, **given)
     first = kernels.mix(q, k, v, largest=largest, threads=2, **given)

@@ -120,6 +120,8 @@ def test_currents_that_are_not_finite_are_refused(value: float) -> None:
         kernels.mix(x, x, x, heads=1, kv_heads=1, scale=ONE, largest=3)
     with pytest.raises(OverflowError, match="not finite"):
         kernels.mix(x, x, x, heads=1, kv_heads=1, scale=ONE)
+    with pytest.raises(OverflowError, match="not finite"):
+        kernels.soft_cap(x, 2.0)
     for kind in ("relu", "silu", "gelu_tanh", "gelu_erf", "quick_gelu"):
         assert not np.isfinite(kernels.activate(np.full((1, 5), np.nan, np.float32), kind)).any()
 
@@ -193,6 +195,22 @@ def test_scales_of_scores_are_positive_and_leave_the_range_of_floats_alone(
 ) -> None:
     with pytest.raises(ValueError, match="a scale"):
         kernel(scale=np.float32(value) * ONE)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf, 1e-38, 3e38])
+def test_caps_are_positive_and_leave_the_range_of_floats_alone(value: float) -> None:
+    with pytest.raises(ValueError, match="its cap is not positive, or not within"):
+        kernels.soft_cap(np.ones((1, 3), np.float32), value)
+
+
+def test_windows_have_a_key_and_a_softmax() -> None:
+    for window in (-1, 2**31, -(2**63), 2**63 - 1):
+        with pytest.raises(ValueError, match=r"a window has 1 to 2\^31 - 1 keys, or 0"):
+            mix(window=window)
+    for rule, largest in (("winners", 0), ("ssa", 1)):
+        with pytest.raises(ValueError, match="only a softmax has a window of keys"):
+            mix(rule=rule, window=2, largest=largest)
+    assert (mix(window=2**31 - 1) == mix()).all()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])

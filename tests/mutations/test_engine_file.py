@@ -10,12 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import Gemma3TextConfig
 
 from spikeformers.data import make_tokenizer
 from spikeformers.engine import load, write
 from spikeformers.engine.file import BLANK, is_engine_file
 from spikeformers.export import pack
-from spikeformers.models import build_config, build_model
+from spikeformers.models import (
+    NeurTransformerConfig,
+    NeurTransformerForCausalLM,
+    build_config,
+    build_model,
+)
 
 from .conftest import STRANGE, Survive, change_bytes, change_safetensors, change_value
 
@@ -25,10 +31,26 @@ SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
          "max_position_embeddings": 32}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def converted() -> NeurTransformerForCausalLM:
+    """Of a Gemma 3: windows, norms of heads, capped logits, thresholds per token."""
+    source = Gemma3TextConfig(
+        **SMALL, vocab_size=259, num_key_value_heads=1, intermediate_size=24, head_dim=8,
+        sliding_window=3, layer_types=["sliding_attention"], final_logit_softcapping=5.0,
+    )  # fmt: skip
+    config = NeurTransformerConfig(
+        source=source.to_dict(), threshold="token", code="phase", attention="kept", steps=6,
+        spiking_maps=["ffn", "qkv", "out", "head"],
+    )  # fmt: skip
+    return NeurTransformerForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="module", params=["wd-spikingformer", "gemma3"])
+def content(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     torch.manual_seed(0)
-    model = build_model(build_config("wd-spikingformer-tiny", 259, SMALL)).eval()
+    if request.param == "gemma3":
+        model: Any = converted()
+    else:
+        model = build_model(build_config("wd-spikingformer-tiny", 259, SMALL)).eval()
     path = tmp_path_factory.mktemp("engine") / "x.engine"
     write(pack(model, make_tokenizer("byte"), "int8"), path)
     return path.read_bytes()

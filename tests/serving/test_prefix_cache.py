@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import MistralConfig
 
 from spikeformers.engine import Engine
 from spikeformers.export import pack
+from spikeformers.models import NeurTransformerConfig, NeurTransformerForCausalLM
 from spikeformers.serving.prefix_cache import BLOCK, PrefixCache
 
 from .conftest import make_model
@@ -78,6 +81,23 @@ def test_the_size_counts_shared_pages_once(engine: Engine) -> None:
     engine.feed(whole, text)
     fixed = engine.sequence().bytes + 4096
     assert cache.bytes == whole.bytes - engine.sequence().bytes + 4 * fixed
+
+
+def test_pages_that_a_window_forgets_are_still_held_above() -> None:
+    torch.manual_seed(0)
+    source = MistralConfig(
+        vocab_size=256, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, intermediate_size=24, sliding_window=70,
+    )  # fmt: skip
+    config = NeurTransformerConfig(source=source.to_dict(), attention="kept", steps=4)
+    engine = Engine(pack(NeurTransformerForCausalLM(config).eval(), None, "int8"), threads=1)
+    cache = PrefixCache(engine, PLENTY)
+    text = [token for number in range(5) for token in block(number)]
+    read_into(cache, engine, text)
+    assert read_into(cache, engine, [*text, 1]) == 5 * BLOCK
+    page = 2 * BLOCK * 2 * 8 * 2  # layers, tokens, keys and values, width, bytes of a half
+    assert nodes_of(cache)[-1].sequence.bytes == 2 * page
+    assert cache.bytes == 5 * (page + 4096)
 
 
 def test_what_was_used_longest_ago_goes_first(engine: Engine) -> None:

@@ -73,6 +73,14 @@ def convert(
             show_default="all",
         ),
     ] = None,
+    power_of_two_units: Annotated[
+        bool,
+        typer.Option(
+            "--power-of-two-units",
+            help="With --threshold token: round the value of a token's spikes up to a power of "
+            "two, so that no sum needs a multiplication, only a shift.",
+        ),
+    ] = False,
     density: Annotated[
         float | None,
         typer.Option(
@@ -169,6 +177,7 @@ def convert(
         choices |= {"winners": winners}
         optional = {"steps": steps, "ffn": ffn, "code": code, "attention": attention}
         choices |= {key: value for key, value in optional.items() if value is not None}
+        choices |= {"power_of_two_units": True} if power_of_two_units else {}
         if spiking is not None:
             choices["spiking_maps"] = [name.strip() for name in spiking.split(",") if name.strip()]
         if tune and not plan_only:

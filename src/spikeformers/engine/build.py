@@ -21,7 +21,7 @@ STEPS = (
     *("embed", "fire", "norm", "linear", "attend", "add", "shift", "select", "finish"),
     *("join", "recount", "rate", "edges"),
     "encode",
-    *("pair", "activate", "multiply", "scale", "rotate", "group_norm", "mix"),
+    *("pair", "activate", "soft_cap", "multiply", "scale", "rotate", "group_norm", "mix"),
 )
 BUFFERS = ("input", "out", "to", "query", "key", "value", "logits")
 MATRICES = {"table": "table", "weight": "weights"}

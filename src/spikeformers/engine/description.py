@@ -191,6 +191,10 @@ class Description:
         """relu, silu, gelu_tanh, gelu_erf or quick_gelu, in place."""
         self._add("activate", to=to, kind=kind)
 
+    def soft_cap(self, to: str, cap: float) -> None:
+        """``cap * tanh(to / cap)``, in place."""
+        self._add("soft_cap", to=to, cap=cap)
+
     def multiply(self, input: str, to: str) -> None:
         """Multiply ``to`` by a gate, in place."""
         self._add("multiply", input=input, to=to)
@@ -227,16 +231,18 @@ class Description:
         winners: int = 1,
         weight: float = 1.0,
         largest: int = 0,
+        window: int = 0,
     ) -> None:
         """Causal attention over a cache of counts up to ``largest``, or of reals (0).
 
-        ``rule``: winners, softmax or ssa.
+        ``rule``: winners, softmax or ssa. A query of a softmax sees its own key and the
+        ``window - 1`` before it; all with 0.
         """
         self._add(
             "mix",
             **{"query": query, "key": key, "value": value, "out": out, "heads": heads},
             **{"kv_heads": kv_heads, "rule": rule, "winners": winners, "weight": weight},
-            **{"scale": scale, "largest": largest},
+            **{"scale": scale, "largest": largest, "window": window},
         )
 
     def select(self, input: str, out: str) -> None:

@@ -3,13 +3,14 @@
     feed-forward   E(Norm(x)) W_up -> act -> E(.) W_down + x           gated: act(. W_gate) * . W_up
     attention      E(Norm(x)) W_qkv -> (rotate) -> counts -> SSA or winners -> E(.) W_o + x
     kept           the same maps on reals, softmax over a cache of reals, no E
+    some sources   a norm per head of q and k before rotation, a norm before each + x
 
 E is a pair of neurons per channel (`spikeformers.models._converted` has the equations): a step of
 the engine that writes the decoded spikes, zero where none fired, so that the product after it
 reads the rows of what fired. Their values stay apart from the weights, which int8 would round twice
 otherwise. With a threshold per token (`spikeformers.neurons.token_if`) E emits counts, at the
 inputs of a kept attention's maps and of the head too, and a product multiplies integers.
-Sources: GPT-2, GPT-NeoX, LLaMA, Mistral and Qwen2.
+Sources: those that convert, but for what `spikeformers.export.sources` refuses.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from torch import Tensor, nn
 from spikeformers.engine import Description, NormSpec
 from spikeformers.errors import ConfigError
 from spikeformers.export.packer import DescriptionWriter
-from spikeformers.models._sources import Shape, source_of, unsupported
+from spikeformers.export.sources import ACTIVATIONS, refuse_source
+from spikeformers.models._sources import rotary_of, source_of, unsupported, windows
 from spikeformers.neurons import IF
 
 if TYPE_CHECKING:
@@ -33,21 +35,6 @@ if TYPE_CHECKING:
     from spikeformers.models import NeurTransformerForCausalLM
     from spikeformers.models._converted import SpikingSelfAttention
 
-ACTIVATIONS = {
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-    "gelu": "gelu_erf",
-    "gelu_python": "gelu_erf",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_python_tanh": "gelu_tanh",
-    "quick_gelu": "quick_gelu",
-}
-"""The names of activations in Transformers, and those in the engine."""
-ROTARY = ("default", "linear", "llama3", "yarn")
-"""Kinds of rotary positions whose frequencies do not depend on the length of a text."""
 MOST_COUNTS = 2**15 - 1  # of a cache, two bytes each
 PLAIN = NormSpec("none")
 MOST_TOKEN_STEPS, MOST_REACH = 8, 1024  # of thresholds per token: their near counts fit a byte
@@ -57,18 +44,22 @@ def describe(
     model: NeurTransformerForCausalLM, weights: str
 ) -> tuple[Description, dict[str, NDArray[Any]]]:
     """Description and tensors of a converted model; ConfigError names what is not supported."""
-    _refuse(model.config, source_of(model.model.config.model_type).shape(model.model.config))
+    _refuse(model.config, model.model.config)
     return SourceWriter(model, model.model, weights).written()
 
 
-def _refuse(config: Any, shape: Shape) -> None:
-    """ConfigError for options of a conversion that the engine does not run."""
+def _refuse(config: Any, described: Any) -> None:
+    """ConfigError for options of a conversion of the source ``described`` that are not there."""
+    kind = described.model_type
+    for name, reason in unsupported(described, attention=config.attention, ffn=config.ffn).items():
+        if name not in (config.dense or ()):
+            raise ConfigError(f"the engine does not run this {kind}: {name}: {reason}.")
     if config.unrolled:
         raise ConfigError(
             "the engine emits each neuron's sum over its steps: unrolled=True does not run "
             "there. unrolled=False computes the same sums."
         )
-    if config.ffn == "qcfs" and config.schedule == "pipelined" and not shape.gated:
+    if config.ffn == "qcfs" and config.schedule == "pipelined" and not config.has_gated_blocks:
         raise ConfigError(
             "the engine runs QCFS with schedule='layerwise'; schedule='pipelined' is not there."
         )
@@ -86,7 +77,8 @@ class SourceWriter:
         self.described: Any = dense.config
         self.source = source_of(self.described.model_type)
         self.shape = self.source.shape(self.described)
-        self._refuse()
+        refuse_source(dense)
+        self.windows = windows(self.described)
         self.writer = DescriptionWriter(self.described.vocab_size, 1, weights, grouped=True)
         self.to, self.pack = self.writer.to, self.writer.pack
 
@@ -103,24 +95,6 @@ class SourceWriter:
         """The buffer that a map of a kept part reads: the reals themselves."""
         return source
 
-    def _refuse(self) -> None:
-        """ConfigError for a source that the engine does not run."""
-        kind = self.described.model_type
-        if self.shape.activation not in ACTIVATIONS:
-            raise ConfigError(
-                f"the engine does not know the activation {self.shape.activation!r}; it knows "
-                f"{', '.join(ACTIVATIONS)}."
-            )
-        if refused := unsupported(self.described, attention="ssa", ffn="kept"):
-            name, reason = next(iter(refused.items()))
-            raise ConfigError(f"the engine does not run this {kind}: {name}: {reason}.")
-        rotary = getattr(self._body(), "rotary_emb", None)
-        if rotary is not None and rotary.rope_type not in ROTARY:
-            raise ConfigError(
-                f"the engine does not know rotary positions of type {rotary.rope_type!r}, whose "
-                f"frequencies depend on the text; it knows {', '.join(ROTARY)}."
-            )
-
     def _body(self) -> Any:
         """The source without its head."""
         return self.dense.get_submodule(self.source.layers.rpartition(".")[0])
@@ -136,46 +110,57 @@ class SourceWriter:
         ):
             to.real(name, size)
         output = self.model.get_output_embeddings()
-        head = self.writer.embed(
-            self.model.get_input_embeddings(),
-            output,  # type: ignore[arg-type]
-            getattr(body, "wpe", None),
-        )
-        rotary = getattr(body, "rotary_emb", None)
-        self.factor, self.frequency = 1.0, None
-        if rotary is not None:
-            self.factor = float(rotary.attention_scaling)
-            self.frequency = self.pack.vector("frequency", rotary.inv_freq)
+        table = self.model.get_input_embeddings()
+        head = self.writer.embed(table, output, getattr(body, "wpe", None))  # type: ignore[arg-type]
+        if (factor := getattr(table, "embed_scale", None)) is not None:
+            scale = torch.full((shape.width,), float(factor))
+            to.scale("x", self.pack.keep("embedding.factor", scale))
         parallel = getattr(self.described, "use_parallel_residual", False)
         if parallel:
             to.real("other", shape.width)
-        for number, block in enumerate(self.source.blocks(self.dense)):
-            before, after = _norms(block)
-            prefix = f"layers.{number}"
-            attention = getattr(block, self.source.attention)
-            mlp = getattr(block, self.source.mlp)
-            norm = self.pack.norm(f"{prefix}.attention.norm", before)
-            if self.attention_spikes(number):
-                self._spiking_attention(prefix, attention, norm)
-            else:
-                self._kept_attention(prefix, attention, norm)
-            if not parallel:
-                to.add("y", "x")
-            norm = self.pack.norm(f"{prefix}.mlp.norm", after)
-            spiking = self.feed_forward_spikes(number)
-            self._feed_forward(prefix, mlp, norm, "other" if parallel else "y", spiking=spiking)
-            if parallel:
-                to.add("other", "x")
-            to.add("y", "x")
+        for layer, block in enumerate(self.source.blocks(self.dense)):
+            self._block(layer, block, parallel=parallel)
         to.real("last", shape.width)
         to.real("logits", self.described.vocab_size)
         to.select("x", "last")
-        norm = self.pack.norm("norm", _last_norm(body))
+        norm = self._norm("norm", _last_norm(body))
         fire = getattr(output, "fire", None)
         source = self.input_of("head.in", "last", "last", norm, fire, shape.width)
         to.linear(source, "logits", head)
+        if (cap := getattr(self.described, "final_logit_softcapping", None)) is not None:
+            to.soft_cap("logits", float(cap))
         to.finish("logits")
         return to, self.pack.tensors
+
+    def _norm(self, name: str, module: nn.Module) -> NormSpec:
+        return self.pack.norm(name, module, self.source.norm_offset)
+
+    def _block(self, layer: int, block: Any, *, parallel: bool) -> None:
+        """Attention and feed-forward; ``parallel`` ones read the same "x"."""
+        prefix = f"layers.{layer}"
+        attention = getattr(block, self.source.attention)
+        mlp = getattr(block, self.source.mlp)
+        before, after = self.source.norms_of(block, "attention")
+        norm = self._norm(f"{prefix}.attention.norm", before)
+        if self.attention_spikes(layer):
+            self._spiking_attention(layer, attention, norm)
+        else:
+            self._kept_attention(layer, attention, norm)
+        if not parallel:
+            self._add(f"{prefix}.attention.after", "y", after)
+        before, after = self.source.norms_of(block, "mlp")
+        norm = self._norm(f"{prefix}.mlp.norm", before)
+        out, spiking = "other" if parallel else "y", self.feed_forward_spikes(layer)
+        self._feed_forward(prefix, mlp, norm, out, spiking=spiking)
+        if parallel:
+            self.to.add("other", "x")
+        self._add(f"{prefix}.mlp.after", "y", after)
+
+    def _add(self, name: str, source: str, norm: nn.Module | None) -> None:
+        """A part's output to the residual "x", behind ``norm`` where there is one."""
+        if norm is not None:
+            self.to.norm(source, source, self._norm(name, norm))
+        self.to.add(source, "x")
 
     def _feed_forward(
         self, prefix: str, mlp: Any, norm: NormSpec, out: str, *, spiking: bool
@@ -201,19 +186,26 @@ class SourceWriter:
             hidden = self.kept_input(f"{prefix}.mlp.hidden", hidden, shape.hidden)
         self._linear(hidden, out, f"{prefix}.down", maps)
 
-    def _kept_attention(self, prefix: str, module: Any, norm: NormSpec) -> None:
+    def _kept_attention(self, layer: int, module: Any, norm: NormSpec) -> None:
         """Softmax attention of the source, from "x" into "y"; the inputs of its maps may spike."""
-        shape = self.shape
+        prefix, shape = f"layers.{layer}", self.shape
         fire, attention = getattr(module, "fire", None), getattr(module, "inner", module)
         fire_out = getattr(getattr(attention, self.source.out), "fire", None)
         maps = self.source.read_attention(_plain(attention), shape)
         self._projections(prefix, maps, norm, fire)
-        for name, offset, size in self._rotated_parts():
+        for name, offset, heads in self._parts():
             if not any(buffer["name"] == name for buffer in self.to.buffers):
-                self.to.real(name, size)
+                self.to.real(name, heads * shape.head_width)
             self.to.norm("qkv", name, PLAIN, offset)
+            if name in self.source.head_norms:
+                each = getattr(attention, self.source.head_norms[name])
+                spec = self._norm(f"{prefix}.{name}.norm", each)
+                assert spec.weight is not None
+                self.to.group_norm(name, name, spec.weight, spec.eps)
+            self._rotate(layer, name, name, heads)
         scale = self.pack.keep(f"{prefix}.scale", torch.full((shape.heads,), attention.scaling))
-        self._mix(["query", "key", "value"], {"rule": "softmax"}, scale, 0)
+        rule = {"rule": "softmax", "window": self.windows.get(layer, 0)}
+        self._mix(["query", "key", "value"], rule, scale, 0)
         out, size = "sum", shape.heads * shape.head_width
         if fire_out is not None:
             out = self._spikes(f"{prefix}.attention.out", "sum", fire_out, size)
@@ -221,19 +213,20 @@ class SourceWriter:
             out = self.kept_input(f"{prefix}.attention.out", "sum", size)
         self._linear(out, "y", f"{prefix}.out", maps)
 
-    def _spiking_attention(self, prefix: str, module: SpikingSelfAttention, norm: NormSpec) -> None:
+    def _spiking_attention(self, layer: int, module: SpikingSelfAttention, norm: NormSpec) -> None:
         """Spiking attention, from "x" into "y"."""
-        maps, core = _modules(module), module.core
+        prefix, maps, core = f"layers.{layer}", _modules(module), module.core
         self._projections(prefix, maps, norm, module.fire_in)
         neurons = {
             "query": module.fire_query,
             "key": module.fire_key,
             "value": module.fire_value,
         }
-        names = [
-            self._pair(f"{prefix}.{name}", "qkv", neurons[name], size, offset, counts=True)
-            for name, offset, size in self._rotated_parts()
-        ]
+        names = []
+        for name, offset, heads in self._parts():
+            self._rotate(layer, name, "qkv", heads, offset)
+            out, size = f"{prefix}.{name}", heads * self.shape.head_width
+            names.append(self._pair(out, "qkv", neurons[name], size, offset, counts=True))
         largest = max(neuron.largest for neuron in neurons.values())
         if largest > MOST_COUNTS:
             raise ConfigError(
@@ -260,22 +253,28 @@ class SourceWriter:
         size = self.shape.heads * self.shape.head_width
         return self._spikes(f"{prefix}.attention.out", "sum", module.fire_out, size)
 
-    def _rotated_parts(self) -> Iterator[tuple[str, int, int]]:
-        """Name, offset and size of query, key and value in "qkv", rotated where the source does."""
+    def _parts(self) -> Iterator[tuple[str, int, int]]:
+        """Name, offset and heads of query, key and value in "qkv"."""
         shape, offset = self.shape, 0
         parts = (("query", shape.heads), ("key", shape.kv_heads), ("value", shape.kv_heads))
         for name, heads in parts:
-            if self.frequency is not None and name != "value":
-                self.to.rotate(
-                    "qkv",
-                    offset=offset,
-                    heads=heads,
-                    width=shape.head_width,
-                    frequency=self.frequency,
-                    factor=self.factor,
-                )
-            yield name, offset, heads * shape.head_width
+            yield name, offset, heads
             offset += heads * shape.head_width
+
+    def _rotate(self, layer: int, part: str, buffer: str, heads: int, offset: int = 0) -> None:
+        """Rotate ``heads`` of "query" or "key" in ``buffer``, if positions of the source rotate."""
+        rotary = rotary_of(self.dense, layer)
+        if rotary is None or part == "value":
+            return
+        name = f"frequency.{rotary.name}" if rotary.name else "frequency"
+        self.to.rotate(
+            buffer,
+            offset=offset,
+            heads=heads,
+            width=self.shape.head_width,
+            frequency=self.pack.keep(name, rotary.frequency),
+            factor=rotary.factor,
+        )
 
     def _projections(self, prefix: str, maps: dict[str, Tensor], norm: NormSpec, fire: Any) -> None:
         """From "x" into "qkv"."""
@@ -358,13 +357,6 @@ def _plain(attention: nn.Module) -> SimpleNamespace:
     """Its linear maps by name, without the neurons in front of them."""
     children = attention.named_children()
     return SimpleNamespace(**{name: getattr(child, "inner", child) for name, child in children})
-
-
-def _norms(block: Any) -> tuple[nn.Module, nn.Module]:
-    """The norms in front of a block's attention and of its feed-forward."""
-    if hasattr(block, "ln_1"):
-        return block.ln_1, block.ln_2
-    return block.input_layernorm, block.post_attention_layernorm
 
 
 def _last_norm(body: Any) -> nn.Module:

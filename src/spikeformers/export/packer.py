@@ -53,18 +53,22 @@ class Packer:
             self.tensors[name], self.tensors[f"{name}.scale"] = int8(real, scale_of)
         return name
 
-    def norm(self, name: str, module: nn.Module) -> NormSpec:
-        """Keep a norm's parameters."""
+    def norm(self, name: str, module: Any, offset: float = 0.0) -> NormSpec:
+        """Keep a norm's parameters; its gain is its weight plus ``offset``.
+
+        Raises ConfigError for a norm that the engine does not run.
+        """
+        if isinstance(module, nn.Identity):
+            return NormSpec("none")
+        weight, eps = getattr(module, "weight", None), getattr(module, "eps", None)
         if isinstance(module, nn.LayerNorm):
-            weight = self.vector(f"{name}.weight", module.weight)
-            return NormSpec("layer", weight, self.vector(f"{name}.bias", module.bias), module.eps)
-        if isinstance(module, nn.RMSNorm):
-            assert module.eps is not None
-            return NormSpec("rms", self.vector(f"{name}.weight", module.weight), None, module.eps)
-        if hasattr(module, "variance_epsilon"):  # RMSNorm of a Transformers model
-            weight = self.vector(f"{name}.weight", module.weight)  # type: ignore[arg-type]
-            return NormSpec("rms", weight, None, float(module.variance_epsilon))  # type: ignore[arg-type]
-        return NormSpec("none")
+            gain = self.vector(f"{name}.weight", weight)
+            return NormSpec("layer", gain, self.vector(f"{name}.bias", module.bias), module.eps)
+        eps = getattr(module, "variance_epsilon", eps)  # as most models of Transformers name it
+        if weight is None or eps is None or not type(module).__name__.endswith("RMSNorm"):
+            raise ConfigError(f"the engine does not know the norm {type(module).__name__}.")
+        gain = self.keep(f"{name}.weight", weight.float() + offset)
+        return NormSpec("rms", gain, None, float(eps))
 
 
 def neuron_spec(neuron: Neuron) -> NeuronSpec:

@@ -4,6 +4,7 @@
     choose(device="cuda")         the same for tensors that train: triton, or torch's own kernels
     product, attend, fire, norm   one kernel by itself: what tests and benchmarks call
     edges, pair, activate, mix    the same, of BiSpikCLM and of converted models
+    soft_cap                      the same, of logits
     token_counts, count_product   the same, of neurons whose threshold follows their token
     reference                     the same in plain NumPy, which they are tested against
 
@@ -211,6 +212,11 @@ def activate(x: NDArray[np.float32], kind: str, *, path: str | None = None) -> N
     return native().activate(x, kind, choose(path).name)
 
 
+def soft_cap(x: NDArray[np.float32], cap: float, *, path: str | None = None) -> NDArray[np.float32]:
+    """``cap * tanh(x / cap)`` of ``x`` ``[T, n]``."""
+    return native().soft_cap(x, cap, choose(path).name)
+
+
 def mix(
     q: NDArray[np.float32],
     k: NDArray[np.float32],
@@ -224,16 +230,17 @@ def mix(
     weight: float = 1.0,
     largest: int = 0,
     half: bool = False,
+    window: int = 0,
     path: str | None = None,
     threads: int = 1,
 ) -> NDArray[np.float32]:
     """Causal attention over reals ``[T, heads * K]``, or integers up to ``largest``.
 
     ``k`` and ``v`` ``[T, kv_heads * K]``, kept in two bytes each if ``half``; ``rule`` is softmax,
-    winners or ssa.
+    winners or ssa. A query sees its own key and the ``window - 1`` before it; all with 0.
     """
     return native().mix(
-        *(q, k, v, heads, kv_heads, rule, winners, weight, scale, largest, half),
+        *(q, k, v, heads, kv_heads, rule, winners, weight, scale, largest, half, window),
         choose(path).name,
         threads,
     )
@@ -336,5 +343,6 @@ __all__ = [
     "norm",
     "pair",
     "product",
+    "soft_cap",
     "token_counts",
 ]

@@ -317,11 +317,17 @@ def mix(
     rule: str = "softmax",
     winners: int = 1,
     weight: float = 1.0,
+    window: int = 0,
 ) -> NDArray[np.float64]:
-    """Causal attention of reals; query heads share key-value heads in groups."""
+    """Causal attention of reals; query heads share key-value heads in groups.
+
+    A query sees its own key and the ``window - 1`` before it; all with 0.
+    """
     k, v = (operand.reshape(len(operand), kv_heads, -1) for operand in (k, v))
     out = np.zeros(q.shape)
     seen = np.tril(np.ones((len(q), len(q)), bool))
+    if window:
+        seen &= ~np.tril(seen, -window)
     for head, part in enumerate(np.split(np.arange(q.shape[1]), heads)):
         group = head * kv_heads // heads
         exact = q[:, part].astype(np.float64) @ k[:, group].T.astype(np.float64)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -65,10 +65,33 @@ class Source:
     norms: tuple[str, ...]
     """Names of a block's norms: before and after attention, before and after feed-forward; two
     names are those before each."""
+    norm_offset: float = 0.0
+    """What a norm adds to its weight: its gain is their sum."""
+    head_norms: Mapping[str, str] = field(default_factory=dict)
+    """Names of an attention's norms of each head, of "query" and of "key", before rotation."""
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         """The blocks of a source model, in order."""
         return list(model.get_submodule(self.layers).children())
+
+    def norms_of(self, block: nn.Module, part: str) -> tuple[nn.Module, nn.Module | None]:
+        """The norms before and after the "attention" or "mlp" of a block; None: there is none."""
+        half = len(self.norms) // 2
+        names = self.norms[:half] if part == "attention" else self.norms[half:]
+        before, *after = (block.get_submodule(name) for name in names)
+        return before, after[0] if after else None
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Rotary positions: each pair of channels turns by ``frequency`` radians per token."""
+
+    name: str
+    """Which of a source's several they are; empty if it has one for all layers."""
+    kind: str
+    frequency: Tensor
+    factor: float
+    """On the rotated channels."""
 
 
 def _linear(prefix: str, weight: Tensor, bias: Tensor | None) -> Weights:
@@ -181,6 +204,7 @@ _LLAMA = Source(
     "model.layers", "self_attn", "mlp", _llama_shape, _llama_mlp, _llama_attention,
     out="o_proj", norms=_TWO_NORMS,
 )  # fmt: skip
+_HEAD_NORMS = {"query": "q_norm", "key": "k_norm"}
 _GEMMA_NORMS = (
     "input_layernorm",
     "post_attention_layernorm",
@@ -199,9 +223,27 @@ SOURCES: Mapping[str, Source] = {
     "llama": _LLAMA,
     "qwen2": _LLAMA,
     "mistral": _LLAMA,
-    "qwen3": _LLAMA,
-    "gemma3_text": replace(_LLAMA, norms=_GEMMA_NORMS),
+    "qwen3": replace(_LLAMA, head_norms=_HEAD_NORMS),
+    "gemma3_text": replace(
+        _LLAMA, norms=_GEMMA_NORMS, norm_offset=1.0, head_norms=_HEAD_NORMS
+    ),
 }  # fmt: skip
+
+
+def rotary_of(model: Any, layer: int) -> Rotary | None:
+    """The rotary positions of a layer of a source model; None if its positions are others."""
+    source = source_of(model.config.model_type)
+    body = model.get_submodule(source.layers.rpartition(".")[0])
+    module: Any = getattr(body, "rotary_emb", None)
+    if module is None:
+        return None
+    if isinstance(module.rope_type, str):
+        factor = float(module.attention_scaling)
+        return Rotary("", module.rope_type, module.inv_freq, factor)
+    name = model.config.layer_types[layer]
+    factor = float(getattr(module, f"{name}_attention_scaling"))
+    frequency = getattr(module, f"{name}_inv_freq")
+    return Rotary(name, module.rope_type[name], frequency, factor)
 
 
 def source_of(model_type: str) -> Source:
@@ -268,15 +310,14 @@ def windows(config: Any) -> dict[int, int]:
     return {layer: window for layer, kind in enumerate(kinds) if kind == "sliding_attention"}
 
 
-NORMED_HEADS = ("qwen3", "gemma3_text")
-"""Sources whose queries and keys have a norm per head, which spiking attention does not."""
 RECTIFIERS = ("relu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "silu", "swish")
 """Activations that are near zero left of zero, and near the identity right of it."""
 
 
 def unsupported(config: Any, *, attention: str, ffn: str) -> dict[str, str]:
     """Modules of the source that these methods do not convert, ``{"3.attention": why}``."""
-    activation = source_of(config.model_type).shape(config).activation
+    source = source_of(config.model_type)
+    activation = source.shape(config).activation
     refused: dict[str, str] = {}
     seen = windows(config)
     for layer in range(config.num_hidden_layers):
@@ -288,6 +329,6 @@ def unsupported(config: Any, *, attention: str, ffn: str) -> dict[str, str]:
             refused[f"{layer}.attention"] = "a block with cross-attention reads a second text"
         if layer in seen:
             refused[f"{layer}.attention"] = "sliding_attention sees a window of the keys only"
-        elif config.model_type in NORMED_HEADS:
+        elif source.head_norms:
             refused[f"{layer}.attention"] = "q and k have a norm per head"
     return refused

@@ -207,7 +207,7 @@ class Neuron(nn.Module):
         return spikes, self.keep(u, spikes)
 
     def populations(self, spikes: Tensor) -> dict[str, Tensor]:
-        """Counts of a second kind of neurons in the layer, by name; by default there is none."""
+        """Counts of each kind of neurons in a layer of several, by name; empty where it has one."""
         return {}
 
     def report(self, current: Tensor, spikes: Tensor) -> dict[str, float]:

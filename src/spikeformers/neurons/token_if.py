@@ -163,8 +163,9 @@ class TokenIF(Neuron):
         return torch.stack(steps)
 
     def populations(self, spikes: Tensor) -> dict[str, Tensor]:
-        """The far neurons' counts, each worth 2^(T-1) of the near ones'."""
-        return {"far": self.parts(spikes)[1]}
+        """Counts of the near neurons, and of the far ones, each worth 2^(T-1) of those."""
+        near, far = self.parts(spikes)
+        return {"near": near, "far": far}
 
     def parts(self, counts: Tensor) -> tuple[Tensor, Tensor]:
         """Near and far counts: ``counts = near + 2^(T-1) far``, all with one sign."""

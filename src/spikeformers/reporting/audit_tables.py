@@ -38,7 +38,7 @@ def audit_tables(report: AuditReport, unfold: bool = False) -> list[Table]:
 
 
 def _populations(report: AuditReport) -> list[Table]:
-    """Further kinds of neurons in a layer, such as the far neurons of thresholds per token."""
+    """The kinds of neurons of layers with several: near and far with thresholds per token."""
     fired: dict[str, list[int]] = {}
     for name, spikes in report.populations.items():
         total = fired.setdefault(_NUMBER.sub("*", name), [0, 0])
@@ -49,7 +49,7 @@ def _populations(report: AuditReport) -> list[Table]:
         for name, (nonzero, size) in fired.items()
     ]
     heads = ("neurons", "fired", "of", "share")
-    return [Table("Further neurons of the layers", heads, rows)] if rows else []
+    return [Table("Layers with several kinds of neurons", heads, rows)] if rows else []
 
 
 def _rows(title: str, lines: list[tuple[str, ...]], unfold: bool, note: str) -> Table:
@@ -106,6 +106,8 @@ def _operand(history: OperandHistory, title: str) -> str:
             return "powers of two"
         name = "weights" if title == "product" else "constants"
         return name if history.kind == "real" else f"{history.in_words} {name}"
+    if history.is_shift:
+        return "powers of two by value"
     source = " by value" if history.source == "values" else ""
     source += "" if history.unit_per is None else f", unit per {history.unit_per}"
     return f"{history.in_words} {{}}{source}" if history.is_spikes else history.kind

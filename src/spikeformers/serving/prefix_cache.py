@@ -2,7 +2,9 @@
 
 A tree of blocks of 64 tokens, which is a page of the engine's caches: a node holds the sequence of
 the text up to its end, and shares the pages of the nodes above it. Its size is counted without
-them. Beyond the bound, the leaf that was used longest ago is dropped.
+them: each block adds as many bytes as the first, whatever a sliding window forgets meanwhile,
+because the nodes above still hold it. Beyond the bound, the leaf that was used longest ago is
+dropped.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ class PrefixCache:
         self._engine = engine
         empty = engine.sequence()
         self._fixed = empty.bytes + OVERHEAD
+        self._pages = 0  # bytes of the pages of one block, known from the first
         self._root = _Node(empty, 0, None, ())
         # Longest unused first. What is used moves to the end, then what it continues: so the first
         # one is always a leaf.
@@ -77,7 +80,9 @@ class PrefixCache:
             self._use(node.below[block])
             return
         own = self._engine.fork(sequence)
-        size = own.bytes - node.sequence.bytes + self._fixed
+        if node is self._root:
+            self._pages = own.bytes - node.sequence.bytes
+        size = self._pages + self._fixed
         if size > self.bound:
             return
         added = _Node(own, size, node, block)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig
+from transformers import Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen3Config
 
 from spikeformers.energy import audit, density_of, trace
 from spikeformers.models import NeurTransformerConfig, NeurTransformerForCausalLM
@@ -17,11 +17,19 @@ IDS = torch.randint(0, 50, (2, 9), generator=torch.Generator().manual_seed(1))
 ALL = ["ffn", "qkv", "out", "head"]
 
 
-def make(**choices: Any) -> NeurTransformerForCausalLM:
-    source = LlamaConfig(
-        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, intermediate_size=24, max_position_embeddings=32,
-    )  # fmt: skip
+SIZES: dict[str, Any] = {
+    **{"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4},
+    **{"num_key_value_heads": 2, "intermediate_size": 24, "max_position_embeddings": 32},
+}
+OTHERS = {
+    "mistral": MistralConfig(**SIZES, sliding_window=4),
+    "qwen3": Qwen3Config(**SIZES, head_dim=8),
+    "gemma3_text": Gemma3TextConfig(**SIZES, head_dim=8, sliding_window=4),
+}
+
+
+def make(source: Any = None, **choices: Any) -> NeurTransformerForCausalLM:
+    source = source or LlamaConfig(**SIZES)
     torch.manual_seed(5)
     fields: dict[str, Any] = {
         **{"threshold": "token", "code": "phase", "attention": "kept", "spiking_maps": ALL},
@@ -86,14 +94,16 @@ def test_far_neurons_are_counted_apart_and_within_their_layer() -> None:
     model = make()
     fired, traced = counts(model), trace(model, IDS)
     name = "model.model.layers.1.mlp.fire_hidden"
-    far = fired[name].abs() // 16
-    own = traced.populations[f"{name}.far"]
+    near, far = fired[name].abs() % 16, fired[name].abs() // 16
+    of_near, own = (traced.populations[f"{name}.{kind}"] for kind in ("near", "far"))
+    assert (of_near.nonzero, of_near.total) == (int((near > 0).sum()), ones(near))
     assert (own.nonzero, own.total) == (int((far > 0).sum()), ones(far))
-    assert own.nonzero > 0
+    assert 0 < own.nonzero < of_near.nonzero
     assert traced.neurons[name].total == ones(fired[name])
     assert f"{name}.far" not in traced.neurons
     densities = density_of(model, [IDS])
     assert densities[f"{name}.far"].nonzero == own.nonzero
+    assert densities[f"{name}.near"].nonzero == of_near.nonzero
     assert densities[name].nonzero == int((fired[name] != 0).sum())
 
 
@@ -124,13 +134,40 @@ def test_an_audit_sees_a_unit_per_token_at_every_map(report: Any) -> None:
             } == {"scores", "values"}  # fmt: skip
 
 
-def test_an_audit_shows_how_many_far_neurons_fired(report: Any) -> None:
+@pytest.mark.parametrize("kind", OTHERS)
+def test_every_map_of_the_other_sources_reads_spikes_too(kind: str) -> None:
+    model = make(OTHERS[kind])
+    fired, report = counts(model), audit(model, [IDS])
+    for name, row in report.products("model").items():
+        assert row.verdict == ("multiplier" if name.endswith(("scores", "values")) else "adder")
+    traced = trace(model, IDS)
+    assert len(traced.products) == 2 * 9 + 1
+    assert traced.products["model.lm_head"].sop == ones(fired["model.lm_head.fire"]) * 50
+    query = traced.products["model.model.layers.0.self_attn.inner.q_proj"]
+    outputs = 4 * (4 if kind == "mistral" else 8)
+    assert query.sop == ones(fired["model.model.layers.0.self_attn.fire"]) * outputs
+
+
+def test_an_audit_shows_how_many_near_and_far_neurons_fired(report: Any) -> None:
     shown = report.as_dict()["populations"]
-    assert len(shown) == 2 * 4 + 1
-    head = shown["model.lm_head.fire.far"]
-    assert head["size"] == 2 * IDS.numel() * 16
-    assert 0 < head["fired"] < head["size"] / 5
-    assert head["kind"] == "integer"
+    assert len(shown) == 2 * (2 * 4 + 1)
+    near, far = (shown[f"model.lm_head.fire.{kind}"] for kind in ("near", "far"))
+    assert near["size"] == far["size"] == 2 * IDS.numel() * 16
+    assert 0 < far["fired"] < far["size"] / 5 < near["fired"] <= near["size"]
+    assert near["kind"] == far["kind"] == "integer"
+
+
+def test_units_that_are_powers_of_two_need_no_division() -> None:
+    def verdicts(**choices: Any) -> dict[str, str]:
+        seen = audit(make(**choices), [IDS])
+        assert all(row.verdict != "unknown" for row in seen.rows)
+        by_unit = [row for row in seen.rows if row.name.endswith(("fire", "fire_in", "fire_hidden"))
+                   and row.title == "division" and not row.operands[1].constant]  # fmt: skip
+        assert len(by_unit) == 2 * 4 + 1
+        return {row.name: row.verdict for row in by_unit}
+
+    assert set(verdicts().values()) == {"multiplier"}
+    assert set(verdicts(power_of_two_units=True).values()) == {"adder"}
 
 
 def test_a_factor_per_token_that_no_neuron_states_is_no_unit() -> None:

@@ -56,8 +56,8 @@ class AuditReport:
     tokens: int
     rows: list[Row]
     populations: dict[str, Operand] = field(default_factory=dict)
-    """Second kinds of neurons in a layer, by layer and kind, such as ``0.mlp.fire_in.far``: how
-    many there are, and how many fired. Their products are those of the layer."""
+    """Of layers with several kinds of neurons, by layer and kind, such as ``0.mlp.fire_in.far``:
+    how many there are, and how many fired. Their products are those of the layer."""
 
     def products(self, scope: Scope = "blocks") -> dict[str, Row]:
         """Matrix products by name; where a name has several, the later ones are ``name#2`` ..."""

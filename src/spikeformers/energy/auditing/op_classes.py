@@ -62,14 +62,14 @@ _COMPARISONS = frozenset(("argmax", "argmin", "topk", "sort", "kthvalue", "mode"
 _FREE = frozenset((
     # additions
     "add", "sub", "rsub", "neg", "abs", "sum", "nansum", "cumsum", "index_add", "scatter_add",
-    "count_nonzero", "bincount",
+    "count_nonzero", "bincount", "ldexp",  # which adds to the exponent
     # comparisons, logic, rounding
     "max", "min", "amax", "amin", "aminmax", "maximum", "minimum", "fmax", "fmin", "cummax",
     "cummin", "clamp", "clamp_min", "clamp_max", "relu", "hardtanh", "threshold", "round", "floor",
     "ceil", "trunc", "sign", "sgn", "signbit", "heaviside", "eq", "ne", "lt", "le", "gt", "ge",
     "logical_and", "logical_or", "logical_not", "logical_xor", "bitwise_and", "bitwise_or",
     "bitwise_not", "bitwise_xor", "isnan", "isinf", "isfinite", "isin", "any", "all", "equal",
-    "searchsorted", "bucketize", "nan_to_num",
+    "searchsorted", "bucketize", "nan_to_num", "frexp",
     # selection and moves
     "where", "masked_fill", "masked_select", "masked_scatter", "index", "index_put",
     "_index_put_impl_", "index_copy", "index_fill", "scatter", "take", "put", "embedding",

@@ -49,7 +49,7 @@ class OperandHistory:
     constant: bool = False
     """Fixed before the run: made only of parameters and numbers in the code."""
     shift: bool = False
-    """A constant that holds only powers of two (and zeros)."""
+    """It holds only powers of two (and zeros): of constants and divisors."""
     units: Tensor | None = field(default=None, compare=False)
     """``[2, D]``: units per sign and channel, which fold into the weights."""
 
@@ -73,6 +73,11 @@ class OperandHistory:
         if self.nonzero == 0 and self.size:
             return "silent"
         return "real" if self.nonzero == 1 else self.observed_kind
+
+    @property
+    def is_shift(self) -> bool:
+        """Whether multiplication or division by it is a shift: one number of a run is no proof."""
+        return self.shift and (self.constant or self.nonzero > 1)
 
     @property
     def in_words(self) -> str:
@@ -134,7 +139,9 @@ class OperandHistory:
         }
 
 
-def history_of(x: Tensor, stated: Spikes | None, constant: bool) -> OperandHistory:
+def history_of(
+    x: Tensor, stated: Spikes | None, constant: bool, *, divides: bool = False
+) -> OperandHistory:
     """The history of ``x`` after one call; ``stated`` comes from the neuron that made it."""
     spikes = spikes_of(x, stated)
     source: Source = "values"
@@ -145,7 +152,7 @@ def history_of(x: Tensor, stated: Spikes | None, constant: bool) -> OperandHisto
     kind: Kind = "real" if spikes is None else spikes.kind
     unit = 1.0 if spikes is None else spikes.unit
     nonzero = int(torch.count_nonzero(x))
-    shift = constant and not x.is_complex() and _powers_of_two(x)
+    shift = (constant or divides) and not x.is_complex() and _powers_of_two(x)
     signed = not x.is_complex() and bool((x < 0).any())
     shape = tuple(x.shape)
     return OperandHistory(

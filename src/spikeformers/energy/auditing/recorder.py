@@ -70,7 +70,7 @@ class Row:
         if self.title == "multiplication":
             return self._of_factors()
         if self.title == "division":
-            return self._of_constant(self.operands[1])
+            return self._scaled_by(self.operands[1])
         return "scale" if self.note == FIXED_NORM else "multiplier"
 
     def _of_product(self) -> Verdict:
@@ -86,15 +86,15 @@ class Row:
             return "adder"
         constants = [operand for operand in self.operands if operand.constant]
         if constants:
-            return self._of_constant(constants[0])
+            return self._scaled_by(constants[0])
         silent = any(operand.kind == "silent" for operand in self.operands)
         return "silent" if silent else "multiplier"
 
     @staticmethod
-    def _of_constant(operand: OperandHistory) -> Verdict:
-        if not operand.constant:
-            return "multiplier"
-        return "adder" if operand.shift else "scale"
+    def _scaled_by(operand: OperandHistory) -> Verdict:
+        if operand.is_shift:
+            return "adder"
+        return "scale" if operand.constant else "multiplier"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -257,21 +257,24 @@ class OperationRecorder:
         key = (frame.name, what, op, role, frame.listed[place])
         row = self.rows.get(key)
         if row is None:
-            histories = tuple(self._history(x) for x in operands)
+            histories = tuple(
+                self._history(x, divides=what == "division" and number == 1)
+                for number, x in enumerate(operands)
+            )
             self.rows[key] = Row(frame.name, what, op, histories, role, note)
             return
-        for history, x in zip(row.operands, operands, strict=False):
+        for number, (history, x) in enumerate(zip(row.operands, operands, strict=False)):
             if not (history.constant and self._is_constant(x)):  # constants do not change
-                history.merge(self._history(x))
+                history.merge(self._history(x, divides=what == "division" and number == 1))
 
     def _is_constant(self, x: Any) -> bool:
         if isinstance(x, OperandHistory):
             return x.constant
         return x in self._constants if isinstance(x, Tensor) else True
 
-    def _history(self, x: Any) -> OperandHistory:
+    def _history(self, x: Any, *, divides: bool = False) -> OperandHistory:
         if isinstance(x, OperandHistory):
             return replace(x)  # a copy, since each row merges into its own
         if isinstance(x, Tensor):
-            return history_of(x, self._stated.get(x), x in self._constants)
+            return history_of(x, self._stated.get(x), x in self._constants, divides=divides)
         return history_of_number(float(x))

@@ -20,8 +20,8 @@ from spikeformers.neurons import Neuron, neurons_of, observe
 def density_of(model: nn.Module, batches: Iterable[Batch]) -> dict[str, Operand]:
     """Kind, density and mean count of every neuron layer, padding left out.
 
-    A second kind of neurons in a layer, such as far ones, has a row of its own, ``layer.far``; the
-    layer's row counts both.
+    A layer with several kinds of neurons has a row for each, such as ``layer.near`` and
+    ``layer.far``; the layer's own row counts all of them.
     """
     by_layer: dict[str, Operand] = {}
     for batch in batches:

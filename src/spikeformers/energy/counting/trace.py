@@ -224,7 +224,8 @@ class Trace:
     """Elementwise operations by (component, layer)."""
     neurons: dict[str, Operand] = field(default_factory=dict)
     populations: dict[str, Operand] = field(default_factory=dict)
-    """Of layers with a second kind of neurons, such as far ones; within those of ``neurons``."""
+    """Of layers with several kinds of neurons, such as near and far ones, one for each kind;
+    within those of ``neurons``."""
     pair_operations: dict[Where, Counter[str]] = field(default_factory=dict)
     """The part of ``operations`` that is done per allowed pair of a query and a key."""
     states: dict[str, State] = field(default_factory=dict)

@@ -55,6 +55,23 @@ void Program::run(const Activate& step, const Frame&) {
   for_rows(pool, to.rows, [&](std::int64_t r) { more.activate(step.kind, to.real.data() + r * to.width, to.width); });
 }
 
+void Program::soft_cap(int to, float cap) {
+  input(to, Holds::reals, "soft_cap");
+  require(is_scale(cap), "soft_cap: its cap is not positive, or not within 2^-56 to 2^56");
+  at(to, "soft_cap").counts = 0;
+  steps_.emplace_back(SoftCap{to, cap});
+}
+
+void Program::run(const SoftCap& step, const Frame&) {
+  Buffer& to = at(step.to, "soft_cap");
+  const MoreKernels& more = more_kernels(kernels);
+  for_rows(pool, to.rows, [&](std::int64_t r) {
+    float* x = to.real.data() + r * to.width;
+    expect_finite(all_finite(x, to.width));  // it would make a number of what is none
+    more.soft_cap(x, to.width, step.cap);
+  });
+}
+
 void Program::multiply(int in, int to) {
   const Buffer &from = input(in, Holds::reals, "multiply"), &product = input(to, Holds::reals, "multiply");
   require(from.width == product.width, "multiply: widths differ");

@@ -25,6 +25,8 @@ struct MoreKernels {
                bool counts, float* out);
   // In place.
   void (*activate)(Activation kind, float* x, std::int64_t n);
+  // x[i] = cap * tanh(x[i] / cap).
+  void (*soft_cap)(float* x, std::int64_t n, float cap);
   // x[i] = exp(x[i] - most).
   void (*exps)(float* x, std::int64_t n, float most);
   // Scores of the 64 keys of a page, [feature][64], with the features listed.

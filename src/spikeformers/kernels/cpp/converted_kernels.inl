@@ -139,12 +139,13 @@ SPIKEFORMERS_INLINE Floats erfc_of(Floats z) {
   return p * t * exp_of(-(z * z));
 }
 
-enum class Map { exp, relu, silu, quick_gelu, gelu_tanh, gelu_erf };
+enum class Map { exp, soft_cap, relu, silu, quick_gelu, gelu_tanh, gelu_erf };
 
 // No lambda: GCC would not compile one for the target of this file.
 template <Map map>
 SPIKEFORMERS_INLINE Floats mapped(Floats v, float most) {
   if constexpr (map == Map::exp) return exp_of(v - most);
+  if constexpr (map == Map::soft_cap) return most * (2.0f * sigmoid(v * (2.0f / most)) - 1.0f);
   if constexpr (map == Map::relu) return v < Floats{} ? Floats{} : v;  // NaN stays
   if constexpr (map == Map::silu) return v * sigmoid(v);
   if constexpr (map == Map::gelu_erf) {
@@ -180,6 +181,8 @@ void activate(Activation kind, float* x, std::int64_t n) {
   else
     each<Map::gelu_tanh>(x, n, 0.0f);
 }
+
+void soft_cap(float* x, std::int64_t n, float cap) { each<Map::soft_cap>(x, n, cap); }
 
 void exps(float* x, std::int64_t n, float most) { each<Map::exp>(x, n, most); }
 
@@ -364,5 +367,5 @@ void block(Number type, const void* w, std::int64_t stride, std::int64_t inputs,
 
 #undef SPIKEFORMERS_INLINE
 
-const MoreKernels table = {edges,      pair,         activate, exps,
+const MoreKernels table = {edges,      pair,         activate, soft_cap, exps,
                            key_scores, key_scores_of_all, add_rows, rows_i8_coef, block};

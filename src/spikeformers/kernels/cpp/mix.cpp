@@ -113,6 +113,11 @@ void RowCache::extend() {
     pages_.emplace_back(new std::byte[static_cast<std::size_t>(page_bytes_)]());
 }
 
+void RowCache::forget_before(std::int64_t token) {
+  for (; (forgotten_ + 1) * kPage <= token; ++forgotten_)
+    pages_[static_cast<std::size_t>(forgotten_)].reset();
+}
+
 void RowCache::put(std::int64_t token, int head, const float* key, const float* value) {
   auto* k = const_cast<std::byte*>(keys(token / kPage, head));
   auto* v = const_cast<std::byte*>(values(token / kPage, head)) + (token % kPage) * width_ * size_;
@@ -127,7 +132,8 @@ void RowCache::put(std::int64_t token, int head, const float* key, const float* 
 }
 
 void Program::mix(int query, int key, int value, int out, int heads, int kv_heads, Rule rule,
-                  int winners, float weight, Vector scale, int largest, bool half) {
+                  int winners, float weight, Vector scale, int largest, bool half,
+                  std::int64_t window) {
   const Buffer &q = input(query, Holds::reals, "mix"), &k = input(key, Holds::reals, "mix"),
                &v = input(value, Holds::reals, "mix");
   Buffer& to = output(out, Holds::reals, "mix");
@@ -151,6 +157,9 @@ void Program::mix(int query, int key, int value, int out, int heads, int kv_head
             "mix: a cache of counts takes the counts of pairs, and no larger ones");
   require(rule != Rule::sparsemax, "mix: it has no sparsemax");
   require(rule != Rule::ssa || largest > 0, "mix: SSA sums whole numbers");
+  require(window >= 0 && window <= INT32_MAX,
+          "mix: a window has 1 to 2^31 - 1 keys, or 0 for all of them");
+  require(window == 0 || rule == Rule::softmax, "mix: only a softmax has a window of keys");
   if (rule == Rule::ssa) {
     const std::int64_t width = q.width / heads, size = largest;
     require(sum_bytes(kv_heads, width) <= kMaxSums, "mix: the sums of SSA over heads so wide take more than 1 GiB");
@@ -158,8 +167,8 @@ void Program::mix(int query, int key, int value, int out, int heads, int kv_head
   }
   const Number type = largest == 0 ? (half ? Number::f16 : Number::f32) : largest <= INT8_MAX ? Number::i8 : Number::i16;
   wrote(to, 1, false);
-  steps_.emplace_back(
-      Mix{query, key, value, out, heads, kv_heads, rule, winners, weight, scale, type, slots_++});
+  steps_.emplace_back(Mix{query, key, value, out, heads, kv_heads, rule, winners, weight, scale,
+                          type, window, slots_++});
 }
 
 void Program::run(const Mix& step, const Frame& frame) {
@@ -172,6 +181,9 @@ void Program::run(const Mix& step, const Frame& frame) {
   const auto slot = static_cast<std::size_t>(step.slot);
   const bool ssa = step.rule == Rule::ssa;
   const auto of = [&](std::int64_t r) -> Sequence& { return *frame.sequence[static_cast<std::size_t>(r)]; };
+  const auto first_key = [&](std::int64_t position) {  // that a query there sees
+    return step.window == 0 ? 0 : std::max<std::int64_t>(0, position + 1 - step.window);
+  };
   if (step.type == Number::f16)
     for (const Buffer* one : {&k, &v})
       for (std::int64_t i = 0; i < rows * k.width; ++i)
@@ -212,12 +224,15 @@ void Program::run(const Mix& step, const Frame& frame) {
     thread_local Scratch scratch;
     const RowCache& cache = *of(r).rows_[slot];
     const std::int64_t position = frame.position[static_cast<std::size_t>(r)], first_head = kv * groups;
-    const std::int64_t keys = position + 1, pages = pieces_of(keys, kPage);
+    const std::int64_t first = first_key(position), keys = position + 1 - first;
+    const std::int64_t first_page = first / kPage, pages = position / kPage + 1 - first_page;
     const float* query = q.real.data() + r * q.width + first_head * width;
     float* to = out.real.data() + r * q.width + first_head * width;
     scratch.question.resize(static_cast<std::size_t>(groups));
     scratch.score.resize(static_cast<std::size_t>(groups * pages * kPage));
-    const auto score = [&](std::int64_t g) { return scratch.score.data() + g * pages * kPage; };
+    // Of whole pages, and of the keys that the query sees.
+    const auto scores = [&](std::int64_t g) { return scratch.score.data() + g * pages * kPage; };
+    const auto score = [&](std::int64_t g) { return scores(g) + first % kPage; };
     std::int64_t features = 0;
     for (std::int64_t g = 0; g < groups; ++g) {
       Question& question = scratch.question[static_cast<std::size_t>(g)];
@@ -232,14 +247,15 @@ void Program::run(const Mix& step, const Frame& frame) {
     }
     const bool sparse = 2 * features <= groups * width;  // an added zero changes no sum
     for (std::int64_t page = 0; page < pages && !sparse; ++page)
-      more.key_scores_of_all(cache.type(), cache.keys(page, static_cast<int>(kv)), query, groups, width,
-                             score(0) + page * kPage, pages * kPage);
+      more.key_scores_of_all(cache.type(), cache.keys(first_page + page, static_cast<int>(kv)),
+                             query, groups, width, scores(0) + page * kPage, pages * kPage);
     for (std::int64_t page = 0; page < pages && sparse; ++page)
       for (std::int64_t g = 0; g < groups; ++g) {
         const Question& question = scratch.question[static_cast<std::size_t>(g)];
-        more.key_scores(cache.type(), cache.keys(page, static_cast<int>(kv)), question.feature.data(),
-                        question.value.data(), static_cast<std::int64_t>(question.feature.size()),
-                        score(g) + page * kPage);
+        more.key_scores(cache.type(), cache.keys(first_page + page, static_cast<int>(kv)),
+                        question.feature.data(), question.value.data(),
+                        static_cast<std::int64_t>(question.feature.size()),
+                        scores(g) + page * kPage);
       }
     const auto value = [&](std::int64_t token) {
       return cache.values(token / kPage, static_cast<int>(kv)) + (token % kPage) * width * cache.size();
@@ -277,9 +293,11 @@ void Program::run(const Mix& step, const Frame& frame) {
       rows_read += static_cast<std::int64_t>(best.size());
     }
     if (step.rule == Rule::softmax)
-      for (std::int64_t first = 0; first < keys; first += kPage)
-        more.add_rows(cache.type(), value(first), std::min<std::int64_t>(kPage, keys - first),
-                      score(0) + first, pages * kPage, groups, width, to);
+      for (std::int64_t token = first, end; token <= position; token = end) {
+        end = std::min((token / kPage + 1) * kPage, position + 1);
+        more.add_rows(cache.type(), value(token), end - token, score(0) + (token - first),
+                      pages * kPage, groups, width, to);
+      }
     cache_bytes += ((sparse ? features : groups * width) * pages * kPage + rows_read * width) * cache.size();
     pages_read += groups * pages;
   };
@@ -300,11 +318,14 @@ void Program::run(const Mix& step, const Frame& frame) {
     for (std::int64_t r = 0; r < rows; ++r) ask(kv, r);
   };
   std::int64_t longest = 0;
-  for (const std::int64_t position : frame.position) longest += position + 1;
+  for (const std::int64_t position : frame.position) longest += position + 1 - first_key(position);
   if (longest * step.heads < 512)
     for (std::int64_t kv = 0; kv < step.kv_heads; ++kv) piece(kv);
   else
     pool.run(step.kv_heads, piece);
+  if (step.window > 0)
+    for (std::int64_t r = 0; r < rows; ++r)
+      of(r).rows_[slot]->forget_before(first_key(frame.position[static_cast<std::size_t>(r)] + 1));
   counters.cache_bytes += cache_bytes;
   counters.pages_read += pages_read;
 }

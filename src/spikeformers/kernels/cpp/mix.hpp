@@ -21,8 +21,11 @@ class RowCache {
 
   Number type() const { return type_; }
   std::int64_t size() const { return size_; }  // bytes of a number
-  std::int64_t bytes() const { return static_cast<std::int64_t>(pages_.size()) * page_bytes_; }
+  std::int64_t bytes() const {
+    return (static_cast<std::int64_t>(pages_.size()) - forgotten_) * page_bytes_;
+  }
   void extend();  // by one token
+  void forget_before(std::int64_t token);  // the pages that end before it: nobody reads them again
   void put(std::int64_t token, int head, const float* key, const float* value);
   const std::byte* keys(std::int64_t page, int head) const {
     return pages_[static_cast<std::size_t>(page)].get() + head * width_ * kPage * size_;
@@ -34,7 +37,7 @@ class RowCache {
 
  private:
   Number type_;
-  std::int64_t heads_, width_, size_, page_bytes_, tokens_ = 0;
+  std::int64_t heads_, width_, size_, page_bytes_, tokens_ = 0, forgotten_ = 0;
   std::vector<std::shared_ptr<std::byte[]>> pages_;
 };
 

@@ -100,9 +100,21 @@ Found activate(const Rows& x, const std::string& kind, const std::string& path) 
   return owned(reals_of(program, id), {x.shape(0), x.shape(1)});
 }
 
+Found soft_cap(const Rows& x, float cap, const std::string& path) {
+  Program program(*choose_path(path).kernels, 1, 1, 1);
+  const int id = program.real(static_cast<std::int64_t>(x.shape(1)));
+  require_aligned(x.data());
+  program.fill(id, x.data(), static_cast<std::int64_t>(x.shape(0)), 0);
+  program.soft_cap(id, cap);
+  Sequence sequence(program);
+  program.run_alone(sequence, static_cast<std::int64_t>(x.shape(0)));
+  return owned(reals_of(program, id), {x.shape(0), x.shape(1)});
+}
+
 // q [T, heads * K], k and v [T, kv_heads * K]: reals, or whole numbers up to `largest`.
-Found mix(const Rows& q, const Rows& k, const Rows& v, int heads, int kv_heads, const std::string& rule,
-          int winners, float weight, const Reals& scale, int largest, bool half, const std::string& path, int threads) {
+Found mix(const Rows& q, const Rows& k, const Rows& v, int heads, int kv_heads,
+          const std::string& rule, int winners, float weight, const Reals& scale, int largest,
+          bool half, std::int64_t window, const std::string& path, int threads) {
   Program program(*choose_path(path).kernels, threads, 1, 1);
   const auto rows = static_cast<std::int64_t>(q.shape(0));
   int id[3];
@@ -119,7 +131,8 @@ Found mix(const Rows& q, const Rows& k, const Rows& v, int heads, int kv_heads, 
     program.fill(id[i], one.data(), rows, largest);
   }
   const int out = program.real(static_cast<std::int64_t>(q.shape(1)));
-  program.mix(id[0], id[1], id[2], out, heads, kv_heads, rule_of(rule), winners, weight, vector_of(scale), largest, half);
+  program.mix(id[0], id[1], id[2], out, heads, kv_heads, rule_of(rule), winners, weight,
+              vector_of(scale), largest, half, window);
   Sequence sequence(program);
   {
     nb::gil_scoped_release free;
@@ -139,8 +152,9 @@ void bind_kernels(nb::module_& m) {
         "minimum"_a.none(), "bias"_a.none(), "steps"_a, "reach"_a,
         "dead_zone"_a, "power_of_two"_a, "path"_a, "threads"_a, "repeats"_a);
   m.def("activate", &activate, "x"_a, "kind"_a, "path"_a);
-  m.def("mix", &mix, "q"_a, "k"_a, "v"_a, "heads"_a, "kv_heads"_a, "rule"_a, "winners"_a, "weight"_a,
-        "scale"_a, "largest"_a, "half"_a, "path"_a, "threads"_a);
+  m.def("soft_cap", &soft_cap, "x"_a, "cap"_a, "path"_a);
+  m.def("mix", &mix, "q"_a, "k"_a, "v"_a, "heads"_a, "kv_heads"_a, "rule"_a, "winners"_a,
+        "weight"_a, "scale"_a, "largest"_a, "half"_a, "window"_a, "path"_a, "threads"_a);
 }
 
 }  // namespace spikeformers

@@ -54,6 +54,8 @@ void bind_steps(nb::class_<Engine>& program) {
              alone(e.program, [&] { e.program.activate(to, chosen); });
            },
            "to"_a, "kind"_a)
+      .def("soft_cap", [](Engine& e, int to, float cap) { alone(e.program, [&] { e.program.soft_cap(to, cap); }); },
+           "to"_a, "cap"_a)
       .def("multiply", [](Engine& e, int in, int to) { alone(e.program, [&] { e.program.multiply(in, to); }); },
            "input"_a, "to"_a)
       .def("scale",
@@ -94,16 +96,17 @@ void bind_steps(nb::class_<Engine>& program) {
            "reach"_a, "dead_zone"_a, "power_of_two"_a)
       .def("mix",
            [](Engine& e, int query, int key, int value, int out, int heads, int kv_heads,
-              const std::string& rule, int winners, float weight, const Reals& scale, int largest, bool half) {
+              const std::string& rule, int winners, float weight, const Reals& scale, int largest, bool half,
+              std::int64_t window) {
              const Rule chosen = rule_of(rule);
              const Vector by = vector_of(scale);
              alone(e.program, [&] {
-               e.program.mix(query, key, value, out, heads, kv_heads, chosen, winners, weight, by, largest, half);
+               e.program.mix(query, key, value, out, heads, kv_heads, chosen, winners, weight, by, largest, half, window);
              });
              e.held.push_back(nb::cast(scale));
            },
            "query"_a, "key"_a, "value"_a, "out"_a, "heads"_a, "kv_heads"_a, "rule"_a, "winners"_a,
-           "weight"_a, "scale"_a, "largest"_a, "half"_a);
+           "weight"_a, "scale"_a, "largest"_a, "half"_a, "window"_a = 0);
 }
 
 }  // namespace spikeformers

@@ -143,6 +143,10 @@ struct Activate {
   int to;
   Activation kind;
 };
+struct SoftCap {  // cap * tanh(x / cap)
+  int to;
+  float cap;
+};
 struct Multiply {
   int in, to;
 };
@@ -168,11 +172,13 @@ struct Mix {         // attention over a cache of rows: counts, or the reals of 
   float weight;      // of each winner
   Vector scale;      // [heads]
   Number type;       // of the cache
+  std::int64_t window;  // keys that a query sees, its own the last; 0: all
   int slot;
 };
 
-using Step = std::variant<Embed, Select, Norm, Fire, Linear, Attend, Add, Shift, Join, Recount, Rate,
-                          Edges, Pair, Activate, Multiply, Scale, Rotate, GroupNorm, Mix, Encode>;
+using Step =
+    std::variant<Embed, Select, Norm, Fire, Linear, Attend, Add, Shift, Join, Recount, Rate, Edges,
+                 Pair, Activate, SoftCap, Multiply, Scale, Rotate, GroupNorm, Mix, Encode>;
 
 // Sums over everything that ran, for density and bytes; measured, not estimated.
 struct Counters {
@@ -211,12 +217,13 @@ struct Program {
              Vector threshold, Vector bias);
   void pair(int in, int out, std::int64_t offset, Vector value, int largest, bool sign, bool counts);
   void activate(int to, Activation kind);
+  void soft_cap(int to, float cap);
   void multiply(int in, int to);
   void scale(int to, Vector by);
   void rotate(int to, std::int64_t offset, int heads, std::int64_t width, Vector frequency, float factor);
   void group_norm(int in, int out, Vector gain, float eps);
   void mix(int query, int key, int value, int out, int heads, int kv_heads, Rule rule, int winners,
-           float weight, Vector scale, int largest, bool half);
+           float weight, Vector scale, int largest, bool half, std::int64_t window);
   // The steps that follow belong to this layer, from 0 as they come; to none with -1, as at first.
   void layer(int number);
   void finish(int logits);
@@ -293,6 +300,7 @@ struct Program {
   void run(const Edges& step, const Frame& frame);
   void run(const Pair& step, const Frame& frame);
   void run(const Activate& step, const Frame& frame);
+  void run(const SoftCap& step, const Frame& frame);
   void run(const Multiply& step, const Frame& frame);
   void run(const Scale& step, const Frame& frame);
   void run(const Rotate& step, const Frame& frame);
