@@ -266,17 +266,8 @@ SPIKEFORMERS_INLINE void rows_whole(const std::int8_t* w, std::int64_t stride, E
           held = 0;
         }
         held += total;
-        // Lines of the rows to come are called for in the order in which they lie.
-        const std::int8_t *line = group.next[0], *stop = line + blocks * kBits / 8;
-        int row = 0;
         for (std::int64_t o = 0; o < blocks; o += kBlock) {
-          for (int k = 0; k < kBits; ++k) {
-            SPIKEFORMERS_FETCH(line);
-            line += kBlock;
-            if (line < stop || row == kRows - 1) continue;
-            line = group.next[++row];
-            stop = line + blocks * kBits / 8;
-          }
+          for (int k = 0; k < kRows; ++k) SPIKEFORMERS_FETCH(group.next[k] + (kBits == 4 ? o / 2 : o));
           add_group<kBits>(group, o, sum);
         }
         for (std::int64_t o = blocks; o < n; ++o) {

@@ -13,11 +13,12 @@ constexpr std::int64_t kSmall = 1 << 15;  // additions that are not worth waking
 constexpr std::int64_t kTile = 1 << 20;   // bytes of weights that stay in the cache while rows pass
 
 // Whether rows are many enough to pack the weights for them. Packing costs as much as reading every
-// row of weights 40 times where it fires, and a packed row costs a quarter of one more (on AVX2).
-bool is_worth_packing(const Buffer& in) {
+// row of weights up to 40 times where it fires, of short rows less often (of 64 outputs 13 times), and a
+// packed row costs a quarter of one more (on AVX2).
+bool is_worth_packing(const Buffer& in, std::int64_t outputs) {
   std::int64_t events = 0;
   for (std::int64_t r = 0; r < in.rows; ++r) events += in.fired[static_cast<std::size_t>(r)];
-  return events > (40 + in.rows / 4) * in.width;
+  return events > (std::min<std::int64_t>(40, 8 + outputs / 12) + in.rows / 4) * in.width;
 }
 
 // Where a row's list goes; nowhere, where no product reads the buffer.
@@ -239,7 +240,7 @@ void Program::run(const Linear& step, const Frame&) {
   for (std::int64_t r = 0; r < in.rows; ++r)
     counters.weight_bytes += in.fired[static_cast<std::size_t>(r)] * w.row_bytes();
   if (w.f32 == nullptr) {
-    is_worth_packing(in) ? product_whole_batch(step, in, out) : product_whole(step, in, out);
+    is_worth_packing(in, w.outputs) ? product_whole_batch(step, in, out) : product_whole(step, in, out);
     return;
   }
   thread_local std::vector<float> coefficients;

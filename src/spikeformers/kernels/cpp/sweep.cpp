@@ -16,9 +16,9 @@ constexpr std::int64_t kRemembered = 64;   // tokens, about, that the mean is ov
 // The mean has to fall this far below the share at which a sweep was chosen before rows are chosen
 // again: at the border one copy of the matrix stays in the cache, not both in turns.
 constexpr float kSlack = 0.05f;
-// Bytes of a program that are packed. More than a cache holds comes at the speed of memory in either
-// order.
-constexpr std::int64_t kMostPacked = 32 << 20;
+// Bytes of a program's matrices up to which any of them is packed. More comes at the speed of memory in
+// either order: with AVX2 and 16 MiB rows are as fast, with 6 MiB slower.
+constexpr std::int64_t kMostPacked = 8 << 20;
 constexpr std::size_t kHugePage = 2 << 20;
 
 bool has_least(const Weights& w) {
@@ -45,14 +45,14 @@ void pack(const Weights& w, std::int8_t* to) {
 
 }  // namespace
 
-std::int8_t* SweepMemory::take(std::int64_t bytes, std::int64_t most) {
-  if (room_ == 0) {
-    const std::size_t size = (static_cast<std::size_t>(most) + kHugePage - 1) / kHugePage * kHugePage;
+std::int8_t* SweepMemory::take(std::int64_t bytes, std::int64_t all) {
+  if (first_ == nullptr) {
+    const std::size_t size = (static_cast<std::size_t>(all) + kHugePage - 1) / kHugePage * kHugePage;
     first_.reset(static_cast<std::int8_t*>(::operator new(size, std::align_val_t{kHugePage})));
-    room_ = static_cast<std::int64_t>(size);
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
     madvise(first_.get(), size, MADV_HUGEPAGE);  // a hint, which may be refused
 #endif
+    room_ = all;
   }
   if (taken_ + bytes > room_) return nullptr;
   taken_ += bytes;
@@ -84,7 +84,7 @@ void Program::pack_sweep(Sweep& sweep, const Weights& w) {
   for (const Step& step : steps_)
     if (const auto* linear = std::get_if<Linear>(&step); linear != nullptr && linear->weights.i8 != nullptr)
       all += packed_bytes(linear->weights);
-  sweep.packed = has_least(w) ? nullptr : swept_.take(packed_bytes(w), std::min(all, kMostPacked));
+  sweep.packed = all > kMostPacked || has_least(w) ? nullptr : swept_.take(packed_bytes(w), all);
   sweep.refused = sweep.packed == nullptr;
   if (!sweep.refused) pack(w, sweep.packed);
 }
