@@ -64,7 +64,7 @@ void Program::run(const Attend& step, const Frame& frame) {
         frame.sequence[static_cast<std::size_t>(r)]->bits_[slot(s)]->extend(1);
   // A head's keys and values go into its own words of a page, so heads do not meet.
   std::atomic<std::int64_t> cache_bytes{0}, pages_read{0}, pages_skipped{0};
-  const auto one_head = [&](int h, std::int64_t r, int s) {
+  const auto one_head = [&](int h, std::int64_t r, int s, const Query* query) {
     Sequence& sequence = *frame.sequence[static_cast<std::size_t>(r)];
     const std::int64_t position = frame.position[static_cast<std::size_t>(r)];
     const std::int64_t at = (s * rows + r) * q.width + h * width;
@@ -91,11 +91,9 @@ void Program::run(const Attend& step, const Frame& frame) {
     scratch.pages_read = scratch.pages_skipped = scratch.words_read = 0;
     const auto unit = static_cast<float>(static_cast<double>(q.neuron.unit) * k.neuron.unit);
     const Scoring scoring{unit, scale, &step.bias[static_cast<std::size_t>(h)]};
-    const std::int8_t* query = q.count.data() + at;
     std::int64_t read = 0;
     if (step.rule == Rule::winners) {
-      find_winners(kernels, cache, h, query, static_cast<int>(width), position, scoring,
-                   step.winners, scratch);
+      find_winners(kernels, cache, h, *query, position, scoring, step.winners, scratch);
       if (sequence.details_ != nullptr)
         keep_winners(scratch.winners, sequence.details_->winners[static_cast<std::size_t>(step.slot)], s * step.heads + h);
       if (out.holds == Holds::spikes) {
@@ -116,7 +114,7 @@ void Program::run(const Attend& step, const Frame& frame) {
       }
       read = static_cast<std::int64_t>(scratch.winners.size()) * cache.value_bytes();
     } else {
-      weigh_all(kernels, cache, h, query, static_cast<int>(width), position, scoring, step.rule, scratch);
+      weigh_all(kernels, cache, h, *query, position, scoring, step.rule, scratch);
       float* to = out.real.data() + at;
       std::fill_n(to, width, 0.0f);
       for (std::int64_t j = 0; j <= position; ++j) {
@@ -138,19 +136,36 @@ void Program::run(const Attend& step, const Frame& frame) {
     cache.put_key(position, h, k.count.data() + at);
     cache.put_value(position, h, v.count.data() + at);
   };
-  // One piece is one head: it stores the keys of all rows, then asks for each.
-  const auto piece = [&](std::int64_t h) {
+  // The queries of some heads of a token; their keys are there.
+  const auto ask = [&](int first, int heads, std::int64_t r, int s) {
+    AttentionScratch& scratch = scratch_of_thread();
+    if (step.rule != Rule::ssa) {
+      const bool newest_first =
+          step.rule == Rule::winners && step.bias[static_cast<std::size_t>(first)].any();
+      ask_heads(*frame.sequence[static_cast<std::size_t>(r)]->bits_[slot(s)], first, heads,
+                q.count.data() + (s * rows + r) * q.width + first * width, static_cast<int>(width),
+                frame.position[static_cast<std::size_t>(r)], newest_first, scratch);
+    }
+    for (int h = 0; h < heads; ++h)
+      one_head(first + h, r, s, step.rule == Rule::ssa ? nullptr : &scratch.query[static_cast<std::size_t>(h)]);
+  };
+  // A piece is some heads: it stores the keys of all rows, then asks for each.
+  const auto piece = [&](int first, int heads) {
     for (int s = 0; s < steps; ++s) {
-      for (std::int64_t r = 0; r < rows; ++r) put(static_cast<int>(h), r, s);
-      for (std::int64_t r = 0; r < rows; ++r) one_head(static_cast<int>(h), r, s);
+      for (std::int64_t r = 0; r < rows; ++r)
+        for (int h = 0; h < heads; ++h) put(first + h, r, s);
+      for (std::int64_t r = 0; r < rows; ++r) ask(first, heads, r, s);
     }
   };
   std::int64_t longest = 0;
   for (const std::int64_t position : frame.position) longest += position + 1;
-  if (longest * step.heads < 4096)
-    for (int h = 0; h < step.heads; ++h) piece(h);
+  const bool few = longest * step.heads < 4096;  // too few for a second thread to wake
+  if (rows == 1 && (few || pool.threads() == 1))
+    piece(0, step.heads);
+  else if (few)
+    for (int h = 0; h < step.heads; ++h) piece(h, 1);
   else
-    pool.run(step.heads, piece);
+    pool.run(step.heads, [&](std::int64_t h) { piece(static_cast<int>(h), 1); });
   counters.cache_bytes += cache_bytes;
   counters.pages_read += pages_read;
   counters.pages_skipped += pages_skipped;

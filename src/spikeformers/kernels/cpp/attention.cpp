@@ -10,30 +10,29 @@ namespace {
 constexpr float kNever = -std::numeric_limits<float>::infinity();
 constexpr std::int32_t kAny = std::numeric_limits<std::int32_t>::min();
 
-Query query_of(const std::int8_t* counts, int width, const BitCache& cache,
-                 AttentionScratch& scratch) {
-  scratch.word.clear();
-  scratch.worth.clear();
-  std::int64_t spikes = 0, top = 0;
-  const int planes = cache.key_planes();
+Query query_of(const std::int8_t* counts, int width, const BitCache& cache, std::int32_t* feature,
+               std::int32_t* word, std::int16_t* worth) {
   const bool bytes = cache.keys_in_bytes();
-  for (int d = 0; d < width; ++d) {
-    if (counts[d] == 0) continue;
-    if (bytes) {
-      scratch.word.push_back(d);
-      scratch.worth.push_back(counts[d]);
-    }
-    for (int p = 0; p < planes && !bytes; ++p) {
-      scratch.word.push_back(d * planes + p);
-      scratch.worth.push_back(static_cast<std::int16_t>(counts[d] * cache.key_weights()[p]));
-    }
-    const std::int64_t size = std::abs(counts[d]);
+  const int planes = cache.key_planes();
+  std::int32_t spikes = 0, top = 0, n = 0;
+  for (int d = 0; d < width; ++d) {  // a silent one is written over by the next: no branch to guess
+    const std::int32_t count = counts[d], size = std::abs(count);
+    feature[n] = d;
+    n += count != 0;
     spikes += size;
     top = std::max(top, size);
   }
   const bool narrow = spikes * kMaxLevels <= std::numeric_limits<std::int16_t>::max();
-  return {scratch.word.data(), scratch.worth.data(), static_cast<std::int64_t>(scratch.word.size()),
-          spikes, top, narrow, bytes};
+  if (bytes) {
+    for (std::int32_t i = 0; i < n; ++i) worth[i] = counts[feature[i]];
+    return {feature, worth, n, spikes, top, narrow, bytes};
+  }
+  for (std::int32_t i = 0; i < n; ++i)
+    for (int p = 0; p < planes; ++p) {
+      word[i * planes + p] = feature[i] * planes + p;
+      worth[i * planes + p] = static_cast<std::int16_t>(counts[feature[i]] * cache.key_weights()[p]);
+    }
+  return {word, worth, std::int64_t{n} * planes, spikes, top, narrow, bytes};
 }
 
 // Words of eight bytes of a page that a query reads.
@@ -51,6 +50,16 @@ void insert(std::vector<Winner>& best, std::size_t limit, const Winner& found) {
     best.pop_back();
   }
   best.insert(std::upper_bound(best.begin(), best.end(), found, before), found);
+}
+
+// The first of 64 values that is `top`, which one is: eight are compared at a time.
+std::int64_t place_of(float top, const float* value) {
+  for (std::int64_t j = 0; j < kPage; j += 8) {
+    int any = 0;
+    for (int k = 0; k < 8; ++k) any |= value[j + k] == top;
+    if (any != 0) return std::find(value + j, value + j + 8, top) - value;
+  }
+  return kPage;
 }
 
 // The least whole score with which a key of a page can still be among the winners, given the worst
@@ -107,10 +116,30 @@ BiasLine::BiasLine(const float* by_distance, std::int64_t distances)
                                       line_.begin() + static_cast<std::ptrdiff_t>(at + kPage)));
 }
 
-void find_winners(const Kernels& kernels, const BitCache& cache, int head, const std::int8_t* counts,
-                  int width, std::int64_t position, const Scoring& scoring, int winners,
+void ask_heads(const BitCache& cache, int head, int heads, const std::int8_t* counts, int width, std::int64_t position,
+               bool newest_first, AttentionScratch& scratch) {
+  const auto room = static_cast<std::size_t>(heads * width);
+  if (scratch.feature.size() < room) {
+    scratch.feature.resize(room);
+    scratch.word.resize(room * kMaxPlanes);
+    scratch.worth.resize(room * kMaxPlanes);
+  }
+  scratch.query.clear();
+  for (int h = 0; h < heads; ++h) {
+    const std::int64_t at = std::int64_t{h} * width;
+    const Query query =
+        query_of(counts + at, width, cache, scratch.feature.data() + at, scratch.word.data() + at * kMaxPlanes,
+                 scratch.worth.data() + at * kMaxPlanes);
+    scratch.query.push_back(query);
+    const std::uint64_t* page = cache.keys(newest_first ? position / kPage : 0, head + h);
+    const std::int64_t words = query.bytes ? kPage / 8 : 1;  // of a feature, or of a plane of it
+    for (std::int64_t i = 0; i < query.n; ++i) __builtin_prefetch(page + query.word[i] * words);
+  }
+}
+
+void find_winners(const Kernels& kernels, const BitCache& cache, int head, const Query& query,
+                  std::int64_t position, const Scoring& scoring, int winners,
                   AttentionScratch& scratch) {
-  const Query query = query_of(counts, width, cache, scratch);
   const std::int64_t pages = position / kPage + 1, words = words_of(query);
   const auto limit = static_cast<std::size_t>(winners);
   std::vector<Winner>& best = scratch.winners;
@@ -141,7 +170,7 @@ void find_winners(const Kernels& kernels, const BitCache& cache, int head, const
     if (limit == 1 && found.reached != 0) {  // keys after the query have a bias of -inf
       alignas(64) float value[kPage];
       const float top = kernels.page_values(score, scoring.unit, scoring.scale, bias, value);
-      const Winner one{top, first + (std::find(value, value + kPage, top) - value)};
+      const Winner one{top, first + place_of(top, value)};
       if (best.empty() || before(one, best.front())) best.assign(1, one);
       continue;
     }
@@ -153,10 +182,8 @@ void find_winners(const Kernels& kernels, const BitCache& cache, int head, const
   }
 }
 
-void weigh_all(const Kernels& kernels, const BitCache& cache, int head, const std::int8_t* counts,
-               int width, std::int64_t position, const Scoring& scoring, Rule rule,
-               AttentionScratch& scratch) {
-  const Query query = query_of(counts, width, cache, scratch);
+void weigh_all(const Kernels& kernels, const BitCache& cache, int head, const Query& query,
+               std::int64_t position, const Scoring& scoring, Rule rule, AttentionScratch& scratch) {
   const std::int64_t pages = position / kPage + 1;
   std::vector<float>& weight = scratch.weight;
   weight.resize(static_cast<std::size_t>(pages * kPage));
@@ -179,7 +206,8 @@ void weigh_all(const Kernels& kernels, const BitCache& cache, int head, const st
   }
   // Sparsemax: the threshold tau at which what stands above it sums to one.
   std::vector<float>& sorted = scratch.sorted;
-  sorted = weight;
+  sorted.resize(static_cast<std::size_t>(pages * kPage));  // room for a page at a time
+  sorted.assign(weight.begin(), weight.end());
   std::sort(sorted.begin(), sorted.end(), std::greater<float>());
   double total = 0.0, tau = 0.0;
   for (std::size_t k = 0; k < sorted.size(); ++k) {

@@ -53,24 +53,28 @@ struct Winner {
   std::int64_t token;
 };
 
-// Memory of one thread for one query.
+// Memory of one thread for the queries of a token, and for the winners of one of them.
 struct AttentionScratch {
-  std::vector<std::int32_t> word;
+  std::vector<std::int32_t> feature, word;
   std::vector<std::int16_t> worth;
+  std::vector<Query> query;
   std::vector<Winner> winners;
   std::vector<float> weight, sorted;
   std::int64_t pages_read = 0, pages_skipped = 0, words_read = 0;
 };
 
+// The queries of `heads` heads from `head` on, whose counts are [heads, width], into scratch.query. What
+// they read of the page that comes first is called for, so that no head waits for its own.
+void ask_heads(const BitCache& cache, int head, int heads, const std::int8_t* counts, int width, std::int64_t position,
+               bool newest_first, AttentionScratch& scratch);
+
 // The `winners` keys of largest score among tokens 0..position, best first, lowest index on ties.
 // Pages that cannot hold a winner, by their bound, are not read.
-void find_winners(const Kernels& kernels, const BitCache& cache, int head, const std::int8_t* counts,
-                  int width, std::int64_t position, const Scoring& scoring, int winners,
-                  AttentionScratch& scratch);
+void find_winners(const Kernels& kernels, const BitCache& cache, int head, const Query& query,
+                  std::int64_t position, const Scoring& scoring, int winners, AttentionScratch& scratch);
 
 // Weights of all tokens 0..position by softmax or sparsemax, into scratch.weight.
-void weigh_all(const Kernels& kernels, const BitCache& cache, int head, const std::int8_t* counts,
-               int width, std::int64_t position, const Scoring& scoring, Rule rule,
-               AttentionScratch& scratch);
+void weigh_all(const Kernels& kernels, const BitCache& cache, int head, const Query& query,
+               std::int64_t position, const Scoring& scoring, Rule rule, AttentionScratch& scratch);
 
 }  // namespace spikeformers

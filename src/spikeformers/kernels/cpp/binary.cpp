@@ -135,6 +135,8 @@ namespace {
 Query query_of(const std::int8_t* spikes, std::int64_t width, std::vector<std::int32_t>& word,
                std::vector<std::int16_t>& worth) {
   word.clear();
+  word.reserve(static_cast<std::size_t>(width));
+  worth.reserve(static_cast<std::size_t>(width));
   for (std::int64_t d = 0; d < width; ++d)
     if (spikes[d] != 0) word.push_back(static_cast<std::int32_t>(d));
   worth.assign(word.size(), 1);

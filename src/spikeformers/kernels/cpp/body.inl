@@ -11,6 +11,7 @@ typedef std::int8_t Bytes __attribute__((vector_size(SPIKEFORMERS_VECTOR / 2)));
 typedef std::int32_t Ints __attribute__((vector_size(SPIKEFORMERS_VECTOR)));
 
 #define SPIKEFORMERS_INLINE static inline __attribute__((always_inline))
+#define SPIKEFORMERS_MEMBER inline __attribute__((always_inline))
 
 template <class V>
 SPIKEFORMERS_INLINE V load(const void* from) {
@@ -27,109 +28,7 @@ SPIKEFORMERS_INLINE void store(void* to, V v) {
 #include "products.inl"
 #include "panels.inl"
 #include "lists.inl"
-
-// ---- norms and neurons -------------------------------------------------------------------------
-
-bool norm(NormKind kind, const float* x, std::int64_t n, const float* gain, const float* shift,
-          float eps, float* out) {
-  if (kind == NormKind::none) {
-    std::uint32_t beyond = 0;
-    for (std::int64_t i = 0; i < n; ++i) {
-      std::uint32_t bits;
-      __builtin_memcpy(&bits, x + i, sizeof bits);
-      beyond |= (bits & 0x7f800000u) == 0x7f800000u;
-      out[i] = x[i];
-    }
-    return beyond == 0;
-  }
-  // Eight sums in double: the same bits on every path, and closer than any order in float.
-  double part[8] = {};
-  double mean = 0.0;
-  std::int64_t i = 0;
-  if (kind == NormKind::layer) {
-    for (; i + 8 <= n; i += 8)
-      for (int k = 0; k < 8; ++k) part[k] += x[i + k];
-    for (; i < n; ++i) part[0] += x[i];
-    for (int k = 0; k < 8; ++k) mean += part[k];
-    mean /= static_cast<double>(n);
-  }
-  for (int k = 0; k < 8; ++k) part[k] = 0.0;
-  for (i = 0; i + 8 <= n; i += 8)
-    for (int k = 0; k < 8; ++k) part[k] += (x[i + k] - mean) * (x[i + k] - mean);
-  for (; i < n; ++i) part[0] += (x[i] - mean) * (x[i] - mean);
-  double variance = 0.0;
-  for (int k = 0; k < 8; ++k) variance += part[k];
-  variance /= static_cast<double>(n);
-  const float centre = static_cast<float>(mean);
-  const float factor = static_cast<float>(1.0 / __builtin_sqrt(variance + eps));
-  if (kind == NormKind::layer)
-    for (i = 0; i < n; ++i) out[i] = (x[i] - centre) * factor * gain[i] + shift[i];
-  else
-    for (i = 0; i < n; ++i) out[i] = x[i] * factor * gain[i];
-  return __builtin_isfinite(variance) && __builtin_isfinite(factor);  // one value spoils the sum
-}
-
-// Nearest whole number, halves to even, of 0 <= u < 2^22.
-SPIKEFORMERS_INLINE float nearest(float u) {
-  constexpr float big = 12582912.0f;  // 1.5 * 2^23: its neighbours are whole numbers
-  return (u + big) - big;
-}
-
-// The count of an integer neuron at potential u; of NaN 0.
-SPIKEFORMERS_INLINE float count_of(const Neuron& neuron, float u) {
-  const float size_of_u = neuron.sign ? __builtin_fabsf(u) : u;
-  const float beyond = size_of_u * neuron.gain - neuron.dead_zone;
-  const float steps = (beyond > 0.0f ? beyond : 0.0f) / neuron.step;
-  const float top = static_cast<float>(neuron.levels);
-  const float size = nearest(steps < top ? steps : top);
-  return neuron.sign && u < 0.0f ? -size : size;
-}
-
-void fire(const Neuron& given, const float* current, float* carry, bool first, std::int64_t n,
-          std::int8_t* count) {
-  const Neuron neuron = given;  // a copy, which bytes written to `count` cannot change
-  const float decay = neuron.decay;
-  if (neuron.type == SpikeType::integer) {
-    if (carry == nullptr) {
-      for (std::int64_t i = 0; i < n; ++i)
-        count[i] = static_cast<std::int8_t>(static_cast<std::int32_t>(count_of(neuron, current[i])));
-      return;
-    }
-    for (std::int64_t i = 0; i < n; ++i) {
-      const float u = first ? current[i] : carry[i] + current[i];
-      const float c = count_of(neuron, u);
-      count[i] = static_cast<std::int8_t>(static_cast<std::int32_t>(c));
-      carry[i] = decay * (u - c * (neuron.step / neuron.gain));
-    }
-    return;
-  }
-  if (neuron.type == SpikeType::binary) {
-    for (std::int64_t i = 0; i < n; ++i) {
-      const float u = first || carry == nullptr ? current[i] : carry[i] + current[i];
-      const bool s = u - neuron.threshold >= 0.0f;
-      count[i] = s;
-      if (carry == nullptr) continue;
-      if (neuron.reset == Reset::soft)
-        carry[i] = decay * (u - neuron.threshold * static_cast<float>(s));
-      else if (neuron.reset == Reset::hard)
-        carry[i] = s ? 0.0f : decay * u;
-      else
-        carry[i] = decay * u - neuron.threshold * static_cast<float>(s);
-    }
-    return;
-  }
-  for (std::int64_t i = 0; i < n; ++i) {
-    const float u = first || carry == nullptr ? current[i] : carry[i] + current[i];
-    const float x = u / neuron.unit;
-    const int s = x >= neuron.ratio && x > 0.0f ? 1 : -x >= neuron.ratio && x < 0.0f ? -1 : 0;
-    count[i] = static_cast<std::int8_t>(s);
-    if (carry == nullptr) continue;
-    if (neuron.reset == Reset::hard)
-      carry[i] = s != 0 ? 0.0f : decay * u;
-    else
-      carry[i] = decay * (u - neuron.unit * static_cast<float>(s));
-  }
-}
+#include "neurons.inl"
 
 // ---- attention ---------------------------------------------------------------------------------
 
@@ -137,18 +36,9 @@ void fire(const Neuron& given, const float* current, float* carry, bool first, s
 // One body for a page: its sums, which of them reach a bar, and, if any does, the sums written out.
 // `next` is the page after it, whose words are called for meanwhile.
 
+// Which of a page's sums reach a bar, and, if any does, the sums written out.
 #if defined(SPIKEFORMERS_AVX512)
-SPIKEFORMERS_INLINE std::uint64_t narrow_page(const std::uint64_t* keys, const std::uint64_t* next,
-                                              const Query& query, std::int16_t bar,
-                                              std::int32_t* score) {
-  __m512i low = _mm512_setzero_si512(), high = low;
-  for (std::int64_t i = 0; i < query.n; ++i) {
-    const std::uint64_t bits = keys[query.word[i]];
-    __builtin_prefetch(next + query.word[i]);
-    const __m512i worth = _mm512_set1_epi16(query.worth[i]);
-    low = _mm512_mask_add_epi16(low, static_cast<__mmask32>(bits), low, worth);
-    high = _mm512_mask_add_epi16(high, static_cast<__mmask32>(bits >> 32), high, worth);
-  }
+SPIKEFORMERS_INLINE std::uint64_t reached_of(__m512i low, __m512i high, std::int16_t bar, std::int32_t* score) {
   const __m512i floor = _mm512_set1_epi16(bar);
   const std::uint64_t reached =
       static_cast<std::uint64_t>(_mm512_cmpge_epi16_mask(low, floor)) |
@@ -160,7 +50,53 @@ SPIKEFORMERS_INLINE std::uint64_t narrow_page(const std::uint64_t* keys, const s
     _mm512_storeu_si512(score + 16 * k, _mm512_cvtepi16_epi32(quarter[k]));
   return reached;
 }
+
+SPIKEFORMERS_INLINE std::uint64_t narrow_page(const std::uint64_t* keys, const std::uint64_t* next,
+                                              const Query& query, std::int16_t bar,
+                                              std::int32_t* score) {
+  __m512i low = _mm512_setzero_si512(), high = low;
+  for (std::int64_t i = 0; i < query.n; ++i) {
+    const std::uint64_t bits = keys[query.word[i]];
+    __builtin_prefetch(next + query.word[i]);
+    const __m512i worth = _mm512_set1_epi16(query.worth[i]);
+    low = _mm512_mask_add_epi16(low, static_cast<__mmask32>(bits), low, worth);
+    high = _mm512_mask_add_epi16(high, static_cast<__mmask32>(bits >> 32), high, worth);
+  }
+  return reached_of(low, high, bar, score);
+}
+
+SPIKEFORMERS_INLINE std::uint64_t narrow_byte_page(const std::int8_t* keys, const Query& query, std::int16_t bar,
+                                                   std::int32_t* score) {
+  __m512i low = _mm512_setzero_si512(), high = low;
+  for (std::int64_t i = 0; i < query.n; ++i) {
+    const __m512i row = _mm512_loadu_si512(keys + query.word[i] * kPage), worth = _mm512_set1_epi16(query.worth[i]);
+    const __m512i first = _mm512_cvtepi8_epi16(_mm512_castsi512_si256(row));
+    const __m512i second = _mm512_cvtepi8_epi16(_mm512_extracti64x4_epi64(row, 1));
+    low = _mm512_add_epi16(low, _mm512_mullo_epi16(first, worth));
+    high = _mm512_add_epi16(high, _mm512_mullo_epi16(second, worth));
+  }
+  return reached_of(low, high, bar, score);
+}
 #elif defined(SPIKEFORMERS_AVX2)
+SPIKEFORMERS_INLINE std::uint64_t reached_of(const __m256i (&sum)[4], std::int16_t bar, std::int32_t* score) {
+  const __m256i floor = _mm256_set1_epi16(bar);
+  __m256i below[4];
+  for (int k = 0; k < 4; ++k) below[k] = _mm256_cmpgt_epi16(floor, sum[k]);
+  // packs keeps 128-bit lanes apart; the permutation puts tokens back in order.
+  const __m256i first = _mm256_permute4x64_epi64(_mm256_packs_epi16(below[0], below[1]), 0xd8);
+  const __m256i second = _mm256_permute4x64_epi64(_mm256_packs_epi16(below[2], below[3]), 0xd8);
+  const std::uint64_t reached =
+      ~(static_cast<std::uint64_t>(static_cast<std::uint32_t>(_mm256_movemask_epi8(first))) |
+        static_cast<std::uint64_t>(static_cast<std::uint32_t>(_mm256_movemask_epi8(second))) << 32);
+  if (reached == 0) return 0;
+  for (int k = 0; k < 4; ++k) {
+    auto* to = reinterpret_cast<__m256i*>(score + 16 * k);
+    _mm256_storeu_si256(to, _mm256_cvtepi16_epi32(_mm256_castsi256_si128(sum[k])));
+    _mm256_storeu_si256(to + 1, _mm256_cvtepi16_epi32(_mm256_extracti128_si256(sum[k], 1)));
+  }
+  return reached;
+}
+
 SPIKEFORMERS_INLINE std::uint64_t narrow_page(const std::uint64_t* keys, const std::uint64_t* next,
                                               const Query& query, std::int16_t bar,
                                               std::int32_t* score) {
@@ -178,22 +114,22 @@ SPIKEFORMERS_INLINE std::uint64_t narrow_page(const std::uint64_t* keys, const s
       sum[k] = _mm256_add_epi16(sum[k], _mm256_and_si256(set, worth));
     }
   }
-  const __m256i floor = _mm256_set1_epi16(bar);
-  __m256i below[4];
-  for (int k = 0; k < 4; ++k) below[k] = _mm256_cmpgt_epi16(floor, sum[k]);
-  // packs keeps 128-bit lanes apart; the permutation puts tokens back in order.
-  const __m256i first = _mm256_permute4x64_epi64(_mm256_packs_epi16(below[0], below[1]), 0xd8);
-  const __m256i second = _mm256_permute4x64_epi64(_mm256_packs_epi16(below[2], below[3]), 0xd8);
-  const std::uint64_t reached =
-      ~(static_cast<std::uint64_t>(static_cast<std::uint32_t>(_mm256_movemask_epi8(first))) |
-        static_cast<std::uint64_t>(static_cast<std::uint32_t>(_mm256_movemask_epi8(second))) << 32);
-  if (reached == 0) return 0;
-  for (int k = 0; k < 4; ++k) {
-    auto* to = reinterpret_cast<__m256i*>(score + 16 * k);
-    _mm256_storeu_si256(to, _mm256_cvtepi16_epi32(_mm256_castsi256_si128(sum[k])));
-    _mm256_storeu_si256(to + 1, _mm256_cvtepi16_epi32(_mm256_extracti128_si256(sum[k], 1)));
+  return reached_of(sum, bar, score);
+}
+
+SPIKEFORMERS_INLINE std::uint64_t narrow_byte_page(const std::int8_t* keys, const Query& query, std::int16_t bar,
+                                                   std::int32_t* score) {
+  __m256i sum[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(),
+                    _mm256_setzero_si256()};
+  for (std::int64_t i = 0; i < query.n; ++i) {
+    const std::int8_t* row = keys + query.word[i] * kPage;
+    const __m256i worth = _mm256_set1_epi16(query.worth[i]);
+    for (int k = 0; k < 4; ++k) {
+      const __m128i sixteen = _mm_loadu_si128(reinterpret_cast<const __m128i*>(row + 16 * k));
+      sum[k] = _mm256_add_epi16(sum[k], _mm256_mullo_epi16(_mm256_cvtepi8_epi16(sixteen), worth));
+    }
   }
-  return reached;
+  return reached_of(sum, bar, score);
 }
 #endif
 
@@ -235,6 +171,12 @@ SPIKEFORMERS_INLINE void byte_scores(const std::uint64_t* page, const Query& que
 
 SPIKEFORMERS_INLINE std::uint64_t byte_page(const std::uint64_t* keys, const Query& query,
                                             std::int32_t least, std::int32_t* score) {
+#if defined(SPIKEFORMERS_AVX512) || defined(SPIKEFORMERS_AVX2)
+  if (query.narrow) {  // no score is as large as the bounds of 16 bits
+    const auto bar = static_cast<std::int16_t>(least < -32768 ? -32768 : least > 32767 ? 32767 : least);
+    return narrow_byte_page(reinterpret_cast<const std::int8_t*>(keys), query, bar, score);
+  }
+#endif
   byte_scores(keys, query, score);
   std::uint64_t reached = 0;
   for (int j = 0; j < kPage; ++j) reached |= static_cast<std::uint64_t>(score[j] >= least) << j;
@@ -301,7 +243,8 @@ float page_values(const std::int32_t* score, float unit, float scale, const floa
 }
 
 #undef SPIKEFORMERS_INLINE
+#undef SPIKEFORMERS_MEMBER
 
-const Kernels table = {SPIKEFORMERS_PATH, rows_f32,   rows_i8,   rows_i4, rows_i4_real,
-                       unpack_i4,         panel_pack, panel_add, norm,    fire,
-                       list,              page_scores, page_scan, page_values};
+const Kernels table = {SPIKEFORMERS_PATH, rows_f32,  rows_i8, rows_i4, rows_i4_real, unpack_i4,
+                       panel_pack,        panel_add, norm,    fire,    list,         fire_row,
+                       page_scores,       page_scan, page_values};

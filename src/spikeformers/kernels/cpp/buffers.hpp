@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "counts.hpp"
@@ -77,14 +78,19 @@ struct Buffer {
   const std::int32_t* far_counts(std::int64_t row) const { return far_count.data() + row * far_width; }
   // Counts with a unit per token, near and far ones together, [rows, width].
   template <class T>
-  std::vector<T> whole() const {
-    std::vector<T> all(static_cast<std::size_t>(rows * width));
+  void put_whole(std::vector<T>& all) const {
+    all.assign(static_cast<std::size_t>(rows * width), T{});
     for (std::int64_t r = 0; r < rows; ++r) {
       T* row = all.data() + r * width;
       const Events near = events(r), beyond = far_events(r);
       for (std::int64_t e = 0; e < near.n; ++e) row[near.index[e]] = static_cast<T>(count[static_cast<std::size_t>(r * width + e)]);
       for (std::int64_t e = 0; e < beyond.n; ++e) row[beyond.index[e]] = static_cast<T>(far_counts(r)[e]);
     }
+  }
+  template <class T>
+  std::vector<T> whole() const {
+    std::vector<T> all;
+    put_whole(all);
     return all;
   }
 };
@@ -92,9 +98,25 @@ struct Buffer {
 // What a product knows about its inputs, and its matrix as CountKernels::sweep takes it, once it is
 // worth the memory.
 struct Sweep {
-  std::int64_t rows = 0, fired = 0;  // single tokens so far, and inputs that fired in them
-  bool refused = false;              // a weight is -128, or there is too much of it
-  std::vector<std::int8_t> packed;
+  std::int64_t tokens = 0;  // that came one at a time, up to those that the mean is over
+  float share = 0.0f;       // of the inputs that fired in them, on average
+  bool chosen = false;      // over rows of what fired
+  bool refused = false;     // a weight is -128, or there is too much of it
+  std::int8_t* packed = nullptr;
+};
+
+// Where such matrices lie: in pages of 2 MiB where the system gives them.
+class SweepMemory {
+ public:
+  // Null where no `bytes` are left of the `most` that are ever taken.
+  std::int8_t* take(std::int64_t bytes, std::int64_t most);
+
+ private:
+  struct Free {
+    void operator()(std::int8_t* given) const;
+  };
+  std::unique_ptr<std::int8_t[], Free> first_;
+  std::int64_t room_ = 0, taken_ = 0;
 };
 
 // Rows of reals, each in a unit of its own where `unit` is not null.

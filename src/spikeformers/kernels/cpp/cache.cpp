@@ -1,5 +1,6 @@
 #include "cache.hpp"
 
+#include <algorithm>
 #include <cstring>
 
 #include "limits.hpp"
@@ -46,23 +47,29 @@ void BitCache::extend(std::int64_t more) {
 }
 
 void BitCache::put_key(std::int64_t token, int head, const std::int8_t* count) {
+  constexpr int kSome = 64;  // features that are listed at a time
   const auto page = static_cast<std::size_t>(token / kPage);
   std::uint64_t* words = pages_[page].get() + head * key_words_;
-  const std::uint64_t bit = std::uint64_t{1} << (token % kPage);
-  const bool bytes = in_bytes(keys_);
   auto* byte = reinterpret_cast<std::int8_t*>(words) + token % kPage;
+  const std::uint64_t bit = std::uint64_t{1} << (token % kPage);
   std::int32_t sum = 0, top = 0;
-  for (int d = 0; d < width_; ++d) {
-    if (count[d] == 0) continue;
-    const auto set = static_cast<std::uint32_t>(count[d]);
-    if (bytes)
-      byte[d * kPage] = count[d];
-    else
-      for (int p = 0; p < keys_.n; ++p)
-        if (set >> p & 1) words[d * keys_.n + p] |= bit;
-    const std::int32_t size = count[d] < 0 ? -count[d] : count[d];
-    sum += size;
-    top = top < size ? size : top;
+  for (int first = 0; first < width_; first += kSome) {
+    int fired[kSome], n = 0;
+    for (int d = first; d < std::min(width_, first + kSome); ++d) {
+      fired[n] = d;  // a silent one is written over by the next: no branch to guess
+      n += count[d] != 0;
+      const std::int32_t size = count[d] < 0 ? -count[d] : count[d];
+      sum += size;
+      top = top < size ? size : top;
+    }
+    if (in_bytes(keys_)) {
+      for (int i = 0; i < n; ++i) byte[fired[i] * kPage] = count[fired[i]];
+      continue;
+    }
+    for (int i = 0; i < n; ++i) {
+      const auto set = static_cast<std::uint32_t>(count[fired[i]]);
+      for (int p = 0; p < keys_.n; ++p) words[fired[i] * keys_.n + p] |= set >> p & 1 ? bit : 0;
+    }
   }
   Most& most = most_[page * static_cast<std::size_t>(heads_) + static_cast<std::size_t>(head)];
   most.sum = most.sum < sum ? sum : most.sum;

@@ -63,8 +63,7 @@ class BitCache {
     const std::uint64_t* word = value(token, head);
     if (in_bytes(values_)) {
       const auto* count = reinterpret_cast<const std::int8_t*>(word);
-      for (int d = 0; d < width_; ++d)
-        if (count[d] != 0) out[d] = static_cast<T>(out[d] + weight * static_cast<T>(count[d]));
+      for (int d = 0; d < width_; ++d) out[d] = static_cast<T>(out[d] + weight * static_cast<T>(count[d]));
       return;
     }
     for (int p = 0; p < values_.n; ++p)

@@ -38,6 +38,28 @@ struct Events {
   std::int64_t n;
 };
 
+// y = norm(x) of a row: `gain` and `shift` as its kind has them.
+struct Normaliser {
+  NormKind kind;
+  const float *gain, *shift;
+  float eps;
+};
+
+// Where the inputs of one row that fired are listed, ascending, with their counts; with `below_first`
+// those below zero come before the others, as rows_i8 takes them. With a null `index` they are only
+// counted. `index` and `listed` have room for n, `scratch` for 2 * n.
+struct Listing {
+  bool below_first;
+  std::int32_t *scratch, *index;
+  std::int8_t* listed;
+};
+
+// How many inputs of a row fired; `finite` is false where a value of it, or its norm, is not.
+struct Fired {
+  std::int64_t n;
+  bool finite;
+};
+
 // From whole sums to reals: sum * (scale * unit) + bias, each operation rounded by itself.
 struct Finish {
   const float* scale;  // of each output
@@ -110,11 +132,11 @@ struct Kernels {
   // silent.
   void (*fire)(const Neuron& neuron, const float* current, float* carry, bool first,
                std::int64_t n, std::int8_t* count);
-  // Lists the inputs of one row that fired, ascending, and their counts; with `below_first` those below
-  // zero come before the others, as rows_i8 takes them. Returns how many; with a null `index` it only
-  // counts. `scratch` has room for 2 * (n + 8).
-  std::int64_t (*list)(const std::int8_t* count, std::int64_t n, bool below_first,
-                       std::int32_t* scratch, std::int32_t* index, std::int8_t* listed);
+  // Returns how many inputs of one row fired.
+  std::int64_t (*list)(const std::int8_t* count, std::int64_t n, const Listing& to);
+  // norm, fire without recurrence and list, in one pass over a row.
+  Fired (*fire_row)(const Neuron& neuron, const Normaliser& norm, const float* x, std::int64_t n,
+                    std::int8_t* count, const Listing& to);
   // Scores of the 64 keys of a page, as whole numbers.
   void (*page_scores)(const std::uint64_t* keys, const Query& query, std::int32_t* score);
   // Goes through pages until one has a key whose score is at least `least`: writes its scores.

@@ -99,6 +99,7 @@ nb::dict counters_of(const Engine& engine) {
   found["pages_skipped"] = c.pages_skipped;
   found["pairs"] = c.pairs;
   found["edges"] = c.edges;
+  found["sweeps"] = c.sweeps;
   return found;
 }
 

@@ -155,8 +155,8 @@ const Buffer& Program::buffer(int id) const {
 }
 
 Buffer& Program::at(int id, const char* what) {
-  require(id >= 0 && static_cast<std::size_t>(id) < buffers_.size(),
-          std::string(what) + ": no such buffer");
+  if (id < 0 || static_cast<std::size_t>(id) >= buffers_.size())
+    throw std::invalid_argument(std::string(what) + ": no such buffer");
   return *buffers_[static_cast<std::size_t>(id)];
 }
 

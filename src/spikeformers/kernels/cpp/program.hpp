@@ -183,7 +183,8 @@ using Step =
 // Sums over everything that ran, for density and bytes; measured, not estimated.
 struct Counters {
   std::int64_t rows = 0, neurons = 0, events = 0, spikes = 0, weight_bytes = 0, cache_bytes = 0,
-               pages_read = 0, pages_skipped = 0, pairs = 0, edges = 0;
+               pages_read = 0, pages_skipped = 0, pairs = 0, edges = 0,
+               sweeps = 0;  // products that read their matrix from end to end
 };
 
 // What the time of a step is spent on. `head` is the product that makes the logits; `sampling` the
@@ -320,13 +321,15 @@ struct Program {
   void list(Buffer& spikes, bool whole_bytes);
   // Finds the inputs that fired; they count as events where they are a neuron's of this step.
   void collect(Buffer& out, bool fired_here);
+  void count_events(const Buffer& out);
+  void fire_over_steps(const Normaliser& norm, const Buffer& in, std::int64_t offset, Buffer& out);
   void product_whole(const Linear& step, const Buffer& in, Buffer& out);
   void product_whole_batch(const Linear& step, const Buffer& in, Buffer& out);
 
   std::vector<std::unique_ptr<Buffer>> buffers_;
   std::vector<Step> steps_;
   std::vector<Sweep> sweeps_;  // of each linear step
-  std::int64_t swept_bytes_ = 0;
+  SweepMemory swept_;
   int logits_ = -1, slots_ = 0, shifts_ = 0, layers_ = 0;
   std::vector<std::pair<std::size_t, int>> layer_marks_;  // from this step on, this layer
   std::int64_t longest_ = INT32_MAX;  // tokens of a sequence that its whole sums hold

@@ -13,11 +13,21 @@ constexpr std::int64_t kSmall = 1 << 15;  // additions that are not worth waking
 constexpr std::int64_t kTile = 1 << 20;   // bytes of weights that stay in the cache while rows pass
 
 // Whether rows are many enough to pack the weights for them. Packing costs as much as reading every
-// row of weights 40 times where it fires, and a packed row costs a quarter of one more (on AVX2).
-bool is_worth_packing(const Buffer& in) {
+// row of weights up to 40 times where it fires, of short rows less often (of 64 outputs 13 times), and a
+// packed row costs a quarter of one more (on AVX2).
+bool is_worth_packing(const Buffer& in, std::int64_t outputs) {
   std::int64_t events = 0;
   for (std::int64_t r = 0; r < in.rows; ++r) events += in.fired[static_cast<std::size_t>(r)];
-  return events > (40 + in.rows / 4) * in.width;
+  return events > (std::min<std::int64_t>(40, 8 + outputs / 12) + in.rows / 4) * in.width;
+}
+
+// Where a row's list goes; nowhere, where no product reads the buffer.
+Listing listing_of(Buffer& out, std::int64_t row) {
+  if (!out.is_listed) return {};
+  thread_local std::vector<std::int32_t> scratch;
+  scratch.resize(static_cast<std::size_t>(2 * out.width));
+  const std::int64_t at = row * out.width;
+  return {out.below_first, scratch.data(), out.index.data() + at, out.listed.data() + at};
 }
 
 }  // namespace
@@ -171,35 +181,47 @@ void Program::run(const Fire& step, const Frame&) {
   const Buffer& in = at(step.in, "fire");
   Buffer& out = at(step.out, "fire");
   out.resize(in.rows);
+  const Normaliser norm{step.kind, step.gain.data, step.shift.data, step.eps};
+  if (in.steps > 1) {
+    fire_over_steps(norm, in, step.offset, out);
+  } else {
+    for_rows(pool, in.rows, [&](std::int64_t r) {
+      const Fired fired = kernels.fire_row(out.neuron, norm, in.real.data() + r * in.width + step.offset, out.width,
+                                           out.count.data() + r * out.width, listing_of(out, r));
+      expect_finite(fired.finite);
+      out.fired[static_cast<std::size_t>(r)] = fired.n;
+    });
+  }
+  count_events(out);
+}
+
+// A neuron's potential goes from one simulation step of a token to the next.
+void Program::fire_over_steps(const Normaliser& norm, const Buffer& in, std::int64_t offset, Buffer& out) {
   const std::int64_t rows = in.rows / in.steps, width = out.width;
-  pool.run(pieces_of(rows, kRowsAtOnce), [&](std::int64_t piece) {
+  for_rows(pool, rows, [&](std::int64_t r) {
     thread_local std::vector<float> current, carry;
     current.resize(static_cast<std::size_t>(width));
-    if (in.steps > 1) carry.resize(static_cast<std::size_t>(width));
-    const std::int64_t end = std::min(rows, (piece + 1) * kRowsAtOnce);
-    for (std::int64_t r = piece * kRowsAtOnce; r < end; ++r)
-      for (int s = 0; s < in.steps; ++s) {
-        const std::int64_t row = s * rows + r;
-        expect_finite(kernels.norm(step.kind, in.real.data() + row * in.width + step.offset, width,
-                                   step.gain.data, step.shift.data, step.eps, current.data()));
-        kernels.fire(out.neuron, current.data(), in.steps > 1 ? carry.data() : nullptr, s == 0,
-                     width, out.count.data() + row * width);
-      }
+    carry.resize(static_cast<std::size_t>(width));
+    for (int s = 0; s < in.steps; ++s) {
+      const std::int64_t row = s * rows + r;
+      std::int8_t* count = out.count.data() + row * width;
+      expect_finite(kernels.norm(norm.kind, in.real.data() + row * in.width + offset, width, norm.gain, norm.shift,
+                                 norm.eps, current.data()));
+      kernels.fire(out.neuron, current.data(), carry.data(), s == 0, width, count);
+      out.fired[static_cast<std::size_t>(row)] = kernels.list(count, width, listing_of(out, row));
+    }
   });
-  collect(out, true);
 }
 
 void Program::collect(Buffer& out, bool fired_here) {
   for_rows(pool, out.rows, [&](std::int64_t r) {
-    thread_local std::vector<std::int32_t> scratch;
-    scratch.resize(static_cast<std::size_t>(2 * (out.width + 8)));
-    const std::int64_t at = r * out.width;
     out.fired[static_cast<std::size_t>(r)] =
-        kernels.list(out.count.data() + at, out.width, out.below_first, scratch.data(),
-                     out.is_listed ? out.index.data() + at : nullptr,
-                     out.is_listed ? out.listed.data() + at : nullptr);
+        kernels.list(out.count.data() + r * out.width, out.width, listing_of(out, r));
   });
-  if (!fired_here) return;
+  if (fired_here) count_events(out);
+}
+
+void Program::count_events(const Buffer& out) {
   counters.neurons += out.rows * out.width;
   for (std::int64_t r = 0; r < out.rows; ++r) counters.events += out.fired[static_cast<std::size_t>(r)];
 }
@@ -218,7 +240,7 @@ void Program::run(const Linear& step, const Frame&) {
   for (std::int64_t r = 0; r < in.rows; ++r)
     counters.weight_bytes += in.fired[static_cast<std::size_t>(r)] * w.row_bytes();
   if (w.f32 == nullptr) {
-    is_worth_packing(in) ? product_whole_batch(step, in, out) : product_whole(step, in, out);
+    is_worth_packing(in, w.outputs) ? product_whole_batch(step, in, out) : product_whole(step, in, out);
     return;
   }
   thread_local std::vector<float> coefficients;

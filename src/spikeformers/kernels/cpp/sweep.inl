@@ -37,6 +37,7 @@ void sweep(const std::int8_t* block, std::int64_t fours, const std::int8_t* coun
 constexpr float kSweepCountsFrom = 0.5f, kSweepSpikesFrom = 2.0f;
 
 // Sizes of counts by weights with the counts' signs: two products, at most 2 * 127 * 127, fit 16 bits.
+// What lies 2 KiB ahead is called for: the processor's own streams end at each 4 KiB.
 void sweep(const std::int8_t* block, std::int64_t fours, const std::int8_t* count, std::int32_t* sum) {
   __m256i s[8];
   for (__m256i& each : s) each = _mm256_setzero_si256();
@@ -45,6 +46,7 @@ void sweep(const std::int8_t* block, std::int64_t fours, const std::int8_t* coun
     std::int32_t word;
     __builtin_memcpy(&word, count + 4 * g, 4);
     const __m256i counts = _mm256_set1_epi32(word), sizes = _mm256_abs_epi8(counts);
+    for (int line = 0; line < 4; ++line) SPIKEFORMERS_FETCH(block + 2048 + 64 * line);
     for (int k = 0; k < 8; ++k) {
       const __m256i two = _mm256_maddubs_epi16(sizes, _mm256_sign_epi8(at256(block + 32 * k), counts));
       s[k] = _mm256_add_epi32(s[k], _mm256_madd_epi16(two, one));

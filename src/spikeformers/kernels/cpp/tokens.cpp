@@ -70,7 +70,8 @@ void finish_row(const std::int32_t* sum, const Linear& step, float unit, std::in
 void Program::product_counts(const Linear& step, const Buffer& in, Buffer& out) {
   const Weights& w = step.weights;
   if (w.f32 != nullptr) {
-    const std::vector<float> reals = in.whole<float>();
+    thread_local std::vector<float> reals;
+    in.put_whole(reals);
     product_real(step, {reals.data(), in.rows, in.width, in.unit.data()}, out);
     return;
   }
