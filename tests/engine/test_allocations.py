@@ -63,7 +63,7 @@ OF_A_FIXED_SIZE = ("dead-zone, ssa, int8", "converted-ssa, int8")
 OTHERS = ("bispikclm", "converted-kept", "converted-cwssa", "converted-ssa", "converted-token")
 
 
-def counted(files: list[Path], folder: Path) -> dict[str, list[int]]:
+def counted(files: list[str], folder: Path) -> dict[str, list[int]]:
     """Allocations of each file: until it is warm, of steps, and of one that begins a page."""
     compiler = shutil.which("g++") or shutil.which("c++")
     if compiler is None or not sys.platform.startswith("linux"):
@@ -72,7 +72,7 @@ def counted(files: list[Path], folder: Path) -> dict[str, list[int]]:
     source = Path(__file__).parent / "count_allocations.cpp"
     flags = ["-std=c++20", "-O1", "-shared", "-fPIC", "-o", str(library), str(source)]
     subprocess.run([compiler, *flags], check=True)
-    command = [sys.executable, "-c", COUNT, *map(str, files)]
+    command = [sys.executable, "-c", COUNT, *files]
     environment = os.environ | {"LD_PRELOAD": str(library)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -89,14 +89,14 @@ def test_a_step_of_any_architecture_allocates_nothing(
     shape = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = WDSpikingformerConfig(**shape, max_position_embeddings=96)  # type: ignore[arg-type]
     models["dense twin"] = build_model(control_of(config)).eval()
-    files = {}
+    files: dict[str, str] = {}
     for name, model in models.items():
         for weights in WEIGHTS.get(name, ("int8",)):
             file = tmp_path / f"{len(files)}.engine"
             write(pack(model, None, weights), file)
             files[str(file)] = f"{name}, {weights}"
-    every = counted(list(map(Path, files)), tmp_path)
+    every = counted(list(files), tmp_path)
     assert {files[file]: steps for file, (_, steps, _) in every.items() if steps} == {}
-    for file, (warm, _, page) in every.items():
-        assert warm > 0, files[file]  # or else nothing is counted
-        assert (page > 0) == (files[file] not in OF_A_FIXED_SIZE), files[file]
+    for name, (warm, _, page) in every.items():
+        assert warm > 0, files[name]  # or else nothing is counted
+        assert (page > 0) == (files[name] not in OF_A_FIXED_SIZE), files[name]

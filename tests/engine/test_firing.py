@@ -42,7 +42,7 @@ def program(
     to.linear("s", "y", "eye")
     to.select("y", "last")
     to.finish("last")
-    eye = {"eye": np.eye(width, dtype=np.float32 if weights == "fp32" else np.int8)}
+    eye: dict[str, Any] = {"eye": np.eye(width, dtype=np.float32 if weights == "fp32" else np.int8)}
     if weights == "int8":
         eye["eye.scale"] = np.ones(width, np.float32)
     return build(asdict(to), tensors | eye, path, 1).program

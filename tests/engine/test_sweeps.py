@@ -42,7 +42,7 @@ def program(path: str, least: bool = False) -> Any:
     w = rng.integers(-127, 128, (WIDTH, WIDTH)).astype(np.int8)
     if least:
         w[3, 5] = -128
-    tensors = {"table": table, "w": w, "w.scale": np.ones(WIDTH, np.float32)}
+    tensors: dict[str, Any] = {"table": table, "w": w, "w.scale": np.ones(WIDTH, np.float32)}
     return build(asdict(to), tensors, path, 1).program
 
 

@@ -72,7 +72,7 @@ def test_under_address_and_undefined_behaviour_sanitizers(tmp_path: Path) -> Non
     tests = [f"tests/kernels/test_{name}.py" for name in KERNELS]
     tests += [
         f"tests/engine/test_{name}.py"
-        for name in ("file", "build", "threads", "fuzz", "details", "fork")
+        for name in ("file", "build", "threads", "fuzz", "details", "fork", "firing", "sweeps")
     ]
     tests += ["tests/engine/test_runtime.py::test_spikes_and_logits_are_pytorchs"]
     tests += ["tests/engine/test_runtime.py::test_what_is_not_there_is_refused"]
