@@ -41,6 +41,7 @@ def test_run_json_records_the_request_and_the_run(causal, text):
     assert report["data"]["request"] == {
         "preset": "wd-spikingformer-tiny",
         "control": False,
+        "model_choices": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2},
         "source": str(text),
         "tokenizer": "byte",
         "text_field": "text",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 REQUEST = "request"  # key of run.json's data section with the request of the data
 DISTILL = "distill"  # key of that request, in a run of `distill`
 VISION = "images"  # key of that request, in a run of `train-vision`: its data section
-CHOICES = "model"  # key of that request with what was chosen beside the preset
+CHOICES = "model_choices"  # key of that request with what was chosen beside the preset
 VERB = "verb"  # key of that request that names any other verb
 
 ADVICE = "Use another --out."
