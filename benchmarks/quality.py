@@ -48,6 +48,7 @@ class Row:
 
 
 MUON_RATES = (5e-3, 1e-2)
+"""Where a search begins with Muon."""
 NI_LIF: dict[str, Any] = {"neuron": "ni-lif"}
 """The paper's neuron, with norms behind the maps, in place of the preset's dead zones."""
 ROWS: dict[str, Row] = {

@@ -3,6 +3,7 @@
     python benchmarks/vision.py run --data my_images/ --name cifar-10-jpeg --steps 2000 --jobs 2
     python benchmarks/vision.py run --data digits --name digits-searched --search --jobs 2
                                     --preset a2os2a-digits --steps 300 --batch 64
+                                    --rows 'dense|a2os2a|all-binary|relu-k|ternary-v'
     python benchmarks/vision.py table
 
 ``run`` trains every row of ROWS through the library's own loop, one process and one thread each

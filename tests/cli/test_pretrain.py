@@ -165,6 +165,14 @@ def test_the_command_that_started_a_run_resumes_it(spikeformers, tiny, text, tmp
     assert "not with neurons={'head': {'levels': 4}}; --resume cannot change" in ended.err
     assert weights(out) == before
 
+    started = json.loads((out / "run.json").read_text())
+    del started["data"]["request"]["model_choices"]  # as earlier versions wrote it
+    (out / "run.json").write_text(json.dumps(started))
+    ended = spikeformers(*command, "--resume")
+    assert ended.code == 2
+    assert "was given; --resume cannot change the model. Leave this out" in ended.err
+    assert spikeformers("pretrain", "--out", out, "--resume").code == 0
+
 
 def test_a_finished_run_is_continued_for_more_steps(spikeformers, tiny, text, tmp_path):
     out = tmp_path / "run"

@@ -202,7 +202,8 @@ def refuse_another_model(out: Path, request: Mapping[str, Any], changes: Recipe)
     if others:
         changed = ", ".join(f"{key}={value!r}" for key, value in others.items())
         control = " --control" if request["control"] else ""
+        recorded = f"and not with {changed}" if CHOICES in request else f"and {changed} was given"
         raise ConfigError(
-            f"{out} was started as {request['preset']}{control}, and not with {changed}; "
-            "--resume cannot change the model. Use another --out."
+            f"{out} was started as {request['preset']}{control}, {recorded}; --resume cannot "
+            "change the model. Leave this out to continue the run, or use another --out."
         )

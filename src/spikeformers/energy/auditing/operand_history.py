@@ -76,7 +76,10 @@ class OperandHistory:
 
     @property
     def is_shift(self) -> bool:
-        """Whether multiplication or division by it is a shift: one number of a run is no proof."""
+        """Whether multiplication or division by it is a shift.
+
+        A power of two that is not a constant and came only once may be chance, and does not count.
+        """
         return self.shift and (self.constant or self.nonzero > 1)
 
     @property
