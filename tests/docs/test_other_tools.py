@@ -11,12 +11,19 @@ from typing import Any
 
 import pytest
 
+from spikeformers.models import load_model
+
 from .blocks import ROOT, blocks
 from .conftest import Workspace
 
 PAGE = "docs/other-tools.md"
+TO_ONE_STEP_OF_EQUAL_TEXTS = {
+    '"Silence costs nothing."': '"A neuron fires at its threshold."',
+    "max_length=64": "max_length=16",
+    "max_steps=4": "max_steps=1, bf16=False",
+}
 PYTHON = [block.text for block in blocks() if (block.page, block.language) == (PAGE, "python")]
-CALLS = {"peft": "get_peft_model", "trl": "SFTTrainer", "snntorch": "from_snntorch", "nir": "nir."}
+CALLS = {"peft": "get_peft_model", "trl": "SFTConfig(", "snntorch": "from_snntorch", "nir": "nir."}
 """The package that a block needs -> what it calls."""
 
 
@@ -74,7 +81,9 @@ def test_nir_files_are_read_by_snntorch(workspace: Workspace, inside: Path) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", ["runs/mine", "runs/spiking"])
 @pytest.mark.parametrize("lora", [False, True])
-def test_trl_tunes(workspace: Workspace, inside: Path, folder: str, lora: bool) -> None:
+def test_trl_tunes_by_the_model_s_loss(
+    workspace: Workspace, inside: Path, folder: str, lora: bool
+) -> None:
     text = block_of("trl")
     pytest.importorskip("accelerate")
     workspace.need(folder)
@@ -86,13 +95,17 @@ def test_trl_tunes(workspace: Workspace, inside: Path, folder: str, lora: bool) 
         text = text.replace(end, f"{end[:-1]}, peft_config={adapter})")
         text = f"from peft import LoraConfig\n{text}"
         assert peft
-    text = text.replace("max_length=64", "max_length=16").replace("max_steps=4", "max_steps=2")
+    for old, new in TO_ONE_STEP_OF_EQUAL_TEXTS.items():
+        assert old in text
+        text = text.replace(old, new)
     names = run(text.replace("runs/tuned", "out/tuned"), runs_mine=folder)
-    losses = [
+    (loss,) = [
         row["train_loss"] for row in names["trainer"].state.log_history if "train_loss" in row
     ]
-    assert len(losses) == 1
-    assert losses[0] > 0
+    model = load_model(folder)[0].train()
+    ids = names["tokenizer"]("A neuron fires at its threshold.", return_tensors="pt").input_ids
+    ids = ids[:, :16].expand(2, -1)
+    assert loss == pytest.approx(model(input_ids=ids, labels=ids).loss.item(), rel=1e-5)
     assert list(Path("out/tuned").glob("*.safetensors"))
 
 

@@ -244,3 +244,15 @@ def test_an_assistant_cannot_be_used_where_nothing_steps_back(make: Make) -> Non
     for name in ("shift", "a2os2a state"):
         with pytest.raises(ConfigError, match=r"keep a state.*without an assistant"):
             make(name).generate(prompt, **lookup)
+
+
+@pytest.mark.parametrize("name", ["hard", "bispikclm, or", "llama, ssa"])
+def test_a_backbone_is_not_trained_without_its_model(make: Make, name: str) -> None:
+    model = make(name).train()
+    ids = torch.arange(6)[None]
+    model(input_ids=ids, labels=ids).loss.backward()
+    with pytest.raises(ConfigError, match="called on its own in training"):
+        model.base_model(input_ids=ids)
+    with torch.no_grad():
+        model.base_model(input_ids=ids)
+    model.eval().base_model(input_ids=ids)

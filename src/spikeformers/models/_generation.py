@@ -5,16 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from torch import nn
 from transformers import GenerationConfig
 from transformers.cache_utils import StaticCache
 from transformers.generation import GenerationMixin
 from transformers.generation.configuration_utils import GenerationMode
 
+from spikeformers.errors import ConfigError
 from spikeformers.models._cache import admit, refused
+
+BY_OWNER = "called_by_owner"
+"""The keyword with which a language model calls its own backbone."""
 
 
 class CachedGenerationMixin(GenerationMixin):
-    """A language model whose caches go through ``_cache.admit`` before anything is computed."""
+    """A language model whose caches go through ``_cache.admit`` before anything is computed.
+
+    Its head and loss are its own: a loss that another program computes from the backbone and the
+    head's weights, as TRL's trainers do, has neither the head's neuron nor the firing-rate term.
+    """
+
+    def keep_head_and_loss(self, backbone: nn.Module) -> None:
+        """Refuse to train ``backbone`` when it is called by anything but its language model."""
+        backbone.register_forward_pre_hook(_refuse_stranger, with_kwargs=True)
 
     @property
     def can_step_back(self) -> bool:
@@ -82,3 +96,17 @@ class CachedGenerationMixin(GenerationMixin):
             "continuous batching computes attention of its own, a softmax, in place of the model's",
             "Use generate() with a batch of prompts.",
         )
+
+
+def _refuse_stranger(
+    backbone: nn.Module, args: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    asked = named.pop(BY_OWNER, False)
+    if not asked and backbone.training and torch.is_grad_enabled():
+        raise ConfigError(
+            "The backbone of a spiking language model was called on its own in training, so the "
+            "loss would be without the neuron before the head and without the firing-rate term. "
+            "Train with the loss of the whole model. In TRL: class Tuner(SFTTrainer): "
+            "compute_loss = transformers.Trainer.compute_loss"
+        )
+    return args, named

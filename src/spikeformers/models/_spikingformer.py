@@ -28,7 +28,7 @@ from spikeformers.models._block import SpikingBlock, make_head_neuron
 from spikeformers.models._cache import admit, keep_last_spikes, keep_states
 from spikeformers.models._config import SpikingConfig
 from spikeformers.models._expansion import expanded
-from spikeformers.models._generation import CachedGenerationMixin
+from spikeformers.models._generation import BY_OWNER, CachedGenerationMixin
 from spikeformers.models._loss import share_of
 from spikeformers.models._masks import Sight
 from spikeformers.models._rates import Rates, rate_loss, total, track_rates
@@ -356,6 +356,10 @@ class SpikingLM(SpikingformerPreTrainedModel):
 class SpikingCausalLM(SpikingLM, CachedGenerationMixin):
     """Next-token prediction; ``generate`` uses a key-value cache of spikes."""
 
+    def __init__(self, config: SpikingConfig, model: SpikingformerModel, bias: bool) -> None:
+        super().__init__(config, model, bias)
+        self.keep_head_and_loss(self.model)
+
     @property
     def can_step_back(self) -> bool:
         """A state cannot be restored to an earlier token."""
@@ -388,6 +392,7 @@ class SpikingCausalLM(SpikingLM, CachedGenerationMixin):
             output_attentions,
             output_hidden_states,
             return_dict=True,
+            **{BY_OWNER: True},
         )
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         hidden = out.last_hidden_state

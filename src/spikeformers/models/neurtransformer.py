@@ -25,7 +25,7 @@ from spikeformers.errors import ConfigError
 from spikeformers.models._adapters import refuse_adapter_of_spiking_head, refuse_tied_adapter
 from spikeformers.models._cache import admit
 from spikeformers.models._converted import SpikingFeedForward, SpikingSelfAttention, TokenNeurons
-from spikeformers.models._generation import CachedGenerationMixin
+from spikeformers.models._generation import BY_OWNER, CachedGenerationMixin
 from spikeformers.models._masks import fitted
 from spikeformers.models._neurtransformer_config import (
     NeurTransformerConfig,
@@ -68,6 +68,7 @@ class NeurTransformerForCausalLM(NeurTransformerPreTrainedModel, CachedGeneratio
         config.validate_architecture()
         self.model = AutoModelForCausalLM.from_config(described)
         install(self.model, config)
+        self.keep_head_and_loss(self.model)
         self.post_init()
 
     @property
@@ -160,7 +161,7 @@ class NeurTransformerForCausalLM(NeurTransformerPreTrainedModel, CachedGeneratio
             output_hidden_states=output_hidden_states,
             logits_to_keep=logits_to_keep,
             return_dict=True,
-            **kwargs,
+            **{BY_OWNER: True, **kwargs},
         )
         return out
 
