@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from torch import nn
+from torch import Tensor, nn
 from transformers import GPT2Config
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 
@@ -29,6 +29,23 @@ from spikeformers.models import (
 SHAPE = {"vocab_size": 19, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
+class Scaled(nn.RMSNorm):
+    """A root-mean-square norm under another name."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size, eps=1e-3)
+
+
+class CentredRMSNorm(nn.RMSNorm):
+    """Its name says less than it does."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size, eps=1e-3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x - x.mean(-1, keepdim=True))
+
+
 def test_matrices_lie_input_major_and_the_tied_head_once() -> None:
     model = WDSpikingformerForCausalLM(WDSpikingformerConfig(**SHAPE))
     packed = pack(model, None, "fp32")
@@ -47,7 +64,10 @@ def test_a_norm_is_packed_with_its_offset_and_never_left_out() -> None:
     assert (spec.kind, spec.weight, spec.eps) == ("rms", "head.weight", 1e-3)
     assert packer.tensors["head.weight"].tolist() == [1.5, 0.75, 3.0]
     assert packer.norm("no", nn.Identity()).kind == "none"
-    for other in (nn.BatchNorm1d(3), nn.Linear(3, 3)):
+    own = Scaled(3)
+    own.weight.data = torch.tensor([0.5, -0.25, 2.0])
+    assert packer.norm("own", own).kind == "rms"
+    for other in (nn.BatchNorm1d(3), nn.Linear(3, 3), CentredRMSNorm(3)):
         with pytest.raises(ConfigError, match=f"does not know the norm {type(other).__name__}"):
             packer.norm("other", other)
 

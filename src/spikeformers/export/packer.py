@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from spikeformers.engine import Description, NeuronSpec, NormSpec
 from spikeformers.errors import ConfigError
@@ -65,10 +65,22 @@ class Packer:
             gain = self.vector(f"{name}.weight", weight)
             return NormSpec("layer", gain, self.vector(f"{name}.bias", module.bias), module.eps)
         eps = getattr(module, "variance_epsilon", eps)  # as most models of Transformers name it
-        if weight is None or eps is None or not type(module).__name__.endswith("RMSNorm"):
+        if weight is None or eps is None or not _is_rms(module, weight, offset, float(eps)):
             raise ConfigError(f"the engine does not know the norm {type(module).__name__}.")
         gain = self.keep(f"{name}.weight", weight.float() + offset)
         return NormSpec("rms", gain, None, float(eps))
+
+
+@torch.no_grad()
+def _is_rms(norm: nn.Module, weight: Tensor, offset: float, eps: float) -> bool:
+    """Whether a norm of any class computes ``x / sqrt(mean(x^2) + eps) * (weight + offset)``."""
+    x = torch.linspace(-1.0, 2.0, weight.numel(), device=weight.device)  # its mean is not zero
+    expected = x * torch.rsqrt(x.square().mean() + eps) * (weight.float() + offset)
+    try:
+        result = norm(x.to(weight.dtype)).float()
+    except (RuntimeError, ValueError):  # it does not take one vector
+        return False
+    return result.shape == x.shape and torch.allclose(result, expected, rtol=0.02, atol=1e-3)
 
 
 def neuron_spec(neuron: Neuron) -> NeuronSpec:
