@@ -8,8 +8,12 @@ from typing import Any
 
 
 def token_ids(tokenizer: Any, path: str) -> list[int]:
-    """The ids of a text file, without special tokens."""
-    ids: list[int] = tokenizer(Path(path).read_text("utf-8"), add_special_tokens=False)["input_ids"]
+    """The ids of a text file, or of a folder's files by name, without special tokens."""
+    files = (
+        sorted(f for f in Path(path).iterdir() if f.is_file()) if Path(path).is_dir() else [path]
+    )
+    text = "".join(Path(file).read_text("utf-8") for file in files)
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids
 
 

@@ -1,19 +1,21 @@
 """Perplexity of trained models whose spikes have a threshold per token, without any tuning.
 
     python benchmarks/token_threshold.py run --name smollm2-135m --model FOLDER --gguf-file FILE \
-        --text wikitext-2=wiki.test.raw --text books=validation.txt --calibration train.txt
+        --text wikitext-2=wiki.test.raw --text books=BOOKS/test --calibration train.txt
     python benchmarks/token_threshold.py table --name smollm2-135m
 
 ``run`` reads every row of ``rows()`` on the same windows of each text as the dense model, spread
 evenly over it, and keeps the loss of every window below ``--folder``: an interrupted run continues.
-A row's change is ``exp(mean difference of losses) - 1``; its standard error is that of the mean
-over windows, in the same unit. ``table`` writes ``benchmarks/results/token-threshold-NAME.json``
-and ``.md``. Everything runs in float32 on one thread.
+A text is a file, or a folder of files (``books.py`` makes BOOKS). A row's change is
+``exp(mean difference of losses) - 1``; its standard error is that of the mean over windows, in the
+same unit. ``table`` writes ``benchmarks/results/token-threshold-NAME.json`` and ``.md``. Everything
+runs in float32 on one thread.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import platform
@@ -137,6 +139,10 @@ def run(args: argparse.Namespace) -> None:
     windows = {
         name: windows_of(path, tokenizer, args, args.windows) for name, path in texts.items()
     }
+    digests = {
+        name: hashlib.sha256(ids.numpy().tobytes()).hexdigest()[:16]
+        for name, ids in windows.items()
+    }
     calibration = None
     folder = Path(args.folder) / args.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -157,7 +163,8 @@ def run(args: argparse.Namespace) -> None:
             "machine": f"{platform.machine()}, {platform.system()}, one thread",
             "model": args.name, "parameters": dense.num_parameters(),
             "setting": {"context": args.context, "windows": args.windows, "bos": args.bos,
-                        "calibration_windows": args.calibration_windows, "seed": None},
+                        "calibration_windows": args.calibration_windows, "seed": None,
+                        "sha256_of_windows": digests},
         } | done  # fmt: skip
 
         def save(record: dict[str, Any] = record, path: Path = path) -> None:
@@ -193,6 +200,9 @@ def table(args: argparse.Namespace) -> None:
         record = json.loads(path.read_text())
         records[record["row"]] = record
     dense = records[DENSE]
+    other = [name for name, record in records.items() if record["setting"] != dense["setting"]]
+    if other:
+        raise SystemExit(f"{', '.join(other)}: another setting than the dense row's; measure anew.")
     texts = list(dense["losses"])
     whole = {
         name: records[name]
