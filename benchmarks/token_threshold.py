@@ -147,7 +147,7 @@ def run(args: argparse.Namespace) -> None:
     folder = Path(args.folder) / args.name
     folder.mkdir(parents=True, exist_ok=True)
     for name, choices in rows().items():
-        if args.rows and not any(part in name for part in args.rows.split("|")):
+        if args.rows and name not in args.rows.split("|"):
             continue
         path = folder / ("".join(c if c.isalnum() else "_" for c in name) + ".json")
         done = json.loads(path.read_text()) if path.is_file() else {}
@@ -248,7 +248,7 @@ def main() -> None:
         command.add_argument("--windows", type=int, default=16)
         command.add_argument("--context", type=int, default=512)
         command.add_argument("--bos", action="store_true", help="begin each window with BOS")
-        command.add_argument("--rows", default="", help="parts of row names, separated by |")
+        command.add_argument("--rows", default="", help="names of rows, separated by |; all unless given")
     args = parser.parse_args()
     args.action(args)
 
