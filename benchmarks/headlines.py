@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from _sweep import RESULTS, fill_pages
+from _sweep import RESULTS, at_best_rate, fill_pages
 from spikeformers.reporting.tables import markdown
 
 Line = tuple[str, str, str]
@@ -186,22 +186,28 @@ def sentences() -> Iterator[Line]:
 
 def images() -> Iterator[Line]:
     """A2OS2A beside all binary and the ViT twin."""
-    for name, title in (("digits", "digits"), ("cifar10-jpeg", "CIFAR-10 (JPEG copy)")):
+    own, shared = "each at a learning rate of its own", "at one learning rate"
+    for name, title, rate in (
+        ("digits-searched", "digits", own),
+        ("fashion-mnist-searched", "Fashion-MNIST", own),
+        ("cifar10-jpeg", "CIFAR-10 (JPEG copy)", shared),
+    ):
         results = load(f"vision-{name}")
         if not results:
             continue
-        rows = {result["row"] for result in results}
 
         def score(row: str, results: list[dict[str, Any]] = results) -> str:
-            return spread([100 * result["accuracy"] for result in of(results, row)], 1)
+            runs = at_best_rate(results, row)
+            return spread([100 * result["accuracy"] for result in runs], 1)
 
         beside = [f"binary Q, K and V {score('all-binary')}", f"ViT twin {score('dense')}"]
-        if "dense, slower" in rows:
-            beside.append(f"at its own learning rate {score('dense, slower')}")
+        if rate == shared and (searched := load(f"vision-{name}-searched")):
+            beside.append(f"at its own learning rate {score('dense', searched)}")
         seen = of(results, "a2os2a")[0]["images_seen"]
+        seeds = len(at_best_rate(results, "a2os2a"))
         yield (
-            f"A2OS2A on {title}, {seen:,} images seen",
-            f"{score('a2os2a')} %, {len(of(results, 'a2os2a'))} seeds",
+            f"A2OS2A on {title}, {seen:,} images seen, {rate}",
+            f"{score('a2os2a')} %, {seeds} seeds",
             "; ".join(beside),
         )
 

@@ -248,7 +248,9 @@ def main() -> None:
         command.add_argument("--windows", type=int, default=16)
         command.add_argument("--context", type=int, default=512)
         command.add_argument("--bos", action="store_true", help="begin each window with BOS")
-        command.add_argument("--rows", default="", help="names of rows, separated by |; all unless given")
+        command.add_argument(
+            "--rows", default="", help="names of rows, separated by |; all unless given"
+        )
     args = parser.parse_args()
     args.action(args)
 
