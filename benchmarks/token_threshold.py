@@ -39,24 +39,24 @@ def rows() -> dict[str, dict[str, Any]]:
     kept = {"threshold": "token", "code": "phase", "attention": "kept"}
     ffn, whole = kept | {"spiking_maps": ["ffn"]}, kept | {"spiking_maps": ALL}
     table: dict[str, dict[str, Any]] = {DENSE: {}}
-    for steps in (8, 6):
+    for steps in (8, 7, 6, 5):
         table[f"ffn, T={steps}"] = {**ffn, "steps": steps}
+    for steps in (8, 7, 6, 5):
         table[f"all maps and head, T={steps}"] = {**whole, "steps": steps}
-    table["all maps and head, T=6, w=4"] = {**whole, "steps": 6, "token_reach": 4.0}
-    table["all maps and head, T=8, density 0.8"] = {**whole, "steps": 8, "density": 0.8}
-    table["all maps and head, T=8, units 2^n"] = {**whole, "steps": 8, "power_of_two_units": True}
-    table["ffn, T=6, w=4"] = {**ffn, "steps": 6, "token_reach": 4.0}
-    table["ffn, T=5"] = {**ffn, "steps": 5}
-    table["ffn, T=5, w=3"] = {**ffn, "steps": 5, "token_reach": 3.0}
-    table["ffn, T=7"] = {**ffn, "steps": 7}
-    table["all maps and head, T=7"] = {**whole, "steps": 7}
-    table["all maps and head, T=5"] = {**whole, "steps": 5}
-    table["all maps and head, T=5, w=3"] = {**whole, "steps": 5, "token_reach": 3.0}
-    table["ffn, T=6, units 2^n"] = {**ffn, "steps": 6, "power_of_two_units": True}
-    for density in (0.9, 0.7):
+    table["all maps, head real, T=8"] = {**kept, "spiking_maps": ALL[:3], "steps": 8}
+    for name, fields, steps in (("all maps and head", whole, 8), ("ffn", ffn, 6)):
+        units = {**fields, "steps": steps, "power_of_two_units": True}
+        table[f"{name}, T={steps}, units 2^n"] = units
+    for name, fields, steps, reach in (
+        ("all maps and head", whole, 6, 4.0),
+        ("ffn", ffn, 6, 4.0),
+        ("all maps and head", whole, 5, 3.0),
+        ("ffn", ffn, 5, 3.0),
+    ):
+        table[f"{name}, T={steps}, w={reach:g}"] = {**fields, "steps": steps, "token_reach": reach}
+    for density in (0.9, 0.8, 0.7):
         name = f"all maps and head, T=8, density {density}"
         table[name] = {**whole, "steps": 8, "density": density}
-    table["all maps, head real, T=8"] = {**kept, "spiking_maps": ALL[:3], "steps": 8}
     return table
 
 
