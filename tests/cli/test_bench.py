@@ -50,6 +50,7 @@ def test_a_dense_model_has_no_twin(spikeformers, tmp_path, causal):
     assert result["results"]["engine-int8"]["weight_share"] > 0.5
 
 
+@pytest.mark.slow
 def test_memory_of_processes(spikeformers, causal):
     result = spikeformers("bench", "memory", causal, "--json").json
     assert set(result["results"]) == OURS

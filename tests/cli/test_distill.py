@@ -215,8 +215,9 @@ def test_agreement_of_student_and_teacher(spikeformers, student, teacher, causal
     assert spikeformers(*itself).json["agreement"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.torchrun
-@pytest.mark.parametrize("strategy", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_distil_one_student(strategy, distil, text, teacher, tiny, tmp_path):
     import subprocess
     import sys

@@ -197,6 +197,7 @@ def test_a_text_model_is_no_image_classifier(
     assert "needs a model of images" in ended.err
 
 
+@pytest.mark.slow
 @pytest.mark.torchrun
 def test_two_processes_train_one_model(stripes: Path, tmp_path: Path) -> None:
     def command(out: Path, *more: str) -> list[str]:
