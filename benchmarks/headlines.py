@@ -162,16 +162,10 @@ def sentences() -> Iterator[Line]:
         results = load(f"glue-{name}")
         if not results:
             continue
-        rows = sorted({result["row"] for result in results})
+        kept = [run for row in {r["row"] for r in results} for run in at_best_rate(results, row)]
+        kept.sort(key=lambda run: run["row"])
         spiking, dense = (
-            summarise(
-                [
-                    run
-                    for row in rows
-                    if row.startswith(f"{model},")
-                    for run in at_best_rate(results, row)
-                ]
-            )
+            summarise([run for run in kept if run["row"].startswith(f"{model},")])
             for model in ("spiking", "dense twin")
         )
         result, before = results[0], results[0]["pretrained"]

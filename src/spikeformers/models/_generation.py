@@ -107,6 +107,7 @@ def _refuse_stranger(
             "The backbone of a spiking language model was called on its own in training, so the "
             "loss would be without the neuron before the head and without the firing-rate term. "
             "Train with the loss of the whole model. In TRL: class Tuner(SFTTrainer): "
-            "compute_loss = transformers.Trainer.compute_loss"
+            "compute_loss = transformers.Trainer.compute_loss. A model class of your own passes "
+            f"{BY_OWNER}=True to its backbone."
         )
     return args, named

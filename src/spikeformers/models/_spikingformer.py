@@ -391,8 +391,7 @@ class SpikingCausalLM(SpikingLM, CachedGenerationMixin):
             use_cache,
             output_attentions,
             output_hidden_states,
-            return_dict=True,
-            **{BY_OWNER: True},
+            **{BY_OWNER: True, "return_dict": True},
         )
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         hidden = out.last_hidden_state
