@@ -68,7 +68,8 @@ def distilled(name: str, source: str) -> Iterator[Line]:
         f"{saving('all five terms')}",
         f"cross-entropy only {nats(CONTROL)}; soft and hard targets only {nats('sta and hta')}, "
         f"with {saving('sta and hta')}; without soft targets {nats('without sta')}. "
-        + ("One seed" if seeds == 1 else f"{seeds} seeds"),
+        + ("One seed" if seeds == 1 else f"{seeds} seeds")
+        + ", one learning rate for all",
     )
 
 
@@ -209,6 +210,8 @@ def images() -> Iterator[Line]:
             return spread([100 * result["accuracy"] for result in runs], 1)
 
         beside = [f"binary Q, K and V {score('all-binary')}", f"ViT twin {score('dense')}"]
+        if of(results, "dense, slower"):
+            beside.append(f"at a quarter of that rate {score('dense, slower')}")
         if searched and not all_searched:
             beside.append(f"at its own learning rate {score('dense', searched)}")
         runs = at_best_rate(results, "a2os2a")

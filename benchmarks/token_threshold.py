@@ -8,8 +8,8 @@
 evenly over it, and keeps the loss of every window below ``--folder``: an interrupted run continues.
 A text is a file, or a folder of files (``books.py`` makes BOOKS). A row's change is
 ``exp(mean difference of losses) - 1``; its standard error is that of the mean over windows, in the
-same unit. ``table`` writes ``benchmarks/results/token-threshold-NAME.json`` and ``.md``. Everything
-runs in float32 on one thread.
+same unit. ``table`` writes ``benchmarks/results/token-threshold-NAME.json`` and ``.md``, and fills
+docs/results.md between its marks. Everything runs in float32 on one thread.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from _sweep import RESULTS, commit
+from _sweep import RESULTS, commit, fill_pages
 from _windows import token_ids
 from _windows import windows_of as spread_windows
 from spikeformers.meters import Stopwatch
@@ -227,6 +227,7 @@ def table(args: argparse.Namespace) -> None:
     target = RESULTS / f"token-threshold-{args.name}"
     write_text(target.with_suffix(".json"), json.dumps(list(whole.values()), indent=1) + "\n")
     write_text(target.with_suffix(".md"), page)
+    fill_pages(target.name, page)
     print(page)
 
 
