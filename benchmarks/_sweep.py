@@ -82,6 +82,12 @@ class Sweep:
             self.options(sub)
         if self.rates:
             run.add_argument("--search", action="store_true", help="a learning rate for each row")
+            run.add_argument(
+                "--most-rates",
+                type=int,
+                default=MOST_RATES,
+                help=f"end each row's search after so many rates; {MOST_RATES} unless given",
+            )
             one_row.add_argument("--rate", type=float, help="learning rate; the row's unless given")
         commands.add_parser("table", help="write the tables of all results")
         for verb, (setup, _) in self.verbs.items():
@@ -139,7 +145,7 @@ class Sweep:
             for rate in rates:  # grows while the best is the lowest or highest
                 if not train(first, row, rate):
                     return
-                if len(rates) < MOST_RATES and rate == rates[-1]:
+                if len(rates) < args.most_rates and rate == rates[-1]:
                     best = best_rate(self.results(name), row)
                     rates += [best / 2] if best == min(rates) else []
                     rates += [best * 2] if best == max(rates) else []
@@ -192,7 +198,7 @@ class Sweep:
 
 def _options_of(arguments: list[str]) -> list[str]:
     """The arguments of ``run`` that ``one`` takes too."""
-    drop, flags = {"--jobs", "--rows", "--seeds"}, {"--search"}
+    drop, flags = {"--jobs", "--rows", "--seeds", "--most-rates"}, {"--search"}
     return [
         part
         for i, part in enumerate(arguments)

@@ -1,14 +1,17 @@
 """What alignment with a teacher is worth: BiSpikCLM with SpAD, without each term, and without all.
 
     python benchmarks/distill.py run --teacher runs/twin --data my_texts/ --steps 500 --jobs 2
+    python benchmarks/distill.py run --teacher runs/twin --data my_texts/ --steps 500 --jobs 2
+                                     --search --name searched
     python benchmarks/distill.py table
 
-Every row trains the same student from the same seed on the same tokens in the same order, at the
-same rate; the teacher's tokenizer is everybody's. The control is cross-entropy alone. Validation is
-the whole validation split. ``table`` adds the token ratio: how many tokens a row needs, by its own
-validation curve, for the last loss of the control, over the control's tokens. The curve of a run
-that continues falls later, as its learning rate does, so the ratio is an upper bound for shorter
-runs. Losses, agreement and densities are measured, energies estimated (45 nm prices of the papers).
+Every row trains the same student from the same seed on the same tokens in the same order, all at
+``--learning-rate``, or with ``--search`` each at a rate of its own, chosen on validation, with its
+figures of the test split; the teacher's tokenizer is everybody's. The control is cross-entropy
+alone. ``table`` adds the token ratio: how many tokens a row needs, by its own validation curve, for
+the last loss of the control, over the control's tokens. The curve of a run that continues falls
+later, as its learning rate does, so the ratio is an upper bound for shorter runs. Losses, agreement
+and densities are measured, energies estimated (45 nm prices of the papers).
 """
 
 from __future__ import annotations
@@ -20,10 +23,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from _sweep import Sweep, cpu_seconds, mean
+from _sweep import Sweep, at_best_rate, cpu_seconds, mean, search_table
 from spikeformers.reporting.tables import markdown
 
-SETTING = ("steps", "batch", "context", "learning_rate")
+SETTING = ("steps", "batch", "context")
+RATES = (2.5e-3, 5e-3, 1e-2)
 ONLY_HTA: dict[str, Any] = {"ea": 0.0, "saa": 0.0, "sfa": 0.0, "sta": 0.0, "hta": 1.0}
 NO_BIAS: dict[str, Any] = {"position": "learned"}
 CONTROL = "cross-entropy only"
@@ -65,6 +69,7 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
 
     row = ROWS[args.row]
     spad = SpADConfig(**row.spad)
+    rate = args.rate or args.learning_rate
     teacher, tokenizer = load_reference(
         args.teacher,
         gguf_file=args.gguf_file,
@@ -80,7 +85,7 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
         steps=args.steps,
         batch_size=args.batch,
         context=args.context,
-        learning_rate=args.learning_rate,
+        learning_rate=rate,
         seed=args.seed,
         threads=1,
         log_every=50,
@@ -104,14 +109,23 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
     if result.interrupted:
         return None
     spent = time.process_time() - began
-    held_out = store.split("validation")
+    held_out = store.split("test" if args.rate else "validation")
     limit = args.limit or None
+    chosen_by = {}
+    if args.rate:
+        validation = perplexity(
+            student, tokenizer, store.split("validation"), context=args.context, max_tokens=limit
+        )
+        chosen_by = {"validation_loss": validation.nats_per_token}
     report = perplexity(student, tokenizer, held_out, context=args.context, max_tokens=limit)
     tokens = torch.tensor(held_out.tokens[: 16 * args.context].astype("int64"))
     batch = [tokens.view(16, args.context)]
     mine, theirs = energy_of(student, batch), energy_of(teacher, batch)
     return {
-        "setting": {key: getattr(args, key) for key in SETTING},
+        "setting": {key: getattr(args, key) for key in SETTING}
+        | ({} if args.rate else {"learning_rate": rate}),
+        "learning_rate": rate,
+        **chosen_by,
         "student": args.student,
         "teacher": args.teacher_name or Path(args.teacher).name,
         "teacher_bits_per_byte": perplexity(
@@ -158,18 +172,24 @@ def table(name: str, results: list[dict[str, Any]]) -> str:
     first = results[0]
     setting = first["setting"]
     commits = ", ".join(sorted({run["commit"] for run in results}))
+    searched = "validation_loss" in first
+    measured = (
+        "the test split, at the learning rate that each row's search chose by the validation split"
+        if searched
+        else f"the validation split, all rows at a learning rate of {setting['learning_rate']:g}"
+    )
     head = (
         f"{name}: {first['student']} (T = 2 unless stated, {first['parameters']:,} parameters) "
         f"from {first['teacher']} ({first['teacher_bits_per_byte']:.3f} bits/byte, "
         f"{first['teacher_picojoules_per_token'] / 1e3:,.0f} nJ/token); {setting['steps']:,} steps "
-        f"of {setting['batch']} x {setting['context']} tokens, lr {setting['learning_rate']:g}; "
+        f"of {setting['batch']} x {setting['context']} tokens; "
         f"seeds from 0; commits {commits}; torch {first['torch']}, {first['machine']}. Losses, "
-        "agreement and densities measured on the validation split; energies estimated."
+        f"agreement and densities measured on {measured}; energies estimated."
     )
-    control = {r["seed"]: r for r in results if r["row"] == CONTROL}
+    control = {r["seed"]: r for r in at_best_rate(results, CONTROL)}
     rows = []
     for key in ROWS:
-        runs = [r for r in results if r["row"] == key]
+        runs = at_best_rate(results, key)
         if not runs:
             continue
         needed = []
@@ -184,6 +204,7 @@ def table(name: str, results: list[dict[str, Any]]) -> str:
             [
                 f"**{key}**" if key == "all five terms" else key,
                 str(len(runs)),
+                *([f"{runs[0]['learning_rate']:g}"] if searched else []),
                 mean([r["perplexity"]["nats_per_token"] for r in runs], 3),
                 mean([r["perplexity"]["bits_per_byte"] for r in runs], 3),
                 mean([r["agreement"]["agreement"] for r in runs], 3),
@@ -195,10 +216,15 @@ def table(name: str, results: list[dict[str, Any]]) -> str:
             ]
         )
     columns = [
-        *("row", "seeds", "nats/token", "bits/byte", "agreement with teacher", "density"),
+        *("row", "seeds", *(["rate"] if searched else []), "nats/token", "bits/byte"),
+        *("agreement with teacher", "density"),
         *("density of edges", "nJ/token", "tokens for the control's loss, share", "train CPU s"),
     ]
-    return f"{head}\n\n{markdown(columns, rows)}"
+    text = f"{head}\n\n{markdown(columns, rows)}"
+    if searched:
+        labels = {key: key for key in ROWS}
+        text += f"\n{search_table(results, labels, 'validation nats/token')}"
+    return text
 
 
 def _density(run: dict[str, Any], *, edges: bool) -> float:
@@ -223,6 +249,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 SEEDS = {key: row.seeds for key, row in ROWS.items()}
+FIRST = dict.fromkeys(ROWS, RATES)
 
 if __name__ == "__main__":
-    Sweep(__file__, "distill", SEEDS, train_one, table, options).main(__doc__)
+    Sweep(__file__, "distill", SEEDS, train_one, table, options, FIRST).main(__doc__)
