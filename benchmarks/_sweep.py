@@ -30,7 +30,11 @@ from spikeformers.storage import write_text
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "docs" / "results.md",
+    *sorted((ROOT / "docs" / "results").glob("*.md")),
+)
 MOST_RATES = 6
 Setup = Callable[[argparse.ArgumentParser], None]
 
@@ -290,7 +294,7 @@ def commit() -> str:
 
 
 def fill_pages(name: str, text: str, pages: Sequence[Path] = PAGES) -> None:
-    """Replace the text between the marks of ``name`` in README and docs/results.md."""
+    """Replace the text between the marks of ``name`` in README and the pages of results."""
     for page in pages:
         before, mark, rest = page.read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
         if mark:

@@ -8,7 +8,7 @@
 on one thread (`_sweep.py`). Rows "tuned" train the spiking attention of a conversion, and, as their
 control, the dense original on the same tokens in the same order, in ``--steps`` steps. ``table``
 writes ``benchmarks/results/conversion-NAME.json`` and ``.md``, pictures in ``docs/assets/``, and
-fills docs/results.md.
+fills docs/results/.
 Perplexity, agreement and counts are measured on the first ``--tokens`` of the validation
 text, energies estimated (45 nm prices).
 """

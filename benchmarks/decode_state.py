@@ -5,7 +5,7 @@
 An untrained WD-Spikingformer of wd-spikingformer-tiny's shape reads a random prompt, then decodes
 token by token. There is one line per order and context: milliseconds per token (median, measured)
 and the bytes of the cache. Writes ``benchmarks/results/decode_state.json`` and the table in
-docs/results.md;
+docs/results/;
 ``--table`` writes the table again from the kept figures.
 """
 

@@ -5,7 +5,7 @@
 
 Events are counted in a real run over the validation text (measured); joules are estimated, by the
 papers' sum and by everything with memory (docs/energy.md), at 45 and 7 nm prices. ``run`` writes
-``benchmarks/results/energy-NAME.json``, ``table`` the tables of docs/results.md.
+``benchmarks/results/energy-NAME.json``, ``table`` the tables of docs/results/.
 """
 
 from __future__ import annotations

@@ -1,96 +1,135 @@
-"""README's table: the few claims that a newcomer needs, each beside its control.
+"""README's table: one pair of each method, a spiking model and its control.
 
     python benchmarks/front.py
 
-Fills the marks ``<!-- front -->``, as `headlines.py` fills its own.
+Fills the marks ``<!-- front -->`` from the records in ``benchmarks/results/``.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from _claims import load, of, spread
+from _frontier_rows import DENSE, LLAMA, SIZES, TWIN, spiking_program
 from _sweep import at_best_rate, fill_pages
-from headlines import Line, converted, distilled, engine, images, load, spread, tiny
-from real_model import BASELINE, DENSE, best
+from distill import CONTROL
+from frontier import fastest_setting
+from real_model import BASELINE, best
+from real_model import DENSE as UNCONVERTED
 from spikeformers.reporting.tables import markdown
 
+KIND = "budget 0.15"
+"""Of the frontier's spiking models."""
+CONVERTED = "engine, T=8, int4 in groups"
+COLUMNS = (*("model", "on test", "weights read", "decode, tokens/s", "energy, estimated"),)
+Row = list[str]
 
-def trained_pair() -> Iterator[Line]:
-    """The spiking model and its twin, each at the learning rate that its own search chose."""
-    results = load("quality-wikitext-2-searched") or []
-    spiking, dense = (
-        at_best_rate(results, row) for row in ("dead zones, budget 0.35", "dense-rotary")
-    )
-    if not spiking or not dense:
+
+def trained() -> Iterator[Row]:
+    """The largest pair of the frontier: trained from scratch on books."""
+    results, speed = load("frontier-books") or [], load("frontier-books-speed")
+    if not speed:
         return
+    timed = fastest_setting(speed["rows"])
+    sizes = [
+        size
+        for size in SIZES
+        if at_best_rate(results, f"{size}, {KIND}") and at_best_rate(results, f"{size}, {DENSE}")
+    ]
+    if not sizes:
+        return
+    size = sizes[-1]
 
-    def bits(runs: list[dict[str, Any]]) -> str:
-        return spread([run["perplexity"]["bits_per_byte"] for run in runs], 3)
+    def rate(program: str) -> str:
+        rows = [each for each in timed if (each["size"], each["program"]) == (size, program)]
+        medians = [statistics.median(each["tokens_per_second"]) for each in rows]
+        return f"{statistics.fmean(medians):,.0f}" if medians else "-"
 
-    def nanojoules(runs: list[dict[str, Any]]) -> str:
-        picojoules = [run["energy"]["with_elementwise_per_token"] for run in runs]
-        return f"{statistics.mean(picojoules) / 1e3:,.0f}"
+    for kind, label, program in (
+        (KIND, f"**WD-Spikingformer**, {size}, trained on books", spiking_program(KIND)),
+        (DENSE, "its dense twin", TWIN),
+    ):
+        runs = at_best_rate(results, f"{size}, {kind}")
+        joules = statistics.fmean(run["decode_picojoules"] for run in runs)
+        yield [
+            label,
+            f"{spread([run['perplexity']['bits_per_byte'] for run in runs], 3)} bits/byte",
+            "1"
+            if kind == DENSE
+            else f"{statistics.fmean(run['weights_read'] for run in runs):.2f}",
+            rate(program) + (f" (llama.cpp Q8_0: {rate(LLAMA)})" if kind == DENSE else ""),
+            f"{joules / 1e6:,.0f} uJ/token",
+        ]
 
-    read = statistics.mean(run["weights_read"] for run in spiking)
-    yield (
-        f"WD-Spikingformer with dead zones, {spiking[0]['parameters'] / 1e6:.1f} M parameters, "
-        f"WikiText-2 test, seeds: {len(spiking)} and {len(dense)}",
-        f"{bits(spiking)} bits/byte; {read:.0%} of weights read per token; "
-        f"{nanojoules(spiking)} nJ/token",
-        f"dense twin, a learning rate of its own: {bits(dense)}; {nanojoules(dense)} nJ/token",
-    )
 
-
-def real_model() -> Iterator[Line]:
+def converted() -> Iterator[Row]:
     """SmolLM2-135M in the engine beside llama.cpp, on the first text and with one thread."""
     results = load("real-model")
     if not results:
         return
     losses, run = results["losses"], results["speeds"][0]
-    text = next(iter(losses[DENSE]))
-
-    def change(row: str) -> str:
-        ours, theirs = (statistics.fmean(losses[name][text]) for name in (row, DENSE))
-        speed = best(run["decode"], row)
-        return f"perplexity {math.exp(ours - theirs) - 1:+.2%}, {speed:.0f} tokens/s"
-
-    row = "engine, T=8, int4 in groups"
-    yield (
-        "SmolLM2-135M, every linear map spiking, no training",
-        change(row),
-        f"{BASELINE}: {change(BASELINE)}",
-    )
-
-
-def shown(part: Iterator[Line], *beginnings: str) -> Iterator[Line]:
-    """The lines of a part that begin with one of these."""
-    return (line for line in part if line[0].startswith(beginnings))
+    text = next(iter(losses[UNCONVERTED]))
+    for row, label in (
+        (CONVERTED, "**NeurTransformer**, SmolLM2-135M with every linear map spiking, not trained"),
+        (BASELINE, f"SmolLM2-135M in {BASELINE}"),
+    ):
+        ours, theirs = (statistics.fmean(losses[name][text]) for name in (row, UNCONVERTED))
+        density = run["engine"].get(row, {}).get("density")
+        yield [
+            label,
+            f"perplexity {math.exp(ours):.1f} ({math.exp(ours - theirs) - 1:+.2%} to fp32)",
+            "1" if density is None else f"{density:.2f}",
+            f"{best(run['decode'], row):.0f}",
+            "-",
+        ]
 
 
-FRONT: tuple[Callable[[], Iterator[Line]], ...] = (
-    real_model,
-    trained_pair,
-    lambda: shown(engine(), "engine, int8, 12 x 768 trained to a density of 0.10, decode"),
-    lambda: shown(tiny(), "tiny, trained to about equal quality"),
-    lambda: distilled("wikitext-2", "WikiText-2, from its own dense twin"),
-    lambda: converted(
-        "gpt2-twin",
-        "GPT-2 shape (1.09 M) converted",
-        [("attention too, T = 4", ["whole cwssa hard phase, T=4, tuned with KD"])],
-    ),
-    lambda: shown(images(), "A2OS2A on digits"),
-    lambda: shown(tiny(), "energy with memory"),
-)
-"""Of README: at most eight lines."""
+def distilled() -> Iterator[Row]:
+    """BiSpikCLM with its five losses, and the same student without a teacher."""
+    results = load("distill-wikitext-2") or []
+    for row, label in (
+        (
+            "all five terms",
+            "**BiSpikCLM**, binary spikes, distilled on WikiText-2 (one seed, one rate for both)",
+        ),
+        (CONTROL, "the same student without a teacher"),
+    ):
+        if runs := of(results, row):
+            yield [
+                label,
+                f"{spread([run['perplexity']['bits_per_byte'] for run in runs], 3)} bits/byte",
+                *("-", "-", _energy(runs, "nJ/token", 1e3)),
+            ]
+
+
+def images() -> Iterator[Row]:
+    """A2OS2A on scikit-learn's digits, and a ViT."""
+    results = load("vision-digits-searched") or []
+    for row, label in (
+        ("a2os2a", "**A2OS2A**, handwritten digits"),
+        ("dense", "its dense twin, a ViT"),
+    ):
+        if runs := at_best_rate(results, row):
+            correct = spread([100 * run["accuracy"] for run in runs], 1)
+            yield [label, f"{correct} % correct", "-", "-", _energy(runs, "uJ/image", 1e6)]
+
+
+def _energy(runs: Sequence[dict[str, Any]], unit: str, picojoules: float) -> str:
+    """Mean estimate with elementwise operations, per token or image."""
+    key = "with_elementwise_per_token"
+    value = statistics.fmean(run["energy"][key] for run in runs) / picojoules
+    return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.1f} {unit}"
+
+
+FRONT: tuple[Callable[[], Iterator[Row]], ...] = (trained, converted, distilled, images)
 
 
 def table() -> str:
     """README's lines, as Markdown."""
-    rows = [list(line) for part in FRONT for line in part()]
-    return markdown(["", "spiking", "beside it"], rows)
+    return markdown(COLUMNS, [row for part in FRONT for row in part()])
 
 
 def main() -> None:

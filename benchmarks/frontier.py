@@ -3,7 +3,7 @@
     python benchmarks/books.py FOLDER BOOKS --training 190
     spikeformers tokenize BOOKS --tokenizer bpe:4096 --out STORE
     python benchmarks/frontier.py run --data STORE --name books --search --compile --jobs 1
-                                      --context 256 --batch 8 --steps 2000
+                                      --context 256 --batch 8 --steps 1000
     python benchmarks/frontier.py speed --data STORE --name books
     python benchmarks/frontier.py table
 
@@ -14,9 +14,9 @@ around its best rate scaled to the width. ``speed`` decodes test text with every
 model and twin in the engine (int8), and with a dense GPT-2 of each twin's shape and random weights
 in llama.cpp (Q8_0, in its fastest setting) and CTranslate2 (int8), all in turns in one process with
 one thread: run it on a machine that does nothing else. ``table`` writes
-``benchmarks/results/frontier-NAME.json``, ``.md``, ``.png`` and ``-speed.json``, and fills the
-marks in docs/results.md. Bits per byte are PyTorch's in fp32 for every program, without what int8
-changes.
+``benchmarks/results/frontier-NAME.json``, ``.md`` and ``-speed.json``, draws
+``docs/assets/frontier-NAME.png`` and fills the marks in docs/results/. Bits per byte are PyTorch's
+in fp32 for every program, without what int8 changes.
 """
 
 from __future__ import annotations
@@ -45,13 +45,14 @@ from _frontier_rows import (
     spiking_program,
 )
 from _frontier_speed import measure_speed, speed_options
-from _sweep import RESULTS, Sweep, at_best_rate, best_rate, mean
+from _sweep import RESULTS, ROOT, Sweep, at_best_rate, best_rate, mean
 from _training import train_row
 from spikeformers.reporting.tables import markdown
 from spikeformers.storage import write_text
 
 RATES = (5e-3, 1e-2)
 SETTING = ("steps", "batch", "context")
+ASSETS = ROOT / "docs" / "assets"
 COMPARED = 3
 """Sizes of spiking models, the largest, whose speed is compared at equal bits per byte."""
 VALIDATION_TOKENS = 200_000
@@ -160,9 +161,11 @@ def table(name: str, results: list[dict[str, Any]]) -> str:
     text = (
         f"{name}, {setting['tokenizer']}, {setting['steps']:,} steps of {setting['batch']} x "
         f"{setting['context']} tokens, heads of {setting['head_width']}, the same tokens in the "
-        "same order; bits per byte of the whole test split, at the learning rate that each row's "
-        f"search chose by validation; commits {commits}; torch {results[0]['torch']}. Measured; "
-        "energies estimated, operations and memory, int8, decode at the training context.\n\n"
+        "same order; bits per byte of the whole test split, at the learning rate that had the "
+        "least validation loss with the row's first seed (in brackets the rates tried; a single "
+        f"one is that of a similar model); commits {commits}; torch {results[0]['torch']}. "
+        "Measured; energies estimated, operations and memory, int8, decode at the training "
+        "context.\n\n"
     )
     timed = fastest_setting(speed["rows"]) if speed else []
     text += markdown(COLUMNS, [line for row in ROWS if (line := _line(row, results, timed))])
@@ -198,6 +201,8 @@ def _line(row: str, results: list[dict[str, Any]], timed: list[dict[str, Any]]) 
     if not runs:
         return []
 
+    tried = len({run["learning_rate"] for run in results if run["row"] == row})
+
     def rates(program: str) -> list[dict[str, Any]]:
         return [each for each in timed if (each["size"], each["program"]) == (size, program)]
 
@@ -206,7 +211,7 @@ def _line(row: str, results: list[dict[str, Any]], timed: list[dict[str, Any]]) 
     cells += [_speed(rates(each)) if kind == DENSE else "" for each in (LLAMA, CTRANSLATE2)]
     return [
         *(size, kind if kind == DENSE else f"spiking, {kind}", f"{runs[0]['parameters']:,}"),
-        *(str(len(runs)), f"{runs[0]['learning_rate']:g}"),
+        *(str(len(runs)), f"{runs[0]['learning_rate']:g} ({tried})"),
         mean([run["perplexity"]["bits_per_byte"] for run in runs], 3),
         f"{statistics.fmean(each['read'] for each in engine):.3f}" if engine else "-",
         *cells,
@@ -260,7 +265,7 @@ def draw(name: str, curves: Mapping[str, list[Point]]) -> None:
     axes.set_ylabel("bits per byte on test (less is better)")
     axes.set_title("Trained from scratch: quality and speed, measured in one run", loc="left")
     axes.legend(frameon=False, fontsize=8)
-    figure.savefig(RESULTS / f"frontier-{name}.png", dpi=150)
+    figure.savefig(ASSETS / f"frontier-{name}.png", dpi=150)
     plt.close(figure)
 
 

@@ -2,397 +2,153 @@
 
     python benchmarks/headlines.py
 
-Fills the marks ``<!-- headlines -->`` of docs/results.md; a line without results is left out. Every
-figure is computed here from the JSON of the script that measured it. `front.py` has README's.
+Fills the marks ``<!-- headlines -->`` of docs/results.md with the ten lines of SUMMARY, and those
+of each page of docs/results/ with all lines of its topic. Every figure is computed from the JSON of
+the script that measured it; a line without results is left out. `front.py` has README's table.
 """
 
 from __future__ import annotations
 
-import json
-import statistics
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
 
-from _sweep import RESULTS, at_best_rate, fill_pages
+from _claims import (
+    Line,
+    converted,
+    distilled,
+    energy,
+    engine,
+    images,
+    on_tasks,
+    real_model,
+    sentences,
+    tiny,
+    trained_pair,
+    zeroshot,
+)
+from _sweep import fill_pages
 from spikeformers.reporting.tables import markdown
 
-Line = tuple[str, str, str]
-TUNED = "original, tuned"  # the control of a tuned conversion
+Part = Callable[[], Iterator[Line]]
 
-
-def load(name: str) -> Any:
-    """The JSON of a result, or None."""
-    path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def of(results: list[dict[str, Any]], row: str) -> list[dict[str, Any]]:
-    """The runs of one row, one per seed."""
-    return [result for result in results if result["row"] == row]
-
-
-def spread(values: list[float], digits: int) -> str:
-    """Mean, and the sample deviation of several seeds."""
-    text = f"{statistics.mean(values):.{digits}f}"
-    if len(values) < 2:
-        return text
-    return f"{text} ± {statistics.stdev(values):.{digits}f}"
-
-
-def distilled(name: str, source: str) -> Iterator[Line]:
-    """BiSpikCLM with all five losses beside cross-entropy."""
-    from distill import CONTROL, tokens_to_reach
-
-    results = load(f"distill-{name}")
-    if not results or not of(results, "all five terms"):
-        return
-    control = {result["seed"]: result for result in of(results, CONTROL)}
-
-    def nats(row: str) -> str:
-        return spread([result["perplexity"]["nats_per_token"] for result in of(results, row)], 3)
-
-    def saving(row: str) -> str:
-        shares = []
-        for result in of(results, row):
-            goal = control[result["seed"]]["curve"][-1][1]
-            tokens = tokens_to_reach(result["curve"], goal)
-            if tokens is None:
-                return "more tokens than it had"
-            shares.append(tokens / result["tokens_seen"])
-        return f"{100 * (1 - statistics.mean(shares)):.0f} % fewer tokens"
-
-    seeds = len(of(results, "all five terms"))
-    yield (
-        f"BiSpikCLM with five losses, {source}",
-        f"{nats('all five terms')} nats/token; reaches cross-entropy's final loss with "
-        f"{saving('all five terms')}",
-        f"cross-entropy only {nats(CONTROL)}; soft and hard targets only {nats('sta and hta')}, "
-        f"with {saving('sta and hta')}; without soft targets {nats('without sta')}. "
-        + ("One seed" if seeds == 1 else f"{seeds} seeds")
-        + ", one learning rate for all",
-    )
-
-
-def converted(name: str, subject: str, lines: list[tuple[str, list[str]]]) -> Iterator[Line]:
-    """Rows of a converted model beside its original."""
-    by_row = {result["row"]: result for result in load(f"conversion-{name}") or []}
-    for what, rows in lines:
-        present = [by_row[row] for row in rows if row in by_row]
-        if len(present) < len(rows):
-            continue
-        first = present[0]["original"]
-
-        def say(result: dict[str, Any], original: dict[str, Any] = first) -> str:
-            energy = result["spiking"]["energy"]["papers"] / original["energy"]["papers"]
-            kind = result["row"].removeprefix("ffn ").removeprefix("whole ")
-            return f"{result['spiking']['perplexity']:.2f} ({kind}; {energy:.2f} of the energy)"
-
-        beside = f"original {first['perplexity']:.2f}, {first['tokens']:,} tokens"
-        if any("tune" in result["choices"] for result in present) and (twin := by_row.get(TUNED)):
-            tuned = twin["spiking"]["perplexity"]
-            beside += f"; tuned itself, {twin['tuned']['tokens']:,} tokens, {tuned:.2f}"
-        yield (
-            f"{subject}, {what}",
-            "perplexity " + "; ".join(say(result) for result in present),
-            beside,
-        )
-
-
-def on_tasks() -> Iterator[Line]:
-    """What tasks say of the converted SmolLM2-135M."""
-    by_name = {result["model"]["name"]: result for result in load("zeroshot-converted") or []}
-    ours, original = by_name.get("converted, three winners, tuned"), by_name.get("SmolLM2-135M")
-    if ours is None or original is None:
-        return
-
-    def say(result: dict[str, Any]) -> str:
-        scores = []
-        for task, of_task in result["tasks"].items():
-            acc = of_task["metrics"]["acc"]
-            chance = " (chance)" if acc["at_chance"] else ""
-            scores.append(f"{task} {100 * acc['value']:.1f}{chance}")
-        return ", ".join(scores)
-
-    documents = next(iter(ours["tasks"].values()))["documents"]
-    yield (
-        f"the same, tuned, zero-shot accuracy on {documents} documents per task",
-        say(ours),
-        f"original {say(original)}",
-    )
-
-
-def zeroshot() -> Iterator[Line]:
-    """A dense model over the eight sets; how often the models trained here are above chance."""
-
-    def accuracies(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        return {name: by_task["metrics"]["acc"] for name, by_task in result["tasks"].items()}
-
-    for result in load("zeroshot-smollm2") or []:
-        by_task = accuracies(result)
-        yield (
-            f"{result['model']['name']} (dense), zero-shot accuracy, all documents",
-            ", ".join(f"{name} {100 * acc['value']:.1f}" for name, acc in by_task.items()),
-            "chance " + ", ".join(f"{100 * acc['chance']:.1f}" for acc in by_task.values()),
-        )
-    results = load("zeroshot-models") or []
-    scores = [acc for result in results for acc in accuracies(result).values()]
-    if scores:
-        above = sum(acc["value"] > acc["chance"] and not acc["at_chance"] for acc in scores)
-        documents = max(
-            by_task["documents"] for result in results for by_task in result["tasks"].values()
-        )
-        largest = max(result["model"]["parameters"] for result in results) / 1e6
-        means = [result["means"]["commonsense"]["acc"] for result in results]
-        low, high = (100 * pick(mean["value"] for mean in means) for pick in (min, max))
-        yield (
-            f"{len(results)} models trained here, spiking and dense, up to {largest:.1f} M "
-            f"parameters, zero-shot, up to {documents:,} documents per set",
-            f"{above} of {len(scores)} accuracies above chance by two standard errors; mean of the "
-            f"three commonsense sets {low:.1f} to {high:.1f}",
-            f"chance; that mean: {100 * means[0]['chance']:.1f}, published for 0.4 B of "
-            "arXiv 2604.11321: 43.2",
-        )
-
-
-def sentences() -> Iterator[Line]:
-    """A small masked model fine-tuned on tasks of GLUE, beside its twin and one answer."""
-    from spikeformers.training.glue import summarise
-
-    kinds = {"glue": "at one learning rate", "glue-searched": "each at a learning rate of its own"}
-    for name, rate in kinds.items():
-        results = load(f"glue-{name}")
-        if not results:
-            continue
-        kept = [run for row in {r["row"] for r in results} for run in at_best_rate(results, row)]
-        kept.sort(key=lambda run: run["row"])
-        spiking, dense = (
-            summarise([run for run in kept if run["row"].startswith(f"{model},")])
-            for model in ("spiking", "dense twin")
-        )
-        result, before = results[0], results[0]["pretrained"]
-        tokens = before["steps"] * before["batch_size"] * before["context"] / 1e6
-        seeds = len({run["seed"] for run in results})
-        tasks = list(spiking["tasks"])
-        mean_of = f"mean of {len(tasks)} tasks of GLUE" if len(tasks) > 1 else tasks[0].upper()
-        same = {task: x["majority"]["standard"] for task, x in spiking["tasks"].items()}
-        yield (
-            f"WE-Spikingformer tiny ({result['parameters'] / 1e6:.1f} M, {tokens:.1f} M tokens of "
-            f"books), {mean_of}, dev sets, {seeds} seeds, {rate}",
-            _scores(spiking),
-            f"dense twin {_scores(dense)}; the same answer to all "
-            f"{spiking['majority_means']['standard']:.1f}{_each(same)}",
-        )
-
-
-def _scores(summary: dict[str, Any]) -> str:
-    of_task = {task: x["standard"]["mean"] for task, x in summary["tasks"].items()}
-    return f"{summary['means']['standard']:.1f}{_each(of_task)}"
-
-
-def _each(of_task: dict[str, float]) -> str:
-    """The scores behind a mean; of one task nothing more is to say."""
-    each = ", ".join(f"{task} {score:.1f}" for task, score in of_task.items())
-    return f" ({each})" if len(of_task) > 1 else ""
-
-
-def images() -> Iterator[Line]:
-    """A2OS2A beside all binary and the ViT twin."""
-    sets = {"digits": "digits", "fashion-mnist": "Fashion-MNIST", "cifar10-jpeg": "CIFAR-10 (JPEG)"}
-    for name, title in sets.items():
-        searched = load(f"vision-{name}-searched") or []
-        all_searched = any(result["row"] == "a2os2a" for result in searched)
-        results = searched if all_searched else load(f"vision-{name}")
-        if not results:
-            continue
-
-        def score(row: str, results: list[dict[str, Any]] = results) -> str:
-            runs = at_best_rate(results, row)
-            return spread([100 * result["accuracy"] for result in runs], 1)
-
-        beside = [f"binary Q, K and V {score('all-binary')}", f"ViT twin {score('dense')}"]
-        if of(results, "dense, slower"):
-            beside.append(f"at a quarter of that rate {score('dense, slower')}")
-        if searched and not all_searched:
-            beside.append(f"at its own learning rate {score('dense', searched)}")
-        runs = at_best_rate(results, "a2os2a")
-        rate = "each at a learning rate of its own" if all_searched else "at one learning rate"
-        yield (
-            f"A2OS2A on {title}, {runs[0]['images_seen']:,} images seen, {rate}",
-            f"{score('a2os2a')} %, {len(runs)} seeds",
-            "; ".join(beside),
-        )
-
-
-def engine() -> Iterator[Line]:
-    """Speed and memory of 12 x 768 beside dense models of its shape."""
-    record = load("engine")
-    if not record:
-        return
-    names = {
-        "llama.cpp-q8_0": "llama.cpp Q8_0",
-        "ctranslate2-int8": "CTranslate2 int8",
-        "transformers-fp32": "Transformers fp32",
-        "dense-twin": "Transformers fp32",
-    }
-
-    def times(ratios: dict[str, float]) -> str:
-        named = {names[key]: value for key, value in ratios.items() if key in names}
-        return ", ".join(f"{value:.1f} times {name}" for name, value in named.items())
-
-    for phase, title in (("decode", "decode"), ("prefill", "a prompt of 512 tokens")):
-        speeds, beside = [], []
-        for threads, told_threads in (("threads 1", "one thread"), ("threads 2", "two threads")):
-            results = record[threads]["trained"]["results"]
-            mine = results["spiking, engine-int8"]
-            speed = mine[phase]["tokens_per_second"]
-            ratios = {
-                key.removeprefix("its shape, "): speed / figures[phase]["tokens_per_second"]
-                for key, figures in results.items()
-                if key.startswith("its shape")
-            }
-            speeds.append(f"{speed:,.0f} tokens/s with {told_threads}")
-            beside.append(times(ratios))
-        density = mine["density"]
-        yield (
-            f"engine, int8, 12 x 768 trained to a density of {density:.2f}, {title}",
-            "; ".join(speeds),
-            "; ".join(beside),
-        )
-    figures = record["threads 1"]["model"]["0.15"]
-    yield (
-        "synthetic spikes, density 0.15, decode, one thread",
-        f"{figures['decode']['engine-int8']['tokens_per_second']:,.0f} tokens/s",
-        times(figures["decode_ratios"]),
-    )
-    context = record["threads 1"]["context"]
-    results = {key: value["wall"] for key, value in context["results"].items()}
-    yield (
-        f"the same, {context['tokens']:,} tokens into a text",
-        f"{results['engine-int8']:.0f} tokens/s",
-        f"with an fp16 cache: Transformers {results['pytorch fp16']:.2f}, "
-        f"llama.cpp {results['llama.cpp-q8_0']:.1f}",
-    )
-    memory = {
-        key: figures["resident_bytes"] / 2**20
-        for key, figures in record["threads 1"]["memory"].items()
-    }
-    yield (
-        "resident memory at 12 x 768, random weights",
-        f"{memory['engine-int8']:.0f} MiB (int4: {memory['engine-int4']:.0f})",
-        f"dense twin in PyTorch {memory['dense-twin']:.0f} MiB",
-    )
-
-
-def tiny() -> Iterator[Line]:
-    """The tiny pair of about equal quality: speed; and its energy with memory."""
-    if record := load("engine-tiny"):
-        results = record["threads 1"]["trained"]["results"]
-
-        def rate(name: str) -> str:
-            return f"{results[name]['decode']['cpu_tokens_per_second']:,.0f}"
-
-        mine, theirs = results["spiking, engine-int8"], results["dense, llama.cpp-q8_0"]
-        yield (
-            f"tiny, trained to about equal quality ({mine['bits_per_byte']:.2f} bits/byte; dense "
-            f"{theirs['bits_per_byte']:.2f} on half the tokens), decode, by processor time",
-            f"{rate('spiking, engine-int8')} tokens/s",
-            f"llama.cpp Q8_0 {rate('dense, llama.cpp-q8_0')}, "
-            f"CTranslate2 int8 {rate('dense, ctranslate2-int8')}",
-        )
-    if record := load("energy-tiny"):
-        sides = record["prices"]["horowitz45"]
-
-        def cost(side: str, phase: str, context: int) -> float:
-            rows = sides[side]["formats"]["int8"]
-            row = next(r for r in rows if (r["phase"], r["context"]) == (phase, context))
-            return float(row["picojoules"]) / 1e6
-
-        prompt = cost("model", "prefill", 128) / cost("control", "prefill", 128)
-        yield (
-            "energy with memory, tiny, int8, decode at 1,024 tokens",
-            f"{cost('model', 'decode', 1024):.0f} uJ per token",
-            f"int8 twin {cost('control', 'decode', 1024):.0f} uJ; in a prompt of 128 tokens "
-            f"{prompt:.2f} of the twin's",
-        )
-
-
-PARTS: tuple[Callable[[], Iterator[Line]], ...] = (
-    lambda: distilled("wikitext-2", "WikiText-2, from its own dense twin"),
-    lambda: distilled("classic-books", "classic books, from SmolLM2-135M"),
-    lambda: converted(
-        "smollm2-135m",
-        "SmolLM2-135M converted",
-        [
-            (
-                "only feed-forward blocks, no training",
-                ["ffn signed-if, T=16", "ffn signed-if phase, T=8", "ffn signed-if phase, T=12"],
-            ),
-            (
-                "attention too, tuned on WikiText-2",
-                [
-                    "whole cwssa top-3 phase, T=8",
-                    "whole cwssa top-3 phase, T=8, transfer, then tuned with KD",
-                ],
-            ),
-        ],
+TOPICS: dict[str, tuple[Part, ...]] = {
+    "training": (trained_pair,),
+    "distillation": (
+        lambda: distilled("wikitext-2", "WikiText-2, from its own dense twin"),
+        lambda: distilled("classic-books", "classic books, from SmolLM2-135M"),
     ),
-    on_tasks,
-    lambda: converted(
-        "smollm2-135m-books",
-        "SmolLM2-135M converted, classic books",
-        [
-            (
-                "only feed-forward blocks, no training",
-                ["ffn signed-if, T=16", "ffn signed-if phase, T=8", "ffn signed-if phase, T=12"],
-            ),
-        ],
+    "conversion": (
+        real_model,
+        lambda: converted(
+            "smollm2-135m",
+            "SmolLM2-135M converted",
+            [
+                (
+                    "only feed-forward blocks, no training",
+                    [
+                        "ffn signed-if, T=16",
+                        "ffn signed-if phase, T=8",
+                        "ffn signed-if phase, T=12",
+                    ],
+                ),
+                (
+                    "attention too, tuned on WikiText-2",
+                    [
+                        "whole cwssa top-3 phase, T=8",
+                        "whole cwssa top-3 phase, T=8, transfer, then tuned with KD",
+                    ],
+                ),
+            ],
+        ),
+        on_tasks,
+        lambda: converted(
+            "smollm2-135m-books",
+            "SmolLM2-135M converted, classic books",
+            [
+                (
+                    "only feed-forward blocks, no training",
+                    [
+                        "ffn signed-if, T=16",
+                        "ffn signed-if phase, T=8",
+                        "ffn signed-if phase, T=12",
+                    ],
+                ),
+            ],
+        ),
+        lambda: converted(
+            "gpt2-twin",
+            "GPT-2 shape (1.09 M) converted",
+            [
+                ("only feed-forward blocks, no training", ["ffn signed-if phase, T=4"]),
+                (
+                    "attention too, T = 4",
+                    [
+                        "whole ssa phase, T=4",
+                        "whole ssa phase, T=4, tuned",
+                        "whole cwssa hard phase, T=4",
+                        "whole cwssa hard phase, T=4, tuned with KD",
+                    ],
+                ),
+            ],
+        ),
+        lambda: converted(
+            "gpt2-twin-books",
+            "GPT-2 shape trained and converted on classic books",
+            [
+                ("only feed-forward blocks, no training", ["ffn signed-if phase, T=4"]),
+                (
+                    "attention too, T = 4",
+                    ["whole cwssa hard phase, T=4", "whole cwssa hard phase, T=4, tuned with KD"],
+                ),
+            ],
+        ),
     ),
-    lambda: converted(
-        "gpt2-twin",
-        "GPT-2 shape (1.09 M) converted",
-        [
-            ("only feed-forward blocks, no training", ["ffn signed-if phase, T=4"]),
-            (
-                "attention too, T = 4",
-                [
-                    "whole ssa phase, T=4",
-                    "whole ssa phase, T=4, tuned",
-                    "whole cwssa hard phase, T=4",
-                    "whole cwssa hard phase, T=4, tuned with KD",
-                ],
-            ),
-        ],
-    ),
-    lambda: converted(
-        "gpt2-twin-books",
-        "GPT-2 shape trained and converted on classic books",
-        [
-            ("only feed-forward blocks, no training", ["ffn signed-if phase, T=4"]),
-            (
-                "attention too, T = 4",
-                ["whole cwssa hard phase, T=4", "whole cwssa hard phase, T=4, tuned with KD"],
-            ),
-        ],
-    ),
-    zeroshot,
-    sentences,
-    images,
-    engine,
-    tiny,
+    "tasks": (zeroshot, sentences),
+    "a2os2a": (images,),
+    "speed": (engine, tiny),
+    "energy": (energy,),
+}
+"""Pages of docs/results/ and their lines."""
+SUMMARY = (
+    "WD-Spikingformer with dead zones",
+    "SmolLM2-135M, every linear map spiking",
+    "SmolLM2-135M converted, attention too",
+    "GPT-2 shape (1.09 M) converted, attention too",
+    "BiSpikCLM with five losses, WikiText-2",
+    "A2OS2A on digits",
+    "WE-Spikingformer tiny (1.3 M, 2.0 M tokens of books), SST2",
+    "engine, int8, 12 x 768 trained to a density of 0.10, decode",
+    "tiny, trained to about equal quality",
+    "energy with memory",
 )
+"""Beginnings of the lines of docs/results.md, in order."""
 
 
-def table() -> str:
-    """All lines, as Markdown."""
-    rows = [list(line) for part in PARTS for line in part()]
-    return markdown(["", "figure", "beside"], rows)
+def lines(topic: str) -> list[Line]:
+    """All lines of one page."""
+    return [line for part in TOPICS[topic] for line in part()]
+
+
+def shown(some: Iterable[Line]) -> str:
+    """Lines as Markdown."""
+    return markdown(["", "figure", "beside"], [list(line) for line in some])
+
+
+def table(topic: str | None = None) -> str:
+    """The lines of a page; without a topic those of the summary."""
+    if topic is not None:
+        return shown(lines(topic))
+    everything = [line for each in TOPICS for line in lines(each)]
+    return shown(
+        line for beginning in SUMMARY for line in everything if line[0].startswith(beginning)
+    )
 
 
 def main() -> None:
-    """Fill the table."""
-    text = table()
-    fill_pages("headlines", text)
-    print(text)
+    """Fill the tables."""
+    fill_pages("headlines", table())
+    for topic in TOPICS:
+        fill_pages(f"headlines-{topic}", table(topic))
+    print(table())
 
 
 if __name__ == "__main__":

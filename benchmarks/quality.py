@@ -7,7 +7,7 @@
 ``run`` trains every row of ROWS through the library's own loop, one process and one thread each,
 under ``runs/quality/``; rows that are done are kept and unfinished ones resume. ``table`` writes
 ``benchmarks/results/quality-NAME.json`` and ``.md``, and puts the tables into README and
-docs/results.md between the marks ``<!-- quality-NAME -->`` and ``<!-- end -->``. All rows of a
+docs/results/ between the marks ``<!-- quality-NAME -->`` and ``<!-- end -->``. All rows of a
 corpus see the same tokens in the same order; validation is the whole validation split. With
 ``--search`` each row has a learning rate of its own, chosen on validation, and its figures are of
 the test split. Losses and times are measured, energies estimated (45 nm prices of the papers).

@@ -241,7 +241,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=4, help="per client")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-peers", dest="peers", action="store_false")
-    parser.add_argument("--json", type=Path, help="Keep the result; fills docs/results.md too.")
+    parser.add_argument("--json", type=Path, help="Keep the result; fills docs/results/ too.")
     arguments = parser.parse_args()
     runs: dict[tuple[str, int], list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:

@@ -9,7 +9,7 @@ evenly over it, and keeps the loss of every window below ``--folder``: an interr
 A text is a file, or a folder of files (``books.py`` makes BOOKS). A row's change is
 ``exp(mean difference of losses) - 1``; its standard error is that of the mean over windows, in the
 same unit. ``table`` writes ``benchmarks/results/token-threshold-NAME.json`` and ``.md``, and fills
-docs/results.md between its marks. Everything runs in float32 on one thread.
+docs/results/ between its marks. Everything runs in float32 on one thread.
 """
 
 from __future__ import annotations

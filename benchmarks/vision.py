@@ -12,7 +12,7 @@ unfinished ones resume. All rows see the same images in the same order on the sa
 ``--set`` changes the model of every row, its twin's too: ``--set image_size=28``. With ``--search``
 each row has a learning rate of its own, chosen by the cross-entropy of the whole validation split.
 ``table`` writes ``benchmarks/results/vision-NAME.json`` and ``.md``, and puts the tables into
-docs/results.md between the marks ``<!-- vision-NAME -->`` and ``<!-- end -->``. Accuracy is of the
+docs/results/ between the marks ``<!-- vision-NAME -->`` and ``<!-- end -->``. Accuracy is of the
 test split (validation where there is none), whole unless ``--limit``, in float32, measured;
 energies are estimated (45 nm prices of the papers).
 """

@@ -12,6 +12,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def table_of(page: str, mark: str) -> str:
+    """What a page has between its marks."""
+    _, _, rest = (ROOT / page).read_text(encoding="utf-8").partition(f"<!-- {mark} -->\n")
+    return rest.partition("<!-- end -->")[0].strip()
+
+
 @pytest.mark.parametrize(
     ("page", "mark"), [("README.md", "front"), ("docs/results.md", "headlines")]
 )
@@ -20,9 +26,20 @@ def test_a_page_has_the_table_of_the_results(
 ) -> None:
     monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
     script = runpy.run_path(str(ROOT / "benchmarks" / f"{mark}.py"))
-    text = (ROOT / page).read_text(encoding="utf-8")
-    _, _, rest = text.partition(f"<!-- {mark} -->\n")
-    assert rest.partition("<!-- end -->")[0].strip() == script["table"]().strip()
+    assert table_of(page, mark) == script["table"]().strip()
+
+
+def test_each_page_of_results_begins_with_its_claims_and_the_summary_has_ten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+    script = runpy.run_path(str(ROOT / "benchmarks" / "headlines.py"))
+    pages = {page.stem for page in (ROOT / "docs" / "results").glob("*.md")}
+    assert pages == set(script["TOPICS"])
+    for topic in pages:
+        shown = table_of(f"docs/results/{topic}.md", f"headlines-{topic}")
+        assert shown == script["table"](topic).strip()
+    assert len(table_of("docs/results.md", "headlines").splitlines()) == 2 + 10
 
 
 def test_readme_can_be_read_in_three_minutes() -> None:
