@@ -248,34 +248,17 @@ SPIKEFORMERS_INLINE void add_far(const GroupedWeights& w, Events far, const std:
   }
 }
 
-// Calls for the lines of the rows of the next group in the order in which they lie, as rows() does.
+// Calls for the lines of the rows of the next group in the order in which they lie, as rows() does:
+// in each step its share of the rows.
 struct Caller {
   const CountedGroup& group;
-  std::int64_t begin, end;  // bytes of a row
-  std::int64_t line;
-  const std::uint8_t* piece = nullptr;  // of rows that are one piece of memory
+  std::int64_t begin, end, steps;  // bytes of a row; steps of 64 outputs
+  std::int64_t due = 0;
   int row = 0;
 
-  Caller(const CountedGroup& next, std::int64_t first, std::int64_t last, std::int64_t stride)
-      : group(next), begin(first), end(last), line(first) {
-    const bool all = next.n > 0 && last - first == stride;
-    if (all && next.row[next.n - 1] - next.row[0] == (next.n - 1) * stride) piece = next.row[0];
-  }
-
-  // As many as a step of 64 outputs reads: half a line of each row.
   void step() {
-    if (piece != nullptr) {
-      for (int k = 0; k < group.n; k += 2) SPIKEFORMERS_FETCH(piece + k / 2 * kStep);
-      piece += group.n / 2 * kStep;
-      return;
-    }
-    for (int k = 0; k < group.n; k += 2) {
-      SPIKEFORMERS_FETCH(group.row[row] + line);
-      line += kStep;
-      const bool ended = line >= end;
-      line = ended ? begin : line;
-      row += ended & (row < group.n - 1);
-    }
+    for (due += group.n; due >= steps; due -= steps, ++row)
+      for (std::int64_t line = begin; line < end; line += kStep) SPIKEFORMERS_FETCH(group.row[row] + line);
   }
 };
 
@@ -292,7 +275,8 @@ void grouped(const GroupedWeights& w, const RowCounts& counts, std::int64_t begi
       CountedGroup& then = both[1 - now];
       const std::int64_t after = next_group(w, counts, e, f, then);
       if (after < 0) then.n = 0;
-      Caller caller(then, tile / 2, tile / 2 + (n + 63) / 64 * 32, w.stride);
+      const std::int64_t steps = (n + kStep - 1) / kStep;
+      Caller caller{then, tile / 2, tile / 2 + steps * kStep / 2, steps};
       for (std::int64_t o = 0; o < n; o += kStep) {
         caller.step();
 #if defined(SPIKEFORMERS_WHOLE_STEP)
