@@ -225,6 +225,21 @@ def test_a_run_too_short_for_a_trace_says_so(
     assert not (tmp_path / "run" / "profile").exists()
 
 
+def test_a_model_is_not_compiled_any_more_when_its_training_has_ended(
+    tmp_path: Path, fresh: Any, config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = []
+
+    def compile_without_a_compiler(module: Any) -> None:
+        module._compiled_call_impl = module._call_impl
+        compiled.append(module)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_without_a_compiler)
+    run(fresh, config, tmp_path / "run", compile=True, steps=1)
+    assert compiled
+    assert all(part._compiled_call_impl is None for each in compiled for part in each.modules())
+
+
 @pytest.mark.slow
 def test_blocks_are_checkpointed_and_compiled_together(
     fresh: Any, config: Any, tmp_path: Path

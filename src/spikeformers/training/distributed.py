@@ -174,6 +174,19 @@ def _shard(model: nn.Module, world: World, compiled: bool) -> nn.Module:
 
 
 @contextmanager
+def compiled_only_here(module: nn.Module) -> Iterator[None]:
+    """Undo what ``spread`` compiles: a trained model is called with caches and other lengths, for
+    each of which compiled code would be made anew.
+    """
+    before = [(part, part._compiled_call_impl) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, call in before:
+            part._compiled_call_impl = call
+
+
+@contextmanager
 def gradient_sync(module: nn.Module, *, enabled: bool) -> Iterator[None]:
     """Exchange gradients in this backward pass, or not yet (gradient accumulation)."""
     if isinstance(module, nn.parallel.DistributedDataParallel) and not enabled:

@@ -23,7 +23,7 @@ from spikeformers.training.checkpoint import TrainState, checkpoints, load_newes
 from spikeformers.training.checkpoint_writer import CheckpointWriter
 from spikeformers.training.config import TrainConfig
 from spikeformers.training.density import DensityMeter
-from spikeformers.training.distributed import open_world, spread
+from spikeformers.training.distributed import compiled_only_here, open_world, spread
 from spikeformers.training.gradients import GradientStep
 from spikeformers.training.interrupt import Interrupt
 from spikeformers.training.journal import Journal
@@ -86,7 +86,13 @@ def train(
     out, total = Path(out), config.total_steps
     world = open_world(config)
     task = task or Task(model)
-    with _settings(model, config), held(out, world), closing(task), Interrupt() as interrupt:
+    with (
+        _settings(model, config),
+        compiled_only_here(task.module),
+        held(out, world),
+        closing(task),
+        Interrupt() as interrupt,
+    ):
         precision = choose_precision(config.precision, world.device)
         batches, measure = task.data(store, tokenizer, config, world, precision)
         per_step = task.per_step(config)
