@@ -1,10 +1,9 @@
 """Speed at equal quality: curves of log tokens per second over bits per byte, and their ratio.
 
 A program's curve has one point per model size. Between two points the logarithm of the speed is
-linear in bits per byte; a point that is both worse and slower than another is averaged with it
-(isotonic regression), so that a curve never says that worse text takes longer. Nothing is
-extrapolated. The ratio's uncertainty is a bootstrap over seeds and over timed turns; the programs
-took turns, so a resample takes the same turns of all of them.
+linear in bits per byte; a size that is both worse and slower than another is not on the curve, for
+nobody would run it. Nothing is extrapolated. The ratio's uncertainty is a bootstrap over seeds and
+over timed turns; the programs took turns, so a resample takes the same turns of all of them.
 """
 
 from __future__ import annotations
@@ -59,25 +58,20 @@ class Ratio:
     """The fewest seeds of a point that the ratio rests on."""
 
 
-def monotone(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Points sorted by bits per byte, their log speeds made non-decreasing (pool adjacent)."""
-    blocks: list[list[float]] = []  # mean, members
-    ordered = sorted(points)
-    for _, speed in ordered:
-        blocks.append([speed, 1])
-        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
-            (first, n), (second, m) = blocks[-2:]
-            blocks[-2:] = [[(first * n + second * m) / (n + m), n + m]]
-    speeds = [mean for mean, members in blocks for _ in range(int(members))]
-    return [(bits, speed) for (bits, _), speed in zip(ordered, speeds, strict=True)]
+def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Points sorted by bits per byte, without those that are slower than a better one."""
+    kept: list[tuple[float, float]] = []
+    for bits, speed in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not kept or speed >= kept[-1][1]:
+            kept.append((bits, speed))
+    return kept
 
 
 def speed_at(points: Sequence[tuple[float, float]], bits: float) -> float | None:
-    """Log speed of a curve at ``bits`` per byte; None beyond its first and last point."""
-    curve = monotone(points)
-    if not curve or not curve[0][0] <= bits <= curve[-1][0]:
+    """Log speed of a curve at ``bits`` per byte; None beyond its best and worst point."""
+    if not points or not min(points)[0] <= bits <= max(points)[0]:
         return None
-    return float(np.interp(bits, *zip(*curve, strict=True)))
+    return float(np.interp(bits, *zip(*frontier(points), strict=True)))
 
 
 def ratio_at(

@@ -35,9 +35,10 @@ def test_a_curve_is_linear_in_log_speed_and_ends_with_its_points(scripts: Any) -
     assert scripts.curves.speed_at([], 1.5) is None
 
 
-def test_a_size_that_is_worse_and_slower_is_averaged_with_its_neighbour(scripts: Any) -> None:
-    curve = scripts.curves.monotone([(1.0, 1.0), (2.0, 0.0), (1.5, 2.0), (3.0, 5.0)])
-    assert curve == [(1.0, 1.0), (1.5, 1.0), (2.0, 1.0), (3.0, 5.0)]
+def test_a_size_that_is_worse_and_slower_than_another_is_not_on_the_curve(scripts: Any) -> None:
+    curve = scripts.curves.frontier([(1.0, 1.0), (2.0, 0.0), (1.5, 2.0), (1.5, 1.5), (3.0, 5.0)])
+    assert curve == [(1.0, 1.0), (1.5, 2.0), (3.0, 5.0)]
+    assert scripts.curves.speed_at([(1.0, 1.0), (2.0, 0.0), (3.0, 5.0)], 2.0) == 3.0
 
 
 def test_a_ratio_compares_at_equal_quality_and_not_at_equal_size(scripts: Any) -> None:
