@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -65,6 +66,7 @@ class Workspace:
             "mine.engine": lambda: self.pack("runs/mine", "mine.engine"),
             "smol.engine": lambda: self.pack("runs/smol", "smol.engine"),
             "mine-nir": self.nir,
+            "stores/fineweb": self.store,
         }
 
     def need(self, name: str) -> None:
@@ -102,6 +104,10 @@ class Workspace:
                     events = draw.integers(0, 34, (20, 5), np.uint8)
                     events[:, 2:] = [(128 * (i % 2), i, number) for i in range(20)]
                     events.tofile(folder / f"{number}.bin")
+
+    def store(self) -> None:
+        self.need("my_texts/")
+        execute("tokenize", "my_texts/", "--tokenizer", "byte", "--out", "stores/fineweb")
 
     def recipe(self) -> None:
         Path("top3.yaml").write_text(
@@ -179,8 +185,12 @@ def workspace(place: Path) -> Workspace:
 
 @pytest.fixture
 def inside(place: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The workspace's folder as the present one; a run's own outputs are removed afterwards."""
+    """The workspace's folder as the present one; a run's own outputs are removed afterwards.
+
+    A terminal that is read has one word and then ends.
+    """
     monkeypatch.chdir(place)
+    monkeypatch.setattr("sys.stdin", io.StringIO("spike\n"))
     waiting = os.environ.get("OMP_WAIT_POLICY")
     yield place
     shutil.rmtree(place / "out", ignore_errors=True)

@@ -98,10 +98,14 @@ def prepared(command: Command) -> list[str]:
     words: list[str] = []
     for word in command.words[1:]:
         words += REST[command.verb] if word == "..." else [WORDS.get(word, word)]
+    for at in [i for i, word in enumerate(words) if word.startswith("tokens=")]:
+        words[at] = "tokens=128"  # of a run; they count more than its steps
     resumed = "--resume" in words
     for option in ("--out", "--report"):
         for at in [i + 1 for i, word in enumerate(words) if word == option]:
             words[at] = words[at] if resumed else f"out/{Path(words[at]).name}"
+    if command.verb == "finetune-attention" and "--out" not in words:  # else inside the model's
+        words += ["--out", "out/tuned"]
     return [*words, *([] if resumed else AFTER.get(command.verb, []))]
 
 
@@ -148,6 +152,8 @@ def test_it_parses(command: Command) -> None:
 
 def run(command: Command, workspace: Workspace) -> None:
     words = prepared(command)
+    if "nmnist" in words:
+        pytest.importorskip("tonic")
     for word in words:
         workspace.need(word)
     if "--resume" in words:  # a copy, since the run is continued
