@@ -327,6 +327,35 @@ def engine() -> Iterator[Line]:
     )
 
 
+def frontier() -> Iterator[Line]:
+    """The frontier's largest spiking size of the smallest budget, at equal quality and size."""
+    from _frontier import curves_of, ratio_at
+    from _frontier_rows import KINDS, LLAMA, TWIN, spiking_program
+    from frontier import bits_of, fastest_setting
+
+    results, speed = load("frontier-books"), load("frontier-books-speed")
+    if not results or not speed:
+        return
+    curves = curves_of(bits_of(results), fastest_setting(speed["rows"]))
+    point = curves[spiking_program(list(KINDS)[-1])][-1]
+    rates, equal, sizes = [], [], []
+    for program, name in ((LLAMA, LLAMA), (TWIN, "its dense twin in the engine")):
+        ratio = ratio_at(point, curves[program])
+        if ratio.value is None or ratio.low is None or ratio.high is None:
+            return
+        equal.append(f"{ratio.value:.1f} ({ratio.low:.1f} to {ratio.high:.1f}) times {name}")
+        beside = next(each for each in curves[program] if each.size == point.size).at()[1]
+        sizes.append(f"{math.exp(point.at()[1] - beside):.1f}")
+        rates.append(f"{math.exp(beside):,.0f}")
+    seeds = "one seed" if len(point.bits) == 1 else f"{len(point.bits)} seeds"
+    yield (
+        f"frontier: {point.size} trained on books, {list(KINDS)[-1]}, decode, one thread",
+        f"{point.at()[0]:.3f} bits/byte, {math.exp(point.at()[1]):,.0f} tokens/s",
+        f"at equal bits per byte {' and '.join(equal)}, {seeds}; at equal size "
+        f"{' and '.join(sizes)} times ({' and '.join(rates)} tokens/s)",
+    )
+
+
 def tiny() -> Iterator[Line]:
     """Speed of the tiny pair of about equal quality."""
     if record := load("engine-tiny"):

@@ -31,7 +31,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _frontier import Point, curves_of, ratio_at, shown
+from _frontier import Point, curves_of, frontier, ratio_at, shown
 from _frontier_rows import (
     CTRANSLATE2,
     DENSE,
@@ -242,7 +242,7 @@ def ratio_table(curves: Mapping[str, list[Point]]) -> str:
 
 
 def draw(name: str, curves: Mapping[str, list[Point]]) -> None:
-    """Bits per byte against tokens per second, one line per program."""
+    """Bits per byte against tokens per second, one line per program through its best sizes."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7.6, 4.8), layout="constrained")
@@ -254,7 +254,14 @@ def draw(name: str, curves: Mapping[str, list[Point]]) -> None:
         high = [max(0.0, max(each) - rate) for rate, each in zip(x, turns, strict=True)]
         spread = [statistics.stdev(p.bits) if len(p.bits) > 1 else 0.0 for p in points]
         axes.errorbar(
-            x, y, xerr=[low, high], yerr=spread, label=program, capsize=2, linewidth=1.2, **style
+            x, y, xerr=[low, high], yerr=spread, label=program, capsize=2, linestyle="", **style
+        )
+        curve = frontier(at)  # a size that is worse and slower than another stands beside it
+        axes.plot(
+            [math.exp(speed) for _, speed in curve],
+            [bits for bits, _ in curve],
+            color=style["color"],
+            linewidth=1.2,
         )
         for point, right, height in zip(points, x, y, strict=True):
             axes.annotate(

@@ -17,6 +17,7 @@ from _claims import (
     distilled,
     energy,
     engine,
+    frontier,
     images,
     on_tasks,
     real_model,
@@ -104,11 +105,12 @@ TOPICS: dict[str, tuple[Part, ...]] = {
     ),
     "tasks": (zeroshot, sentences),
     "a2os2a": (images,),
-    "speed": (engine, tiny),
+    "speed": (frontier, engine, tiny),
     "energy": (energy,),
 }
 """Pages of docs/results/ and their lines."""
 SUMMARY = (
+    "frontier",
     "WD-Spikingformer with dead zones",
     "SmolLM2-135M, every linear map spiking",
     "SmolLM2-135M converted, attention too",
@@ -117,7 +119,6 @@ SUMMARY = (
     "A2OS2A on digits",
     "WE-Spikingformer tiny (1.3 M, 2.0 M tokens of books), SST2",
     "engine, int8, 12 x 768 trained to a density of 0.10, decode",
-    "tiny, trained to about equal quality",
     "energy with memory",
 )
 """Beginnings of the lines of docs/results.md, in order."""

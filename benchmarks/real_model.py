@@ -10,7 +10,7 @@ and lets llama.cpp quantise the same GGUF file: its Q4_1 file is the source itse
 made from the numbers in it. ``perplexity`` reads the same windows in each program, with its own
 arithmetic; windows that are done are kept, so that it resumes. ``speed`` times reading a prompt and
 decoding after it, all programs in turn, in one process: run it on a machine that does nothing else.
-``table`` writes ``benchmarks/results/real-model.json``, ``.md`` and ``.png``. Everything is
+``table`` writes ``benchmarks/results/real-model.json`` and ``.md``, and a picture. Everything is
 measured. llama.cpp runs as llama-cpp-python builds it, with flash attention on and off, its file
 mapped and read into memory; what is read may lie in huge pages, as the engine's weights do.
 """
@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from _sweep import RESULTS, commit, save_table
+from _sweep import ROOT, commit, save_table
 from _windows import token_ids, windows_of
 from spikeformers.reporting.tables import markdown
 from spikeformers.storage import write_text
@@ -366,7 +366,7 @@ def draw(losses: Mapping[str, Any], run: Mapping[str, Any], text: str) -> None:
     axes.set_title("SmolLM2-135M: quality and speed, measured in one run", loc="left")
     axes.margins(x=0.32, y=0.12)
     axes.legend(frameon=False, fontsize=8)
-    figure.savefig(RESULTS / f"{NAME}.png", dpi=150)
+    figure.savefig(ROOT / "docs" / "assets" / f"{NAME}.png", dpi=150)
     plt.close(figure)
 
 
