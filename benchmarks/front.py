@@ -49,18 +49,19 @@ def trained() -> Iterator[Row]:
         return f"{statistics.fmean(medians):,.0f}" if medians else "-"
 
     for kind, label, program in (
-        (KIND, f"**WD-Spikingformer**, {size}, trained on books", spiking_program(KIND)),
-        (DENSE, "its dense twin", TWIN),
+        (KIND, "**WD-Spikingformer**, {:.1f} M parameters, books ({})", spiking_program(KIND)),
+        (DENSE, "its dense twin, a learning rate of its own", TWIN),
     ):
         runs = at_best_rate(results, f"{size}, {kind}")
+        seeds = "one seed" if len(runs) == 1 else f"{len(runs)} seeds"
+        read = [run["weights_read"] or 1.0 for run in runs]  # None: dense
+        peer = f" (llama.cpp Q8_0: {rate(LLAMA)})" if kind == DENSE else ""
         joules = statistics.fmean(run["decode_picojoules"] for run in runs)
         yield [
-            label,
+            label.format(runs[0]["parameters"] / 1e6, seeds),
             f"{spread([run['perplexity']['bits_per_byte'] for run in runs], 3)} bits/byte",
-            "1"
-            if kind == DENSE
-            else f"{statistics.fmean(run['weights_read'] for run in runs):.2f}",
-            rate(program) + (f" (llama.cpp Q8_0: {rate(LLAMA)})" if kind == DENSE else ""),
+            f"{statistics.fmean(read):.2g}",
+            f"{rate(program)}{peer}",
             f"{joules / 1e6:,.0f} uJ/token",
         ]
 
