@@ -12,6 +12,7 @@ from _sweep import RESULTS, at_best_rate
 
 Line = tuple[str, str, str]
 TUNED = "original, tuned"  # the control of a tuned conversion
+FASTEST = "engine, T=8, int4 in groups"  # of the real model's rows at no more than Q8_0's loss
 
 
 def load(name: str) -> Any:
@@ -31,6 +32,11 @@ def spread(values: list[float], digits: int) -> str:
     if len(values) < 2:
         return text
     return f"{text} ± {statistics.stdev(values):.{digits}f}"
+
+
+def seeds_of(number: int) -> str:
+    """A number of seeds in words."""
+    return "one seed" if number == 1 else f"{number} seeds"
 
 
 def trained_pair() -> Iterator[Line]:
@@ -75,10 +81,9 @@ def real_model() -> Iterator[Line]:
         speed = best(run["decode"], row)
         return f"perplexity {math.exp(ours - theirs) - 1:+.2%}, {speed:.0f} tokens/s"
 
-    row = "engine, T=8, int4 in groups"
     yield (
         "SmolLM2-135M, every linear map spiking, no training",
-        change(row),
+        change(FASTEST),
         f"{BASELINE}: {change(BASELINE)}",
     )
 
@@ -112,8 +117,7 @@ def distilled(name: str, source: str) -> Iterator[Line]:
         f"{saving('all five terms')}",
         f"cross-entropy only {nats(CONTROL)}; soft and hard targets only {nats('sta and hta')}, "
         f"with {saving('sta and hta')}; without soft targets {nats('without sta')}. "
-        + ("One seed" if seeds == 1 else f"{seeds} seeds")
-        + ", one learning rate for all",
+        f"{seeds_of(seeds).capitalize()}, one learning rate for all",
     )
 
 
@@ -324,35 +328,6 @@ def engine() -> Iterator[Line]:
         "resident memory at 12 x 768, random weights",
         f"{memory['engine-int8']:.0f} MiB (int4: {memory['engine-int4']:.0f})",
         f"dense twin in PyTorch {memory['dense-twin']:.0f} MiB",
-    )
-
-
-def frontier() -> Iterator[Line]:
-    """The frontier's largest spiking size of the smallest budget, at equal quality and size."""
-    from _frontier import curves_of, ratio_at
-    from _frontier_rows import KINDS, LLAMA, TWIN, spiking_program
-    from frontier import bits_of, fastest_setting
-
-    results, speed = load("frontier-books"), load("frontier-books-speed")
-    if not results or not speed:
-        return
-    curves = curves_of(bits_of(results), fastest_setting(speed["rows"]))
-    point = curves[spiking_program(list(KINDS)[-1])][-1]
-    rates, equal, sizes = [], [], []
-    for program, name in ((LLAMA, LLAMA), (TWIN, "its dense twin in the engine")):
-        ratio = ratio_at(point, curves[program])
-        if ratio.value is None or ratio.low is None or ratio.high is None:
-            return
-        equal.append(f"{ratio.value:.1f} ({ratio.low:.1f} to {ratio.high:.1f}) times {name}")
-        beside = next(each for each in curves[program] if each.size == point.size).at()[1]
-        sizes.append(f"{math.exp(point.at()[1] - beside):.1f}")
-        rates.append(f"{math.exp(beside):,.0f}")
-    seeds = "one seed" if len(point.bits) == 1 else f"{len(point.bits)} seeds"
-    yield (
-        f"frontier: {point.size} trained on books, {list(KINDS)[-1]}, decode, one thread",
-        f"{point.at()[0]:.3f} bits/byte, {math.exp(point.at()[1]):,.0f} tokens/s",
-        f"at equal bits per byte {' and '.join(equal)}, {seeds}; at equal size "
-        f"{' and '.join(sizes)} times ({' and '.join(rates)} tokens/s)",
     )
 
 

@@ -24,6 +24,8 @@ KINDS: dict[str, dict[str, Any] | None] = {
     "budget 0.35": DEAD_ZONES,
     "budget 0.15": {**DEAD_ZONES, "budget": 0.15},
 }
+SPARSEST = "budget 0.15"
+"""The kind that the claims are made of."""
 ROWS = {f"{size}, {kind}": (size, kind) for size in SIZES for kind in KINDS}
 TWIN, LLAMA, CTRANSLATE2 = "engine, dense twin, int8", "llama.cpp Q8_0", "CTranslate2 int8"
 

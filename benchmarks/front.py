@@ -12,8 +12,9 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from _claims import load, of, spread
-from _frontier_rows import DENSE, LLAMA, SIZES, TWIN, spiking_program
+from _claims import FASTEST, load, of, seeds_of, spread
+from _claims_frontier import at_equal_quality
+from _frontier_rows import DENSE, LLAMA, SIZES, SPARSEST, TWIN, spiking_program
 from _sweep import at_best_rate, fill_pages
 from distill import CONTROL
 from frontier import fastest_setting
@@ -21,10 +22,7 @@ from real_model import BASELINE, best
 from real_model import DENSE as UNCONVERTED
 from spikeformers.reporting.tables import markdown
 
-KIND = "budget 0.15"
-"""Of the frontier's spiking models."""
-CONVERTED = "engine, T=8, int4 in groups"
-COLUMNS = (*("model", "on test", "weights read", "decode, tokens/s", "energy, estimated"),)
+COLUMNS = ("model", "on test", "weights read", "decode, tokens/s", "energy, estimated")
 Row = list[str]
 
 
@@ -37,7 +35,8 @@ def trained() -> Iterator[Row]:
     sizes = [
         size
         for size in SIZES
-        if at_best_rate(results, f"{size}, {KIND}") and at_best_rate(results, f"{size}, {DENSE}")
+        if at_best_rate(results, f"{size}, {SPARSEST}")
+        and at_best_rate(results, f"{size}, {DENSE}")
     ]
     if not sizes:
         return
@@ -49,16 +48,19 @@ def trained() -> Iterator[Row]:
         return f"{statistics.fmean(medians):,.0f}" if medians else "-"
 
     for kind, label, program in (
-        (KIND, "**WD-Spikingformer**, {:.1f} M parameters, books ({})", spiking_program(KIND)),
+        (
+            SPARSEST,
+            "**WD-Spikingformer**, {:.1f} M parameters, books ({})",
+            spiking_program(SPARSEST),
+        ),
         (DENSE, "its dense twin, a learning rate of its own", TWIN),
     ):
         runs = at_best_rate(results, f"{size}, {kind}")
-        seeds = "one seed" if len(runs) == 1 else f"{len(runs)} seeds"
         read = [run["weights_read"] or 1.0 for run in runs]  # None: dense
-        peer = f" (llama.cpp Q8_0: {rate(LLAMA)})" if kind == DENSE else ""
+        peer = f" ({LLAMA}: {rate(LLAMA)})" if kind == DENSE else ""
         joules = statistics.fmean(run["decode_picojoules"] for run in runs)
         yield [
-            label.format(runs[0]["parameters"] / 1e6, seeds),
+            label.format(runs[0]["parameters"] / 1e6, seeds_of(len(runs))),
             f"{spread([run['perplexity']['bits_per_byte'] for run in runs], 3)} bits/byte",
             f"{statistics.fmean(read):.2g}",
             f"{rate(program)}{peer}",
@@ -74,7 +76,7 @@ def converted() -> Iterator[Row]:
     losses, run = results["losses"], results["speeds"][0]
     text = next(iter(losses[UNCONVERTED]))
     for row, label in (
-        (CONVERTED, "**NeurTransformer**, SmolLM2-135M with every linear map spiking, not trained"),
+        (FASTEST, "**NeurTransformer**, SmolLM2-135M with every linear map spiking, not trained"),
         (BASELINE, f"SmolLM2-135M in {BASELINE}"),
     ):
         ours, theirs = (statistics.fmean(losses[name][text]) for name in (row, UNCONVERTED))
@@ -94,13 +96,13 @@ def distilled() -> Iterator[Row]:
     for row, label in (
         (
             "all five terms",
-            "**BiSpikCLM**, binary spikes, distilled on WikiText-2 (one seed, one rate for both)",
+            "**BiSpikCLM**, binary spikes, distilled on WikiText-2 ({}, one rate for both)",
         ),
         (CONTROL, "the same student without a teacher"),
     ):
         if runs := of(results, row):
             yield [
-                label,
+                label.format(seeds_of(len(runs))),
                 f"{spread([run['perplexity']['bits_per_byte'] for run in runs], 3)} bits/byte",
                 *("-", "-", _energy(runs, "nJ/token", 1e3)),
             ]
@@ -133,11 +135,28 @@ def table() -> str:
     return markdown(COLUMNS, [row for part in FRONT for row in part()])
 
 
+def caption() -> str:
+    """What README says below its picture, the frontier's; empty without results."""
+    if (compared := at_equal_quality()) is None:
+        return ""
+    point, ratios, _ = compared
+    runs = at_best_rate(load("frontier-books"), f"{point.size}, {SPARSEST}")
+    read = statistics.fmean(run["weights_read"] for run in runs)
+    return (
+        "*Trained from scratch on the same books; sizes are width x layers. At equal bits per byte "
+        f"a spiking model, which reads {100 * read:.0f} % of its weights per token, decodes "
+        f"{ratios[LLAMA].value:.1f} times as fast as {LLAMA} and {ratios[TWIN].value:.1f} times as "
+        f"fast as a dense model in the same engine: one thread, {seeds_of(len(point.bits))}, "
+        "measured in one run. A size that is worse and slower than another stands beside its line "
+        "([figures](docs/results/speed.md#speed-at-equal-quality)).*\n"
+    )
+
+
 def main() -> None:
-    """Fill the table."""
-    text = table()
-    fill_pages("front", text)
-    print(text)
+    """Fill table and caption."""
+    fill_pages("front", table())
+    fill_pages("front-caption", caption())
+    print(table())
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from _claims import (
     distilled,
     energy,
     engine,
-    frontier,
     images,
     on_tasks,
     real_model,
@@ -26,6 +25,7 @@ from _claims import (
     trained_pair,
     zeroshot,
 )
+from _claims_frontier import frontier
 from _sweep import fill_pages
 from spikeformers.reporting.tables import markdown
 

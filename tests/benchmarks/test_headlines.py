@@ -29,6 +29,15 @@ def test_a_page_has_the_table_of_the_results(
     assert table_of(page, mark) == script["table"]().strip()
 
 
+def test_the_caption_of_the_picture_is_what_the_results_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+    script = runpy.run_path(str(ROOT / "benchmarks" / "front.py"))
+    assert "times as fast as llama.cpp" in script["caption"]()
+    assert table_of("README.md", "front-caption") == script["caption"]().strip()
+
+
 def test_each_page_of_results_begins_with_its_claims_and_the_summary_has_ten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
