@@ -34,6 +34,7 @@ def train_row(
     from spikeformers.training import TrainConfig, train
 
     store, tokenizer = data
+    held_out = store.split("test" if args.rate else "validation")
     set_seed(args.seed)
     model = build()
     every = max(1, args.steps // 10)
@@ -53,7 +54,6 @@ def train_row(
     result = train(model, store, tokenizer, out, config, resume=resumed, progress=False)
     if result.interrupted:
         return None
-    held_out = store.split("test" if args.rate else "validation")
     report = perplexity(model, tokenizer, held_out, context=args.context)
     chosen_by = {}
     if args.rate:

@@ -78,6 +78,7 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
     )
     corpus = load_corpus(args.data)
     store = tokenize_corpus(corpus, tokenizer)
+    held_out = store.split("test" if args.rate else "validation")
     set_seed(args.seed)
     vocabulary = teacher.config.vocab_size
     student = build_model(build_config(args.student, vocabulary, {"steps": 2, **row.model}))
@@ -109,7 +110,6 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
     if result.interrupted:
         return None
     spent = time.process_time() - began
-    held_out = store.split("test" if args.rate else "validation")
     limit = args.limit or None
     chosen_by = {}
     if args.rate:
