@@ -104,7 +104,7 @@ def distilled() -> Iterator[Row]:
             yield [
                 label.format(seeds_of(len(runs))),
                 f"{spread([run['perplexity']['bits_per_byte'] for run in runs], 3)} bits/byte",
-                *("-", "-", _energy(runs, "nJ/token", 1e3)),
+                *("-", "-", _energy(runs, "token")),
             ]
 
 
@@ -117,14 +117,13 @@ def images() -> Iterator[Row]:
     ):
         if runs := at_best_rate(results, row):
             correct = spread([100 * run["accuracy"] for run in runs], 1)
-            yield [label, f"{correct} % correct", "-", "-", _energy(runs, "uJ/image", 1e6)]
+            yield [label, f"{correct} % correct", "-", "-", _energy(runs, "image")]
 
 
-def _energy(runs: Sequence[dict[str, Any]], unit: str, picojoules: float) -> str:
-    """Mean estimate with elementwise operations, per token or image."""
+def _energy(runs: Sequence[dict[str, Any]], unit: str) -> str:
+    """Mean estimate with elementwise operations, per token or image, without memory."""
     key = "with_elementwise_per_token"
-    value = statistics.fmean(run["energy"][key] for run in runs) / picojoules
-    return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.1f} {unit}"
+    return f"{statistics.fmean(run['energy'][key] for run in runs) / 1e6:.1f} uJ/{unit}"
 
 
 FRONT: tuple[Callable[[], Iterator[Row]], ...] = (trained, converted, distilled, images)

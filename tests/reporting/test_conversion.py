@@ -67,7 +67,7 @@ def test_rows() -> None:
     rows = {row[0]: row[1:] for row in conversion_rows(summary())}
     assert rows["perplexity, per token"] == ("30.50", "30.00", "measured")
     assert rows["same most likely token"] == ("0.9000", "1", "measured")
-    assert rows["attention block, papers' sum, nJ per token (+75.0% saved)"] == (
+    assert rows["attention block, papers' sum, nJ per token (0.250 of the original's)"] == (
         *("1.0", "4.0", "estimated"),
     )
 

@@ -48,7 +48,7 @@ def test_a_page_stands_alone_and_escapes(tmp_path):
     for message in ("Title <x>", "One <two>", "a & b", "1 < 2", "The <b> & more", 'A "caption"'):
         assert message in text
     encoded = base64.b64encode(picture.read_bytes()).decode()
-    assert parser.references == [f"data:image/png;base64,{encoded}"]
+    assert parser.references == ["#term-estimated-and-measured", f"data:image/png;base64,{encoded}"]
     assert page.count('<span class="kind">') == 2
     assert "prefers-color-scheme: dark" in page
 
@@ -60,6 +60,14 @@ def page_of(tmp_path, header, rows):
     parser.feed(page)
     assert parser.open == []
     return page, "".join(parser.text)
+
+
+def test_commands_and_links_to_files_beside_the_page(tmp_path):
+    section = Section("T", "text", commands=["run 'a b' <x>", "again"], links=[("a b.txt", "What")])
+    write_page(tmp_path / "p.html", Page("Title", "lead", [section]))
+    page = (tmp_path / "p.html").read_text(encoding="utf-8")
+    assert "<pre>run &#x27;a b&#x27; &lt;x&gt;\nagain</pre>" in page
+    assert '<p>What: <a href="a%20b.txt">a b.txt</a></p>' in page
 
 
 def test_a_table_scrolls_in_a_box_of_its_own(tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 
 from spikeformers.reporting import pictures
 from spikeformers.reporting._style import CYCLE, GREY, drawing
+from spikeformers.reporting.engine_section import engine_section
 from spikeformers.reporting.html import Page, Section, pairs, write_page
 from spikeformers.reporting.tables import Table, as_csv, markdown
 from spikeformers.storage import write_text
@@ -112,8 +113,11 @@ def write_comparison(path: Path, comparison: Comparison) -> list[Path]:
     drawn = _draw(path.with_name(f"{path.stem}-pictures"), comparison)
     texts = (READING, BOOTSTRAP)[: len(tables)]
     sections = [Section.of(table, text) for table, text in zip(tables, texts, strict=True)]
+    sections[0].title = "Results"
     if drawn:
         sections.append(Section("Pictures", pictures=drawn))
+    if engine := engine_section(run.folder for run in comparison.runs):
+        sections.append(engine)
     sections.append(Section("Machine and versions", rows=pairs(comparison.where)))
     names = ", ".join(run.name for run in comparison.runs)
     lead = f"{names}: results of their training runs, evaluations and fine-tuning."

@@ -9,6 +9,7 @@ from typing import Any
 
 from spikeformers.conversion import Plan
 from spikeformers.reporting import conversion_pictures, pictures
+from spikeformers.reporting.engine_section import engine_section
 from spikeformers.reporting.html import Page, Section, pairs, write_page
 from spikeformers.storage import write_text
 from spikeformers.studies.machine import machine, versions
@@ -29,8 +30,9 @@ def conversion_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str
 
     def energy(title: str, key: str) -> tuple[str, str, str, str]:
         cells = [f"{side['energy'][key] / 1000:,.1f}" for side in (spiking, original)]
-        saved = 1 - spiking["energy"][key] / original["energy"][key]
-        return (f"{title}, nJ per token ({saved:+.1%} saved)", *cells, "estimated")  # type: ignore[return-value]
+        share = spiking["energy"][key] / original["energy"][key]
+        name = f"{title}, nJ per token ({share:.3f} of the original's)"
+        return (name, *cells, "estimated")  # type: ignore[return-value]
 
     density, mean_count = (spiking["energy"][key] for key in ("density", "mean_count"))
     return [
@@ -94,10 +96,9 @@ def write_conversion_page(
             " If the IF neurons received their input step by step (schedule pipelined), the "
             f"feed-forward output would differ by {min(varying):.3f} to {max(varying):.3f}."
         )
+    engine = engine_section([path.parent])
     sections = [
-        Section(
-            "Whole model", "Both models read the same windows.", HEADER, conversion_rows(summary)
-        ),
+        Section("Results", "Both models read the same windows.", HEADER, conversion_rows(summary)),
         Section(
             "Energy",
             "Estimated: events of a real run times 45 nm prices; no memory traffic.",
@@ -111,7 +112,10 @@ def write_conversion_page(
             [tuple(row.values()) for row in summary["plan"]],
         ),
         Section("Method and calibration", "", (), pairs({**method, **summary["calibration"]})),
-        Section("Machine", "", (), pairs({**summary["machine"], **summary["versions"]})),
+        *([engine] if engine else []),
+        Section(
+            "Machine and versions", "", (), pairs({**summary["machine"], **summary["versions"]})
+        ),
     ]
     write_page(path, Page("Conversion into a spiking model", lead, sections))
 

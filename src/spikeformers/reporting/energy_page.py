@@ -18,6 +18,7 @@ from spikeformers.reporting.energy_tables import (
     side_by_side,
     twin_tables,
 )
+from spikeformers.reporting.engine_section import engine_section
 from spikeformers.reporting.html import Page, Section, pairs, write_page
 from spikeformers.reporting.measured_tables import notes, tables
 from spikeformers.storage import write_text
@@ -45,11 +46,13 @@ def write_energy_report(folder: Path, studies: Sequence[EnergyStudy]) -> Path:
     for number, study in enumerate(studies):
         drawn = folder / "energy-pictures" / (str(number + 1) if len(studies) > 1 else "")
         sections += _sections(study, drawn, title=study.name if len(studies) > 1 else "")
+    engine = engine_section(Path(study.name) for study in studies)
     if len(studies) > 1:
         sections.insert(0, Section.of(side_by_side(studies)))
     sections += [
         Section("Assumptions of the full estimate", rows=[(line,) for line in ASSUMPTIONS]),
         Section("Rules of the papers' sum", FORMULA, rows=[(line,) for line in RULES]),
+        *([engine] if engine else []),
         Section("Machine and versions", rows=pairs({**machine(), **versions()})),
     ]
     page = folder / "energy.html"
@@ -83,15 +86,15 @@ def _sections(study: EnergyStudy, drawn: Path, title: str) -> list[Section]:
     if study.full.spiking:
         sections.append(_spikes(study, drawn, head))
     if study.measured is not None:
-        sections += [Section.of(each, head=f"{head}measured: ") for each in tables(study.measured)]
+        sections += [Section.of(each, head=f"{head}Measured: ") for each in tables(study.measured)]
         lines = [(line,) for line in notes(study.measured)]
-        sections.append(Section(f"{head}how it was measured", rows=lines))
+        sections.append(Section(f"{head}How it was measured", rows=lines))
     facts = {key: value for key, value in study.facts.items() if value is not None}
     facts |= {
         f"{study.unit}s counted": f"{study.paper.tokens:,}",
         "twin": study.control_weights or "-",
     }
-    sections.append(Section(f"{head}what was run", rows=pairs(facts)))
+    sections.append(Section(f"{head}What was run", rows=pairs(facts)))
     return sections
 
 
@@ -210,4 +213,4 @@ def _spikes(study: EnergyStudy, drawn: Path, head: str) -> Section:
         raster = study.raster
         pictures.spike_raster(picture, raster.spikes, raster.tokens, raster.levels)
         figures.append((picture, "Spikes of one block while it reads one sentence (measured)."))
-    return Section(f"{head}spikes", pictures=figures)
+    return Section(f"{head}Spikes", pictures=figures)

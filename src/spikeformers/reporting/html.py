@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: pictures are inlined as PNG, and nothing outside is linked."""
+"""Self-contained HTML pages: pictures are inlined as PNG, and no other place is linked."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
 from spikeformers.reporting.tables import Table
+from spikeformers.reporting.terms import link_terms, term_list
 from spikeformers.storage import write_text
 
 CSS = """
@@ -38,6 +40,11 @@ figcaption { font-size: .9rem; margin-top: .35rem; }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: .5rem;
   padding: .75rem 1rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .9rem; }
 pre b { color: var(--mark); }
+a { color: var(--mark); }
+a.term { color: inherit; text-decoration: underline dotted var(--soft);
+  text-underline-offset: 3px; }
+dt { font-weight: 600; } dt:target { color: var(--mark); }
+dd { margin: 0 0 .6rem; color: var(--soft); }
 .kind { border: 1px solid var(--line); border-radius: 1rem; padding: 0 .5rem; font-size: .75rem;
   color: var(--soft); white-space: nowrap; }
 @media (max-width: 45rem) {
@@ -60,7 +67,7 @@ _MARKS = re.compile(r"[^./_,:-]*[./_,:-]+|[^./_,:-]+")
 
 @dataclass
 class Section:
-    """A heading and its content, in this order: text, table, samples, pictures."""
+    """A heading and its content, in this order: text, commands, links, table, samples, pictures."""
 
     title: str
     text: str = ""
@@ -70,6 +77,9 @@ class Section:
     """(title, prompt, text)"""
     pictures: Sequence[tuple[Path, str]] = ()
     """(PNG file, caption)"""
+    commands: Sequence[str] = ()
+    links: Sequence[tuple[str, str]] = ()
+    """(file in the folder of the page, what it is)"""
 
     @classmethod
     def of(
@@ -95,15 +105,18 @@ class Page:
 
 
 def write_page(path: Path, page: Page) -> None:
-    """Write ``page`` to ``path`` as one file; "estimated" and "measured" in cells are marked."""
-    body = "\n".join(_section(section) for section in page.sections)
+    """Write ``page`` to ``path`` as one file; "estimated" and "measured" in cells are marked.
+
+    Terms of the field are linked where they are first used, to a list of what they mean at the end.
+    """
+    lead = f'<p class="lead">{escape(page.lead)}</p>'
+    body, used = link_terms("\n".join([lead, *map(_section, page.sections)]))
     write_text(
         path,
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(page.title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n"
-        f'<h1>{escape(page.title)}</h1>\n<p class="lead">{escape(page.lead)}</p>\n'
-        f"{body}\n</body>\n</html>\n",
+        f"<h1>{escape(page.title)}</h1>\n{body}\n{term_list(used)}\n</body>\n</html>\n",
     )
 
 
@@ -111,6 +124,10 @@ def _section(section: Section) -> str:
     parts = [f"<h2>{escape(section.title)}</h2>"]
     if section.text:
         parts.append(f"<p>{escape(section.text)}</p>")
+    if section.commands:
+        parts.append(f"<pre>{escape(chr(10).join(section.commands))}</pre>")
+    for name, title in section.links:
+        parts.append(f'<p>{escape(title)}: <a href="{quote(name)}">{escape(name)}</a></p>')
     if section.rows:
         parts.append(_table(section.header, section.rows))
     for title, prompt, text in section.samples:

@@ -10,8 +10,10 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from spikeformers.reporting._style import CYCLE, GREY, SPIKING, drawing
+from spikeformers.reporting.engine_section import engine_section
 from spikeformers.reporting.evaluation_tables import image_tables
-from spikeformers.reporting.html import Page, Section, write_page
+from spikeformers.reporting.html import Page, Section, pairs, write_page
+from spikeformers.studies.machine import machine, versions
 
 if TYPE_CHECKING:
     from spikeformers.evaluation import Entropy, VisionReport
@@ -111,7 +113,7 @@ def write_image_page(path: Path, study: ImageStudy) -> None:
     pictures = path.parent / f"{path.stem}-pictures"
     report, entropies, lines = study.report, study.entropies, study.journal
     figures, classes, *entropy = image_tables(study)
-    sections = [Section.of(figures)]
+    sections = [Section("Results", "Measured on these images.", figures.columns, figures.rows)]
     drawn = []
     if any(line["kind"] == "validation" for line in lines):
         accuracy_curve(pictures / "accuracy.png", lines)
@@ -130,7 +132,10 @@ def write_image_page(path: Path, study: ImageStudy) -> None:
         shown = [(pictures / "gradients.png", "A projection whose line is at zero never learned.")]
         sections.append(Section("Do Q, K and V learn?", pictures=shown))
     sections.append(Section.of(classes))
-    sections.append(Section("What was measured", "", (), _facts(study)))
+    sections.append(Section("What was run", "", (), _facts(study)))
+    if engine := engine_section([study.folder]):
+        sections.append(engine)
+    sections.append(Section("Machine and versions", rows=pairs({**machine(), **versions()})))
     lead = f"{report.accuracy:.2%} of {report.images:,} images."
     write_page(path, Page(f"Images: {study.folder.name}", lead, sections))
 

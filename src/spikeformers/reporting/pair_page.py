@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from spikeformers.progress import Tell
 from spikeformers.reporting import pictures
+from spikeformers.reporting.engine_section import engine_section
 from spikeformers.reporting.html import Page, Section, pairs, write_page
 from spikeformers.storage import write_text
 
@@ -46,7 +47,13 @@ def report_pair(out: Path, study: PairStudy, progress: Tell | None = None) -> di
     if progress is not None:
         progress("drawing", 0, None)
     drawn = _draw(out / "pictures", study)
-    write_pair_page(out / "report.html", study.summary, drawn)
+    engine = out / "spiking.engine"
+    section = engine_section(
+        [out / "spiking"],
+        file=engine if engine.is_file() else None,
+        prompt=study.summary["prompt"],
+    )
+    write_pair_page(out / "report.html", study.summary, drawn, section)
     content = json.dumps(study.summary, indent=2, ensure_ascii=False)
     write_text(out / "summary.json", content + "\n")
     return study.summary
@@ -99,7 +106,12 @@ def engine_note(summary: Mapping[str, Any]) -> str:
     )
 
 
-def write_pair_page(path: Path, summary: Mapping[str, Any], drawn: Mapping[str, Path]) -> None:
+def write_pair_page(
+    path: Path,
+    summary: Mapping[str, Any],
+    drawn: Mapping[str, Path],
+    engine: Section | None = None,
+) -> None:
     """Write the report of a pair; ``drawn`` names the PNG files of `report_pair`."""
     spiking, control, corpus = summary["spiking"], summary["control"], summary["corpus"]
     gap = spiking["bits_per_byte"] - control["bits_per_byte"]
@@ -165,6 +177,7 @@ def write_pair_page(path: Path, summary: Mapping[str, Any], drawn: Mapping[str, 
                 ("dense twin", summary["prompt"], control["sample"]),
             ],
         ),
+        *([engine] if engine else []),
         Section("Machine and versions", rows=pairs(where)),
     ]
     write_page(path, Page("A spiking language model beside its dense twin", lead, sections))
