@@ -124,7 +124,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """All figures of the page, of the run, of what is shipped, and of the twin if there is one."""
     import torch
 
-    from _frontier_speed import counted
+    from _speed import counted
     from frontier import decode_picojoules
     from spikeformers.engine import EngineSystem, load
     from spikeformers.evaluation import perplexity

@@ -3,6 +3,7 @@
     python benchmarks/distill.py run --teacher runs/twin --data my_texts/ --steps 500 --jobs 2
     python benchmarks/distill.py run --teacher runs/twin --data my_texts/ --steps 500 --jobs 2
                                      --search --name searched
+    python benchmarks/distill.py speed --data my_texts/ --name searched
     python benchmarks/distill.py table
 
 Every row trains the same student from the same seed on the same tokens in the same order, all at
@@ -11,20 +12,26 @@ figures of the test split; the teacher's tokenizer is everybody's. The control i
 alone. ``table`` adds the token ratio: how many tokens a row needs, by its own validation curve, for
 the last loss of the control, over the control's tokens. The curve of a run that continues falls
 later, as its learning rate does, so the ratio is an upper bound for shorter runs. Losses, agreement
-and densities are measured, energies estimated (45 nm prices of the papers).
+and densities are measured, energies estimated (45 nm prices of the papers). ``speed`` decodes test
+text with the students of the first seed in the engine (int8, one thread), in turns: run it on a
+machine that does nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from _sweep import Sweep, at_best_rate, cpu_seconds, mean, search_table
+from _speed import in_engine, speed_options, time_rows, with_huge_pages
+from _sweep import RESULTS, Sweep, at_best_rate, cpu_seconds, mean, search_table
 from spikeformers.reporting.tables import markdown
+from spikeformers.storage import write_text
 
 SETTING = ("steps", "batch", "context")
 RATES = (2.5e-3, 5e-3, 1e-2)
@@ -221,10 +228,74 @@ def table(name: str, results: list[dict[str, Any]]) -> str:
         *("density of edges", "nJ/token", "tokens for the control's loss, share", "train CPU s"),
     ]
     text = f"{head}\n\n{markdown(columns, rows)}"
+    if speed := load_speed(name):
+        text += f"\n{speed_table(speed)}"
     if searched:
         labels = {key: key for key in ROWS}
         text += f"\n{search_table(results, labels, 'validation nats/token')}"
     return text
+
+
+# --- speed ---------------------------------------------------------------------------------------
+
+
+def measure_speed(args: argparse.Namespace) -> None:
+    """Tokens per second of every row's first seed in the engine, in turns; kept in runs/."""
+    from spikeformers.data import load_corpus, tokenize_corpus
+    from spikeformers.models import load_model
+
+    with_huge_pages()
+    name = args.name or Path(args.data).name
+    results = SWEEP.results(name)
+    with tempfile.TemporaryDirectory() as temporary:
+        rows, tokenizer = [], None
+        for row in ROWS:
+            for result in at_best_rate(results, row)[:1]:
+                rate = result["learning_rate"] if "validation_loss" in result else None
+                about = argparse.Namespace(name=name, data=args.data)
+                run = SWEEP.folder(about, row, result["seed"], rate)
+                if not (run / "config.json").is_file():
+                    print(f"{row}: no run folder {run} on this machine")
+                    continue
+                tokenizer = tokenizer or load_model(run)[1]
+                opened = in_engine(run, Path(temporary) / f"{len(rows)}.engine")
+                rows.append({"system": row, "seed": result["seed"], "open": opened})
+        if not rows:
+            raise SystemExit(f"no trained row of {name} has a run folder here: run `run` first.")
+        test = tokenize_corpus(load_corpus(args.data), tokenizer).split("test").tokens
+        record = time_rows(rows, test, args)
+    write_text(SWEEP.runs / name / "speed.json", json.dumps(record, indent=1) + "\n")
+
+
+def load_speed(name: str) -> dict[str, Any] | None:
+    """The speed run of this machine, which is kept beside the results, or the one kept there."""
+    here, kept = SWEEP.runs / name / "speed.json", RESULTS / f"distill-{name}-speed.json"
+    if here.is_file():
+        write_text(kept, here.read_text(encoding="utf-8"))
+    return json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else None
+
+
+def speed_table(record: dict[str, Any]) -> str:
+    """What decoding reads and how fast it is, of each row, with the range of the turns."""
+    kernels, turns = record["kernels"].partition(" ")[0], record["rows"][0]["tokens_per_second"]
+    head = (
+        f"Decoding in the engine, int8, one thread, {record['new_tokens']} tokens after "
+        f"{record['prompt_tokens']} of test text, first seed, medians of {len(turns)} turns (least "
+        f"to most), {record['machine']['processor']}, kernels {kernels}, commit "
+        f"{record['commit']}; measured:"
+    )
+    lines = [
+        [
+            row["system"],
+            f"{row['read']:.3f}",
+            f"{row['density']:.3f}",
+            f"{statistics.median(rates := row['tokens_per_second']):,.0f} "
+            f"({min(rates):,.0f} to {max(rates):,.0f})",
+        ]
+        for row in record["rows"]
+    ]
+    columns = ["row", "weights read", "density", "tokens/s"]
+    return f"{head}\n\n{markdown(columns, lines)}"
 
 
 def _density(run: dict[str, Any], *, edges: bool) -> float:
@@ -251,5 +322,16 @@ def options(parser: argparse.ArgumentParser) -> None:
 SEEDS = {key: row.seeds for key, row in ROWS.items()}
 FIRST = dict.fromkeys(ROWS, RATES)
 
+SWEEP = Sweep(
+    __file__,
+    "distill",
+    SEEDS,
+    train_one,
+    table,
+    options,
+    FIRST,
+    verbs={"speed": (speed_options, measure_speed)},
+)
+
 if __name__ == "__main__":
-    Sweep(__file__, "distill", SEEDS, train_one, table, options, FIRST).main(__doc__)
+    SWEEP.main(__doc__)

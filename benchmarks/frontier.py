@@ -44,7 +44,8 @@ from _frontier_rows import (
     config_of,
     spiking_program,
 )
-from _frontier_speed import measure_speed, speed_options
+from _frontier_speed import measure_speed
+from _speed import speed_options
 from _sweep import RESULTS, ROOT, Sweep, at_best_rate, best_rate, mean
 from _training import train_row
 from spikeformers.reporting.tables import markdown

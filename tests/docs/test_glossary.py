@@ -51,3 +51,12 @@ def test_what_counts_as_a_use():
     assert not_linked("A density, and [density](glossary.md#density).") == {"Density"}
     assert not_linked("# Density\n\n`density`\n\n| density |\n\n```text\nspike\n```\n") == set()
     assert not_linked("bits\nper byte") == {"Bits per byte"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_every_link_leads_to_an_entry(page):
+    glossary = (DOCS / "glossary.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^### (.*)$", glossary, flags=re.M)
+    anchors = {re.sub(r"[^a-z0-9-]", "", name.lower().replace(" ", "-")) for name in headings}
+    linked = set(re.findall(r"glossary\.md#([^)]*)\)", page.read_text(encoding="utf-8")))
+    assert linked <= anchors
