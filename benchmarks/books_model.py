@@ -1,6 +1,7 @@
 """The model that comes with the package: its files, its card, and its page in the documentation.
 
     python benchmarks/books_model.py RUN --data STORE --texts BOOKS [--twin TWIN]
+    python benchmarks/books_model.py --data STORE --twin TWIN
     python benchmarks/books_model.py --table
 
 RUN is the run folder of recipes/wd-spikingformer-books.yaml, TWIN that of the same command with
@@ -8,8 +9,8 @@ RUN is the run folder of recipes/wd-spikingformer-books.yaml, TWIN that of the s
 was made from. Writes src/spikeformers/packaged/books (the engine file in int8, what the model
 folder is made from, the card), benchmarks/results/books-model.json and docs/assets/books.png, and
 fills the marks in docs/books.md. Losses are measured on the whole test split: of RUN in fp32, of
-what is shipped, and of the twin in fp32. ``--table`` writes card, page and picture again from the
-results.
+what is shipped, and of the twin in fp32. Without RUN a twin that was trained later joins the
+results that are kept. ``--table`` writes card, page and picture again from the results.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ PROMPT = "It was a dark and stormy night"
 SEEDS = range(10)
 TOKENS = 100
 """Of each sample."""
+SHARED = ("tokens", "batch_size", "context", "gradient_accumulation", "seed")
+"""What a twin's training has to have in common with the spiking model's."""
 LICENCE = (
     "The weights: Apache-2.0, as the package. The collection that the books come from gives all of "
     "them as in the public domain; outside the United States, those of authors who died less than "
@@ -125,32 +128,16 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from _speed import counted
-    from frontier import decode_picojoules
     from spikeformers.engine import EngineSystem, load
-    from spikeformers.evaluation import perplexity
-    from spikeformers.models import load_model
     from spikeformers.packaged.restoring import restore
     from spikeformers.runs.tokenization import open_store
 
     torch.set_num_threads(args.threads)
     _, _, store = open_store(args.data, {}, masked=False)
     test = store.split("test")
-    record = json.loads((args.run / "run.json").read_text(encoding="utf-8"))
-    context = record["config"]["context"]
-
-    def figures(folder: Path) -> dict[str, Any]:
-        model, tokenizer = load_model(folder)
-        report = perplexity(model, tokenizer, test, context=context, max_tokens=args.tokens)
-        return {
-            "parameters": model.num_parameters(),
-            "bits_per_byte": report.bits_per_byte,
-            "nats_per_token": report.nats_per_token,
-            "tokens": report.tokens,
-            "decode_picojoules": decode_picojoules(model, store, context),
-        }
-
+    context = about(args.run)["config"]["context"]
     result: dict[str, Any] = {
-        "spiking": figures(args.run) | about(args.run),
+        "spiking": figures(args.run, store, args.tokens) | about(args.run),
         "data": {
             "splits": store.manifest["splits"],
             "digest": store.manifest["corpus"]["digest"],
@@ -161,15 +148,63 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     }
     with tempfile.TemporaryDirectory() as temporary:
         restore(HOME, Path(temporary))
-        result["shipped"] = figures(Path(temporary))
+        result["shipped"] = figures(Path(temporary), store, args.tokens, context)
     system = EngineSystem(load(HOME / ENGINE, threads=1))
     starts = np.linspace(0, test.num_tokens - context, 8).astype(int).tolist()
     texts = [np.asarray(test.tokens[at : at + context]).tolist() for at in starts]
     result["shipped"] |= counted(system, texts, 32) | {"bytes": sizes()}
     result["samples"] = {"spiking": samples(system.engine, None)}
     if args.twin is not None:
-        result["twin"] = figures(args.twin) | about(args.twin)
-        result["samples"]["twin"] = samples(*load_model(args.twin))
+        add_twin(result, args.twin, store)
+    return result
+
+
+def figures(
+    folder: Path, store: Any, tokens: int | None, context: int | None = None
+) -> dict[str, Any]:
+    """Quality on the test split and estimated energy of a model; ``context``: that of its run."""
+    from frontier import decode_picojoules
+    from spikeformers.evaluation import perplexity
+    from spikeformers.models import load_model
+
+    model, tokenizer = load_model(folder)
+    context = context or about(folder)["config"]["context"]
+    report = perplexity(model, tokenizer, store.split("test"), context=context, max_tokens=tokens)
+    return {
+        "parameters": model.num_parameters(),
+        "bits_per_byte": report.bits_per_byte,
+        "nats_per_token": report.nats_per_token,
+        "tokens": report.tokens,
+        "decode_picojoules": decode_picojoules(model, store, context),
+    }
+
+
+def add_twin(result: dict[str, Any], twin: Path, store: Any) -> None:
+    """Put a twin's figures and samples beside the spiking model's; SystemExit if they differ in
+    more than the learning rate, or in the text.
+    """
+    from spikeformers.models import load_model
+
+    described = about(twin)
+    before = result["data"]["digest"], {key: result["spiking"]["config"][key] for key in SHARED}
+    now = store.manifest["corpus"]["digest"], {key: described["config"][key] for key in SHARED}
+    if before != now:
+        raise SystemExit(
+            f"{twin} is no twin: the spiking model was trained on {before}, it on {now}."
+        )
+    result["twin"] = figures(twin, store, result["spiking"]["tokens"]) | described
+    result["samples"]["twin"] = samples(*load_model(twin))
+
+
+def twin_only(args: argparse.Namespace) -> dict[str, Any]:
+    """What is kept, with the twin's figures."""
+    import torch
+
+    from spikeformers.runs.tokenization import open_store
+
+    torch.set_num_threads(args.threads)
+    result: dict[str, Any] = json.loads(KEPT.read_text(encoding="utf-8"))
+    add_twin(result, args.twin, open_store(args.data, {}, masked=False)[2])
     return result
 
 
@@ -381,10 +416,14 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only pages, of kept results")
     args = parser.parse_args()
     if not args.table:
-        if None in (args.run, args.data, args.texts):
-            parser.error("give RUN, --data and --texts, or --table.")
-        pack_files(args.run, HOME)
-        write_text(KEPT, json.dumps(measure(args), indent=1) + "\n")
+        if args.run is None and args.data and args.twin:
+            result = twin_only(args)
+        elif None not in (args.run, args.data, args.texts):
+            pack_files(args.run, HOME)
+            result = measure(args)
+        else:
+            parser.error("give RUN, --data and --texts, or --data and --twin, or --table.")
+        write_text(KEPT, json.dumps(result, indent=1) + "\n")
     result = json.loads(KEPT.read_text(encoding="utf-8"))
     fill(result)
     print(f"{note(result)}\n{figures_table(result)}")

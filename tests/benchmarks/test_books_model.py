@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -98,3 +100,19 @@ def test_parameters_are_found_as_columns_of_the_engines_matrices(script: Any) ->
     restored = columns_of(packed, *places["k"])
     assert np.abs(restored - key).max() <= scale.max() * 0.501
     assert np.array_equal(restored, (whole[:, 4:] * scale[4:]).T)
+
+
+def test_a_twin_of_other_training_does_not_join(script: Any, tmp_path: Path) -> None:
+    shared = {"tokens": 20, "batch_size": 8, "context": 256, "gradient_accumulation": 1, "seed": 0}
+    kept = result()
+    kept["spiking"]["config"] |= shared
+    kept["data"]["digest"] = "a"
+    model = dict.fromkeys(("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"))
+    run = {"config": {**shared, "batch_size": 16, "learning_rate": 1e-3}, "model": model}
+    (tmp_path / "run.json").write_text(json.dumps(run), encoding="utf-8")
+    line = {"kind": "validation", "tokens_seen": 20, "bits_per_byte": 1.5, "seconds": 1.0}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    store = SimpleNamespace(manifest={"corpus": {"digest": "a"}})
+    with pytest.raises(SystemExit, match="is no twin: .*'batch_size': 8.*'batch_size': 16"):
+        script.add_twin(kept, tmp_path, store)
+    assert "twin" not in kept
