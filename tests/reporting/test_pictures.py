@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 
-from spikeformers.reporting import pictures
+from spikeformers.reporting import energy_pictures, pictures
 from spikeformers.reporting._style import BLUE, ORANGE, drawing, label
 from spikeformers.studies.gather import Curve
 
@@ -99,3 +102,43 @@ def test_what_was_there_stays_when_drawing_fails(tmp_path):
 )
 def test_labels_show_what_is_invisible(token, shown):
     assert label(token) == shown
+
+
+def labels_of(monkeypatch, module, draw):
+    """The labels of both axes of what ``draw`` draws with ``module``."""
+    seen = []
+
+    @contextmanager
+    def kept(path, width, height):
+        figure = Figure(figsize=(width, height))
+        yield figure
+        seen.extend((axes.get_xlabel(), axes.get_ylabel()) for axes in figure.axes)
+
+    monkeypatch.setattr(module, "drawing", kept)
+    draw()
+    return seen
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e9])
+def test_energies_are_in_nanojoules_whatever_their_size(tmp_path, monkeypatch, scale):
+    path = tmp_path / "p.png"
+    parts = labels_of(
+        monkeypatch,
+        pictures,
+        lambda: pictures.energy_by_component(path, {"a": {"mlp": 1e3 * scale}}, "image"),
+    )
+    assert parts == [("nJ per image, estimated: measured events times 45 nm prices", "")]
+    spent = labels_of(
+        monkeypatch,
+        energy_pictures,
+        lambda: energy_pictures.spent_on(path, {"a": {"weights": scale}}, "title", "token"),
+    )
+    assert spent == [("nJ per token, estimated", "")]
+    curve = labels_of(
+        monkeypatch,
+        energy_pictures,
+        lambda: energy_pictures.break_even_curve(
+            path, [0.1, 1.0], [scale, 2 * scale], {"twin": 3 * scale}, (0.1, scale), "t", "token"
+        ),
+    )
+    assert [ylabel for _, ylabel in curve] == ["nJ per token, estimated"]

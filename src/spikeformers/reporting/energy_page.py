@@ -111,7 +111,7 @@ def _paper(study: EnergyStudy, drawn: Path, head: str) -> list[Section]:
         for name, side in sides.items()
     }
     picture = drawn / "components.png"
-    pictures.energy_by_component(picture, energies)
+    pictures.energy_by_component(picture, energies, study.unit)
     first, *others = paper_tables(study)
     caption = "Energy by component, elementwise work included (estimated)."
     text = f"{FORMULA}. Memory traffic is not included."

@@ -26,13 +26,12 @@ PARTS = {
 def spent_on(path: Path, bars: Mapping[str, Mapping[str, float]], title: str, unit: str) -> None:
     """Stacked bars per model and format: nJ per ``unit`` by what they are spent on; *estimated*."""
     names = list(bars)
-    joules, scale = joules_of(max(sum(parts.values()) for parts in bars.values()))
     with drawing(path, 8.4, 0.5 * len(bars) + 1.6) as figure:
         axes = figure.subplots()
-        longest = max(sum(parts.values()) for parts in bars.values()) * scale
+        longest = max(sum(parts.values()) for parts in bars.values())
         totals = [0.0] * len(names)
         for place, (part, label) in enumerate(PARTS.items()):
-            values = [bars[name].get(part, 0.0) * scale for name in names]
+            values = [bars[name].get(part, 0.0) for name in names]
             if max(values) > 0:
                 axes.barh(names, values, left=totals, color=CYCLE[place], label=label, height=0.7)
             totals = [a + b for a, b in zip(totals, values, strict=True)]
@@ -41,7 +40,7 @@ def spent_on(path: Path, bars: Mapping[str, Mapping[str, float]], title: str, un
         axes.invert_yaxis()
         axes.set_xlim(0, longest * 1.14)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
-        axes.set_xlabel(f"{joules} per {unit}, estimated")
+        axes.set_xlabel(f"nJ per {unit}, estimated")
         axes.set_title(title)
         axes.grid(axis="y", visible=False)
         figure.legend(loc="outside right upper")
@@ -57,8 +56,6 @@ def break_even_curve(
     unit: str,
 ) -> None:
     """Nanojoules per ``unit`` over density, twins as lines, ``measured`` as a dot; *estimated*."""
-    joules, scale = joules_of(max(*energy, *twins.values()))
-    energy, measured = [value * scale for value in energy], (measured[0], measured[1] * scale)
     with drawing(path, 8.0, 4.2) as figure:
         axes = figure.subplots()
         axes.plot(densities, energy, color=SPIKING, linewidth=2, label="spiking model, int8")
@@ -68,13 +65,13 @@ def break_even_curve(
             xytext=(8, -14), textcoords="offset points", fontsize=9,
         )  # fmt: skip
         for (name, value), style in zip(twins.items(), ("-", "--", ":"), strict=False):
-            axes.axhline(value * scale, color=CONTROL, linestyle=style, linewidth=1.6, label=name)
+            axes.axhline(value, color=CONTROL, linestyle=style, linewidth=1.6, label=name)
         axes.set_yscale("log")
         axes.set_xlim(0, max(densities))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
         axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
         axes.set_xlabel("mean density of the neuron layers, their events scaled alike")
-        axes.set_ylabel(f"{joules} per {unit}, estimated")
+        axes.set_ylabel(f"nJ per {unit}, estimated")
         axes.set_title(title)
         figure.legend(loc="outside right upper")
 
@@ -120,11 +117,6 @@ def density_over_positions(path: Path, densities: Mapping[str, NDArray[Any]]) ->
         axes.set_title("Firing density by position, measured")
         if len(densities) > 1:
             figure.legend(loc="outside right upper")
-
-
-def joules_of(nanojoules: float) -> tuple[str, float]:
-    """A unit that needs few digits, and the factor from nanojoules to it."""
-    return ("µJ", 1e-3) if nanojoules >= 1e5 else ("nJ", 1.0)
 
 
 def number(value: float) -> str:

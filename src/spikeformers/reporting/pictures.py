@@ -182,8 +182,13 @@ def winner_map(path: Path, winners: Mapping[str, NDArray[Any]], tokens: Sequence
         figure.suptitle("Winners of attention", x=0.01, ha="left", fontsize=11, fontweight="bold")
 
 
-def energy_by_component(path: Path, energies: Mapping[str, Mapping[str, float]]) -> None:
-    """Bars of picojoules per token by component, one colour per model; *estimated*."""
+def energy_by_component(
+    path: Path, energies: Mapping[str, Mapping[str, float]], unit: str = "token"
+) -> None:
+    """Bars of nJ per ``unit`` by component, one colour per model; *estimated*.
+
+    ``energies`` are in picojoules.
+    """
     energies = _without_small(energies)
     components = list(dict.fromkeys(key for parts in energies.values() for key in parts))
     most = {c: max(parts.get(c, 0.0) for parts in energies.values()) for c in components}
@@ -191,17 +196,16 @@ def energy_by_component(path: Path, energies: Mapping[str, Mapping[str, float]])
     thick = 0.8 / max(1, len(energies))
     with drawing(path, 7.6, 0.46 * len(components) + 1.9) as figure:
         axes = figure.subplots()
-        unit, scale = ("nJ", 1e-3) if max(most.values(), default=0) >= 1e4 else ("pJ", 1.0)
-        largest = max(most.values(), default=1.0) * scale
+        largest = max(most.values(), default=1.0) / 1e3
         for place, (name, parts) in enumerate(energies.items()):
-            values = [parts.get(component, 0.0) * scale for component in components]
+            values = [parts.get(component, 0.0) / 1e3 for component in components]
             heights = [
                 row + ((len(energies) - 1) / 2 - place) * thick for row in range(len(components))
             ]
             colour = (SPIKING, CONTROL, *CYCLE[2:])[place]
             axes.barh(
                 heights, values, thick * 0.9, color=colour,
-                label=f"{name}: {_short(sum(parts.values()) * scale)} {unit}",
+                label=f"{name}: {_short(sum(parts.values()) / 1e3)} nJ",
             )  # fmt: skip
             for height, value in zip(heights, values, strict=True):
                 if value:
@@ -211,7 +215,7 @@ def energy_by_component(path: Path, energies: Mapping[str, Mapping[str, float]])
                     )  # fmt: skip
         axes.set_yticks(range(len(components)), [PROPER.get(name, name) for name in components])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
-        axes.set_xlabel(f"{unit} per token, estimated: measured events times 45 nm prices")
+        axes.set_xlabel(f"nJ per {unit}, estimated: measured events times 45 nm prices")
         axes.set_title("Estimated energy by component")
         axes.grid(axis="y", visible=False)
         axes.set_xlim(0, largest * 1.1)
