@@ -75,6 +75,7 @@ def test_the_whole_demo(demo, spikeformers, tmp_path):
 
     page = (out / "report.html").read_text()
     assert "The engine reads only weights" in page
+    assert '<a href="spiking.engine">' in page
     assert page.count("data:image/png;base64,") == 5
     assert "http://" not in page
     assert "https://" not in page
