@@ -180,7 +180,7 @@ def table(name: str, results: list[dict[str, Any]]) -> str:
     setting = first["setting"]
     commits = ", ".join(sorted({run["commit"] for run in results}))
     searched = "validation_loss" in first
-    measured = (
+    measured = f"{first['perplexity']['tokens']:,} tokens of " + (
         "the test split, at the learning rate that each row's search chose by the validation split"
         if searched
         else f"the validation split, all rows at a learning rate of {setting['learning_rate']:g}"
