@@ -74,10 +74,22 @@ def converted() -> Iterator[Row]:
     if not results:
         return
     losses, run = results["losses"], results["speeds"][0]
+    energies = (load("energy-smollm2-135m") or {"prices": {}})["prices"].get("horowitz45", {})
+
+    def joules(side: str) -> str:
+        """In full, decode at 128 tokens, int8."""
+        for phase in energies.get(side, {"formats": {"int8": []}})["formats"]["int8"]:
+            if (phase["phase"], phase["context"]) == ("decode", 128):
+                return f"{phase['picojoules'] / 1e6:,.0f} uJ/token"
+        return "-"
+
     text = next(iter(losses[UNCONVERTED]))
-    for row, label in (
-        (FASTEST, "**NeurTransformer**, SmolLM2-135M with every linear map spiking, not trained"),
-        (BASELINE, f"SmolLM2-135M in {BASELINE}"),
+    for row, side, label in (
+        (
+            *(FASTEST, "model"),
+            "**NeurTransformer**, SmolLM2-135M with every linear map spiking, not trained",
+        ),
+        (BASELINE, "control", f"SmolLM2-135M in {BASELINE}"),
     ):
         ours, theirs = (statistics.fmean(losses[name][text]) for name in (row, UNCONVERTED))
         density = run["engine"].get(row, {}).get("density")
@@ -86,7 +98,7 @@ def converted() -> Iterator[Row]:
             f"perplexity {math.exp(ours):.1f} ({math.exp(ours - theirs) - 1:+.2%} to fp32)",
             "1" if density is None else f"{density:.2f}",
             f"{best(run['decode'], row):.0f}",
-            "-",
+            joules(side),
         ]
 
 
