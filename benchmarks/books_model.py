@@ -190,7 +190,7 @@ def add_twin(result: dict[str, Any], twin: Path, store: Any) -> None:
     now = store.manifest["corpus"]["digest"], {key: described["config"][key] for key in SHARED}
     if before != now:
         raise SystemExit(
-            f"{twin} is no twin: the spiking model was trained on {before}, it on {now}."
+            f"{twin} is not a twin: the spiking model was trained on {before}, it on {now}."
         )
     result["twin"] = figures(twin, store, result["spiking"]["tokens"]) | described
     result["samples"]["twin"] = samples(*load_model(twin))

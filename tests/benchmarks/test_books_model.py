@@ -113,6 +113,6 @@ def test_a_twin_of_other_training_does_not_join(script: Any, tmp_path: Path) -> 
     line = {"kind": "validation", "tokens_seen": 20, "bits_per_byte": 1.5, "seconds": 1.0}
     (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
     store = SimpleNamespace(manifest={"corpus": {"digest": "a"}})
-    with pytest.raises(SystemExit, match=r"is no twin: .*'batch_size': 8.*'batch_size': 16"):
+    with pytest.raises(SystemExit, match=r"is not a twin: .*'batch_size': 8.*'batch_size': 16"):
         script.add_twin(kept, tmp_path, store)
     assert "twin" not in kept

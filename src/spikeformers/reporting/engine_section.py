@@ -20,7 +20,7 @@ PROMPT = "Once upon a time"
 def engine_section(
     folders: Iterable[Path], *, file: Path | None = None, prompt: str = PROMPT
 ) -> Section | None:
-    """Commands that run the models in ``folders``; None if there is no model folder among them.
+    """Commands that run the models in ``folders``; None without a model folder.
 
     ``file`` is an engine file of the only folder, in the folder of the page, which links to it.
     """
@@ -49,7 +49,7 @@ def engine_section(
 
 
 def _model_type(folder: Path) -> str:
-    """What config.json says; empty for what is no model folder."""
+    """What config.json says; empty for anything but a model folder."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -238,7 +238,7 @@ TERMS = (
 def pattern_of(terms: Iterable[Term]) -> re.Pattern[str]:
     """Any of the terms as a whole word, the longest first; the group's name is ``t`` and its place.
 
-    ``I-LIF`` is no use of ``LIF``, nor ``break-evens`` of a word that it begins with.
+    ``I-LIF`` is not a use of ``LIF``.
     """
     alternatives = []
     for place, term in enumerate(terms):
