@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import sys
@@ -10,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from _sweep import commit
+from _sweep import RESULTS, Sweep, commit
+from spikeformers.storage import write_text
 
 
 def speed_options(parser: argparse.ArgumentParser) -> None:
@@ -79,6 +81,14 @@ def time_rows(
         "machine": machine(),
         "versions": versions(),
     }
+
+
+def load_speed(sweep: Sweep, name: str) -> dict[str, Any] | None:
+    """The speed run of this machine, which is kept beside the results, or the one kept there."""
+    here, kept = sweep.runs / name / "speed.json", RESULTS / f"{sweep.name}-{name}-speed.json"
+    if here.is_file():
+        write_text(kept, here.read_text(encoding="utf-8"))
+    return json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else None
 
 
 def in_engine(run: Path, file: Path) -> Any:

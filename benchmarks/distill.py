@@ -28,8 +28,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from _speed import in_engine, speed_options, time_rows, with_huge_pages
-from _sweep import RESULTS, Sweep, at_best_rate, cpu_seconds, mean, search_table
+from _speed import in_engine, load_speed, speed_options, time_rows, with_huge_pages
+from _sweep import Sweep, at_best_rate, cpu_seconds, mean, search_table
 from spikeformers.reporting.tables import markdown
 from spikeformers.storage import write_text
 
@@ -228,7 +228,7 @@ def table(name: str, results: list[dict[str, Any]]) -> str:
         *("density of edges", "nJ/token", "tokens for the control's loss, share", "train CPU s"),
     ]
     text = f"{head}\n\n{markdown(columns, rows)}"
-    if speed := load_speed(name):
+    if speed := load_speed(SWEEP, name):
         text += f"\n{speed_table(speed)}"
     if searched:
         labels = {key: key for key in ROWS}
@@ -265,14 +265,6 @@ def measure_speed(args: argparse.Namespace) -> None:
         test = tokenize_corpus(load_corpus(args.data), tokenizer).split("test").tokens
         record = time_rows(rows, test, args)
     write_text(SWEEP.runs / name / "speed.json", json.dumps(record, indent=1) + "\n")
-
-
-def load_speed(name: str) -> dict[str, Any] | None:
-    """The speed run of this machine, which is kept beside the results, or the one kept there."""
-    here, kept = SWEEP.runs / name / "speed.json", RESULTS / f"distill-{name}-speed.json"
-    if here.is_file():
-        write_text(kept, here.read_text(encoding="utf-8"))
-    return json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else None
 
 
 def speed_table(record: dict[str, Any]) -> str:

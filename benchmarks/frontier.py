@@ -22,7 +22,6 @@ in fp32 for every program, without what int8 changes.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 from collections.abc import Mapping
@@ -45,11 +44,10 @@ from _frontier_rows import (
     spiking_program,
 )
 from _frontier_speed import measure_speed
-from _speed import speed_options
-from _sweep import RESULTS, ROOT, Sweep, at_best_rate, best_rate, mean
+from _speed import load_speed, speed_options
+from _sweep import ROOT, Sweep, at_best_rate, best_rate, mean
 from _training import train_row
 from spikeformers.reporting.tables import markdown
-from spikeformers.storage import write_text
 
 RATES = (5e-3, 1e-2)
 SETTING = ("steps", "batch", "context")
@@ -122,14 +120,6 @@ def decode_picojoules(model: Any, store: Any, context: int, tokens: int = 4096) 
 # --- table ---------------------------------------------------------------------------------------
 
 
-def load_speed(name: str) -> dict[str, Any] | None:
-    """The speed run of this machine, which is kept beside the results, or the one kept there."""
-    here, kept = SWEEP.runs / name / "speed.json", RESULTS / f"frontier-{name}-speed.json"
-    if here.is_file():
-        write_text(kept, here.read_text(encoding="utf-8"))
-    return json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else None
-
-
 def fastest_setting(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows with llama.cpp's fastest setting at each size under its plain name."""
     others = [row for row in rows if not row["program"].startswith(LLAMA)]
@@ -156,7 +146,7 @@ def bits_of(results: list[dict[str, Any]]) -> dict[str, dict[str, dict[int, floa
 
 def table(name: str, results: list[dict[str, Any]]) -> str:
     """Rows, then ratios at equal bits per byte; draws the picture where speeds were measured."""
-    speed = load_speed(name)
+    speed = load_speed(SWEEP, name)
     setting = results[0]["setting"]
     commits = ", ".join(sorted({run["commit"] for run in results}))
     text = (

@@ -27,6 +27,11 @@ def script() -> Any:
         sys.path.remove(str(BENCHMARKS))
 
 
+@pytest.fixture(scope="module")
+def pages(script: Any) -> Any:
+    return sys.modules["_books_pages"]
+
+
 def figures(bits: float) -> dict[str, Any]:
     return {
         **{"bits_per_byte": bits, "nats_per_token": 3.5, "parameters": 1000, "tokens": 50},
@@ -54,38 +59,38 @@ def result(**more: Any) -> dict[str, Any]:
     }
 
 
-def test_what_is_shipped_stands_beside_what_was_trained(script: Any) -> None:
-    table = script.figures_table(result())
+def test_what_is_shipped_stands_beside_what_was_trained(pages: Any) -> None:
+    table = pages.figures_table(result())
     assert "| bits per byte on test | 1.5000 | 1.5100 | not yet trained |" in table
     assert "| weights read per token, counted |  | 0.210 | 1 |" in table
-    with_twin = script.figures_table(result(twin=figures(1.4)))
+    with_twin = pages.figures_table(result(twin=figures(1.4)))
     assert "| bits per byte on test | 1.5000 | 1.5100 | 1.4000 |" in with_twin
     assert "not yet trained" not in with_twin
-    assert "Files: 6.0 MB" in script.note(result())
-    assert "tested on all 50 tokens of 1 others" in script.note(result())
+    assert "Files: 6.0 MB" in pages.note(result())
+    assert "tested on all 50 tokens of 1 others" in pages.note(result())
 
 
-def test_a_checkpoint_from_before_the_end_says_so(script: Any) -> None:
+def test_a_checkpoint_from_before_the_end_says_so(pages: Any) -> None:
     early = result(spiking=figures(1.5) | {"tokens_seen": 15})
-    assert script.note(early).startswith("**A checkpoint of a run that is not finished: 15 of 20 t")
-    assert "not finished" not in script.note(result())
+    assert pages.note(early).startswith("**A checkpoint of a run that is not finished: 15 of 20 t")
+    assert "not finished" not in pages.note(result())
 
 
-def test_all_samples_are_shown_and_none_is_read_as_markdown(script: Any) -> None:
+def test_all_samples_are_shown_and_none_is_read_as_markdown(pages: Any) -> None:
     given = result()
     given["samples"]["twin"] = ["\n# *bold* <b>"] * 10
-    text = script.samples_text(given)
+    text = pages.samples_text(given)
     assert [f"**Seed {seed}**" in text for seed in range(10)] == [True] * 10
-    assert f"> {script.PROMPT} text 7" in text
+    assert f"> {pages.PROMPT} text 7" in text
     assert "> \\# \\*bold\\* \\<b\\>" in text
-    assert "Not yet trained." in script.samples_text(result())
+    assert "Not yet trained." in pages.samples_text(result())
 
 
-def test_books_are_listed_by_title_and_author(script: Any, tmp_path: Path) -> None:
+def test_books_are_listed_by_title_and_author(script: Any, pages: Any, tmp_path: Path) -> None:
     (tmp_path / "one.md").write_text("# Title: A Tale\n\n## Author: N. N.\n\n## Year: 1850\n\nText")
     (tmp_path / "two.md").write_text("No head at all")
     assert script.titles(tmp_path) == [["A Tale", "N. N.", "1850"], ["two", "", ""]]
-    listed = script.list_of_books(result())
+    listed = pages.list_of_books(result())
     assert listed.startswith("**train** (2 books)\n\n- A, B, 1900\n- C\n")
 
 

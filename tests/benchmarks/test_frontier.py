@@ -166,7 +166,7 @@ def test_the_table_has_speeds_ratios_and_reasons(
         **{"rows": timed, "skipped": {"96x3, CTranslate2": "not installed"}, "machine": {}},
         **{"prompt_tokens": 32, "new_tokens": 200, "kernels": "avx2"},
     }
-    monkeypatch.setattr(scripts.main, "load_speed", lambda name: record)
+    monkeypatch.setattr(scripts.main, "load_speed", lambda sweep, name: record)
     monkeypatch.setattr(scripts.main, "ASSETS", tmp_path)
     text = scripts.main.table("toy", results)
     assert "| 96x3 | spiking, budget 0.35 | 1,000 |" in text

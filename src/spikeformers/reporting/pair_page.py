@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from spikeformers.progress import Tell
 from spikeformers.reporting import pictures
-from spikeformers.reporting.engine_section import engine_section
 from spikeformers.reporting.html import Page, Section, pairs, write_page
 from spikeformers.storage import write_text
 
@@ -42,18 +41,20 @@ ROWS = (
 HEADER = ("", "spiking", "dense twin", "")
 
 
-def report_pair(out: Path, study: PairStudy, progress: Tell | None = None) -> dict[str, Any]:
-    """Write pictures, report.html, then summary.json into ``out``; returns the summary."""
+def report_pair(
+    out: Path,
+    study: PairStudy,
+    progress: Tell | None = None,
+    engine: Section | None = None,
+) -> dict[str, Any]:
+    """Write pictures, report.html, then summary.json into ``out``; returns the summary.
+
+    ``engine`` says how to run the spiking model in the engine.
+    """
     if progress is not None:
         progress("drawing", 0, None)
     drawn = _draw(out / "pictures", study)
-    engine = out / "spiking.engine"
-    section = engine_section(
-        [out / "spiking"],
-        file=engine if engine.is_file() else None,
-        prompt=study.summary["prompt"],
-    )
-    write_pair_page(out / "report.html", study.summary, drawn, section)
+    write_pair_page(out / "report.html", study.summary, drawn, engine)
     content = json.dumps(study.summary, indent=2, ensure_ascii=False)
     write_text(out / "summary.json", content + "\n")
     return study.summary

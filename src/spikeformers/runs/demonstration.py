@@ -27,6 +27,7 @@ from spikeformers.models import load_model
 from spikeformers.models.registry import is_masked_preset
 from spikeformers.progress import LOG, Listener, Progress
 from spikeformers.reporting import pair_rows, report_pair
+from spikeformers.reporting.engine_section import engine_section
 from spikeformers.runs.prepared import carry_out
 from spikeformers.runs.pretraining import prepare, read_data
 from spikeformers.runs.recipe import Recipe
@@ -228,7 +229,9 @@ def _report(out: Path, settings: DemoSettings, reporter: Reporter) -> dict[str, 
             no_engine=reason,
             progress=progress,
         )
-        return report_pair(out, study, progress)
+        file = None if engine is None else out / ENGINE
+        section = engine_section([out / "spiking"], file=file, prompt=settings.prompt)
+        return report_pair(out, study, progress, section)
 
 
 def _trained(folder: Path, settings: DemoSettings) -> Trained:
