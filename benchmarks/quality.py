@@ -145,7 +145,8 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
         return model
 
     rate = args.rate or row.learning_rate
-    done = train_row(args, out, build, (store, tokenizer), rate, optimizer=row.optimizer)
+    kinds = {"optimizer": row.optimizer, "compile": args.compile}
+    done = train_row(args, out, build, (store, tokenizer), rate, **kinds)
     return done and {"setting": {key: getattr(args, key) for key in SETTING}, **done[1]}
 
 
@@ -260,6 +261,7 @@ def _density(run: dict[str, Any], part: str) -> float:
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokenizer", default="bpe:4096")
     parser.add_argument("--preset", default="wd-spikingformer-tiny")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the models")
 
 
 SEEDS = {key: row.seeds for key, row in ROWS.items()}
