@@ -129,6 +129,8 @@ def test_attention_transfer(converted, spikeformers, control, text, tmp_path):
     assert (ended.code, "only the attention, not norms" in ended.err) == (2, True)
     ended = spikeformers(*arguments, "--teacher", control, "--kd", 0.9)
     assert (ended.code, "--transfer does not use them" in ended.err) == (2, True)
+    ended = spikeformers(*arguments, "--teacher", control, "--density", 0.5)
+    assert (ended.code, "--transfer calls only the attention" in ended.err) == (2, True)
     ended = spikeformers(*arguments, "--teacher", control, "--teacher-dtype", "bf16", "--json")
     assert ended.code == 0, ended.err
     assert ended.json["steps"] == 2
@@ -137,6 +139,37 @@ def test_attention_transfer(converted, spikeformers, control, text, tmp_path):
     assert record["data"]["request"]["teacher_dtype"] == "bf16"
     again = spikeformers("finetune-attention", converted[0], "--out", out, "--resume", "--json")
     assert again.code == 0, again.err
+
+
+def test_a_density_reached_by_training(spikeformers, control, text, tmp_path):
+    spiking, sizes = tmp_path / "token", ("--tokens", 64, "--context", 16)
+    ended = spikeformers("convert", control, "--threshold", "token", "--out", spiking, *sizes)
+    assert ended.code == 0, ended.err
+    sets = [
+        part
+        for setting in ("steps=4", "batch_size=2", "context=16", "eval_batches=1", "save_every=2")
+        for part in ("--set", setting)
+    ]
+    arguments = ("finetune-attention", spiking, "--data", text, "--teacher", control, *sets)
+    ended = spikeformers(*arguments, "--density", 0.6)
+    assert (ended.code, "Train everything" in ended.err) == (2, True)
+    arguments = (*arguments, "--train", "everything")
+    ended = spikeformers(*arguments, "--density", 1.5)
+    assert (ended.code, "density must lie between 0 and 1, not 1.5" in ended.err) == (2, True)
+    ended = spikeformers(*arguments, "--density", 0.6)
+    assert ended.code == 0, ended.err
+    assert "of the weights read; on the way to 60.0%" in " ".join(ended.err.split())
+    record = json.loads((spiking / "tuned/run.json").read_text())
+    assert record["data"]["request"]["density"] == 0.6
+    zones = [
+        float(tensor)
+        for name, tensor in load_model(spiking / "tuned")[0].named_parameters()
+        if name.endswith("dead_zone")
+    ]
+    assert len(zones) == 9
+    assert min(zones) > 0
+    out = ("--out", spiking / "tuned", "--resume", "--json")
+    assert spikeformers("finetune-attention", spiking, *out).json["steps"] == 4
 
 
 def test_tune_in_one_command(spikeformers, control, text, tmp_path):

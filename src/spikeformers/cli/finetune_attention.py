@@ -48,6 +48,14 @@ def finetune_attention(
             help="Match each block's attention output to the teacher's (stage 1 of 2).",
         ),
     ] = False,
+    density: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the weights that a token reads in the end, in (0, 1), of a model with "
+            "thresholds per token: its dead zones grow during the first half of the run.",
+            show_default=False,
+        ),
+    ] = None,
     kd: Annotated[
         float, typer.Option(help="Weight of the teacher's term in the loss, in (0, 1].")
     ] = 0.5,
@@ -66,10 +74,13 @@ def finetune_attention(
 
     spikeformers finetune-attention runs/spiking --data my_texts/ --teacher runs/twin --transfer
 
+    spikeformers finetune-attention runs/smol --train everything --density 0.5 --data my_texts/
+
     All other weights are frozen. The loss is the language model's. With --teacher it is (1 - kd)
     times that plus kd tau^2 times the KL divergence from the dense original; with --transfer it is
     the squared error of each attention's output, and a second run on MODEL/tuned continues from
-    there. Ctrl-C leaves a checkpoint; --resume then ends at the same weights, bit for bit.
+    there. --density makes a model that was converted with --threshold token fire less while it
+    learns. Ctrl-C leaves a checkpoint; --resume then ends at the same weights, bit for bit.
 
     JSON: as pretrain; with a teacher and without --transfer, validation also has teacher_agreement
     and teacher_kl.
@@ -81,7 +92,7 @@ def finetune_attention(
 
         result = runs.finetune_attention(
             model, data=data, out=out, part=train, teacher=teacher, gguf_file=gguf_file,
-            teacher_dtype=teacher_dtype, transfer=transfer, kd=kd, tau=tau, text_field=text_field,
-            settings=assign, resume=resume, **callbacks,
+            teacher_dtype=teacher_dtype, transfer=transfer, density=density, kd=kd, tau=tau,
+            text_field=text_field, settings=assign, resume=resume, **callbacks,
         )  # fmt: skip
     print_run(result, as_json=as_json)

@@ -44,6 +44,7 @@ BINS_PER_MEAN = 64
 BINS = 3 * BINS_PER_MEAN  # dead zones are searched up to three times the mean
 CORRECTIONS = 3
 CLOSE = 0.0025  # how far from the requested density is close enough
+TOKENS_PER_PASS = 512  # of windows that are shorter
 
 
 @dataclass
@@ -92,6 +93,14 @@ def places_of(model: nn.Module) -> list[LayerCosts]:
     return places
 
 
+def _places_in(model: nn.Module) -> list[LayerCosts]:
+    if not (places := places_of(model)):
+        raise ConfigError(
+            "this model has no neurons with a threshold per token: convert with threshold='token'."
+        )
+    return places
+
+
 def allocate(
     model: PreTrainedModel, windows: Tensor, density: float, progress: Move | None = None
 ) -> list[dict[str, Any]]:
@@ -102,14 +111,10 @@ def allocate(
     that have a threshold per token, and for a density that is out of reach.
     """
     check_density(density)
-    places = places_of(model)
-    if not places:
-        raise ConfigError(
-            "this model has no neurons with a threshold per token: convert with threshold='token'."
-        )
+    places = _places_in(model)
     _set(places, [0.0] * len(places))
-    for window in watched(windows.split(1), progress):
-        _collect(model, places, window.to(model.device))
+    for part in watched(_passes(windows), progress):
+        _collect(model, places, part.to(model.device))
     hulls, aim = [_hull(place) for place in places], density
     for _ in range(CORRECTIONS):
         _set(places, _greedy(places, hulls, aim))
@@ -130,8 +135,11 @@ def allocate(
 
 @torch.no_grad()
 def density_of(model: PreTrainedModel, windows: Tensor) -> tuple[float, dict[str, float]]:
-    """Share of the spiking maps' weights that a token reads, and the density of each place."""
-    places = {place.name: place for place in places_of(model)}
+    """Share of the spiking maps' weights that a token reads, and the density of each place.
+
+    ConfigError for a model without neurons that have a threshold per token.
+    """
+    places = {place.name: place for place in _places_in(model)}
     fired, values = dict.fromkeys(places, 0), dict.fromkeys(places, 0)
 
     def count(name: str, _: nn.Module, spikes: Tensor) -> None:
@@ -140,11 +148,15 @@ def density_of(model: PreTrainedModel, windows: Tensor) -> tuple[float, dict[str
             values[name] += spikes.numel()
 
     with observe(model, count):
-        for window in windows.split(1):
-            model(input_ids=window.to(model.device), use_cache=False)
+        for part in _passes(windows):
+            model(input_ids=part.to(model.device), use_cache=False)
     shares = {name: fired[name] / max(values[name], 1) for name in places}
     read = sum(shares[name] * place.weights for name, place in places.items())
     return read / sum(place.weights for place in places.values()), shares
+
+
+def _passes(windows: Tensor) -> tuple[Tensor, ...]:
+    return windows.split(max(1, TOKENS_PER_PASS // windows.shape[1]))
 
 
 def _set(places: list[LayerCosts], zones: list[float]) -> None:
@@ -153,8 +165,8 @@ def _set(places: list[LayerCosts], zones: list[float]) -> None:
             place.neuron.dead_zone.fill_(zone)
 
 
-def _collect(model: PreTrainedModel, places: list[LayerCosts], window: Tensor) -> None:
-    """Add the costs of one window ``[1, T]`` to ``places``."""
+def _collect(model: PreTrainedModel, places: list[LayerCosts], windows: Tensor) -> None:
+    """Add the costs of windows ``[W, T]`` to ``places``."""
     currents: dict[str, Tensor] = {}
     counts: dict[str, Tensor] = {}
 
@@ -163,8 +175,9 @@ def _collect(model: PreTrainedModel, places: list[LayerCosts], window: Tensor) -
         currents[name], counts[name] = current, spikes.detach()
 
     with _frozen(model), _currents(places, keep):
-        logits = model(input_ids=window, use_cache=False).logits[0, :-1].float()
-        nn.functional.cross_entropy(logits, window[0, 1:], reduction="sum").backward()
+        logits = model(input_ids=windows, use_cache=False).logits[:, :-1].float()
+        targets = windows[:, 1:].flatten()
+        nn.functional.cross_entropy(logits.flatten(0, 1), targets, reduction="sum").backward()
     for place in places:
         current = currents[place.name]
         gradient = current.grad

@@ -136,10 +136,10 @@ def train(
                     group["lr"] = metrics["learning_rate"]
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-                task.stepped(world)
+                state.step += 1
+                task.stepped(state.step, world)
 
                 took = watch.read().wall
-                state.step += 1
                 state.tokens_seen += per_step
                 state.seconds += took
                 metrics[f"{task.unit}s_per_second"] = per_step / took

@@ -123,8 +123,8 @@ class Task:
         """Further metrics of a logged step; its gradients are available."""
         return {}
 
-    def stepped(self, world: World) -> None:
-        """Called after each step of the optimiser."""
+    def stepped(self, step: int, world: World) -> None:
+        """Called after each step of the optimiser; ``step`` counts from 1."""
 
     def finish(self) -> None:
         """Called when training is complete, to bring ``model`` into its final state for export."""

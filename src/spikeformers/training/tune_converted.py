@@ -4,7 +4,8 @@
     norms         attention, and every norm of the model
     everything    all parameters: also feed-forward and its thresholds, embeddings, head
 
-The loss is the language model's, or with a teacher ``kd * tau^2 KL(teacher || model)`` plus
+Dead zones may follow a schedule of densities meanwhile (``density_schedule``). The loss is the
+language model's, or with a teacher ``kd * tau^2 KL(teacher || model)`` plus
 ``1 - kd`` times the language model's (``distillation``). NeurTransformer,
 https://arxiv.org/abs/2510.00133, step 3, does not give loss, learning rate or amount of text.
 """
@@ -15,8 +16,12 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from spikeformers.errors import ConfigError, nearest
+from spikeformers.neurons import neurons_of
+from spikeformers.training.config import TrainConfig
+from spikeformers.training.density_schedule import DensitySchedule
 from spikeformers.training.distillation import SpADConfig
 from spikeformers.training.distillation.objective import Distillation
+from spikeformers.training.distributed import World
 from spikeformers.training.task import Task
 
 if TYPE_CHECKING:
@@ -54,10 +59,13 @@ def train_only(model: PreTrainedModel, part: str) -> int:
             "this model kept its softmax attention, so there is no spiking attention to train. "
             "Train everything."
         )
+    neurons = neurons_of(model).values()
+    without_gradient = {id(neuron.dead_zone) for neuron in neurons if neuron.has_dead_zone}
     count = 0
     for name, parameter in model.named_parameters():
         trains = part == "everything" or id(parameter) in inside
         trains = trains or (part == "norms" and _NORM.search(name) is not None)
+        trains = trains and id(parameter) not in without_gradient
         parameter.requires_grad_(trains)
         count += parameter.numel() if trains else 0
     return count
@@ -74,32 +82,61 @@ def spiking_attentions(model: PreTrainedModel) -> dict[int, SpikingSelfAttention
     return attentions
 
 
-class ConvertedTuning(Task):
-    """Trains a part of the model on the model's own loss."""
+class PartTuning(Task):
+    """What both tasks share: the part that is trained, and the densities on the way."""
 
     counts_flops = False
+    part: str
+    densities: DensitySchedule | None
 
-    def __init__(self, model: PreTrainedModel, part: str) -> None:
-        super().__init__(model)
-        self.part = part
-        train_only(model, part)
+    def _train(self, part: str, densities: DensitySchedule | None) -> None:
+        self.part, self.densities = part, densities
+        train_only(self.model, part)
+
+    def start(self, store: Any, config: TrainConfig, world: World) -> None:
+        super().start(store, config, world)
+        if self.densities is not None:
+            self.densities.start(config, world)
+
+    def stepped(self, step: int, world: World) -> None:
+        super().stepped(step, world)
+        if self.densities is not None:
+            self.densities.stepped(step, world)
 
     def record(self) -> dict[str, Any]:
-        return {"trains": self.part}
+        densities = {} if self.densities is None else self.densities.record()
+        return {"trains": self.part, **super().record(), **densities}
+
+    def close(self) -> None:
+        super().close()
+        if self.densities is not None:
+            self.densities.close()
 
 
-class DistilledTuning(Distillation):
+class ConvertedTuning(PartTuning):
+    """Trains a part of the model on the model's own loss."""
+
+    def __init__(
+        self, model: PreTrainedModel, part: str, densities: DensitySchedule | None = None
+    ) -> None:
+        super().__init__(model)
+        self._train(part, densities)
+
+
+class DistilledTuning(PartTuning, Distillation):
     """Trains a part on the soft targets of ``teacher``, the dense original, and on the text."""
 
     def __init__(
-        self, model: PreTrainedModel, teacher: PreTrainedModel, part: str, kd: float, tau: float
+        self,
+        model: PreTrainedModel,
+        teacher: PreTrainedModel,
+        part: str,
+        kd: float,
+        tau: float,
+        densities: DensitySchedule | None = None,
     ) -> None:
         if not 0 < kd <= 1:
             raise ConfigError(f"the weight of the teacher must lie in (0, 1], not {kd}.")
         choices = {"ea": 0.0, "saa": 0.0, "sfa": 0.0, "sta": kd, "hta": 1 - kd, "tau": tau}
         super().__init__(model, teacher, SpADConfig(**choices))  # type: ignore[arg-type]
-        self.part = part
-        train_only(model, part)
-
-    def record(self) -> dict[str, Any]:
-        return {"trains": self.part, **super().record()}
+        self._train(part, densities)

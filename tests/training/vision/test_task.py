@@ -84,7 +84,7 @@ def test_averaged_weights_by_hand(model: Any, tmp_path: Path, store: Any, config
     with torch.no_grad():
         net.head.weight.add_(4.0)
         net.model.fire_out.neuron.train()
-    task.stepped(ALONE)
+    task.stepped(1, ALONE)
     assert task.module.average is not None
     torch.testing.assert_close(task.module.average.state_dict()[name], before + 1.0)
     task.finish()

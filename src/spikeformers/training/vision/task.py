@@ -94,7 +94,7 @@ class VisionTask(Task):
     def measured(self) -> dict[str, Any]:
         return {"grad_norm_by_projection": layer_norms(self.model)}
 
-    def stepped(self, world: World) -> None:
+    def stepped(self, step: int, world: World) -> None:
         if world.size > 1:  # each rank has statistics of its share: keep the mean of all
             for name, buffer in self.model.named_buffers():
                 if buffer.is_floating_point() and "running" in name:
