@@ -1,0 +1,178 @@
+"""Density by training: perplexity of a converted model against the share of weights it reads.
+
+    python benchmarks/density.py run --name smollm2-135m --model FOLDER --data TEXTS
+        --text wikitext-2=wiki.test.raw --text books=BOOKS/test --steps 100 --batch 4 --context 256
+    python benchmarks/density.py table
+
+Rows "trained" learn all weights by ``finetune-attention --train everything --density`` from the
+text of ``--data`` and the dense original (half and half); their control is the original, trained on
+the same tokens in the same order with the language model's loss. Rows without "trained" have the
+dead zones of their density and nothing else. All are then measured on the same windows of the
+texts, on which nothing was trained, as in ``token_threshold.py``: a change is
+``exp(mean difference of losses) - 1`` with the standard error of the mean over windows. With
+``--search`` each trained row has a learning rate of its own, chosen by the validation text of
+``--data``. Everything runs in float32 on one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from _sweep import Sweep, at_best_rate, search_table
+from spikeformers.reporting.tables import markdown
+from token_threshold import changes, losses_of, windows_of
+
+DENSITIES = (0.8, 0.65, 0.5)
+DENSE, TRAINED = "dense", "dense, trained"
+ROWS: dict[str, tuple[float | None, bool]] = {
+    DENSE: (None, False),
+    TRAINED: (None, True),
+    **{f"density {density}": (density, False) for density in DENSITIES},
+    **{f"density {density}, trained": (density, True) for density in DENSITIES},
+}
+"""The density that is asked for, None for the dense original, and whether weights learn."""
+SPIKING = {"threshold": "token", "attention": "kept", "steps": 8}
+RATES = (1e-4, 3e-4)
+SETTING = ("steps", "batch", "context", "windows", "window")
+
+
+def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any]:
+    """Convert, train and measure one row below ``out``."""
+    import torch
+
+    from spikeformers.conversion import load_source
+
+    density, trained = ROWS[args.row]
+    dense, tokenizer = load_source(args.model, args.gguf_file)
+    tuned: dict[str, Any] = {"learning_rate": 0.0, "validation_loss": 0.0}
+    model = dense
+    if trained:
+        model, tuned = train_row(args, dense, tokenizer, density, out)
+    elif density is not None:
+        model = spiking(args, dense, tokenizer, density)
+    model.eval()
+    windows = {
+        name: windows_of(path, tokenizer, _places(args), args.windows)
+        for name, path in (text.split("=", 1) for text in args.text)
+    }
+    losses: dict[str, list[float]] = {name: [] for name in windows}
+    shares = {
+        name: losses_of(model, ids, losses[name], lambda: None) for name, ids in windows.items()
+    }
+    del dense
+    print(f"{args.row}: {shares}", flush=True)
+    digests = {
+        name: hashlib.sha256(ids.to(torch.int64).numpy().tobytes()).hexdigest()[:16]
+        for name, ids in windows.items()
+    }
+    return {
+        "setting": {key: getattr(args, key) for key in SETTING} | {"sha256_of_windows": digests},
+        "parameters": model.num_parameters(),
+        "losses": losses,
+        "shares": shares if density is not None else {},
+        **tuned,
+    }
+
+
+def _places(args: argparse.Namespace) -> argparse.Namespace:
+    return argparse.Namespace(context=args.window, bos=False)
+
+
+def spiking(args: argparse.Namespace, dense: Any, tokenizer: Any, density: float) -> Any:
+    """The converted model with the dead zones of ``density``, not trained."""
+    from spikeformers.conversion import allocate, calibration_windows, make_plan, uncalibrated
+    from spikeformers.data import load_corpus, tokenize_corpus
+
+    model = uncalibrated(dense, make_plan(dense, **SPIKING))
+    store = tokenize_corpus(load_corpus(args.data), tokenizer)
+    allocate(model, calibration_windows(store.split("train"), args.context, 2048), density)
+    return model
+
+
+def train_row(
+    args: argparse.Namespace, dense: Any, tokenizer: Any, density: float | None, out: Path
+) -> tuple[Any, dict[str, Any]]:
+    """The trained model of a row, and what its training was; it resumes."""
+    from spikeformers import runs
+    from spikeformers.conversion import convert, finish, make_plan
+    from spikeformers.data import load_corpus, tokenize_corpus
+    from spikeformers.training import TrainConfig, train
+
+    every = max(1, args.steps // 5)
+    settings: dict[str, Any] = {
+        **{"steps": args.steps, "batch_size": args.batch, "context": args.context},
+        **{"learning_rate": args.rate or RATES[0], "weight_decay": 0.0, "seed": args.seed},
+        **{"eval_every": every, "save_every": every, "keep_checkpoints": 1, "eval_batches": 8},
+        **{"threads": 1, "log_every": 5},
+    }
+    folder = out / "run"
+    resume = (folder / "run.json").is_file()
+    if density is None:
+        store = tokenize_corpus(load_corpus(args.data), tokenizer)
+        config = TrainConfig.from_dict(settings)
+        model = dense.requires_grad_(True)
+        result = train(model, store, tokenizer, folder, config, resume=resume, progress=False)
+    else:
+        source = out / "spiking"
+        if not (source / "config.json").is_file():
+            convert(dense, tokenizer, None, make_plan(dense, **SPIKING), source)
+            finish(source)
+        ended = runs.finetune_attention(
+            source, data=args.data, out=folder, part="everything", teacher=args.model,
+            gguf_file=args.gguf_file, density=density, settings=settings, resume=resume,
+        )  # fmt: skip
+        model, result = ended.model, ended.training
+    if result.interrupted:
+        raise SystemExit(130)
+    return model, {
+        "learning_rate": settings["learning_rate"],
+        "validation_loss": result.final_validation["loss"],
+        "tokens_seen": result.tokens_seen,
+        "train_seconds": result.seconds,
+    }
+
+
+def table(name: str, results: list[dict[str, Any]]) -> str:
+    """One line per row: perplexity on each text, its change, the share of weights read."""
+    setting, texts = results[0]["setting"], list(results[0]["losses"])
+    (dense,) = (run for run in results if run["row"] == DENSE)
+    commits = ", ".join(sorted({run["commit"] for run in results}))
+    head = (
+        f"{name}, {dense['parameters']:,} parameters, T = 8, every map and the head; trained for "
+        f"{setting['steps']:,} steps of {setting['batch']} x {setting['context']} tokens; measured "
+        f"on {setting['windows']} windows of {setting['window']} tokens of each text, changes "
+        f"beside the original before any training; commits {commits}; torch {dense['torch']}, "
+        f"{dense['machine']}."
+    )
+    lines = []
+    for row in ROWS:
+        for run in at_best_rate(results, row)[:1]:
+            cells = [row, f"{run['learning_rate']:g}" if run["learning_rate"] else "-"]
+            for text in texts:
+                result = changes(run, dense, text)
+                change = f"{result['change']:+.1%} ± {result['standard_error']:.1%}"
+                cells += [f"{result['perplexity']:.2f}", "" if row == DENSE else change]
+            read = run["shares"].get(texts[0], {}).get("density")
+            lines.append([*cells, "1" if read is None else f"{read:.3f}"])
+    columns = [column for text in texts for column in (f"{text}, perplexity", "change")]
+    text = f"{head}\n\n{markdown(['row', 'rate', *columns, 'weights read'], lines)}"
+    labels = {row: row for row, (_, trained) in ROWS.items() if trained}
+    tuned = [run for run in results if run["row"] in labels]
+    return f"{text}\n{search_table(tuned, labels, 'validation loss')}" if tuned else text
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", help="the dense original: a folder, or a known name")
+    parser.add_argument("--gguf-file", default="")
+    parser.add_argument("--text", action="append", help="NAME=FILE or FOLDER; repeatable")
+    parser.add_argument("--windows", type=int, default=16)
+    parser.add_argument("--window", type=int, default=512, help="tokens of a window")
+
+
+if __name__ == "__main__":
+    seeds = dict.fromkeys(ROWS, (0,))
+    rates = {row: RATES if trained else (0.0,) for row, (_, trained) in ROWS.items()}
+    Sweep(__file__, "density", seeds, train_one, table, options, rates).main(__doc__)
