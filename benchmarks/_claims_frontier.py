@@ -43,9 +43,10 @@ def frontier() -> Iterator[Line]:
     )
     times = " and ".join(f"{math.exp(speed - each.at()[1]):.1f}" for each in same.values())
     rates = " and ".join(f"{math.exp(each.at()[1]):,.0f}" for each in same.values())
+    fewest = min(ratio.seeds for ratio in ratios.values())
     yield (
         f"frontier: {point.size} trained on books, {SPARSEST}, decode, one thread",
         f"{bits:.3f} bits/byte, {math.exp(speed):,.0f} tokens/s",
-        f"at equal bits per byte {equal}, {seeds_of(len(point.bits))}; at equal size {times} times "
+        f"at equal bits per byte {equal}, {seeds_of(fewest)}; at equal size {times} times "
         f"({rates} tokens/s)",
     )

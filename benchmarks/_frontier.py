@@ -74,6 +74,14 @@ def speed_at(points: Sequence[tuple[float, float]], bits: float) -> float | None
     return float(np.interp(bits, *zip(*frontier(points), strict=True)))
 
 
+def beside(bits: float, others: Sequence[Point]) -> list[Point]:
+    """The points of a curve next to ``bits`` on either side, between which it is interpolated."""
+    at = {each.at(): each for each in others}
+    curve = frontier(list(at))
+    right = next((n for n, (quality, _) in enumerate(curve) if quality >= bits), len(curve))
+    return [at[point] for point in curve[max(0, right - 1) : right + 1]]
+
+
 def ratio_at(
     point: Point,
     others: Sequence[Point],
@@ -90,9 +98,9 @@ def ratio_at(
 
     value = ratio(point.at(), [other.at() for other in others])
     everything = [point, *others]
-    seeds = min(len(each.bits) for each in everything)
     if value is None:
-        return Ratio(None, seeds=seeds)
+        return Ratio(None)
+    seeds = min(len(each.bits) for each in (point, *beside(point.at()[0], others)))
     draw = np.random.default_rng(seed)
     turns = len(point.speeds[0])
     drawn = []

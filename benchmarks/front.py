@@ -154,13 +154,14 @@ def caption() -> str:
     if (compared := at_equal_quality()) is None:
         return ""
     point, ratios, _ = compared
+    fewest = min(ratio.seeds for ratio in ratios.values())
     runs = at_best_rate(load("frontier-books"), f"{point.size}, {SPARSEST}")
     read = statistics.fmean(run["weights_read"] for run in runs)
     return (
         "*Trained from scratch on the same books; sizes are width x layers. At equal bits per byte "
         f"a spiking model, which reads {100 * read:.0f} % of its weights per token, decodes "
         f"{ratios[LLAMA].value:.1f} times as fast as {LLAMA} and {ratios[TWIN].value:.1f} times as "
-        f"fast as a dense model in the same engine: one thread, {seeds_of(len(point.bits))}, "
+        f"fast as a dense model in the same engine: one thread, {seeds_of(fewest)}, "
         "measured in one run. A size that is worse and slower than another stands beside its line "
         "([figures](docs/results/speed.md#speed-at-equal-quality)).*\n"
     )

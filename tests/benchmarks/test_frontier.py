@@ -77,6 +77,19 @@ def test_uncertainty_comes_from_seeds_and_from_turns(scripts: Any) -> None:
     assert by_seeds.seeds == 1  # of the other program
 
 
+def test_only_the_sizes_beside_it_count_for_the_seeds_of_a_ratio(scripts: Any) -> None:
+    Point, ratio_at = scripts.curves.Point, scripts.curves.ratio_at
+    others = [
+        Point("a", (3.0, 3.0), ((400.0,),)),
+        Point("b", (2.0, 2.0, 2.0), ((200.0,),)),
+        Point("c", (1.0,), ((100.0,),)),
+        Point("worse and slower", (2.5,), ((50.0,),)),
+    ]
+    assert ratio_at(Point("x", (2.5,) * 3, ((800.0,),)), others).seeds == 2
+    assert ratio_at(Point("x", (1.5,) * 3, ((800.0,),)), others).seeds == 1
+    assert ratio_at(Point("x", (2.0,) * 3, ((800.0,),)), others[:2]).seeds == 3
+
+
 def test_turns_are_resampled_together(scripts: Any) -> None:
     """A machine that was slow in one turn was slow for both programs."""
     Point = scripts.curves.Point
