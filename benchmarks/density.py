@@ -101,11 +101,11 @@ def train_row(
     from spikeformers.data import load_corpus, tokenize_corpus
     from spikeformers.training import TrainConfig, train
 
-    every = max(1, args.steps // 5)
+    every = max(1, args.steps // 3)
     settings: dict[str, Any] = {
         **{"steps": args.steps, "batch_size": args.batch, "context": args.context},
         **{"learning_rate": args.rate or RATES[0], "weight_decay": 0.0, "seed": args.seed},
-        **{"eval_every": every, "save_every": every, "keep_checkpoints": 1, "eval_batches": 8},
+        **{"eval_every": every, "save_every": every, "keep_checkpoints": 1, "eval_batches": 4},
         **{"threads": 1, "log_every": 5},
     }
     folder = out / "run"

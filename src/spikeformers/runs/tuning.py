@@ -157,15 +157,28 @@ def prepare(options: TuningOptions, reporter: Reporter) -> PreparedRun:
     train_only(model, options.part)
     values.setdefault("context", min(context_of(model), 128))
     config = TrainConfig.from_dict(values)
+    teacher = _teacher(options, tokenizer) if options.teacher else None
     store = reporter.tokenize(corpus, tokenizer)
     schedule = None
     if options.density is not None:
         windows = calibration_windows(store.split("train"), config.context, ALLOCATED_ON)
         schedule = _schedule(model, windows, options.density, reporter)
-    task = _task(options, model, tokenizer, schedule)
+    task = _task(options, model, teacher, schedule)
     rows = {"converted model": options.model, "trained": options.part}
     request = options.request()
     return prepare_text(tokenizer, store, model, config, request, task=task, rows=rows)
+
+
+def _teacher(options: TuningOptions, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    teacher, teacher_tokenizer = load_reference(
+        options.teacher, gguf_file=options.gguf_file, dtype=options.teacher_dtype
+    )
+    if teacher_tokenizer.get_vocab() != tokenizer.get_vocab():
+        raise ConfigError(
+            f"{options.teacher} has another tokenizer than {options.model}; give the model that it "
+            "was converted from."
+        )
+    return teacher
 
 
 def _schedule(
@@ -186,19 +199,11 @@ def _schedule(
 def _task(
     options: TuningOptions,
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    teacher: PreTrainedModel | None,
     schedule: DensitySchedule | None,
 ) -> Task:
-    if not options.teacher:
+    if teacher is None:
         return ConvertedTuning(model, options.part, schedule)
-    teacher, teacher_tokenizer = load_reference(
-        options.teacher, gguf_file=options.gguf_file, dtype=options.teacher_dtype
-    )
-    if teacher_tokenizer.get_vocab() != tokenizer.get_vocab():
-        raise ConfigError(
-            f"{options.teacher} has another tokenizer than {options.model}; give the model that it "
-            "was converted from."
-        )
     if options.transfer:
         return AttentionTransfer(model, teacher)
     return DistilledTuning(model, teacher, options.part, options.kd, options.tau, schedule)
