@@ -15,7 +15,6 @@ from typing import Any
 from _sweep import RESULTS, at_best_rate
 
 Line = tuple[str, str, str]
-TUNED = "original, tuned"  # the control of a tuned conversion
 OWN_RATES = "each at a learning rate of its own"
 FASTEST = "engine, T=8, int4 in groups"  # of the real model's rows at no more than Q8_0's loss
 
@@ -127,38 +126,11 @@ def converted(name: str, subject: str, lines: list[tuple[str, list[str]]]) -> It
             kind = result["row"].removeprefix("ffn ").removeprefix("whole ")
             return f"{result['spiking']['perplexity']:.2f} ({kind}; {energy:.2f} of the energy)"
 
-        beside = f"original {first['perplexity']:.2f}, {first['tokens']:,} tokens"
-        if any("tune" in result["choices"] for result in present) and (twin := by_row.get(TUNED)):
-            tuned = twin["spiking"]["perplexity"]
-            beside += f"; tuned itself, {twin['tuned']['tokens']:,} tokens, {tuned:.2f}"
         yield (
             f"{subject}, {what}",
             "perplexity " + "; ".join(say(result) for result in present),
-            beside,
+            f"original {first['perplexity']:.2f}, {first['tokens']:,} tokens",
         )
-
-
-def on_tasks() -> Iterator[Line]:
-    """What tasks say of the converted SmolLM2-135M."""
-    by_name = {result["model"]["name"]: result for result in load("zeroshot-converted") or []}
-    ours, original = by_name.get("converted, three winners, tuned"), by_name.get("SmolLM2-135M")
-    if ours is None or original is None:
-        return
-
-    def say(result: dict[str, Any]) -> str:
-        scores = []
-        for task, of_task in result["tasks"].items():
-            acc = of_task["metrics"]["acc"]
-            chance = " (chance)" if acc["at_chance"] else ""
-            scores.append(f"{task} {100 * acc['value']:.1f}{chance}")
-        return ", ".join(scores)
-
-    documents = next(iter(ours["tasks"].values()))["documents"]
-    yield (
-        f"the same, tuned, zero-shot accuracy on {documents} documents per task",
-        say(ours),
-        f"original {say(original)}",
-    )
 
 
 def zeroshot() -> Iterator[Line]:

@@ -25,7 +25,7 @@ from _sweep import Sweep, at_best_rate, search_table
 from spikeformers.reporting.tables import markdown
 from token_threshold import changes, losses_of, windows_of
 
-DENSITIES = (0.8, 0.65, 0.5)
+DENSITIES = (0.8, 0.65, 0.5, 0.35)
 DENSE, TRAINED = "dense", "dense, trained"
 ROWS: dict[str, tuple[float | None, bool]] = {
     DENSE: (None, False),

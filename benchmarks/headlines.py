@@ -18,7 +18,6 @@ from _claims import (
     energy,
     engine,
     images,
-    on_tasks,
     real_model,
     sentences,
     tiny,
@@ -51,16 +50,9 @@ TOPICS: dict[str, tuple[Part, ...]] = {
                         "ffn signed-if phase, T=12",
                     ],
                 ),
-                (
-                    "attention too, tuned on WikiText-2",
-                    [
-                        "whole cwssa top-3 phase, T=8",
-                        "whole cwssa top-3 phase, T=8, transfer, then tuned with KD",
-                    ],
-                ),
+                ("attention too, no training", ["whole cwssa top-3 phase, T=8"]),
             ],
         ),
-        on_tasks,
         lambda: converted(
             "smollm2-135m-books",
             "SmolLM2-135M converted, classic books",
@@ -81,13 +73,8 @@ TOPICS: dict[str, tuple[Part, ...]] = {
             [
                 ("only feed-forward blocks, no training", ["ffn signed-if phase, T=4"]),
                 (
-                    "attention too, T = 4",
-                    [
-                        "whole ssa phase, T=4",
-                        "whole ssa phase, T=4, tuned",
-                        "whole cwssa hard phase, T=4",
-                        "whole cwssa hard phase, T=4, tuned with KD",
-                    ],
+                    "attention too, no training",
+                    ["whole ssa phase, T=4", "whole cwssa hard phase, T=4"],
                 ),
             ],
         ),
@@ -96,10 +83,7 @@ TOPICS: dict[str, tuple[Part, ...]] = {
             "GPT-2 shape trained and converted on classic books",
             [
                 ("only feed-forward blocks, no training", ["ffn signed-if phase, T=4"]),
-                (
-                    "attention too, T = 4",
-                    ["whole cwssa hard phase, T=4", "whole cwssa hard phase, T=4, tuned with KD"],
-                ),
+                ("attention too, no training", ["whole cwssa hard phase, T=4"]),
             ],
         ),
     ),
