@@ -60,10 +60,10 @@ def test_quantiles_by_hand() -> None:
 
 
 def test_tau_goes_a_quarter_of_the_way_each_step() -> None:
-    """The quantile at the density 0.5 of [1, 1, 2, 4] is 0.5; a step to halfway of the ramp."""
+    """The quantile at the density 0.5 of [1, 1, 2, 4] is 0.5; a run continued beyond 10 steps."""
     model = torch.nn.ModuleDict({"fire": TokenIF(4, 8)})
     schedule = DensitySchedule(model, {"fire": Course(1.0, 0.5)}, ramp=1.0)
-    schedule.start(TrainConfig(steps=10), ALONE)
+    schedule.start(TrainConfig(steps=20, schedule_steps=10), ALONE)
     x = torch.tensor([[[1.0, -1.0, 2.0, 4.0]]])
     for step, tau in ((10, 0.125), (10, 0.21875)):
         model["fire"].train()(x)

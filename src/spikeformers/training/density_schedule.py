@@ -1,9 +1,10 @@
 """The density of a converted model on its way down, while its weights learn.
 
-    d(n)   = d_0 + (d_1 - d_0) min(1, n / (ramp N))     of a layer of neurons, after n of N steps
+    d(n)   = d_0 + (d_1 - d_0) min(1, n / (ramp N))     of a layer of neurons, after n steps
     q      = the (1 - d(n)) quantile of |x| / mean |x|  over the tokens of the step
     tau   <- tau + FOLLOWS (q - tau)
 
+N is the number of steps of the learning rate's schedule, so that a run that is continued keeps d_1.
 Each layer of neurons with a threshold per token (`spikeformers.neurons.token_if`) goes from its
 density d_0 to d_1 over the first part of a run and keeps it, by its dead zone tau, so that the
 weights learn with the silence that they end with. No gradient reaches tau; those of silent values
@@ -78,7 +79,7 @@ class DensitySchedule:
                 "a density during training sets dead zones, which FSDP shards; run it in one "
                 "process, or with strategy=ddp."
             )
-        self._steps = config.total_steps
+        self._steps = config.schedule_span
         for name, neuron in self.neurons.items():
             self._handles.append(neuron.register_forward_hook(self._watcher(name)))
 
