@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,3 +27,8 @@ def windows_of(
         raise SystemExit(f"the text has {len(ids):,} tokens; {size * number:,} are needed.")
     starts = [round(i * (len(ids) - size) / max(number - 1, 1)) for i in range(number)]
     return [[*first, *ids[start : start + size]] for start in starts]
+
+
+def digest_of(windows: Any) -> str:
+    """Of windows ``[W, T]``, a tensor of int64: the same tokens have the same digest."""
+    return hashlib.sha256(windows.numpy().tobytes()).hexdigest()[:16]

@@ -17,13 +17,13 @@ texts, on which nothing was trained, as in ``token_threshold.py``: a change is
 from __future__ import annotations
 
 import argparse
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from _sweep import Sweep, at_best_rate, search_table
+from _windows import digest_of, token_ids, windows_of
 from spikeformers.reporting.tables import markdown
-from token_threshold import changes, losses_of, windows_of
+from token_threshold import changes, losses_of
 
 DENSITIES = (0.8, 0.65, 0.5, 0.35)
 DENSE, TRAINED = "dense", "dense, trained"
@@ -55,19 +55,15 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any]:
         model = spiking(args, dense, tokenizer, density)
     model.eval()
     windows = {
-        name: windows_of(path, tokenizer, _places(args), args.windows)
+        name: torch.tensor(windows_of(token_ids(tokenizer, path), args.windows, args.window))
         for name, path in (text.split("=", 1) for text in args.text)
     }
     losses: dict[str, list[float]] = {name: [] for name in windows}
     shares = {
         name: losses_of(model, ids, losses[name], lambda: None) for name, ids in windows.items()
     }
-    del dense
     print(f"{args.row}: {shares}", flush=True)
-    digests = {
-        name: hashlib.sha256(ids.to(torch.int64).numpy().tobytes()).hexdigest()[:16]
-        for name, ids in windows.items()
-    }
+    digests = {name: digest_of(ids) for name, ids in windows.items()}
     return {
         "setting": {key: getattr(args, key) for key in SETTING} | {"sha256_of_windows": digests},
         "parameters": model.num_parameters(),
@@ -75,10 +71,6 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any]:
         "shares": shares if density is not None else {},
         **tuned,
     }
-
-
-def _places(args: argparse.Namespace) -> argparse.Namespace:
-    return argparse.Namespace(context=args.window, bos=False)
 
 
 def spiking(args: argparse.Namespace, dense: Any, tokenizer: Any, density: float) -> Any:

@@ -15,7 +15,6 @@ docs/results/ between its marks. Everything runs in float32 on one thread.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import platform
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from _sweep import RESULTS, commit, fill_pages
-from _windows import token_ids
+from _windows import digest_of, token_ids
 from _windows import windows_of as spread_windows
 from spikeformers.meters import Stopwatch
 from spikeformers.reporting.tables import markdown
@@ -139,10 +138,7 @@ def run(args: argparse.Namespace) -> None:
     windows = {
         name: windows_of(path, tokenizer, args, args.windows) for name, path in texts.items()
     }
-    digests = {
-        name: hashlib.sha256(ids.numpy().tobytes()).hexdigest()[:16]
-        for name, ids in windows.items()
-    }
+    digests = {name: digest_of(ids) for name, ids in windows.items()}
     calibration = None
     folder = Path(args.folder) / args.name
     folder.mkdir(parents=True, exist_ok=True)

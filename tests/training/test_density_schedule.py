@@ -17,7 +17,7 @@ from spikeformers.training.density_schedule import (
     Course,
     DensitySchedule,
     quantile,
-    relative_sizes,
+    sampled_sizes,
 )
 from spikeformers.training.distributed import World
 from spikeformers.training.tune_converted import ConvertedTuning, train_only
@@ -52,7 +52,7 @@ def test_a_course_goes_down_in_a_line_and_stays() -> None:
 
 def test_quantiles_by_hand() -> None:
     """Rows [1, -1, 2, 4] and [0, 0, 3, -1] have the means 2 and 1."""
-    sizes = relative_sizes(torch.tensor([[[1.0, -1.0, 2.0, 4.0]], [[0.0, 0.0, 3.0, -1.0]]]))
+    sizes = sampled_sizes(torch.tensor([[[1.0, -1.0, 2.0, 4.0]], [[0.0, 0.0, 3.0, -1.0]]]))
     assert sizes.tolist() == [0.5, 0.5, 1.0, 2.0, 0.0, 0.0, 3.0, 1.0]
     assert [quantile(sizes, level) for level in (0.0, 0.25, 0.5, 0.75, 1.0)] == [
         *(0.0, 0.0, 0.5, 1.0, 3.0)

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from spikeformers.errors import ConfigError
 from spikeformers.neurons import Neuron, observe
-from spikeformers.neurons.token_if import mean_size
+from spikeformers.neurons.token_if import relative_size
 from spikeformers.progress import Move, watched
 
 if TYPE_CHECKING:
@@ -189,8 +189,9 @@ def _collect(model: PreTrainedModel, places: list[LayerCosts], windows: Tensor) 
 def _add(place: LayerCosts, x: Tensor, gradient: Tensor, counts: Tensor) -> None:
     """Add tokens ``[1, T, D]``."""
     x, gradient, counts = (tensor.flatten(0, -2).double() for tensor in (x, gradient, counts))
-    relative = x.abs() / mean_size(x.abs().float()).double().clamp_min(1e-30)
-    bins = (relative * BINS_PER_MEAN).long().clamp(max=BINS)  # the last is beyond any dead zone
+    bins = (
+        (relative_size(x) * BINS_PER_MEAN).long().clamp(max=BINS)
+    )  # the last is beyond any dead zone
     change = torch.zeros(len(x), BINS + 1, dtype=torch.float64, device=x.device)
     change.scatter_add_(1, bins, gradient * x)
     place.costs += change[:, :BINS].cumsum(1).square().sum(0).cpu() / 2

@@ -68,6 +68,12 @@ def mean_size(size: Tensor) -> Tensor:
     return (total / size.shape[-1]).to(torch.float32)
 
 
+def relative_size(x: Tensor) -> Tensor:
+    """|x| / mean |x| of each row ``[..., D]``, in the type of ``x``; the unit of dead zones."""
+    size = x.abs()
+    return size / mean_size(size.float()).to(size.dtype).clamp_min(1e-30)
+
+
 def rounded_up_to_a_power_of_two(unit: Tensor) -> Tensor:
     """The smallest power of two that is not below ``unit``; 0 stays 0."""
     mantissa, exponent = torch.frexp(unit)

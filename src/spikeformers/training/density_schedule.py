@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from spikeformers.errors import ConfigError
 from spikeformers.neurons import Neuron, neurons_of
-from spikeformers.neurons.token_if import mean_size
+from spikeformers.neurons.token_if import relative_size
 from spikeformers.training.config import TrainConfig
 from spikeformers.training.distributed import World
 
@@ -86,7 +86,7 @@ class DensitySchedule:
     def _watcher(self, name: str) -> Any:
         def watch(neuron: Neuron, inputs: tuple[Tensor, ...], _: Tensor) -> None:
             if neuron.training and name not in self._sizes:  # one micro-batch of a step is enough
-                self._sizes[name] = relative_sizes(inputs[0].detach())
+                self._sizes[name] = sampled_sizes(inputs[0].detach())
 
         return watch
 
@@ -113,11 +113,10 @@ class DensitySchedule:
         self._sizes.clear()
 
 
-def relative_sizes(currents: Tensor) -> Tensor:
+def sampled_sizes(currents: Tensor) -> Tensor:
     """|x| / mean |x| of whole rows of ``[..., D]``, evenly spread, about SAMPLED values."""
     rows = currents.flatten(0, -2)
-    sizes = rows[:: max(1, rows.numel() // SAMPLED)].float().abs()
-    return (sizes / mean_size(sizes).clamp_min(1e-30)).flatten()
+    return relative_size(rows[:: max(1, rows.numel() // SAMPLED)].float()).flatten()
 
 
 def quantile(sizes: Tensor, level: float) -> float:
