@@ -189,9 +189,8 @@ def _collect(model: PreTrainedModel, places: list[LayerCosts], windows: Tensor) 
 def _add(place: LayerCosts, x: Tensor, gradient: Tensor, counts: Tensor) -> None:
     """Add tokens ``[1, T, D]``."""
     x, gradient, counts = (tensor.flatten(0, -2).double() for tensor in (x, gradient, counts))
-    bins = (
-        (relative_size(x) * BINS_PER_MEAN).long().clamp(max=BINS)
-    )  # the last is beyond any dead zone
+    bins = (relative_size(x) * BINS_PER_MEAN).long()
+    bins = bins.clamp(max=BINS)  # the last is beyond any dead zone
     change = torch.zeros(len(x), BINS + 1, dtype=torch.float64, device=x.device)
     change.scatter_add_(1, bins, gradient * x)
     place.costs += change[:, :BINS].cumsum(1).square().sum(0).cpu() / 2
