@@ -101,6 +101,17 @@ def write(page: Any, prompt: str, most: int = 24, seed: int = 3) -> None:
     page.wait_for_selector("#write:not([hidden])")
 
 
+def middle(page: Any, selector: str) -> list[float]:
+    """Where an element is, asked in one step: what is drawn anew between two has no place."""
+    return page.evaluate(
+        """(selector) => {
+          const box = document.querySelector(selector).getBoundingClientRect();
+          return [box.x + box.width / 2, box.y + box.height / 2];
+        }""",
+        selector,
+    )
+
+
 def is_marked(element: Any) -> bool:
     return "won" in (element.get_attribute("class") or "").split()
 
@@ -189,8 +200,7 @@ def test_a_layer_that_is_pressed_stays_until_it_is_released(open_page: Open) -> 
     """The figures are drawn anew whenever the pointer moves or a token arrives."""
     page = open_page()
     write(page, "a spike")
-    box = page.locator("#token .layer").first.bounding_box()
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.move(*middle(page, "#token .layer"))
     page.mouse.down()
     page.evaluate("""async () => {
       refresh();
