@@ -1,25 +1,32 @@
 """What in the block costs quality against the dense twin: short runs of a long schedule.
 
     python benchmarks/gap.py run --data WIKITEXT --jobs 1
+    python benchmarks/gap.py run --data WIKITEXT --name ideas --steps 600 --schedule-steps 1000
     python benchmarks/gap.py table
 
 Every row is a model of half the tiny preset's width (64, four layers, four heads, BPE of 2,048
 tokens) that trains on the same windows for ``--steps`` of a schedule of ``--schedule-steps``: a
 schedule of its own length would rank the rows by how they end instead of how they learn. Rows with
 real values replace every neuron by the identity (by max(0, x) inside the MLP), so that what is left
-of the gap is the block's and not the spikes'. Losses are measured, over the whole validation split.
+of the gap is the block's and not the spikes'. The others change one thing of dead zones; those that
+need a part which the library does not have bring it here (`_ideas.py`). All rows have one learning
+rate, so they rank ideas, and say nothing about the twin. Losses are measured, over the whole
+validation split.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from _sweep import Sweep
+from _ideas import OnStep, falling_budget, gate_hidden, thresholds_by_channel
+from _sweep import Sweep, mean
 from spikeformers.models import DEAD_ZONES
 from spikeformers.neurons import Neuron, register_neuron
 from spikeformers.reporting.tables import markdown
@@ -47,6 +54,24 @@ class Positive(Real):
 register_neuron("real", Real)
 register_neuron("positive", Positive)
 
+
+@dataclass(frozen=True)
+class Row:
+    """The tiny preset's overrides, and what is done to the model that they give."""
+
+    model: dict[str, Any] = field(default_factory=dict)
+    twin: bool = False
+    change: Callable[[Any], None] = lambda model: None
+    on_step: Callable[[Any, int], OnStep] | None = None
+    """Of the model and the number of steps: what happens after each."""
+
+
+def places(**changes: Any) -> dict[str, Any]:
+    """Dead zones with these fields at every place."""
+    neurons = DEAD_ZONES["neurons"]
+    return {**DEAD_ZONES, "neurons": {place: {**own, **changes} for place, own in neurons.items()}}
+
+
 REAL: dict[str, Any] = {
     "neurons": {
         **{place: {"neuron": "real"} for place in PLACES},
@@ -54,16 +79,35 @@ REAL: dict[str, Any] = {
     },
     "firing_rate_weight": 0.0,
 }
-ROWS: dict[str, dict[str, Any]] = {
-    "dense twin, rotary positions": {},
-    "real values": REAL,
-    "real values, no norms behind the maps": {**REAL, "projection_norm": False},
-    "real values, softmax": {**REAL, "attention": "softmax"},
-    "NI-LIF": {"neuron": "ni-lif"},
-    "dead zones": DEAD_ZONES,
-    "dead zones, norms behind the maps": {**DEAD_ZONES, "projection_norm": True},
+SIGNED_HIDDEN: dict[str, Any] = {
+    **DEAD_ZONES,
+    "neurons": {**DEAD_ZONES["neurons"], "hidden": DEAD_ZONES["neurons"]["value"]},
 }
-TWIN = next(iter(ROWS))
+ROWS: dict[str, Row] = {
+    "dense twin, rotary positions": Row(twin=True),
+    "real values": Row(REAL),
+    "real values, no norms behind the maps": Row({**REAL, "projection_norm": False}),
+    "real values, softmax": Row({**REAL, "attention": "softmax"}),
+    "NI-LIF": Row({"neuron": "ni-lif"}),
+    "dead zones": Row(DEAD_ZONES),
+    "dead zones, norms behind the maps": Row({**DEAD_ZONES, "projection_norm": True}),
+    "dead zones, budget 0.15": Row({**DEAD_ZONES, "budget": 0.15}),
+    "dead zones, steps of 1/2": Row(places(step_size=0.5, levels=32)),
+    "dead zones, steps of 1/8": Row(places(step_size=0.125, levels=128)),
+    "dead zones, thresholds from 0": Row(places(dead_zone=0.0)),
+    "dead zones, a threshold per channel": Row(DEAD_ZONES, change=thresholds_by_channel),
+    "dead zones, the budget falls from 1": Row(DEAD_ZONES, on_step=falling_budget),
+    "dead zones, a tenth of the gradient outside": Row({**DEAD_ZONES, "surrogate_leak": 0.1}),
+    "dead zones, signed hidden counts": Row(SIGNED_HIDDEN),
+    "dead zones, a gate of spikes in the MLP": Row(
+        {**DEAD_ZONES, "intermediate_size": 171}, change=gate_hidden
+    ),
+    "dead zones, eight heads": Row({**DEAD_ZONES, "num_attention_heads": 8}),
+    "dense twin, rotary positions, eight heads": Row({"num_attention_heads": 8}, twin=True),
+    "dead zones, two heads": Row({**DEAD_ZONES, "num_attention_heads": 2}),
+    "dense twin, rotary positions, two heads": Row({"num_attention_heads": 2}, twin=True),
+}
+SEEDS = dict.fromkeys(ROWS, (0, 1))
 
 
 def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
@@ -79,8 +123,10 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
     tokenizer = make_tokenizer("bpe:2048", corpus)
     store = tokenize_corpus(corpus, tokenizer)
     set_seed(args.seed)
-    spiking = build_config("wd-spikingformer-tiny", len(tokenizer), {**ROWS[args.row], **SHAPE})
-    model = build_model(control_of(spiking, "rotary") if args.row == TWIN else spiking)
+    row = ROWS[args.row]
+    spiking = build_config("wd-spikingformer-tiny", len(tokenizer), {**SHAPE, **row.model})
+    model = build_model(control_of(spiking, "rotary") if row.twin else spiking)
+    row.change(model)
     config = TrainConfig(
         steps=args.steps,
         schedule_steps=max(args.steps, args.schedule_steps),
@@ -94,31 +140,53 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
         keep_checkpoints=1,
     )
     resumed = (out / "run.json").is_file()
-    result = train(model, store, tokenizer, out, config, resume=resumed, progress=False)
+    on_step = row.on_step and row.on_step(model, args.steps)
+    result = train(
+        model, store, tokenizer, out, config, resume=resumed, progress=False, on_step=on_step
+    )
     if result.interrupted:
         return None
     report = perplexity(model, tokenizer, store.split("validation"), context=args.context)
     return {
         "setting": {k: getattr(args, k) for k in ("steps", "schedule_steps", "batch", "context")},
         "perplexity": report.as_dict(),
+        "weights_read": None if row.twin else weights_read(model, store, args.context),
+        "parameters": model.num_parameters(),
         "corpus": corpus.digest,
     }
 
 
+@torch.no_grad()
+def weights_read(model: Any, store: Any, context: int) -> float:
+    """The share of the weights that a token of the first validation windows reads."""
+    from spikeformers.models import share_read
+    from spikeformers.training.density import DensityMeter
+
+    tokens = torch.tensor(store.split("validation").tokens[: 16 * context].astype("int64"))
+    meter = DensityMeter()
+    with meter.measuring(model.eval()):
+        model(tokens.view(16, context))
+    return share_read(model, meter.by_layer())
+
+
 def table(name: str, results: list[dict[str, Any]]) -> str:
-    """One line per row and seed."""
+    """One line per row, mean and sample deviation over its seeds."""
     setting = results[0]["setting"]
     head = (
         f"{name}: {setting['steps']:,} of {setting['schedule_steps']:,} steps of "
         f"{setting['batch']} x {setting['context']} tokens, width 64; measured."
     )
-    rows = [
-        [run["row"], str(run["seed"]), f"{run['perplexity']['nats_per_token']:.3f}"]
-        for key in ROWS
-        for run in results
-        if run["row"] == key
-    ]
-    return f"{head}\n\n{markdown(['row', 'seed', 'validation nats/token'], rows)}"
+    rows = []
+    for key in ROWS:
+        runs = [run for run in results if run["row"] == key]
+        if runs:
+            read = [run["weights_read"] for run in runs if run["weights_read"] is not None]
+            losses = [run["perplexity"]["nats_per_token"] for run in runs]
+            parameters = f"{runs[0]['parameters']:,}"
+            share = mean(read, 2) if read else "1"
+            rows.append([key, str(len(runs)), mean(losses, 3), share, parameters])
+    columns = ["row", "seeds", "validation nats/token", "weights read", "parameters"]
+    return f"{head}\n\n{markdown(columns, rows)}"
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -127,4 +195,4 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    Sweep(__file__, "gap", dict.fromkeys(ROWS, (0,)), train_one, table, options).main(__doc__)
+    Sweep(__file__, "gap", SEEDS, train_one, table, options).main(__doc__)
