@@ -38,7 +38,7 @@ test: setup
 	$(BIN)/ruff check $(FILES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 docs: setup
 	$(PIP) install --quiet -c constraints.txt -e ".[docs]"

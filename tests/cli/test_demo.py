@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,32 +31,43 @@ SMALL = DemoSettings(
 )
 
 
+@contextmanager
+def small(text: Path) -> Iterator[None]:
+    """The verb's settings take milliseconds."""
+
+    def make_settings(*, seed: int, minutes: float) -> DemoSettings:
+        steps = round(SMALL.steps * minutes / 5)
+        return replace(SMALL, source=str(text), seed=seed, steps=steps)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demonstration, "make_settings", make_settings)
+        yield
+
+
 @pytest.fixture
-def demo(spikeformers, text, monkeypatch):
-    """Run the verb on settings that take milliseconds."""
+def demo(spikeformers, text):
+    """Run the verb on small settings."""
+    with small(text):
+        yield lambda out, *more: spikeformers("demo", "--out", out, *more)
 
-    def run(out: Path, *more: object):
-        def small(*, seed: int, minutes: float) -> DemoSettings:
-            steps = round(SMALL.steps * minutes / 5)
-            return replace(SMALL, source=str(text), seed=seed, steps=steps)
 
-        monkeypatch.setattr(demonstration, "make_settings", small)
-        return spikeformers("demo", "--out", out, *more)
-
-    return run
+@pytest.fixture(scope="module")
+def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a demo that ran to its end."""
+    out = tmp_path_factory.mktemp("finished") / "demo"
+    with small(text):
+        assert demonstration.demo(out) is not None
+    return out
 
 
 SIDES = ("bits_per_byte", "perplexity", "parameters", "tokens_seen", "train_seconds")
 SIDES += ("energy_pj_per_token", "tokens_per_second")
 
 
-def test_the_whole_demo(demo, spikeformers, tmp_path):
+def test_the_whole_demo(finished, spikeformers):
     pytest.importorskip("spikeformers.kernels._native")
-    out = tmp_path / "demo"
-    ended = demo(out, "--json")
-    assert ended.code == 0, ended.err
+    out = finished
     summary = json.loads((out / "summary.json").read_text())
-    assert ended.json == summary
     for side in ("spiking", "control"):
         part = summary[side]
         assert all(isinstance(part[key], (int, float)) and part[key] > 0 for key in SIDES)
@@ -83,11 +97,17 @@ def test_the_whole_demo(demo, spikeformers, tmp_path):
     assert ">measured</span>" in page
     assert len(list((out / "pictures").glob("*.png"))) == 5
 
-    # Again: nothing is trained, and the same is printed.
+
+def test_again_nothing_is_trained_and_the_same_is_printed(demo, finished, tmp_path):
+    pytest.importorskip("spikeformers.kernels._native")
+    out = tmp_path / "demo"
+    shutil.copytree(finished, out)
+    summary = json.loads((out / "summary.json").read_text())
     before = (out / "spiking" / "model.safetensors").stat().st_mtime_ns
     again = demo(out)
     assert again.code == 0
     assert "--overwrite" in again.err
+    assert demo(out, "--json").json == summary
     for message in (
         *("validation bits per byte", "firing density", "estimated", "continues 'the '"),
         *("generation speed, engine (int8), tokens/s", "The engine reads only weights"),
@@ -120,18 +140,17 @@ def test_without_kernels_the_demo_says_why_the_engine_did_not_run(demo, tmp_path
     assert "engine (int8)" not in ended.out
 
 
-def test_both_see_the_same_batches(demo, tmp_path):
-    out = tmp_path / "demo"
-    assert demo(out).code == 0
-    records = [json.loads((out / side / "run.json").read_text()) for side in demonstration.PARTS]
+def test_both_see_the_same_batches(finished):
+    records = [
+        json.loads((finished / side / "run.json").read_text()) for side in demonstration.PARTS
+    ]
     assert records[0]["config"] == records[1]["config"]
     data = [{k: v for k, v in r["data"].items() if k != "request"} for r in records]
     assert data[0] == data[1]
 
 
-def test_ctrl_c_and_the_same_command_goes_on(demo, tmp_path, monkeypatch):
-    whole, out = tmp_path / "whole", tmp_path / "demo"
-    assert demo(whole).code == 0
+def test_ctrl_c_and_the_same_command_goes_on(demo, finished, tmp_path, monkeypatch):
+    out = tmp_path / "demo"
     advance = Journal.advance
     calls = iter(range(99))
 
@@ -148,7 +167,7 @@ def test_ctrl_c_and_the_same_command_goes_on(demo, tmp_path, monkeypatch):
     assert not (out / "summary.json").exists()
     ended = demo(out, "--resume", "--json")
     assert ended.code == 0, ended.err
-    expected = json.loads((whole / "summary.json").read_text())
+    expected = json.loads((finished / "summary.json").read_text())
     for side in demonstration.PARTS:
         assert ended.json[side]["bits_per_byte"] == expected[side]["bits_per_byte"]
 
