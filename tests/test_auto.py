@@ -49,13 +49,13 @@ def test_importing_the_package_brings_no_heavy_library() -> None:
 @pytest.mark.parametrize(
     "first",
     [
-        "import spikeformers",
         "from transformers import AutoModelForCausalLM; import spikeformers",
         "import spikeformers; from transformers import PreTrainedModel, pipeline",
-        "import spikeformers.models",
         *(
             pytest.param(first, marks=pytest.mark.slow)
             for first in (
+                "import spikeformers",
+                "import spikeformers.models",
                 "import transformers, spikeformers",
                 "import spikeformers; from transformers import AutoModelForCausalLM",
                 "import spikeformers; from transformers import pipeline",

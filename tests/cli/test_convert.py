@@ -162,7 +162,7 @@ def test_a_density_reached_by_training(spikeformers, control, text, tmp_path):
     record = json.loads((spiking / "tuned/run.json").read_text())
     assert record["data"]["request"]["density"] == 0.6
     zones = [
-        float(tensor)
+        float(tensor.detach())
         for name, tensor in load_model(spiking / "tuned")[0].named_parameters()
         if name.endswith("dead_zone")
     ]

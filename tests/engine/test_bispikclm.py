@@ -93,7 +93,7 @@ def test_one_token_at_a_time_gives_the_bits_of_the_prompt(
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("steps", [2, 4])
+@pytest.mark.parametrize("steps", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_greedy_text_of_512_tokens_is_pytorchs(steps: int, ids: Ids) -> None:
     model = make(7, max_position_embeddings=600, steps=steps)
     prompt = ids(4, 8)

@@ -185,7 +185,10 @@ def put_rounded_weights(model: Any, packed: Packed) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("variant", ["hard", "top-3", "ssa", "token-shift"])
+@pytest.mark.parametrize(
+    "variant",
+    ["hard", "top-3", *(pytest.param(v, marks=pytest.mark.slow) for v in ("ssa", "token-shift"))],
+)
 def test_greedy_text_of_512_tokens_is_pytorchs(variant: str, make_model: Make, ids: Ids) -> None:
     model = make_model(7, max_position_embeddings=600, **VARIANTS[variant])
     prompt = ids(4, 8)

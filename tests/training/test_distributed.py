@@ -46,7 +46,7 @@ def make_shards(folder: Path) -> None:
     assert len(store.split("train").shards) > 2
 
 
-@pytest.fixture(scope="session", params=["ddp", "fsdp"])
+@pytest.fixture(scope="module", params=["ddp", "fsdp"])
 def pair(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
