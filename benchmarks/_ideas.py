@@ -91,6 +91,20 @@ def gate_hidden(model: Any) -> None:
     assert len(read_shares(model)) > 0
 
 
+@torch.no_grad()
+def neighbours_first(model: Any) -> None:
+    """Heads prefer, in turns, the key behind the query and the one before it, not the query's own.
+
+    That one is a mask token's wherever a masked model is asked.
+    """
+    for relative in model.base_model.relative:
+        heads, entries = relative.bias.shape
+        slopes = 2.0 ** (-8.0 * torch.arange(1, heads + 1) / heads) * relative.slope
+        distance = torch.arange(entries) - (relative.max_distance - 1)
+        beside = 1 - 2 * (torch.arange(heads) % 2)
+        relative.bias.copy_(-slopes[:, None] * (distance - beside[:, None]).abs())
+
+
 def falling_budget(model: Any, steps: int) -> OnStep:
     """The budget falls from 1 to the config's own over the first half of the run, in a line."""
     end, until = model.config.budget, steps // 2
