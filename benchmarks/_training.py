@@ -78,5 +78,14 @@ def train_row(
         **chosen_by,
         "energy": {k: v for k, v in energy.items() if k not in ("products", "prices")},
         "weights_read": share_read(model, densities) if densities else None,  # None: dense
+        "validation_by_step": validation_by_step(out),
         "corpus": store.manifest["corpus"]["digest"],
     }
+
+
+def validation_by_step(out: Path) -> dict[int, float]:
+    """Validation losses of a run folder, each over the run's own number of batches."""
+    from spikeformers.training.journal import read_metrics
+
+    lines = read_metrics(out / "metrics.jsonl")
+    return {line["step"]: line["loss"] for line in lines if line["kind"] == "validation"}

@@ -252,6 +252,24 @@ def density_table(results: list[dict[str, Any]]) -> str:
     return markdown(columns, rows) if len(rows) > 1 else ""
 
 
+def curve_table(results: list[dict[str, Any]]) -> str:
+    """Validation losses while training, of rows that recorded them; empty with a single row."""
+    curves = {}
+    for key, row in ROWS.items():
+        runs = [
+            r["validation_by_step"] for r in at_best_rate(results, key) if "validation_by_step" in r
+        ]
+        if runs:
+            curves[row.label or key] = runs
+    steps = [step for runs in list(curves.values())[:1] for step in runs[0]]
+    rows = [
+        [label, *(mean([run[step] for run in runs], 3) for step in steps)]
+        for label, runs in curves.items()
+    ]
+    columns = ["validation nats/token at step", *(f"{int(step):,}" for step in steps)]
+    return markdown(columns, rows) if len(rows) > 1 else ""
+
+
 def _density(run: dict[str, Any], part: str) -> float:
     """Mean density of the neuron layers whose name has ``part``."""
     layers = run["energy"]["by_neuron"]
@@ -268,5 +286,5 @@ SEEDS = {key: row.seeds for key, row in ROWS.items()}
 RATES = {key: row.rates for key, row in ROWS.items()}
 
 if __name__ == "__main__":
-    more = {"density": density_table}
+    more = {"density": density_table, "curve": curve_table}
     Sweep(__file__, "quality", SEEDS, train_one, table, options, RATES, more).main(__doc__)
