@@ -43,12 +43,10 @@ def seeds_of(number: int) -> str:
     return "one seed" if number == 1 else f"{number} seeds"
 
 
-def trained_pair() -> Iterator[Line]:
+def trained_pair(row: str, model: str) -> Iterator[Line]:
     """The spiking model and its twin, each at the learning rate that its own search chose."""
     results = load("quality-wikitext-2-searched") or []
-    spiking, dense = (
-        at_best_rate(results, row) for row in ("dead zones, budget 0.35", "dense-rotary")
-    )
+    spiking, dense = (at_best_rate(results, each) for each in (row, "dense-rotary"))
     if not spiking or not dense:
         return
 
@@ -61,7 +59,7 @@ def trained_pair() -> Iterator[Line]:
 
     read = statistics.mean(run["weights_read"] for run in spiking)
     yield (
-        f"WD-Spikingformer with dead zones, {spiking[0]['parameters'] / 1e6:.1f} M parameters, "
+        f"{model}, {spiking[0]['parameters'] / 1e6:.1f} M parameters, "
         f"WikiText-2 test, seeds: {len(spiking)} and {len(dense)}",
         f"{bits(spiking)} bits/byte; {read:.0%} of weights read per token; "
         f"{nanojoules(spiking)} nJ/token",

@@ -1,6 +1,6 @@
 """What in the block costs quality against the dense twin: short runs of a long schedule.
 
-    python benchmarks/gap.py run --data WIKITEXT --jobs 1
+    python benchmarks/gap.py run --data WIKITEXT --name long --steps 1600 --schedule-steps 4000
     python benchmarks/gap.py run --data WIKITEXT --name ideas --steps 600 --schedule-steps 1000
     python benchmarks/gap.py run --data WIKITEXT --name masked --steps 1500 --schedule-steps 1500
     python benchmarks/gap.py table
@@ -28,6 +28,7 @@ from torch import Tensor
 
 from _ideas import OnStep, falling_budget, gate_hidden, neighbours_first, thresholds_by_channel
 from _sweep import Sweep, mean
+from _training import validation_by_step
 from spikeformers.models import DEAD_ZONES
 from spikeformers.neurons import Neuron, register_neuron
 from spikeformers.reporting.tables import markdown
@@ -52,8 +53,16 @@ class Positive(Real):
         return torch.relu(u)
 
 
+class Smooth(Real):
+    """GELU, real, as in the twin."""
+
+    def fire(self, u: Tensor) -> Tensor:
+        return torch.nn.functional.gelu(u)
+
+
 register_neuron("real", Real)
 register_neuron("positive", Positive)
+register_neuron("smooth", Smooth)
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,13 @@ REAL: dict[str, Any] = {
     },
     "firing_rate_weight": 0.0,
 }
+PLAIN: dict[str, Any] = {**REAL, "projection_norm": False}
+"""Real values without norms behind the maps."""
+SUMMED: dict[str, Any] = {
+    **DEAD_ZONES,
+    "attention": "softmax",
+    "neurons": {**DEAD_ZONES["neurons"], "out": DEAD_ZONES["neurons"]["value"]},
+}
 SIGNED_HIDDEN: dict[str, Any] = {
     **DEAD_ZONES,
     "neurons": {**DEAD_ZONES["neurons"], "hidden": DEAD_ZONES["neurons"]["value"]},
@@ -88,12 +104,20 @@ SIGNED_HIDDEN: dict[str, Any] = {
 ROWS: dict[str, Row] = {
     "dense twin, rotary positions": Row(twin=True),
     "real values": Row(REAL),
-    "real values, no norms behind the maps": Row({**REAL, "projection_norm": False}),
+    "real values, no norms behind the maps": Row(PLAIN),
+    "real values, no norms behind the maps, softmax": Row(
+        {**PLAIN, "attention": "softmax", "neurons": REAL["neurons"] | {"out": {"neuron": "real"}}}
+    ),
+    "real values, no norms behind the maps, GELU": Row(
+        {**PLAIN, "neurons": REAL["neurons"] | {"hidden": {"neuron": "smooth"}}}
+    ),
     "real values, softmax": Row({**REAL, "attention": "softmax"}),
     "NI-LIF": Row({"neuron": "ni-lif"}),
     "dead zones": Row(DEAD_ZONES),
+    "dead zones, softmax": Row(SUMMED),
     "dead zones, norms behind the maps": Row({**DEAD_ZONES, "projection_norm": True}),
     "dead zones, budget 0.15": Row({**DEAD_ZONES, "budget": 0.15}),
+    "dead zones, no budget": Row({**DEAD_ZONES, "budget": 1.0}),
     "dead zones, steps of 1/2": Row(places(step_size=0.5, levels=32)),
     "dead zones, steps of 1/8": Row(places(step_size=0.125, levels=128)),
     "dead zones, thresholds from 0": Row(places(dead_zone=0.0)),
@@ -115,17 +139,8 @@ ROWS: dict[str, Row] = {
     "masked: dead zones, heads begin beside the query": Row(
         DEAD_ZONES, masked=True, change=neighbours_first
     ),
-    "masked: dead zones, softmax": Row(
-        {
-            **DEAD_ZONES,
-            "attention": "softmax",
-            "neurons": {**DEAD_ZONES["neurons"], "out": DEAD_ZONES["neurons"]["value"]},
-        },
-        masked=True,
-    ),
-    "masked: real values, no norms behind the maps": Row(
-        {**REAL, "projection_norm": False}, masked=True
-    ),
+    "masked: dead zones, softmax": Row(SUMMED, masked=True),
+    "masked: real values, no norms behind the maps": Row(PLAIN, masked=True),
 }
 SEEDS = dict.fromkeys(ROWS, (0, 1))
 
@@ -175,6 +190,7 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
     return {
         "setting": {k: getattr(args, k) for k in ("steps", "schedule_steps", "batch", "context")},
         "nats_per_token": loss,
+        "validation_by_step": validation_by_step(out),
         "weights_read": None if row.twin else weights_read(model, store, args.context),
         "parameters": model.num_parameters(),
         "corpus": corpus.digest,

@@ -31,7 +31,10 @@ from spikeformers.reporting.tables import markdown
 Part = Callable[[], Iterator[Line]]
 
 TOPICS: dict[str, tuple[Part, ...]] = {
-    "training": (trained_pair,),
+    "training": (
+        lambda: trained_pair("dead zones, budget 0.35", "WD-Spikingformer with dead zones"),
+        lambda: trained_pair("dead zones, budget 0.15", "WD-Spikingformer at a budget of 0.15"),
+    ),
     "distillation": (
         lambda: distilled("wikitext-2", "WikiText-2, from its own dense twin"),
         lambda: distilled("classic-books", "classic books, from SmolLM2-135M"),
