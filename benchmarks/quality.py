@@ -163,14 +163,16 @@ def shift_inputs(twin: Any) -> None:
 def table(name: str, results: list[dict[str, Any]]) -> str:
     """One line per row, mean and sample deviation over its seeds."""
     setting = results[0]["setting"]
-    searched = "validation_loss" in results[0]
+    tested = "validation_loss" in results[0]
+    searched = tested and len({run["learning_rate"] for run in results}) > 1
     commits = ", ".join(sorted({run["commit"] for run in results}))
     measured = (
         "Losses measured over the whole test split, at the learning rate that each row's search "
         "chose by the validation split (rates searched, with the validation loss of the first "
         "seed, below)"
         if searched
-        else "Losses measured over the whole validation split, all rows at one learning rate"
+        else f"Losses measured over the whole {'test' if tested else 'validation'} split, all rows "
+        "at one learning rate"
     )
     head = (
         f"{name}, {setting['tokenizer']}, {setting['preset']}, {setting['steps']:,} steps of "
