@@ -106,11 +106,11 @@ def neighbours_first(model: Any) -> None:
 
 
 def falling_budget(model: Any, steps: int) -> OnStep:
-    """The budget falls from 1 to the config's own over the first half of the run, in a line."""
-    end, until = model.config.budget, steps // 2
-    model.config.budget = 1.0
+    """The budget falls from all to the config's own over the first half of the run, in a line."""
+    start, end, until = 0.999, model.config.budget, steps // 2  # 1 is no budget to a config
+    model.config.budget = start
 
     def after(step: int, metrics: Mapping[str, float]) -> None:
-        model.config.budget = 1.0 + (end - 1.0) * min(1.0, step / until)
+        model.config.budget = start + (end - start) * min(1.0, step / until)
 
     return after

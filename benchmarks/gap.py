@@ -117,7 +117,7 @@ ROWS: dict[str, Row] = {
     "dead zones, softmax": Row(SUMMED),
     "dead zones, norms behind the maps": Row({**DEAD_ZONES, "projection_norm": True}),
     "dead zones, budget 0.15": Row({**DEAD_ZONES, "budget": 0.15}),
-    "dead zones, no budget": Row({**DEAD_ZONES, "budget": 1.0}),
+    "dead zones, no budget": Row({**DEAD_ZONES, "budget": 0.999}),
     "dead zones, steps of 1/2": Row(places(step_size=0.5, levels=32)),
     "dead zones, steps of 1/8": Row(places(step_size=0.125, levels=128)),
     "dead zones, thresholds from 0": Row(places(dead_zone=0.0)),
