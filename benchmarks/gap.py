@@ -215,7 +215,9 @@ def table(name: str, results: list[dict[str, Any]]) -> str:
     setting = results[0]["setting"]
     head = (
         f"{name}: {setting['steps']:,} of {setting['schedule_steps']:,} steps of "
-        f"{setting['batch']} x {setting['context']} tokens, width 64; measured."
+        f"{setting['batch']} x {setting['context']} tokens, width 64, all at a rate of 5e-3; "
+        f"commits {', '.join(sorted({run['commit'] for run in results}))}; torch "
+        f"{results[0]['torch']}, {results[0]['machine']}. Losses measured."
     )
     rows = []
     for key in ROWS:
