@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikeformers.models import read_shares
 from spikeformers.neurons import Activity, DeadZone
 
 OnStep = Callable[[int, Mapping[str, float]], None]
@@ -87,8 +86,6 @@ def gate_hidden(model: Any) -> None:
         block.__class__ = Gated
         block.gate = kind(block.up.in_features, block.up.out_features, block.up.bias is not None)
         model._init_weights(block.gate)
-        nn.init.normal_(block.gate.weight, std=model.config.initializer_range)
-    assert len(read_shares(model)) > 0
 
 
 @torch.no_grad()
@@ -106,8 +103,11 @@ def neighbours_first(model: Any) -> None:
 
 
 def falling_budget(model: Any, steps: int) -> OnStep:
-    """The budget falls from all to the config's own over the first half of the run, in a line."""
-    start, end, until = 0.999, model.config.budget, steps // 2  # 1 is no budget to a config
+    """The budget falls from all to the config's own over the first half of the run, in a line.
+
+    The first step after an interruption sees all of it again.
+    """
+    start, end, until = 0.999, model.config.budget, steps // 2  # a config's is less than 1
     model.config.budget = start
 
     def after(step: int, metrics: Mapping[str, float]) -> None:
