@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spikeformers.attention import WTA
+from spikeformers.attention._pairs import written_out
 from spikeformers.neurons import Activity, DeadZone
 
 OnStep = Callable[[int, Mapping[str, float]], None]
@@ -47,6 +49,109 @@ def thresholds_by_channel(model: Any) -> None:
             wide = "hidden" in name
             module.__class__ = ByChannel
             module.per_channel(model.config.intermediate_size if wide else model.config.hidden_size)
+
+
+class ByMargin(DeadZone):
+    """A dead zone whose firing-rate term pushes by what a higher threshold would silence.
+
+    The term's gradient is -P(|N| = 1) / step, the spikes that a threshold higher by a step would
+    silence, in place of -density, which overrates it where counts are large.
+    """
+
+    def _activity(self, current: Tensor, spikes: Tensor) -> Activity:
+        counts = (spikes.detach().abs() / self.spike_value()).round_()
+        (fired, values), (least, _) = self.total(counts.sign()), self.total(counts == 1)
+        density, margin = fired / values, least / values / self.step_size
+        threshold = self.threshold.squeeze()
+        return self._reported(density - margin * (threshold - threshold.detach()), density)
+
+
+def budget_by_margin(model: Any) -> None:
+    """Every dead zone of ``model`` is held by what its threshold would silence."""
+    for module in model.modules():
+        if isinstance(module, DeadZone):
+            module.__class__ = ByMargin
+
+
+def one_winner(model: Any) -> None:
+    """Every head of a dense twin reads the one key of the highest score; softmax backwards."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import eager_mask
+
+    AttentionInterface.register("one-winner", _winners)
+    AttentionMaskInterface.register("one-winner", eager_mask)
+    model.set_attn_implementation("one-winner")
+
+
+def _winners(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, Tensor]:
+    scores = query @ key.mT * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask[..., : key.shape[-2]]
+    p = scores.softmax(-1)
+    hard = torch.zeros_like(p).scatter_(-1, p.argmax(-1, keepdim=True), 1.0)
+    weights = hard - p.detach() + p
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+class Resting(WTA):
+    """One winner among the keys and a rest, which a head prefers where no score is above its own.
+
+    A resting head reads no row and adds nothing. The score of rest is learned, one per head.
+    """
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, allowed: Any, bias: Tensor | None = None
+    ) -> Tensor:
+        allowed, bias = written_out(allowed, bias, q, k)
+        queries, keys = q.shape[-2], k.shape[-2]
+        if bias is None:
+            bias = self.rest.new_zeros(self.rest.shape[0], queries, keys)
+        k, v = (torch.cat([x.new_zeros(*x.shape[:-2], 1, x.shape[-1]), x], -2) for x in (k, v))
+        allowed = torch.cat([allowed.new_ones(*allowed.shape[:-1], 1), allowed], -1)
+        return super().forward(
+            q, k, v, allowed, torch.cat([self.rest.expand(-1, queries, 1), bias], -1)
+        )
+
+
+def rests(model: Any) -> None:
+    """Every head of ``model`` may rest; at first it does where the best score is below -1."""
+    for module in model.modules():
+        if isinstance(module, WTA):
+            module.__class__ = Resting
+            module.rest = nn.Parameter(torch.full((model.config.num_attention_heads, 1, 1), -1.0))
+
+
+class Rotary(nn.Module):
+    """Currents ``[..., T, D]`` turned by their position within each head, as the twin's q and k."""
+
+    def __init__(self, head_width: int) -> None:
+        super().__init__()
+        self.head_width = head_width
+
+    def forward(self, x: Tensor) -> Tensor:
+        half = self.head_width // 2
+        frequency = 10_000.0 ** -(torch.arange(half, device=x.device) / half)
+        angle = torch.arange(x.shape[-2], device=x.device)[:, None, None] * frequency
+        a, b = x.unflatten(-1, (-1, 2, half)).unbind(-2)
+        turned = (a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin())
+        return torch.stack(turned, -2).flatten(-3)
+
+
+def turned_by_position(model: Any) -> None:
+    """The currents of q and k are turned by their position; the relative bias stays."""
+    for layer in model.base_model.layers:
+        block = layer.attention
+        for fire in (block.fire_query, block.fire_key):
+            fire.norm = Rotary(block.head_width)
 
 
 class Gate(torch.autograd.Function):
@@ -102,15 +207,16 @@ def neighbours_first(model: Any) -> None:
         relative.bias.copy_(-slopes[:, None] * (distance - beside[:, None]).abs())
 
 
-def falling_budget(model: Any, steps: int) -> OnStep:
-    """The budget falls from all to the config's own over the first half of the run, in a line.
+def falling_budget(model: Any, steps: int, begin: float = 0.0, until: float = 0.5) -> OnStep:
+    """The budget falls from all to the config's own between two shares of the run, in a line.
 
     The first step after an interruption sees all of it again.
     """
-    start, end, until = 0.999, model.config.budget, steps // 2  # a config's is less than 1
+    start, end = 0.999, model.config.budget  # a config's is less than 1
     model.config.budget = start
 
     def after(step: int, metrics: Mapping[str, float]) -> None:
-        model.config.budget = start + (end - start) * min(1.0, step / until)
+        done = (step / steps - begin) / (until - begin)
+        model.config.budget = start + (end - start) * min(1.0, max(0.0, done))
 
     return after

@@ -5,14 +5,15 @@
     python benchmarks/gap.py run --data WIKITEXT --name masked --steps 1500 --schedule-steps 1500
     python benchmarks/gap.py table
 
-Every row is a model of half the tiny preset's width (64, four layers, four heads, BPE of 2,048
-tokens) that trains on the same windows for ``--steps`` of a schedule of ``--schedule-steps``: a
-schedule of its own length would rank the rows by how they end instead of how they learn. Rows with
-real values replace every neuron by the identity (by max(0, x) inside the MLP), so that what is left
-of the gap is the block's and not the spikes'. The others change one thing of dead zones; those that
-need a part which the library does not have bring it here (`_ideas.py`). All rows have one learning
-rate, so they rank ideas, and say nothing about the twin. Losses are measured: of causal models over
-the whole validation split, of masked ones over 60 of its batches.
+Every row is a model of half the tiny preset's width (64, or ``--width``; four layers, heads of 16,
+BPE of 2,048 tokens) that trains on the same windows for ``--steps`` of a schedule of
+``--schedule-steps``: a schedule of its own length would rank the rows by how they end instead of
+how they learn. Rows with real values replace every neuron by the identity (by max(0, x) inside the
+MLP), so that what is left of the gap is the block's and not the spikes'. The others change one
+thing of dead zones; those that need a part which the library does not have bring it here
+(`_ideas.py`). All rows have one learning rate, so they rank ideas, and say nothing about the twin.
+Losses are measured: of causal models over the whole validation split, of masked ones over 60 of its
+batches.
 """
 
 from __future__ import annotations
@@ -20,20 +21,33 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from _ideas import OnStep, falling_budget, gate_hidden, neighbours_first, thresholds_by_channel
+from _ideas import (
+    OnStep,
+    budget_by_margin,
+    falling_budget,
+    gate_hidden,
+    neighbours_first,
+    one_winner,
+    rests,
+    thresholds_by_channel,
+    turned_by_position,
+)
 from _sweep import Sweep, mean
 from _training import validation_by_step
 from spikeformers.models import DEAD_ZONES
 from spikeformers.neurons import Neuron, register_neuron
 from spikeformers.reporting.tables import markdown
 
-SHAPE = {"hidden_size": 64, "num_attention_heads": 4}
+HEAD = 16
+"""Width of a head."""
+SETTING = ("steps", "schedule_steps", "batch", "context", "width", "learning_rate")
 PLACES = ("in", "query", "key", "value", "head")
 
 
@@ -101,8 +115,17 @@ SIGNED_HIDDEN: dict[str, Any] = {
     **DEAD_ZONES,
     "neurons": {**DEAD_ZONES["neurons"], "hidden": DEAD_ZONES["neurons"]["value"]},
 }
+A2OS2A: dict[str, Any] = {"attention": "a2os2a", "neuron": "ni-lif"}
+OPEN: dict[str, Any] = {
+    **A2OS2A,
+    "budget": DEAD_ZONES["budget"],
+    "neurons": {place: DEAD_ZONES["neurons"][place] for place in ("in", "hidden", "head")}
+    | {"out": DEAD_ZONES["neurons"]["value"]},
+}
+"""A2OS2A with dead zones at the places that its paper leaves open."""
 ROWS: dict[str, Row] = {
     "dense twin, rotary positions": Row(twin=True),
+    "dense twin, rotary positions, one winner": Row(twin=True, change=one_winner),
     "real values": Row(REAL),
     "real values, no norms behind the maps": Row(PLAIN),
     "real values, no norms behind the maps, softmax": Row(
@@ -115,6 +138,9 @@ ROWS: dict[str, Row] = {
     "NI-LIF": Row({"neuron": "ni-lif"}),
     "dead zones": Row(DEAD_ZONES),
     "dead zones, softmax": Row(SUMMED),
+    "dead zones, softmax, scores begin as the twin's": Row(
+        {**SUMMED, "attention_scale": HEAD**-0.5}
+    ),
     "dead zones, norms behind the maps": Row({**DEAD_ZONES, "projection_norm": True}),
     "dead zones, budget 0.15": Row({**DEAD_ZONES, "budget": 0.15}),
     "dead zones, no budget": Row({**DEAD_ZONES, "budget": 0.999}),
@@ -123,6 +149,10 @@ ROWS: dict[str, Row] = {
     "dead zones, thresholds from 0": Row(places(dead_zone=0.0)),
     "dead zones, a threshold per channel": Row(DEAD_ZONES, change=thresholds_by_channel),
     "dead zones, the budget falls from 1": Row(DEAD_ZONES, on_step=falling_budget),
+    "dead zones, the budget falls late": Row(
+        DEAD_ZONES, on_step=partial(falling_budget, begin=0.5, until=0.75)
+    ),
+    "dead zones, held by what a threshold silences": Row(DEAD_ZONES, change=budget_by_margin),
     "dead zones, a tenth of the gradient outside": Row({**DEAD_ZONES, "surrogate_leak": 0.1}),
     "dead zones, signed hidden counts": Row(SIGNED_HIDDEN),
     "dead zones, a gate of spikes in the MLP": Row(
@@ -132,6 +162,19 @@ ROWS: dict[str, Row] = {
     "dense twin, rotary positions, eight heads": Row({"num_attention_heads": 8}, twin=True),
     "dead zones, two heads": Row({**DEAD_ZONES, "num_attention_heads": 2}),
     "dense twin, rotary positions, two heads": Row({"num_attention_heads": 2}, twin=True),
+    "dead zones, two winners, their mean": Row(
+        {**SUMMED, "attention": "cwssa", "wta": "top_k", "winners": 2, "winner_weight": "mean"}
+    ),
+    "dead zones, four winners, their mean": Row(
+        {**SUMMED, "attention": "cwssa", "wta": "top_k", "winners": 4, "winner_weight": "mean"}
+    ),
+    "dead zones, sparsemax": Row({**SUMMED, "attention": "cwssa", "wta": "sparsemax"}),
+    "dead zones, rotary positions beside the bias": Row(DEAD_ZONES, change=turned_by_position),
+    "dead zones, heads may rest": Row(DEAD_ZONES, change=rests),
+    "dead zones, sixteen heads": Row({**DEAD_ZONES, "num_attention_heads": 16}),
+    "A2OS2A, NI-LIF": Row(A2OS2A),
+    "A2OS2A, dead zones": Row(OPEN),
+    "A2OS2A, dead zones, no norms behind the maps": Row({**OPEN, "projection_norm": False}),
     "masked: dense twin, rotary positions": Row(twin=True, masked=True),
     "masked: NI-LIF": Row(masked=True),
     "masked: NI-LIF, heads begin beside the query": Row(masked=True, change=neighbours_first),
@@ -159,8 +202,9 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
     tokenizer = make_tokenizer("bpe:2048", corpus, masked=row.masked)
     store = tokenize_corpus(corpus, tokenizer)
     set_seed(args.seed)
+    shape = {"hidden_size": args.width, "num_attention_heads": args.width // HEAD}
     preset = "we-spikingformer-tiny" if row.masked else "wd-spikingformer-tiny"
-    spiking = build_config(preset, len(tokenizer), {**SHAPE, **row.model})
+    spiking = build_config(preset, len(tokenizer), {**shape, **row.model})
     model = build_model(control_of(spiking, "rotary") if row.twin else spiking)
     row.change(model)
     config = TrainConfig(
@@ -168,13 +212,14 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
         schedule_steps=max(args.steps, args.schedule_steps),
         batch_size=args.batch,
         context=args.context,
-        learning_rate=5e-3,
+        learning_rate=args.learning_rate,
         seed=args.seed,
         threads=1,
         eval_every=max(1, args.steps // 4),
-        eval_batches=60,
+        eval_batches=args.eval_batches,
         save_every=max(1, args.steps // 4),
         keep_checkpoints=1,
+        compile=args.compile,
     )
     resumed = (out / "run.json").is_file()
     on_step = row.on_step and row.on_step(model, args.steps)
@@ -188,7 +233,7 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
         report = perplexity(model, tokenizer, store.split("validation"), context=args.context)
         loss = report.nats_per_token
     return {
-        "setting": {k: getattr(args, k) for k in ("steps", "schedule_steps", "batch", "context")},
+        "setting": {k: getattr(args, k) for k in SETTING},
         "nats_per_token": loss,
         "validation_by_step": validation_by_step(out),
         "weights_read": None if row.twin else weights_read(model, store, args.context),
@@ -212,11 +257,12 @@ def weights_read(model: Any, store: Any, context: int) -> float:
 
 def table(name: str, results: list[dict[str, Any]]) -> str:
     """One line per row, mean and sample deviation over its seeds."""
-    setting = results[0]["setting"]
+    setting = {"width": 64, "learning_rate": 5e-3} | results[0]["setting"]
     head = (
         f"{name}: {setting['steps']:,} of {setting['schedule_steps']:,} steps of "
-        f"{setting['batch']} x {setting['context']} tokens, width 64, all at a rate of 5e-3; "
-        f"commits {', '.join(sorted({run['commit'] for run in results}))}; torch "
+        f"{setting['batch']} x {setting['context']} tokens, width {setting['width']}, all at a "
+        f"rate of {setting['learning_rate']:g}; commits "
+        f"{', '.join(sorted({run['commit'] for run in results}))}; torch "
         f"{results[0]['torch']}, {results[0]['machine']}. Losses measured."
     )
     rows = []
@@ -235,6 +281,10 @@ def table(name: str, results: list[dict[str, Any]]) -> str:
 def options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(batch=8)
     parser.add_argument("--schedule-steps", type=int, default=4000)
+    parser.add_argument("--learning-rate", type=float, default=5e-3)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--eval-batches", type=int, default=60, help="of validations on the way")
 
 
 if __name__ == "__main__":
