@@ -97,6 +97,12 @@ def places(**changes: Any) -> dict[str, Any]:
     return {**DEAD_ZONES, "neurons": {place: {**own, **changes} for place, own in neurons.items()}}
 
 
+def with_neurons(neuron: str, *here: str) -> dict[str, Any]:
+    """Dead zones but for these places, which have ``neuron``."""
+    return {"neurons": DEAD_ZONES["neurons"] | {place: {"neuron": neuron} for place in here}}
+
+
+NO_BUDGET: dict[str, Any] = {**DEAD_ZONES, "budget": 0.999}
 REAL: dict[str, Any] = {
     "neurons": {
         **{place: {"neuron": "real"} for place in PLACES},
@@ -143,7 +149,11 @@ ROWS: dict[str, Row] = {
     ),
     "dead zones, norms behind the maps": Row({**DEAD_ZONES, "projection_norm": True}),
     "dead zones, budget 0.15": Row({**DEAD_ZONES, "budget": 0.15}),
-    "dead zones, no budget": Row({**DEAD_ZONES, "budget": 0.999}),
+    "dead zones, no budget": Row(NO_BUDGET),
+    "dead zones, no budget, hidden GELU": Row(NO_BUDGET | with_neurons("smooth", "hidden")),
+    "dead zones, no budget, real before the maps and the head": Row(
+        NO_BUDGET | with_neurons("real", "in", "head")
+    ),
     "dead zones, steps of 1/2": Row(places(step_size=0.5, levels=32)),
     "dead zones, steps of 1/8": Row(places(step_size=0.125, levels=128)),
     "dead zones, thresholds from 0": Row(places(dead_zone=0.0)),
@@ -257,7 +267,7 @@ def weights_read(model: Any, store: Any, context: int) -> float:
 
 def table(name: str, results: list[dict[str, Any]]) -> str:
     """One line per row, mean and sample deviation over its seeds."""
-    setting = {"width": 64, "learning_rate": 5e-3} | results[0]["setting"]
+    setting = results[0]["setting"]
     head = (
         f"{name}: {setting['steps']:,} of {setting['schedule_steps']:,} steps of "
         f"{setting['batch']} x {setting['context']} tokens, width {setting['width']}, all at a "
