@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from spikeformers.attention import WTA
 from spikeformers.attention._pairs import written_out
+from spikeformers.models._converted import rotate
 from spikeformers.neurons import Activity, DeadZone
 
 OnStep = Callable[[int, Mapping[str, float]], None]
@@ -140,10 +141,10 @@ class Rotary(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         half = self.head_width // 2
         frequency = 10_000.0 ** -(torch.arange(half, device=x.device) / half)
-        angle = torch.arange(x.shape[-2], device=x.device)[:, None, None] * frequency
-        a, b = x.unflatten(-1, (-1, 2, half)).unbind(-2)
-        turned = (a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin())
-        return torch.stack(turned, -2).flatten(-3)
+        angle = torch.arange(x.shape[-2], device=x.device)[:, None] * frequency.repeat(2)
+        heads = x.flatten(0, -3).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
+        turned = rotate(heads, angle.cos()[None], angle.sin()[None])
+        return turned.transpose(1, 2).reshape(x.shape)
 
 
 def turned_by_position(model: Any) -> None:

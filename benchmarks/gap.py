@@ -3,17 +3,19 @@
     python benchmarks/gap.py run --data WIKITEXT --name long --steps 1600 --schedule-steps 4000
     python benchmarks/gap.py run --data WIKITEXT --name ideas --steps 600 --schedule-steps 1000
     python benchmarks/gap.py run --data WIKITEXT --name masked --steps 1500 --schedule-steps 1500
+    python benchmarks/gap.py run --data WIKITEXT --name wide --steps 1600 --schedule-steps 4000
+        --width 128 --batch 16 --learning-rate 2.5e-3 --compile --eval-batches 20
     python benchmarks/gap.py table
 
 Every row is a model of half the tiny preset's width (64, or ``--width``; four layers, heads of 16,
 BPE of 2,048 tokens) that trains on the same windows for ``--steps`` of a schedule of
 ``--schedule-steps``: a schedule of its own length would rank the rows by how they end instead of
 how they learn. Rows with real values replace every neuron by the identity (by max(0, x) inside the
-MLP), so that what is left of the gap is the block's and not the spikes'. The others change one
+MLP), so that what is left of the gap is due to the block and not to spikes. The others change one
 thing of dead zones; those that need a part which the library does not have bring it here
 (`_ideas.py`). All rows have one learning rate, so they rank ideas, and say nothing about the twin.
-Losses are measured: of causal models over the whole validation split, of masked ones over 60 of its
-batches.
+Losses are measured: of causal models over the whole validation split, of masked ones over
+``--eval-batches`` of its batches.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ from spikeformers.reporting.tables import markdown
 
 HEAD = 16
 """Width of a head."""
-SETTING = ("steps", "schedule_steps", "batch", "context", "width", "learning_rate")
+SETTING = ("steps", "schedule_steps", "batch", "context", "width", "learning_rate", "eval_batches")
 PLACES = ("in", "query", "key", "value", "head")
 
 

@@ -60,9 +60,6 @@ ROWS: dict[str, Row] = {
     "dead zones, budget 0.15": Row(
         {**DEAD_ZONES, "budget": 0.15}, seeds=THREE, label="spiking, dead zones, budget 0.15"
     ),
-    "dead zones, no budget": Row(
-        {**DEAD_ZONES, "budget": 0.999}, label="spiking, dead zones, no budget"
-    ),
     "dense-rotary, Muon": Row(
         twin="rotary",
         optimizer="muon",
