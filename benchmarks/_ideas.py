@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikeformers.attention import WTA
+from spikeformers.attention import WTA, SoftmaxAttention
 from spikeformers.attention._pairs import written_out
+from spikeformers.layers import merge_heads, split_heads
+from spikeformers.models._block import make_fire
 from spikeformers.models._converted import rotate
+from spikeformers.models._places import neuron_at
 from spikeformers.neurons import Activity, DeadZone
 
 OnStep = Callable[[int, Mapping[str, float]], None]
@@ -131,6 +134,77 @@ def rests(model: Any) -> None:
             module.rest = nn.Parameter(torch.full((model.config.num_attention_heads, 1, 1), -1.0))
 
 
+class Traced(WTA):
+    """Winners for the first heads; the others fire from a leaky trace of their values.
+
+        y[t] = leak y[t-1] + (1 - leak) v[t],  then  SN(Norm(y))          leak learned per channel
+
+    They have no queries and no keys: a neuron that leaks over tokens remembers what was read.
+    """
+
+    def trace(self, config: Any, heads: int) -> None:
+        """Give the last ``heads`` heads a trace, of half lives of 2 to 128 tokens at first."""
+        width = heads * config.head_width
+        self.traced = heads
+        self.log_scale = nn.Parameter(
+            self.log_scale.detach()[:-heads].clone(), self.log_scale.requires_grad
+        )
+        self.fires = make_fire(config, width, True, neuron_at(config, "value"))
+        half_life = 2.0 ** torch.linspace(1, 7, width)
+        self.leak = nn.Parameter(torch.logit(0.5 ** (1 / half_life)))
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, allowed: Any, bias: Tensor | None = None
+    ) -> Tensor:
+        chosen = q.shape[-3] - self.traced
+        allowed, bias = written_out(allowed, bias, q, k)
+        won = super().forward(
+            *(x[..., :chosen, :, :] for x in (q, k, v)),
+            allowed,
+            None if bias is None else bias[..., :chosen, :, :],
+        )
+        values = merge_heads(v[..., chosen:, :, :])
+        tokens = values.shape[-2]
+        age = torch.arange(tokens, device=v.device)
+        age = age[:, None] - age
+        leak = self.leak.sigmoid()[:, None, None]
+        kernel = torch.where(age >= 0, (1 - leak) * leak ** age.clamp_min(0), 0.0)
+        by_channel = values.flatten(0, -3).permute(2, 1, 0)
+        traces = (kernel @ by_channel).permute(2, 1, 0).view_as(values)
+        return torch.cat([won, split_heads(self.fires(traces), v.shape[-1])], -3)
+
+
+def traces(model: Any, share: float = 0.5) -> None:
+    """Give a share of each layer's heads a leaky trace in place of a competition."""
+    for module in model.modules():
+        if isinstance(module, WTA):
+            module.__class__ = Traced
+            module.trace(model.config, round(model.config.num_attention_heads * share))
+
+
+class Mixed(SoftmaxAttention):
+    """One winner for every second head, softmax for the others."""
+
+    def weights(self, q: Tensor, k: Tensor, allowed: Tensor, bias: Tensor | None) -> Tensor:
+        p = super().weights(q, k, allowed, bias)
+        hard = torch.zeros_like(p).scatter_(-1, p.argmax(-1, keepdim=True), 1.0)
+        competes = torch.arange(p.shape[-3], device=p.device)[:, None, None] % 2 == 0
+        return torch.where(competes, hard - p.detach() + p, p)
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, allowed: Any, bias: Tensor | None = None
+    ) -> Tensor:
+        allowed, bias = written_out(allowed, bias, q, k)
+        return self.weights(q, k, allowed, bias) @ v
+
+
+def mixed(model: Any) -> None:
+    """Every second head of ``model``, which has softmax, has one winner."""
+    for module in model.modules():
+        if isinstance(module, SoftmaxAttention):
+            module.__class__ = Mixed
+
+
 class Rotary(nn.Module):
     """Currents ``[..., T, D]`` turned by their position within each head, as the twin's q and k."""
 
@@ -153,6 +227,31 @@ def turned_by_position(model: Any) -> None:
         block = layer.attention
         for fire in (block.fire_query, block.fire_key):
             fire.norm = Rotary(block.head_width)
+
+
+def handed_on(model: Any) -> None:
+    """The sum of the winners' rows goes to W_o as it is: sums of counts are counts."""
+    for layer in model.base_model.layers:
+        layer.attention.fire_out = None
+
+
+def more_winners(model: Any, steps: int, winners: int = 4, begin: float = 0.5) -> OnStep:
+    """One winner up to a share of the run, then several, and their mean.
+
+    The first step after an interruption has one again.
+    """
+    heads = [module for module in model.modules() if isinstance(module, WTA)]
+
+    def let(number: int) -> None:
+        for head in heads:
+            head.winners, head.weight = number, 1 / number
+
+    def after(step: int, metrics: Mapping[str, float]) -> None:
+        if step >= begin * steps and heads[0].winners == 1:
+            let(winners)
+
+    let(1)
+    return after
 
 
 class Gate(torch.autograd.Function):

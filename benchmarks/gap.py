@@ -24,21 +24,27 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from _ideas import (
     OnStep,
     budget_by_margin,
     falling_budget,
     gate_hidden,
+    handed_on,
+    mixed,
+    more_winners,
     neighbours_first,
     one_winner,
     rests,
     thresholds_by_channel,
+    traces,
     turned_by_position,
 )
 from _sweep import Sweep, mean
@@ -73,7 +79,7 @@ class Smooth(Real):
     """GELU, real, as in the twin."""
 
     def fire(self, u: Tensor) -> Tensor:
-        return torch.nn.functional.gelu(u)
+        return functional.gelu(u)
 
 
 register_neuron("real", Real)
@@ -104,6 +110,11 @@ def with_neurons(neuron: str, *here: str) -> dict[str, Any]:
     return {"neurons": DEAD_ZONES["neurons"] | {place: {"neuron": neuron} for place in here}}
 
 
+def winners(number: int) -> dict[str, Any]:
+    """The mean of ``number`` winners' rows."""
+    return {"attention": "cwssa", "wta": "top_k", "winners": number, "winner_weight": "mean"}
+
+
 NO_BUDGET: dict[str, Any] = {**DEAD_ZONES, "budget": 0.999}
 REAL: dict[str, Any] = {
     "neurons": {
@@ -119,6 +130,23 @@ SUMMED: dict[str, Any] = {
     "attention": "softmax",
     "neurons": {**DEAD_ZONES["neurons"], "out": DEAD_ZONES["neurons"]["value"]},
 }
+SOFTMAX: dict[str, Any] = {"attention": "softmax", "attention_scale": HEAD**-0.5}
+"""Softmax whose scores begin as the twin's."""
+POWERS = {**SOFTMAX, "attention": "power-of-two"}
+SPARSEMAX = {**SOFTMAX, "attention": "cwssa", "wta": "sparsemax"}
+NO_SLOPES = {"relative_slope": 0.0}
+FINE: dict[str, Any] = {
+    "sum_norm": False,
+    "neurons": DEAD_ZONES["neurons"]
+    | {"out": {**DEAD_ZONES["neurons"]["value"], "step_size": 0.0625, "dead_zone": 0.03125}},
+}
+"""For the sums of attention steps of 1/16, half of one as a threshold at first, and no norm."""
+BLOCK: dict[str, Any] = {
+    **PLAIN,
+    **SOFTMAX,
+    "neurons": REAL["neurons"] | {"out": {"neuron": "real"}},
+}
+"""The spiking block with real values and softmax."""
 SIGNED_HIDDEN: dict[str, Any] = {
     **DEAD_ZONES,
     "neurons": {**DEAD_ZONES["neurons"], "hidden": DEAD_ZONES["neurons"]["value"]},
@@ -142,13 +170,15 @@ ROWS: dict[str, Row] = {
     "real values, no norms behind the maps, GELU": Row(
         {**PLAIN, "neurons": REAL["neurons"] | {"hidden": {"neuron": "smooth"}}}
     ),
+    "block: real, softmax": Row(BLOCK),
+    "block: real, softmax, no norm before W_o, rotary": Row(
+        {**BLOCK, **NO_SLOPES, "sum_norm": False}, change=turned_by_position
+    ),
     "real values, softmax": Row({**REAL, "attention": "softmax"}),
     "NI-LIF": Row({"neuron": "ni-lif"}),
     "dead zones": Row(DEAD_ZONES),
     "dead zones, softmax": Row(SUMMED),
-    "dead zones, softmax, scores begin as the twin's": Row(
-        {**SUMMED, "attention_scale": HEAD**-0.5}
-    ),
+    "dead zones, softmax, scores begin as the twin's": Row({**SUMMED, **SOFTMAX}),
     "dead zones, norms behind the maps": Row({**DEAD_ZONES, "projection_norm": True}),
     "dead zones, budget 0.15": Row({**DEAD_ZONES, "budget": 0.15}),
     "dead zones, no budget": Row(NO_BUDGET),
@@ -174,14 +204,42 @@ ROWS: dict[str, Row] = {
     "dense twin, rotary positions, eight heads": Row({"num_attention_heads": 8}, twin=True),
     "dead zones, two heads": Row({**DEAD_ZONES, "num_attention_heads": 2}),
     "dense twin, rotary positions, two heads": Row({"num_attention_heads": 2}, twin=True),
-    "dead zones, two winners, their mean": Row(
-        {**SUMMED, "attention": "cwssa", "wta": "top_k", "winners": 2, "winner_weight": "mean"}
-    ),
-    "dead zones, four winners, their mean": Row(
-        {**SUMMED, "attention": "cwssa", "wta": "top_k", "winners": 4, "winner_weight": "mean"}
-    ),
+    "dead zones, two winners, their mean": Row({**SUMMED, **winners(2)}),
+    "dead zones, four winners, their mean": Row({**SUMMED, **winners(4)}),
     "dead zones, sparsemax": Row({**SUMMED, "attention": "cwssa", "wta": "sparsemax"}),
     "dead zones, rotary positions beside the bias": Row(DEAD_ZONES, change=turned_by_position),
+    "dead zones, no budget, half of the heads leaky traces": Row(NO_BUDGET, change=traces),
+    "dead zones, no budget, rotary": Row({**NO_BUDGET, **NO_SLOPES}, change=turned_by_position),
+    "dead zones, no budget, softmax, rotary, real sums": Row(
+        {**NO_BUDGET, **SOFTMAX, **NO_SLOPES, **with_neurons("real", "out"), "sum_norm": False},
+        change=turned_by_position,
+    ),
+    "dead zones, no budget, softmax, rotary, no norm before W_o": Row(
+        {**NO_BUDGET, **SOFTMAX, **NO_SLOPES, "neurons": SUMMED["neurons"], "sum_norm": False},
+        change=turned_by_position,
+    ),
+    "dead zones, no budget, softmax, norm before W_o": Row(
+        {**NO_BUDGET, **SOFTMAX, "neurons": SUMMED["neurons"]}
+    ),
+    "dead zones, no budget, softmax, fine counts before W_o": Row({**NO_BUDGET, **SOFTMAX, **FINE}),
+    "dead zones, softmax, fine counts before W_o": Row({**DEAD_ZONES, **SOFTMAX, **FINE}),
+    "dead zones, no budget, powers of two, fine counts before W_o": Row(
+        {**NO_BUDGET, **POWERS, **FINE}
+    ),
+    "dead zones, powers of two, fine counts before W_o": Row({**DEAD_ZONES, **POWERS, **FINE}),
+    "dead zones, no budget, softmax and one winner, fine counts before W_o": Row(
+        {**NO_BUDGET, **SOFTMAX, **FINE}, change=mixed
+    ),
+    "dead zones, no budget, sparsemax, fine counts before W_o": Row(
+        {**NO_BUDGET, **SPARSEMAX, **FINE}
+    ),
+    "dead zones, no budget, four winners, their mean handed on": Row(
+        {**winners(4), **NO_BUDGET}, change=handed_on
+    ),
+    "dead zones, no budget, one winner, from the middle four": Row(
+        {**winners(4), **NO_BUDGET}, change=handed_on, on_step=more_winners
+    ),
+    "dead zones, no budget, token shift": Row({**NO_BUDGET, "token_shift": True}),
     "dead zones, heads may rest": Row(DEAD_ZONES, change=rests),
     "dead zones, sixteen heads": Row({**DEAD_ZONES, "num_attention_heads": 16}),
     "A2OS2A, NI-LIF": Row(A2OS2A),
@@ -240,13 +298,14 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any] | None:
     )
     if result.interrupted:
         return None
-    loss = result.final_validation["loss"]
+    loss, by_place = result.final_validation["loss"], None
     if not row.masked:
         report = perplexity(model, tokenizer, store.split("validation"), context=args.context)
-        loss = report.nats_per_token
+        loss, by_place = report.nats_per_token, nats_by_place(model, store, args.context)
     return {
         "setting": {k: getattr(args, k) for k in SETTING},
         "nats_per_token": loss,
+        "nats_by_place": by_place,
         "validation_by_step": validation_by_step(out),
         "weights_read": None if row.twin else weights_read(model, store, args.context),
         "parameters": model.num_parameters(),
@@ -267,6 +326,30 @@ def weights_read(model: Any, store: Any, context: int) -> float:
     return share_read(model, meter.by_layer())
 
 
+@torch.no_grad()
+def nats_by_place(model: Any, store: Any, context: int, windows: int = 320) -> dict[str, float]:
+    """Nats per token of the first validation windows, by the tokens' places in them.
+
+    The first tokens show what a model knows without a context, the last ones what it reads from it.
+    """
+    tokens = store.split("validation").tokens
+    windows = min(windows, len(tokens) // context)
+    ids = torch.tensor(tokens[: windows * context].astype("int64")).view(windows, context)
+    losses = torch.cat(
+        [
+            functional.cross_entropy(
+                model(input_ids=batch).logits.mT[..., :-1], batch[:, 1:], reduction="none"
+            )
+            for batch in ids.split(16)
+        ]
+    )
+    bounds = [0, *(bound for bound in (4, 16, 64) if bound < context - 1), context - 1]
+    return {
+        f"{first + 1}-{last}": losses[:, first:last].mean().item()
+        for first, last in pairwise(bounds)
+    }
+
+
 def table(name: str, results: list[dict[str, Any]]) -> str:
     """One line per row, mean and sample deviation over its seeds."""
     setting = results[0]["setting"]
@@ -278,6 +361,7 @@ def table(name: str, results: list[dict[str, Any]]) -> str:
         f"{results[0]['torch']}, {results[0]['machine']}. Losses measured."
     )
     rows = []
+    places = next((list(run["nats_by_place"]) for run in results if run.get("nats_by_place")), [])
     for key in ROWS:
         runs = [run for run in results if run["row"] == key]
         if runs:
@@ -285,8 +369,13 @@ def table(name: str, results: list[dict[str, Any]]) -> str:
             losses = [run["nats_per_token"] for run in runs]
             parameters = f"{runs[0]['parameters']:,}"
             share = mean(read, 2) if read else "1"
-            rows.append([key, str(len(runs)), mean(losses, 3), share, parameters])
-    columns = ["row", "seeds", "validation nats/token", "weights read", "parameters"]
+            by_place = [run["nats_by_place"] for run in runs if run.get("nats_by_place")]
+            cells = [
+                mean([one[place] for one in by_place], 3) if by_place else "" for place in places
+            ]
+            rows.append([key, str(len(runs)), mean(losses, 3), *cells, share, parameters])
+    nats = ["validation nats/token", *(f"tokens {place}" for place in places)]
+    columns = ["row", "seeds", *nats, "weights read", "parameters"]
     return f"{head}\n\n{markdown(columns, rows)}"
 
 

@@ -13,6 +13,7 @@ from spikeformers.attention import (
     SSA,
     WTA,
     Attention,
+    PowerOfTwoAttention,
     ScaledAttention,
     SoftmaxAttention,
 )
@@ -59,6 +60,10 @@ def causal(tokens: int) -> torch.Tensor:
     ("core", "operations"),
     [
         (SoftmaxAttention(1.0), {"mult": 6, "compare": 6, "function": 12, "add": 6}),
+        (
+            PowerOfTwoAttention(1.0),
+            {"winner_compare": 0 + 1 + 2, "mult": 6, "compare": 6, "add": 6},
+        ),
         (WTA(1.0), {"winner_compare": 0 + 1 + 2}),
         (WTA(1.0, "top_k", 2), {"winner_compare": 0 + 1 + (2 + 1)}),
         # A sort of n keys is n log2(n) comparisons, rounded up: 0, 2 and 3 * 2.
@@ -78,15 +83,17 @@ def test_facts_that_cores_state() -> None:
     cores = [
         WTA(1.0), WTA(1.0, "top_k", 3), WTA(1.0, "sparsemax"),
         SSA(1.0), A2OS2A(), A2OS2A("state"), SFSA(LIF()), SoftmaxAttention(1.0),
+        PowerOfTwoAttention(1.0),
     ]  # fmt: skip
-    assert [core.reads_per_query for core in cores] == [1, 3, *[None] * 6]
-    assert [core.competition for core in cores] == ["hard", "top_k", "sparsemax", *[None] * 5]
+    assert [core.reads_per_query for core in cores] == [1, 3, *[None] * 7]
+    assert [core.competition for core in cores] == ["hard", "top_k", "sparsemax", *[None] * 6]
     assert [core.weights_are_real for core in cores] == [
-        *(False, False, True), *(False, False, False, False, True),
+        *(False, False, True), *(False, False, False, False, True, True),
     ]  # fmt: skip
-    assert [core.weights_are_fired for core in cores] == [*[False] * 6, True, False]
-    assert [core.keeps_state for core in cores] == [*[False] * 5, True, False, False]
-    assert [core.softmax_free for core in cores] == [*[True] * 7, False]
+    assert [core.weights_are_fired for core in cores] == [*[False] * 6, True, False, False]
+    assert [core.keeps_state for core in cores] == [*[False] * 5, True, False, False, False]
+    assert [core.averages for core in cores] == [*[False] * 7, True, True]
+    assert [core.softmax_free for core in cores] == [*[True] * 7, False, True]
 
 
 def test_points_of_a_core() -> None:

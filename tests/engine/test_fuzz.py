@@ -30,7 +30,7 @@ REALS = (0.0, -0.0, 0.5, -1.0, 1e-45, 1e-38, 1e-30, 1e-7, 1e7, 1e30, 3.4e38, -3.
 VALUES: list[Any] = [
     *(-1, 0, 1, 2, 3, 7, 63, 64, 65, 127, 128, 1000, 4096, 4097, 32767, 32768),
     *(2**31 - 1, 2**31, -(2**31), 2**32, 2**40, 2**63, 2**70, *REALS, 1e39, 1e308, -INF),
-    *("", "x", "y", "none", "layer", "rms", "ssa", "softmax", "sparsemax", "winners", "head"),
+    *("", "x", "y", "none", "layer", "rms", "ssa", "softmax", "powers", "winners", "head"),
     *("binary", "integer", "ternary", "soft", "hard", "delayed", "set", "add", "or", "gelu_erf"),
     *(None, True, False, [], {}),
 ]

@@ -31,6 +31,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "sparsemax": {"wta": "sparsemax"},
     "ssa": {"attention": "ssa"},
     "softmax": {"attention": "softmax"},
+    "power-of-two": {"attention": "power-of-two"},
     "learned-positions": {"position": "learned"},
     "both-positions": {"position": "both"},
     "no-positions": {"position": "none"},
@@ -80,7 +81,21 @@ VARIANTS: dict[str, dict[str, Any]] = {
         },
     },
     "dead-zone-ssa": SIGNED | {"attention": "ssa"},
+    "dead-zone-power-of-two": SIGNED | {"attention": "power-of-two"},
+    "dead-zone-power-of-two, no norm of sums": {
+        **{
+            "attention": "power-of-two",
+            "sum_norm": False,
+            "neurons": {"value": SIGNED, "out": SIGNED},
+        },
+        **{"learn_attention_scale": True, "attention_scale": 0.25},
+    },
     "dead-zone-softmax": SIGNED | {"attention": "softmax"},
+    "dead-zone-softmax, no norm of sums": {
+        **{"attention": "softmax", "sum_norm": False, "projection_norm": False},
+        "neurons": {"in": SIGNED, "out": SIGNED | {"gain": 4.0, "levels": 64}},
+    },
+    "top-k, no norm of sums": {"wta": "top_k", "sum_norm": False, "neurons": {"out": SIGNED}},
     "dead-zone-sparsemax": SIGNED | {"wta": "sparsemax"},
 }
 

@@ -134,7 +134,7 @@ def test_winners_are_exact(
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("rule", ["ssa", "softmax", "sparsemax", "winners"])
+@pytest.mark.parametrize("rule", ["ssa", "softmax", "powers", "sparsemax", "winners"])
 @pytest.mark.parametrize("kind", ["binary", "integer", "signed", "ternary"])
 def test_every_rule_and_spike_type(rule: str, kind: str, path: str) -> None:
     rng = RNG(5)

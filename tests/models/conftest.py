@@ -92,6 +92,7 @@ ATTENTIONS: dict[str, dict[str, Any]] = {
     "a2os2a": {"attention": "a2os2a", "position": "learned"},
     "a2os2a-state": {"attention": "a2os2a", "attention_order": "state", "position": "learned"},
     "softmax": {"attention": "softmax"},
+    "power-of-two": {"attention": "power-of-two"},
 }
 
 NEURONS: dict[str, dict[str, Any]] = {

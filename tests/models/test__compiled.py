@@ -14,6 +14,10 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "ni-lif": ("wd", {}),
     "dead zones": ("wd", DEAD_ZONES),
     "dead zones, softmax": ("wd", {**DEAD_ZONES, "attention": "softmax"}),
+    "powers of two, no norm of sums": (
+        "wd",
+        {**DEAD_ZONES, "attention": "power-of-two", "sum_norm": False},
+    ),
     "top-k": ("wd", {"wta": "top_k", "winners": 2}),
     "sparsemax": ("wd", {"wta": "sparsemax"}),
     "ssa": ("wd", {"attention": "ssa"}),

@@ -150,6 +150,7 @@ def test_what_leaves_a_budget_nothing_to_hold_leaves_the_preset_none(
     "choices",
     [
         {"wta": "top_k"}, {"wta": "sparsemax"}, {"attention": "softmax"}, {"attention": "ssa"},
+        {"attention": "power-of-two"},
     ],
     ids=str,
 )  # fmt: skip
@@ -163,6 +164,26 @@ def test_attention_that_sums_rows_fires_again_with_a_dead_zone(choices: dict[str
     assert loss.isfinite()
     grads = [p.grad for p in model.parameters() if p.requires_grad]
     assert all(grad is None or grad.isfinite().all() for grad in grads)
+
+
+@pytest.mark.parametrize("attention", ["softmax", "power-of-two"])
+def test_means_of_rows_have_finer_steps_and_no_norm(attention: str) -> None:
+    config = chosen(attention=attention)
+    assert (config.sum_norm, config.attention_scale) == (False, 0.25)  # heads of 16
+    assert config.neurons["out"] == {
+        **{"neuron": "dead-zone", "levels": 64, "step_size": 1 / 16, "dead_zone": 1 / 32},
+    }
+    assert config.neurons["in"] == DEAD_ZONES["neurons"]["in"]
+    own = chosen(attention=attention, sum_norm=True, attention_scale=4.0, step_size=0.5)
+    assert (own.sum_norm, own.attention_scale) == (True, 4.0)
+    assert neuron_at(own, "out").step_size == 0.5
+
+
+@pytest.mark.parametrize("choices", [{"wta": "top_k"}, {"attention": "ssa"}], ids=str)
+def test_sums_of_rows_keep_norm_and_steps(choices: dict[str, Any]) -> None:
+    config = chosen(**choices)
+    assert (config.sum_norm, config.attention_scale) == (True, None)
+    assert config.neurons["out"] == DEAD_ZONES["neurons"]["in"]
 
 
 @pytest.mark.parametrize("choices", [{"pre_norm": False, "output_norm": True}, {"norm": "none"}])

@@ -53,6 +53,7 @@ WD: dict[str, dict[str, Any]] = {
     "top-3, 3 steps": {"wta": "top_k", "neuron": "lif", "steps": 3, "threshold": 0.5},
     "sparsemax": {"wta": "sparsemax"},
     "softmax, learned": {"attention": "softmax", "position": "learned"},
+    "power-of-two": {"attention": "power-of-two"},
     "ssa": {"attention": "ssa", "position": "learned"},
     "a2os2a": {"attention": "a2os2a", "position": "learned"},
     "a2os2a state": {"attention": "a2os2a", "attention_order": "state", "position": "learned"},

@@ -19,6 +19,7 @@ PADDING = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
 CHOICES: dict[str, dict[str, Any]] = {
     "hard": {},
     "softmax": {"attention": "softmax"},
+    "power-of-two": {"attention": "power-of-two"},
     "ssa": {"attention": "ssa", "position": "learned"},
     "shift": {"token_shift": True},
     "shift, a2os2a": {"attention": "a2os2a", "position": "learned", "token_shift": True},

@@ -136,6 +136,7 @@ def test_gradient_reaches_every_parameter(
     [
         {"pre_norm": False},
         {"projection_norm": False},
+        {"attention": "softmax", "sum_norm": False, "neurons": {"out": {"neuron": "dead-zone"}}},
         {"output_norm": False},
         {"norm": "rms"},
         {"position": "learned"},

@@ -67,6 +67,7 @@ NI_LIF = {"neuron": "ni-lif", "levels": 4}
         ({"wta": "top_k", **NI_LIF}, "integer", "binary", "0, 1/4, ... 4/4"),
         ({"wta": "sparsemax", **NI_LIF}, "integer", "real", "0, 1/4, ... 4/4"),
         ({"attention": "softmax", **NI_LIF}, "integer", "real", "0, 1/4, ... 4/4"),
+        ({"attention": "power-of-two", **NI_LIF}, "integer", "real", "0, 1/4, ... 4/4"),
     ],
 )
 def test_neurons_and_competitions(build, changes, neuron, weights, values):

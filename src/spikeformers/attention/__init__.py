@@ -5,6 +5,7 @@ from __future__ import annotations
 from spikeformers.attention._base import Attention, ScaledAttention, cores_of
 from spikeformers.attention._pairs import Pairs
 from spikeformers.attention.a2os2a import A2OS2A, ORDERS
+from spikeformers.attention.power_of_two import PowerOfTwoAttention
 from spikeformers.attention.registry import ATTENTIONS, register_attention
 from spikeformers.attention.sfsa import SFSA
 from spikeformers.attention.softmax import SoftmaxAttention
@@ -21,6 +22,7 @@ __all__ = [
     "WTA",
     "Attention",
     "Pairs",
+    "PowerOfTwoAttention",
     "ScaledAttention",
     "SoftmaxAttention",
     "cores_of",

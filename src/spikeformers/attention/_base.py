@@ -37,6 +37,8 @@ class Attention(nn.Module):
     If this is false, the counter classifies the weights by their values."""
     weights_are_fired: bool = False
     """A neuron inside fires the weights ``[S, B, H, T, J]``, so they follow its firing rate."""
+    averages: bool = False
+    """Each output is a mean of V's rows, whose weights sum to about one: smaller than V itself."""
     softmax_free: bool = True
     """No softmax is computed in the forward pass."""
     reads_per_query: int | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from spikeformers.attention._base import Attention
 from spikeformers.attention.a2os2a import A2OS2A
+from spikeformers.attention.power_of_two import PowerOfTwoAttention
 from spikeformers.attention.softmax import SoftmaxAttention
 from spikeformers.attention.ssa import SSA
 from spikeformers.attention.wta import WTA
@@ -22,7 +23,10 @@ def _check(name: str, kind: type[Attention]) -> None:
 ATTENTIONS: Registry[type[Attention]] = Registry(
     "attention",
     "spikeformers.attentions",
-    {"cwssa": WTA, "wssa": WTA, "ssa": SSA, "a2os2a": A2OS2A, "softmax": SoftmaxAttention},
+    {
+        **{"cwssa": WTA, "wssa": WTA, "ssa": SSA, "a2os2a": A2OS2A},
+        **{"softmax": SoftmaxAttention, "power-of-two": PowerOfTwoAttention},
+    },
     _check,
 )
 """CWSSA and WSSA are the winner-take-all attention of causal and masked models: the same class."""

@@ -20,6 +20,7 @@ class SoftmaxAttention(ScaledAttention):
     """Real attention weights that sum to one."""
 
     weights_are_real = True
+    averages = True
     softmax_free = False
 
     @classmethod

@@ -119,7 +119,7 @@ class Description:
         weight: float = 1.0,
         bias: str | None = None,
     ) -> None:
-        """Causal attention over a cache; ``rule``: winners, sparsemax, softmax or ssa."""
+        """Causal attention over a cache; ``rule``: winners, sparsemax, softmax, powers, ssa."""
         self._add(
             "attend",
             **{"query": query, "key": key, "value": value, "out": out, "heads": heads},

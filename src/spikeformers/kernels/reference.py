@@ -133,6 +133,11 @@ def weights(
         elif rule == "softmax":
             row[:] = np.exp(score - score.max())
             row /= row.sum()
+        elif rule == "powers":
+            below = (score.max() - score) / np.log(2)
+            heard = below <= 8
+            mantissa, exponent = np.frexp(np.exp2(-np.rint(below[heard])).sum())
+            row[heard] = np.exp2(-np.rint(below[heard] + exponent + 2 * mantissa - 2))
         else:
             ordered = -np.sort(-score[np.isfinite(score)])
             total = np.cumsum(ordered)

@@ -5,8 +5,9 @@
     X <- X + SN(Norm(SN(Norm(X)) W_1)) W_2
 
 With ``token_shift`` half of each X', and of what W_1 reads, is the token's before.
-Attention that sums rows (top-K, SSA, softmax, sparsemax) fires again, SN(Norm(A_w V)), before W_o.
-Winner-Take-All Spiking Transformer for Language Modeling, https://arxiv.org/abs/2604.11321; the
+Attention that sums rows (top-K, SSA, softmax, sparsemax) fires again, SN(Norm(A_w V)), before W_o;
+``sum_norm=False`` leaves out that norm.
+Winner-Take-All Spiking Transformer for Language Modeling, https://arxiv.org/abs/2604.11321;
 the config says where norms are.
 
 Shapes: S simulation steps, B batch, T tokens, D width, H heads, K per head, J keys.
@@ -91,7 +92,9 @@ class SpikingAttention(nn.Module):
         # One winner's V row already is spikes; sums of rows have to fire again.
         fires_again = not self.core.hands_on_one_row
         self.fire_out = (
-            make_fire(config, width, True, neuron_at(config, "out")) if fires_again else None
+            make_fire(config, width, config.sum_norm, neuron_at(config, "out"))
+            if fires_again
+            else None
         )
         self.out = SpikeLinear(width, width, config.bias)
         self.out.ends_residual = True

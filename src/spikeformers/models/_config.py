@@ -2,7 +2,8 @@
 
 Winner-Take-All Spiking Transformer for Language Modeling, https://arxiv.org/abs/2604.11321.
 Unspecified by the paper, a field each: where norms stand (``pre_norm``, ``projection_norm``,
-``output_norm``), which norm, positions, the surrogates, initialisation, and what the head reads.
+``sum_norm``, ``output_norm``), which norm, positions, the surrogates, initialisation, and what the
+head reads.
 ``pre_norm=False, output_norm=True`` is the block as rebuilt from Spikingformer; docs/log.md
 explains why the defaults differ.
 """
@@ -212,6 +213,8 @@ class SpikingformerConfig(SpikingConfig):
 
     pre_norm: bool = True
     projection_norm: bool = True
+    sum_norm: bool = True
+    """Attention that sums rows of V: a norm in front of the neuron before the output map."""
     output_norm: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:

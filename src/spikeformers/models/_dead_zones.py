@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from spikeformers.attention import ATTENTIONS
 from spikeformers.models._places import ROLES, has_neuron
 
 _SIGNED: dict[str, Any] = {"neuron": "dead-zone", "levels": 64, "step_size": 0.25}
 _OF_SUMS: dict[str, Any] = {"out": _SIGNED}
 """The place that only attention has which sums rows of V."""
+_OF_MEANS: dict[str, Any] = {"out": {**_SIGNED, "step_size": 0.0625, "dead_zone": 0.03125}}
+"""The same where the sum is a mean: finer steps, for no norm makes a mean as large as V."""
 DEAD_ZONES: dict[str, Any] = {
     "projection_norm": False,
     "budget": 0.35,
@@ -39,6 +42,7 @@ def with_dead_zones(
     and a firing-rate target replaces the budget and the places' own targets. No place has a dead
     zone if the choices name ``neuron`` or ``neurons``, if the attention sets its neurons itself, or
     if no norm stands before the neurons, whose small currents a dead zone would never pass.
+    Attention that averages begins with a scale of 1 / sqrt(head width) and has no ``sum_norm``.
     Raises ConfigError for choices that no model can be built from.
     """
     values = {**sizes, **choices}
@@ -50,11 +54,14 @@ def with_dead_zones(
         return values
     by_targets = "firing_rate_target" in choices or "firing_rate_targets" in choices
     everywhere = {*choices, "target"} if by_targets else {*choices}
+    averages = ATTENTIONS[plain.attention].averages
+    of_sums = _OF_MEANS if averages else _OF_SUMS
     neurons = {
         place: {key: value for key, value in own.items() if key not in everywhere}
-        for place, own in (DEAD_ZONES["neurons"] | _OF_SUMS).items()
+        for place, own in (DEAD_ZONES["neurons"] | of_sums).items()
         if has_neuron(plain, place)
     }
     by_budget = plain.spiking_head and plain.firing_rate_weight > 0 and not by_targets
     budget = DEAD_ZONES["budget"] if by_budget else None
-    return {**sizes, **DEAD_ZONES, "neurons": neurons, "budget": budget, **choices}
+    block = {"sum_norm": False, "attention_scale": plain.head_width**-0.5} if averages else {}
+    return {**sizes, **DEAD_ZONES, **block, "neurons": neurons, "budget": budget, **choices}

@@ -22,6 +22,7 @@ ATTENTION: list[dict[str, Any]] = [
     {"wta": "sparsemax"},
     {"attention": "ssa"},
     {"attention": "softmax"},
+    {"attention": "power-of-two"},
 ]
 IDS = torch.arange(24).reshape(2, 12)
 IDS = torch.arange(24).reshape(2, 12)
@@ -78,7 +79,9 @@ def test_bispikclm(binary: Any, ids: Tensor) -> None:
     assert {row.verdict for row in leaks} == {"scale"}
 
 
-@pytest.mark.parametrize("block", [{"pre_norm": False}, {"projection_norm": False}])
+@pytest.mark.parametrize(
+    "block", [{"pre_norm": False}, {"projection_norm": False}, {"wta": "top_k", "sum_norm": False}]
+)
 def test_other_blocks_too(spiking: Make, ids: Tensor, block: dict[str, Any]) -> None:
     assert audit(spiking("wd", **block), [ids]).failures("addition-only") == []
 

@@ -17,6 +17,8 @@ X = torch.ones(2, 3)
         (aten.add.Tensor, (X, X), None),
         (aten.view.default, (X, [6]), None),
         (aten.masked_fill_.Scalar, (X, X > 0, 0.0), None),
+        (aten.__lshift__.Scalar, (X.int(), 23), None),
+        (aten.bitwise_right_shift.Tensor, (X.int(), X.int()), None),
         (aten.mm.default, (X, X.t()), "product"),
         (aten._scaled_dot_product_flash_attention.default, (X, X, X), "product"),
         (aten._softmax.default, (X, -1, False), "softmax"),

@@ -17,6 +17,7 @@ MODELS = [
     {"wta": "top_k", "winners": 2},
     {"attention": "ssa", "neuron": "lif", "steps": 2},
     {"attention": "softmax", "neuron": "t-lif"},
+    {"attention": "power-of-two", "neuron": "dead-zone"},
     {"spiking_head": True},
 ]
 

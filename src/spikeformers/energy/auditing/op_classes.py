@@ -68,7 +68,8 @@ _FREE = frozenset((
     "cummin", "clamp", "clamp_min", "clamp_max", "relu", "hardtanh", "threshold", "round", "floor",
     "ceil", "trunc", "sign", "sgn", "signbit", "heaviside", "eq", "ne", "lt", "le", "gt", "ge",
     "logical_and", "logical_or", "logical_not", "logical_xor", "bitwise_and", "bitwise_or",
-    "bitwise_not", "bitwise_xor", "isnan", "isinf", "isfinite", "isin", "any", "all", "equal",
+    "bitwise_not", "bitwise_xor", "bitwise_left_shift", "bitwise_right_shift", "__lshift__",
+    "__rshift__", "isnan", "isinf", "isfinite", "isin", "any", "all", "equal",
     "searchsorted", "bucketize", "nan_to_num", "frexp",
     # selection and moves
     "where", "masked_fill", "masked_select", "masked_scatter", "index", "index_put",

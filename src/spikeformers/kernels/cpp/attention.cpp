@@ -8,6 +8,8 @@ namespace spikeformers {
 namespace {
 
 constexpr float kNever = -std::numeric_limits<float>::infinity();
+// Of weights by powers of two: octaves of e, and how far below the winner a key is still heard.
+constexpr float kOctaves = 1.44269504f, kFurthest = 8.0f;
 constexpr std::int32_t kAny = std::numeric_limits<std::int32_t>::min();
 
 Query query_of(const std::int8_t* counts, int width, const BitCache& cache, std::int32_t* feature,
@@ -202,6 +204,19 @@ void weigh_all(const Kernels& kernels, const BitCache& cache, int head, const Qu
     double sum = 0.0;
     for (float& w : weight) sum += w = std::exp(w - top);
     for (float& w : weight) w = static_cast<float>(w / sum);
+    return;
+  }
+  if (rule == Rule::powers) {
+    double sum = 0.0;
+    for (float& w : weight) {
+      w = (top - w) * kOctaves;
+      if (w <= kFurthest) sum += std::ldexp(1.0, -static_cast<int>(std::nearbyint(w)));
+    }
+    int exponent = 0;
+    const double mantissa = std::frexp(sum, &exponent);  // its logarithm is read from its digits
+    const auto place = static_cast<float>(exponent + (2.0 * mantissa - 2.0));
+    for (float& w : weight)
+      w = w <= kFurthest ? std::ldexp(1.0f, -static_cast<int>(std::nearbyint(w + place))) : 0.0f;
     return;
   }
   // Sparsemax: the threshold tau at which what stands above it sums to one.

@@ -9,7 +9,7 @@
 
 namespace spikeformers {
 
-enum class Rule : std::int32_t { winners, sparsemax, softmax, ssa };
+enum class Rule : std::int32_t { winners, sparsemax, softmax, powers, ssa };
 
 // Bias of the distances of one head, laid out so that the 64 keys of a page are 64 neighbours:
 // 64 times that of the largest distance, then each distance from the largest to 0, then -inf for
@@ -73,7 +73,7 @@ void ask_heads(const BitCache& cache, int head, int heads, const std::int8_t* co
 void find_winners(const Kernels& kernels, const BitCache& cache, int head, const Query& query,
                   std::int64_t position, const Scoring& scoring, int winners, AttentionScratch& scratch);
 
-// Weights of all tokens 0..position by softmax or sparsemax, into scratch.weight.
+// Weights of all tokens 0..position by softmax, sparsemax or powers of two, into scratch.weight.
 void weigh_all(const Kernels& kernels, const BitCache& cache, int head, const Query& query,
                std::int64_t position, const Scoring& scoring, Rule rule, AttentionScratch& scratch);
 

@@ -173,6 +173,7 @@ inline Rule rule_of(const std::string& name) {
   return named<Rule>(name, {{"winners", Rule::winners},
                             {"sparsemax", Rule::sparsemax},
                             {"softmax", Rule::softmax},
+                            {"powers", Rule::powers},
                             {"ssa", Rule::ssa}});
 }
 

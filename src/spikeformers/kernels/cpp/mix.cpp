@@ -155,7 +155,7 @@ void Program::mix(int query, int key, int value, int out, int heads, int kv_head
   for (const Buffer* one : {&q, &k, &v})
     require(largest == 0 || (one->counts >= 1 && one->counts <= largest),
             "mix: a cache of counts takes the counts of pairs, and no larger ones");
-  require(rule != Rule::sparsemax, "mix: it has no sparsemax");
+  require(rule != Rule::sparsemax && rule != Rule::powers, "mix: it has no sparsemax and no powers of two");
   require(rule != Rule::ssa || largest > 0, "mix: SSA sums whole numbers");
   require(window >= 0 && window <= INT32_MAX,
           "mix: a window has 1 to 2^31 - 1 keys, or 0 for all of them");

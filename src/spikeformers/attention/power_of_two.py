@@ -1,0 +1,113 @@
+"""Winners graded by powers of two: V's spikes are shifted and added.
+
+    A = Q K^T * s + bias                          per head
+    d[i, j] = (max_j A - A) log2 e                octaves below the row's winner
+    z[i] = log2 sum_j 2^-round(d)                 over the keys with d <= 8: no other is heard
+    A_w[i, j] = 2^-round(d + z),  0 if not heard
+    Y = A_w V
+
+log2 of the sum, whose terms are powers of two, is read from its digits: the place of the first,
+and the rest as the fraction (Mitchell 1962, https://doi.org/10.1109/TEC.1962.5219391). So no
+exponential, logarithm or division is left, and sums of spikes whose step is a power of two are
+exact in any order. A row's weights sum to about 1. With a large s only winners are left, as in
+WSSA; with a small one the row is a mean.
+
+The backward pass is that of softmax(A / temperature). Weights of attention rounded to powers of
+two are FQ-ViT's Log-Int-Softmax (Lin et al. 2022, https://arxiv.org/abs/2111.13824).
+Differs: octaves are counted from the winner, and keys far below it are silent; trained through,
+not only quantised after training.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from spikeformers.attention._base import ScaledAttention, masked_softmax, scale_of
+from spikeformers.errors import ConfigError
+
+FURTHEST = 8
+"""Octaves below the winner at which a key still says something."""
+OCTAVES = math.log2(math.e)
+Kind = TypeVar("Kind", bound="PowerOfTwoAttention")
+
+
+def half_to(exponent: Tensor) -> Tensor:
+    """2^-exponent of whole numbers from 0 to 63, as floats of the same type: only its exponent."""
+    double = exponent.dtype == torch.float64
+    bias, digits, whole = (1023, 52, torch.int64) if double else (127, 23, torch.int32)
+    return ((bias - exponent).to(whole) << digits).view(exponent.dtype)
+
+
+def graded(scores: Tensor) -> Tensor:
+    """Weights of rows of scores ``[..., J]``, -inf where a key is not allowed; powers of two or 0.
+
+    Rows that allow no key are zero.
+    """
+    below = (scores.amax(-1, keepdim=True) - scores) * OCTAVES
+    heard = below <= FURTHEST  # not where both are -inf, whose difference is not a number
+    below = torch.where(heard, below, 0.0)
+    total = torch.where(heard, half_to(below.round()), 0.0).sum(-1, keepdim=True)
+    mantissa, exponent = torch.frexp(total)  # total = mantissa 2^exponent, 1/2 <= mantissa < 1
+    place = torch.where(total > 0, exponent + (2 * mantissa - 2), 0.0)
+    return torch.where(heard, half_to((below + place).round()), 0.0)
+
+
+class PowerOfTwoAttention(ScaledAttention):
+    """Attention whose weights are powers of two; `graded` has the rule."""
+
+    weights_are_real = True  # for counting: each count of V adds a weight of its own
+    averages = True
+
+    def __init__(
+        self, scale: float, temperature: float = 1.0, heads: int = 1, learn_scale: bool = False
+    ) -> None:
+        super().__init__(scale, heads, learn_scale)
+        if temperature <= 0:
+            raise ConfigError(f"surrogate_temperature must be positive, not {temperature}.")
+        self.temperature = temperature
+
+    @classmethod
+    def from_config(cls: type[Kind], config: Any) -> Kind:
+        return cls(
+            scale_of(config),
+            config.surrogate_temperature,
+            config.num_attention_heads,
+            config.learn_attention_scale,
+        )
+
+    def engine_rule(self) -> dict[str, Any]:
+        return {"rule": "powers"}
+
+    def weights(self, q: Tensor, k: Tensor, allowed: Tensor, bias: Tensor | None) -> Tensor:
+        with torch.autocast(q.device.type, enabled=False):  # half precision would invent ties
+            q, k = (x if x.dtype == torch.float64 else x.float() for x in (q, k))
+            scores = self.scores(q, k, bias).masked_fill(~allowed, float("-inf"))
+            weights = graded(scores.detach())
+            if not torch.is_grad_enabled():
+                return weights
+            p = masked_softmax(scores / self.temperature, allowed)
+            return weights - p.detach() + p
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
+        weights = self.weights(q, k, allowed, bias)
+        with torch.autocast(q.device.type, enabled=False):
+            y = torch.matmul(weights, v.to(weights.dtype))
+        return y.to(v.dtype)
+
+    def operations(self, pairs: Tensor) -> dict[str, int]:
+        number, rows = int(pairs.sum()), int(pairs.any(-1).sum())
+        # The winner is found, octaves are counted from it, and what is heard is summed.
+        return {"winner_compare": number - rows, "mult": number, "compare": number, "add": number}
+
+    def points(self, value_type: str, values: str, *, fired: bool) -> list[tuple[str, str, str]]:
+        scores, _, output = super().points(value_type, values, fired=fired)
+        return [scores, ("attention weights", "real", "0 and powers of two"), output]
+
+    def extra_repr(self) -> str:
+        return f"temperature={self.temperature}, {super().extra_repr()}"

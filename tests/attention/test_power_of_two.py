@@ -1,0 +1,130 @@
+"""Winners graded by powers of two."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from spikeformers.attention import WTA, PowerOfTwoAttention, SoftmaxAttention
+from spikeformers.attention.power_of_two import FURTHEST, graded
+from spikeformers.errors import ConfigError
+
+NEVER = float("-inf")
+OCTAVE = math.log(2)
+
+
+def operands(seed: int, tokens: int = 9, width: int = 4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """q, k and v of two heads, and a causal mask."""
+    generator = torch.Generator().manual_seed(seed)
+    q, k, v = (torch.randn(1, 2, 2, tokens, width, generator=generator) for _ in range(3))
+    return q, k, v, torch.ones(1, 1, tokens, tokens, dtype=torch.bool).tril()
+
+
+@pytest.mark.parametrize(
+    ("octaves_below", "weights"),
+    [
+        ([0], [1]),
+        ([0, NEVER], [1, 0]),
+        ([0, 0], [0.5, 0.5]),  # the sum is 2: one octave
+        ([0, 2], [1, 0.25]),  # 1.25: a quarter of an octave, as its digits have it
+        ([0, 1.4, 1.4, 1.4], [0.5, 0.125, 0.125, 0.125]),  # 2.5 and 1.25 octaves; 2.65
+        ([1, 2.6, 1], [0.5, 0.125, 0.5]),  # counted from the winner: 2.25, 1.125 octaves
+        ([0, 0, 0, 0, 0], [0.25] * 5),  # 5: 2.25 octaves
+        ([0] * 7, [0.125] * 7),  # 7: 2.75
+        ([0, FURTHEST, FURTHEST + 0.1], [1, 2.0**-FURTHEST, 0]),
+        ([NEVER, NEVER], [0, 0]),
+    ],
+)
+def test_weights_by_hand(octaves_below: list[float], weights: list[float]) -> None:
+    scores = torch.tensor([x if x == NEVER else -OCTAVE * x for x in octaves_below])
+    assert graded(scores).tolist() == weights
+
+
+@given(seed=st.integers(0, 2**31 - 1), size=st.sampled_from([0.01, 1.0, 30.0]))
+def test_weights_are_powers_of_two_that_sum_to_about_one(seed: int, size: float) -> None:
+    scores = torch.randn(20, 50, generator=torch.Generator().manual_seed(seed)) * size
+    weights = graded(scores)
+    heard = weights[weights > 0]
+    assert (heard.log2() == heard.log2().round()).all()
+    assert ((weights.sum(-1) >= 0.7) & (weights.sum(-1) <= 1.5)).all()
+    best = scores.argmax(-1, keepdim=True)
+    assert (weights.gather(-1, best) == weights.amax(-1, keepdim=True)).all()
+    assert torch.equal(graded(scores + 8), weights) or size < 1  # where adding 8 is exact enough
+
+
+def test_sums_of_counts_are_exact_in_any_order() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weights = graded(torch.randn(64, 200, generator=generator))
+    counts = torch.randint(-64, 65, (200, 16), generator=generator) * 0.25
+    order = torch.randperm(200, generator=generator)
+    assert torch.equal(weights @ counts, weights[:, order] @ counts[order])
+    assert torch.equal(weights @ counts, (weights.double() @ counts.double()).float())
+
+
+def test_a_large_scale_leaves_winners_and_a_small_one_a_mean() -> None:
+    q, k, v, allowed = operands(0)
+    torch.testing.assert_close(
+        PowerOfTwoAttention(1e4)(q, k, v, allowed), WTA(1e4)(q, k, v, allowed)
+    )
+    weights = PowerOfTwoAttention(1e-4).weights(q, k, allowed, None)
+    for query, place in {0: 0, 1: 1, 2: 2, 3: 2, 4: 2, 6: 3, 7: 3}.items():  # 6 keys are a tie
+        assert (weights[..., query, : query + 1] == 2.0**-place).all()
+
+
+def test_the_gradient_is_softmax_s() -> None:
+    ours, theirs = operands(1), operands(1)
+    for q, k, *_ in (ours, theirs):
+        q.requires_grad_()
+        k.requires_grad_()
+    bias = torch.randn(2, 9, 9, generator=torch.Generator().manual_seed(2))
+    for core, (q, k, v, allowed) in (
+        (PowerOfTwoAttention(0.5), ours),
+        (SoftmaxAttention(0.5), theirs),
+    ):
+        core(q, k, v, allowed, bias).backward(torch.ones_like(q))
+    for mine, other in zip(ours[:2], theirs[:2], strict=True):
+        torch.testing.assert_close(mine.grad, other.grad)
+        assert mine.grad is not None
+        assert mine.grad.any()
+
+
+def test_a_query_without_keys_gets_zeros_and_finite_gradients() -> None:
+    q, k, v, allowed = operands(3)
+    allowed[..., 0] = False
+    q.requires_grad_()
+    y = PowerOfTwoAttention(0.5)(q, k, v, allowed)
+    assert not y[..., 0, :].any()
+    torch.testing.assert_close(y[..., 1, :], v[..., 1, :])
+    y.square().sum().backward()
+    assert q.grad is not None
+    assert q.grad.isfinite().all()
+    assert not q.grad[..., 0, :].any()
+
+
+def test_half_precision_has_the_winners_of_float32() -> None:
+    q, k, v, allowed = operands(4)
+    expected = PowerOfTwoAttention(2.0).weights(q, k, allowed, None)
+    with torch.autocast("cpu", torch.bfloat16):
+        core = PowerOfTwoAttention(2.0)
+        assert torch.equal(core.weights(q, k, allowed, None), expected)
+        assert core(q, k, v.bfloat16(), allowed).dtype == torch.bfloat16
+
+
+def test_a_temperature_that_is_not_positive_is_refused() -> None:
+    with pytest.raises(ConfigError, match="surrogate_temperature must be positive, not 0"):
+        PowerOfTwoAttention(1.0, temperature=0)
+
+
+def test_what_it_says_of_itself() -> None:
+    core = PowerOfTwoAttention(0.5, heads=2)
+    assert core.engine_rule() == {"rule": "powers"}
+    assert core.points("integer", "0, 1", fired=True)[1:] == [
+        ("attention weights", "real", "0 and powers of two"),
+        ("weights times value", "real", "a sum of values"),
+    ]
+    assert "temperature=1.0, scale=0.5" in repr(core)
