@@ -60,6 +60,11 @@ ROWS: dict[str, Row] = {
     "dead zones, budget 0.15": Row(
         {**DEAD_ZONES, "budget": 0.15}, seeds=THREE, label="spiking, dead zones, budget 0.15"
     ),
+    "dead zones, powers of two, budget 0.35": Row(
+        {"attention": "power-of-two", "budget": 0.35},
+        seeds=THREE,
+        label="spiking, dead zones, weights by powers of two, budget 0.35",
+    ),
     "dense-rotary, Muon": Row(
         twin="rotary",
         optimizer="muon",

@@ -136,7 +136,7 @@ def test_gradient_reaches_every_parameter(
     [
         {"pre_norm": False},
         {"projection_norm": False},
-        {"attention": "softmax", "sum_norm": False, "neurons": {"out": {"neuron": "dead-zone"}}},
+        {"attention": "softmax", "sum_norm": False, "neuron": "dead-zone", "levels": 64},
         {"output_norm": False},
         {"norm": "rms"},
         {"position": "learned"},

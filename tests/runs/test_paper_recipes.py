@@ -22,7 +22,7 @@ COMMON: dict[str, Any] = {
     "firing_rate_target": 0.1, "firing_rate_targets": None, "firing_rate_weight": 0.05,
     # the block
     "norm": "layer", "norm_eps": 1e-5, "neuron_gain": 1.0,
-    "pre_norm": True, "projection_norm": True, "output_norm": False,
+    "pre_norm": True, "projection_norm": True, "sum_norm": True, "output_norm": False,
     "bias": True, "dropout": 0.0, "initializer_range": 0.02, "token_shift": False,
     # attention
     "winners": 3, "winner_weight": "one", "attention_options": None, "attention_scale": None,
