@@ -115,6 +115,11 @@ def winners(number: int) -> dict[str, Any]:
     return {"attention": "cwssa", "wta": "top_k", "winners": number, "winner_weight": "mean"}
 
 
+def averaging(attention: str, budget: float = DEAD_ZONES["budget"]) -> dict[str, Any]:
+    """Attention that averages, as presets have it: fine steps and no norm before W_o."""
+    return {"attention": attention, "budget": budget}
+
+
 NO_BUDGET: dict[str, Any] = {**DEAD_ZONES, "budget": 0.999}
 REAL: dict[str, Any] = {
     "neurons": {
@@ -132,15 +137,7 @@ SUMMED: dict[str, Any] = {
 }
 SOFTMAX: dict[str, Any] = {"attention": "softmax", "attention_scale": HEAD**-0.5}
 """Softmax whose scores begin as the twin's."""
-POWERS = {**SOFTMAX, "attention": "power-of-two"}
-SPARSEMAX = {**SOFTMAX, "attention": "cwssa", "wta": "sparsemax"}
 NO_SLOPES = {"relative_slope": 0.0}
-FINE: dict[str, Any] = {
-    "sum_norm": False,
-    "neurons": DEAD_ZONES["neurons"]
-    | {"out": {**DEAD_ZONES["neurons"]["value"], "step_size": 0.0625, "dead_zone": 0.03125}},
-}
-"""For the sums of attention steps of 1/16, half of one as a threshold at first, and no norm."""
 BLOCK: dict[str, Any] = {
     **PLAIN,
     **SOFTMAX,
@@ -221,17 +218,14 @@ ROWS: dict[str, Row] = {
     "dead zones, no budget, softmax, norm before W_o": Row(
         {**NO_BUDGET, **SOFTMAX, "neurons": SUMMED["neurons"]}
     ),
-    "dead zones, no budget, softmax, fine counts before W_o": Row({**NO_BUDGET, **SOFTMAX, **FINE}),
-    "dead zones, softmax, fine counts before W_o": Row({**DEAD_ZONES, **SOFTMAX, **FINE}),
+    "dead zones, no budget, softmax, fine counts before W_o": Row(averaging("softmax", 0.999)),
+    "dead zones, softmax, fine counts before W_o": Row(averaging("softmax")),
     "dead zones, no budget, powers of two, fine counts before W_o": Row(
-        {**NO_BUDGET, **POWERS, **FINE}
+        averaging("power-of-two", 0.999)
     ),
-    "dead zones, powers of two, fine counts before W_o": Row({**DEAD_ZONES, **POWERS, **FINE}),
+    "dead zones, powers of two, fine counts before W_o": Row(averaging("power-of-two")),
     "dead zones, no budget, softmax and one winner, fine counts before W_o": Row(
-        {**NO_BUDGET, **SOFTMAX, **FINE}, change=mixed
-    ),
-    "dead zones, no budget, sparsemax, fine counts before W_o": Row(
-        {**NO_BUDGET, **SPARSEMAX, **FINE}
+        averaging("softmax", 0.999), change=mixed
     ),
     "dead zones, no budget, four winners, their mean handed on": Row(
         {**winners(4), **NO_BUDGET}, change=handed_on

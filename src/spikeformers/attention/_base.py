@@ -203,6 +203,11 @@ def masked_softmax(scores: Tensor, allowed: Tensor) -> Tensor:
     return torch.nan_to_num(p, nan=0.0)
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """``x`` in float32, or as it is in float64: half precision would invent ties of scores."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def scale_of(config: Any) -> float:
     """The config's ``attention_scale``; ``levels / sqrt(head width)`` if it is None.
 

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from spikeformers.attention._base import ScaledAttention, masked_softmax, scale_of
+from spikeformers.attention._base import ScaledAttention, at_least_float32, masked_softmax, scale_of
 from spikeformers.errors import ConfigError
 
 FURTHEST = 8
@@ -83,9 +83,10 @@ class PowerOfTwoAttention(ScaledAttention):
         return {"rule": "powers"}
 
     def weights(self, q: Tensor, k: Tensor, allowed: Tensor, bias: Tensor | None) -> Tensor:
-        with torch.autocast(q.device.type, enabled=False):  # half precision would invent ties
-            q, k = (x if x.dtype == torch.float64 else x.float() for x in (q, k))
-            scores = self.scores(q, k, bias).masked_fill(~allowed, float("-inf"))
+        with torch.autocast(q.device.type, enabled=False):
+            scores = self.scores(at_least_float32(q), at_least_float32(k), bias).masked_fill(
+                ~allowed, float("-inf")
+            )
             weights = graded(scores.detach())
             if not torch.is_grad_enabled():
                 return weights

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from spikeformers.attention import _streaming
-from spikeformers.attention._base import ScaledAttention, masked_softmax, scale_of
+from spikeformers.attention._base import ScaledAttention, at_least_float32, masked_softmax, scale_of
 from spikeformers.attention._blocks import (
     NEVER,
     block_scores,
@@ -159,10 +159,6 @@ class _Compete(torch.autograd.Function):
         return g_q, g_k, g_v, g_bias, None, g_scale, None, None, None, None
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
-
-
 Kind = TypeVar("Kind", bound="WTA")
 
 
@@ -223,7 +219,7 @@ class WTA(ScaledAttention):
 
     def weights(self, q: Tensor, k: Tensor, allowed: Tensor, bias: Tensor | None) -> Tensor:
         with torch.autocast(q.device.type, enabled=False):  # as in forward
-            q, k = _at_least_float32(q), _at_least_float32(k)
+            q, k = at_least_float32(q), at_least_float32(k)
             scores = self.scores(q, k, bias).masked_fill(~allowed, float("-inf"))
         if self.competition == "sparsemax":
             return sparsemax(scores)
@@ -245,10 +241,10 @@ class WTA(ScaledAttention):
         # Scores of spikes are exact in float32; half precision would invent ties.
         with torch.autocast(q.device.type, enabled=False):
             y: Tensor = _Compete.apply(
-                _at_least_float32(q),
-                _at_least_float32(k),
-                _at_least_float32(v),
-                None if bias is None else _at_least_float32(bias),
+                at_least_float32(q),
+                at_least_float32(k),
+                at_least_float32(v),
+                None if bias is None else at_least_float32(bias),
                 allowed,
                 self.scale(),
                 self.temperature,
