@@ -82,6 +82,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "dead-zone-ssa": SIGNED | {"attention": "ssa"},
     "dead-zone-power-of-two": SIGNED | {"attention": "power-of-two"},
+    "dead-zone-power-of-two, wide heads": {
+        **{"attention": "power-of-two", "hidden_size": 140, "num_attention_heads": 2},
+        **SIGNED,
+    },
     "dead-zone-power-of-two, no norm of sums": {
         **{
             "attention": "power-of-two",

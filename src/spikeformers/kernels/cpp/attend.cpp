@@ -114,15 +114,12 @@ void Program::run(const Attend& step, const Frame& frame) {
       }
       read = static_cast<std::int64_t>(scratch.winners.size()) * cache.value_bytes();
     } else {
-      weigh_all(kernels, cache, h, *query, position, scoring, step.rule, scratch);
+      weigh_all(kernels, cache, h, *query, position, scoring, step.rule, v.neuron.unit, scratch);
       float* to = out.real.data() + at;
       std::fill_n(to, width, 0.0f);
-      for (std::int64_t j = 0; j <= position; ++j) {
-        const float weight = scratch.weight[static_cast<std::size_t>(j)];
-        if (weight == 0.0f) continue;
-        cache.add_value(j, h, weight * v.neuron.unit, to);
-        read += cache.value_bytes();
-      }
+      for (std::int64_t first = 0; first <= position; first += kPage)
+        read += cache.value_bytes() * cache.add_values(kernels, first, std::min<std::int64_t>(kPage, position + 1 - first), h,
+                                                       scratch.weight.data() + first, to);
     }
     cache_bytes += read + 8 * scratch.words_read;
     pages_read += scratch.pages_read;

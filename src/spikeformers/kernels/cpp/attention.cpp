@@ -3,13 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <span>
 
 namespace spikeformers {
 namespace {
 
 constexpr float kNever = -std::numeric_limits<float>::infinity();
-// Of weights by powers of two: octaves of e, and how far below the winner a key is still heard.
-constexpr float kOctaves = 1.44269504f, kFurthest = 8.0f;
 constexpr std::int32_t kAny = std::numeric_limits<std::int32_t>::min();
 
 Query query_of(const std::int8_t* counts, int width, const BitCache& cache, std::int32_t* feature,
@@ -185,7 +184,8 @@ void find_winners(const Kernels& kernels, const BitCache& cache, int head, const
 }
 
 void weigh_all(const Kernels& kernels, const BitCache& cache, int head, const Query& query,
-               std::int64_t position, const Scoring& scoring, Rule rule, AttentionScratch& scratch) {
+               std::int64_t position, const Scoring& scoring, Rule rule, float unit,
+               AttentionScratch& scratch) {
   const std::int64_t pages = position / kPage + 1;
   std::vector<float>& weight = scratch.weight;
   weight.resize(static_cast<std::size_t>(pages * kPage));
@@ -199,30 +199,27 @@ void weigh_all(const Kernels& kernels, const BitCache& cache, int head, const Qu
                                             scoring.bias->page(page * kPage, position),
                                             weight.data() + page * kPage));
   }
-  weight.resize(static_cast<std::size_t>(position + 1));
-  if (rule == Rule::softmax) {
-    double sum = 0.0;
-    for (float& w : weight) sum += w = std::exp(w - top);
-    for (float& w : weight) w = static_cast<float>(w / sum);
+  if (rule == Rule::powers) {
+    const auto n = static_cast<std::int64_t>(weight.size());
+    const std::int64_t sum = kernels.octaves(weight.data(), n, top);
+    int exponent = 0;  // the sum's logarithm is read from its digits
+    const double mantissa = std::frexp(std::ldexp(static_cast<double>(sum), -kFurthest), &exponent);
+    kernels.powers(weight.data(), n, static_cast<float>(exponent + (2.0 * mantissa - 2.0)), unit);
     return;
   }
-  if (rule == Rule::powers) {
+  const auto row = weight.begin() + static_cast<std::ptrdiff_t>(position + 1);
+  std::fill(row, weight.end(), 0.0f);
+  const std::span<float> heard(weight.begin(), row);
+  if (rule == Rule::softmax) {
     double sum = 0.0;
-    for (float& w : weight) {
-      w = (top - w) * kOctaves;
-      if (w <= kFurthest) sum += std::ldexp(1.0, -static_cast<int>(std::nearbyint(w)));
-    }
-    int exponent = 0;
-    const double mantissa = std::frexp(sum, &exponent);  // its logarithm is read from its digits
-    const auto place = static_cast<float>(exponent + (2.0 * mantissa - 2.0));
-    for (float& w : weight)
-      w = w <= kFurthest ? std::ldexp(1.0f, -static_cast<int>(std::nearbyint(w + place))) : 0.0f;
+    for (float& w : heard) sum += w = std::exp(w - top);
+    for (float& w : heard) w = static_cast<float>(w / sum) * unit;
     return;
   }
   // Sparsemax: the threshold tau at which what stands above it sums to one.
   std::vector<float>& sorted = scratch.sorted;
   sorted.resize(static_cast<std::size_t>(pages * kPage));  // room for a page at a time
-  sorted.assign(weight.begin(), weight.end());
+  sorted.assign(heard.begin(), heard.end());
   std::sort(sorted.begin(), sorted.end(), std::greater<float>());
   double total = 0.0, tau = 0.0;
   for (std::size_t k = 0; k < sorted.size(); ++k) {
@@ -230,7 +227,7 @@ void weigh_all(const Kernels& kernels, const BitCache& cache, int head, const Qu
     if (1.0 + static_cast<double>(k + 1) * sorted[k] <= total) break;
     tau = (total - 1.0) / static_cast<double>(k + 1);
   }
-  for (float& w : weight) w = std::max(0.0f, static_cast<float>(w - tau));
+  for (float& w : heard) w = std::max(0.0f, static_cast<float>(w - tau)) * unit;
 }
 
 }  // namespace spikeformers

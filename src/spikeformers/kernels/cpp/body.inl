@@ -185,7 +185,7 @@ SPIKEFORMERS_INLINE std::uint64_t byte_page(const std::uint64_t* keys, const Que
 
 void page_scores(const std::uint64_t* keys, const Query& query, std::int32_t* score) {
   if (query.bytes) {
-    byte_scores(keys, query, score);
+    byte_page(keys, query, -32768, score);  // no narrow score is below the bar, so all are written
     return;
   }
 #if defined(SPIKEFORMERS_AVX512) || defined(SPIKEFORMERS_AVX2)
@@ -242,9 +242,72 @@ float page_values(const std::int32_t* score, float unit, float scale, const floa
   return top;
 }
 
+// The nearest whole number, ties to even, of 0 to 2^22.
+SPIKEFORMERS_INLINE Ints rounded(Floats x) {
+  const Floats whole = Floats{} + 12582912.0f;  // beyond it a float has no digit after the point
+  return __builtin_convertvector((x + whole) - whole, Ints);
+}
+
+std::int64_t octaves(float* value, std::int64_t n, float top) {
+  Ints sum = {};
+  for (std::int64_t j = 0; j < n; j += kFloats) {
+    Floats below = (top - load<Floats>(value + j)) * kOctaves;
+    below = below <= static_cast<float>(kFurthest) ? below : Floats{} + kUnheard;
+    store(value + j, below);
+    sum += (Ints{} + (1 << kFurthest)) >> rounded(below);
+  }
+  std::int64_t total = 0;
+  for (int k = 0; k < kFloats; ++k) total += sum[k];
+  return total;
+}
+
+void powers(float* value, std::int64_t n, float place, float unit) {
+  for (std::int64_t j = 0; j < n; j += kFloats) {
+    const Floats below = load<Floats>(value + j);
+    const Ints half_to = (127 - rounded(below + place)) << 23;  // the exponent of a float, no digits
+    const Ints heard = below <= static_cast<float>(kFurthest);
+    const Floats weight = load<Floats>(&half_to) * unit;
+    store(value + j, heard & load<Ints>(&weight));
+  }
+}
+
+// kFloats counts. (Of the vectors' own conversion GCC makes one instruction for each.)
+SPIKEFORMERS_INLINE Floats as_floats(const std::int8_t* count) {
+#if defined(SPIKEFORMERS_AVX512)
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(count))));
+#elif defined(SPIKEFORMERS_AVX2)
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(count))));
+#else
+  Floats v;
+  for (int k = 0; k < kFloats; ++k) v[k] = static_cast<float>(count[k]);
+  return v;
+#endif
+}
+
+// Some outputs, which stay in registers over the rows.
+template <int kVectors>
+SPIKEFORMERS_INLINE void add_block(const std::int8_t* rows, std::int64_t stride, const float* weight,
+                                   std::int64_t n, float* out) {
+  Floats sum[kVectors];
+  for (int k = 0; k < kVectors; ++k) sum[k] = load<Floats>(out + k * kFloats);
+  for (std::int64_t j = 0; j < n; ++j)
+    for (int k = 0; k < kVectors; ++k) sum[k] += weight[j] * as_floats(rows + j * stride + k * kFloats);
+  for (int k = 0; k < kVectors; ++k) store(out + k * kFloats, sum[k]);
+}
+
+void add_counts(const std::int8_t* rows, std::int64_t stride, const float* weight, std::int64_t n,
+                std::int64_t width, float* out) {
+  std::int64_t d = 0;
+  for (; d + 4 * kFloats <= width; d += 4 * kFloats) add_block<4>(rows + d, stride, weight, n, out + d);
+  for (; d + 2 * kFloats <= width; d += 2 * kFloats) add_block<2>(rows + d, stride, weight, n, out + d);
+  for (; d + kFloats <= width; d += kFloats) add_block<1>(rows + d, stride, weight, n, out + d);
+  for (std::int64_t j = 0; j < n && d < width; ++j)
+    for (std::int64_t k = d; k < width; ++k) out[k] += weight[j] * static_cast<float>(rows[j * stride + k]);
+}
+
 #undef SPIKEFORMERS_INLINE
 #undef SPIKEFORMERS_MEMBER
 
 const Kernels table = {SPIKEFORMERS_PATH, rows_f32,  rows_i8, rows_i4, rows_i4_real, unpack_i4,
                        panel_pack,        panel_add, norm,    fire,    list,         fire_row,
-                       page_scores,       page_scan, page_values};
+                       page_scores,       page_scan, page_values,  octaves, powers,       add_counts};

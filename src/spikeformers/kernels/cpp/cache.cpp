@@ -90,4 +90,18 @@ void BitCache::put_value(std::int64_t token, int head, const std::int8_t* count)
   }
 }
 
+std::int64_t BitCache::add_values(const Kernels& kernels, std::int64_t first, std::int64_t n, int head,
+                                  const float* weight, float* out) const {
+  const std::int64_t heard = n - std::count(weight, weight + n, 0.0f);
+  if (heard == 0) return 0;
+  if (in_bytes(values_)) {
+    kernels.add_counts(reinterpret_cast<const std::int8_t*>(value(first, head)), heads_ * value_bytes(), weight,
+                       n, width_, out);
+    return heard;
+  }
+  for (std::int64_t j = 0; j < n; ++j)
+    if (weight[j] != 0.0f) add_value(first + j, head, weight[j], out);
+  return heard;
+}
+
 }  // namespace spikeformers

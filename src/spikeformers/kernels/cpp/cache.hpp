@@ -73,6 +73,10 @@ class BitCache {
           sum = static_cast<T>(sum + weight * static_cast<T>(values_.weight[p]));
         }
   }
+  // Adds the values of `n` tokens of one page from `first` on, each times its weight; returns how many
+  // weights are not 0.
+  std::int64_t add_values(const Kernels& kernels, std::int64_t first, std::int64_t n, int head,
+                          const float* weight, float* out) const;
   std::int64_t value_bytes() const { return 8 * value_words_; }
   bool keys_in_bytes() const { return in_bytes(keys_); }
   int key_planes() const { return keys_.n; }

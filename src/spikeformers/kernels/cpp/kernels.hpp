@@ -11,6 +11,9 @@ namespace spikeformers {
 
 constexpr int kPage = 64;        // tokens of a cache page: one machine word holds a bit of each
 constexpr int kMaxPlanes = 8;    // counts to 64, and a sign
+constexpr int kFurthest = 8;     // octaves below the winner at which a key is still heard
+constexpr float kUnheard = 31.0f;
+constexpr float kOctaves = 1.44269504f;  // of a factor of e
 constexpr int kMaxLevels = 64;   // of counts, by size: two times a weight, 2 * 64 * 255, fit 16 bits
 
 enum class SpikeType : std::int32_t { binary, integer, ternary };
@@ -145,6 +148,15 @@ struct Kernels {
   // value[j] = score[j] * unit * scale + bias[j] in this order; returns the largest.
   float (*page_values)(const std::int32_t* score, float unit, float scale, const float* bias,
                        float* value);
+  // Weights by powers of two (attention/power_of_two.py), of n scores, a multiple of 64, whose largest
+  // is `top`. First the octaves by which each is below it, kUnheard where it is too far to be heard;
+  // returns the sum of 2^-octaves, rounded, in units of 2^-kFurthest.
+  std::int64_t (*octaves)(float* value, std::int64_t n, float top);
+  // Then from those, with the octaves that the sum takes, unit * 2^-octaves, or 0.
+  void (*powers)(float* value, std::int64_t n, float place, float unit);
+  // out[d] += weight[j] * rows[j * stride + d], j ascending.
+  void (*add_counts)(const std::int8_t* rows, std::int64_t stride, const float* weight, std::int64_t n,
+                     std::int64_t width, float* out);
 };
 
 constexpr int kPanelColumns = 64;
