@@ -61,9 +61,14 @@ ROWS: dict[str, Row] = {
         {**DEAD_ZONES, "budget": 0.15}, seeds=THREE, label="spiking, dead zones, budget 0.15"
     ),
     "dead zones, powers of two, budget 0.35": Row(
-        {"attention": "power-of-two", "budget": 0.35},
+        {"attention": "power-of-two", "weight_digits": 1, "budget": 0.35},
         seeds=THREE,
         label="spiking, dead zones, weights by powers of two, budget 0.35",
+    ),
+    "dead zones, two binary digits, budget 0.35": Row(
+        {"attention": "power-of-two", "weight_digits": 2, "budget": 0.35},
+        seeds=THREE,
+        label="spiking, dead zones, weights of two binary digits, budget 0.35",
     ),
     "dense-rotary, Muon": Row(
         twin="rotary",

@@ -40,26 +40,52 @@ def operands(seed: int, tokens: int = 9, width: int = 4) -> tuple[Tensor, Tensor
         ([NEVER, NEVER], [0, 0]),
     ],
 )
-def test_weights_by_hand(octaves_below: list[float], weights: list[float]) -> None:
+def test_weights_of_one_digit_by_hand(octaves_below: list[float], weights: list[float]) -> None:
     scores = torch.tensor([x if x == NEVER else -OCTAVE * x for x in octaves_below])
-    assert graded(scores).tolist() == weights
+    assert graded(scores, 1).tolist() == weights
 
 
-@given(seed=st.integers(0, 2**31 - 1), size=st.sampled_from([0.01, 1.0, 30.0]))
-def test_weights_are_powers_of_two_that_sum_to_about_one(seed: int, size: float) -> None:
+@pytest.mark.parametrize(
+    ("digits", "octaves_below", "weights"),
+    [
+        (2, [0], [1]),
+        (2, [0, 0.6], [0.5, 0.375]),  # 1 and 3/4, 0.75 octaves together: 0.75 to 1, 1.35 to 1.5
+        (2, [0, 0.2], [0.5, 0.5]),  # a fifth of an octave is rounded away; the sum is 2
+        (2, [0, 1, 1, 1], [0.5, 0.25, 0.25, 0.25]),  # 2.5: 1.25 and 2.25 octaves, to even
+        (3, [0, 1, 1, 1], [7 / 16, 7 / 32, 7 / 32, 7 / 32]),  # the same, in quarters
+        (4, [0] * 3, [0.375] * 3),  # 3: 1.5 octaves
+        (2, [0] * 6, [0.1875] * 6),  # 6: 2.5
+        (2, [0, FURTHEST, FURTHEST + 0.1], [1, 2.0**-FURTHEST, 0]),
+        (3, [NEVER, NEVER], [0, 0]),
+    ],
+)
+def test_weights_of_more_digits_by_hand(
+    digits: int, octaves_below: list[float], weights: list[float]
+) -> None:
+    scores = torch.tensor([x if x == NEVER else -OCTAVE * x for x in octaves_below])
+    assert graded(scores, digits).tolist() == weights
+
+
+@given(
+    seed=st.integers(0, 2**31 - 1),
+    size=st.sampled_from([0.01, 1.0, 30.0]),
+    digits=st.integers(1, 4),
+)
+def test_weights_have_few_digits_and_sum_to_about_one(seed: int, size: float, digits: int) -> None:
     scores = torch.randn(20, 50, generator=torch.Generator().manual_seed(seed)) * size
-    weights = graded(scores)
-    heard = weights[weights > 0]
-    assert (heard.log2() == heard.log2().round()).all()
+    weights = graded(scores, digits)
+    mantissa, _ = torch.frexp(weights)
+    assert (mantissa * 2**digits == (mantissa * 2**digits).round()).all()
     assert ((weights.sum(-1) >= 0.7) & (weights.sum(-1) <= 1.5)).all()
     best = scores.argmax(-1, keepdim=True)
     assert (weights.gather(-1, best) == weights.amax(-1, keepdim=True)).all()
-    assert torch.equal(graded(scores + 8), weights) or size < 1  # where adding 8 is exact enough
+    if size >= 1:  # where adding 8 is exact enough
+        assert torch.equal(graded(scores + 8, digits), weights)
 
 
 def test_sums_of_counts_are_exact_in_any_order() -> None:
     generator = torch.Generator().manual_seed(0)
-    weights = graded(torch.randn(64, 200, generator=generator))
+    weights = graded(torch.randn(64, 200, generator=generator), 2)
     counts = torch.randint(-64, 65, (200, 16), generator=generator) * 0.25
     order = torch.randperm(200, generator=generator)
     assert torch.equal(weights @ counts, weights[:, order] @ counts[order])
@@ -71,7 +97,7 @@ def test_a_large_scale_leaves_winners_and_a_small_one_a_mean() -> None:
     torch.testing.assert_close(
         PowerOfTwoAttention(1e4)(q, k, v, allowed), WTA(1e4)(q, k, v, allowed)
     )
-    weights = PowerOfTwoAttention(1e-4).weights(q, k, allowed, None)
+    weights = PowerOfTwoAttention(1e-4, digits=1).weights(q, k, allowed, None)
     for query, place in {0: 0, 1: 1, 2: 2, 3: 2, 4: 2, 6: 3, 7: 3}.items():  # 6 keys are a tie
         assert (weights[..., query, : query + 1] == 2.0**-place).all()
 
@@ -115,16 +141,21 @@ def test_half_precision_has_the_winners_of_float32() -> None:
         assert core(q, k, v.bfloat16(), allowed).dtype == torch.bfloat16
 
 
-def test_a_temperature_that_is_not_positive_is_refused() -> None:
+def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ConfigError, match="surrogate_temperature must be positive, not 0"):
         PowerOfTwoAttention(1.0, temperature=0)
+    for digits in (0, 5):
+        with pytest.raises(ConfigError, match=f"weight_digits must be 1 to 4, not {digits}"):
+            PowerOfTwoAttention(1.0, digits=digits)
 
 
 def test_what_it_says_of_itself() -> None:
     core = PowerOfTwoAttention(0.5, heads=2)
-    assert core.engine_rule() == {"rule": "powers"}
+    assert core.engine_rule() == {"rule": "powers", "digits": 2}
     assert core.points("integer", "0, 1", fired=True)[1:] == [
-        ("attention weights", "real", "0 and powers of two"),
+        ("attention weights", "real", "0 and numbers of 2 binary digits"),
         ("weights times value", "real", "a sum of values"),
     ]
-    assert "temperature=1.0, scale=0.5" in repr(core)
+    one = PowerOfTwoAttention(0.5, digits=1)
+    assert one.points("integer", "0, 1", fired=True)[1][2] == "0 and powers of two"
+    assert "digits=2, temperature=1.0, scale=0.5" in repr(core)

@@ -146,6 +146,7 @@ def test_every_rule_and_spike_type(rule: str, kind: str, path: str) -> None:
     scale = np.array([0.4, 1.3, 0.2], np.float32)
     bias = None if rule == "ssa" else rng.standard_normal((3, 40)).astype(np.float32)
     given_: dict[str, Any] = {"heads": 3, "scale": scale, "rule": rule, "bias": bias, "winners": 3}
+    given_ |= {"digits": 3}
     expected = reference.attend(q, k, v, unit=unit, **given_)
     given_ |= {"spike_type": "integer" if signed else kind, "levels": levels, "unit": unit}
     computed = kernels.attend(q, k, v, signed=signed, path=path, **given_)

@@ -25,7 +25,8 @@ COMMON: dict[str, Any] = {
     "pre_norm": True, "projection_norm": True, "sum_norm": True, "output_norm": False,
     "bias": True, "dropout": 0.0, "initializer_range": 0.02, "token_shift": False,
     # attention
-    "winners": 3, "winner_weight": "one", "attention_options": None, "attention_scale": None,
+    "winners": 3, "weight_digits": 2, "winner_weight": "one", "attention_options": None,
+    "attention_scale": None,
     "learn_attention_scale": True, "surrogate_temperature": 1.0,
     "position": "relative", "relative_slope": 1.0,
     # the head, and what tokenizers give

@@ -2,20 +2,22 @@
 
     A = Q K^T * s + bias                          per head
     d[i, j] = (max_j A - A) log2 e                octaves below the row's winner
-    z[i] = log2 sum_j 2^-round(d)                 over the keys with d <= 8: no other is heard
-    A_w[i, j] = 2^-round(d + z),  0 if not heard
+    z[i] = log2 sum_j P(d)                        over the keys with d <= 8: no other is heard
+    A_w[i, j] = P(d + z),  0 if not heard
     Y = A_w V
 
-log2 of the sum, whose terms are powers of two, is read from its digits: the place of the first,
-and the rest as the fraction (Mitchell 1962, https://doi.org/10.1109/TEC.1962.5219391). So no
-exponential, logarithm or division is left, and sums of spikes whose step is a power of two are
-exact in any order. A row's weights sum to about 1. With a large s only winners are left, as in
-WSSA; with a small one the row is a mean.
+P(x) is 2^-x to ``digits`` binary digits: with one a power of two, 2^-round(x), with two that or
+1.5 times one. Between powers of two it is linear, and so is the logarithm of the sum: a float's
+exponent and fraction, read as one number, and such a number as a float (Mitchell 1962,
+https://doi.org/10.1109/TEC.1962.5219391; Schraudolph 1999,
+https://doi.org/10.1162/089976699300016467). So no exponential, logarithm or division is left, and
+sums of spikes whose step is a power of two are exact in any order. A row's weights sum to about 1.
+With a large s only winners are left, as in WSSA; with a small one the row is a mean.
 
 The backward pass is that of softmax(A / temperature). Weights of attention rounded to powers of
 two are FQ-ViT's Log-Int-Softmax (Lin et al. 2022, https://arxiv.org/abs/2111.13824).
-Differs: octaves are counted from the winner, and keys far below it are silent; trained through,
-not only quantised after training.
+Differs: octaves are counted from the winner, and keys far below it are silent; a weight may have
+more than one digit; trained through, not only quantised after training.
 """
 
 from __future__ import annotations
@@ -31,29 +33,31 @@ from spikeformers.errors import ConfigError
 
 FURTHEST = 8
 """Octaves below the winner at which a key still says something."""
+MOST_DIGITS = 4
 OCTAVES = math.log2(math.e)
 Kind = TypeVar("Kind", bound="PowerOfTwoAttention")
 
 
-def half_to(exponent: Tensor) -> Tensor:
-    """2^-exponent of whole numbers from 0 to 63, as floats of the same type: only its exponent."""
+def half_to(exponent: Tensor, digits: int) -> Tensor:
+    """P of the module: 2^-exponent, of numbers from 0 to 63, in floats of the same type."""
     double = exponent.dtype == torch.float64
-    bias, digits, whole = (1023, 52, torch.int64) if double else (127, 23, torch.int32)
-    return ((bias - exponent).to(whole) << digits).view(exponent.dtype)
+    one, places, whole = (1023, 52, torch.int64) if double else (127, 23, torch.int32)
+    rounded = (exponent * 2 ** (digits - 1)).round().to(whole)
+    return ((one << places) - (rounded << (places + 1 - digits))).view(exponent.dtype)
 
 
-def graded(scores: Tensor) -> Tensor:
-    """Weights of rows of scores ``[..., J]``, -inf where a key is not allowed; powers of two or 0.
+def graded(scores: Tensor, digits: int) -> Tensor:
+    """Weights of rows of scores ``[..., J]``, -inf where a key is not allowed.
 
-    Rows that allow no key are zero.
+    Each has so many significant binary digits, or is 0. Rows that allow no key are zero.
     """
     below = (scores.amax(-1, keepdim=True) - scores) * OCTAVES
     heard = below <= FURTHEST  # not where both are -inf, whose difference is not a number
     below = torch.where(heard, below, 0.0)
-    total = torch.where(heard, half_to(below.round()), 0.0).sum(-1, keepdim=True)
+    total = torch.where(heard, half_to(below, digits), 0.0).sum(-1, keepdim=True)
     mantissa, exponent = torch.frexp(total)  # total = mantissa 2^exponent, 1/2 <= mantissa < 1
     place = torch.where(total > 0, exponent + (2 * mantissa - 2), 0.0)
-    return torch.where(heard, half_to((below + place).round()), 0.0)
+    return torch.where(heard, half_to(below + place, digits), 0.0)
 
 
 class PowerOfTwoAttention(ScaledAttention):
@@ -63,12 +67,20 @@ class PowerOfTwoAttention(ScaledAttention):
     averages = True
 
     def __init__(
-        self, scale: float, temperature: float = 1.0, heads: int = 1, learn_scale: bool = False
+        self,
+        scale: float,
+        temperature: float = 1.0,
+        heads: int = 1,
+        learn_scale: bool = False,
+        digits: int = 2,
     ) -> None:
         super().__init__(scale, heads, learn_scale)
+        if not 1 <= digits <= MOST_DIGITS:
+            raise ConfigError(f"weight_digits must be 1 to {MOST_DIGITS}, not {digits}.")
         if temperature <= 0:
             raise ConfigError(f"surrogate_temperature must be positive, not {temperature}.")
         self.temperature = temperature
+        self.digits = digits
 
     @classmethod
     def from_config(cls: type[Kind], config: Any) -> Kind:
@@ -77,17 +89,18 @@ class PowerOfTwoAttention(ScaledAttention):
             config.surrogate_temperature,
             config.num_attention_heads,
             config.learn_attention_scale,
+            config.weight_digits,
         )
 
     def engine_rule(self) -> dict[str, Any]:
-        return {"rule": "powers"}
+        return {"rule": "powers", "digits": self.digits}
 
     def weights(self, q: Tensor, k: Tensor, allowed: Tensor, bias: Tensor | None) -> Tensor:
         with torch.autocast(q.device.type, enabled=False):
             scores = self.scores(at_least_float32(q), at_least_float32(k), bias).masked_fill(
                 ~allowed, float("-inf")
             )
-            weights = graded(scores.detach())
+            weights = graded(scores.detach(), self.digits)
             if not torch.is_grad_enabled():
                 return weights
             p = masked_softmax(scores / self.temperature, allowed)
@@ -108,7 +121,8 @@ class PowerOfTwoAttention(ScaledAttention):
 
     def points(self, value_type: str, values: str, *, fired: bool) -> list[tuple[str, str, str]]:
         scores, _, output = super().points(value_type, values, fired=fired)
-        return [scores, ("attention weights", "real", "0 and powers of two"), output]
+        kinds = "powers of two" if self.digits == 1 else f"numbers of {self.digits} binary digits"
+        return [scores, ("attention weights", "real", f"0 and {kinds}"), output]
 
     def extra_repr(self) -> str:
-        return f"temperature={self.temperature}, {super().extra_repr()}"
+        return f"digits={self.digits}, temperature={self.temperature}, {super().extra_repr()}"

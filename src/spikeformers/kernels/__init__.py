@@ -152,6 +152,7 @@ def attend(
     rule: str = "winners",
     winners: int = 1,
     weight: float = 1.0,
+    digits: int = 1,
     bias: NDArray[np.float32] | None = None,
     spike_type: str = "integer",
     levels: int = 1,
@@ -162,10 +163,12 @@ def attend(
 ) -> NDArray[np.float32]:
     """Causal attention ``[T, width]`` over counts ``[T, width]``; ``bias`` ``[heads, distance]``.
 
-    ``rule`` is winners (hard and top-K), sparsemax, softmax or ssa.
+    ``rule`` is winners (hard and top-K), sparsemax, softmax, powers (of two, to so many binary
+    ``digits``) or ssa.
     """
     result, _ = native().attend(
-        *(q, k, v, spike_type, levels, unit, heads, rule, winners, weight, scale, bias, signed),
+        *(q, k, v, spike_type, levels, unit, heads, rule, winners, weight, digits, scale, bias),
+        signed,
         choose(path).name,
         threads,
     )

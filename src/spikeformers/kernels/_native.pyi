@@ -36,6 +36,7 @@ def attend(
     rule: str,
     winners: int,
     weight: float,
+    digits: int,
     scale: NDArray[np.float32],
     bias: NDArray[np.float32] | None,
     signed: bool,
@@ -212,6 +213,7 @@ class Program:
         weight: float,
         scale: NDArray[np.float32],
         bias: NDArray[np.float32] | None,
+        digits: int = 1,
     ) -> None: ...
     def add(self, input: int, to: int) -> None: ...
     def shift(self, to: int, moved: int) -> None: ...

@@ -120,7 +120,7 @@ def scores(
 
 
 def weights(
-    scored: NDArray[np.float32], rule: str, winners: int = 1, weight: float = 1.0
+    scored: NDArray[np.float32], rule: str, winners: int = 1, weight: float = 1.0, digits: int = 1
 ) -> NDArray[np.float64]:
     """Weights of the keys, ``[T, T]``, from masked scores."""
     rows = np.zeros(scored.shape)
@@ -136,8 +136,8 @@ def weights(
         elif rule == "powers":
             below = (score.max() - score) / np.log(2)
             heard = below <= 8
-            mantissa, exponent = np.frexp(np.exp2(-np.rint(below[heard])).sum())
-            row[heard] = np.exp2(-np.rint(below[heard] + exponent + 2 * mantissa - 2))
+            mantissa, exponent = np.frexp(_half_to(below[heard], digits).sum())
+            row[heard] = _half_to(below[heard] + exponent + 2 * mantissa - 2, digits)
         else:
             ordered = -np.sort(-score[np.isfinite(score)])
             total = np.cumsum(ordered)
@@ -145,6 +145,15 @@ def weights(
             support = int((1 + rank * ordered > total).sum())
             row[:] = np.maximum(score - (total[support - 1] - 1) / support, 0)
     return rows
+
+
+def _half_to(octaves: NDArray[np.float64], digits: int) -> NDArray[np.float64]:
+    """2^-octaves to so many binary digits, linear between powers of two."""
+    steps = 2 ** (digits - 1)
+    rounded = np.rint(octaves * steps) / steps
+    least = np.ceil(rounded)
+    half: NDArray[np.float64] = np.exp2(-least) * (1 + least - rounded)
+    return half
 
 
 def attend(
@@ -157,6 +166,7 @@ def attend(
     rule: str = "winners",
     winners: int = 1,
     weight: float = 1.0,
+    digits: int = 1,
     bias: NDArray[np.float32] | None = None,
     unit: float = 1.0,
 ) -> NDArray[np.float64]:
@@ -166,7 +176,7 @@ def attend(
     for head, part in enumerate(parts):
         line = None if bias is None else bias[head]
         scored = scores(q[:, part], k[:, part], unit, scale[head], line)
-        out[:, part] = weights(scored, rule, winners, weight) @ (v[:, part] * unit)
+        out[:, part] = weights(scored, rule, winners, weight, digits) @ (v[:, part] * unit)
     return out
 
 

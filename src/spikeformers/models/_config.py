@@ -153,6 +153,9 @@ class SpikingformerConfig(SpikingConfig):
     wta: str = "hard"
     winners: int = 3
     """K of wta="top_k"."""
+    weight_digits: int = 2
+    """attention="power-of-two": binary digits of a weight, 1 to 4; with 1 it is a power of two,
+    with 2 that or 1.5 times one."""
     winner_weight: str = "one"
     """"one" (the paper's K ones per row) or "mean" (1/K)."""
     attention_scale: float | None = None
@@ -268,6 +271,7 @@ class SpikingformerConfig(SpikingConfig):
             )
         at_least_one(self, "levels")
         at_least_one(self, "winners")
+        at_least_one(self, "weight_digits")
         if self.attention_scale is not None:
             between(self, "attention_scale", 0.0, math.inf)
         between(self, "surrogate_temperature", 0.0, math.inf)

@@ -57,6 +57,7 @@ class SpikingViTConfig(InstalledCode, PreTrainedConfig):
     # What attention cores of language models may vary, and a vision model does not.
     wta: ClassVar[str] = "hard"
     winners: ClassVar[int] = 1
+    weight_digits: ClassVar[int] = 2
     winner_weight: ClassVar[str] = "one"
     surrogate_temperature: ClassVar[float] = 1.0
     levels: ClassVar[int] = 1

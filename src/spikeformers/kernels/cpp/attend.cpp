@@ -16,7 +16,7 @@ AttentionScratch& scratch_of_thread() {
 }  // namespace
 
 void Program::attend(int query, int key, int value, int out, int heads, Rule rule, int winners,
-                     float weight, Vector scale, Vector bias) {
+                     float weight, int digits, Vector scale, Vector bias) {
   const Buffer& q = input(query, Holds::spikes, "attend");
   Buffer& to = at(out, "attend");
   require(heads >= 1 && q.width % heads == 0, "attend: heads do not divide the width");
@@ -32,6 +32,8 @@ void Program::attend(int query, int key, int value, int out, int heads, Rule rul
   for (int h = 0; h < heads; ++h)
     require(is_scale(scale.data[h]), "attend: a scale is not positive, or not within 2^-56 to 2^56");
   require(winners >= 1, "attend: at least one key must win");
+  require(digits >= 1 && digits <= kMaxDigits, "attend: digits=" + std::to_string(digits) + ": weights have 1 to " +
+                                                  std::to_string(kMaxDigits) + " binary digits");
   require(between(weight, 0.0f, 1.0f), "attend: a winner's weight must be 0 to 1");
   require(rule != Rule::ssa || sum_bytes(heads, q.width / heads) <= kMaxSums,
           "attend: the sums of SSA over heads so wide take more than 1 GiB");
@@ -47,7 +49,7 @@ void Program::attend(int query, int key, int value, int out, int heads, Rule rul
   }
   std::vector<BiasLine> lines = bias_lines(bias, heads, "attend");
   wrote(to, steps, false);
-  steps_.emplace_back(Attend{query, key, value, out, heads, rule, winners, weight, scale,
+  steps_.emplace_back(Attend{query, key, value, out, heads, rule, winners, weight, digits, scale,
                              std::move(lines), slots_++});
 }
 
@@ -114,7 +116,7 @@ void Program::run(const Attend& step, const Frame& frame) {
       }
       read = static_cast<std::int64_t>(scratch.winners.size()) * cache.value_bytes();
     } else {
-      weigh_all(kernels, cache, h, *query, position, scoring, step.rule, v.neuron.unit, scratch);
+      weigh_all(kernels, cache, h, *query, position, scoring, step.rule, step.digits, v.neuron.unit, scratch);
       float* to = out.real.data() + at;
       std::fill_n(to, width, 0.0f);
       for (std::int64_t first = 0; first <= position; first += kPage)

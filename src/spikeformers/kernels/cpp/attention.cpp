@@ -184,7 +184,7 @@ void find_winners(const Kernels& kernels, const BitCache& cache, int head, const
 }
 
 void weigh_all(const Kernels& kernels, const BitCache& cache, int head, const Query& query,
-               std::int64_t position, const Scoring& scoring, Rule rule, float unit,
+               std::int64_t position, const Scoring& scoring, Rule rule, int digits, float unit,
                AttentionScratch& scratch) {
   const std::int64_t pages = position / kPage + 1;
   std::vector<float>& weight = scratch.weight;
@@ -201,10 +201,10 @@ void weigh_all(const Kernels& kernels, const BitCache& cache, int head, const Qu
   }
   if (rule == Rule::powers) {
     const auto n = static_cast<std::int64_t>(weight.size());
-    const std::int64_t sum = kernels.octaves(weight.data(), n, top);
+    const std::int64_t sum = kernels.octaves(weight.data(), n, top, digits);
     int exponent = 0;  // the sum's logarithm is read from its digits
-    const double mantissa = std::frexp(std::ldexp(static_cast<double>(sum), -kFurthest), &exponent);
-    kernels.powers(weight.data(), n, static_cast<float>(exponent + (2.0 * mantissa - 2.0)), unit);
+    const double mantissa = std::frexp(std::ldexp(static_cast<double>(sum), 1 - digits - kFurthest), &exponent);
+    kernels.powers(weight.data(), n, static_cast<float>(exponent + (2.0 * mantissa - 2.0)), unit, digits);
     return;
   }
   const auto row = weight.begin() + static_cast<std::ptrdiff_t>(position + 1);

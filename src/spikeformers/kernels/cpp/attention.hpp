@@ -73,10 +73,10 @@ void ask_heads(const BitCache& cache, int head, int heads, const std::int8_t* co
 void find_winners(const Kernels& kernels, const BitCache& cache, int head, const Query& query,
                   std::int64_t position, const Scoring& scoring, int winners, AttentionScratch& scratch);
 
-// Weights of all tokens 0..position by softmax, sparsemax or powers of two, each times `unit`, into
-// scratch.weight, which is filled with zeros to the end of the last page.
+// Weights of all tokens 0..position by softmax, sparsemax or powers of two (to so many binary digits),
+// each times `unit`, into scratch.weight, which is filled with zeros to the end of the last page.
 void weigh_all(const Kernels& kernels, const BitCache& cache, int head, const Query& query,
-               std::int64_t position, const Scoring& scoring, Rule rule, float unit,
+               std::int64_t position, const Scoring& scoring, Rule rule, int digits, float unit,
                AttentionScratch& scratch);
 
 }  // namespace spikeformers

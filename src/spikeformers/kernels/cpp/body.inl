@@ -242,31 +242,35 @@ float page_values(const std::int32_t* score, float unit, float scale, const floa
   return top;
 }
 
-// The nearest whole number, ties to even, of 0 to 2^22.
-SPIKEFORMERS_INLINE Ints rounded(Floats x) {
+// 2^-octaves, of 0 to 2^7, to so many binary digits: octaves' fraction becomes a float's own.
+SPIKEFORMERS_INLINE Floats half_to(Floats octaves, int digits) {
   const Floats whole = Floats{} + 12582912.0f;  // beyond it a float has no digit after the point
-  return __builtin_convertvector((x + whole) - whole, Ints);
+  const Floats rounded = (octaves * static_cast<float>(1 << (digits - 1)) + whole) - whole;
+  const Ints bits = (127 << 23) - (__builtin_convertvector(rounded, Ints) << (24 - digits));
+  return load<Floats>(&bits);
 }
 
-std::int64_t octaves(float* value, std::int64_t n, float top) {
-  Ints sum = {};
-  for (std::int64_t j = 0; j < n; j += kFloats) {
-    Floats below = (top - load<Floats>(value + j)) * kOctaves;
-    below = below <= static_cast<float>(kFurthest) ? below : Floats{} + kUnheard;
-    store(value + j, below);
-    sum += (Ints{} + (1 << kFurthest)) >> rounded(below);
-  }
+std::int64_t octaves(float* value, std::int64_t n, float top, int digits) {
+  const auto units = static_cast<float>(1 << (kFurthest + digits - 1));
   std::int64_t total = 0;
-  for (int k = 0; k < kFloats; ++k) total += sum[k];
+  for (std::int64_t first = 0; first < n; first += kPage) {
+    Ints sum = {};
+    for (std::int64_t j = first; j < first + kPage; j += kFloats) {
+      Floats below = (top - load<Floats>(value + j)) * kOctaves;
+      below = below <= static_cast<float>(kFurthest) ? below : Floats{} + kUnheard;
+      store(value + j, below);
+      sum += __builtin_convertvector(half_to(below, digits) * units, Ints);
+    }
+    for (int k = 0; k < kFloats; ++k) total += sum[k];
+  }
   return total;
 }
 
-void powers(float* value, std::int64_t n, float place, float unit) {
+void powers(float* value, std::int64_t n, float place, float unit, int digits) {
   for (std::int64_t j = 0; j < n; j += kFloats) {
     const Floats below = load<Floats>(value + j);
-    const Ints half_to = (127 - rounded(below + place)) << 23;  // the exponent of a float, no digits
     const Ints heard = below <= static_cast<float>(kFurthest);
-    const Floats weight = load<Floats>(&half_to) * unit;
+    const Floats weight = half_to(below + place, digits) * unit;
     store(value + j, heard & load<Ints>(&weight));
   }
 }

@@ -12,6 +12,7 @@ namespace spikeformers {
 constexpr int kPage = 64;        // tokens of a cache page: one machine word holds a bit of each
 constexpr int kMaxPlanes = 8;    // counts to 64, and a sign
 constexpr int kFurthest = 8;     // octaves below the winner at which a key is still heard
+constexpr int kMaxDigits = 4;    // binary ones of a weight
 constexpr float kUnheard = 31.0f;
 constexpr float kOctaves = 1.44269504f;  // of a factor of e
 constexpr int kMaxLevels = 64;   // of counts, by size: two times a weight, 2 * 64 * 255, fit 16 bits
@@ -150,10 +151,10 @@ struct Kernels {
                        float* value);
   // Weights by powers of two (attention/power_of_two.py), of n scores, a multiple of 64, whose largest
   // is `top`. First the octaves by which each is below it, kUnheard where it is too far to be heard;
-  // returns the sum of 2^-octaves, rounded, in units of 2^-kFurthest.
-  std::int64_t (*octaves)(float* value, std::int64_t n, float top);
-  // Then from those, with the octaves that the sum takes, unit * 2^-octaves, or 0.
-  void (*powers)(float* value, std::int64_t n, float place, float unit);
+  // returns the sum of 2^-octaves, each to so many binary digits, in units of 2^(1 - digits - kFurthest).
+  std::int64_t (*octaves)(float* value, std::int64_t n, float top, int digits);
+  // Then from those, with the octaves that the sum takes, unit * 2^-octaves to so many digits, or 0.
+  void (*powers)(float* value, std::int64_t n, float place, float unit, int digits);
   // out[d] += weight[j] * rows[j * stride + d], j ascending.
   void (*add_counts)(const std::int8_t* rows, std::int64_t stride, const float* weight, std::int64_t n,
                      std::int64_t width, float* out);

@@ -151,7 +151,7 @@ Timed product(const Counts& counts, const Matrix& matrix, const std::optional<Re
 }
 
 Timed attend(const Counts& q, const Counts& k, const Counts& v, const std::string& type, int levels,
-             float unit, int heads, const std::string& rule, int winners, float weight,
+             float unit, int heads, const std::string& rule, int winners, float weight, int digits,
              const Reals& scale, const std::optional<Reals>& bias, bool sign, const std::string& path,
              int threads) {
   if (q.shape(0) != k.shape(0) || q.shape(0) != v.shape(0) || q.shape(1) != k.shape(1) ||
@@ -167,7 +167,7 @@ Timed attend(const Counts& q, const Counts& k, const Counts& v, const std::strin
     program.fill(id[i], counts_of(*given[i], least_count(neuron), most_count(neuron), "attend"), rows);
   }
   const int out = program.real(width);
-  program.attend(id[0], id[1], id[2], out, heads, rule_of(rule), winners, weight, vector_of(scale),
+  program.attend(id[0], id[1], id[2], out, heads, rule_of(rule), winners, weight, digits, vector_of(scale),
                  vector_of(bias));
   Sequence sequence(program);
   const double seconds = seconds_of(1, [&] { program.run_alone(sequence, rows); });
@@ -224,7 +224,7 @@ NB_MODULE(_native, m) {
   m.def("product", &product, "counts"_a, "matrix"_a, "scale"_a.none(), "bias"_a.none(), "unit"_a,
         "path"_a, "threads"_a, "repeats"_a);
   m.def("attend", &attend, "q"_a, "k"_a, "v"_a, "type"_a, "levels"_a, "unit"_a, "heads"_a, "rule"_a,
-        "winners"_a, "weight"_a, "scale"_a, "bias"_a.none(), "signed"_a, "path"_a, "threads"_a);
+        "winners"_a, "weight"_a, "digits"_a, "scale"_a, "bias"_a.none(), "signed"_a, "path"_a, "threads"_a);
   m.def("norm", &normalise, "x"_a, "kind"_a, "gain"_a.none(), "shift"_a.none(), "eps"_a, "path"_a);
   m.def("fire", &fire, "current"_a, "type"_a, "levels"_a, "unit"_a, "decay"_a, "threshold"_a,
         "ratio"_a, "reset"_a, "step"_a, "dead_zone"_a, "gain"_a, "signed"_a, "path"_a);
@@ -304,17 +304,17 @@ NB_MODULE(_native, m) {
            "bias"_a.none())
       .def("attend",
            [](Engine& e, int query, int key, int value, int out, int heads, const std::string& rule,
-              int winners, float weight, const Reals& scale, const std::optional<Reals>& bias) {
+              int winners, float weight, const Reals& scale, const std::optional<Reals>& bias, int digits) {
              const Rule chosen = rule_of(rule);
              const Vector by = vector_of(scale), added = vector_of(bias);
              alone(e.program, [&] {
-               e.program.attend(query, key, value, out, heads, chosen, winners, weight, by, added);
+               e.program.attend(query, key, value, out, heads, chosen, winners, weight, digits, by, added);
              });
              e.held.push_back(nb::cast(scale));
              e.hold(bias);
            },
            "query"_a, "key"_a, "value"_a, "out"_a, "heads"_a, "rule"_a, "winners"_a, "weight"_a,
-           "scale"_a, "bias"_a.none())
+           "scale"_a, "bias"_a.none(), "digits"_a = 1)
       .def("add", [](Engine& e, int in, int to) { alone(e.program, [&] { e.program.add(in, to); }); }, "input"_a, "to"_a)
       .def("finish", [](Engine& e, int logits) { alone(e.program, [&] { e.program.finish(logits); }); }, "logits"_a)
       .def("sequence",

@@ -97,6 +97,7 @@ struct Attend {
   Rule rule;
   int winners;
   float weight;      // of each winner
+  int digits;        // binary ones of a weight, of powers
   Vector scale;      // [heads]
   std::vector<BiasLine> bias;
   int slot;          // of the sequence's caches
@@ -208,7 +209,7 @@ struct Program {
               int token_steps, float reach, float dead_zone, bool power_of_two);
   void linear(int in, int out, const Weights& weights, Vector bias);
   void attend(int query, int key, int value, int out, int heads, Rule rule, int winners,
-              float weight, Vector scale, Vector bias);
+              float weight, int digits, Vector scale, Vector bias);
   void add(int in, int to);
   void shift(int to, std::int64_t moved);
   void join(int in, int to, Joining how);
