@@ -77,6 +77,22 @@ def budget_by_margin(model: Any) -> None:
             module.__class__ = ByMargin
 
 
+class Reviving(DeadZone):
+    """A dead zone whose channels that are silent on a whole batch have a gradient, 1 throughout."""
+
+    def fire(self, u: Tensor) -> Tensor:
+        spikes = super().fire(u)
+        silent = (spikes == 0).flatten(0, -2).all(0)
+        return torch.where(silent, u - u.detach(), spikes)
+
+
+def silent_channels_learn(model: Any) -> None:
+    """No channel of ``model`` stays silent for want of a gradient."""
+    for module in model.modules():
+        if isinstance(module, DeadZone):
+            module.__class__ = Reviving
+
+
 def one_winner(model: Any) -> None:
     """Every head of a dense twin reads the one key of the highest score; softmax backwards."""
     from transformers import AttentionInterface, AttentionMaskInterface
