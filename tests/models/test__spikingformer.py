@@ -327,6 +327,7 @@ def test_hidden_states_and_attentions(make_model: Make, kind: str) -> None:
         (WDSpikingformerConfig, {"integer_gradient": "sigmoidal"}, "Did you mean 'sigmoid'"),
         (WESpikingformerConfig, {"pooling": "max"}, "one of mean, first"),
         (WDSpikingformerConfig, {"levels": 0}, "levels must be at least 1, not 0"),
+        (WDSpikingformerConfig, {"weight_digits": 0}, "weight_digits must be 1 to 4, not 0"),
         (WDSpikingformerConfig, {"steps": 0}, "steps must be at least 1, not 0"),
         (
             WDSpikingformerConfig,

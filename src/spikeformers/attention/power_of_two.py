@@ -38,6 +38,12 @@ OCTAVES = math.log2(math.e)
 Kind = TypeVar("Kind", bound="PowerOfTwoAttention")
 
 
+def check_digits(digits: int) -> None:
+    """Raise ConfigError for a number of binary digits that weights cannot have."""
+    if not 1 <= digits <= MOST_DIGITS:
+        raise ConfigError(f"weight_digits must be 1 to {MOST_DIGITS}, not {digits}.")
+
+
 def half_to(exponent: Tensor, digits: int) -> Tensor:
     """P of the module: 2^-exponent, of numbers from 0 to 63, in floats of the same type."""
     double = exponent.dtype == torch.float64
@@ -75,8 +81,7 @@ class PowerOfTwoAttention(ScaledAttention):
         digits: int = 2,
     ) -> None:
         super().__init__(scale, heads, learn_scale)
-        if not 1 <= digits <= MOST_DIGITS:
-            raise ConfigError(f"weight_digits must be 1 to {MOST_DIGITS}, not {digits}.")
+        check_digits(digits)
         if temperature <= 0:
             raise ConfigError(f"surrogate_temperature must be positive, not {temperature}.")
         self.temperature = temperature

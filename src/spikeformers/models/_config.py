@@ -17,6 +17,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from spikeformers.attention import ATTENTIONS, COMPETITIONS, ORDERS
+from spikeformers.attention.power_of_two import check_digits
 from spikeformers.errors import ConfigError
 from spikeformers.layers import NORMS, ROLE_NEURONS
 from spikeformers.models._auto_map import InstalledCode
@@ -271,7 +272,7 @@ class SpikingformerConfig(SpikingConfig):
             )
         at_least_one(self, "levels")
         at_least_one(self, "winners")
-        at_least_one(self, "weight_digits")
+        check_digits(self.weight_digits)
         if self.attention_scale is not None:
             between(self, "attention_scale", 0.0, math.inf)
         between(self, "surrogate_temperature", 0.0, math.inf)
