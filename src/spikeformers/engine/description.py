@@ -118,17 +118,17 @@ class Description:
         winners: int = 1,
         weight: float = 1.0,
         bias: str | None = None,
-        **rest: int,
+        digits: int | None = None,
     ) -> None:
         """Causal attention over a cache; ``rule``: winners, sparsemax, softmax, powers, ssa.
 
-        Powers have ``digits``: how many binary ones a weight has.
+        Powers, and no others, have ``digits``: how many binary ones a weight has.
         """
         self._add(
             "attend",
             **{"query": query, "key": key, "value": value, "out": out, "heads": heads},
             **{"rule": rule, "winners": winners, "weight": weight, "scale": scale, "bias": bias},
-            **rest,
+            **({} if digits is None else {"digits": digits}),
         )
 
     def add(self, input: str, to: str) -> None:
