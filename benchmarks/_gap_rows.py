@@ -27,7 +27,8 @@ from _ideas import (
     traces,
     turned_by_position,
 )
-from spikeformers.models import DEAD_ZONES
+from spikeformers.models import DEAD_ZONES, WDSpikingformerConfig
+from spikeformers.models._dead_zones import with_dead_zones
 from spikeformers.neurons import Neuron, register_neuron
 
 HEAD = 16
@@ -100,13 +101,11 @@ def averaging(
 
 def gathering(budget: float = DEAD_ZONES["budget"], **value: Any) -> dict[str, Any]:
     """The same with two binary digits, for any preset, and with these fields of V's neuron."""
-    signed = DEAD_ZONES["neurons"]["value"]
-    out = {**signed, "step_size": 0.0625, "dead_zone": 0.03125}
-    return {
-        **{**DEAD_ZONES, "attention": "power-of-two", "budget": budget, "sum_norm": False},
-        **{"attention_scale": HEAD**-0.5},
-        "neurons": {**DEAD_ZONES["neurons"], "out": out, "value": {**signed, **value}},
-    }
+    shape = {"hidden_size": 4 * HEAD, "num_attention_heads": 4}  # only its heads' width counts here
+    choices = averaging("power-of-two", budget, digits=2)
+    fields = with_dead_zones(WDSpikingformerConfig, shape, choices)
+    fields["neurons"]["value"] |= value
+    return {key: of for key, of in fields.items() if key not in shape}
 
 
 NO_BUDGET: dict[str, Any] = {**DEAD_ZONES, "budget": 0.999}
@@ -145,7 +144,7 @@ A2OS2A: dict[str, Any] = {"attention": "a2os2a", "neuron": "ni-lif"}
 OPEN: dict[str, Any] = {
     **A2OS2A,
     "budget": DEAD_ZONES["budget"],
-    "neurons": {place: DEAD_ZONES["neurons"][place] for place in ("in", "hidden", "head")}
+    "neurons": {place: DEAD_ZONES["neurons"][place] for place in READING}
     | {"out": DEAD_ZONES["neurons"]["value"]},
 }
 """A2OS2A with dead zones at the places that its paper leaves open."""
@@ -238,9 +237,7 @@ ROWS: dict[str, Row] = {
         averaging("power-of-two", 0.999)
     ),
     "dead zones, powers of two, fine counts before W_o": Row(averaging("power-of-two")),
-    "dead zones, no budget, two binary digits, fine counts before W_o": Row(
-        averaging("power-of-two", 0.999, 2)
-    ),
+    "dead zones, no budget, two binary digits, fine counts before W_o": Row(gathering(0.999)),
     "dead zones, no budget, two binary digits, V's target 0.5": Row(gathering(0.999, target=0.5)),
     "dead zones, two binary digits, fine counts before W_o": Row(gathering()),
     "dead zones, two binary digits, silent channels learn": Row(

@@ -87,7 +87,7 @@ class Reviving(DeadZone):
 
 
 def silent_channels_learn(model: Any) -> None:
-    """No channel of ``model`` stays silent for want of a gradient."""
+    """A channel of ``model`` that is silent on a whole batch still has a gradient."""
     for module in model.modules():
         if isinstance(module, DeadZone):
             module.__class__ = Reviving

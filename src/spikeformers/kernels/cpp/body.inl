@@ -275,7 +275,7 @@ void powers(float* value, std::int64_t n, float place, float unit, int digits) {
   }
 }
 
-// kFloats counts. (Of the vectors' own conversion GCC makes one instruction for each.)
+// kFloats counts. (By itself GCC would convert the lanes one by one.)
 SPIKEFORMERS_INLINE Floats as_floats(const std::int8_t* count) {
 #if defined(SPIKEFORMERS_AVX512)
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(count))));
