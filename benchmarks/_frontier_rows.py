@@ -23,6 +23,7 @@ KINDS: dict[str, dict[str, Any] | None] = {
     DENSE: None,
     "budget 0.35": DEAD_ZONES,
     "budget 0.15": {**DEAD_ZONES, "budget": 0.15},
+    "budget 0.15, powers of two": {"attention": "power-of-two", "budget": 0.15},
 }
 SPARSEST = "budget 0.15"
 """The kind that the claims are made of."""
@@ -45,8 +46,6 @@ def config_of(size: str, kind: str, vocabulary: int, context: int) -> Any:
         "num_attention_heads": width // HEAD_WIDTH,
         "max_position_embeddings": context,
     }
-    neurons = KINDS[kind]
-    spiking = build_config(
-        "wd-spikingformer-tiny", vocabulary, {**(neurons or DEAD_ZONES), **shape}
-    )
-    return control_of(spiking, "rotary") if neurons is None else spiking
+    choices = KINDS[kind]
+    spiking = build_config("wd-spikingformer-tiny", vocabulary, {**(choices or DEAD_ZONES), **shape})
+    return control_of(spiking, "rotary") if choices is None else spiking

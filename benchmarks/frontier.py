@@ -272,6 +272,7 @@ STYLES: tuple[dict[str, Any], ...] = (
     {"marker": "D", "color": "#3b6fb6"},
     {"marker": "o", "color": "#1b7f5c"},
     {"marker": "v", "color": "#74b49b"},
+    {"marker": "P", "color": "#a23b72"},
     {"marker": "s", "color": "#8a5a00"},
 )
 
