@@ -47,5 +47,7 @@ def config_of(size: str, kind: str, vocabulary: int, context: int) -> Any:
         "max_position_embeddings": context,
     }
     choices = KINDS[kind]
-    spiking = build_config("wd-spikingformer-tiny", vocabulary, {**(choices or DEAD_ZONES), **shape})
+    spiking = build_config(
+        "wd-spikingformer-tiny", vocabulary, {**(choices or DEAD_ZONES), **shape}
+    )
     return control_of(spiking, "rotary") if choices is None else spiking
