@@ -70,6 +70,11 @@ ROWS: dict[str, Row] = {
         seeds=THREE,
         label="spiking, dead zones, weights of two binary digits, budget 0.35",
     ),
+    "dead zones, two binary digits, budget 0.15": Row(
+        {"attention": "power-of-two", "weight_digits": 2, "budget": 0.15},
+        seeds=THREE,
+        label="spiking, dead zones, weights of two binary digits, budget 0.15",
+    ),
     "dense-rotary, Muon": Row(
         twin="rotary",
         optimizer="muon",
