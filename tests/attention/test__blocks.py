@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,14 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from spikeformers.attention import WTA, _blocks
+from spikeformers.attention import WTA, PowerOfTwoAttention, _blocks
 from spikeformers.attention._blocks import first_argmax, query_blocks
 from spikeformers.models import build_config, build_model
 
-FAMILY: dict[str, dict[str, Any]] = {
-    "hard": {"competition": "hard"},
-    "top-3": {"competition": "top_k", "winners": 3},
-    "top-9-mean": {"competition": "top_k", "winners": 9, "winner_weight": "mean"},
+FAMILY: dict[str, Callable[..., Any]] = {
+    "hard": partial(WTA, competition="hard"),
+    "top-3": partial(WTA, competition="top_k", winners=3),
+    "top-9-mean": partial(WTA, competition="top_k", winners=9, winner_weight="mean"),
+    "powers of two": partial(PowerOfTwoAttention, digits=1),
+    "three binary digits": partial(PowerOfTwoAttention, digits=3),
 }
 
 
@@ -120,8 +124,8 @@ def masks(name: str, queries: int, past: int) -> Tensor:
 def test_blocks_equal_the_definition(
     kind: str, queries: int, past: int, with_bias: bool, mask: str
 ) -> None:
-    """In float64: the same winners, and the gradient of autograd through hard - p.detach() + p."""
-    core = WTA(0.4, temperature=0.7, heads=2, learn_scale=True, **FAMILY[kind]).double()
+    """In float64: the same weights w, and the gradient of autograd through w - p.detach() + p."""
+    core = FAMILY[kind](0.4, temperature=0.7, heads=2, learn_scale=True).double()
     torch.manual_seed(7)
     with torch.no_grad():
         core.log_scale[1] += 0.5
@@ -176,7 +180,7 @@ def test_heads_as_a_model_lays_them_out(
     if pieces == "many":
         monkeypatch.setattr(_blocks, "ROWS", 3)
         monkeypatch.setattr(_blocks, "ONE_BLOCK_SCORES", 0)
-    core = WTA(0.4, heads=2, learn_scale=True, **FAMILY[kind]).double()
+    core = FAMILY[kind](0.4, heads=2, learn_scale=True).double()
     torch.manual_seed(3)
     q, k, v = (
         torch.randint(0, 5, (1, batch, 8, 2, 4)).double().div(4).transpose(-3, -2).requires_grad_()
@@ -201,10 +205,14 @@ def test_heads_as_a_model_lays_them_out(
 
 
 @pytest.mark.usefixtures("rows")
-@pytest.mark.parametrize("wta", ["hard", "top_k"])
-def test_cache_and_padding_give_the_logits_of_the_complete_sequence(wta: str) -> None:
+@pytest.mark.parametrize(
+    "attention", [{"wta": "hard"}, {"wta": "top_k"}, {"attention": "power-of-two"}], ids=str
+)
+def test_cache_and_padding_give_the_logits_of_the_complete_sequence(
+    attention: dict[str, str],
+) -> None:
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "wta": wta}
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, **attention}
     model = build_model(build_config("wd-spikingformer-tiny", 50, sizes)).eval()
     ids = torch.randint(0, 50, (2, 17))
     with torch.no_grad():
@@ -219,9 +227,11 @@ def test_cache_and_padding_give_the_logits_of_the_complete_sequence(wta: str) ->
     torch.testing.assert_close(padded.logits[:, 5:], complete)
 
 
-def test_blocks_and_one_piece_train_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("attention", ["cwssa", "power-of-two"])
+def test_blocks_and_one_piece_train_alike(attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step at the size where blocks start by themselves, against the same without them."""
-    config = build_config("wd-spikingformer-tiny", 60, {"num_hidden_layers": 1, "steps": 2})
+    choices = {"attention": attention, "num_hidden_layers": 1, "steps": 2}
+    config = build_config("wd-spikingformer-tiny", 60, choices)
     ids = torch.randint(0, 60, (2, 101), generator=torch.Generator().manual_seed(1))
     results = []
     for whole in (_blocks.ONE_BLOCK_SCORES, 2**30):

@@ -119,6 +119,16 @@ def test_the_gradient_is_softmax_s() -> None:
         assert mine.grad.any()
 
 
+def test_training_and_evaluation_have_the_same_output() -> None:
+    q, k, v, allowed = operands(5)
+    core = PowerOfTwoAttention(0.5)
+    weights = core.weights(q, k, allowed, None).detach()
+    trained = core(q.requires_grad_(), k, v, allowed)
+    torch.testing.assert_close(trained, weights @ v, rtol=0, atol=1e-6)
+    with torch.no_grad():
+        assert torch.equal(core(q, k, v, allowed), trained)
+
+
 def test_a_query_without_keys_gets_zeros_and_finite_gradients() -> None:
     q, k, v, allowed = operands(3)
     allowed[..., 0] = False

@@ -12,7 +12,9 @@ N is S * B * H: all heads form one batch of products.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,6 +85,50 @@ def block_scores(
     for term in terms:
         scores += term[..., block.rows, block.keys]
     return scores
+
+
+def softmax_gradients(
+    ctx: Any,
+    gy: Tensor,
+    tensors: tuple[Tensor, ...],
+    seen: Tensor | None,
+    with_scores: Callable[[Block, Tensor], None] | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Gradients of q, k, bias and scale, the weights' being that of softmax(scores / temperature).
+
+    ``tensors`` are q, k, v ``[N, T or J, K]``, the scale and the terms of scores, from which each
+    block's scores are computed again; ``with_scores`` may read them. ``gy`` ``[N, T, K]`` is the
+    gradient of the output. ``seen`` ``[.., T, 1]`` says which queries see a key, None that all do.
+    ``ctx`` has batch, blocks, unit and temperature, and takes a bias as its fourth input and the
+    scale as its sixth.
+    """
+    q, k, v, scale, *terms = tensors
+    g_q, g_k = torch.empty_like(q), torch.zeros_like(k)
+    g_bias = torch.zeros_like(terms[0]) if ctx.needs_input_grad[3] else None
+    for block in ctx.blocks:
+        scores = block_scores(q, k, scale, tuple(terms), ctx.unit, ctx.batch, block)
+        if with_scores is not None:
+            with_scores(block, scores)
+        if ctx.temperature != 1:
+            scores /= ctx.temperature
+        p = torch.softmax(scores, dim=-1)
+        if seen is not None:
+            p = torch.where(seen[..., block.rows, :], p, torch.zeros_like(p))
+        g_p = torch.bmm(gy[:, block.rows], v[:, block.keys].transpose(1, 2))
+        # p * (g - sum(p * g)), the softmax Jacobian, in one pass
+        g_scores = torch.ops.aten._softmax_backward_data(g_p.view_as(p), p, -1, p.dtype)
+        if ctx.temperature != 1:
+            g_scores /= ctx.temperature
+        if g_bias is not None:
+            g_bias[:, block.rows, block.keys] = g_scores.sum((0, 1))
+        g_scores = g_scores.flatten(0, -3)
+        g_q[:, block.rows] = torch.bmm(g_scores, k[:, block.keys])
+        g_k[:, block.keys] += torch.bmm(g_scores.transpose(1, 2), q[:, block.rows])
+    g_scale = None
+    if ctx.needs_input_grad[5]:
+        g_scale = (g_q * q).sum((-2, -1)).view(ctx.batch).sum((0, 1)).view_as(scale)
+    g_q, g_k = (g.view(*ctx.batch, *g.shape[1:]).mul_(scale) for g in (g_q, g_k))
+    return g_q, g_k, g_bias, g_scale
 
 
 def first_argmax(scores: Tensor) -> tuple[Tensor, Tensor]:

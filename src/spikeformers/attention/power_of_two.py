@@ -29,6 +29,14 @@ import torch
 from torch import Tensor
 
 from spikeformers.attention._base import ScaledAttention, at_least_float32, masked_softmax, scale_of
+from spikeformers.attention._blocks import (
+    NEVER,
+    Block,
+    block_scores,
+    query_blocks,
+    softmax_gradients,
+    terms_of,
+)
 from spikeformers.errors import ConfigError
 
 FURTHEST = 8
@@ -44,26 +52,77 @@ def check_digits(digits: int) -> None:
         raise ConfigError(f"weight_digits must be 1 to {MOST_DIGITS}, not {digits}.")
 
 
-def half_to(exponent: Tensor, digits: int) -> Tensor:
-    """P of the module: 2^-exponent, of numbers from 0 to 63, in floats of the same type."""
-    double = exponent.dtype == torch.float64
-    one, places, whole = (1023, 52, torch.int64) if double else (127, 23, torch.int32)
-    rounded = (exponent * 2 ** (digits - 1)).round().to(whole)
-    return ((one << places) - (rounded << (places + 1 - digits))).view(exponent.dtype)
-
-
 def graded(scores: Tensor, digits: int) -> Tensor:
     """Weights of rows of scores ``[..., J]``, -inf where a key is not allowed.
 
     Each has so many significant binary digits, or is 0. Rows that allow no key are zero.
     """
-    below = (scores.amax(-1, keepdim=True) - scores) * OCTAVES
-    heard = below <= FURTHEST  # not where both are -inf, whose difference is not a number
-    below = torch.where(heard, below, 0.0)
-    total = torch.where(heard, half_to(below, digits), 0.0).sum(-1, keepdim=True)
+    steps = 2 ** (digits - 1)  # of an octave
+    best = scores.amax(-1, keepdim=True)
+    best = torch.where(best == NEVER, 0.0, best)  # -inf less itself is not a number
+    below = (best - scores).mul_(OCTAVES * steps)
+    heard = (below <= FURTHEST * steps).to(below.dtype)
+    below.clamp_(max=(FURTHEST + 1) * steps)
+    total = _half_to(below, digits).mul_(heard).sum(-1, keepdim=True)
     mantissa, exponent = torch.frexp(total)  # total = mantissa 2^exponent, 1/2 <= mantissa < 1
     place = torch.where(total > 0, exponent + (2 * mantissa - 2), 0.0)
-    return torch.where(heard, half_to(below + place, digits), 0.0)
+    return _half_to(below.add_(place * steps), digits).mul_(heard)
+
+
+def _half_to(below: Tensor, digits: int) -> Tensor:
+    """P of the module in floats of the same type, of steps of an octave: 2^(digits - 1) are one."""
+    double = below.dtype == torch.float64
+    one, places, whole = (1023, 52, torch.int64) if double else (127, 23, torch.int32)
+    rounded = below.round().to(whole)
+    return torch.rsub(rounded, one << places, alpha=1 << (places + 1 - digits)).view(below.dtype)
+
+
+class _Read(torch.autograd.Function):
+    """``y = graded(scores) v``, with a softmax's gradient; both passes go block by block."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor | None,
+        allowed: Tensor,
+        scale: Tensor,
+        temperature: float,
+        digits: int,
+        unit: float | Tensor | None = None,
+    ) -> Tensor:
+        batch, shape = q.shape[:-2], q.shape
+        allowed = allowed.expand(-1, -1, q.shape[-2], k.shape[-2])
+        ctx.blocks, ctx.batch, ctx.unit = query_blocks(allowed, q, k.shape[-2]), batch, unit
+        ctx.temperature, ctx.digits = temperature, digits
+        terms = terms_of(bias, allowed, q.dtype)
+        q, k, v = q.flatten(0, -3), k.flatten(0, -3), v.flatten(0, -3)
+        y = torch.empty_like(q)
+        for block in ctx.blocks:
+            scores = block_scores(q, k, scale, terms, unit, batch, block)
+            weights = graded(scores, digits).flatten(0, -3)
+            y[:, block.rows] = torch.bmm(weights, v[:, block.keys])
+        ctx.save_for_backward(q, k, v, scale, allowed, *terms)
+        return y.view(shape)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, scale, allowed, *terms = ctx.saved_tensors
+        gy, g_v = grads[0].flatten(0, -3), torch.zeros_like(v)
+
+        def add_rows(block: Block, scores: Tensor) -> None:
+            weights = graded(scores, ctx.digits).flatten(0, -3)
+            g_v[:, block.keys] += torch.bmm(weights.transpose(1, 2), gy[:, block.rows])
+
+        seen = allowed.any(-1, keepdim=True)
+        some_see_none = torch.compiler.is_compiling() or not bool(seen.all())
+        g_q, g_k, g_bias, g_scale = softmax_gradients(
+            ctx, gy, (q, k, v, scale, *terms), seen if some_see_none else None, add_rows
+        )
+        g_v = g_v.view(*ctx.batch, *g_v.shape[1:])
+        return g_q, g_k, g_v, g_bias, None, g_scale, None, None, None
 
 
 class PowerOfTwoAttention(ScaledAttention):
@@ -114,9 +173,19 @@ class PowerOfTwoAttention(ScaledAttention):
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, bias: Tensor | None = None
     ) -> Tensor:
-        weights = self.weights(q, k, allowed, bias)
+        # Scores of spikes are exact in float32; half precision would invent ties.
         with torch.autocast(q.device.type, enabled=False):
-            y = torch.matmul(weights, v.to(weights.dtype))
+            y: Tensor = _Read.apply(
+                at_least_float32(q),
+                at_least_float32(k),
+                at_least_float32(v),
+                None if bias is None else at_least_float32(bias),
+                allowed,
+                self.scale(),
+                self.temperature,
+                self.digits,
+                self.score_unit,
+            )
         return y.to(v.dtype)
 
     def operations(self, pairs: Tensor) -> dict[str, int]:

@@ -35,6 +35,7 @@ from spikeformers.attention._blocks import (
     first_argmax,
     query_blocks,
     row_numbers,
+    softmax_gradients,
     terms_of,
 )
 from spikeformers.attention._pairs import Pairs, written_out
@@ -127,35 +128,13 @@ class _Compete(torch.autograd.Function):
         gy = grads[0].flatten(0, -3)
         # A compiled graph holds the mask in any case, where it costs no pass of its own.
         some_see_none = torch.compiler.is_compiling() or not bool(counts[..., :1].all())
-        g_q, g_k = torch.empty_like(q), torch.zeros_like(k)
-        g_bias = torch.zeros_like(terms[0]) if ctx.needs_input_grad[3] else None
-        for block in ctx.blocks:
-            scores = block_scores(q, k, scale, terms, ctx.unit, ctx.batch, block)
-            if ctx.temperature != 1:
-                scores /= ctx.temperature
-            p = torch.softmax(scores, dim=-1)
-            if some_see_none:
-                p = torch.where(counts[..., block.rows, :1] > 0, p, torch.zeros_like(p))
-            g_p = torch.bmm(gy[:, block.rows], v[:, block.keys].transpose(1, 2))
-            # p * (g - sum(p * g)), the softmax Jacobian, in one pass
-            g_scores = torch.ops.aten._softmax_backward_data(g_p.view_as(p), p, -1, p.dtype)
-            if ctx.temperature != 1:
-                g_scores /= ctx.temperature
-            if g_bias is not None:
-                g_bias[:, block.rows, block.keys] = g_scores.sum((0, 1))
-            g_scores = g_scores.flatten(0, -3)
-            g_q[:, block.rows] = torch.bmm(g_scores, k[:, block.keys])
-            g_k[:, block.keys] += torch.bmm(g_scores.transpose(1, 2), q[:, block.rows])
-        g_scale = None
-        if ctx.needs_input_grad[5]:
-            g_scale = (g_q * q).sum((-2, -1)).view(ctx.batch).sum((0, 1)).view_as(scale)
+        seen = counts[..., :1] > 0 if some_see_none else None
+        g_q, g_k, g_bias, g_scale = softmax_gradients(ctx, gy, (q, k, v, scale, *terms), seen)
         g_v = v.new_zeros(v.shape)  # contiguous: its rows are added to in place
         for row, count in zip(row_numbers(index, k.shape[-2]), counts.unbind(-1), strict=True):
             g_rows = gy * (count * ctx.weight).view(*gy.shape[:-1], 1)
             g_v.flatten(0, 1).index_add_(0, row, g_rows.flatten(0, 1))
-        g_q, g_k, g_v = (g.view(*ctx.batch, *g.shape[1:]) for g in (g_q, g_k, g_v))
-        g_q *= scale
-        g_k *= scale
+        g_v = g_v.view(*ctx.batch, *g_v.shape[1:])
         return g_q, g_k, g_v, g_bias, None, g_scale, None, None, None, None
 
 
