@@ -1,4 +1,4 @@
-"""Presets have dead zones, and what is chosen beside a preset holds at every place."""
+"""Presets have dead zones and graded winners; what is chosen beside one holds at every place."""
 
 from __future__ import annotations
 
@@ -32,6 +32,11 @@ def of_neurons(config: Any) -> dict[str, Any]:
     return {key: getattr(config, key) for key in FIELDS}
 
 
+OUT = {"neuron": "dead-zone", "levels": 64, "step_size": 1 / 16, "dead_zone": 1 / 32}
+"""The neuron of means, before the output map."""
+OF_PRESETS = {**DEAD_ZONES, "neurons": {**DEAD_ZONES["neurons"], "out": OUT}}
+
+
 def at_places(config: Any, field: str) -> dict[str, Any]:
     """The value of a neuron's attribute at each place that has a neuron."""
     return {
@@ -43,7 +48,9 @@ def at_places(config: Any, field: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name.startswith("wd-")])
 def test_presets_of_the_causal_model_have_dead_zones(preset: str) -> None:
-    assert of_neurons(build_config(preset, 259)) == DEAD_ZONES
+    config = build_config(preset, 259)
+    assert of_neurons(config) == OF_PRESETS
+    assert (config.attention, config.weight_digits, config.sum_norm) == ("power-of-two", 2, False)
 
 
 @pytest.mark.parametrize("preset", ["we-spikingformer-tiny", "bispikclm-tiny"])
@@ -60,7 +67,9 @@ def test_a_config_without_a_preset_has_the_neuron_of_the_paper() -> None:
 def test_the_neurons_of_a_preset_are_signed_quarter_steps_behind_no_norm() -> None:
     neurons = neurons_of(build_model(chosen(num_hidden_layers=1)))
     assert {type(neuron) for neuron in neurons.values()} == {DeadZone}
-    assert {neuron.step_size for neuron in neurons.values()} == {0.25}
+    steps = {name.split("fire_")[-1]: neuron.step_size for name, neuron in neurons.items()}
+    assert steps.pop("out.neuron") == 1 / 16  # of a mean
+    assert set(steps.values()) == {0.25}
     unsigned = {name.split("fire_")[-1] for name, neuron in neurons.items() if not neuron.signed}
     assert unsigned == {"hidden.neuron"}
     learned = {n.split("fire_")[-1] for n, neuron in neurons.items() if neuron.gain is not None}
@@ -121,7 +130,7 @@ def test_a_chosen_field_of_neurons_holds_at_every_place_and_keeps_the_dead_zones
     config = chosen(**{field: value})
     assert set(at_places(config, attribute).values()) == {value}
     assert (config.projection_norm, config.budget) == (False, 0.35)
-    assert set(config.neurons) == set(DEAD_ZONES["neurons"])
+    assert set(config.neurons) == set(OF_PRESETS["neurons"])
 
 
 @pytest.mark.parametrize(
@@ -170,9 +179,7 @@ def test_attention_that_sums_rows_fires_again_with_a_dead_zone(choices: dict[str
 def test_means_of_rows_have_finer_steps_and_no_norm(attention: str) -> None:
     config = chosen(attention=attention)
     assert (config.sum_norm, config.attention_scale) == (False, 0.25)  # heads of 16
-    assert config.neurons["out"] == {
-        **{"neuron": "dead-zone", "levels": 64, "step_size": 1 / 16, "dead_zone": 1 / 32},
-    }
+    assert config.neurons["out"] == OUT
     assert config.neurons["in"] == DEAD_ZONES["neurons"]["in"]
     own = chosen(attention=attention, sum_norm=True, attention_scale=4.0, step_size=0.5)
     assert (own.sum_norm, own.attention_scale) == (True, 4.0)
@@ -198,6 +205,25 @@ def test_attention_with_neurons_of_its_own_keeps_those_and_the_config_s() -> Non
 
 
 def test_a_budget_is_chosen_without_changing_neurons() -> None:
-    assert of_neurons(chosen(budget=0.2)) == {**DEAD_ZONES, "budget": 0.2}
-    assert of_neurons(chosen(budget=None)) == {**DEAD_ZONES, "budget": None}
-    assert of_neurons(chosen(projection_norm=True)) == {**DEAD_ZONES, "projection_norm": True}
+    assert of_neurons(chosen(budget=0.2)) == {**OF_PRESETS, "budget": 0.2}
+    assert of_neurons(chosen(budget=None)) == {**OF_PRESETS, "budget": None}
+    assert of_neurons(chosen(projection_norm=True)) == {**OF_PRESETS, "projection_norm": True}
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [{"attention": "cwssa"}, {"wta": "hard"}, {"winners": 3}, {"winner_weight": "one"}],
+    ids=str,
+)
+def test_a_field_of_a_competition_chooses_it(choices: dict[str, Any]) -> None:
+    config = chosen(**choices)
+    assert (config.attention, config.wta, config.sum_norm) == ("cwssa", "hard", True)
+    assert of_neurons(config) == DEAD_ZONES
+
+
+@pytest.mark.parametrize("choices", [{"neuron": "ni-lif"}, {"neurons": None}, {"norm": "none"}])
+def test_without_dead_zones_a_preset_has_the_competition_of_the_paper(
+    choices: dict[str, Any],
+) -> None:
+    config = chosen(**choices)
+    assert (config.attention, config.wta, config.attention_scale) == ("cwssa", "hard", None)

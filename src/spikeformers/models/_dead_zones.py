@@ -1,7 +1,7 @@
-"""The neurons of presets: every one with a learned dead zone, this project's own.
+"""Neurons and attention of presets: learned dead zones and grades of winners, both our own.
 
-A config's defaults are the paper's neuron. Presets replace it, as far as what is chosen beside the
-preset leaves that open; docs/log.md has the experiments that led to these neurons.
+A config's defaults are the paper's neuron and competition. Presets replace them, as far as what is
+chosen beside the preset leaves that open; docs/log.md has the experiments that led to both.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ DEAD_ZONES: dict[str, Any] = {
 }
 """Fields of a config whose every neuron has a learned dead zone: no norms behind the maps, signed
 counts in quarter steps, and one budget for the weights that a token reads."""
+ATTENTION = "power-of-two"
+"""Of presets with dead zones."""
+_OF_ATTENTION = ("attention", "wta", "winners", "winner_weight")
+"""Fields that choose one; the last three are of the config's own, a competition."""
 
 
 def with_dead_zones(
@@ -42,13 +46,17 @@ def with_dead_zones(
     and a firing-rate target replaces the budget and the places' own targets. No place has a dead
     zone if the choices name ``neuron`` or ``neurons``, if the attention sets its neurons itself, or
     if no norm stands before the neurons, whose small currents a dead zone would never pass.
-    Attention that averages begins with a scale of 1 / sqrt(head width) and has no ``sum_norm``.
+    Beside dead zones the attention is `ATTENTION` unless one is chosen, by its name or by a field
+    of a competition. One that averages begins with a scale of 1 / sqrt(head width) and has no
+    ``sum_norm``.
     Raises ConfigError for choices that no model can be built from.
     """
     values = {**sizes, **choices}
     if "neuron" in choices or "neurons" in choices:
         return values
-    plain = kind(**{key: value for key, value in values.items() if key != "budget"})
+    is_open = not any(field in choices for field in _OF_ATTENTION)
+    attention = {"attention": ATTENTION} if is_open else {}
+    plain = kind(**{key: value for key, value in (values | attention).items() if key != "budget"})
     normed = plain.pre_norm and plain.norm != "none"
     if not (normed and all(has_neuron(plain, role) for role in ROLES)):
         return values
@@ -64,4 +72,5 @@ def with_dead_zones(
     by_budget = plain.spiking_head and plain.firing_rate_weight > 0 and not by_targets
     budget = DEAD_ZONES["budget"] if by_budget else None
     block = {"sum_norm": False, "attention_scale": plain.head_width**-0.5} if averages else {}
-    return {**sizes, **DEAD_ZONES, **block, "neurons": neurons, "budget": budget, **choices}
+    own = {**DEAD_ZONES, **attention, **block, "neurons": neurons, "budget": budget}
+    return {**sizes, **own, **choices}
