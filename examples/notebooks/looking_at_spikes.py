@@ -25,9 +25,8 @@ from spikeformers.neurons import observe
 
 torch.manual_seed(0)
 tokenizer = spikeformers.make_tokenizer("byte", None)
-config = spikeformers.build_config(
-    "wd-spikingformer-tiny", len(tokenizer), {"num_hidden_layers": 2}
-)
+choices = {"num_hidden_layers": 2, "attention": "cwssa"}  # one winner
+config = spikeformers.build_config("wd-spikingformer-tiny", len(tokenizer), choices)
 model = spikeformers.build_model(config).eval()
 ids = tokenizer("A neuron fires at its threshold.", return_tensors="pt").input_ids
 
@@ -57,7 +56,7 @@ axis.set_ylabel("token")
 plt.show()
 
 # %% [markdown]
-# Attention is winner-take-all: for each token (row) and head, one earlier token wins. The picture is one head's winners.
+# This attention is winner-take-all: for each token (row) and head, one earlier token wins. The picture is one head's winners.
 
 # %%
 winners = output.attentions[0][0, 0]

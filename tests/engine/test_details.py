@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from spikeformers.attention import WTA
+from spikeformers.attention import WTA, Attention, PowerOfTwoAttention, cores_of
+from spikeformers.attention._blocks import first_argmax
 from spikeformers.engine import Description, Engine, TokenDetails
 from spikeformers.engine.details import layers_of
 from spikeformers.errors import UsageError
@@ -26,20 +27,29 @@ WINNERS: dict[str, dict[str, Any]] = {
     "three steps": {"wta": "top_k", "neuron": "lif", "steps": 3, "threshold": 0.5},
     "learned positions": {"position": "learned"},
     "signed counts": {"neuron": "dead-zone", "levels": 64, "step_size": 0.125},
+    "powers of two": {"attention": "power-of-two", "weight_digits": 1},
+    "three digits, two steps": {"attention": "power-of-two", "weight_digits": 3, "steps": 2},
 }
 
 
 @torch.no_grad()
 def torch_winners(model: Any, tokens: list[int]) -> list[torch.Tensor]:
-    """For each layer, the keys with a weight in any step, ``[H, T, J]``, in double precision."""
+    """For each layer, the keys that won in any step, ``[H, T, J]``, in double precision.
+
+    Those with a weight or, where weights are grades, the first of greatest weight.
+    """
     winners: list[torch.Tensor] = []
 
-    def keep(core: WTA, given: tuple[torch.Tensor, ...]) -> None:
+    def keep(core: Attention, given: tuple[torch.Tensor, ...]) -> None:
         q, k, _, allowed = given[:4]
         bias = given[4] if len(given) == 5 else None
-        winners.append((core.weights(q, k, allowed, bias) != 0)[:, 0].any(0))
+        weights = core.weights(q, k, allowed, bias)
+        won = weights != 0
+        if isinstance(core, PowerOfTwoAttention):
+            won = torch.zeros_like(won).scatter(-1, first_argmax(weights)[1], value=True)
+        winners.append(won[:, 0].any(0))
 
-    cores = [core for core in model.modules() if isinstance(core, WTA)]
+    cores = [core for core in cores_of(model) if isinstance(core, WTA | PowerOfTwoAttention)]
     handles = [core.register_forward_pre_hook(keep) for core in cores]
     model.double()(torch.tensor([tokens]))
     for handle in handles:

@@ -58,13 +58,24 @@ def test_spike_raster(tmp_path, read_png, layers, levels):
 
 
 @pytest.mark.parametrize("layers", [1, 3, 4])
-def test_winner_map(tmp_path, read_png, layers):
+def test_attention_map_of_winners(tmp_path, read_png, layers):
     weights = np.zeros((2, 5, 5))
     weights[:, np.arange(5), [0, 0, 1, 3, 2]] = 1
-    winners = {f"block {n}": weights for n in range(layers)}
-    pictures.winner_map(tmp_path / "winners.png", winners, TOKENS)
-    pixels = read_png(tmp_path / "winners.png")
+    blocks = {f"block {n}": weights for n in range(layers)}
+    assert pictures.are_choices(blocks)
+    pictures.attention_map(tmp_path / "attention.png", blocks, TOKENS)
+    pixels = read_png(tmp_path / "attention.png")
     assert has(pixels, "#08306B")  # both heads chose the same key
+    assert not_cut_off(pixels)
+
+
+def test_attention_map_of_weights(tmp_path, read_png):
+    weights = np.tril(np.ones((2, 5, 5))) / np.arange(1, 6)[:, None]  # the first query has one key
+    assert not pictures.are_choices({"block 1": weights})
+    pictures.attention_map(tmp_path / "attention.png", {"block 1": weights}, TOKENS)
+    pixels = read_png(tmp_path / "attention.png")
+    assert has(pixels, "#08306B")  # both heads give all their weight
+    assert has(pixels, "#7FB8DC")  # and half of it
     assert not_cut_off(pixels)
 
 

@@ -41,7 +41,8 @@ def test_densities_by_point_and_outside(build):
     density = {name: spikes.density for name, spikes in result.items()}
     points = gather.by_point(density)
     assert list(points) == [
-        *("attention input", "query", "key", "value", "MLP input", "MLP hidden"),
+        *("attention input", "query", "key", "value", "attention output"),
+        *("MLP input", "MLP hidden"),
     ]
     assert points["key"] == [
         density[f"model.layers.{b}.attention.fire_key.neuron"] for b in range(2)
@@ -65,9 +66,9 @@ def test_rasters_are_those_of_the_block(build):
     assert levels == max(int(counts.max()) for counts in result.values())
 
 
-def test_winners_of_evenly_spaced_blocks(build):
-    model = build(num_hidden_layers=5)
-    result = gather.winners(model, torch.arange(6).reshape(1, 6), most=3)
+def test_weights_of_evenly_spaced_blocks(build):
+    model = build(num_hidden_layers=5, attention="cwssa")
+    result = gather.attention_weights(model, torch.arange(6).reshape(1, 6), most=3)
     assert list(result) == ["block 1 of 5", "block 3 of 5", "block 5 of 5"]
     for weights in result.values():
         assert weights.shape == (2, 6, 6)

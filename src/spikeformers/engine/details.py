@@ -55,8 +55,9 @@ class LayerDetails:
 
     cost: SpikeCost
     winners: Winners | None
-    """None where the attention has no winners. With several simulation steps, those of the first
-    step come first, and a token that won in more than one is named once."""
+    """None where the attention has no winners; where it grades them, of each head the key of
+    greatest weight. With several simulation steps, those of the first step come first, and a token
+    that won in more than one is named once."""
 
 
 @dataclass(frozen=True)

@@ -62,13 +62,13 @@ def report_pair(
 
 def _draw(folder: Path, study: PairStudy) -> dict[str, Path]:
     """Draw all pictures; PNG files by name."""
-    files = ("loss", "density", "raster", "winners", "energy")
+    files = ("loss", "density", "raster", "attention", "energy")
     drawn = {name: folder / f"{name}.png" for name in files}
     pictures.loss_curves(drawn["loss"], study.curves)
     pictures.density_by_layer(drawn["density"], study.densities, study.outside)
     raster = study.raster
     pictures.spike_raster(drawn["raster"], raster.spikes, raster.tokens, raster.levels)
-    pictures.winner_map(drawn["winners"], study.winners, study.sentence)
+    pictures.attention_map(drawn["attention"], study.weights, study.sentence)
     pictures.energy_by_component(drawn["energy"], study.energies)
     return drawn
 
@@ -150,9 +150,10 @@ def write_pair_page(
                 (drawn["density"], "Firing density of every neuron layer (measured)."),
                 (drawn["raster"], "Spikes of one block while it reads one sentence (measured)."),
                 (
-                    drawn["winners"],
-                    "Attention winners in the same sentence: how many heads of a block chose each "
-                    "earlier token. Spaces are shown as dots (measured).",
+                    drawn["attention"],
+                    "Attention in the same sentence: how many heads of a block chose each earlier "
+                    "token, or how much weight they gave it together. Spaces are shown as dots "
+                    "(measured).",
                 ),
             ],
         ),

@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap, ListedColormap
+from matplotlib.colors import (
+    BoundaryNorm,
+    Colormap,
+    LinearSegmentedColormap,
+    ListedColormap,
+    Normalize,
+)
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
@@ -17,6 +23,7 @@ from spikeformers.studies.gather import Curve
 SMALL = 2e-3  # smaller shares of the largest component are drawn as one bar
 PROPER = {"mlp": "MLP"}
 COUNTS = LinearSegmentedColormap.from_list("counts", ["#7FB8DC", "#08306B"])
+SHARES = LinearSegmentedColormap.from_list("shares", ["#F4F4F4", "#7FB8DC", "#08306B"])
 
 
 def loss_curves(path: Path, curves: Sequence[Curve]) -> None:
@@ -141,27 +148,33 @@ def spike_raster(
         )
 
 
-def winner_map(path: Path, winners: Mapping[str, NDArray[Any]], tokens: Sequence[str]) -> None:
-    """How many heads chose each key: one panel per layer, weights ``[heads, queries, keys]``."""
-    panels = len(winners)
+def attention_map(path: Path, weights: Mapping[str, NDArray[Any]], tokens: Sequence[str]) -> None:
+    """Weights ``[heads, queries, keys]`` summed over heads, one panel per layer.
+
+    Where all are 0 or 1 the sum is the number of heads that chose the key.
+    """
+    panels = len(weights)
     columns = 2 if panels > 1 else 1
     rows = -(-panels // columns)
     side = max(2.6, 0.19 * len(tokens))  # inches; a cell is about as high as it is wide
-    heads = max(w.shape[0] for w in winners.values())
+    heads = max(w.shape[0] for w in weights.values())
+    chosen = are_choices(weights)
     names = [label(token) for token in tokens]
     with drawing(path, side * columns + 1.9, side * rows + 1.7) as figure:
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for axes in grid.flat[panels:]:
             axes.set_visible(False)
-        colours = ListedColormap(["#F4F4F4", *COUNTS(np.linspace(0, 1, heads))])
-        norm = BoundaryNorm(np.arange(-0.5, heads + 1), heads + 1)
+        colours: Colormap = ListedColormap(["#F4F4F4", *COUNTS(np.linspace(0, 1, heads))])
+        norm: Normalize = BoundaryNorm(np.arange(-0.5, heads + 1), heads + 1)
+        if not chosen:
+            colours, norm = SHARES, Normalize(0, heads)
         image = None
-        for axes, (name, weights) in zip(grid.flat, winners.items(), strict=False):
-            chosen = (weights > 0).sum(0).astype(float)
-            last = np.arange(chosen.shape[-1])
-            chosen[(weights.sum(0) == 0) & (last[None, :] > last[:, None])] = np.nan
+        for axes, (name, of_heads) in zip(grid.flat, weights.items(), strict=False):
+            total = of_heads.sum(0).astype(float)
+            last = np.arange(total.shape[-1])
+            total[(total == 0) & (last[None, :] > last[:, None])] = np.nan
             image = axes.imshow(
-                chosen, cmap=colours, norm=norm, interpolation="nearest", aspect="auto"
+                total, cmap=colours, norm=norm, interpolation="nearest", aspect="auto"
             )
             axes.set_title(name, fontsize=10, fontweight="normal")
             axes.grid(visible=False)
@@ -176,10 +189,16 @@ def winner_map(path: Path, winners: Mapping[str, NDArray[Any]], tokens: Sequence
             bar = figure.colorbar(
                 image, ax=grid, ticks=MaxNLocator(9, integer=True), aspect=20, shrink=0.5, pad=0.015
             )
-            bar.set_label("heads that chose it")
+            bar.set_label("heads that chose it" if chosen else "weight, summed over heads")
             bar.outline.set_visible(False)
             bar.minorticks_off()
-        figure.suptitle("Winners of attention", x=0.01, ha="left", fontsize=11, fontweight="bold")
+        title = "Winners of attention" if chosen else "Weights of attention"
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+
+
+def are_choices(weights: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether heads choose keys and do not weigh them: each weight is 0 or 1."""
+    return all(bool(np.isin(each, (0, 1)).all()) for each in weights.values())
 
 
 def energy_by_component(

@@ -135,7 +135,7 @@ def rasters(
     counts_of: dict[str, NDArray[Any]] = {}
     for name in neuron_names(model):
         at, point = point_of(name)
-        if at == block and point != EDGES:  # their axes are keys; the winners' map shows them
+        if at == block and point != EDGES:  # their axes are keys; the attention's map shows them
             counts = raster_of(model, ids, name).T
             width = counts.shape[1]
             counts_of[point] = counts[:, np.linspace(0, width - 1, min(units, width)).astype(int)]
@@ -153,7 +153,9 @@ def raster_of_sentence(
     return Raster(spikes, spelled(tokenizer, ids[0].tolist()), levels)
 
 
-def winners(model: PreTrainedModel, ids: torch.Tensor, most: int = 4) -> dict[str, NDArray[Any]]:
+def attention_weights(
+    model: PreTrainedModel, ids: torch.Tensor, most: int = 4
+) -> dict[str, NDArray[Any]]:
     """Attention weights ``[heads, T, T]`` of up to ``most`` evenly spaced blocks, one text."""
     maps = winners_of_sentence(model, ids)
     chosen = sorted({round(i) for i in np.linspace(0, len(maps) - 1, min(most, len(maps)))})

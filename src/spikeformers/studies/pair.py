@@ -19,13 +19,13 @@ from spikeformers.progress import Move, Tell
 from spikeformers.studies.gather import (
     Curve,
     Raster,
+    attention_weights,
     by_point,
     loss_curve,
     outside_blocks,
     raster_of_sentence,
     spelled,
     windows_of,
-    winners,
 )
 from spikeformers.studies.machine import machine, versions
 from spikeformers.studies.quality import ModelFigures, measure_model, selected
@@ -69,7 +69,7 @@ class PairStudy:
     """Densities outside the blocks."""
     raster: Raster
     """Of the sentence."""
-    winners: dict[str, NDArray[Any]]
+    weights: dict[str, NDArray[Any]]
     """Block -> attention weights ``[heads, T, T]`` of the sentence."""
     sentence: list[str]
     """Its tokens."""
@@ -140,7 +140,7 @@ def measure_pair(
         by_point(density),
         outside_blocks(density),
         raster_of_sentence(model, tokenizer, ids),
-        winners(model, ids),
+        attention_weights(model, ids),
         spelled(tokenizer, ids[0].tolist()),
         {TITLES[name]: _components(each.energy) for name, each in figures.items()},
     )

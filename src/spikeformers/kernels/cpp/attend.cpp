@@ -117,6 +117,11 @@ void Program::run(const Attend& step, const Frame& frame) {
       read = static_cast<std::int64_t>(scratch.winners.size()) * cache.value_bytes();
     } else {
       weigh_all(kernels, cache, h, *query, position, scoring, step.rule, step.digits, v.neuron.unit, scratch);
+      if (step.rule == Rule::powers && sequence.details_ != nullptr) {  // the first of greatest weight
+        const auto first = scratch.weight.begin(), best = std::max_element(first, first + position + 1);
+        scratch.winners.assign(1, {*best, best - first});
+        keep_winners(scratch.winners, sequence.details_->winners[static_cast<std::size_t>(step.slot)], s * step.heads + h);
+      }
       float* to = out.real.data() + at;
       std::fill_n(to, width, 0.0f);
       for (std::int64_t first = 0; first <= position; first += kPage)
