@@ -63,7 +63,7 @@ def test_strict_names_the_norms(spikeformers, causal, text):
     ended = run(spikeformers, causal, text, "--require", "addition-only", "--strict")
     assert ended.code == 1
     assert "of strict addition-only: " in ended.err
-    assert "model.layers.*.mlp.fire_in.norm (normalisation, real) x2" in ended.err
+    assert "model.layers.*.attention.fire_in.norm (normalisation, real) x2" in ended.err
 
 
 @pytest.mark.parametrize("requirement", ["binary", "addition-only", "softmax-free"])

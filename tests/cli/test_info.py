@@ -21,9 +21,9 @@ def test_the_tables(spikeformers, causal):
     ended = spikeformers("info", causal, "--tensors")
     assert ended.code == 0
     for text in (
-        "by place, 13 layers",
+        "by place, 15 layers",
         "dead-zone, 1x64 (T x D)",
-        "cwssa, hard, 1 winner per query, causal",
+        "power-of-two, causal",
         "-64, ... 64",
     ):
         assert text in ended.out

@@ -122,7 +122,7 @@ def test_longer_context_is_used(setup: Make, documents: list[str]) -> None:
     model, tokenizer = setup()
     short = perplexity(model, tokenizer, documents, context=4, stride=1)
     long = perplexity(model, tokenizer, documents, context=16, stride=1)
-    assert short.nats_per_token != pytest.approx(long.nats_per_token, rel=1e-3)
+    assert short.nats_per_token != pytest.approx(long.nats_per_token, rel=1e-4)
 
 
 def test_a_token_split_gives_what_its_documents_give(setup: Make, tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_tokens_arrive_one_after_another_and_are_those_of_the_interface(
     page = open_page()
     page.get_by_label("Continue a text").check(force=True)
     page.fill("#prompt", "a spike")
-    page.fill("#most", "200")
+    page.fill("#most", "120")
     page.fill("#seed", "3")
     slowly["seconds"] = 0.5
     page.get_by_role("button", name="Write").click()
@@ -134,8 +134,8 @@ def test_tokens_arrive_one_after_another_and_are_those_of_the_interface(
     early = page.locator(".token").count()
     slowly["seconds"] = 0.0
     page.wait_for_selector("#write:not([hidden])")
-    assert 0 < early < page.locator(".token").count() == 200
-    answer = running.complete("a spike", max_tokens=200, temperature=0.8, seed=3)
+    assert 0 < early < page.locator(".token").count() == 120
+    answer = running.complete("a spike", max_tokens=120, temperature=0.8, seed=3)
     assert page.locator(".answer").text_content() == answer["choices"][0]["text"]
     assert page.locator(".prompt").text_content() == "a spike"
     assert page.locator("#state").text_content() == "ended at the limit of tokens"

@@ -13,7 +13,7 @@ def types(described):
 
 
 def test_points_of_hard_winners(build):
-    model = build(spiking_head=False)
+    model = build(spiking_head=False, attention="cwssa")
     described = describe(model)
     assert types(described) == {
         "embedding": "real",
@@ -43,7 +43,7 @@ def test_a_token_shift_shows_at_the_points_that_read_it(build):
 
 
 def test_what_it_says_of_operands_is_what_a_trace_sees(build):
-    model = build()
+    model = build(attention="cwssa")
     seen = audit(model, [torch.arange(24).reshape(1, 24)]).products()
     described = types(describe(model))
     first = "model.layers.0"

@@ -138,7 +138,7 @@ def test_what_is_logged(whole: dict[str, Path]) -> None:
     assert first["rate_loss"] > 0
     assert first["grad_norm"] > 0
     assert first["learning_rate"] == 1e-2
-    assert len(first["density_by_layer"]) == 13  # six in each of two blocks, one at the head
+    assert len(first["density_by_layer"]) == 15  # seven in each of two blocks, one at the head
     assert 0 < first["density"] < 1
     assert first["dead_layers"] == [n for n, d in first["density_by_layer"].items() if d == 0]
     assert set(entries[3]) == {

@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from spikeformers.attention._base import ScaledAttention, at_least_float32, masked_softmax, scale_of
 from spikeformers.attention._blocks import (
@@ -41,6 +42,8 @@ from spikeformers.errors import ConfigError
 
 FURTHEST = 8
 """Octaves below the winner at which a key still says something."""
+SILENT = 60
+"""Octaves below it at which a key is put that says nothing: no weight is so small."""
 MOST_DIGITS = 4
 OCTAVES = math.log2(math.e)
 Kind = TypeVar("Kind", bound="PowerOfTwoAttention")
@@ -60,21 +63,25 @@ def graded(scores: Tensor, digits: int) -> Tensor:
     steps = 2 ** (digits - 1)  # of an octave
     best = scores.amax(-1, keepdim=True)
     best = torch.where(best == NEVER, 0.0, best)  # -inf less itself is not a number
-    below = (best - scores).mul_(OCTAVES * steps)
-    heard = (below <= FURTHEST * steps).to(below.dtype)
-    below.clamp_(max=(FURTHEST + 1) * steps)
-    total = _half_to(below, digits).mul_(heard).sum(-1, keepdim=True)
+    octaves = (scores - best).mul_(OCTAVES * steps)
+    beyond = -FURTHEST * steps * (1 + torch.finfo(octaves.dtype).eps)  # the next number
+    functional.threshold_(octaves, beyond, -SILENT * steps)
+    total = _power_of(octaves, digits).sum(-1, keepdim=True)
     mantissa, exponent = torch.frexp(total)  # total = mantissa 2^exponent, 1/2 <= mantissa < 1
     place = torch.where(total > 0, exponent + (2 * mantissa - 2), 0.0)
-    return _half_to(below.add_(place * steps), digits).mul_(heard)
+    return _power_of(octaves.sub_(place * steps), digits)
 
 
-def _half_to(below: Tensor, digits: int) -> Tensor:
-    """P of the module in floats of the same type, of steps of an octave: 2^(digits - 1) are one."""
-    double = below.dtype == torch.float64
+def _power_of(octaves: Tensor, digits: int) -> Tensor:
+    """P of the module, 0 of what is silent, in floats of the same type.
+
+    ``octaves`` are those above the winner, in steps of which 2^(digits - 1) are one octave.
+    """
+    double = octaves.dtype == torch.float64
     one, places, whole = (1023, 52, torch.int64) if double else (127, 23, torch.int32)
-    rounded = below.round().to(whole)
-    return torch.rsub(rounded, one << places, alpha=1 << (places + 1 - digits)).view(below.dtype)
+    rounded = octaves.round().to(whole)
+    bits = torch.rsub(rounded, one << places, alpha=-(1 << (places + 1 - digits)))
+    return functional.threshold_(bits.view(octaves.dtype), 2.0 ** (1 - SILENT), 0.0)
 
 
 class _Read(torch.autograd.Function):

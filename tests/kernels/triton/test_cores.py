@@ -108,7 +108,7 @@ def test_fire_gives_spikes_activity_and_gradients(
 @pytest.mark.parametrize(
     ("preset", "options"),
     [
-        ("wd-spikingformer-tiny", {}),
+        ("wd-spikingformer-tiny", {"attention": "cwssa"}),
         ("bispikclm-tiny", {"steps": 2, "learn_attention_scale": True}),
     ],
 )

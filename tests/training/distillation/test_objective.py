@@ -204,7 +204,7 @@ def test_what_is_logged(whole: Path) -> None:
     assert first["loss"] == pytest.approx(total + first["rate_loss"])
     assert first["lm_loss"] == first["loss/hta"]
     assert all(first[f"grad_norm/{term}"] > 0 for term in TERMS)
-    assert len(first["density_by_layer"]) == 13
+    assert len(first["density_by_layer"]) == 15
     assert all(not name.startswith("student.") for name in first["density_by_layer"])
     last = lines(whole)[-1]
     assert last["kind"] == "validation"
