@@ -27,7 +27,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from spikeformers.attention._base import ScaledAttention, at_least_float32, masked_softmax, scale_of
 from spikeformers.attention._blocks import (
@@ -65,7 +64,7 @@ def graded(scores: Tensor, digits: int) -> Tensor:
     best = torch.where(best == NEVER, 0.0, best)  # -inf less itself is not a number
     octaves = (scores - best).mul_(OCTAVES * steps)
     beyond = -FURTHEST * steps * (1 + torch.finfo(octaves.dtype).eps)  # the next number
-    functional.threshold_(octaves, beyond, -SILENT * steps)
+    torch.threshold_(octaves, beyond, -SILENT * steps)
     total = _power_of(octaves, digits).sum(-1, keepdim=True)
     mantissa, exponent = torch.frexp(total)  # total = mantissa 2^exponent, 1/2 <= mantissa < 1
     place = torch.where(total > 0, exponent + (2 * mantissa - 2), 0.0)
@@ -81,7 +80,7 @@ def _power_of(octaves: Tensor, digits: int) -> Tensor:
     one, places, whole = (1023, 52, torch.int64) if double else (127, 23, torch.int32)
     rounded = octaves.round().to(whole)
     bits = torch.rsub(rounded, one << places, alpha=-(1 << (places + 1 - digits)))
-    return functional.threshold_(bits.view(octaves.dtype), 2.0 ** (1 - SILENT), 0.0)
+    return torch.threshold_(bits.view(octaves.dtype), 2.0 ** (1 - SILENT), 0.0)
 
 
 class _Read(torch.autograd.Function):
