@@ -23,7 +23,7 @@ KINDS: dict[str, dict[str, Any] | None] = {
     DENSE: None,
     "budget 0.35": DEAD_ZONES,
     "budget 0.15": {**DEAD_ZONES, "budget": 0.15},
-    "budget 0.15, powers of two": {"attention": "power-of-two", "budget": 0.15},
+    "budget 0.15, graded": {"attention": "power-of-two", "budget": 0.15},
 }
 SPARSEST = "budget 0.15"
 """The kind that the claims are made of."""

@@ -55,25 +55,27 @@ ROWS: dict[str, Row] = {
     "dense-rotary": Row(twin="rotary", seeds=THREE, label="dense twin, rotary positions"),
     "cwssa-hard": Row(NI_LIF, seeds=THREE, label="**spiking, NI-LIF, CWSSA hard**"),
     "dead zones, budget 0.35": Row(
-        DEAD_ZONES, seeds=THREE, label="**spiking, dead zones, budget 0.35**"
+        DEAD_ZONES, seeds=THREE, label="spiking, dead zones, one winner, budget 0.35"
     ),
     "dead zones, budget 0.15": Row(
-        {**DEAD_ZONES, "budget": 0.15}, seeds=THREE, label="spiking, dead zones, budget 0.15"
+        {**DEAD_ZONES, "budget": 0.15},
+        seeds=THREE,
+        label="spiking, dead zones, one winner, budget 0.15",
     ),
     "dead zones, powers of two, budget 0.35": Row(
         {"attention": "power-of-two", "weight_digits": 1, "budget": 0.35},
         seeds=THREE,
-        label="spiking, dead zones, weights by powers of two, budget 0.35",
+        label="spiking, dead zones, graded (one digit), budget 0.35",
     ),
     "dead zones, two binary digits, budget 0.35": Row(
         {"attention": "power-of-two", "weight_digits": 2, "budget": 0.35},
         seeds=THREE,
-        label="spiking, dead zones, weights of two binary digits, budget 0.35",
+        label="**spiking, dead zones, graded (two digits), budget 0.35**",
     ),
     "dead zones, two binary digits, budget 0.15": Row(
         {"attention": "power-of-two", "weight_digits": 2, "budget": 0.15},
         seeds=THREE,
-        label="spiking, dead zones, weights of two binary digits, budget 0.15",
+        label="**spiking, dead zones, graded (two digits), budget 0.15**",
     ),
     "dense-rotary, Muon": Row(
         twin="rotary",
@@ -87,7 +89,7 @@ ROWS: dict[str, Row] = {
         optimizer="muon",
         rates=MUON_RATES,
         seeds=THREE,
-        label="spiking, dead zones, budget 0.35, Muon",
+        label="spiking, dead zones, one winner, budget 0.35, Muon",
     ),
     "dense-learned": Row(
         twin="learned", seeds=THREE, label="dense twin, learned positions (GPT-2)"

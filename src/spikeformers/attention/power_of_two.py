@@ -74,7 +74,7 @@ def graded(scores: Tensor, digits: int) -> Tensor:
 def _power_of(octaves: Tensor, digits: int) -> Tensor:
     """P of the module, 0 of what is silent, in floats of the same type.
 
-    ``octaves`` are those above the winner, in steps of which 2^(digits - 1) are one octave.
+    ``octaves``, at most 0, are those above the winner, in steps of 2^(1 - digits) octaves.
     """
     double = octaves.dtype == torch.float64
     one, places, whole = (1023, 52, torch.int64) if double else (127, 23, torch.int32)

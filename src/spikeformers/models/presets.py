@@ -29,10 +29,11 @@ def vision_keys() -> set[str]:
 def build_config(preset: str, vocab_size: int, overrides: Mapping[str, Any] | None = None) -> Any:
     """Config of ``preset`` with ``overrides``; ConfigError names the nearest preset or key.
 
-    A preset of WD-Spikingformer has its sizes and the neurons of `DEAD_ZONES`. What ``overrides``
-    say of neurons holds at every place: a field of theirs (levels, step_size, signed) as well as a
+    A preset of WD-Spikingformer has its sizes, the neurons of `DEAD_ZONES`, and attention by powers
+    of two unless an attention or a field of a competition is given. What ``overrides`` say of
+    neurons holds at every place: a field of theirs (levels, step_size, signed) as well as a
     firing-rate target, in place of the budget; ``neuron``, ``neurons`` (None included) or an
-    attention with neurons of its own take the place of all of `DEAD_ZONES`.
+    attention with neurons of its own take the place of all of this.
     """
     return _build(PRESETS, "preset", preset, {"vocab_size": vocab_size}, overrides)
 
