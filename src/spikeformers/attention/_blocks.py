@@ -91,18 +91,20 @@ def softmax_gradients(
     ctx: Any,
     gy: Tensor,
     tensors: tuple[Tensor, ...],
-    seen: Tensor | None,
+    seen: Tensor,
     with_scores: Callable[[Block, Tensor], None] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Gradients of q, k, bias and scale, the weights' being that of softmax(scores / temperature).
 
     ``tensors`` are q, k, v ``[N, T or J, K]``, the scale and the terms of scores, from which each
     block's scores are computed again; ``with_scores`` may read them. ``gy`` ``[N, T, K]`` is the
-    gradient of the output. ``seen`` ``[.., T, 1]`` says which queries see a key, None that all do.
+    gradient of the output. ``seen`` ``[.., T, 1]`` says which queries see a key.
     ``ctx`` has batch, blocks, unit and temperature, and takes a bias as its fourth input and the
     scale as its sixth.
     """
     q, k, v, scale, *terms = tensors
+    # A compiled graph holds the mask in any case, where it costs no pass of its own.
+    some_see_none = torch.compiler.is_compiling() or not bool(seen.all())
     g_q, g_k = torch.empty_like(q), torch.zeros_like(k)
     g_bias = torch.zeros_like(terms[0]) if ctx.needs_input_grad[3] else None
     for block in ctx.blocks:
@@ -112,7 +114,7 @@ def softmax_gradients(
         if ctx.temperature != 1:
             scores /= ctx.temperature
         p = torch.softmax(scores, dim=-1)
-        if seen is not None:
+        if some_see_none:
             p = torch.where(seen[..., block.rows, :], p, torch.zeros_like(p))
         g_p = torch.bmm(gy[:, block.rows], v[:, block.keys].transpose(1, 2))
         # p * (g - sum(p * g)), the softmax Jacobian, in one pass

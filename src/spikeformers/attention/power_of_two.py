@@ -123,10 +123,8 @@ class _Read(torch.autograd.Function):
             g_v[:, block.keys] += torch.bmm(weights.transpose(1, 2), gy[:, block.rows])
 
         seen = allowed.any(-1, keepdim=True)
-        some_see_none = torch.compiler.is_compiling() or not bool(seen.all())
-        g_q, g_k, g_bias, g_scale = softmax_gradients(
-            ctx, gy, (q, k, v, scale, *terms), seen if some_see_none else None, add_rows
-        )
+        tensors = (q, k, v, scale, *terms)
+        g_q, g_k, g_bias, g_scale = softmax_gradients(ctx, gy, tensors, seen, add_rows)
         g_v = g_v.view(*ctx.batch, *g_v.shape[1:])
         return g_q, g_k, g_v, g_bias, None, g_scale, None, None, None
 

@@ -126,9 +126,7 @@ class _Compete(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, scale, index, counts, *terms = ctx.saved_tensors
         gy = grads[0].flatten(0, -3)
-        # A compiled graph holds the mask in any case, where it costs no pass of its own.
-        some_see_none = torch.compiler.is_compiling() or not bool(counts[..., :1].all())
-        seen = counts[..., :1] > 0 if some_see_none else None
+        seen = counts[..., :1] > 0
         g_q, g_k, g_bias, g_scale = softmax_gradients(ctx, gy, (q, k, v, scale, *terms), seen)
         g_v = v.new_zeros(v.shape)  # contiguous: its rows are added to in place
         for row, count in zip(row_numbers(index, k.shape[-2]), counts.unbind(-1), strict=True):
