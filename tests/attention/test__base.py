@@ -93,6 +93,10 @@ def test_facts_that_cores_state() -> None:
     assert [core.weights_are_fired for core in cores] == [*[False] * 6, True, False, False]
     assert [core.keeps_state for core in cores] == [*[False] * 5, True, False, False, False]
     assert [core.averages for core in cores] == [*[False] * 7, True, True]
+    assert [core.options for core in cores] == [
+        *[("wta", "winners", "winner_weight")] * 3, (), *[("attention_order",)] * 2,
+        *[()] * 2, ("weight_digits",),
+    ]  # fmt: skip
     assert [core.softmax_free for core in cores] == [*[True] * 7, False, True]
 
 

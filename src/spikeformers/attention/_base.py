@@ -54,6 +54,8 @@ class Attention(nn.Module):
     are), a model has learned positions instead of relative ones."""
     scores_are_counts: bool = True
     """Both q and k are spikes, so that scores are multiples of the product of their units."""
+    options: tuple[str, ...] = ()
+    """Fields of a config that this core alone reads, so that to set one is to choose the core."""
     default_neurons: tuple[str, str, str] = ("binary", "binary", "binary")
     """Neurons behind q, k and v, for a config that has one field for each and leaves it empty."""
     exact_in_half: bool = False

@@ -38,6 +38,7 @@ class A2OS2A(Attention):
 
     takes_bias = False
     scores_are_counts = False  # K is real
+    options = ("attention_order",)
     default_neurons = ("binary", "relu", "ternary")
 
     def __init__(self, order: Order = "scores", causal: bool = True) -> None:

@@ -134,6 +134,7 @@ class PowerOfTwoAttention(ScaledAttention):
 
     weights_are_real = True  # for counting: each count of V adds a weight of its own
     averages = True
+    options = ("weight_digits",)
 
     def __init__(
         self,

@@ -143,6 +143,7 @@ class WTA(ScaledAttention):
     """Winner-take-all attention with ``winners`` keys per query (hard: one)."""
 
     has_competition = True
+    options = ("wta", "winners", "winner_weight")
 
     def __init__(
         self,

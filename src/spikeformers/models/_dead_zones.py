@@ -33,8 +33,6 @@ DEAD_ZONES: dict[str, Any] = {
 counts in quarter steps, and one budget for the weights that a token reads."""
 ATTENTION = "power-of-two"
 """Of presets with dead zones."""
-_OF_ATTENTION = ("attention", "wta", "winners", "winner_weight")
-"""Fields that choose one; the last three are of the config's own, a competition."""
 
 
 def with_dead_zones(
@@ -46,15 +44,16 @@ def with_dead_zones(
     and a firing-rate target replaces the budget and the places' own targets. No place has a dead
     zone if the choices name ``neuron`` or ``neurons``, if the attention sets its neurons itself, or
     if no norm stands before the neurons, whose small currents a dead zone would never pass.
-    Beside dead zones the attention is `ATTENTION` unless one is chosen, by its name or by a field
-    of a competition. One that averages begins with a scale of 1 / sqrt(head width) and has no
+    Beside dead zones the attention is `ATTENTION` unless one is chosen, by its name or by an option
+    of the config's own. One that averages begins with a scale of 1 / sqrt(head width) and has no
     ``sum_norm``.
     Raises ConfigError for choices that no model can be built from.
     """
     values = {**sizes, **choices}
     if "neuron" in choices or "neurons" in choices:
         return values
-    is_open = not any(field in choices for field in _OF_ATTENTION)
+    fields = ("attention", *ATTENTIONS[kind().attention].options)
+    is_open = choices.keys().isdisjoint(fields)
     attention = {"attention": ATTENTION} if is_open else {}
     plain = kind(**{key: value for key, value in (values | attention).items() if key != "budget"})
     normed = plain.pre_norm and plain.norm != "none"
