@@ -13,10 +13,12 @@ from torch.nn import functional
 
 from _ideas import (
     OnStep,
+    bent_thresholds,
     budget_by_margin,
     falling_budget,
     gate_hidden,
     handed_on,
+    hard_thresholds,
     mixed,
     more_winners,
     neighbours_first,
@@ -76,12 +78,6 @@ class Row:
     """Of the model and the number of steps: what happens after each."""
 
 
-def places(**changes: Any) -> dict[str, Any]:
-    """Dead zones with these fields at every place."""
-    neurons = DEAD_ZONES["neurons"]
-    return {**DEAD_ZONES, "neurons": {place: {**own, **changes} for place, own in neurons.items()}}
-
-
 def with_neurons(neuron: str, *here: str) -> dict[str, Any]:
     """Dead zones but for these places, which have ``neuron``."""
     return {"neurons": DEAD_ZONES["neurons"] | {place: {"neuron": neuron} for place in here}}
@@ -97,6 +93,13 @@ def averaging(
 ) -> dict[str, Any]:
     """Attention that averages, as presets have it: fine steps and no norm before W_o."""
     return {"attention": attention, "budget": budget, "weight_digits": digits}
+
+
+def graded(*here: str, **changes: Any) -> dict[str, Any]:
+    """The preset with these fields ``here``, by default everywhere but before W_o."""
+    neurons = gathering()["neurons"]
+    here = here or tuple(place for place in neurons if place != "out")
+    return {**gathering(), "neurons": neurons | {place: neurons[place] | changes for place in here}}
 
 
 def gathering(budget: float = DEAD_ZONES["budget"], **value: Any) -> dict[str, Any]:
@@ -136,10 +139,6 @@ TURNED: dict[str, Any] = {**BLOCK, **NO_SLOPES, "sum_norm": False}
 """The same without the norm before W_o and, with `turned_by_position`, rotary."""
 READING = ("in", "hidden", "head")
 """Places whose spikes read weights, beside the one before W_o."""
-SIGNED_HIDDEN: dict[str, Any] = {
-    **DEAD_ZONES,
-    "neurons": {**DEAD_ZONES["neurons"], "hidden": DEAD_ZONES["neurons"]["value"]},
-}
 A2OS2A: dict[str, Any] = {"attention": "a2os2a", "neuron": "ni-lif"}
 OPEN: dict[str, Any] = {
     **A2OS2A,
@@ -196,20 +195,12 @@ ROWS: dict[str, Row] = {
     "dead zones, no budget, real before the maps and the head": Row(
         NO_BUDGET | with_neurons("real", "in", "head")
     ),
-    "dead zones, steps of 1/2": Row(places(step_size=0.5, levels=32)),
-    "dead zones, steps of 1/8": Row(places(step_size=0.125, levels=128)),
-    "dead zones, thresholds from 0": Row(places(dead_zone=0.0)),
-    "dead zones, a threshold per channel": Row(DEAD_ZONES, change=thresholds_by_channel),
     "dead zones, the budget falls from 1": Row(DEAD_ZONES, on_step=falling_budget),
     "dead zones, the budget falls late": Row(
         DEAD_ZONES, on_step=partial(falling_budget, begin=0.5, until=0.75)
     ),
     "dead zones, held by what a threshold silences": Row(DEAD_ZONES, change=budget_by_margin),
     "dead zones, a tenth of the gradient outside": Row({**DEAD_ZONES, "surrogate_leak": 0.1}),
-    "dead zones, signed hidden counts": Row(SIGNED_HIDDEN),
-    "dead zones, a gate of spikes in the MLP": Row(
-        {**DEAD_ZONES, "intermediate_size": 171}, change=gate_hidden
-    ),
     "dead zones, eight heads": Row({**DEAD_ZONES, "num_attention_heads": 8}),
     "dense twin, rotary positions, eight heads": Row({"num_attention_heads": 8}, twin=True),
     "dead zones, two heads": Row({**DEAD_ZONES, "num_attention_heads": 2}),
@@ -239,10 +230,22 @@ ROWS: dict[str, Row] = {
     "dead zones, powers of two, fine counts before W_o": Row(averaging("power-of-two")),
     "dead zones, no budget, two binary digits, fine counts before W_o": Row(gathering(0.999)),
     "dead zones, no budget, two binary digits, V's target 0.5": Row(gathering(0.999, target=0.5)),
-    "dead zones, two binary digits, fine counts before W_o": Row(gathering()),
     "dead zones, two binary digits, silent channels learn": Row(
         gathering(), change=silent_channels_learn
     ),
+    "graded": Row(gathering()),
+    "graded, steps of 1/2": Row(graded(step_size=0.5, levels=32)),
+    "graded, steps of 1/8": Row(graded(step_size=0.125, levels=128)),
+    "graded, thresholds from 0": Row(graded(dead_zone=0.0)),
+    "graded, a threshold per channel": Row(gathering(), change=thresholds_by_channel),
+    "graded, hard thresholds": Row(gathering(), change=hard_thresholds),
+    "graded, thresholds that bend": Row(gathering(), change=bent_thresholds),
+    "graded, the budget falls from 1": Row(gathering(), on_step=falling_budget),
+    "graded, signed hidden counts": Row(graded("hidden", signed=True)),
+    "graded, a gate of spikes in the MLP": Row(
+        {**gathering(), "intermediate_size": 171}, change=gate_hidden
+    ),
+    "graded, token shift": Row({**gathering(), "token_shift": True}),
     "dead zones, no budget, softmax and one winner, fine counts before W_o": Row(
         averaging("softmax", 0.999), change=mixed
     ),

@@ -55,6 +55,68 @@ def thresholds_by_channel(model: Any) -> None:
             module.per_channel(model.config.intermediate_size if wide else model.config.hidden_size)
 
 
+class Reshaped(DeadZone):
+    """A dead zone whose signed values beyond the threshold are not shrunk by it.
+
+    ``shape`` gives the size of what passes from the current's size and the threshold.
+    """
+
+    shape: Callable[[Tensor, Tensor], Tensor]
+
+    def fire(self, u: Tensor) -> Tensor:
+        if not self.signed:
+            return super().fire(u)
+        limit = self.threshold + (self.threshold.clamp_min(0) - self.threshold).detach()
+        gain = None if self.gain is None else self._size_of_gain(self.gain)
+        scaled = u if gain is None else u * gain
+        z = type(self).shape(scaled.abs(), limit).clamp(max=self.step_size * self.levels)
+        z = z + ((z.detach() / self.step_size).round() * self.step_size - z.detach())
+        z = z * scaled.detach().sign()
+        return z if gain is None else z / gain
+
+
+class Hard(Reshaped):
+    """Currents pass as they are beyond the threshold; its gradient is JumpReLU's.
+
+    Rajamanoharan et al. 2024, https://arxiv.org/abs/2407.14435.
+    """
+
+    WIDTH = 0.25  # of the kernel by which the jump is seen
+
+    @staticmethod
+    def shape(size: Tensor, limit: Tensor) -> Tensor:
+        passed = torch.where(size > limit, size, 0.0)
+        near = ((size - limit).abs() < Hard.WIDTH / 2).to(size.dtype).detach() / Hard.WIDTH
+        return passed - limit.detach() * near * (limit - limit.detach())
+
+
+class Bent(Reshaped):
+    """u - theta^2 / u beyond the threshold: continuous, and nearly u where u is large.
+
+    The non-negative garrote (Gao 1998, https://doi.org/10.1080/10618600.1998.10474789).
+    """
+
+    @staticmethod
+    def shape(size: Tensor, limit: Tensor) -> Tensor:
+        return (size - limit.square() / size.clamp_min(1e-6)).clamp_min(0.0)
+
+
+def hard_thresholds(model: Any) -> None:
+    """Signed dead zones of ``model`` do not shrink what passes."""
+    _reshape(model, Hard)
+
+
+def bent_thresholds(model: Any) -> None:
+    """Signed dead zones of ``model`` shrink large values less."""
+    _reshape(model, Bent)
+
+
+def _reshape(model: Any, kind: type[Reshaped]) -> None:
+    for module in model.modules():
+        if isinstance(module, DeadZone):
+            module.__class__ = kind
+
+
 class ByMargin(DeadZone):
     """A dead zone whose firing-rate term pushes by what a higher threshold would silence.
 
