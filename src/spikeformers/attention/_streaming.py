@@ -6,7 +6,7 @@ that holds them exactly (``Attention.exact_in_half``), so scores stay integers.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from spikeformers.attention._pairs import Pairs
 from spikeformers.kernels.triton import MOST_STEPS, MOST_WINNERS, WIDEST, runs, type_refusal
 
 if TYPE_CHECKING:
+    from spikeformers.attention._base import ScaledAttention
+    from spikeformers.attention.power_of_two import PowerOfTwoAttention
     from spikeformers.attention.sfsa import SFSA
     from spikeformers.attention.wta import WTA
 
@@ -66,26 +68,60 @@ def wta(
     """`WTA.forward` by its kernel."""
     from spikeformers.kernels.triton.wta import winner_take_all
 
-    causal, mask = _mask(allowed)
-    heads = q.shape[-3]
-    spikes = [x.flatten(0, 1) for x in cast(core.exact_in_half, q, k, v)]
+    operands, options = _operands(core, q, k, v, allowed, bias)
     y, _ = winner_take_all(
-        spikes[0],
-        spikes[1],
-        spikes[2],
-        core.scale().float().expand(heads, 1, 1).reshape(heads),
-        None if bias is None else bias.float(),
-        None if mask is None else mask[..., -k.shape[-2] :],
-        causal=causal,
+        *operands,
+        **options,
         temperature=core.temperature,
         winners=core.winners,
         weight=core.weight,
-        unit=_unit(core, q),
     )
     return y.view(q.shape).to(v.dtype)
 
 
-def _unit(core: WTA, q: Tensor) -> Tensor | None:
+def power_of_two(
+    core: PowerOfTwoAttention,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    allowed: Tensor | Pairs,
+    bias: Tensor | None,
+) -> Tensor:
+    """`PowerOfTwoAttention.forward` by its kernel."""
+    from spikeformers.attention.power_of_two import FURTHEST, SILENT
+    from spikeformers.kernels.triton.graded import graded_sum
+
+    operands, options = _operands(core, q, k, v, allowed, bias)
+    y = graded_sum(
+        *operands,
+        **options,
+        temperature=core.temperature,
+        digits=core.digits,
+        furthest=FURTHEST,
+        silent=SILENT,
+    )
+    return y.view(q.shape).to(v.dtype)
+
+
+def _operands(
+    core: ScaledAttention,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    allowed: Tensor | Pairs,
+    bias: Tensor | None,
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Spikes, scale, bias and mask in a kernel's form; whether it is causal, and scores' unit."""
+    causal, mask = _mask(allowed)
+    heads = q.shape[-3]
+    spikes = (x.flatten(0, 1) for x in cast(core.exact_in_half, q, k, v))
+    scale = core.scale().float().expand(heads, 1, 1).reshape(heads)
+    line = None if bias is None else bias.float()
+    mask = None if mask is None else mask[..., -k.shape[-2] :]
+    return (*spikes, scale, line, mask), {"causal": causal, "unit": _unit(core, q)}
+
+
+def _unit(core: ScaledAttention, q: Tensor) -> Tensor | None:
     """``score_unit`` ``[1]``, where ``q`` is: a learned one is never read by the processor."""
     unit = core.score_unit
     if unit is None or isinstance(unit, Tensor):

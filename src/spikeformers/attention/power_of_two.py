@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from spikeformers.attention import _streaming
 from spikeformers.attention._base import ScaledAttention, at_least_float32, masked_softmax, scale_of
 from spikeformers.attention._blocks import (
     NEVER,
@@ -37,7 +38,9 @@ from spikeformers.attention._blocks import (
     softmax_gradients,
     terms_of,
 )
+from spikeformers.attention._pairs import Pairs, written_out
 from spikeformers.errors import ConfigError
+from spikeformers.kernels.triton import runs
 
 FURTHEST = 8
 """Octaves below the winner at which a key still says something."""
@@ -161,6 +164,9 @@ class PowerOfTwoAttention(ScaledAttention):
             config.weight_digits,
         )
 
+    def streams(self, device: str) -> bool:
+        return runs(device)
+
     def engine_rule(self) -> dict[str, Any]:
         return {"rule": "powers", "digits": self.digits}
 
@@ -176,8 +182,11 @@ class PowerOfTwoAttention(ScaledAttention):
             return weights - p.detach() + p
 
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, bias: Tensor | None = None
+        self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | Pairs, bias: Tensor | None = None
     ) -> Tensor:
+        if _streaming.streams("graded", "", q, allowed, bias):
+            return _streaming.power_of_two(self, q, k, v, allowed, bias)
+        allowed, bias = written_out(allowed, bias, q, k)
         # Scores of spikes are exact in float32; half precision would invent ties.
         with torch.autocast(q.device.type, enabled=False):
             y: Tensor = _Read.apply(

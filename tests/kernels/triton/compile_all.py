@@ -18,8 +18,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from spikeformers.kernels.triton import _sfsa_gradients as sfsa_gradients
-from spikeformers.kernels.triton import _wta_gradients as wta_gradients
-from spikeformers.kernels.triton import a2os2a, norm_fire, scan, sfsa, wta
+from spikeformers.kernels.triton import _softmax_gradients as softmax_gradients
+from spikeformers.kernels.triton import a2os2a, graded, norm_fire, scan, sfsa, wta
 from spikeformers.kernels.triton._launch import Tile
 
 OPERANDS = {"Q", "K", "V", "Y", "GY", "GQ", "GK", "GV", "A", "B", "C", "OUT", "X", "G", "GX"}
@@ -56,8 +56,8 @@ def shared_memory(kernel: Any, kind: str, constants: dict[str, Any], tile: Tile,
 def attention(kind: str, width: int) -> list[tuple[Any, dict[str, Any], Tile]]:
     """The kernels over pairs."""
     half = kind == "bf16"
-    forward = (wta.FORWARD if half else wta_gradients.FULL)[width]
-    back = (wta_gradients.BACKWARD if half else wta_gradients.FULL)[width]
+    forward = (wta.FORWARD if half else softmax_gradients.FULL)[width]
+    back = (softmax_gradients.BACKWARD if half else softmax_gradients.FULL)[width]
     edges = (sfsa_gradients.TILES if half else sfsa_gradients.FULL)[width]
     pairs = {"MASKED": 2, "CAUSAL": True, "WIDE": False, "BK": width}
     biased = {**pairs, "BIASED": True}
@@ -69,12 +69,16 @@ def attention(kind: str, width: int) -> list[tuple[Any, dict[str, Any], Tile]]:
 
     top = {**biased, "UNIT": True, "SURROGATE": True, **tiles(forward)}
     grads = {**biased, "UNIT": True, **tiles(back)}
+    powers = {"DIGITS": 4, "FURTHEST": 8, "SILENT": 60}
+    none = dict.fromkeys(powers, 0)
     return [
         (wta._forward, {**top, "W": 1, "SLOTS": 1}, forward),
         (wta._forward, {**top, "W": 8, "SLOTS": 8}, forward),
-        (wta_gradients._backward_queries, grads, back),
-        (wta_gradients._backward_keys, {**grads, "W": 1}, back),
-        (wta_gradients._backward_line, {**pairs, "UNIT": True, "SIZE": back.columns}, back),
+        (softmax_gradients._backward_queries, grads, back),
+        (graded._forward, {**top, **powers}, forward),
+        (softmax_gradients._backward_keys, {**grads, **none, "W": 1}, back),
+        (softmax_gradients._backward_keys, {**grads, **powers, "W": 0}, back),
+        (softmax_gradients._backward_line, {**pairs, "UNIT": True, "SIZE": back.columns}, back),
         (sfsa._forward, {**biased, **lif, **tiles(edges)}, edges),
         (sfsa_gradients._backward_queries, {**learned, **tiles(edges)}, edges),
         (sfsa_gradients._backward_keys, {**learned, **tiles(edges)}, edges),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from spikeformers import kernels
-from spikeformers.attention import A2OS2A, SFSA, WTA
+from spikeformers.attention import A2OS2A, SFSA, WTA, PowerOfTwoAttention
 from spikeformers.errors import EngineUnavailable
 from spikeformers.kernels import triton as gpu_kernels
 from spikeformers.neurons import LIF, NILIF
@@ -75,7 +75,7 @@ def test_cores_do_not_stream_while_operations_are_watched(monkeypatch: pytest.Mo
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setenv(kernels.VARIABLE, "triton")
-    cores = (WTA(1.0), SFSA(LIF()), A2OS2A())
+    cores = (WTA(1.0), PowerOfTwoAttention(1.0), SFSA(LIF()), A2OS2A())
     assert all(core.streams("cpu") for core in cores)
     with gpu_kernels.suspended():
         assert not any(core.streams("cpu") for core in cores)

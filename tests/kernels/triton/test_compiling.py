@@ -23,6 +23,6 @@ def test_kernels_compile_and_fit_the_shared_memory(capability: int) -> None:
         [sys.executable, str(SCRIPT), str(capability)], check=True, capture_output=True, text=True
     )
     rows = [line.split() for line in result.stdout.splitlines()]
-    assert len(rows) == 3 * 11 + 2 * 6
+    assert len(rows) == 3 * 13 + 2 * 6
     for name, kind, shared in rows:
         assert int(shared) <= SHARED_MEMORY[capability], (name, kind)

@@ -12,13 +12,21 @@ from torch import Tensor, nn
 pytest.importorskip("triton", reason="triton is not installed: pip install 'spikeformers[triton]'")
 
 from spikeformers import kernels
-from spikeformers.attention import A2OS2A, SFSA, WTA, Attention, Pairs
+from spikeformers.attention import (
+    A2OS2A,
+    SFSA,
+    WTA,
+    Attention,
+    Pairs,
+    PowerOfTwoAttention,
+)
 from spikeformers.layers import Fire
 from spikeformers.models import build_config, build_model
 from spikeformers.neurons import ILIF, LIF, NILIF, TLIF, Activity, mark_padding
 
 CORES: dict[str, Callable[[], Attention]] = {
     "wta": lambda: WTA(0.5, "top_k", 3, heads=2, learn_scale=True),
+    "power-of-two": lambda: PowerOfTwoAttention(0.5, heads=2, learn_scale=True),
     "sfsa": lambda: SFSA(LIF(0.9, 1.3, "delayed"), heads=2, learn_scale=True),
     "a2os2a": lambda: A2OS2A("state"),
 }
@@ -31,7 +39,10 @@ def by(path: str, monkeypatch: pytest.MonkeyPatch, run: Callable[[], list[Tensor
 
 @pytest.mark.parametrize(
     ("name", "half"),
-    [("wta", False), ("wta", True), ("sfsa", False), ("a2os2a", False), ("a2os2a", True)],
+    [
+        *[("wta", False), ("wta", True), ("power-of-two", False), ("power-of-two", True)],
+        *[("sfsa", False), ("a2os2a", False), ("a2os2a", True)],
+    ],
 )
 def test_a_core_takes_pairs_under_autocast_or_not(
     name: str, half: bool, device: str, close: Any, monkeypatch: pytest.MonkeyPatch
@@ -108,6 +119,7 @@ def test_fire_gives_spikes_activity_and_gradients(
 @pytest.mark.parametrize(
     ("preset", "options"),
     [
+        ("wd-spikingformer-tiny", {}),
         ("wd-spikingformer-tiny", {"attention": "cwssa"}),
         ("bispikclm-tiny", {"steps": 2, "learn_attention_scale": True}),
     ],

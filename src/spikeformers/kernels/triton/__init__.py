@@ -1,6 +1,7 @@
 """Kernels for accelerators, in Triton: training and long inputs without a matrix of T x J.
 
     wta        winner-take-all attention, hard and top-K, streaming
+    graded     winners graded by powers of two, streaming
     norm_fire  norm and integer neuron in one pass, with the sums of the rate term
     scan       LIF, ternary LIF and IF over S steps
     sfsa       softmax-free attention of edges that fire, streaming
@@ -34,7 +35,7 @@ MOST_WINNERS = 8
 """Winners per query that top-K attention streams."""
 MOST_STEPS = 8
 """Simulation steps that SFSA streams."""
-WIDEST = {"wta": 256, "sfsa": 128, "a2os2a": 128, "norm_fire": 16384}
+WIDEST = {"wta": 256, "graded": 256, "sfsa": 128, "a2os2a": 128, "norm_fire": 16384}
 """Widest head, or row, that a kernel holds in registers."""
 _suspended = 0
 

@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from spikeformers.kernels.triton import _launch, _wta_gradients
+from spikeformers.kernels.triton import _launch, _softmax_gradients
 from spikeformers.kernels.triton._launch import (
     Tile,
     dot,
@@ -32,7 +32,13 @@ from spikeformers.kernels.triton._launch import (
     read_rows,
     write_rows,
 )
-from spikeformers.kernels.triton._wta_gradients import place, scores_of, sizes_of, tile_of, unit_of
+from spikeformers.kernels.triton._softmax_gradients import (
+    place,
+    scores_of,
+    sizes_of,
+    tile_of,
+    unit_of,
+)
 
 FORWARD = {64: Tile(128, 64, 8, 3), 128: Tile(128, 64, 8, 3), 256: Tile(64, 32, 8, 2)}
 
@@ -184,26 +190,18 @@ def _backward(ctx: Any, gy: Tensor | None, *_: Any) -> tuple[Any, ...]:
     if gy is None:
         return (None,) * 12
     biased = line is not None and ctx.needs_input_grad[4]
-    gq, gk, gv, gscale, gline = backward_operator(
-        gy, q, k, v, scale, line, mask, index, soft, lse,
-        ctx.causal, ctx.temperature, ctx.weight, unit, biased,
+    gq, gk, gv, gscale, gline = _softmax_gradients.operator(
+        gy, q, k, v, scale, line, mask, index, None, soft, lse,
+        ctx.causal, ctx.temperature, ctx.weight, 0, 0, 0, unit, biased,
     )  # fmt: skip
     return gq, gk, gv, gscale, gline if biased else None, *(None,) * 7
 
 
-_OPTIONS = "bool causal, float temperature, "
-backward_operator = _launch.operator(
-    "wta_backward",
-    "(Tensor gy, Tensor q, Tensor k, Tensor v, Tensor scale, Tensor? line, Tensor? mask, "
-    f"Tensor index, Tensor soft, Tensor lse, {_OPTIONS}float weight, Tensor? unit, "
-    "bool line_gradient) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-    _wta_gradients.run,
-    _wta_gradients.fake,
-)
 forward_operator = _launch.operator(
     "wta",
-    f"(Tensor q, Tensor k, Tensor v, Tensor scale, Tensor? line, Tensor? mask, {_OPTIONS}"
-    "int winners, float weight, Tensor? unit, bool surrogate) -> (Tensor, Tensor, Tensor, Tensor)",
+    "(Tensor q, Tensor k, Tensor v, Tensor scale, Tensor? line, Tensor? mask, bool causal, "
+    "float temperature, int winners, float weight, Tensor? unit, bool surrogate) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
     _run,
     _fake,
     _backward,

@@ -1,4 +1,8 @@
-"""Gradients of winner-take-all attention, and the scores that both passes compute; see ``wta``."""
+"""Gradients of attention whose surrogate is a softmax, and the scores that both passes compute.
+
+``wta`` has the formulas. Those of V need the weights of the forward pass: ones at the winners, or
+grades, which are computed again from each row's best score and place.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from spikeformers.kernels.triton import _launch
+from spikeformers.kernels.triton._grades import octaves_of, power_of
 from spikeformers.kernels.triton._launch import (
     Diagonals,
     Tile,
@@ -92,12 +97,16 @@ def _backward_queries(
 
 @triton.jit
 def _backward_keys(
-    Q, K, V, SCALE, LINE, MASK, GY, LSE, DELTA, UNITS, INDEX, GK, GV,
+    Q, K, V, SCALE, LINE, MASK, GY, LSE, DELTA, UNITS, INDEX, GRADES, GK, GV,
     heads, queries, keys, width, batch, temperature, weight,
-    W: tl.constexpr, UNIT: tl.constexpr, BIASED: tl.constexpr, MASKED: tl.constexpr,
-    CAUSAL: tl.constexpr, BT: tl.constexpr, BJ: tl.constexpr, BK: tl.constexpr, WIDE: tl.constexpr,
+    W: tl.constexpr, DIGITS: tl.constexpr, FURTHEST: tl.constexpr, SILENT: tl.constexpr,
+    UNIT: tl.constexpr, BIASED: tl.constexpr, MASKED: tl.constexpr, CAUSAL: tl.constexpr,
+    BT: tl.constexpr, BJ: tl.constexpr, BK: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """Scores are computed transposed, ``[BJ, BT]``, so that no product has to turn them."""
+    """Scores are computed transposed, ``[BJ, BT]``, so that no product has to turn them.
+
+    Weights are ones at W winners, or grades if DIGITS is not 0.
+    """
     block, n, h, b = place(tl.program_id(0), tl.cdiv(keys, BJ), heads, batch)
     j, dims = block * BJ + tl.arange(0, BJ), tl.arange(0, BK)
     Q += n * queries * width
@@ -105,6 +114,7 @@ def _backward_keys(
     LSE += n * queries
     DELTA += n * queries
     INDEX += n * queries * W
+    GRADES += n * queries * 2
     LINE += h * (queries + keys - 1)
     MASK = first_mask(MASK, b, queries, keys, MASKED)
     k = read_rows(K + n * keys * width, j, dims, keys, width)
@@ -128,6 +138,11 @@ def _backward_keys(
         p = tl.exp(s / temperature - lse[None, :])
         gs = p * (dot(v, tl.trans(gy), WIDE) - delta[None, :]) / temperature
         gk += dot(gs.to(q.dtype), q, WIDE)
+        if DIGITS > 0:
+            best = tl.load(GRADES + rows * 2, mask=rows < queries, other=0.0)
+            down = tl.load(GRADES + rows * 2 + 1, mask=rows < queries, other=0.0)
+            octaves = octaves_of(s, best[None, :], DIGITS, FURTHEST, SILENT) - down[None, :]
+            gv += dot(power_of(octaves, DIGITS, SILENT).to(gy.dtype), gy, WIDE)
         for rank in tl.static_range(W):
             index = tl.load(INDEX + rows * W + rank, mask=rows < queries, other=-1)
             near = ((index >= block * BJ) & (index < (block + 1) * BJ)).to(tl.int32)
@@ -202,10 +217,11 @@ def unit_of(unit: Tensor | None, scale: Tensor) -> Tensor:
     return scale if unit is None else unit.float().contiguous()
 
 
-def run(
+def _run(
     gy: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: Tensor, line: Tensor | None,
-    mask: Tensor | None, index: Tensor, soft: Tensor, lse: Tensor, causal: bool,
-    temperature: float, weight: float, unit: Tensor | None, line_gradient: bool,
+    mask: Tensor | None, index: Tensor | None, grades: Tensor | None, soft: Tensor, lse: Tensor,
+    causal: bool, temperature: float, weight: float, digits: int, furthest: int, silent: int,
+    unit: Tensor | None, line_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     heads, queries, keys, width, batch = sizes_of(q, k, mask)
     gy, q, k, v, scale = (x.contiguous() for x in (gy.to(v.dtype), q, k, v, scale))
@@ -223,7 +239,9 @@ def run(
         BT=t.rows, BJ=t.columns, **flags, **t.options,
     )  # fmt: skip
     _backward_keys[(triton.cdiv(keys, t.columns) * numbers,)](
-        *operands, index, gk, gv, *sizes, weight, W=index.shape[-1],
+        *operands, scale if index is None else index, scale if grades is None else grades,
+        gk, gv, *sizes, weight, W=0 if index is None else index.shape[-1],
+        DIGITS=digits, FURTHEST=furthest, SILENT=silent,
         BT=t.rows, BJ=t.columns, **flags, **t.options,
     )  # fmt: skip
     gline = q.new_zeros(0, dtype=torch.float32)
@@ -239,9 +257,20 @@ def run(
     return gq, gk, gv, gscale.sum((0, 2)), gline
 
 
-def fake(
+def _fake(
     gy: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: Tensor, line: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     gline = line if line is not None and rest[-1] else scale.new_empty(0)
     gq, gk, gv, gscale, gline = (x.new_empty(x.shape) for x in (q, k, v, scale, gline))
     return gq, gk, gv, gscale, gline
+
+
+operator = _launch.operator(
+    "softmax_backward",
+    "(Tensor gy, Tensor q, Tensor k, Tensor v, Tensor scale, Tensor? line, Tensor? mask, "
+    "Tensor? index, Tensor? grades, Tensor soft, Tensor lse, bool causal, float temperature, "
+    "float weight, int digits, int furthest, int silent, Tensor? unit, bool line_gradient) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _run,
+    _fake,
+)

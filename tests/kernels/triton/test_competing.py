@@ -1,4 +1,4 @@
-"""Streaming winner-take-all attention against `spikeformers.attention.wta`."""
+"""Streaming attention of winners, and of grades, against the modules that define them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ pytest.importorskip("triton", reason="triton is not installed: pip install 'spik
 
 from spikeformers.attention import Pairs
 from spikeformers.attention._pairs import line_written_out
+from spikeformers.attention.power_of_two import FURTHEST, SILENT, _Read
 from spikeformers.attention.wta import _Compete, winners_of
-from spikeformers.kernels.triton.wta import forward_operator, winner_take_all
+from spikeformers.kernels.triton import graded, wta
+from spikeformers.kernels.triton.wta import winner_take_all
 
 cases = st.fixed_dictionaries(
     {
@@ -32,8 +34,10 @@ cases = st.fixed_dictionaries(
         "levels": st.sampled_from([1, 3, 4]),
         "temperature": st.sampled_from([1.0, 0.5]),
         "weight": st.sampled_from([1.0, 0.25]),
+        "digits": st.integers(1, 4),
     }
 )
+GRADES = {"furthest": FURTHEST, "silent": SILENT}
 
 CHECKS = (
     "test_schema",
@@ -62,7 +66,9 @@ def allowed_by(mask: Tensor | None, queries: int, keys: int, causal: bool) -> Te
     return allowed & (mask[:, None, None] if mask.dim() == 2 else mask[:, None])
 
 
-def check(case: dict[str, Any], dtype: torch.dtype, device: str, close: Any) -> None:
+def check(
+    case: dict[str, Any], dtype: torch.dtype, device: str, close: Any, *, grades: bool = False
+) -> None:
     heads = 3 - case["steps"]
     queries, keys = case["queries"], case["queries"] + case["past"]
     generator = torch.Generator().manual_seed(case["seed"])
@@ -81,29 +87,34 @@ def check(case: dict[str, Any], dtype: torch.dtype, device: str, close: Any) -> 
     inputs = [
         x if x is None else x.to(device, copy=True).requires_grad_() for x in (q, k, v, scale, line)
     ]
-    names = ("causal", "temperature", "winners", "weight")
-    y, _ = winner_take_all(
-        *inputs,
-        None if mask is None else mask.to(device),
-        unit=None if unit is None else unit.to(device),
-        **{name: case[name] for name in names},
-    )
+    rule = ("digits",) if grades else ("winners", "weight")
+    options = {name: case[name] for name in ("causal", "temperature", *rule)}
+    options["unit"] = None if unit is None else unit.to(device)
+    operands = (*inputs, None if mask is None else mask.to(device))
+    if grades:
+        y = graded.graded_sum(*operands, **options, **GRADES)
+    else:
+        y, _ = winner_take_all(*operands, **options)
     y.backward(gy.to(device))
 
     twins = [
         x if x is None else x.detach().float().clone().requires_grad_()
         for x in (q, k, v, scale, line)
     ]
-    expected = _Compete.apply(
+    expected = (_Read if grades else _Compete).apply(
         *(x.unsqueeze(1) for x in twins[:3]),
         None if line is None else line_written_out(twins[4], keys),
         allowed_by(mask, queries, keys, case["causal"]),
         twins[3].view(heads, 1, 1),
-        case["temperature"], case["winners"], case["weight"], unit,
+        case["temperature"], *(case[name] for name in rule), unit,
     )[:, 0]  # fmt: skip
     expected.backward(gy.float())
-    if dtype == torch.float32:
+    if dtype != torch.float32 or grades:
+        close(y.cpu(), expected, dtype)
+    else:
         assert torch.equal(y.cpu(), expected)
+    if dtype != torch.float32:  # the scale's is a sum of rounded terms that cancel
+        inputs[3] = None
     for got, twin in zip(inputs, twins, strict=True):
         if got is not None:
             close(got.grad.cpu(), twin.grad, dtype)
@@ -113,6 +124,22 @@ def check(case: dict[str, Any], dtype: torch.dtype, device: str, close: Any) -> 
 @given(case=cases)
 def test_output_and_every_gradient_are_the_definitions(case: Any, device: str, close: Any) -> None:
     check(case, torch.float32, device, close)
+
+
+@settings(max_examples=6, phases=GENERATE)
+@given(case=cases)
+def test_graded_sums_and_every_gradient_are_the_definitions(
+    case: Any, device: str, close: Any
+) -> None:
+    check(case, torch.float32, device, close, grades=True)
+
+
+@settings(max_examples=2, phases=GENERATE)
+@given(case=cases)
+def test_grades_in_bfloat16_are_the_definitions_to_its_precision(
+    case: Any, device: str, close: Any
+) -> None:
+    check({**case, "levels": 4, "biased": False}, torch.bfloat16, device, close, grades=True)
 
 
 @settings(max_examples=2, phases=GENERATE)
@@ -187,11 +214,16 @@ def test_no_tensor_has_a_number_for_every_pair(device: str) -> None:
     assert inputs[0].numel() <= largest.numel < tokens * tokens
 
 
-def test_the_operator_is_registered_with_fake_tensors_and_a_gradient(device: str) -> None:
+@pytest.mark.parametrize(
+    ("operator", "rule"),
+    [(wta.forward_operator, (2, 1.0)), (graded.forward_operator, (2, FURTHEST, SILENT))],
+    ids=["wta", "graded"],
+)
+def test_the_operator_is_registered_with_fake_tensors_and_a_gradient(
+    operator: Any, rule: tuple[Any, ...], device: str
+) -> None:
     q, k, v = (torch.rand(1, 1, 3, 4, device=device).requires_grad_() for _ in range(3))
     scale, line = torch.ones(1, device=device), torch.zeros(1, 5, device=device).requires_grad_()
     torch.library.opcheck(
-        forward_operator,
-        (q, k, v, scale, line, None, True, 1.0, 2, 1.0, None, True),
-        test_utils=CHECKS,
+        operator, (q, k, v, scale, line, None, True, 1.0, *rule, None, True), test_utils=CHECKS
     )
