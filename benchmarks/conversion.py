@@ -57,6 +57,7 @@ def rows() -> dict[str, dict[str, Any]]:
         }
     top_3 = {"attention": "cwssa", "wta": "top_k", "winners": 3}
     attentions = {"ssa": {"attention": "ssa"}, "cwssa hard": {"attention": "cwssa"}}
+    attentions |= {"power-of-two": {"attention": "power-of-two"}}
     for t in (4, 8):
         for name, choices in (attentions | {"cwssa top-3": top_3}).items():
             whole = {"ffn": "signed-if", "steps": t, "code": "phase", **choices}

@@ -19,6 +19,7 @@ import json
 import math
 import platform
 import statistics
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,13 @@ def rows() -> dict[str, dict[str, Any]]:
         ("ffn", ffn, 5, 3.0),
     ):
         table[f"{name}, T={steps}, w={reach:g}"] = {**fields, "steps": steps, "token_reach": reach}
+    for digits in (1, 2, 4):
+        name = f"all maps and head, T=8, no softmax: weights of {digits} digits"
+        grades = {"attention": "power-of-two", "weight_digits": digits}
+        table[name] = {**whole, "steps": 8, **grades}
+    for winners in (3, 16):
+        competition = {"attention": "cwssa", "wta": "top_k", "winners": winners}
+        table[f"all maps and head, T=8, {winners} winners"] = {**whole, "steps": 8, **competition}
     for density in (0.9, 0.8, 0.7):
         name = f"all maps and head, T=8, density {density}"
         table[name] = {**whole, "steps": 8, "density": density}
@@ -113,15 +121,21 @@ def losses_of(model: Any, windows: Any, kept: list[float], save: Any) -> dict[st
     return reads.shares()
 
 
-def build(dense: Any, choices: dict[str, Any], calibration: Any) -> tuple[Any, list[Any]]:
+def build(
+    dense: Any, tokenizer: Any, choices: dict[str, Any], calibration: Any
+) -> tuple[Any, list[Any]]:
     """The model of a row, and its dead zones."""
-    from spikeformers.conversion import allocate, make_plan, uncalibrated
+    from spikeformers.conversion import allocate, convert, make_plan, uncalibrated
 
     if not choices:
         return dense, []
     fields = {key: value for key, value in choices.items() if key != "density"}
     ffn = "signed-if" if "ffn" in fields["spiking_maps"] else "kept"
-    model = uncalibrated(dense, make_plan(dense, ffn=ffn, **fields))
+    plan = make_plan(dense, ffn=ffn, **fields)
+    if plan.needs_calibration:
+        with tempfile.TemporaryDirectory() as folder:
+            return convert(dense, tokenizer, calibration, plan, Path(folder) / "model").model, []
+    model = uncalibrated(dense, plan)
     if "density" not in choices:
         return model, []
     return model, allocate(model, calibration, choices["density"])
@@ -149,10 +163,11 @@ def run(args: argparse.Namespace) -> None:
         done = json.loads(path.read_text()) if path.is_file() else {}
         if all(len(done.get("losses", {}).get(text, ())) == args.windows for text in windows):
             continue
-        if "density" in choices and calibration is None:
+        calibrated = "density" in choices or choices.get("attention", "kept") != "kept"
+        if calibrated and calibration is None:
             calibration = windows_of(args.calibration, tokenizer, args, args.calibration_windows)
         watch = Stopwatch()
-        model, zones = build(dense, choices, calibration)
+        model, zones = build(dense, tokenizer, choices, calibration)
         record = {
             "row": name, "choices": choices, "losses": {}, "shares": {}, "dead_zones": zones,
             "commit": commit(), "torch": torch.__version__,
@@ -240,7 +255,7 @@ def main() -> None:
         command.add_argument("--model", required=True)
         command.add_argument("--gguf-file", default="")
         command.add_argument("--text", action="append", required=True, help="NAME=FILE; repeatable")
-        command.add_argument("--calibration", default="", help="text for rows with a density")
+        command.add_argument("--calibration", default="", help="text for rows that are calibrated")
         command.add_argument("--calibration-windows", type=int, default=4)
         command.add_argument("--windows", type=int, default=16)
         command.add_argument("--context", type=int, default=512)

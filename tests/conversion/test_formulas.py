@@ -198,6 +198,31 @@ def test_hard_winners_against_their_formula(
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_weights_by_powers_of_two_are_softmaxs_rounded(
+    dense: Dense, windows: Tensor, tmp_path: Path, kind: str
+) -> None:
+    """The more digits a weight has, the less is lost; what remains is the rounding of counts."""
+    model = dense(kind)
+    sample = sample_of(model, windows, tmp_path, 1)
+    q, k, v = projections(model, 1, sample.attention_in, sample)
+    seen = torch.ones(12, 12, dtype=torch.bool).tril()
+    soft = (q @ k.transpose(-1, -2) / 2).masked_fill(~seen, -torch.inf).softmax(-1) @ v
+    weight, bias = out_weight(model, 1)
+    expected = soft.transpose(1, 2).flatten(2) @ weight.t() + (0 if bias is None else bias)
+    errors = []
+    for digits in (1, 2, 4):
+        choices: dict[str, Any] = {"attention": "power-of-two", "weight_digits": digits}
+        plan = make_plan(model, ffn="kept", steps=8, code="phase", **choices)
+        module: Any = convert_module(model, plan.config, 1, "attention", sample, LARGEST)
+        given = module(sample.attention_in, position_embeddings=sample.rotary)[0]
+        errors.append(float((given - expected).norm() / expected.norm()))
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[1] < 0.1
+    assert errors[2] < 0.05
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_ssa_against_its_formula(dense: Dense, windows: Tensor, tmp_path: Path, kind: str) -> None:
     model = dense(kind)

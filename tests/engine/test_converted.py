@@ -85,6 +85,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         *("gpt2", {}),
         {"attention": "cwssa", "wta": "top_k", "winners": 2, "steps": 8, "code": "phase"},
     ),
+    "grades": ("gpt2", {}, {"attention": "power-of-two", "steps": 4}),
+    "llama-grades-phase": (
+        *("llama", {"head_dim": 10}),
+        {"attention": "power-of-two", "weight_digits": 3, "steps": 8, "code": "phase"},
+    ),
     "relu": ("gpt2", {"activation_function": "relu"}, {"attention": "kept", "steps": 4}),
     "quick-gelu": ("gpt2", {"activation_function": "quick_gelu"}, {"steps": 4}),
     "by-layer": (
@@ -111,6 +116,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "token-parallel": ("gpt_neox", {}, TOKEN | ALL_MAPS),
     "token-out-and-head": ("llama", {}, TOKEN | {"ffn": "kept", "spiking_maps": ["out", "head"]}),
     "token-ssa": ("llama", {}, TOKEN | {"attention": "ssa", "steps": 6}),
+    "token-grades": ("llama", {}, TOKEN | {"attention": "power-of-two", "steps": 6}),
     "token-hard": ("gpt2", {}, TOKEN | {"attention": "cwssa", "steps": 6}),
     "mistral-window": ("mistral", {"sliding_window": 20}, {"attention": "kept", "steps": 8}),
     "qwen2-window": ("qwen2", WINDOW | {"sliding_window": 70}, TOKEN | ALL_MAPS),
@@ -222,7 +228,7 @@ def test_what_neurons_say_and_logits_are_pytorchs(variant: str, convert: Convert
     "variant",
     [
         *("rate", "qcfs", "ssa", "hard", "top-2-phase", "llama", "neox", "token-all", "token-far"),
-        *("mistral-window", "qwen3-token", "gemma3", "gemma3-capped"),
+        *("mistral-window", "qwen3-token", "gemma3", "gemma3-capped", "llama-grades-phase"),
     ],
 )
 def test_one_token_at_a_time_gives_the_bits_of_the_prompt(

@@ -65,7 +65,7 @@ def token_by_token(engine: Engine, tokens: list[int]) -> list[TokenDetails]:
     return details
 
 
-@pytest.mark.parametrize("variant", [*WINNERS, "converted-cwssa"])
+@pytest.mark.parametrize("variant", [*WINNERS, "converted-cwssa", "converted-power-of-two"])
 def test_winners_are_those_of_the_pytorch_model(
     variant: str, make_model: Make, make_other: Make, ids: Ids
 ) -> None:

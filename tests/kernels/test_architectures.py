@@ -127,7 +127,7 @@ def test_soft_caps(cap: float) -> None:
     kv_heads=st.integers(1, 2),
     groups=st.integers(1, 3),
     width=st.integers(1, 70),
-    rule=st.sampled_from(["softmax", "winners", "ssa"]),
+    rule=st.sampled_from(["softmax", "winners", "powers", "ssa"]),
     largest=st.sampled_from([0, 4, 255]),
     window=st.sampled_from([0, 1, 3, 64, 65, 200]),
 )
@@ -159,15 +159,28 @@ def test_attention_over_rows(
         "scale": (rng.uniform(0.2, 1.5, heads) / size).astype(np.float32),
         "winners": 3 if rule == "winners" else 1,
         "weight": 1 / 3 if rule == "winners" else 1.0,
+        "digits": 1 + width % 4,
         "window": window if rule == "softmax" else 0,
     }
     expected = reference.mix(q, k, v, **given)
     first = kernels.mix(q, k, v, largest=largest, threads=2, **given)
     tolerance = 1e-5 * (np.abs(v).max() + np.abs(expected))
-    if rule != "winners" or largest:  # of reals, two scores may lie within rounding
+    # Of reals, two scores may lie within rounding, and of grades a score and where it rounds.
+    if rule in ("softmax", "ssa") or (rule == "winners" and largest):
         assert (np.abs(first - expected) <= tolerance).all()
     for path in PATHS:
         assert (kernels.mix(q, k, v, largest=largest, path=path, **given) == first).all()
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("digits", [1, 2, 4])
+def test_grades_of_rows(digits: int, path: str) -> None:
+    rng = RNG(3)
+    q, k, v = (rng.integers(-9, 10, (150, heads * 20)).astype(np.float32) for heads in (6, 2, 2))
+    given: dict[str, Any] = {"heads": 6, "kv_heads": 2, "rule": "powers", "digits": digits}
+    given |= {"scale": rng.uniform(0.005, 0.1, 6).astype(np.float32)}
+    computed = kernels.mix(q, k, v, largest=9, path=path, **given)
+    np.testing.assert_allclose(computed, reference.mix(q, k, v, **given), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -72,7 +72,7 @@ BISPIKCLM: dict[str, dict[str, Any]] = {
 CONVERTED = {
     f"{source}, {attention}": (source, attention)
     for source in SOURCES
-    for attention in ("kept", "ssa", "cwssa")
+    for attention in ("kept", "ssa", "cwssa", "power-of-two")
 }
 MODELS = (*WD, *BISPIKCLM, *CONVERTED)
 EACH_CACHE = (

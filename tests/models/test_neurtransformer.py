@@ -38,6 +38,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "qcfs, hard": {"ffn": "qcfs", "attention": "cwssa"},
     "ni-lif, top_k": {"ffn": "ni-lif", "attention": "cwssa", "wta": "top_k", "winners": 2},
     "phase, hard": {"code": "phase", "attention": "cwssa"},
+    "phase, grades": {"code": "phase", "attention": "power-of-two", "weight_digits": 3},
     "kept, if": {"ffn": "kept", "attention_neuron": "if"},
     "signed-if, kept": {"attention": "kept"},
 }
@@ -139,7 +140,7 @@ def test_a_digit_costs_one_accumulate(make: Make, ids: torch.Tensor) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("attention", ["ssa", "cwssa"])
+@pytest.mark.parametrize("attention", ["ssa", "cwssa", "power-of-two"])
 def test_later_tokens_and_padding_change_nothing(
     make: Make, ids: torch.Tensor, attention: str
 ) -> None:
@@ -154,7 +155,7 @@ def test_later_tokens_and_padding_change_nothing(
     torch.testing.assert_close(out, model(ids).logits, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("attention", ["ssa", "cwssa"])
+@pytest.mark.parametrize("attention", ["ssa", "cwssa", "power-of-two"])
 def test_gradients_reach_every_trainable_weight_of_attention(
     make: Make, ids: torch.Tensor, attention: str
 ) -> None:
@@ -203,6 +204,7 @@ def test_dense_modules_stay(make: Make) -> None:
         ({"steps": 0}, "steps must be at least 1, not 0"),
         ({"ffn": "gelu"}, "ffn='gelu' is unknown; one of signed-if"),
         ({"attention": "cwsa"}, "Did you mean 'cwssa'"),
+        ({"attention": "power-of-two", "weight_digits": 5}, "weight_digits must be 1 to 4, not 5"),
         ({"wta": "sparsemax"}, "wta='sparsemax' is unknown"),
         ({"winners": 0}, "winners must be at least 1"),
         ({"code": "phase", "steps": 9}, "at most 8 steps with attention='ssa'"),

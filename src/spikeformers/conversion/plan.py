@@ -25,6 +25,7 @@ FFN = {
 ATTENTION = {
     "ssa": "SSA on {neuron} counts of q, k, v",
     "hard": "CWSSA, one winner, on {neuron} counts of q, k, v",
+    "power-of-two": "weights of {digits} binary digits, on {neuron} counts of q, k, v",
     "top_k": "CWSSA, {winners} winners, on {neuron} counts of q, k, v",
 }
 
@@ -150,6 +151,8 @@ def _method(config: NeurTransformerConfig, part: str, activation: str) -> tuple[
     if config.attention == "kept":
         maps = " and ".join(MAPS[name] for name in config.maps_of_attention)
         return SpikingInput.__name__, f"softmax kept, spikes at the input of {maps}{steps}"
-    kind = "ssa" if config.attention == "ssa" else config.wta
-    method = ATTENTION[kind].format(neuron=config.attention_neuron, winners=config.winners)
+    kind = config.wta if config.attention == "cwssa" else config.attention
+    method = ATTENTION[kind].format(
+        neuron=config.attention_neuron, winners=config.winners, digits=config.weight_digits
+    )
     return SpikingSelfAttention.__name__, method + steps

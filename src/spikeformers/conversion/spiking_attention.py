@@ -4,7 +4,7 @@
     v         one threshold per channel, equal for both signs, so that rows of counts can be summed
     W_q, W_k, W_v, W_o    the source's
 
-``ssa.py`` and ``cwssa.py`` set the rest: the factor, and how the sums are scaled to the
+``ssa.py`` and ``by_scores.py`` set the rest: the factor, and how the sums are scaled to the
 source's attention output before they fire.
 """
 

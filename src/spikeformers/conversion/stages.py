@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from spikeformers.conversion import cwssa, ni_lif, qcfs, signed_if, ssa
+from spikeformers.conversion import by_scores, ni_lif, qcfs, signed_if, ssa
 from spikeformers.conversion.calibration import (
     Sample,
     collect,
@@ -280,7 +280,7 @@ def convert_module(
     dense: Any = getattr(block, source.attention)
     module = spiking_self_attention(model.config, config, layer).eval()
     _load(module, source.read_attention(dense, source.shape(model.config)))
-    method = ssa if config.attention == "ssa" else cwssa
+    method = ssa if config.attention == "ssa" else by_scores
     assert sample is not None
     method.calibrate(module, sample, rule, float(dense.scaling))
     return module

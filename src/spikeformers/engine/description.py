@@ -237,17 +237,19 @@ class Description:
         weight: float = 1.0,
         largest: int = 0,
         window: int = 0,
+        digits: int | None = None,
     ) -> None:
         """Causal attention over a cache of counts up to ``largest``, or of reals (0).
 
-        ``rule``: winners, softmax or ssa. A query of a softmax sees its own key and the
-        ``window - 1`` before it; all with 0.
+        ``rule``: winners, softmax, powers (which alone have ``digits``, as in ``attend``) or ssa. A
+        query of a softmax sees its own key and the ``window - 1`` before it; all with 0.
         """
         self._add(
             "mix",
             **{"query": query, "key": key, "value": value, "out": out, "heads": heads},
             **{"kv_heads": kv_heads, "rule": rule, "winners": winners, "weight": weight},
             **{"scale": scale, "largest": largest, "window": window},
+            **({} if digits is None else {"digits": digits}),
         )
 
     def select(self, input: str, out: str) -> None:

@@ -231,6 +231,7 @@ def mix(
     rule: str = "softmax",
     winners: int = 1,
     weight: float = 1.0,
+    digits: int = 1,
     largest: int = 0,
     half: bool = False,
     window: int = 0,
@@ -240,10 +241,12 @@ def mix(
     """Causal attention over reals ``[T, heads * K]``, or integers up to ``largest``.
 
     ``k`` and ``v`` ``[T, kv_heads * K]``, kept in two bytes each if ``half``; ``rule`` is softmax,
-    winners or ssa. A query sees its own key and the ``window - 1`` before it; all with 0.
+    winners, powers (of ``digits`` binary digits) or ssa. A query sees its own key and the
+    ``window - 1`` before it; all with 0.
     """
     return native().mix(
-        *(q, k, v, heads, kv_heads, rule, winners, weight, scale, largest, half, window),
+        *(q, k, v, heads, kv_heads, rule, winners, weight, digits, scale),
+        *(largest, half, window),
         choose(path).name,
         threads,
     )

@@ -121,6 +121,7 @@ def mix(
     rule: str,
     winners: int,
     weight: float,
+    digits: int,
     scale: NDArray[np.float32],
     largest: int,
     half: bool,
@@ -301,6 +302,7 @@ class Program:
         largest: int,
         half: bool,
         window: int = 0,
+        digits: int = 1,
     ) -> None: ...
     def finish(self, logits: int) -> None: ...
     def layer(self, number: int) -> None: ...

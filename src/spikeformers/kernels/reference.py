@@ -332,6 +332,7 @@ def mix(
     rule: str = "softmax",
     winners: int = 1,
     weight: float = 1.0,
+    digits: int = 1,
     window: int = 0,
 ) -> NDArray[np.float64]:
     """Causal attention of reals; query heads share key-value heads in groups.
@@ -347,5 +348,6 @@ def mix(
         group = head * kv_heads // heads
         exact = q[:, part].astype(np.float64) @ k[:, group].T.astype(np.float64)
         scored = np.where(seen, exact.astype(np.float32) * scale[head], np.float32(-np.inf))
-        out[:, part] = weights(scored.astype(np.float32), rule, winners, weight) @ v[:, group]
+        shares = weights(scored.astype(np.float32), rule, winners, weight, digits)
+        out[:, part] = shares @ v[:, group]
     return out

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from spikeformers.attention import SSA, WTA, ScaledAttention
+from spikeformers.attention import SSA, WTA, PowerOfTwoAttention, ScaledAttention
 from spikeformers.layers import merge_heads, split_heads
 from spikeformers.models._cache import append_rows
 from spikeformers.models._masks import visible
@@ -214,6 +214,7 @@ class SpikingSelfAttention(nn.Module):
         attention: str,
         wta: str,
         winners: int,
+        digits: int,
         neuron: str,
         steps: int,
         code: str,
@@ -245,6 +246,8 @@ class SpikingSelfAttention(nn.Module):
         self.core: ScaledAttention
         if attention == "ssa":
             self.core = SSA(SCORE_SCALE, heads, learn_scale=True)
+        elif attention == "power-of-two":
+            self.core = PowerOfTwoAttention(1.0, heads=heads, learn_scale=True, digits=digits)
         else:
             self.core = WTA(
                 1.0,

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from spikeformers.attention.power_of_two import check_digits
 from spikeformers.errors import ConfigError, nearest
 from spikeformers.models._auto_map import InstalledCode
 from spikeformers.models._checks import at_least_one, check_fields, config_errors, few_steps
@@ -22,7 +23,7 @@ from spikeformers.neurons.token_if import FEWEST_STEPS
 from spikeformers.neurons.token_if import MOST_STEPS as MOST_TOKEN_STEPS
 
 FFN_METHODS = ("signed-if", "qcfs", "ni-lif", "kept")
-ATTENTIONS = ("ssa", "cwssa", "kept")
+ATTENTIONS = ("ssa", "cwssa", "power-of-two", "kept")
 SPIKING_MAPS = ("ffn", "qkv", "out", "head")
 OF_THE_SOURCE = ("num_hidden_layers", "max_position_embeddings")
 SHARED = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings")
@@ -43,11 +44,14 @@ class NeurTransformerConfig(InstalledCode, PreTrainedConfig):
     ffn: str = "signed-if"
     """"signed-if", "qcfs", "ni-lif" or "kept" (dense). The paper names no method."""
     attention: str = "ssa"
-    """"ssa" (the paper's), "cwssa" (winner-take-all) or "kept" (the source's softmax)."""
+    """"ssa" (the paper's), "cwssa" (winner-take-all), "power-of-two" (the softmax's weights as sums
+    of powers of two, `spikeformers.attention.power_of_two`) or "kept" (the source's softmax)."""
     wta: str = "hard"
     """Competition of attention="cwssa": "hard" or "top_k"."""
     winners: int = 3
     """K of wta="top_k"; each winner weighs 1/K."""
+    weight_digits: int = 2
+    """Binary digits of a weight of attention="power-of-two"."""
     steps: int = 16
     """T: the simulation steps that encode a value. Unspecified by the paper."""
     threshold: str = "channel"
@@ -142,6 +146,7 @@ class NeurTransformerConfig(InstalledCode, PreTrainedConfig):
                 )
         few_steps(self)
         at_least_one(self, "winners")
+        check_digits(self.weight_digits)
         check_token_threshold(self)
         most = MOST_STEPS if self.attention == "kept" else MOST_STEPS_OF_PRODUCTS
         if self.code == "phase" and not (

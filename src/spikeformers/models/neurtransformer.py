@@ -208,6 +208,7 @@ def spiking_self_attention(
         attention=config.attention,
         wta=config.wta,
         winners=config.winners,
+        digits=config.weight_digits,
         neuron=config.attention_neuron,
         steps=config.steps,
         code=config.code,

@@ -38,9 +38,8 @@ from spikeformers.studies import Trained, measure_pair
 # What the demo trains, chosen so that it takes about five minutes on two cores.
 DEMO_PRESET = "wd-spikingformer-tiny"
 DEMO_TOKENIZER = "bpe:2048"
-DEMO_MODEL: dict[str, Any] = {"neuron": "ni-lif"}  # dead zones need more steps to settle
 DEMO_CONTEXT = 128
-DEMO_BATCH = 16
+DEMO_BATCH = 8
 DEMO_STEPS = 500  # of each model, at DEMO_MINUTES
 DEMO_MINUTES = 5.0
 DEMO_TRAIN: dict[str, Any] = {"learning_rate": 5e-3, "eval_batches": 8}
@@ -63,7 +62,7 @@ class DemoSettings:
     source: str = "builtin"
     context: int = DEMO_CONTEXT
     batch_size: int = DEMO_BATCH
-    model: dict[str, Any] = field(default_factory=lambda: dict(DEMO_MODEL))
+    model: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=lambda: dict(DEMO_TRAIN))
     prompt: str = DEMO_PROMPT
     sentence: str = DEMO_SENTENCE

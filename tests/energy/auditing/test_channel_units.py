@@ -169,7 +169,10 @@ def converted(source: str, **choices: Any) -> NeurTransformerForCausalLM:
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize(
     "choices",
-    [{"attention": "ssa"}, {"attention": "cwssa"}, {"code": "phase", "attention": "cwssa"}],
+    [
+        *[{"attention": "ssa"}, {"attention": "cwssa"}, {"code": "phase", "attention": "cwssa"}],
+        {"code": "phase", "attention": "power-of-two"},
+    ],
 )
 def test_a_converted_model_folds(source: str, choices: dict[str, Any]) -> None:
     model = converted(source, **choices)

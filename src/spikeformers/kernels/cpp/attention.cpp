@@ -183,6 +183,13 @@ void find_winners(const Kernels& kernels, const BitCache& cache, int head, const
   }
 }
 
+void weigh_by_powers(const Kernels& kernels, float* value, std::int64_t n, float top, int digits, float unit) {
+  const std::int64_t sum = kernels.octaves(value, n, top, digits);
+  int exponent = 0;  // the sum's logarithm is read from its digits
+  const double mantissa = std::frexp(std::ldexp(static_cast<double>(sum), 1 - digits - kFurthest), &exponent);
+  kernels.powers(value, n, static_cast<float>(exponent + (2.0 * mantissa - 2.0)), unit, digits);
+}
+
 void weigh_all(const Kernels& kernels, const BitCache& cache, int head, const Query& query,
                std::int64_t position, const Scoring& scoring, Rule rule, int digits, float unit,
                AttentionScratch& scratch) {
@@ -200,11 +207,7 @@ void weigh_all(const Kernels& kernels, const BitCache& cache, int head, const Qu
                                             weight.data() + page * kPage));
   }
   if (rule == Rule::powers) {
-    const auto n = static_cast<std::int64_t>(weight.size());
-    const std::int64_t sum = kernels.octaves(weight.data(), n, top, digits);
-    int exponent = 0;  // the sum's logarithm is read from its digits
-    const double mantissa = std::frexp(std::ldexp(static_cast<double>(sum), 1 - digits - kFurthest), &exponent);
-    kernels.powers(weight.data(), n, static_cast<float>(exponent + (2.0 * mantissa - 2.0)), unit, digits);
+    weigh_by_powers(kernels, weight.data(), static_cast<std::int64_t>(weight.size()), top, digits, unit);
     return;
   }
   const auto row = weight.begin() + static_cast<std::ptrdiff_t>(position + 1);

@@ -73,6 +73,10 @@ void ask_heads(const BitCache& cache, int head, int heads, const std::int8_t* co
 void find_winners(const Kernels& kernels, const BitCache& cache, int head, const Query& query,
                   std::int64_t position, const Scoring& scoring, int winners, AttentionScratch& scratch);
 
+// Weights by powers of two, to so many binary digits and each times `unit`, of `n` scores whose largest
+// is `top`; `n` is a multiple of kPage, and what is not to be heard is -inf.
+void weigh_by_powers(const Kernels& kernels, float* value, std::int64_t n, float top, int digits, float unit);
+
 // Weights of all tokens 0..position by softmax, sparsemax or powers of two (to so many binary digits),
 // each times `unit`, into scratch.weight, which is filled with zeros to the end of the last page.
 void weigh_all(const Kernels& kernels, const BitCache& cache, int head, const Query& query,

@@ -10,11 +10,10 @@ namespace {
 
 // Heads times simulation steps of an attention that has winners; 0 of any other step.
 std::int64_t winner_lists(const Step& step, int steps) {
-  if (const auto* attend = std::get_if<Attend>(&step)) {
-    const bool wins = attend->rule == Rule::winners || attend->rule == Rule::powers;
-    return wins ? std::int64_t{attend->heads} * steps : 0;
-  }
-  if (const auto* mix = std::get_if<Mix>(&step)) return mix->rule == Rule::winners ? mix->heads : 0;
+  const auto wins = [](Rule rule) { return rule == Rule::winners || rule == Rule::powers; };
+  if (const auto* attend = std::get_if<Attend>(&step))
+    return wins(attend->rule) ? std::int64_t{attend->heads} * steps : 0;
+  if (const auto* mix = std::get_if<Mix>(&step)) return wins(mix->rule) ? mix->heads : 0;
   return 0;
 }
 

@@ -1,6 +1,7 @@
 // Attention over a cache of rows: what converted models ask for (spikeformers/models/_converted.py).
 #include "mix.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstring>
@@ -66,6 +67,7 @@ bool before(const Winner& a, const Winner& b) {
   return a.value > b.value || (a.value == b.value && a.token < b.token);
 }
 
+constexpr float kNever = -std::numeric_limits<float>::infinity();
 constexpr int kLanes = 8;  // of sums and maxima: compilers make vectors of them
 
 // score[j] *= scale; returns the largest.
@@ -132,7 +134,7 @@ void RowCache::put(std::int64_t token, int head, const float* key, const float* 
 }
 
 void Program::mix(int query, int key, int value, int out, int heads, int kv_heads, Rule rule,
-                  int winners, float weight, Vector scale, int largest, bool half,
+                  int winners, float weight, int digits, Vector scale, int largest, bool half,
                   std::int64_t window) {
   const Buffer &q = input(query, Holds::reals, "mix"), &k = input(key, Holds::reals, "mix"),
                &v = input(value, Holds::reals, "mix");
@@ -155,7 +157,9 @@ void Program::mix(int query, int key, int value, int out, int heads, int kv_head
   for (const Buffer* one : {&q, &k, &v})
     require(largest == 0 || (one->counts >= 1 && one->counts <= largest),
             "mix: a cache of counts takes the counts of pairs, and no larger ones");
-  require(rule != Rule::sparsemax && rule != Rule::powers, "mix: it has no sparsemax and no powers of two");
+  require(digits >= 1 && digits <= kMaxDigits,
+          "mix: digits=" + std::to_string(digits) + ": weights have 1 to " + std::to_string(kMaxDigits) + " binary digits");
+  require(rule != Rule::sparsemax, "mix: it has no sparsemax");
   require(rule != Rule::ssa || largest > 0, "mix: SSA sums whole numbers");
   require(window >= 0 && window <= INT32_MAX,
           "mix: a window has 1 to 2^31 - 1 keys, or 0 for all of them");
@@ -167,8 +171,8 @@ void Program::mix(int query, int key, int value, int out, int heads, int kv_head
   }
   const Number type = largest == 0 ? (half ? Number::f16 : Number::f32) : largest <= INT8_MAX ? Number::i8 : Number::i16;
   wrote(to, 1, false);
-  steps_.emplace_back(Mix{query, key, value, out, heads, kv_heads, rule, winners, weight, scale,
-                          type, window, slots_++});
+  steps_.emplace_back(Mix{query, key, value, out, heads, kv_heads, rule, winners, weight, digits,
+                          scale, type, window, slots_++});
 }
 
 void Program::run(const Mix& step, const Frame& frame) {
@@ -180,6 +184,7 @@ void Program::run(const Mix& step, const Frame& frame) {
   const std::int64_t width = q.width / step.heads, groups = step.heads / step.kv_heads;
   const auto slot = static_cast<std::size_t>(step.slot);
   const bool ssa = step.rule == Rule::ssa;
+  const bool weighs_all = step.rule == Rule::softmax || step.rule == Rule::powers;
   const auto of = [&](std::int64_t r) -> Sequence& { return *frame.sequence[static_cast<std::size_t>(r)]; };
   const auto first_key = [&](std::int64_t position) {  // that a query there sees
     return step.window == 0 ? 0 : std::max<std::int64_t>(0, position + 1 - step.window);
@@ -273,6 +278,18 @@ void Program::run(const Mix& step, const Frame& frame) {
       }
       std::vector<Winner>& best = scratch.winners;
       best.clear();
+      if (step.rule == Rule::powers) {
+        std::fill(scores(g), score(g), kNever);
+        std::fill(score(g) + keys, scores(g) + pages * kPage, kNever);
+        weigh_by_powers(kernels, scores(g), pages * kPage, most, step.digits, 1.0f);
+        rows_read += keys - std::count(score(g), score(g) + keys, 0.0f);
+        if (Details* details = of(r).details_.get(); details != nullptr) {  // the first of greatest weight
+          const float* heaviest = std::max_element(score(g), score(g) + keys);
+          best.assign(1, {*heaviest, first + (heaviest - score(g))});
+          keep_winners(best, details->winners[slot], first_head + g);
+        }
+        continue;
+      }
       const auto limit = static_cast<std::size_t>(step.winners);
       for (std::int64_t j = 0; j < keys; ++j) {
         const Winner found{score(g)[j], j};
@@ -292,7 +309,7 @@ void Program::run(const Mix& step, const Frame& frame) {
         for (std::int64_t d = 0; d < width; ++d) sum[d] *= step.weight;
       rows_read += static_cast<std::int64_t>(best.size());
     }
-    if (step.rule == Rule::softmax)
+    if (weighs_all)
       for (std::int64_t token = first, end; token <= position; token = end) {
         end = std::min((token / kPage + 1) * kPage, position + 1);
         more.add_rows(cache.type(), value(token), end - token, score(0) + (token - first),

@@ -113,7 +113,7 @@ Found soft_cap(const Rows& x, float cap, const std::string& path) {
 
 // q [T, heads * K], k and v [T, kv_heads * K]: reals, or whole numbers up to `largest`.
 Found mix(const Rows& q, const Rows& k, const Rows& v, int heads, int kv_heads,
-          const std::string& rule, int winners, float weight, const Reals& scale, int largest,
+          const std::string& rule, int winners, float weight, int digits, const Reals& scale, int largest,
           bool half, std::int64_t window, const std::string& path, int threads) {
   Program program(*choose_path(path).kernels, threads, 1, 1);
   const auto rows = static_cast<std::int64_t>(q.shape(0));
@@ -132,7 +132,7 @@ Found mix(const Rows& q, const Rows& k, const Rows& v, int heads, int kv_heads,
   }
   const int out = program.real(static_cast<std::int64_t>(q.shape(1)));
   program.mix(id[0], id[1], id[2], out, heads, kv_heads, rule_of(rule), winners, weight,
-              vector_of(scale), largest, half, window);
+              digits, vector_of(scale), largest, half, window);
   Sequence sequence(program);
   {
     nb::gil_scoped_release free;
@@ -154,7 +154,7 @@ void bind_kernels(nb::module_& m) {
   m.def("activate", &activate, "x"_a, "kind"_a, "path"_a);
   m.def("soft_cap", &soft_cap, "x"_a, "cap"_a, "path"_a);
   m.def("mix", &mix, "q"_a, "k"_a, "v"_a, "heads"_a, "kv_heads"_a, "rule"_a, "winners"_a,
-        "weight"_a, "scale"_a, "largest"_a, "half"_a, "window"_a, "path"_a, "threads"_a);
+        "weight"_a, "digits"_a, "scale"_a, "largest"_a, "half"_a, "window"_a, "path"_a, "threads"_a);
 }
 
 }  // namespace spikeformers

@@ -97,16 +97,16 @@ void bind_steps(nb::class_<Engine>& program) {
       .def("mix",
            [](Engine& e, int query, int key, int value, int out, int heads, int kv_heads,
               const std::string& rule, int winners, float weight, const Reals& scale, int largest, bool half,
-              std::int64_t window) {
+              std::int64_t window, int digits) {
              const Rule chosen = rule_of(rule);
              const Vector by = vector_of(scale);
              alone(e.program, [&] {
-               e.program.mix(query, key, value, out, heads, kv_heads, chosen, winners, weight, by, largest, half, window);
+               e.program.mix(query, key, value, out, heads, kv_heads, chosen, winners, weight, digits, by, largest, half, window);
              });
              e.held.push_back(nb::cast(scale));
            },
            "query"_a, "key"_a, "value"_a, "out"_a, "heads"_a, "kv_heads"_a, "rule"_a, "winners"_a,
-           "weight"_a, "scale"_a, "largest"_a, "half"_a, "window"_a = 0);
+           "weight"_a, "scale"_a, "largest"_a, "half"_a, "window"_a = 0, "digits"_a = 1);
 }
 
 }  // namespace spikeformers

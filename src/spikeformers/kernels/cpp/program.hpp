@@ -171,6 +171,7 @@ struct Mix {         // attention over a cache of rows: counts, or the reals of 
   Rule rule;
   int winners;
   float weight;      // of each winner
+  int digits;        // binary ones of a weight, of powers
   Vector scale;      // [heads]
   Number type;       // of the cache
   std::int64_t window;  // keys that a query sees, its own the last; 0: all
@@ -225,7 +226,7 @@ struct Program {
   void rotate(int to, std::int64_t offset, int heads, std::int64_t width, Vector frequency, float factor);
   void group_norm(int in, int out, Vector gain, float eps);
   void mix(int query, int key, int value, int out, int heads, int kv_heads, Rule rule, int winners,
-           float weight, Vector scale, int largest, bool half, std::int64_t window);
+           float weight, int digits, Vector scale, int largest, bool half, std::int64_t window);
   // The steps that follow belong to this layer, from 0 as they come; to none with -1, as at first.
   void layer(int number);
   void finish(int logits);

@@ -1,12 +1,14 @@
-"""Winner-take-all attention, CWSSA, from the trained softmax attention.
+"""Attention that weighs keys as the trained softmax attention does: winners, or grades.
 
-    hard     the value of the one key that softmax would weigh most
-    top-K    the mean of the K values that it would weigh most, then a gain per channel
+    hard             the value of the one key that softmax would weigh most
+    top-K            the mean of the K values that it would weigh most, then a gain per channel
+    power-of-two     all values by softmax's weights to a few binary digits, then the same gain
 
-https://arxiv.org/abs/2604.11321 trains it from scratch; here its scores start as the source's. The
-factor on the counts is ``theta_q theta_k / T^2`` times the source's: no winner depends on it, and
-it makes the backward pass, a softmax's, the source's own. One row has larger values than a mean of
-many, so a channel of W_o is scaled by the least-squares gain where no neuron follows (hard).
+Winners are CWSSA, which https://arxiv.org/abs/2604.11321 trains from scratch; here scores start as
+the source's. The factor on the counts is ``theta_q theta_k / T^2`` times the source's: no winner
+depends on it, grades do, and it makes the backward pass, a softmax's, the source's own. One row
+has larger values than a mean of many, so a channel of W_o is scaled by the least-squares gain
+where no neuron follows (hard).
 """
 
 from __future__ import annotations
