@@ -90,6 +90,24 @@ def real_model() -> Iterator[Line]:
     )
 
 
+def without_softmax() -> Iterator[Line]:
+    """SmolLM2-135M with spiking attention beside the same with its softmax kept, on both texts."""
+    results = {record["row"]: record for record in load("token-threshold-smollm2-135m") or []}
+
+    def changes(row: str) -> str:
+        of_texts = results[row]["results"].items()
+        return ", ".join(f"{text} {result['change']:+.1%}" for text, result in of_texts)
+
+    kept = "all maps and head, T=8"
+    grades = f"{kept}, no softmax: weights of 4 digits"
+    if grades in results:
+        yield (
+            "SmolLM2-135M, every linear map and attention spiking, no softmax, no training",
+            f"perplexity {changes(grades)}",
+            f"softmax kept: {changes(kept)}",
+        )
+
+
 def distilled(name: str, source: str) -> Iterator[Line]:
     """BiSpikCLM with all five losses beside cross-entropy, on test."""
     from distill import CONTROL

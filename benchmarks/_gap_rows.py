@@ -237,6 +237,7 @@ ROWS: dict[str, Row] = {
     "graded, steps of 1/2": Row(graded(step_size=0.5, levels=32)),
     "graded, steps of 1/8": Row(graded(step_size=0.125, levels=128)),
     "graded, thresholds from 0": Row(graded(dead_zone=0.0)),
+    "graded, thresholds from 0.6": Row(graded(dead_zone=0.6)),
     "graded, a threshold per channel": Row(gathering(), change=thresholds_by_channel),
     "graded, hard thresholds": Row(gathering(), change=hard_thresholds),
     "graded, thresholds that bend": Row(gathering(), change=bent_thresholds),

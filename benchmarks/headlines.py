@@ -22,6 +22,7 @@ from _claims import (
     sentences,
     tiny,
     trained_pair,
+    without_softmax,
     zeroshot,
 )
 from _claims_frontier import frontier
@@ -45,6 +46,7 @@ TOPICS: dict[str, tuple[Part, ...]] = {
     ),
     "conversion": (
         real_model,
+        without_softmax,
         lambda: converted(
             "smollm2-135m",
             "SmolLM2-135M converted",
@@ -104,7 +106,7 @@ SUMMARY = (
     "frontier",
     "WD-Spikingformer with graded winners",
     "SmolLM2-135M, every linear map spiking",
-    "SmolLM2-135M converted, attention too",
+    "SmolLM2-135M, every linear map and attention",
     "GPT-2 shape (1.09 M) converted, attention too",
     "BiSpikCLM with five losses, WikiText-2",
     "A2OS2A on digits",

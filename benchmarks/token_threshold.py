@@ -164,14 +164,20 @@ def run(args: argparse.Namespace) -> None:
         if all(len(done.get("losses", {}).get(text, ())) == args.windows for text in windows):
             continue
         calibrated = "density" in choices or choices.get("attention", "kept") != "kept"
+        if calibrated and not args.calibration:
+            raise SystemExit(f"{name}: name a text by --calibration.")
         if calibrated and calibration is None:
-            calibration = windows_of(args.calibration, tokenizer, args, args.calibration_windows)
+            each = args.calibration_windows // len(args.calibration)
+            calibration = torch.cat(
+                [windows_of(text, tokenizer, args, each) for text in args.calibration]
+            )
         watch = Stopwatch()
         model, zones = build(dense, tokenizer, choices, calibration)
         record = {
             "row": name, "choices": choices, "losses": {}, "shares": {}, "dead_zones": zones,
             "commit": commit(), "torch": torch.__version__,
             "machine": f"{platform.machine()}, {platform.system()}, one thread",
+            "calibration": [Path(text).name for text in args.calibration] if calibrated else None,
             "model": args.name, "parameters": dense.num_parameters(),
             "setting": {"context": args.context, "windows": args.windows, "bos": args.bos,
                         "calibration_windows": args.calibration_windows, "seed": None,
@@ -255,7 +261,12 @@ def main() -> None:
         command.add_argument("--model", required=True)
         command.add_argument("--gguf-file", default="")
         command.add_argument("--text", action="append", required=True, help="NAME=FILE; repeatable")
-        command.add_argument("--calibration", default="", help="text for rows that are calibrated")
+        command.add_argument(
+            "--calibration",
+            action="append",
+            default=[],
+            help="text for rows that are calibrated; of several, as many windows of each",
+        )
         command.add_argument("--calibration-windows", type=int, default=4)
         command.add_argument("--windows", type=int, default=16)
         command.add_argument("--context", type=int, default=512)

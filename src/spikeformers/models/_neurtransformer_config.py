@@ -50,8 +50,8 @@ class NeurTransformerConfig(InstalledCode, PreTrainedConfig):
     """Competition of attention="cwssa": "hard" or "top_k"."""
     winners: int = 3
     """K of wta="top_k"; each winner weighs 1/K."""
-    weight_digits: int = 2
-    """Binary digits of a weight of attention="power-of-two"."""
+    weight_digits: int = 4
+    """Binary digits of a weight of attention="power-of-two", 1 to 4."""
     steps: int = 16
     """T: the simulation steps that encode a value. Unspecified by the paper."""
     threshold: str = "channel"
