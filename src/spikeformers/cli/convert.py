@@ -183,14 +183,15 @@ def convert(
             choices["spiking_maps"] = [name.strip() for name in spiking.split(",") if name.strip()]
         if tune and not plan_only:
             runs.check_out(out / "tuned", resume=False)
-        report = runs.convert(
+        result = runs.convert(
             model, out=out, calibration=calibration,
             settings=choices | parse_assignments(assign or []),
             rule=Rule(rule, percentile, margin),  # type: ignore[arg-type]
             density=density, calibration_tokens=calibration_tokens, context=context, tokens=tokens,
             text_field=text_field, gguf_file=gguf_file, allow_dense=allow_dense,
             plan_only=plan_only, resume=resume, **callbacks,
-        ).report  # fmt: skip
+        )  # fmt: skip
+    report = result.report
     if report is None:
         return
     if not as_json:
@@ -206,7 +207,7 @@ def convert(
                 str(out), data=calibration, text_field=text_field, settings=schedule, **callbacks
             )
         print_run(tuned, as_json=False)
-    elif report["method"]["attention"] != "kept":
+    elif result.plan.config.needs_tuning:
         arguments = ["finetune-attention", str(out), "--data", calibration]
         say(f"next      spikeformers {shlex.join(arguments)}")
     if as_json:

@@ -207,6 +207,11 @@ class NeurTransformerConfig(InstalledCode, PreTrainedConfig):
         return tuple(name for name in self.maps if name in ("qkv", "out"))
 
     @property
+    def needs_tuning(self) -> bool:
+        """Whether the attention says something else than the source's until it is trained."""
+        return self.attention in ("ssa", "cwssa")
+
+    @property
     def passes_gradients(self) -> bool:
         """Whether the neurons run all steps at once, which a gradient passes; not step by step."""
         return not self.unrolled and self.schedule != "pipelined"
