@@ -134,7 +134,7 @@ def spike_raster(
             bottom.tick_params(axis="x", labelsize=8)
         if dots is not None and levels > 1:
             bar = figure.colorbar(
-                dots, ax=grid, ticks=range(1, levels + 1), aspect=20, shrink=0.5, pad=0.015
+                dots, ax=grid, ticks=MaxNLocator(16, integer=True), aspect=20, shrink=0.5, pad=0.015
             )
             bar.set_label("spikes in the step")
             bar.outline.set_visible(False)
