@@ -39,6 +39,20 @@ from spikeformers.kernels.triton.wta import FORWARD
 
 
 @triton.jit
+def _scores(
+    q, K, rows, j, dims, scale, LINE, MASK, queries, keys, width, unit,
+    UNIT: tl.constexpr, BIASED: tl.constexpr, MASKED: tl.constexpr, CAUSAL: tl.constexpr,
+    WIDE: tl.constexpr,
+):  # fmt: skip
+    """Scores of a block of queries and the keys j, which are read for them."""
+    products = dot(q, tl.trans(read_rows(K, j, dims, keys, width)), WIDE)
+    return scores_of(
+        products, rows[:, None], j[None, :], scale, LINE, MASK,
+        queries, keys, unit, UNIT, BIASED, MASKED, CAUSAL,
+    )  # fmt: skip
+
+
+@triton.jit
 def _forward(
     Q, K, V, SCALE, LINE, MASK, UNITS, Y, GRADES, SOFT, LSE,
     heads, queries, keys, width, batch, temperature,
@@ -64,10 +78,9 @@ def _forward(
     soft = tl.zeros([BT, BK], tl.float32)
     for start in range(0, end, BJ):
         j = start + columns
-        k = read_rows(K, j, dims, keys, width)
-        s = scores_of(
-            dot(q, tl.trans(k), WIDE), rows[:, None], j[None, :], scale, LINE, MASK,
-            queries, keys, unit, UNIT, BIASED, MASKED, CAUSAL,
+        s = _scores(
+            q, K, rows, j, dims, scale, LINE, MASK, queries, keys, width, unit,
+            UNIT, BIASED, MASKED, CAUSAL, WIDE,
         )  # fmt: skip
         best = tl.maximum(best, tl.max(s, 1))
         if SURROGATE:
@@ -91,10 +104,9 @@ def _forward(
     heard = tl.zeros([BT], tl.float32)
     for start in range(0, end, BJ):
         j = start + columns
-        k = read_rows(K, j, dims, keys, width)
-        s = scores_of(
-            dot(q, tl.trans(k), WIDE), rows[:, None], j[None, :], scale, LINE, MASK,
-            queries, keys, unit, UNIT, BIASED, MASKED, CAUSAL,
+        s = _scores(
+            q, K, rows, j, dims, scale, LINE, MASK, queries, keys, width, unit,
+            UNIT, BIASED, MASKED, CAUSAL, WIDE,
         )  # fmt: skip
         octaves = octaves_of(s, best[:, None], DIGITS, FURTHEST, SILENT)
         heard += tl.sum(power_of(octaves, DIGITS, SILENT), 1)
@@ -104,11 +116,10 @@ def _forward(
     y = tl.zeros([BT, BK], tl.float32)
     for start in range(0, end, BJ):
         j = start + columns
-        k = read_rows(K, j, dims, keys, width)
         v = read_rows(V, j, dims, keys, width)
-        s = scores_of(
-            dot(q, tl.trans(k), WIDE), rows[:, None], j[None, :], scale, LINE, MASK,
-            queries, keys, unit, UNIT, BIASED, MASKED, CAUSAL,
+        s = _scores(
+            q, K, rows, j, dims, scale, LINE, MASK, queries, keys, width, unit,
+            UNIT, BIASED, MASKED, CAUSAL, WIDE,
         )  # fmt: skip
         octaves = octaves_of(s, best[:, None], DIGITS, FURTHEST, SILENT) - down[:, None]
         y += dot(power_of(octaves, DIGITS, SILENT).to(v.dtype), v, WIDE)
