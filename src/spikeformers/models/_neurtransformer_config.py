@@ -44,8 +44,9 @@ class NeurTransformerConfig(InstalledCode, PreTrainedConfig):
     ffn: str = "signed-if"
     """"signed-if", "qcfs", "ni-lif" or "kept" (dense). The paper names no method."""
     attention: str = "ssa"
-    """"ssa" (the paper's), "cwssa" (winner-take-all), "power-of-two" (the softmax's weights as sums
-    of powers of two, `spikeformers.attention.power_of_two`) or "kept" (the source's softmax)."""
+    """"ssa" (the paper's), "cwssa" (winner-take-all), "power-of-two" (softmax's weights rounded
+    to a few binary digits, `spikeformers.attention.power_of_two`) or "kept" (the source's
+    softmax)."""
     wta: str = "hard"
     """Competition of attention="cwssa": "hard" or "top_k"."""
     winners: int = 3
