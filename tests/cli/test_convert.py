@@ -60,6 +60,25 @@ def test_the_original_of_the_report_is_what_evaluate_says(converted, spikeformer
         assert result["perplexity"] == pytest.approx(report[side]["perplexity"], rel=1e-5)
 
 
+def test_without_softmax_nothing_is_left_to_tune(spikeformers, control, text, tmp_path):
+    out = tmp_path / "out"
+    arguments = ("--threshold", "token", "--attention", "power-of-two", "--set", "weight_digits=3")
+    ended = spikeformers(
+        "convert", control, "--calibration", text, *arguments, *TOKENS, "--out", out
+    )
+    assert ended.code == 0, ended.err
+    assert "weights of 3 binary digits" in " ".join(ended.err.split())
+    assert "finetune-attention" not in ended.err
+    report = json.loads((out / "report.json").read_text())
+    assert (report["method"]["attention"], report["method"]["weight_digits"]) == ("power-of-two", 3)
+    ours, theirs = (report[side]["nats_per_token"] for side in ("spiking", "original"))
+    assert ours == pytest.approx(theirs, rel=0.02)
+    checks = ("--require", "softmax-free", "--require", "addition-only")
+    audited = spikeformers("audit", out, "--data", text, "--tokens", 64, *checks)
+    assert audited.code == 0, audited.err
+    assert load_model(out)[0].config.weight_digits == 3
+
+
 def test_json_and_plan(spikeformers, control, text, tmp_path):
     arguments = ("convert", control, "--calibration", text, "--steps", 2, "--ffn", "qcfs", *TOKENS)
     ended = spikeformers(*arguments, "--out", tmp_path / "plan", "--plan")
@@ -282,6 +301,10 @@ def test_the_audit_shows_units_per_token_and_near_and_far_neurons(
         (("--threshold", "layer"), "'layer'"),
         (("--density", 2, "--calibration", "missing.txt"), "density must lie between 0 and 1"),
         (("--set", "token_reach=-1"), "token_reach must be a number above 0"),
+        (
+            (*("--attention", "power-of-two", "--calibration", "x"), "--set", "weight_digits=9"),
+            "weight_digits must be 1 to 4, not 9",
+        ),
         (("--spiking", "foo"), "spiking_maps names 'foo'"),
         (("--threshold", "channel", "--power-of-two-units"), "is for threshold='token'"),
         (("--steps", 99), "takes 2 to 12 steps, not 99"),

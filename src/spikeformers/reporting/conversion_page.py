@@ -154,7 +154,7 @@ def report_conversion(
         "method": {
             key: getattr(plan.config, key)
             for key in (
-                *("ffn", "attention", "wta", "winners", "steps", "code"),
+                *("ffn", "attention", "wta", "winners", "weight_digits", "steps", "code"),
                 *("attention_neuron", "ssa_norm", "schedule"),
                 *("threshold", "token_reach", "power_of_two_units"),
             )

@@ -37,7 +37,7 @@ from spikeformers.values import fits, misfit
 BUILTIN = "builtin"
 LONGEST = 512  # tokens per window, unless more are requested
 CHOICES = (
-    *("steps", "ffn", "attention", "wta", "winners"),
+    *("steps", "ffn", "attention", "wta", "winners", "weight_digits"),
     *("code", "attention_neuron", "ssa_norm", "schedule", "unrolled"),
     *("threshold", "spiking_maps", "token_reach", "power_of_two_units"),
 )
