@@ -24,6 +24,7 @@ import math
 import os
 import statistics
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -43,11 +44,16 @@ DENSE = "PyTorch, fp32, dense"
 ENGINE: dict[str, dict[str, Any]] = {
     "engine, T=8, int8": {"steps": 8, "weights": "int8"},
     "engine, T=8, int4 in groups": {"steps": 8, "weights": "int4"},
+    "engine, T=8, no softmax, int4 in groups": {
+        "steps": 8,
+        "weights": "int4",
+        "attention": "power-of-two",
+    },
     "engine, T=6, int8": {"steps": 6, "weights": "int8"},
     "engine, T=8, density 0.8, int8": {"steps": 8, "weights": "int8", "density": 0.8},
     "engine, T=8, density 0.8, int4 in groups": {"steps": 8, "weights": "int4", "density": 0.8},
 }
-"""Row -> how the model is converted and packed; softmax kept, every linear map spikes."""
+"""Row -> how the model is converted and packed; every linear map spikes."""
 LLAMA = {"Q8_0": 7, "Q4_K_M": 15, "Q4_1": 3, "Q4_0": 2}
 """llama.cpp's own numbers of its formats (``enum llama_ftype``)."""
 BASELINE = "llama.cpp Q8_0"
@@ -76,7 +82,7 @@ def files(args: argparse.Namespace) -> None:
     """Convert, pack and quantise what is not there yet."""
     import torch
 
-    from spikeformers.conversion import allocate, load_source, make_plan, uncalibrated
+    from spikeformers.conversion import allocate, convert, load_source, make_plan, uncalibrated
     from spikeformers.engine import write
     from spikeformers.export import pack
     from spikeformers.packaged import locate
@@ -93,12 +99,17 @@ def files(args: argparse.Namespace) -> None:
     if not missing:
         return
     dense, tokenizer = load_source(MODEL)
+    windows = torch.tensor(windows_of(token_ids(tokenizer, args.calibration), 4, CONTEXT))
     for row, how in missing.items():
-        plan = make_plan(dense, threshold="token", steps=how["steps"], spiking_maps=MAPS)
-        model = uncalibrated(dense, plan)
+        fields = {key: how[key] for key in how if key not in ("weights", "density")}
+        plan = make_plan(dense, threshold="token", spiking_maps=MAPS, **fields)
+        if plan.needs_calibration:
+            with tempfile.TemporaryDirectory() as into:
+                model = convert(dense, tokenizer, windows, plan, Path(into) / "model").model
+        else:
+            model = uncalibrated(dense, plan)
         if "density" in how:
-            ids = token_ids(tokenizer, args.calibration)
-            allocate(model, torch.tensor(windows_of(ids, 4, CONTEXT)), how["density"])
+            allocate(model, windows, how["density"])
         write(pack(model, tokenizer, how["weights"]), engine_file(args.folder, row))
         print(f"packed: {row}", flush=True)
         del model
@@ -305,11 +316,11 @@ def table(args: argparse.Namespace) -> None:
         f"SmolLM2-135M-Instruct from its Q4_1 file; {read}, "
         f"windows of {CONTEXT}; changes are to the dense model on the same windows, with their "
         "standard errors over windows. The engine's models have thresholds per token on every "
-        "linear map and the head; the softmax is kept. Q8_0, Q4_K_M and Q4_0 are llama.cpp's own "
-        "conversions of that Q4_1 file, and the engine's groups of four bits are fitted to its "
-        "numbers: a source in 16 bits would cost every row of four bits more. Prompt of "
-        f"{CONTEXT} tokens, {NEW_TOKENS} decoded after it; llama.cpp in its fastest setting. "
-        "Measured"
+        "linear map and the head; the softmax is kept but in the row that says so. Q8_0, Q4_K_M "
+        "and Q4_0 are llama.cpp's own conversions of that Q4_1 file, and the engine's groups of "
+        "four bits are fitted to its numbers: a source in 16 bits would cost every row of four "
+        f"bits more. Prompt of {CONTEXT} tokens, {NEW_TOKENS} decoded after it; llama.cpp in its "
+        "fastest setting. Measured"
     )
     if speeds:
         note += (

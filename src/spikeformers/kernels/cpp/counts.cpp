@@ -15,7 +15,8 @@ namespace counts_avx512 {
 #pragma clang attribute pop
 #else
 #pragma GCC push_options
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12's own headers: bug 105593
+#pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12's own headers: bug 105593
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,bmi,bmi2,lzcnt,popcnt,prefer-vector-width=512")
 #include "counts.inl"
 #pragma GCC pop_options

@@ -278,26 +278,46 @@ void pack(const std::int8_t* w, std::int64_t stride, std::int64_t inputs, std::i
   }
 }
 
+// The sum of up to kCountRows counts.
+SPIKEFORMERS_INLINE std::int32_t total_of(const std::int8_t* count, std::int64_t n) {
+  const __m512i one = _mm512_set1_epi8(1);
+  __m512i sum = _mm512_setzero_si512();
+  for (std::int64_t i = 0; i < n; i += 64) {
+    const __mmask64 there = n - i < 64 ? (std::uint64_t{1} << (n - i)) - 1 : ~std::uint64_t{0};
+    sum = _mm512_dpbusd_epi32(sum, one, _mm512_maskz_loadu_epi8(there, count + i));
+  }
+  alignas(64) std::int32_t part[16];
+  _mm512_store_si512(part, sum);
+  std::int32_t total = 0;
+  for (const std::int32_t each : part) total += each;
+  return total;
+}
+
+// Four inputs, of which `n` exist, of all tokens.
+SPIKEFORMERS_INLINE void add_four(const std::uint8_t* from, const std::int8_t* count, std::int64_t stride,
+                                  std::size_t n, __m512i (*s)[4]) {
+  __m512i w[4];
+  for (int k = 0; k < 4; ++k) w[k] = _mm512_loadu_si512(from + 64 * k);
+  for (int t = 0; t < kCountTokens; ++t) {
+    std::int32_t word = 0;
+    __builtin_memcpy(&word, count + t * stride, n);
+    const __m512i counts = _mm512_set1_epi32(word);
+    for (int k = 0; k < 4; ++k) s[t][k] = _mm512_dpbusd_epi32(s[t][k], w[k], counts);
+  }
+}
+
 void block(const std::int16_t* panel, std::int64_t inputs, const std::int8_t* count,
            std::int64_t count_stride, std::int32_t* sum) {
   const auto* from = reinterpret_cast<const std::uint8_t*>(panel);
   __m512i s[kCountTokens][4];
   for (int t = 0; t < kCountTokens; ++t) {
-    std::int32_t total = 0;
-    for (std::int64_t i = 0; i < inputs; ++i) total += count[t * count_stride + i];
+    const __m512i over = _mm512_set1_epi32(128 * total_of(count + t * count_stride, inputs));
     for (int k = 0; k < 4; ++k)
-      s[t][k] = _mm512_sub_epi32(_mm512_loadu_si512(sum + t * kCountColumns + 16 * k), _mm512_set1_epi32(128 * total));
+      s[t][k] = _mm512_sub_epi32(_mm512_loadu_si512(sum + t * kCountColumns + 16 * k), over);
   }
-  for (std::int64_t i = 0; i < inputs; i += 4, from += 256) {
-    __m512i w[4];
-    for (int k = 0; k < 4; ++k) w[k] = _mm512_loadu_si512(from + 64 * k);
-    for (int t = 0; t < kCountTokens; ++t) {
-      std::int32_t word = 0;
-      __builtin_memcpy(&word, count + t * count_stride + i, inputs - i < 4 ? static_cast<std::size_t>(inputs - i) : 4);
-      const __m512i counts = _mm512_set1_epi32(word);
-      for (int k = 0; k < 4; ++k) s[t][k] = _mm512_dpbusd_epi32(s[t][k], w[k], counts);
-    }
-  }
+  std::int64_t i = 0;
+  for (; i + 4 <= inputs; i += 4) add_four(from + 64 * i, count + i, count_stride, 4, s);
+  if (i < inputs) add_four(from + 64 * i, count + i, count_stride, static_cast<std::size_t>(inputs - i), s);
   for (int t = 0; t < kCountTokens; ++t)
     for (int k = 0; k < 4; ++k) _mm512_storeu_si512(sum + t * kCountColumns + 16 * k, s[t][k]);
 }

@@ -1,10 +1,15 @@
 // Products with weights of 4 bits in groups, for counts.inl, which includes this once for each
 // instruction set.
 
-typedef float Eight __attribute__((vector_size(32)));
-typedef std::int32_t EightInts __attribute__((vector_size(32)));
-typedef std::uint32_t EightWords __attribute__((vector_size(32)));
-typedef std::uint16_t EightHalves __attribute__((vector_size(16)));
+#if defined(SPIKEFORMERS_AVX512)
+constexpr int kLanes = 16;
+#else
+constexpr int kLanes = 8;
+#endif
+typedef float Reals __attribute__((vector_size(4 * kLanes)));
+typedef std::int32_t Wholes __attribute__((vector_size(4 * kLanes)));
+typedef std::uint32_t Words __attribute__((vector_size(4 * kLanes)));
+typedef std::uint16_t Halves __attribute__((vector_size(2 * kLanes)));
 
 constexpr int kRun = 2184;  // sizes of counts whose sum, times 15, fits 16 bits
 
@@ -19,14 +24,14 @@ SPIKEFORMERS_INLINE float from_half(std::uint16_t half) {
 SPIKEFORMERS_INLINE void add_scaled(const std::int32_t* sum, float total, const float* scale,
                                     const float* minimum, std::int64_t n, float* out) {
   std::int64_t o = 0;
-  for (; o + 8 <= n; o += 8) {
-    EightInts whole;
-    Eight by, least, to;
+  for (; o + kLanes <= n; o += kLanes) {
+    Wholes whole;
+    Reals by, least, to;
     __builtin_memcpy(&whole, sum + o, sizeof whole);
     __builtin_memcpy(&by, scale + o, sizeof by);
     __builtin_memcpy(&least, minimum + o, sizeof least);
     __builtin_memcpy(&to, out + o, sizeof to);
-    to = to + (by * __builtin_convertvector(whole, Eight) + least * total);
+    to = to + (by * __builtin_convertvector(whole, Reals) + least * total);
     __builtin_memcpy(out + o, &to, sizeof to);
   }
   for (; o < n; ++o) {
@@ -38,18 +43,23 @@ SPIKEFORMERS_INLINE void add_scaled(const std::int32_t* sum, float total, const 
 // Scales or minima of up to 64 outputs of a group, in floats; missing ones are 0.
 SPIKEFORMERS_INLINE void widen(const std::uint16_t* half, std::int64_t n, float* to) {
   std::int64_t o = 0;
-  for (; o + 8 <= n; o += 8) {
-    EightHalves eight;
-    __builtin_memcpy(&eight, half + o, sizeof eight);
-    const EightWords bits = __builtin_convertvector(eight, EightWords) << 16;
+  for (; o + kLanes <= n; o += kLanes) {
+    Halves narrow;
+    __builtin_memcpy(&narrow, half + o, sizeof narrow);
+    const Words bits = __builtin_convertvector(narrow, Words) << 16;
     __builtin_memcpy(to + o, &bits, sizeof bits);
   }
   for (; o < kStep; ++o) to[o] = o < n ? from_half(half[o]) : 0.0f;
 }
 
 // sum[64] += the counts of `n` rows, whose sizes are kRun at most together, times 64 weights of each
-// from byte `at` on; an odd row has a silent neighbour after it.
-#if defined(SPIKEFORMERS_AVX512) || defined(SPIKEFORMERS_AVX2)
+// from byte `at` on; `n` is a multiple of kTogether.
+#if defined(SPIKEFORMERS_AVX512)
+#include "grouped_avx512.inl"
+#elif defined(SPIKEFORMERS_AVX2)
+constexpr int kTogether = 2;
+constexpr std::int64_t kWholeStep = kStep;
+
 SPIKEFORMERS_INLINE __m256 eight_halves(const std::uint16_t* from) {
   const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
@@ -132,7 +142,7 @@ SPIKEFORMERS_INLINE void fill(Panel& panel, const std::uint8_t* const* row, std:
   }
 }
 
-SPIKEFORMERS_INLINE void add_panel(const Panel& panel, const std::int8_t* count, int first, int end, std::int32_t* sum) {
+SPIKEFORMERS_INLINE void add_some(const Panel& panel, const std::int8_t* count, int first, int end, std::int32_t* sum) {
   __m256i s[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256()};
   for (int k = first; k < end; k += 2) {
     std::int16_t pair;
@@ -146,6 +156,8 @@ SPIKEFORMERS_INLINE void add_panel(const Panel& panel, const std::int8_t* count,
   add_wide(sum + 32, s[2], s[3]);
 }
 #elif defined(SPIKEFORMERS_NEON)
+constexpr int kTogether = 1;
+
 SPIKEFORMERS_INLINE void add_run(const std::uint8_t* const* row, const std::int8_t* count, int n, std::int64_t at,
                                  std::int32_t* sum) {
   int16x8_t s[8];
@@ -168,6 +180,8 @@ SPIKEFORMERS_INLINE void add_run(const std::uint8_t* const* row, const std::int8
   }
 }
 #else
+constexpr int kTogether = 1;
+
 SPIKEFORMERS_INLINE void add_run(const std::uint8_t* const* row, const std::int8_t* count, int n, std::int64_t at,
                                  std::int32_t* sum) {
   std::int16_t s[64] = {};
@@ -194,8 +208,20 @@ SPIKEFORMERS_INLINE void fill(Panel& panel, const std::uint8_t* const* row, std:
   panel.at = at;
 }
 
-SPIKEFORMERS_INLINE void add_panel(const Panel& panel, const std::int8_t* count, int first, int end, std::int32_t* sum) {
+SPIKEFORMERS_INLINE void add_some(const Panel& panel, const std::int8_t* count, int first, int end, std::int32_t* sum) {
   add_run(panel.row + first, count + first, end - first, panel.at, sum);
+}
+#endif
+
+#if !defined(SPIKEFORMERS_AVX512)
+// sum[t][64] of `tokens` tokens, kCountTokens at most: their counts times the panel.
+SPIKEFORMERS_INLINE void add_panel(const Panel& panel, const GroupCounts* token, std::int64_t tokens,
+                                   std::int32_t (*sum)[kStep]) {
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    for (std::int32_t& each : sum[t]) each = 0;
+    const int run = token[t].size <= kRun ? static_cast<int>(kGroup) : 16;
+    for (int k = 0; k < kGroup; k += run) add_some(panel, token[t].near, k, k + run, sum[t]);
+  }
 }
 #endif
 
@@ -203,7 +229,7 @@ SPIKEFORMERS_INLINE void add_panel(const Panel& panel, const std::int8_t* count,
 struct CountedGroup {
   const std::uint8_t* row[kGroup];
   std::int8_t count[kGroup];
-  int n, run;           // even; rows of a run
+  int n, run;           // a multiple of kTogether; rows of a run
   std::int32_t total;   // of all counts, far ones too
   Events far;
   const std::int32_t* far_count;
@@ -225,9 +251,9 @@ SPIKEFORMERS_INLINE std::int64_t next_group(const GroupedWeights& w, const RowCo
     to.total += from.count[e];
     size += from.count[e] < 0 ? -from.count[e] : from.count[e];
   }
-  if (to.n % 2 == 1) {
+  for (; to.n % kTogether != 0; ++to.n) {
     to.row[to.n] = to.row[to.n - 1];
-    to.count[to.n++] = 0;
+    to.count[to.n] = 0;
   }
   to.run = size <= kRun ? static_cast<int>(kGroup) : 16;  // 16 * 127 is below kRun
   const std::int64_t first = f;
@@ -280,10 +306,12 @@ void grouped(const GroupedWeights& w, const RowCounts& counts, std::int64_t begi
       for (std::int64_t o = 0; o < n; o += kStep) {
         caller.step();
 #if defined(SPIKEFORMERS_WHOLE_STEP)
-        if (n - o >= kStep && here.n <= here.run && here.far.n == 0) {
+        if (n - o >= kWholeStep && here.n <= here.run && here.far.n == 0) {
           const std::int64_t to = group * w.outputs + tile + o;
+          for (std::int64_t more = kStep; more < kWholeStep; more += kStep) caller.step();
           add_whole_step(here.row, here.count, here.n, (tile + o) / 2, static_cast<float>(here.total), w.scale + to,
                          w.minimum + to, out + o);
+          o += kWholeStep - kStep;
           continue;
         }
 #endif
@@ -314,12 +342,15 @@ void grouped_block(const GroupedWeights& w, std::int64_t group, std::int64_t inp
     row[i] = w.q + (group * kGroup + (i < inputs ? i : 0)) * w.stride;
   Panel panel;
   fill(panel, row, begin / 2);
-  for (const GroupCounts* token = counts; token < counts + tokens; ++token, out += kStep) {
-    alignas(64) std::int32_t sum[kStep] = {};
-    const int run = token->size <= kRun ? static_cast<int>(kGroup) : 16;
-    for (int k = 0; k < kGroup; k += run) add_panel(panel, token->near, k, k + run, sum);
-    add_far(w, token->far, token->far_count, begin / 2, sum);
-    add_scaled(sum, static_cast<float>(token->total), scale, minimum, left, out);
+  for (std::int64_t t = 0; t < tokens; t += kCountTokens) {
+    const std::int64_t some = tokens - t < kCountTokens ? tokens - t : kCountTokens;
+    alignas(64) std::int32_t sum[kCountTokens][kStep];
+    add_panel(panel, counts + t, some, sum);
+    for (std::int64_t k = 0; k < some; ++k, out += kStep) {
+      const GroupCounts& token = counts[t + k];
+      add_far(w, token.far, token.far_count, begin / 2, sum[k]);
+      add_scaled(sum[k], static_cast<float>(token.total), scale, minimum, left, out);
+    }
   }
 }
 
