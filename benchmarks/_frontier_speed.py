@@ -11,21 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from _frontier_rows import CTRANSLATE2, DENSE, LLAMA, ROWS, TWIN, config_of, spiking_program
-from _speed import in_engine, time_rows, with_huge_pages
+from _speed import in_engine, packed, time_rows, with_huge_pages
 from _sweep import Sweep, at_best_rate
 from spikeformers.storage import write_text
 
 
 def measure_speed(sweep: Sweep, args: argparse.Namespace) -> None:
     """Tokens per second of every program at every size, in turns; kept in runs/."""
-    from spikeformers.data import TokenStore
+    from spikeformers.runs.tokenization import open_store
 
     with_huge_pages()
     name = args.name or Path(args.data).name
-    test = TokenStore(args.data).split("test").tokens
+    _, tokenizer, store = open_store(args.data, {}, masked=False)
+    test = store.split("test").tokens
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        rows, skipped = _open_systems(sweep, name, folder, args.prompt + args.new, stack)
+        rows, skipped = _open_systems(sweep, name, folder, tokenizer, args.prompt + args.new, stack)
         if not rows:
             raise SystemExit(f"no trained row of {name} has a run folder here: run `run` first.")
         record = time_rows(rows, test, args) | {"skipped": skipped}
@@ -33,7 +34,7 @@ def measure_speed(sweep: Sweep, args: argparse.Namespace) -> None:
 
 
 def _open_systems(
-    sweep: Sweep, name: str, folder: Path, context: int, stack: ExitStack
+    sweep: Sweep, name: str, folder: Path, tokenizer: Any, context: int, stack: ExitStack
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """The systems to time, and why others are left out."""
     rows: list[dict[str, Any]] = []
@@ -44,22 +45,33 @@ def _open_systems(
             rate = result["learning_rate"] if "validation_loss" in result else None
             run = sweep.folder(argparse.Namespace(name=name), row, result["seed"], rate)
             label = f"{row}, seed {result['seed']}"
-            if not (run / "config.json").is_file():
+            program = TWIN if kind == DENSE else spiking_program(kind)
+            about = {"size": size, "kind": kind, "seed": result["seed"], "program": program}
+            file = folder / f"{len(rows)}.engine"
+            if kind == DENSE:
+                if any(each["size"] == size and each["kind"] == DENSE for each in rows):
+                    continue  # a dense model's speed does not depend on its weights
+                opened = _twin(size, tokenizer, context, file)
+            elif not (run / "config.json").is_file():
                 skipped[label] = f"no run folder {run} on this machine"
                 continue
-            program = TWIN if kind == DENSE else spiking_program(kind)
-            about = {"size": size, "kind": kind, "seed": result["seed"]}
-            if kind == DENSE and any(
-                each["size"] == size and each["kind"] == DENSE for each in rows
-            ):
-                continue  # a dense model's speed does not depend on its weights
-            if (opened := _engine(run, folder / f"{len(rows)}.engine", label, skipped)) is not None:
+            else:
+                opened = _engine(run, file, label, skipped)
+            if opened is not None:
                 system = f"{size}, {program}, seed {result['seed']}"
-                rows.append({**about, "program": program, "system": system, "open": opened})
+                rows.append({**about, "system": system, "open": opened})
             if kind == DENSE:
-                for system, peer, program in _peers(size, context, folder, skipped, stack):
-                    rows.append({**about, "program": program, "system": system, "open": peer})
+                for system, peer, of_peer in _peers(size, context, folder, skipped, stack):
+                    rows.append({**about, "program": of_peer, "system": system, "open": peer})
     return rows, skipped
+
+
+def _twin(size: str, tokenizer: Any, context: int, file: Path) -> Any:
+    """A dense twin of random weights in the engine."""
+    from spikeformers.models import build_model
+
+    config = config_of(size, DENSE, len(tokenizer), max(256, context))
+    return packed(build_model(config), tokenizer, file)
 
 
 def _engine(run: Path, file: Path, label: str, skipped: dict[str, str]) -> Any:

@@ -93,11 +93,17 @@ def load_speed(sweep: Sweep, name: str) -> dict[str, Any] | None:
 
 def in_engine(run: Path, file: Path) -> Any:
     """A run's model in the engine, from a file of int8. Raises what `pack` raises."""
-    from spikeformers.engine import EngineSystem, load, write
-    from spikeformers.export import pack
     from spikeformers.models import load_model
 
-    write(pack(*load_model(run), "int8"), file)
+    return packed(*load_model(run), file)
+
+
+def packed(model: Any, tokenizer: Any, file: Path) -> Any:
+    """A model in the engine, from a file of int8. Raises what `pack` raises."""
+    from spikeformers.engine import EngineSystem, load, write
+    from spikeformers.export import pack
+
+    write(pack(model, tokenizer, "int8"), file)
     return EngineSystem(load(file, threads=1))
 
 

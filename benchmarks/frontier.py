@@ -11,9 +11,10 @@
 process; each row has a learning rate of its own, chosen on validation, and figures of the test
 split. A search begins at the rates of RATES, or, where a smaller model of the kind has results,
 around its best rate scaled to the width. ``speed`` decodes test text with every trained spiking
-model and twin in the engine (int8), and with a dense GPT-2 of each twin's shape and random weights
-in llama.cpp (Q8_0, in its fastest setting) and CTranslate2 (int8), all in turns in one process with
-one thread: run it on a machine that does nothing else. ``table`` writes
+model in the engine (int8), and with models of random weights, on which a dense model's speed does
+not depend: each twin in the engine (int8), and a GPT-2 of its shape in llama.cpp (Q8_0, in its
+fastest setting) and CTranslate2 (int8); all in turns in one process with one thread: run it on a
+machine that does nothing else. ``table`` writes
 ``benchmarks/results/frontier-NAME.json``, ``.md`` and ``-speed.json``, draws
 ``docs/assets/frontier-NAME.png`` and fills the marks in docs/results/. Bits per byte are PyTorch's
 in fp32 for every program, without what int8 changes.

@@ -111,7 +111,7 @@ def convert(
     ] = None,
     tokens: Annotated[
         int, typer.Option(min=1, help="Number of validation tokens to measure on.")
-    ] = 16384,
+    ] = 4096,
     gguf_file: GGUFFile = "",
     allow_dense: Annotated[
         bool,

@@ -36,6 +36,7 @@ from spikeformers.values import fits, misfit
 
 BUILTIN = "builtin"
 LONGEST = 512  # tokens per window, unless more are requested
+ENERGY_TOKENS = 2048  # whose events are counted, which takes four times as long as scoring them
 CHOICES = (
     *("steps", "ffn", "attention", "wta", "winners", "weight_digits"),
     *("code", "attention_neuron", "ssa_norm", "schedule", "unrolled"),
@@ -82,7 +83,7 @@ def convert(
     density: float | None = None,
     calibration_tokens: int = 2048,
     context: int | None = None,
-    tokens: int = 16384,
+    tokens: int = 4096,
     text_field: str = "text",
     gguf_file: str = "",
     allow_dense: bool = False,
@@ -158,7 +159,7 @@ def _carry_out(options: ConvertOptions, reporter: Reporter, *, plan_only: bool) 
         )  # fmt: skip
         measured = measure_conversion(
             converted.model, model, tokenizer, store.split("validation"),
-            context=context, tokens=options.tokens, progress=tell,
+            context=context, tokens=options.tokens, energy_tokens=ENERGY_TOKENS, progress=tell,
         )  # fmt: skip
     calibration = {
         "text": corpus.name,

@@ -14,7 +14,7 @@ from spikeformers.energy import EnergyReport
 from spikeformers.evaluation import agreement
 from spikeformers.neurons import neurons_of
 from spikeformers.progress import Tell
-from spikeformers.studies.quality import measure_model, selected
+from spikeformers.studies.quality import ENERGY_TOKENS, measure_model, selected
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,10 +33,11 @@ def measure_conversion(
     *,
     context: int,
     tokens: int,
+    energy_tokens: int = ENERGY_TOKENS,
     original_figures: Mapping[str, Any] | None = None,
     progress: Tell | None = None,
 ) -> dict[str, Any]:
-    """Quality, agreement and energy of both models on ``tokens`` of the split.
+    """Quality and agreement of both models on ``tokens`` of the split, energy on ``energy_tokens``.
 
     ``original_figures`` are those that an earlier call returned under "original".
     Returns plain values: original and spiking (perplexity, nats_per_token, bits_per_byte, tokens,
@@ -47,6 +48,7 @@ def measure_conversion(
     def side(name: str, model: PreTrainedModel) -> dict[str, Any]:
         figures = measure_model(
             model, tokenizer, split, context=context, stride=context - 1, tokens=tokens,
+            energy_tokens=energy_tokens,
             scoring=partial(tell, f"perplexity, {name}"), counting=partial(tell, f"energy, {name}"),
         )  # fmt: skip
         energy = block_energies(figures.energy, model)
