@@ -3,7 +3,7 @@ r"""Zero-shot scores of several models over the paper's eight sets, beside chanc
     python benchmarks/zeroshot.py run --name small --data-dir SETS \
         --model "dense twin=runs/twin" --model "spiking=runs/mine"
     python benchmarks/zeroshot.py run --name smollm2 --data-dir SETS \
-        --model "SmolLM2-135M=FOLDER:FILE.gguf" --batch-size 16
+        --model "SmolLM2-135M=FOLDER:FILE.gguf" --model "in the engine=FILE.engine" --batch-size 16
     python benchmarks/zeroshot.py check --name small --data-dir SETS --model "dense=runs/twin" \
         --limit 500
     python benchmarks/zeroshot.py table
@@ -47,12 +47,19 @@ def named(text: str) -> tuple[str, str, str]:
 def run(args: argparse.Namespace) -> None:
     import torch
 
+    from spikeformers.engine import is_engine_file, load
     from spikeformers.evaluation.zeroshot import Zeroshot, resolve
     from spikeformers.models import load_reference
+    from spikeformers.studies.engine_reader import EngineReader, tokenizer_of
 
     torch.set_num_threads(1)
     for name, folder, file in args.model:
-        model, tokenizer = load_reference(folder, gguf_file=file, dtype=args.dtype)
+        model: Any
+        if is_engine_file(folder):
+            engine = load(folder, threads=1)
+            model, tokenizer = EngineReader(engine), tokenizer_of(engine)
+        else:
+            model, tokenizer = load_reference(folder, gguf_file=file, dtype=args.dtype)
         scorer = Zeroshot(
             name, model, tokenizer, batch_size=args.batch_size, cached=args.cached, progress=_say
         )

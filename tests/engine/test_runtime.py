@@ -152,6 +152,29 @@ def test_one_token_at_a_time_gives_the_bits_of_the_prompt(
     assert_same_bits(packed, tokens)
 
 
+@pytest.mark.parametrize("variant", ["hard", "softmax", "lif-3", "token-shift"])
+def test_texts_with_one_beginning_have_the_bits_of_each_alone(
+    variant: str, make_model: Make, ids: Ids
+) -> None:
+    engine = Engine(pack(make_model(**VARIANTS[variant]), None, "int8"), threads=1)
+    start = ids(3, 40)
+    for texts, counts, read in (
+        ([[*start, *ids(4, 6)], [*start, *ids(5, 2)], [*start, *ids(6, 9)]], [7, 1, 9], 39 + 20),
+        ([[1, 2, 3], [4, 5]], [3, 1], 5),  # nothing in common
+        ([[1, 2, 3], [1, 2, 3]], [1, 2], 1 + 2 + 2),  # the same, but for what is wanted of them
+        ([start], [40], 40),
+        ([[*start, i, *start] for i in range(6)], [41] * 6, 40 + 6 * 41),
+        ([[*start, i, *start] for i in range(7)], [41] * 7, 7 * 81),  # too many for one call
+    ):
+        before = engine.counters()["tokens"]
+        together = engine.tails(texts, counts)
+        assert engine.counters()["tokens"] - before == read
+        for logits, tokens, count in zip(together, texts, counts, strict=True):
+            assert np.array_equal(logits, engine.tail(tokens, count))
+    with pytest.raises(UsageError, match="logits of 3 tokens are wanted, of a text of 2"):
+        engine.tails([[1, 2, 3], [1, 2]], [1, 3])
+
+
 @pytest.mark.parametrize("weights", ["fp32", "int4"])
 def test_signed_counts_give_the_same_bits_however_weights_are_packed(
     weights: str, make_model: Make, ids: Ids, assert_same_bits: Any

@@ -137,9 +137,31 @@ class Engine:
 
     def tail(self, tokens: Sequence[int], count: int) -> NDArray[np.float32]:
         """Logits ``[count, V]`` after each of the last ``count`` tokens of a text by itself."""
-        if not 1 <= count <= len(tokens):
-            raise UsageError(f"logits of {count} tokens are wanted, of a text of {len(tokens)}.")
+        _check_tail(tokens, count)
         return self._feed(self.sequence(), tokens, count)
+
+    def tails(
+        self, texts: Sequence[Sequence[int]], counts: Sequence[int]
+    ) -> list[NDArray[np.float32]]:
+        """As `tail` of several texts, in one go: what all of them begin with is read once."""
+        for tokens, count in zip(texts, counts, strict=True):
+            _check_tail(tokens, count)
+        most = min(len(tokens) - count for tokens, count in zip(texts, counts, strict=True))
+        shared = next((i for i in range(most) if len({text[i] for text in texts}) > 1), most)
+        if len(texts) == 1 or sum(len(tokens) - shared for tokens in texts) > CHUNK:
+            return [self.tail(*each) for each in zip(texts, counts, strict=True)]
+        begun = self.sequence()
+        if shared:
+            self.feed(begun, texts[0][:shared])
+        sequences: list[NativeSequence] = []
+        ids: list[int] = []
+        rows: list[int] = []
+        for tokens, count in zip(texts, counts, strict=True):
+            rest = self._ids(tokens[shared:])
+            rows += range(len(ids) + len(rest) - count, len(ids) + len(rest))
+            sequences += [self.fork(begun)] * len(rest)
+            ids += rest
+        return np.split(self._forward(sequences, ids, rows), np.cumsum(counts)[:-1])
 
     def _feed(
         self, sequence: NativeSequence, tokens: Sequence[int], count: int
@@ -244,6 +266,11 @@ class Engine:
             raise UsageError(f"{error}.") from error
         except OverflowError as error:
             raise _not_finite(error) from error
+
+
+def _check_tail(tokens: Sequence[int], count: int) -> None:
+    if not 1 <= count <= len(tokens):
+        raise UsageError(f"logits of {count} tokens are wanted, of a text of {len(tokens)}.")
 
 
 def _not_finite(error: OverflowError) -> CheckpointError:

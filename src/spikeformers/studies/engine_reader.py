@@ -20,15 +20,15 @@ from spikeformers.foreign import check_object, foreign, without_panic_messages
 
 
 class EngineReader(Reader):
-    """An engine that returns the logits at the end of a text."""
+    """An engine that returns the logits at the end of texts."""
 
     kind = "engine"
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.positions = engine, engine.context
 
-    def tail(self, tokens: Sequence[int], count: int) -> Tensor:
-        return torch.from_numpy(self.engine.tail(tokens, count))
+    def tails(self, texts: Sequence[Sequence[int]], counts: Sequence[int]) -> list[Tensor]:
+        return [torch.from_numpy(logits) for logits in self.engine.tails(texts, counts)]
 
     def record(self, name: str, tokenizer: Any) -> dict[str, Any]:
         """The model's entry in results, as `model_record`; the digest covers the packed tensors."""

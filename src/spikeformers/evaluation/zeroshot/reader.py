@@ -1,13 +1,13 @@
 """Scoring without a PyTorch model: by a reader that returns the logits of a text, as the engine.
 
-It reads one text at a time, without batches and padding; tokens, windows and rules are those of
-``scorer``.
+It reads the options of one context together, without padding; tokens, windows and rules are those
+of ``scorer``.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -26,8 +26,8 @@ class Reader(ABC):
     """Name of the device in results, "engine" for example."""
 
     @abstractmethod
-    def tail(self, tokens: Sequence[int], count: int) -> Tensor:
-        """Logits ``[count, V]`` after each of the last ``count`` of ``tokens``."""
+    def tails(self, texts: Sequence[Sequence[int]], counts: Sequence[int]) -> list[Tensor]:
+        """Of each text logits ``[count, V]`` after each of its last ``count`` tokens."""
 
     @abstractmethod
     def record(self, name: str, tokenizer: Any) -> dict[str, Any]:
@@ -47,8 +47,9 @@ class ReaderLM(SpikeformersLM):
         self._device = torch.device("cpu")
         return self.reader.positions
 
+    def _batches(self, pieces: Sequence[Piece]) -> Iterator[list[list[Piece]]]:
+        return self._cached_batches(pieces)
+
     def _score(self, batch: list[list[Piece]]) -> list[Tensor]:
-        return [
-            self.reader.tail(group[0].tokens, max(len(piece.targets) for piece in group))
-            for group in batch
-        ]
+        counts = [max(len(piece.targets) for piece in group) for group in batch]
+        return self.reader.tails([group[0].tokens for group in batch], counts)
