@@ -33,19 +33,24 @@ SPIKEFORMERS_INLINE void turned(const __m512i* s, __m512i* to) {
 // has: 64 outputs in its lower half, to[0..3], the 64 after them in its upper half, to[4..7].
 SPIKEFORMERS_INLINE void sums_of_run(const std::uint8_t* const* row, const std::int8_t* count, int n, std::int64_t at,
                                      __mmask64 there, __m512i* to) {
-  __m512i low[4], high[4];
-  for (int j = 0; j < 4; ++j) low[j] = high[j] = _mm512_setzero_si512();
+  __m512i both[4], high[4];  // of whole bytes, and of their high halves, each times 16
+  for (int j = 0; j < 4; ++j) both[j] = high[j] = _mm512_setzero_si512();
   for (int k = 0; k < n; k += kTogether) {
     __m512i bytes[kTogether], four[4];
     for (int r = 0; r < kTogether; ++r) bytes[r] = _mm512_maskz_loadu_epi8(there, row[k + r] + at);
     beside(bytes, four);
     std::int32_t word;
     __builtin_memcpy(&word, count + k, sizeof word);
-    const __m512i counts = _mm512_set1_epi32(word);
+    const __m512i counts = _mm512_set1_epi32(word), mask = _mm512_set1_epi8(-16);
     for (int j = 0; j < 4; ++j) {
-      low[j] = _mm512_dpbusd_epi32(low[j], low_halves(four[j]), counts);
-      high[j] = _mm512_dpbusd_epi32(high[j], high_halves(four[j]), counts);
+      both[j] = _mm512_dpbusd_epi32(both[j], four[j], counts);
+      high[j] = _mm512_dpbusd_epi32(high[j], _mm512_and_si512(four[j], mask), counts);
     }
+  }
+  __m512i low[4];
+  for (int j = 0; j < 4; ++j) {
+    low[j] = _mm512_sub_epi32(both[j], high[j]);
+    high[j] = _mm512_srai_epi32(high[j], 4);
   }
   __m512i first[4], second[4];
   turned(low, first);
@@ -65,10 +70,9 @@ SPIKEFORMERS_INLINE void add_run(const std::uint8_t* const* row, const std::int8
     _mm512_storeu_si512(sum + 16 * k, _mm512_add_epi32(_mm512_loadu_si512(sum + 16 * k), s[k]));
 }
 
-SPIKEFORMERS_INLINE Reals halves_at(const std::uint16_t* from) {
-  Halves narrow;
-  __builtin_memcpy(&narrow, from, sizeof narrow);
-  return reinterpret_cast<Reals>(__builtin_convertvector(narrow, Words) << 16);
+SPIKEFORMERS_INLINE __m512 halves_at(const std::uint16_t* from) {
+  const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
 
 #define SPIKEFORMERS_WHOLE_STEP
@@ -77,12 +81,11 @@ SPIKEFORMERS_INLINE void add_whole_step(const std::uint8_t* const* row, const st
                                         const std::uint16_t* minimum, float* out) {
   __m512i s[8];
   sums_of_run(row, count, n, at, ~std::uint64_t{0}, s);
+  const __m512 all = _mm512_set1_ps(total);
   for (int k = 0; k < 8; ++k) {
-    Reals to;
-    __builtin_memcpy(&to, out + 16 * k, sizeof to);
-    const Reals whole = __builtin_convertvector(reinterpret_cast<Wholes>(s[k]), Reals);
-    to = to + (halves_at(scale + 16 * k) * whole + halves_at(minimum + 16 * k) * total);
-    __builtin_memcpy(out + 16 * k, &to, sizeof to);
+    const __m512 scaled = _mm512_mul_ps(halves_at(scale + 16 * k), _mm512_cvtepi32_ps(s[k]));
+    const __m512 moved = _mm512_mul_ps(halves_at(minimum + 16 * k), all);
+    _mm512_storeu_ps(out + 16 * k, _mm512_add_ps(_mm512_loadu_ps(out + 16 * k), _mm512_add_ps(scaled, moved)));
   }
 }
 
