@@ -10,7 +10,7 @@ from spikeformers.energy import energy_of
 from spikeformers.errors import UsageError
 from spikeformers.evaluation import agreement, perplexity
 from spikeformers.studies import measure_conversion, measure_model, windows_of
-from spikeformers.studies.quality import ENERGY_TOKENS
+from spikeformers.studies.quality import ENERGY_TOKENS, windows_of_a_batch
 from spikeformers.studies.twin import FRESH, twin_of
 
 
@@ -39,6 +39,36 @@ def test_events_are_counted_on_a_budget_of_tokens(build: Any, tokens: Any) -> No
     assert figures.energy.tokens == 32
     assert figures.quality.tokens == 96
     assert ENERGY_TOKENS == 4096
+
+
+@pytest.mark.parametrize(
+    ("context", "vocabulary", "windows"),
+    [(128, 2048, 8), (512, 8192, 8), (512, 8193, 7), (512, 49152, 1), (8192, 49152, 1)],
+)
+def test_a_batch_is_as_large_as_its_logits_allow(
+    context: int, vocabulary: int, windows: int, build: Any
+) -> None:
+    model = build()
+    model.config.vocab_size = vocabulary
+    assert windows_of_a_batch(model, context) == windows
+    assert windows == 1 or windows * context * vocabulary <= 2**25  # 128 MiB in float32
+
+
+def test_figures_do_not_depend_on_the_batch(
+    build: Any, tokens: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def figures() -> dict[str, Any]:
+        split = tokens.store.split("validation")
+        model, twin = build(), build(control=True)
+        return measure_conversion(model, twin, tokens.tokenizer, split, context=16, tokens=128)
+
+    together = figures()
+    monkeypatch.setattr("spikeformers.studies.quality.LOGITS", 1)
+    alone = figures()
+    for side in ("original", "spiking"):
+        assert alone[side]["energy"]["papers"] == together[side]["energy"]["papers"]
+        assert alone[side]["nats_per_token"] == pytest.approx(together[side]["nats_per_token"])
+    assert alone["agreement"] == pytest.approx(together["agreement"])
 
 
 def test_both_sides_of_a_conversion(build: Any, tokens: Any) -> None:

@@ -14,7 +14,7 @@ from spikeformers.energy import EnergyReport
 from spikeformers.evaluation import agreement
 from spikeformers.neurons import neurons_of
 from spikeformers.progress import Tell
-from spikeformers.studies.quality import ENERGY_TOKENS, measure_model, selected
+from spikeformers.studies.quality import ENERGY_TOKENS, measure_model, selected, windows_of_a_batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -60,7 +60,7 @@ def measure_conversion(
     }
     compared = agreement(
         spiking, original, split, context=context, max_tokens=tokens,
-        progress=partial(tell, "agreement"),
+        batch_size=windows_of_a_batch(spiking, context), progress=partial(tell, "agreement"),
     )  # fmt: skip
     return sides | {"agreement": compared.as_dict(), "context": context}
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from spikeformers.data import TokenSplit
 
 ENERGY_TOKENS = 4096  # of the text, whose events are counted
+WINDOWS = 8  # of a batch
+LOGITS = 2**25
+"""Of a batch, 128 MiB in float32: fewer windows where the vocabulary is large."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,19 @@ def measure_model(
     split. ``scoring`` and ``counting`` receive the progress of each. Errors as ``perplexity`` and
     ``energy_of``.
     """
-    windows = windows_of(split, context, min(tokens or energy_tokens, energy_tokens))
+    size = windows_of_a_batch(model, context)
+    windows = windows_of(split, context, min(tokens or energy_tokens, energy_tokens), size)
     quality = perplexity(
         model, tokenizer, split, context=context, stride=stride, max_tokens=tokens,
-        progress=scoring,
+        batch_size=size, progress=scoring,
     )  # fmt: skip
     energy = energy_of(model, watched(windows, counting))
     return ModelFigures(model.num_parameters(), quality, energy)
+
+
+def windows_of_a_batch(model: PreTrainedModel, context: int) -> int:
+    """How many windows of ``context`` tokens are read together: as many as LOGITS allow."""
+    return max(1, min(WINDOWS, LOGITS // (context * int(model.config.vocab_size))))
 
 
 def selected(report: PerplexityReport, keys: tuple[str, ...]) -> dict[str, Any]:
