@@ -248,9 +248,10 @@ def test_at_the_end_what_runs_has_a_while_and_then_fails(start: Start, stream: b
     with start(grace=0.2) as running:
         slow_down(running, 0.05)
         lines: list[str] = []
+        never = {str(running.service.model.engine.tokenizer.eos_token_id): -100}  # is drawn
 
         def read() -> None:
-            body = {"prompt": "a", "max_tokens": 300, "stream": stream}
+            body = {"prompt": "a", "max_tokens": 300, "stream": stream, "logit_bias": never}
             with running.http.stream("POST", "/v1/completions", json=body) as response:
                 lines.append(str(response.status_code))
                 lines.extend(line for line in response.iter_lines() if line)
