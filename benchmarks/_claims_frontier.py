@@ -12,22 +12,23 @@ from frontier import bits_of, fastest_setting
 
 
 def at_equal_quality() -> tuple[Point, dict[str, Ratio], dict[str, Point]] | None:
-    """The frontier's largest size of SPARSEST; and for llama.cpp and the dense twin in the engine
-    the ratio at equal bits per byte and the point of the same size. None without results.
+    """The largest size of SPARSEST whose quality dense twins have too; and for llama.cpp and the
+    dense twin in the engine the ratio at equal bits per byte and the point of the same size. None
+    without results.
     """
     results, speed = load("frontier-books"), load("frontier-books-speed")
     if not results or not speed:
         return None
     curves = curves_of(bits_of(results), fastest_setting(speed["rows"]))
-    point = curves[spiking_program(SPARSEST)][-1]
-    ratios = {program: ratio_at(point, curves[program]) for program in (LLAMA, TWIN)}
-    if any(ratio.value is None or ratio.low is None for ratio in ratios.values()):
-        return None
-    same = {
-        program: next(each for each in curves[program] if each.size == point.size)
-        for program in ratios
-    }
-    return point, ratios, same
+    for point in reversed(curves.get(spiking_program(SPARSEST), [])):
+        ratios = {program: ratio_at(point, curves[program]) for program in (LLAMA, TWIN)}
+        if all(ratio.value is not None and ratio.low is not None for ratio in ratios.values()):
+            same = {
+                program: next(each for each in curves[program] if each.size == point.size)
+                for program in ratios
+            }
+            return point, ratios, same
+    return None
 
 
 def frontier() -> Iterator[Line]:
