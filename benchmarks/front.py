@@ -27,7 +27,7 @@ Row = list[str]
 
 
 def trained() -> Iterator[Row]:
-    """The largest pair of the frontier: trained from scratch on books."""
+    """The pair of the frontier whose dense twin is best: trained from scratch on books."""
     results, speed = load("frontier-books") or [], load("frontier-books-speed")
     if not speed:
         return
@@ -40,7 +40,12 @@ def trained() -> Iterator[Row]:
     ]
     if not sizes:
         return
-    size = sizes[-1]
+
+    def bits(size: str, kind: str) -> float:
+        runs = at_best_rate(results, f"{size}, {kind}")
+        return statistics.fmean(run["perplexity"]["bits_per_byte"] for run in runs)
+
+    size = min(sizes, key=lambda size: bits(size, DENSE))
 
     def rate(program: str) -> str:
         rows = [each for each in timed if (each["size"], each["program"]) == (size, program)]

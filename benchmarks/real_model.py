@@ -353,21 +353,22 @@ def draw(losses: Mapping[str, Any], run: Mapping[str, Any], text: str) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7.6, 4.4), layout="constrained")
-    fastest = max(best(run["decode"], row) for row in losses if row != DENSE)
     for group, marker, colour in (("engine", "o", "#1b7f5c"), ("llama.cpp", "s", "#8a5a00")):
         rows = [row for row in losses if row.startswith(group)]
         x = [best(run["decode"], row) for row in rows]
         y = [math.exp(statistics.fmean(losses[row][text])) for row in rows]
         axes.scatter(x, y, marker=marker, color=colour, label=group)
+        lowest = min(y)
         for row, at, height in zip(rows, x, y, strict=True):
-            label = row.removeprefix(group).strip(" ,")
-            middle, engine = at == fastest, group == "engine"
+            label = row.removeprefix(group).removesuffix(" in groups").strip(" ,")
+            right = group == "engine" and "int4" in row
+            below = right and height == lowest  # free of the labels of its neighbours
             axes.annotate(
                 label,
                 (at, height),
-                (0 if middle else 5 if engine else -6, 7 if middle else 5 if engine else -4),
+                (5 if right else -6, -11 if below else 4 if right else -4),
                 textcoords="offset points",
-                horizontalalignment="center" if middle else "left" if engine else "right",
+                horizontalalignment="left" if right else "right",
                 fontsize=8,
             )
     dense = math.exp(statistics.fmean(losses[DENSE][text]))

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -33,12 +34,17 @@ class EngineReader(Reader):
     def record(self, name: str, tokenizer: Any) -> dict[str, Any]:
         """The model's entry in results, as `model_record`; the digest covers the packed tensors."""
         packed = self.engine.packed
-        scales = {f"{name}.scale" for name in packed.tensors}
+        of_weights = {f"{n}.{end}" for n in packed.tensors for end in ("scale", "minimum")}
+        numbers = sum(  # of four bits there are two in a byte
+            tensor.size * (1 + (tensor.dtype == np.uint8))
+            for own, tensor in packed.tensors.items()
+            if own not in of_weights
+        )
         return {
             "name": name,
             "class": "Engine",
             "model_type": packed.config.get("model_type"),
-            "parameters": sum(t.size for n, t in packed.tensors.items() if n not in scales),
+            "parameters": numbers,
             "dtype": packed.weights,
             "weights_sha256": _digest(packed),
             "tokenizer_sha256": tokenizer_digest(tokenizer),
