@@ -18,17 +18,6 @@ SPIKEFORMERS_INLINE __m512i low_halves(__m512i bytes) { return _mm512_and_si512(
 
 SPIKEFORMERS_INLINE __m512i high_halves(__m512i bytes) { return low_halves(_mm512_srli_epi16(bytes, 4)); }
 
-// s[k][l] has the sums of four outputs, those of lane l of what beside() puts into its k-th place;
-// to[l][k] = s[k][l].
-SPIKEFORMERS_INLINE void turned(const __m512i* s, __m512i* to) {
-  const __m512i a = _mm512_shuffle_i32x4(s[0], s[1], 0x44), b = _mm512_shuffle_i32x4(s[2], s[3], 0x44);
-  const __m512i c = _mm512_shuffle_i32x4(s[0], s[1], 0xee), d = _mm512_shuffle_i32x4(s[2], s[3], 0xee);
-  to[0] = _mm512_shuffle_i32x4(a, b, 0x88);
-  to[1] = _mm512_shuffle_i32x4(a, b, 0xdd);
-  to[2] = _mm512_shuffle_i32x4(c, d, 0x88);
-  to[3] = _mm512_shuffle_i32x4(c, d, 0xdd);
-}
-
 // Sums of `n` rows, a multiple of four, in 16 outputs each, of the bytes from `at` on that `there`
 // has: 64 outputs in its lower half, to[0..3], the 64 after them in its upper half, to[4..7].
 SPIKEFORMERS_INLINE void sums_of_run(const std::uint8_t* const* row, const std::int8_t* count, int n, std::int64_t at,
