@@ -171,6 +171,7 @@ def test_texts_with_one_beginning_have_the_bits_of_each_alone(
         assert engine.counters()["tokens"] - before == read
         for logits, tokens, count in zip(together, texts, counts, strict=True):
             assert np.array_equal(logits, engine.tail(tokens, count))
+    assert engine.tails([], []) == []
     with pytest.raises(UsageError, match="logits of 3 tokens are wanted, of a text of 2"):
         engine.tails([[1, 2, 3], [1, 2]], [1, 3])
 

@@ -146,6 +146,8 @@ class Engine:
         """As `tail` of several texts, in one go: what all of them begin with is read once."""
         for tokens, count in zip(texts, counts, strict=True):
             _check_tail(tokens, count)
+        if not texts:
+            return []
         most = min(len(tokens) - count for tokens, count in zip(texts, counts, strict=True))
         shared = next((i for i in range(most) if len({text[i] for text in texts}) > 1), most)
         if len(texts) == 1 or sum(len(tokens) - shared for tokens in texts) > CHUNK:

@@ -34,22 +34,29 @@ class EngineReader(Reader):
     def record(self, name: str, tokenizer: Any) -> dict[str, Any]:
         """The model's entry in results, as `model_record`; the digest covers the packed tensors."""
         packed = self.engine.packed
-        of_weights = {f"{n}.{end}" for n in packed.tensors for end in ("scale", "minimum")}
-        numbers = sum(  # of four bits there are two in a byte
-            tensor.size * (1 + (tensor.dtype == np.uint8))
-            for own, tensor in packed.tensors.items()
-            if own not in of_weights
-        )
         return {
             "name": name,
             "class": "Engine",
             "model_type": packed.config.get("model_type"),
-            "parameters": numbers,
+            "parameters": _parameters(packed),
             "dtype": packed.weights,
             "weights_sha256": _digest(packed),
             "tokenizer_sha256": tokenizer_digest(tokenizer),
             "config": dict(packed.config),
         }
+
+
+def _parameters(packed: Packed) -> int:
+    """Numbers of the model: no scales and minima, and two in each byte of four bits."""
+    tensors = packed.tensors
+    beside = {f"{name}.{end}" for name in tensors for end in ("scale", "minimum")}
+    return sum(
+        len(tensor) * tensors[f"{name}.scale"].shape[-1]
+        if tensor.dtype == np.uint8  # rows are padded to whole blocks
+        else tensor.size
+        for name, tensor in tensors.items()
+        if name not in beside
+    )
 
 
 def _digest(packed: Packed) -> str:

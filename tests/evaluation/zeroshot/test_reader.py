@@ -56,6 +56,16 @@ def test_log_likelihoods_are_pytorchs(sides: Any) -> None:
     )
 
 
+def test_an_entry_has_as_many_parameters_whatever_their_bits(small: Any) -> None:
+    model, tokenizer = small("wd")
+    of = {
+        weights: EngineReader(Engine(pack(model, None, weights), threads=1)).record("x", tokenizer)
+        for weights in ("fp32", "int8", "int4")
+    }
+    assert {each["parameters"] for each in of.values()} == {of["fp32"]["parameters"]}
+    assert {name: each["dtype"] for name, each in of.items()} == {name: name for name in of}
+
+
 @pytest.mark.parametrize("task", ["arc_easy", "hellaswag", "lambada_openai"])
 def test_tasks_score_as_in_pytorch(sides: Any, sets: Path, task: str, tmp_path: Path) -> None:
     model, tokenizer, reader, own = sides
