@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 
+from _real_model_picture import draw
 from _sweep import ROOT, commit, save_table
 from _windows import token_ids, windows_of
 from spikeformers.reporting.tables import markdown
@@ -328,7 +329,13 @@ def table(args: argparse.Namespace) -> None:
         )
     save_table(NAME, f"{markdown(columns, lines)}\n{note}.\n", {"losses": losses, "speeds": speeds})
     if speeds:
-        draw(losses, speeds[0], texts[0])
+        points = [
+            (row, best(speeds[0]["decode"], row), math.exp(statistics.fmean(read[texts[0]])))
+            for row, read in losses.items()
+            if row != DENSE
+        ]
+        dense = math.exp(statistics.fmean(losses[DENSE][texts[0]]))
+        draw(points, dense, texts[0], ROOT / "docs" / "assets" / f"{NAME}.png")
 
 
 def _has_read(losses: Mapping[str, Any], row: str, text: str) -> bool:
@@ -346,40 +353,6 @@ def _perplexity(losses: Mapping[str, Any], row: str, text: str) -> str:
     ratio = math.exp(statistics.fmean(differences))
     error = ratio * statistics.stdev(differences) / math.sqrt(len(differences))
     return f"{value} ({ratio - 1:+.2%} ± {error:.2%})"
-
-
-def draw(losses: Mapping[str, Any], run: Mapping[str, Any], text: str) -> None:
-    """Perplexity against decode speed, one point per program and setting."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7.6, 4.4), layout="constrained")
-    for group, marker, colour in (("engine", "o", "#1b7f5c"), ("llama.cpp", "s", "#8a5a00")):
-        rows = [row for row in losses if row.startswith(group)]
-        x = [best(run["decode"], row) for row in rows]
-        y = [math.exp(statistics.fmean(losses[row][text])) for row in rows]
-        axes.scatter(x, y, marker=marker, color=colour, label=group)
-        lowest = min(y)
-        for row, at, height in zip(rows, x, y, strict=True):
-            label = row.removeprefix(group).removesuffix(" in groups").strip(" ,")
-            right = group == "engine" and "int4" in row
-            below = right and height == lowest  # free of the labels of its neighbours
-            axes.annotate(
-                label,
-                (at, height),
-                (5 if right else -6, -11 if below else 4 if right else -4),
-                textcoords="offset points",
-                horizontalalignment="left" if right else "right",
-                fontsize=8,
-            )
-    dense = math.exp(statistics.fmean(losses[DENSE][text]))
-    axes.axhline(dense, color="grey", linewidth=0.8, linestyle=":", label="dense, fp32")
-    axes.set_xlabel(f"decoded tokens per second, {run['threads']} thread (more is better)")
-    axes.set_ylabel(f"perplexity on {text} (less is better)")
-    axes.set_title("SmolLM2-135M: quality and speed, measured in one run", loc="left")
-    axes.margins(x=0.32, y=0.12)
-    axes.legend(frameon=False, fontsize=8)
-    figure.savefig(ROOT / "docs" / "assets" / f"{NAME}.png", dpi=150)
-    plt.close(figure)
 
 
 def main() -> None:
