@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from _sweep import RESULTS, Sweep, commit
+from spikeformers.reporting.tables import markdown
 from spikeformers.storage import write_text
 
 
@@ -98,12 +99,12 @@ def in_engine(run: Path, file: Path) -> Any:
     return packed(*load_model(run), file)
 
 
-def packed(model: Any, tokenizer: Any, file: Path) -> Any:
-    """A model in the engine, from a file of int8. Raises what `pack` raises."""
+def packed(model: Any, tokenizer: Any, file: Path, weights: str = "int8") -> Any:
+    """A model in the engine, from a file that it leaves. Raises what `pack` raises."""
     from spikeformers.engine import EngineSystem, load, write
     from spikeformers.export import pack
 
-    write(pack(model, tokenizer, "int8"), file)
+    write(pack(model, tokenizer, weights), file)
     return EngineSystem(load(file, threads=1))
 
 
@@ -124,3 +125,29 @@ def counted(system: Any, texts: list[list[int]], prompt: int) -> dict[str, float
         "read": total["weight_bytes"] / total["tokens"] / engine.dense_weight_bytes,
         "density": total["events"] / total["neurons"] if total["neurons"] else 1.0,
     }
+
+
+def speed_table(record: dict[str, Any], weights: str = ", int8") -> str:
+    """What decoding reads and how fast it is, of each row, with the range of the turns.
+
+    ``weights``: how all rows are packed, empty where each says it.
+    """
+    kernels, turns = record["kernels"].partition(" ")[0], record["rows"][0]["tokens_per_second"]
+    head = (
+        f"Decoding in the engine{weights}, one thread, {record['new_tokens']} tokens after "
+        f"{record['prompt_tokens']} of test text, first seed, medians of {len(turns)} turns (least "
+        f"to most), {record['machine']['processor']}, kernels {kernels}, commit "
+        f"{record['commit']}; measured:"
+    )
+    lines = [
+        [
+            row["system"],
+            f"{row['read']:.3f}",
+            f"{row['density']:.3f}",
+            f"{statistics.median(rates := row['tokens_per_second']):,.0f} "
+            f"({min(rates):,.0f} to {max(rates):,.0f})",
+        ]
+        for row in record["rows"]
+    ]
+    columns = ["row", "weights read", "density", "tokens/s"]
+    return f"{head}\n\n{markdown(columns, lines)}"

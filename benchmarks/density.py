@@ -2,6 +2,7 @@
 
     python benchmarks/density.py run --name smollm2-135m --model FOLDER --data TEXTS
         --text wikitext-2=wiki.test.raw --text books=BOOKS/test --steps 100 --batch 4 --context 256
+    python benchmarks/density.py speed --name smollm2-135m --model FOLDER --data TEXTS
     python benchmarks/density.py table
 
 Rows "trained" learn all weights by ``finetune-attention --train everything --density`` from the
@@ -11,18 +12,24 @@ dead zones of their density and nothing else. All are then measured on the same 
 texts, on which nothing was trained, as in ``token_threshold.py``: a change is
 ``exp(mean difference of losses) - 1`` with the standard error of the mean over windows. With
 ``--search`` each trained row has a learning rate of its own, chosen by the validation text of
-``--data``. Everything runs in float32 on one thread.
+``--data``. Everything runs in float32 on one thread. ``speed`` decodes test text with the trained
+models of this machine in the engine, and with the converted original without dead zones, in turns:
+run it where nothing else runs.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from _speed import load_speed, packed, speed_options, speed_table, time_rows, with_huge_pages
 from _sweep import Sweep, at_best_rate, search_table
 from _windows import digest_of, token_ids, windows_of
 from spikeformers.reporting.tables import markdown
+from spikeformers.storage import write_text
 from token_threshold import changes, losses_of
 
 DENSITIES = (0.8, 0.65, 0.5, 0.35)
@@ -52,7 +59,7 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     if trained:
         model, tuned = train_row(args, dense, tokenizer, density, out)
     elif density is not None:
-        model = spiking(args, dense, tokenizer, density)
+        model = silenced(args, dense, tokenizer, density)
     model.eval()
     windows = {
         name: torch.tensor(windows_of(token_ids(tokenizer, path), args.windows, args.window))
@@ -73,12 +80,19 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     }
 
 
-def spiking(args: argparse.Namespace, dense: Any, tokenizer: Any, density: float) -> Any:
+def spiking(dense: Any) -> Any:
+    """The converted model, without dead zones."""
+    from spikeformers.conversion import make_plan, uncalibrated
+
+    return uncalibrated(dense, make_plan(dense, **SPIKING))
+
+
+def silenced(args: argparse.Namespace, dense: Any, tokenizer: Any, density: float) -> Any:
     """The converted model with the dead zones of ``density``, not trained."""
-    from spikeformers.conversion import allocate, calibration_windows, make_plan, uncalibrated
+    from spikeformers.conversion import allocate, calibration_windows
     from spikeformers.data import load_corpus, tokenize_corpus
 
-    model = uncalibrated(dense, make_plan(dense, **SPIKING))
+    model = spiking(dense)
     store = tokenize_corpus(load_corpus(args.data), tokenizer)
     allocate(model, calibration_windows(store.split("train"), args.context, 2048), density)
     return model
@@ -153,18 +167,63 @@ def table(name: str, results: list[dict[str, Any]]) -> str:
     text = f"{head}\n\n{markdown(['row', 'rate', *columns, 'weights read'], lines)}"
     labels = {row: row for row, (_, trained) in ROWS.items() if trained}
     tuned = [run for run in results if run["row"] in labels]
+    if speed := load_speed(SWEEP, name):
+        text += f"\n{speed_table(speed, '')}"
     return f"{text}\n{search_table(tuned, labels, 'validation loss')}" if tuned else text
 
 
-def options(parser: argparse.ArgumentParser) -> None:
+def measure_speed(args: argparse.Namespace) -> None:
+    """Tokens per second of the trained models in the engine, in turns; kept in runs/."""
+    from spikeformers.conversion import load_source
+    from spikeformers.data import load_corpus, tokenize_corpus
+    from spikeformers.models import load_model
+
+    with_huge_pages()
+    name = args.name or Path(args.data).name
+    dense, tokenizer = load_source(args.model, args.gguf_file)
+    models = {"no dead zones": lambda: spiking(dense)}
+    for row, (density, trained) in ROWS.items():
+        for result in at_best_rate(SWEEP.results(name), row)[:1] if density and trained else ():
+            about = argparse.Namespace(name=name, data=args.data)
+            run = SWEEP.folder(about, row, result["seed"], result["learning_rate"]) / "run"
+            if (run / "config.json").is_file():
+                models[row] = lambda run=run: load_model(run)[0]
+            else:
+                print(f"{row}: no run folder {run} on this machine")
+    with tempfile.TemporaryDirectory() as temporary:
+        rows = []
+        for row, opened in models.items():
+            model = opened()
+            for weights in ("int8", "int4"):
+                system = packed(model, tokenizer, Path(temporary) / f"{len(rows)}.engine", weights)
+                rows.append({"system": f"{row}, {weights}", "open": system})
+            del model
+        test = tokenize_corpus(load_corpus(args.data), tokenizer).split("test").tokens
+        record = time_rows(rows, test, args)
+    write_text(SWEEP.runs / name / "speed.json", json.dumps(record, indent=1) + "\n")
+
+
+def with_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="the dense original: a folder, or a known name")
     parser.add_argument("--gguf-file", default="")
+
+
+def options_of_speed(parser: argparse.ArgumentParser) -> None:
+    speed_options(parser)
+    with_model(parser)
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    with_model(parser)
     parser.add_argument("--text", action="append", help="NAME=FILE or FOLDER; repeatable")
     parser.add_argument("--windows", type=int, default=16)
     parser.add_argument("--window", type=int, default=512, help="tokens of a window")
 
 
+SEEDS = dict.fromkeys(ROWS, (0,))
+FIRST_RATES = {row: RATES if trained else (0.0,) for row, (_, trained) in ROWS.items()}
+VERBS = {"speed": (options_of_speed, measure_speed)}
+SWEEP = Sweep(__file__, "density", SEEDS, train_one, table, options, FIRST_RATES, verbs=VERBS)
+
 if __name__ == "__main__":
-    seeds = dict.fromkeys(ROWS, (0,))
-    rates = {row: RATES if trained else (0.0,) for row, (_, trained) in ROWS.items()}
-    Sweep(__file__, "density", seeds, train_one, table, options, rates).main(__doc__)
+    SWEEP.main(__doc__)

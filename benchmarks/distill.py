@@ -21,14 +21,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from _speed import in_engine, load_speed, speed_options, time_rows, with_huge_pages
+from _speed import in_engine, load_speed, speed_options, speed_table, time_rows, with_huge_pages
 from _sweep import Sweep, at_best_rate, cpu_seconds, mean, search_table
 from spikeformers.reporting.tables import markdown
 from spikeformers.storage import write_text
@@ -265,29 +264,6 @@ def measure_speed(args: argparse.Namespace) -> None:
         test = tokenize_corpus(load_corpus(args.data), tokenizer).split("test").tokens
         record = time_rows(rows, test, args)
     write_text(SWEEP.runs / name / "speed.json", json.dumps(record, indent=1) + "\n")
-
-
-def speed_table(record: dict[str, Any]) -> str:
-    """What decoding reads and how fast it is, of each row, with the range of the turns."""
-    kernels, turns = record["kernels"].partition(" ")[0], record["rows"][0]["tokens_per_second"]
-    head = (
-        f"Decoding in the engine, int8, one thread, {record['new_tokens']} tokens after "
-        f"{record['prompt_tokens']} of test text, first seed, medians of {len(turns)} turns (least "
-        f"to most), {record['machine']['processor']}, kernels {kernels}, commit "
-        f"{record['commit']}; measured:"
-    )
-    lines = [
-        [
-            row["system"],
-            f"{row['read']:.3f}",
-            f"{row['density']:.3f}",
-            f"{statistics.median(rates := row['tokens_per_second']):,.0f} "
-            f"({min(rates):,.0f} to {max(rates):,.0f})",
-        ]
-        for row in record["rows"]
-    ]
-    columns = ["row", "weights read", "density", "tokens/s"]
-    return f"{head}\n\n{markdown(columns, lines)}"
 
 
 def _density(run: dict[str, Any], *, edges: bool) -> float:
