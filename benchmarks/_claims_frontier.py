@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 from _claims import Line, load, seeds_of
 from _frontier import Point, Ratio, curves_of, ratio_at
-from _frontier_rows import LLAMA, SPARSEST, TWIN, spiking_program
+from _frontier_rows import CLAIMED, LLAMA, TWIN, spiking_program
 from frontier import bits_of, fastest_setting
 
 
 def at_equal_quality() -> tuple[Point, dict[str, Ratio], dict[str, Point]] | None:
-    """The largest size of SPARSEST whose quality dense twins have too; and for llama.cpp and the
+    """The largest size of CLAIMED whose quality dense twins have too; and for llama.cpp and the
     dense twin in the engine the ratio at equal bits per byte and the point of the same size. None
     without results.
     """
@@ -20,7 +20,7 @@ def at_equal_quality() -> tuple[Point, dict[str, Ratio], dict[str, Point]] | Non
     if not results or not speed:
         return None
     curves = curves_of(bits_of(results), fastest_setting(speed["rows"]))
-    for point in reversed(curves.get(spiking_program(SPARSEST), [])):
+    for point in reversed(curves.get(spiking_program(CLAIMED), [])):
         ratios = {program: ratio_at(point, curves[program]) for program in (LLAMA, TWIN)}
         if all(ratio.value is not None and ratio.low is not None for ratio in ratios.values()):
             same = {
@@ -46,7 +46,7 @@ def frontier() -> Iterator[Line]:
     rates = " and ".join(f"{math.exp(each.at()[1]):,.0f}" for each in same.values())
     fewest = min(ratio.seeds for ratio in ratios.values())
     yield (
-        f"frontier: {point.size} trained on books, {SPARSEST}, decode, one thread",
+        f"frontier: {point.size} trained on books, {CLAIMED}, decode, one thread",
         f"{bits:.3f} bits/byte, {math.exp(speed):,.0f} tokens/s",
         f"at equal bits per byte {equal}, {seeds_of(fewest)}; at equal size {times} times "
         f"({rates} tokens/s)",

@@ -25,7 +25,7 @@ KINDS: dict[str, dict[str, Any] | None] = {
     "budget 0.15": {**DEAD_ZONES, "budget": 0.15},
     "budget 0.15, graded": {"attention": "power-of-two", "budget": 0.15},
 }
-SPARSEST = "budget 0.15, graded"
+CLAIMED = "budget 0.15, graded"
 """The kind that the claims are made of: the presets' attention at the smallest budget."""
 ROWS = {f"{size}, {kind}": (size, kind) for size in SIZES for kind in KINDS}
 TWIN, LLAMA, CTRANSLATE2 = "engine, dense twin, int8", "llama.cpp Q8_0", "CTranslate2 int8"

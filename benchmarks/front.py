@@ -14,7 +14,7 @@ from typing import Any
 
 from _claims import FASTEST, load, seeds_of, spread
 from _claims_frontier import at_equal_quality
-from _frontier_rows import DENSE, LLAMA, SIZES, SPARSEST, TWIN, spiking_program
+from _frontier_rows import CLAIMED, DENSE, LLAMA, SIZES, TWIN, spiking_program
 from _sweep import at_best_rate, fill_pages
 from distill import CONTROL
 from frontier import fastest_setting
@@ -35,7 +35,7 @@ def trained() -> Iterator[Row]:
     sizes = [
         size
         for size in SIZES
-        if at_best_rate(results, f"{size}, {SPARSEST}")
+        if at_best_rate(results, f"{size}, {CLAIMED}")
         and at_best_rate(results, f"{size}, {DENSE}")
     ]
     if not sizes:
@@ -54,9 +54,9 @@ def trained() -> Iterator[Row]:
 
     for kind, label, program in (
         (
-            SPARSEST,
+            CLAIMED,
             "**WD-Spikingformer**, {:.1f} M parameters, books ({})",
-            spiking_program(SPARSEST),
+            spiking_program(CLAIMED),
         ),
         (DENSE, "its dense twin, a learning rate of its own", TWIN),
     ):
@@ -160,7 +160,7 @@ def caption() -> str:
         return ""
     point, ratios, _ = compared
     fewest = min(ratio.seeds for ratio in ratios.values())
-    runs = at_best_rate(load("frontier-books"), f"{point.size}, {SPARSEST}")
+    runs = at_best_rate(load("frontier-books"), f"{point.size}, {CLAIMED}")
     read = statistics.fmean(run["weights_read"] for run in runs)
     return (
         "*Trained from scratch on the same books; sizes are width x layers. At equal bits per byte "
