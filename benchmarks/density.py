@@ -6,9 +6,10 @@
     python benchmarks/density.py table
 
 Rows "trained" learn all weights by ``finetune-attention --train everything --density`` from the
-text of ``--data`` and the dense original (half and half); their control is the original, trained on
-the same tokens in the same order with the language model's loss. Rows without "trained" have the
-dead zones of their density and nothing else. All are then measured on the same windows of the
+text of ``--data`` and a teacher (half and half): the dense original, or in rows that say so the
+control. The control is the original, trained on the same tokens in the same order with the language
+model's loss; it is run first. Rows without "trained" have the dead zones of their density and
+nothing else. All are then measured on the same windows of the
 texts, on which nothing was trained, as in ``token_threshold.py``: a change is
 ``exp(mean difference of losses) - 1`` with the standard error of the mean over windows. With
 ``--search`` each trained row has a learning rate of its own, chosen by the validation text of
@@ -22,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +36,31 @@ from token_threshold import changes, losses_of
 
 DENSITIES = (0.8, 0.65, 0.5, 0.35)
 DENSE, TRAINED = "dense", "dense, trained"
-ROWS: dict[str, tuple[float | None, bool]] = {
-    DENSE: (None, False),
-    TRAINED: (None, True),
-    **{f"density {density}": (density, False) for density in DENSITIES},
-    **{f"density {density}, trained": (density, True) for density in DENSITIES},
+ORIGINAL, CONTROL = "original", "control"
+
+
+@dataclass(frozen=True)
+class Row:
+    """The density that is asked for, None for a dense model; and the teacher of trained weights."""
+
+    density: float | None = None
+    teacher: str = ""
+
+    @property
+    def trained(self) -> bool:
+        return bool(self.teacher)
+
+
+ROWS = {
+    DENSE: Row(),
+    TRAINED: Row(teacher="the text"),
+    **{f"density {density}": Row(density) for density in DENSITIES},
+    **{f"density {density}, trained": Row(density, ORIGINAL) for density in DENSITIES},
+    **{
+        f"density {density}, trained, the control as teacher": Row(density, CONTROL)
+        for density in DENSITIES
+    },
 }
-"""The density that is asked for, None for the dense original, and whether weights learn."""
 SPIKING = {"threshold": "token", "attention": "kept", "steps": 8}
 RATES = (1e-4, 3e-4)
 SETTING = ("steps", "batch", "context", "windows", "window")
@@ -52,14 +72,14 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any]:
 
     from spikeformers.conversion import load_source
 
-    density, trained = ROWS[args.row]
+    row = ROWS[args.row]
     dense, tokenizer = load_source(args.model, args.gguf_file)
     tuned: dict[str, Any] = {"learning_rate": 0.0, "validation_loss": 0.0}
     model = dense
-    if trained:
-        model, tuned = train_row(args, dense, tokenizer, density, out)
-    elif density is not None:
-        model = silenced(args, dense, tokenizer, density)
+    if row.trained:
+        model, tuned = train_row(args, dense, tokenizer, row, out)
+    elif row.density is not None:
+        model = silenced(args, dense, tokenizer, row.density)
     model.eval()
     windows = {
         name: torch.tensor(windows_of(token_ids(tokenizer, path), args.windows, args.window))
@@ -75,7 +95,7 @@ def train_one(args: argparse.Namespace, out: Path) -> dict[str, Any]:
         "setting": {key: getattr(args, key) for key in SETTING} | {"sha256_of_windows": digests},
         "parameters": model.num_parameters(),
         "losses": losses,
-        "shares": shares if density is not None else {},
+        "shares": shares if row.density is not None else {},
         **tuned,
     }
 
@@ -99,7 +119,7 @@ def silenced(args: argparse.Namespace, dense: Any, tokenizer: Any, density: floa
 
 
 def train_row(
-    args: argparse.Namespace, dense: Any, tokenizer: Any, density: float | None, out: Path
+    args: argparse.Namespace, dense: Any, tokenizer: Any, row: Row, out: Path
 ) -> tuple[Any, dict[str, Any]]:
     """The trained model of a row, and what its training was; it resumes."""
     from spikeformers import runs
@@ -116,7 +136,7 @@ def train_row(
     }
     folder = out / "run"
     resume = (folder / "run.json").is_file()
-    if density is None:
+    if row.density is None:
         store = tokenize_corpus(load_corpus(args.data), tokenizer)
         config = TrainConfig.from_dict(settings)
         model = dense.requires_grad_(True)
@@ -126,9 +146,11 @@ def train_row(
         if not (source / "config.json").is_file():
             convert(dense, tokenizer, None, make_plan(dense, **SPIKING), source)
             finish(source)
+        original = {"teacher": args.model, "gguf_file": args.gguf_file}
+        teacher = original if row.teacher == ORIGINAL else {"teacher": control_of(args)}
         ended = runs.finetune_attention(
-            source, data=args.data, out=folder, part="everything", teacher=args.model,
-            gguf_file=args.gguf_file, density=density, settings=settings, resume=resume,
+            source, data=args.data, out=folder, part="everything", density=row.density,
+            settings=settings, resume=resume, **teacher,
         )  # fmt: skip
         model, result = ended.model, ended.training
     if result.interrupted:
@@ -139,6 +161,17 @@ def train_row(
         "tokens_seen": result.tokens_seen,
         "train_seconds": result.seconds,
     }
+
+
+def control_of(args: argparse.Namespace) -> Path:
+    """The trained control's folder on this machine."""
+    name = args.name or Path(args.data).name
+    done = at_best_rate(SWEEP.results(name), TRAINED)
+    for result in done:
+        run = SWEEP.folder(args, TRAINED, result["seed"], result["learning_rate"]) / "run"
+        if (run / "config.json").is_file():
+            return run
+    raise SystemExit(f"this row's teacher is {TRAINED!r}, which has no folder here: run it first.")
 
 
 def table(name: str, results: list[dict[str, Any]]) -> str:
@@ -165,7 +198,7 @@ def table(name: str, results: list[dict[str, Any]]) -> str:
             lines.append([*cells, "1" if read is None else f"{read:.3f}"])
     columns = [column for text in texts for column in (f"{text}, perplexity", "change")]
     text = f"{head}\n\n{markdown(['row', 'rate', *columns, 'weights read'], lines)}"
-    labels = {row: row for row, (_, trained) in ROWS.items() if trained}
+    labels = {name: name for name, row in ROWS.items() if row.trained}
     tuned = [run for run in results if run["row"] in labels]
     if speed := load_speed(SWEEP, name):
         text += f"\n{speed_table(speed, '')}"
@@ -182,14 +215,14 @@ def measure_speed(args: argparse.Namespace) -> None:
     name = args.name or Path(args.data).name
     dense, tokenizer = load_source(args.model, args.gguf_file)
     models = {"no dead zones": lambda: spiking(dense)}
-    for row, (density, trained) in ROWS.items():
-        for result in at_best_rate(SWEEP.results(name), row)[:1] if density and trained else ():
+    for key, row in ROWS.items():
+        for result in at_best_rate(SWEEP.results(name), key)[:1] if row.density else ():
             about = argparse.Namespace(name=name, data=args.data)
-            run = SWEEP.folder(about, row, result["seed"], result["learning_rate"]) / "run"
+            run = SWEEP.folder(about, key, result["seed"], result["learning_rate"]) / "run"
             if (run / "config.json").is_file():
-                models[row] = lambda run=run: load_model(run)[0]
-            else:
-                print(f"{row}: no run folder {run} on this machine")
+                models[key] = lambda run=run: load_model(run)[0]
+            elif row.trained:
+                print(f"{key}: no run folder {run} on this machine")
     with tempfile.TemporaryDirectory() as temporary:
         rows = []
         for row, opened in models.items():
@@ -221,7 +254,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 SEEDS = dict.fromkeys(ROWS, (0,))
-FIRST_RATES = {row: RATES if trained else (0.0,) for row, (_, trained) in ROWS.items()}
+FIRST_RATES = {name: RATES if row.trained else (0.0,) for name, row in ROWS.items()}
 VERBS = {"speed": (options_of_speed, measure_speed)}
 SWEEP = Sweep(__file__, "density", SEEDS, train_one, table, options, FIRST_RATES, verbs=VERBS)
 
