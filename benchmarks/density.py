@@ -23,7 +23,9 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,7 @@ ROWS = {
         for density in DENSITIES
     },
 }
-SPIKING = {"threshold": "token", "attention": "kept", "steps": 8}
+SPIKING: dict[str, Any] = {"threshold": "token", "attention": "kept", "steps": 8}
 RATES = (1e-4, 3e-4)
 SETTING = ("steps", "batch", "context", "windows", "window")
 
@@ -209,31 +211,36 @@ def measure_speed(args: argparse.Namespace) -> None:
     """Tokens per second of the trained models in the engine, in turns; kept in runs/."""
     from spikeformers.conversion import load_source
     from spikeformers.data import load_corpus, tokenize_corpus
-    from spikeformers.models import load_model
 
     with_huge_pages()
     name = args.name or Path(args.data).name
     dense, tokenizer = load_source(args.model, args.gguf_file)
-    models = {"no dead zones": lambda: spiking(dense)}
+    models: dict[str, Callable[[], Any]] = {"no dead zones": lambda: spiking(dense)}
     for key, row in ROWS.items():
         for result in at_best_rate(SWEEP.results(name), key)[:1] if row.density else ():
             about = argparse.Namespace(name=name, data=args.data)
             run = SWEEP.folder(about, key, result["seed"], result["learning_rate"]) / "run"
             if (run / "config.json").is_file():
-                models[key] = lambda run=run: load_model(run)[0]
+                models[key] = partial(trained_model, run)
             elif row.trained:
                 print(f"{key}: no run folder {run} on this machine")
     with tempfile.TemporaryDirectory() as temporary:
-        rows = []
-        for row, opened in models.items():
+        rows: list[dict[str, Any]] = []
+        for key, opened in models.items():
             model = opened()
             for weights in ("int8", "int4"):
                 system = packed(model, tokenizer, Path(temporary) / f"{len(rows)}.engine", weights)
-                rows.append({"system": f"{row}, {weights}", "open": system})
+                rows.append({"system": f"{key}, {weights}", "open": system})
             del model
         test = tokenize_corpus(load_corpus(args.data), tokenizer).split("test").tokens
         record = time_rows(rows, test, args)
     write_text(SWEEP.runs / name / "speed.json", json.dumps(record, indent=1) + "\n")
+
+
+def trained_model(run: Path) -> Any:
+    from spikeformers.models import load_model
+
+    return load_model(run)[0]
 
 
 def with_model(parser: argparse.ArgumentParser) -> None:
