@@ -180,31 +180,40 @@ def table(name: str, results: list[dict[str, Any]]) -> str:
     """One line per row: perplexity on each text, its change, the share of weights read."""
     setting, texts = results[0]["setting"], list(results[0]["losses"])
     (dense,) = (run for run in results if run["row"] == DENSE)
+    controls = at_best_rate(results, TRAINED)[:1]
     commits = ", ".join(sorted({run["commit"] for run in results}))
     head = (
         f"{name}, {dense['parameters']:,} parameters, T = 8, every map and the head; trained for "
         f"{setting['steps']:,} steps of {setting['batch']} x {setting['context']} tokens; measured "
         f"on {setting['windows']} windows of {setting['window']} tokens of each text, changes "
-        f"beside the original before any training; commits {commits}; torch {dense['torch']}, "
-        f"{dense['machine']}."
+        f"beside the original before any training and beside the control, {TRAINED!r}; commits "
+        f"{commits}; torch {dense['torch']}, {dense['machine']}."
     )
     lines = []
     for row in ROWS:
         for run in at_best_rate(results, row)[:1]:
             cells = [row, f"{run['learning_rate']:g}" if run["learning_rate"] else "-"]
             for text in texts:
-                result = changes(run, dense, text)
-                change = f"{result['change']:+.1%} ± {result['standard_error']:.1%}"
-                cells += [f"{result['perplexity']:.2f}", "" if row == DENSE else change]
+                cells.append(f"{changes(run, dense, text)['perplexity']:.2f}")
+                cells.append("" if row == DENSE else change_of(run, dense, text))
+                trained = ROWS[row].trained and row != TRAINED
+                cells += [change_of(run, each, text) if trained else "" for each in controls]
             read = run["shares"].get(texts[0], {}).get("density")
             lines.append([*cells, "1" if read is None else f"{read:.3f}"])
-    columns = [column for text in texts for column in (f"{text}, perplexity", "change")]
+    beside = ["to the original", *("to the control" for _ in controls)]
+    columns = [column for text in texts for column in (f"{text}, perplexity", *beside)]
     text = f"{head}\n\n{markdown(['row', 'rate', *columns, 'weights read'], lines)}"
     labels = {name: name for name, row in ROWS.items() if row.trained}
     tuned = [run for run in results if run["row"] in labels]
     if speed := load_speed(SWEEP, name):
         text += f"\n{speed_table(speed, '')}"
     return f"{text}\n{search_table(tuned, labels, 'validation loss')}" if tuned else text
+
+
+def change_of(run: dict[str, Any], other: dict[str, Any], text: str) -> str:
+    """Change in perplexity beside another run on the same windows, with its standard error."""
+    result = changes(run, other, text)
+    return f"{result['change']:+.1%} ± {result['standard_error']:.1%}"
 
 
 def measure_speed(args: argparse.Namespace) -> None:
