@@ -53,7 +53,7 @@ from spikeformers.reporting.tables import markdown
 RATES = (5e-3, 1e-2)
 SETTING = ("steps", "batch", "context")
 ASSETS = ROOT / "docs" / "assets"
-COMPARED = 3
+COMPARED = 4
 """Sizes of spiking models, the largest, whose speed is compared at equal bits per byte."""
 VALIDATION_TOKENS = 200_000
 BARS = {LLAMA: 4.0, TWIN: 2.5}
