@@ -35,8 +35,7 @@ def trained() -> Iterator[Row]:
     sizes = [
         size
         for size in SIZES
-        if at_best_rate(results, f"{size}, {CLAIMED}")
-        and at_best_rate(results, f"{size}, {DENSE}")
+        if at_best_rate(results, f"{size}, {CLAIMED}") and at_best_rate(results, f"{size}, {DENSE}")
     ]
     if not sizes:
         return
