@@ -3,6 +3,7 @@
     python benchmarks/real_model.py files --folder runs/real_model --calibration TRAIN.txt
     python benchmarks/real_model.py perplexity --text wikitext-2=TEST.txt --text books=TEXT.txt
     python benchmarks/real_model.py speed --threads 1
+    python benchmarks/real_model.py energy --text TEST.txt --calibration TRAIN.txt
     python benchmarks/real_model.py table
 
 ``files`` converts SmolLM2-135M (found as `spikeformers convert` finds it), packs it for the engine,
@@ -10,9 +11,10 @@ and lets llama.cpp quantise the same GGUF file: its Q4_1 file is the source itse
 made from the numbers in it. ``perplexity`` reads the same windows in each program, with its own
 arithmetic; windows that are done are kept, so that it resumes. ``speed`` times reading a prompt and
 decoding after it, all programs in turn, in one process: run it on a machine that does nothing else.
-``table`` writes ``benchmarks/results/real-model.json`` and ``.md``, and a picture. Everything is
-measured. llama.cpp runs as llama-cpp-python builds it, with flash attention on and off, its file
-mapped and read into memory; what is read may lie in huge pages, as the engine's weights do.
+``energy`` counts events and prices them (estimated). ``table`` writes
+``benchmarks/results/real-model.json`` and ``.md``, and a picture. All else is measured. llama.cpp
+runs as llama-cpp-python builds it, with flash attention on and off, its file mapped and read into
+memory; what is read may lie in huge pages, as the engine's weights do.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from typing import Any
 
 import numpy as np
 
+from _real_model_energy import energy, energy_options, energy_table
 from _real_model_picture import draw
 from _sweep import ROOT, commit, save_table
 from _windows import token_ids, windows_of
@@ -83,7 +86,7 @@ def files(args: argparse.Namespace) -> None:
     """Convert, pack and quantise what is not there yet."""
     import torch
 
-    from spikeformers.conversion import allocate, convert, load_source, make_plan, uncalibrated
+    from spikeformers.conversion import load_source
     from spikeformers.engine import write
     from spikeformers.export import pack
     from spikeformers.packaged import locate
@@ -102,18 +105,26 @@ def files(args: argparse.Namespace) -> None:
     dense, tokenizer = load_source(MODEL)
     windows = torch.tensor(windows_of(token_ids(tokenizer, args.calibration), 4, CONTEXT))
     for row, how in missing.items():
-        fields = {key: how[key] for key in how if key not in ("weights", "density")}
-        plan = make_plan(dense, threshold="token", spiking_maps=MAPS, **fields)
-        if plan.needs_calibration:
-            with tempfile.TemporaryDirectory() as into:
-                model = convert(dense, tokenizer, windows, plan, Path(into) / "model").model
-        else:
-            model = uncalibrated(dense, plan)
-        if "density" in how:
-            allocate(model, windows, how["density"])
+        model = converted(dense, tokenizer, how, windows)
         write(pack(model, tokenizer, how["weights"]), engine_file(args.folder, row))
         print(f"packed: {row}", flush=True)
         del model
+
+
+def converted(dense: Any, tokenizer: Any, how: Mapping[str, Any], windows: Any) -> Any:
+    """The spiking model of a row; ``windows`` ``[W, T]`` are its calibration text."""
+    from spikeformers.conversion import allocate, convert, make_plan, uncalibrated
+
+    fields = {key: how[key] for key in how if key not in ("weights", "density")}
+    plan = make_plan(dense, threshold="token", spiking_maps=MAPS, **fields)
+    if plan.needs_calibration:
+        with tempfile.TemporaryDirectory() as into:
+            model = convert(dense, tokenizer, windows, plan, Path(into) / "model").model
+    else:
+        model = uncalibrated(dense, plan)
+    if "density" in how:
+        allocate(model, windows, how["density"])
+    return model
 
 
 def quantise(source: Path, target: Path, kind: int) -> None:
@@ -327,7 +338,11 @@ def table(args: argparse.Namespace) -> None:
         note += (
             f" on {speeds[0]['machine'].get('processor', 'this machine')}, {speeds[0]['kernels']}"
         )
-    save_table(NAME, f"{markdown(columns, lines)}\n{note}.\n", {"losses": losses, "speeds": speeds})
+    text, results = f"{markdown(columns, lines)}\n{note}.\n", {"losses": losses, "speeds": speeds}
+    if (kept := args.folder / "energy.json").is_file():
+        results["energy"] = json.loads(kept.read_text())
+        text += f"\n{energy_table(results['energy'])}"
+    save_table(NAME, text, results)
     if speeds:
         points = [
             (row, best(speeds[0]["decode"], row), math.exp(statistics.fmean(read[texts[0]])))
@@ -359,12 +374,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     verbs = parser.add_subparsers(dest="verb", required=True)
     for name, action in {
-        "files": files, "perplexity": perplexity, "speed": speed, "table": table,
+        "files": files, "perplexity": perplexity, "speed": speed, "energy": energy, "table": table,
     }.items():  # fmt: skip
         verb = verbs.add_parser(name)
         verb.set_defaults(action=action)
         verb.add_argument("--folder", type=Path, default=Path("runs/real_model"))
-        if name == "files":
+        if name == "energy":
+            energy_options(verb)
+        if name in ("files", "energy"):
             verb.add_argument("--calibration", required=True, help="text for rows with a density")
         if name in ("perplexity", "speed"):
             verb.add_argument(
